@@ -1,0 +1,60 @@
+"""Files are replaced whole or not at all: write beside the target, flush, then rename."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vpt.errors import UserError
+
+
+def write_atomic(path: str | Path, write: Callable[[Path], None]) -> Path:
+    """Let `write` fill a temporary file beside `path`, then rename it onto `path`.
+
+    Whatever happens before the rename, the old file stays as it was and no temporary file is left behind.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written.
+
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "a.txt"
+    >>> write_atomic(target, lambda temporary: temporary.write_text("hello") and None).read_text()
+    'hello'
+    """
+    path = Path(path)
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(handle)
+        temporary = Path(name)
+        write(temporary)
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        # mkstemp makes the file private to its owner; a result is an ordinary file.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; free some space or choose another folder"
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write `text` to `path` as UTF-8, atomically (see `write_atomic`)."""
+    return write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+
+
+def write_json(path: str | Path, value: Any) -> Path:
+    """Write `value` to `path` as indented JSON, atomically (see `write_atomic`)."""
+    return write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
