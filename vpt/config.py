@@ -172,7 +172,9 @@ class PerRole(Section):
 
     prompt: float = Field(ge=0)
     head: float = Field(ge=0)
-    backbone: float = Field(ge=0)
+    bias: float = Field(ge=0, description="backbone biases under tuning=bias")
+    lora: float = Field(ge=0)
+    backbone: float = Field(ge=0, description="every backbone weight under tuning=full")
 
 
 class _ByRole(Section):
@@ -197,8 +199,8 @@ class AdamWConfig(_ByRole):
     """AdamW (Loshchilov and Hutter 2019)."""
 
     kind: Literal["adamw"] = "adamw"
-    lr: PerRole = PerRole(prompt=5e-3, head=1e-3, backbone=1e-4)
-    weight_decay: PerRole = PerRole(prompt=0.0, head=1e-2, backbone=1e-2)
+    lr: PerRole = PerRole(prompt=5e-3, head=1e-3, bias=1e-3, lora=1e-3, backbone=5e-5)
+    weight_decay: PerRole = PerRole(prompt=0.0, head=1e-2, bias=0.0, lora=0.0, backbone=1e-2)
     betas: tuple[float, float] = (0.9, 0.999)
 
 
@@ -206,8 +208,8 @@ class SgdConfig(_ByRole):
     """SGD with momentum, as in the VPT paper."""
 
     kind: Literal["sgd"] = "sgd"
-    lr: PerRole = PerRole(prompt=0.5, head=0.1, backbone=0.01)
-    weight_decay: PerRole = PerRole(prompt=1e-4, head=1e-4, backbone=1e-4)
+    lr: PerRole = PerRole(prompt=0.5, head=0.1, bias=0.05, lora=0.05, backbone=0.005)
+    weight_decay: PerRole = PerRole(prompt=1e-4, head=1e-4, bias=0.0, lora=1e-4, backbone=1e-4)
     momentum: float = Field(0.9, ge=0, lt=1)
 
 

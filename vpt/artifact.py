@@ -1,0 +1,163 @@
+"""What a task owns on disk: prompt and head in one safetensors file that says which backbone they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from vpt.backbones.loading import load_backbone
+from vpt.config import RunConfig
+from vpt.device import pick_device
+from vpt.errors import UserError
+from vpt.model import PromptedModel, build_model
+from vpt.preprocess import Preprocess
+from vpt.tensorfile import read_tensors, write_tensors
+
+FORMAT = 1
+KIND = "vpt artifact"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """The content of an artifact file."""
+
+    path: Path
+    config: RunConfig
+    classes: tuple[str, ...]
+    multilabel: bool
+    preprocess: Preprocess
+    backbone: Mapping[str, str]  # name and fingerprint
+    metrics: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+
+def save_artifact(
+    path: str | Path,
+    model: PromptedModel,
+    config: RunConfig,
+    classes: Sequence[str],
+    multilabel: bool = False,
+    metrics: Mapping[str, Any] | None = None,
+    tensors: Mapping[str, Tensor] | None = None,
+) -> Path:
+    """Write what `model` owns (or `tensors`, an earlier state of it), atomically, then read it back to be sure."""
+    header = {
+        "kind": KIND,
+        "format": FORMAT,
+        "vpt": version("vpt"),
+        "config": config.model_dump(mode="json"),
+        "classes": list(classes),
+        "multilabel": multilabel,
+        "backbone": {"name": model.backbone.name, "fingerprint": model.backbone.fingerprint},
+        "preprocess": asdict(model.backbone.preprocess),
+        "metrics": dict(metrics or {}),
+    }
+    path = write_tensors(path, model.owned_state() if tensors is None else tensors, header)
+    read_artifact(path)
+    return path
+
+
+def find_artifact(path: str | Path) -> Path:
+    """The artifact file itself, given it or its run folder.
+
+    Raises:
+        UserError: neither.
+    """
+    path = Path(path)
+    if path.is_dir():
+        inside = path / "artifact.safetensors"
+        if not inside.is_file():
+            unfinished = (path / "checkpoint.safetensors").is_file()
+            raise UserError(
+                f"{path} holds no artifact.safetensors; "
+                + (f"finish the run with: vpt train resume={path}" if unfinished else "is it a run folder?")
+            )
+        return inside
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such run folder or artifact")
+    return path
+
+
+def read_artifact(path: str | Path) -> Artifact:
+    """Read and check an artifact file or the one in a run folder.
+
+    Raises:
+        UserError: missing, damaged, not an artifact, or of a newer format.
+    """
+    path = find_artifact(path)
+    tensors, header = read_tensors(path)
+    if header.get("kind") != KIND:
+        raise UserError(f"{path} is a {header.get('kind', 'file of another kind')}, not an artifact")
+    if header["format"] > FORMAT:
+        raise UserError(f"{path} was written by vpt {header['vpt']}; upgrade with: pip install -U vpt")
+    try:
+        config = RunConfig.model_validate(header["config"])
+    except ValidationError as error:
+        raise UserError(f"{path} was written by vpt {header['vpt']}, whose settings this vpt cannot read") from error
+    pre = header["preprocess"]
+    return Artifact(
+        path=path,
+        config=config,
+        classes=tuple(header["classes"]),
+        multilabel=header["multilabel"],
+        preprocess=Preprocess(**{**pre, "mean": tuple(pre["mean"]), "std": tuple(pre["std"])}),
+        backbone=header["backbone"],
+        metrics=header["metrics"],
+        tensors=tensors,
+    )
+
+
+def load_model(
+    path: str | Path, device: str = "auto", weights: str | Path | None = None, backbone: str | None = None
+) -> tuple[PromptedModel, Artifact]:
+    """Build the model an artifact describes and load it, ready to predict.
+
+    Args:
+        path: artifact file or run folder.
+        device: auto, cpu, cuda, cuda:1, mps.
+        weights: another place of the backbone's weight file.
+        backbone: another name for the backbone.
+
+    Raises:
+        UserError: what `read_artifact` raises, a backbone that cannot be had, or another one than it was trained on.
+    """
+    artifact = read_artifact(path)
+    changes: dict[str, Any] = {}
+    if weights is not None:
+        changes["weights"] = Path(weights)
+    if backbone is not None:
+        changes["name"] = backbone
+    wanted = artifact.config.backbone.model_copy(update=changes)
+    if wanted.weights is not None and not wanted.weights.is_file():
+        raise UserError(
+            f"the backbone's weights are not at {wanted.weights} any more; name the file with --weights FILE"
+        )
+    loaded = load_backbone(wanted)
+    if loaded.fingerprint != artifact.backbone["fingerprint"]:
+        raise UserError(
+            f"{artifact.path} was trained on backbone {artifact.backbone['name']} "
+            f"(weights {artifact.backbone['fingerprint'][:12]}), not on {loaded.name} "
+            f"(weights {loaded.fingerprint[:12]}); give the backbone it was trained on"
+        )
+    loaded.preprocess = replace(artifact.preprocess)
+    model = build_model(artifact.config, loaded, len(artifact.classes))
+    model.load_owned(dict(artifact.tensors))
+    model.requires_grad_(False)
+    return model.to(pick_device(device)).eval(), artifact
+
+
+def artifact_bytes(model: PromptedModel) -> int:
+    """Size the artifact of this model will have: its tensors, and some kilobytes of header."""
+    return sum(t.numel() * t.element_size() for t in model.owned_state().values()) + 4096
+
+
+def to_device(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Copies of `tensors` on `device`."""
+    return {name: tensor.detach().to(device, copy=True) for name, tensor in tensors.items()}

@@ -1,0 +1,154 @@
+"""A frozen backbone: a library's network, the view on it, and its features with or without prompts."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from vpt.backbones.block import KeyValue
+from vpt.backbones.execute import execute, keys_values
+from vpt.backbones.open_clip_reader import read_open_clip
+from vpt.backbones.timm_reader import UnreadableError, is_timm_vit, read_timm
+from vpt.backbones.tower import Tower
+from vpt.errors import UserError
+from vpt.preprocess import Preprocess
+from vpt.prompts.plan import Reads, Step
+
+Pool = Literal["native", "cls", "avg", "prompts", "all"]
+
+
+class Backbone(nn.Module):
+    """A network without classifier, in evaluation mode, and how to run it.
+
+    Args:
+        net: a timm network built with `num_classes=0`, or an open_clip image tower.
+        library: "timm" or "open_clip".
+        name: the name it was built from, for messages and artifacts.
+        preprocess: what it expects of its pixels.
+        fingerprint: digest of its frozen weights, see loading.py.
+    """
+
+    def __init__(
+        self, net: nn.Module, library: str, name: str, preprocess: Preprocess, fingerprint: str = ""
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.library = library
+        self.name = name
+        self.preprocess = preprocess
+        self.fingerprint = fingerprint
+        self.refusal = ""  # why token prompts cannot enter, where they cannot
+        self.tower = self._read()
+
+    def _read(self) -> Tower | None:
+        try:
+            if self.library == "open_clip":
+                from vpt.backbones.open_clip_reader import is_open_clip_vit
+
+                if is_open_clip_vit(self.net):
+                    return read_open_clip(self.net)
+            elif is_timm_vit(self.net):
+                return read_timm(self.net)
+            self.refusal = f"{type(self.net).__name__} is not a vision transformer with one patch sequence"
+        except UnreadableError as error:
+            self.refusal = f"its layers are of a kind not known to vpt: {error}"
+        return None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Backbone:
+        # The tower's views refer to modules of `net`; they are read anew from the copy.
+        net = copy.deepcopy(self.net, memo)
+        return Backbone(net, self.library, self.name, self.preprocess, self.fingerprint).train(self.training)
+
+    def require_tower(self, purpose: str) -> Tower:
+        """The tower, or a UserError that says why `purpose` is impossible with this network."""
+        if self.tower is None:
+            raise UserError(
+                f"backbone {self.name} takes no {purpose}: {self.refusal}; "
+                "choose a ViT, or prompt=none with tuning=frozen or tuning=full"
+            )
+        return self.tower
+
+    def reads(self, pool: Pool) -> Reads:
+        """What pooling reads of the last layer's rows."""
+        if pool == "native":
+            tower = self.require_tower("plan")
+            return Reads(image="all" if tower.pool_rows is None else "lead")
+        if pool == "cls":
+            if not self.require_tower("head.pool=cls").has_class_row:
+                raise UserError(f"backbone {self.name} has no class token; use head.pool=native or head.pool=avg")
+            return Reads(image="lead")
+        return {
+            "avg": Reads(),
+            "prompts": Reads(prompts=True, image="none"),
+            "all": Reads(prompts=True),
+        }[pool]
+
+    def feature_width(self, pool: Pool) -> int:
+        """Channels of the pooled features."""
+        if self.tower is not None:
+            return self.tower.features if pool == "native" else self.tower.width
+        if self.library == "open_clip":
+            # A convolutional tower does not name its width; one small image tells.
+            with torch.no_grad():
+                size = self.preprocess.size
+                return int(self.net(torch.zeros(1, 3, size, size)).shape[1])
+        return int(self.net.head_hidden_size)
+
+    def keys_values(self, plan: Sequence[Step], prompts: Sequence[Tensor]) -> list[KeyValue | None]:
+        """Keys and values of the prompts that need nothing else; see execute.keys_values."""
+        return keys_values(self.require_tower("token prompts"), plan, prompts)
+
+    def features(
+        self,
+        images: Tensor,
+        plan: Sequence[Step],
+        pool: Pool = "native",
+        prompts: Sequence[Tensor] = (),
+        extra: Sequence[KeyValue | None] | None = None,
+    ) -> Tensor:
+        """Pooled features of normalised images (B, 3, S, S): (B, features).
+
+        Args:
+            plan: what prompts.plan.plan made for this tower.
+            pool: what becomes of the last rows.
+            prompts: token sets the plan refers to, each (P, C) or (B, P, C).
+            extra: keys and values computed before; None computes them here.
+        """
+        if self.tower is None:
+            return self._library_features(images)
+        tower = self.tower
+        extra = keys_values(tower, plan, prompts) if extra is None else extra
+        rows, rotary = tower.embed(images)
+        lead = (tower.pool_rows or 1) if pool == "native" else 1
+        rows, held = execute(tower, plan, rows, rotary, prompts, extra, lead)
+        if pool == "native":
+            return tower.pool(rows)
+        rows = tower.norm(rows)
+        if pool == "cls":
+            return tower.finish(rows[:, 0])
+        if pool == "avg":
+            return tower.finish(rows[:, tower.prefix :].mean(1))
+        if pool == "prompts":
+            return tower.finish(rows.mean(1))
+        patches = rows[:, held + tower.prefix :]
+        return tower.finish(torch.cat([rows[:, :held], patches], dim=1).mean(1))
+
+    def _library_features(self, images: Tensor) -> Tensor:
+        if self.library == "open_clip":
+            return self.net(images)
+        return self.net.forward_head(self.net.forward_features(images), pre_logits=True)
+
+    def entering(self, images: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
+        """Patch rows of normalised images as they enter each of `layers`, without prompts: layer -> (B * N, C)."""
+        tower = self.require_tower("token prompts")
+        rows, rotary = tower.embed(images)
+        found = {}
+        for layer, block in enumerate(tower.blocks):
+            if layer in layers:
+                found[layer] = rows[:, tower.prefix :].flatten(0, 1)
+            rows = block.forward(rows, None, None, tower.rope(rotary, layer), tower.prefix)
+        return found

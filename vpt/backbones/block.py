@@ -1,0 +1,202 @@
+"""The frozen block: one view of a transformer layer, whichever library built it.
+
+A view owns no weights. It names the parts of a library's layer so that the executor can do what the library's own
+`forward` cannot: let extra keys and values in, and compute only the queries that somebody reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from timm.layers import apply_rot_embed_cat
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Part = Literal["q", "kv", "qkv"]
+PARTS: dict[Part, slice] = {"q": slice(0, 1), "kv": slice(1, 3), "qkv": slice(0, 3)}
+
+
+class KeyValue(NamedTuple):
+    """Keys and values of rows that have no query, each (1 or B, heads, P, head_dim)."""
+
+    key: Tensor
+    value: Tensor
+
+
+class Projection(Protocol):
+    """Maps normed rows (B, N, C) to the wanted ones of queries, keys and values, each (B, N, heads * head_dim)."""
+
+    def __call__(self, rows: Tensor, part: Part) -> tuple[Tensor, ...]: ...
+
+
+@dataclass(frozen=True)
+class FusedProjection:
+    """Queries, keys and values stacked in one weight, whose slices serve when only some are wanted."""
+
+    module: nn.Module  # what holds the weight; a layer that an adapter has wrapped is called whole instead
+    weight: str = "weight"
+    bias: str = "bias"
+
+    def __call__(self, rows: Tensor, part: Part) -> tuple[Tensor, ...]:
+        wanted = PARTS[part]
+        weight, bias = getattr(self.module, self.weight), getattr(self.module, self.bias)
+        width = weight.shape[0] // 3
+        span = slice(wanted.start * width, wanted.stop * width)
+        out = F.linear(rows, weight[span], None if bias is None else bias[span])
+        return out.split(width, dim=-1)
+
+
+@dataclass(frozen=True)
+class WrappedProjection:
+    """A fused layer behind an adapter (LoRA): computed whole, then cut."""
+
+    module: nn.Module
+
+    def __call__(self, rows: Tensor, part: Part) -> tuple[Tensor, ...]:
+        return self.module(rows).chunk(3, dim=-1)[PARTS[part]]
+
+
+@dataclass(frozen=True)
+class BiasedProjection:
+    """A fused layer without bias, whose query and value biases lie beside it (EVA, BEiT)."""
+
+    inner: Projection
+    attention: nn.Module
+
+    def __call__(self, rows: Tensor, part: Part) -> tuple[Tensor, ...]:
+        biases = (self.attention.q_bias, self.attention.k_bias, self.attention.v_bias)[PARTS[part]]
+        return tuple(out + bias for out, bias in zip(self.inner(rows, part), biases, strict=True))
+
+
+@dataclass(frozen=True)
+class SplitProjection:
+    """Three separate layers."""
+
+    query: nn.Module
+    key: nn.Module
+    value: nn.Module
+
+    def __call__(self, rows: Tensor, part: Part) -> tuple[Tensor, ...]:
+        return tuple(layer(rows) for layer in (self.query, self.key, self.value)[PARTS[part]])
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Callables one after the other; a module given as None is left out by `chain`."""
+
+    parts: tuple[Callable[[Tensor], Tensor], ...]
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        for part in self.parts:
+            rows = part(rows)
+        return rows
+
+
+def chain(*parts: Callable[[Tensor], Tensor] | None) -> Chain:
+    """Compose modules, leaving out None and identities.
+
+    >>> chain(nn.Identity(), None, nn.ReLU())(torch.tensor([-1.0]))
+    tensor([0.])
+    """
+    return Chain(tuple(part for part in parts if part is not None and not isinstance(part, nn.Identity)))
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A learned factor per channel that the library keeps as a bare parameter of `owner`."""
+
+    owner: nn.Module
+    name: str
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        return rows * getattr(self.owner, self.name)
+
+
+@dataclass(frozen=True)
+class Block:
+    """x + after1(attention(before1(x))), then the same with the MLP.
+
+    In a pre-norm layer `before` is the norm and `after` the layer scale; in a post-norm layer `before` is nothing
+    and `after` ends with the norm.
+    """
+
+    before1: Chain
+    project: Projection
+    query_norm: Chain
+    key_norm: Chain
+    out: Chain  # inner norm and output projection
+    after1: Chain
+    before2: Chain
+    mlp: nn.Module
+    after2: Chain
+    heads: int
+    gate: nn.Module | None = None  # gated attention: its sigmoid multiplies the attention output
+    inner_norm: Chain = Chain(())
+    rotate_half: bool = False
+
+    def keys_values(self, rows: Tensor) -> KeyValue:
+        """Keys and values of prompt rows (P, C) or (B, P, C); not rotated, for prompts have no place in the image."""
+        rows = rows if rows.ndim == 3 else rows[None]
+        key, value = (self._heads(part) for part in self.project(self.before1(rows), "kv"))
+        return KeyValue(self.key_norm(key), value)
+
+    def forward(
+        self,
+        x: Tensor,
+        extra: KeyValue | None = None,
+        queries: slice | None = None,
+        rope: Tensor | None = None,
+        prefix: int = 0,
+    ) -> Tensor:
+        """Run the layer.
+
+        Args:
+            x: rows (B, N, C).
+            extra: keys and values seen by every query beside those of `x`.
+            queries: the contiguous rows whose output is wanted, a slice with both ends; None for all.
+            rope: rotary embedding of the rows from `prefix` on, (N - prefix, 2 * head_dim) or (heads, ...).
+            prefix: how many leading rows are not rotated.
+
+        Returns:
+            (B, kept rows, C).
+        """
+        rows = self.before1(x)
+        if queries is None:
+            kept, kept_rows, first = x, rows, 0
+            query, key, value = (self._heads(part) for part in self.project(rows, "qkv"))
+        else:
+            kept, kept_rows, first = x[:, queries], rows[:, queries], queries.start
+            (query,) = (self._heads(part) for part in self.project(kept_rows, "q"))
+            key, value = (self._heads(part) for part in self.project(rows, "kv"))
+        query, key = self.query_norm(query), self.key_norm(key)
+        if rope is not None:
+            query = self._rotate(query, rope, first - prefix).to(value.dtype)
+            key = self._rotate(key, rope, -prefix).to(value.dtype)
+        if extra is not None:
+            shape = (value.shape[0], *extra.key.shape[1:])
+            key = torch.cat([extra.key.to(key.dtype).expand(shape), key], dim=2)
+            value = torch.cat([extra.value.to(value.dtype).expand(shape), value], dim=2)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        mixed = self.inner_norm(mixed.transpose(1, 2).flatten(2))
+        if self.gate is not None:
+            mixed = mixed * self.gate(kept_rows).sigmoid()
+        kept = kept + self.after1(self.out(mixed))
+        return kept + self.after2(self.mlp(self.before2(kept)))
+
+    def _heads(self, rows: Tensor) -> Tensor:
+        """(B, N, heads * head_dim) to (B, heads, N, head_dim)."""
+        return rows.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def _rotate(self, rows: Tensor, rope: Tensor, place: int) -> Tensor:
+        """Rotate rows (B, heads, N, head_dim), the first of which stands at `place` in the patch sequence."""
+        still = min(max(0, -place), rows.shape[2])
+        if still == rows.shape[2]:
+            return rows
+        start = max(0, place)
+        turned = apply_rot_embed_cat(
+            rows[:, :, still:], rope[..., start : start + rows.shape[2] - still, :], half=self.rotate_half
+        )
+        return torch.cat([rows[:, :, :still], turned], dim=2) if still else turned

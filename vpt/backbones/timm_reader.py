@@ -1,0 +1,139 @@
+"""Reads timm's `VisionTransformer` and `Eva` families into a Tower.
+
+Touches private members of timm (`_pos_embed`); tests/test_parity.py ties every family down to timm's own forward.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from timm.layers import Attention, AttentionRope
+from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
+from timm.models.vision_transformer import Block as TimmBlock
+from timm.models.vision_transformer import ResPostBlock, VisionTransformer
+from torch import Tensor, nn
+
+from vpt.backbones.block import (
+    BiasedProjection,
+    Block,
+    FusedProjection,
+    Gain,
+    Projection,
+    SplitProjection,
+    WrappedProjection,
+    chain,
+)
+from vpt.backbones.tower import Tower
+
+
+class UnreadableError(Exception):
+    """The network has a part that no reader knows; the message names it."""
+
+
+def is_timm_vit(net: nn.Module) -> bool:
+    """Whether `net` belongs to a family this reader knows."""
+    return isinstance(net, VisionTransformer | Eva)
+
+
+def read_timm(net: nn.Module) -> Tower:
+    """Read a timm vision transformer built with `num_classes=0`.
+
+    Raises:
+        UnreadableError: an attention or block variant that is not known, by name.
+    """
+    assert isinstance(net, VisionTransformer | Eva)
+    blocks = tuple(_block(block) for block in net.blocks)
+    rope = isinstance(net, Eva)
+    patch_embed = net.patch_embed
+    return Tower(
+        embed=_EmbedWithRope(net) if rope else _Embed(net),
+        blocks=blocks,
+        norm=net.norm,
+        finish=net.fc_norm,
+        pool=_Pool(net),
+        pool_rows=_pool_rows(net),
+        prefix=net.num_prefix_tokens,
+        has_class_row=getattr(net, "cls_token", None) is not None,
+        width=net.embed_dim,
+        features=net.num_features if not isinstance(net, Eva) else net.head_hidden_size,
+        patch=tuple(patch_embed.patch_size),
+        grid=tuple(patch_embed.grid_size),
+        rope_per_layer=bool(getattr(net, "rope_mixed", False)),
+    )
+
+
+@dataclass(frozen=True)
+class _Embed:
+    net: nn.Module
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        net = self.net
+        return net.norm_pre(net.patch_drop(net._pos_embed(net.patch_embed(images)))), None
+
+
+@dataclass(frozen=True)
+class _EmbedWithRope:
+    net: nn.Module
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        rows, rotary = self.net._pos_embed(self.net.patch_embed(images))
+        return self.net.norm_pre(rows), rotary
+
+
+@dataclass(frozen=True)
+class _Pool:
+    net: nn.Module
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        return self.net.forward_head(self.net.norm(rows), pre_logits=True)
+
+
+def _pool_rows(net: nn.Module) -> int | None:
+    """timm's 'token' pool reads the first row, DeiT's distilled head the first two, every other pool all rows."""
+    if net.attn_pool is not None or net.global_pool != "token":
+        return None
+    return 2 if hasattr(net, "dist_token") else 1
+
+
+def _block(block: nn.Module) -> Block:
+    kind = type(block)
+    if kind not in (TimmBlock, ResPostBlock, EvaBlock, EvaBlockPostNorm):
+        raise UnreadableError(f"{kind.__module__}.{kind.__name__}")
+    attention = block.attn
+    scale1: list = [getattr(block, "ls1", None), getattr(block, "drop_path1", None)]
+    scale2: list = [getattr(block, "ls2", None), getattr(block, "drop_path2", None)]
+    if getattr(block, "gamma_1", None) is not None:
+        scale1.insert(0, Gain(block, "gamma_1"))
+    if getattr(block, "gamma_2", None) is not None:
+        scale2.insert(0, Gain(block, "gamma_2"))
+    post = kind in (ResPostBlock, EvaBlockPostNorm)
+    return Block(
+        before1=chain(None if post else block.norm1),
+        project=_projection(attention),
+        query_norm=chain(attention.q_norm),
+        key_norm=chain(attention.k_norm),
+        inner_norm=chain(attention.norm),
+        out=chain(attention.proj),
+        gate=getattr(attention, "gate", None),
+        after1=chain(block.norm1 if post else None, *scale1),
+        before2=chain(None if post else block.norm2),
+        mlp=block.mlp,
+        after2=chain(block.norm2 if post else None, *scale2),
+        heads=attention.num_heads,
+        rotate_half=bool(getattr(attention, "rotate_half", False)),
+    )
+
+
+def _projection(attention: nn.Module) -> Projection:
+    kind = type(attention)
+    grouped = getattr(attention, "num_kv_groups", 1) > 1
+    if kind not in (Attention, AttentionRope, EvaAttention) or grouped:
+        raise UnreadableError(f"{kind.__module__}.{kind.__name__}" + (" with grouped queries" if grouped else ""))
+    if attention.qkv is None:
+        return SplitProjection(attention.q_proj, attention.k_proj, attention.v_proj)
+    fused: Projection = (
+        FusedProjection(attention.qkv) if type(attention.qkv) is nn.Linear else WrappedProjection(attention.qkv)
+    )
+    if getattr(attention, "q_bias", None) is not None:
+        return BiasedProjection(fused, attention)
+    return fused

@@ -1,0 +1,96 @@
+"""What a run will cost, told before it starts: parameters that learn, memory, and the size of the artifact."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vpt.artifact import artifact_bytes
+from vpt.device import Autocast
+from vpt.model import PromptedModel
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Counts of parameters, and bytes."""
+
+    learning: int
+    total: int
+    weights: int  # bytes: all parameters and buffers
+    optimizer: int  # bytes: gradients and optimiser state
+    activations: int  # bytes: what the backward pass of one pass of a step keeps
+    artifact: int  # bytes
+
+    @property
+    def memory(self) -> int:
+        """Bytes expected while training, beside what Python and its libraries take."""
+        return self.weights + self.optimizer + self.activations
+
+    def text(self) -> str:
+        """The sentence a user sees.
+
+        >>> Budget(50_000, 1_000_000, 4_000_000, 600_000, 2**30, 204_096).text().splitlines()[0]
+        '50,000 of 1,000,000 parameters learn (5.000%)'
+        """
+        return (
+            f"{self.learning:,} of {self.total:,} parameters learn ({100 * self.learning / self.total:.3f}%)\n"
+            f"memory expected: {_size(self.memory)} (weights {_size(self.weights)}, activations "
+            f"{_size(self.activations)}, gradients and optimiser {_size(self.optimizer)}), and what Python takes\n"
+            f"the artifact will have {_size(self.artifact)}"
+        )
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit in ("bytes", "kB") else f"{count:.2f} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
+def estimate(
+    model: PromptedModel, optimizer_slots: int, pass_size: int, device: torch.device, autocast: Autocast
+) -> Budget:
+    """Measure passes of one and two images, and extrapolate to `pass_size`.
+
+    Args:
+        optimizer_slots: numbers an optimiser keeps for each learning one (AdamW 2, SGD with momentum 1).
+        pass_size: images in one pass.
+    """
+    learning = sum(parameter.numel() for _, _, parameter in model.trainable())
+    trainable_bytes = sum(p.numel() * p.element_size() for _, _, p in model.trainable())
+    tensors = [*model.parameters(), *model.buffers()]
+    one, two = (_saved_bytes(model, count, device, autocast) for count in (1, 2))
+    return Budget(
+        learning=learning,
+        total=sum(parameter.numel() for parameter in model.parameters()),
+        weights=sum(t.numel() * t.element_size() for t in tensors),
+        optimizer=trainable_bytes * (1 + optimizer_slots),
+        activations=max(0, one + (two - one) * (pass_size - 1)),
+        artifact=artifact_bytes(model),
+    )
+
+
+def _saved_bytes(model: PromptedModel, count: int, device: torch.device, autocast: Autocast) -> int:
+    """Bytes that autograd keeps of a forward pass over `count` images, each storage once, parameters left out."""
+    own = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
+    kept: dict[int, int] = {}
+    alive: list[Tensor] = []  # storages must live until the count, or addresses would be reused
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor.detach())
+        return tensor
+
+    size = model.backbone.preprocess.size
+    images = torch.zeros(count, 3, size, size, dtype=torch.uint8, device=device)
+    # Evaluation mode: one image has no batch statistics, and the counts are the same.
+    model.eval()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), autocast():
+        out = model(images)
+        nn.functional.cross_entropy(out.float(), torch.zeros(count, dtype=torch.long, device=device))
+    return sum(kept.values())

@@ -1,0 +1,1 @@
+"""Prompts: what is inserted, where, and which of it anybody reads."""

@@ -1,0 +1,434 @@
+"""A run: from a configuration to a folder with the artifact, its metrics and its pictures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from vpt import metrics as scores
+from vpt import plots
+from vpt.artifact import load_model, read_artifact, save_artifact
+from vpt.backbones.loading import load_backbone
+from vpt.budget import estimate
+from vpt.config import DeepPrompt, FrozenTuning, NoPrompt, RunConfig, ShallowPrompt, load_config, read_yaml
+from vpt.console import Console
+from vpt.data.cache import ImageCache
+from vpt.data.check import apply, check
+from vpt.data.loader import Loader, default_workers, make_loader
+from vpt.data.records import LabelledData, Record
+from vpt.data.sources import load_data
+from vpt.data.transforms import eval_transform, train_transform
+from vpt.device import Autocast, autocast, pick_device, pick_precision
+from vpt.errors import UserError
+from vpt.files import write_json, write_text
+from vpt.model import PromptedModel, build_model
+from vpt.preprocess import Preprocess
+from vpt.prompts.init import initial_tokens
+from vpt.runlog import RunLog
+from vpt.training.checkpoint import Progress, TrainState, load_checkpoint, save_checkpoint
+from vpt.training.features import FeatureLoader
+from vpt.training.loop import Batches, Forward, collect, fit, inference
+from vpt.training.loss import build_loss, class_weights
+from vpt.training.optim import build_optimizer
+
+# Settings that change how a run is computed but not what comes out; a resumed run may change them.
+FREE_AT_RESUME = {"data": {"workers", "cache", "root"}, "train": {"device", "checkpoint_minutes"}}
+INIT_IMAGES = 256  # images whose patch tokens a data-driven initialisation draws on
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run: its folder, its artifact, and what metrics.json holds."""
+
+    folder: Path
+    artifact: Path
+    metrics: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What a run computes with, once it has been checked."""
+
+    config: RunConfig
+    data: LabelledData
+    device: torch.device
+    autocast: Autocast
+    precision: str
+    console: Console
+
+
+def train(config: RunConfig, console: Console | None = None) -> TrainResult:
+    """Train what `config` describes into a new run folder, then the prompts it is to be compared with.
+
+    Raises:
+        UserError: any mistake in configuration, data or backbone, before training starts; a loss that diverges.
+    """
+    console = console or Console()
+    folder = _run_folder(config)
+    setting = _prepare(config, console)
+    result = _train_one(setting, folder, fresh=True)
+    others = [
+        _train_one(replace(setting, config=_with_prompt(config, kind)), _sibling(folder, kind), fresh=True)
+        for kind in config.compare
+    ]
+    if others:
+        _say_comparison(console, [result, *others])
+    return result
+
+
+def resume(run: str | Path, overrides: Sequence[str] = (), console: Console | None = None) -> TrainResult:
+    """Go on with an interrupted run; the result is bit for bit that of a run never interrupted, on a CPU.
+
+    Raises:
+        UserError: no run there, a damaged checkpoint, or settings, data or backbone that changed since.
+    """
+    console = console or Console()
+    folder = Path(run)
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"{folder} is not a run folder; it has no config.yaml")
+    config = load_config(base=read_yaml(folder / "config.yaml"), overrides=overrides)
+    setting = _prepare(config, console)
+    result = _train_one(setting, folder, fresh=False)
+    others = []
+    for kind in config.compare:
+        sibling = _sibling(folder, kind)
+        started = (sibling / "checkpoint.safetensors").is_file()
+        others.append(_train_one(replace(setting, config=_with_prompt(config, kind)), sibling, fresh=not started))
+    if others:
+        _say_comparison(console, [result, *others])
+    return result
+
+
+def evaluate(
+    artifact: str | Path,
+    split: str = "test",
+    overrides: Sequence[str] = (),
+    console: Console | None = None,
+    weights: str | Path | None = None,
+) -> dict[str, Any]:
+    """Metrics of an artifact on a split of its own data, or of other data given as `data.path=...`.
+
+    Raises:
+        UserError: no such artifact, backbone, data or split; classes that the artifact does not know.
+    """
+    console = console or Console()
+    stored = read_artifact(artifact)
+    config = load_config(base=stored.config.model_dump(mode="json"), overrides=overrides)
+    backbone = None if config.backbone.name == stored.config.backbone.name else config.backbone.name
+    other_weights = weights or (config.backbone.weights if config.backbone != stored.config.backbone else None)
+    device = pick_device(config.train.device)
+    precision = pick_precision(config.train.precision, device)
+    data = load_data(config.data)
+    records = data.split(split)
+    if not records:
+        raise UserError(f"{config.data.path} has no {split} split; use split=val or give data.{split}=FOLDER")
+    data = _in_order_of(data, stored.classes, config.data.path)
+    records = _checked(replace(data, train=(), **_only(data, split)), config, console).split(split)
+    model, _ = load_model(artifact, str(device), other_weights, backbone)
+    setting = _Setting(config, data, device, autocast(precision, device), precision, console)
+    loader = _loader(setting, records, model.backbone.preprocess, training=False)
+    return _measure(inference(model), loader, setting, split)
+
+
+def _prepare(config: RunConfig, console: Console) -> _Setting:
+    device = pick_device(config.train.device)
+    precision = pick_precision(config.train.precision, device)
+    data = load_data(config.data)
+    for note in data.notes:
+        console.say(note)
+    data = _checked(data, config, console)
+    console.say(f"data: {config.data.path}: {data.summary()}")
+    return _Setting(config, data, device, autocast(precision, device), precision, console)
+
+
+def _checked(data: LabelledData, config: RunConfig, console: Console) -> LabelledData:
+    records = (*data.train, *data.val, *data.test)
+    report = check(records, config.data.max_pixels)
+    checked = apply(data, report, config.data.on_bad)
+    if report.bad:
+        console.warn(report.text())
+    return checked
+
+
+def _only(data: LabelledData, split: str) -> dict[str, tuple[Record, ...]]:
+    return {name: data.split(name) if name == split else () for name in ("train", "val", "test")}
+
+
+def _in_order_of(data: LabelledData, classes: tuple[str, ...], path: str) -> LabelledData:
+    """Labels as the artifact counts them: a data set seen alone may lack classes or know them in another order."""
+    unknown = sorted(set(data.classes) - set(classes))
+    if unknown:
+        raise UserError(f"{path} has classes the artifact was not trained on: {', '.join(unknown[:5])}")
+    place = [classes.index(name) for name in data.classes]
+
+    def moved(records: tuple[Record, ...]) -> tuple[Record, ...]:
+        return tuple(replace(record, labels=tuple(place[label] for label in record.labels)) for record in records)
+
+    return replace(data, classes=classes, train=moved(data.train), val=moved(data.val), test=moved(data.test))
+
+
+def _train_one(setting: _Setting, folder: Path, fresh: bool) -> TrainResult:
+    config, data, console = setting.config, setting.data, setting.console
+    finished = folder / "metrics.json"
+    model = build_model(config, load_backbone(config.backbone), len(data.classes)).to(setting.device)
+    optimizer = build_optimizer(model, config.train.optimizer)
+    scaler = torch.amp.GradScaler(setting.device.type, enabled=setting.precision == "fp16")
+    state = TrainState(model, optimizer, scaler, Progress())
+    checkpoint = folder / "checkpoint.safetensors"
+    identity = {
+        "settings": _identity(config),
+        "data": data.fingerprint(),
+        "backbone": model.backbone.fingerprint,
+    }
+    if fresh or not checkpoint.is_file():
+        if not fresh and finished.exists():
+            raise UserError(f"{folder} is finished and has no checkpoint to resume from")
+        _create(folder, config)
+        _initialise_prompt(model, setting)
+        save_checkpoint(checkpoint, state, identity)
+    else:
+        load_checkpoint(checkpoint, state, identity)
+        console.say(f"resuming {folder} at epoch {state.progress.epoch + 1}, step {state.progress.step}")
+    with RunLog(folder, resume_step=None if fresh else state.progress.step) as log:
+        console.attach(log)
+        try:
+            _introduce(setting, model, folder)
+            started = time.monotonic()
+            with torch.random.fork_rng():
+                _fit(state, setting, log, lambda: save_checkpoint(checkpoint, state, identity))
+            return _conclude(state, setting, folder, time.monotonic() - started, log)
+        finally:
+            console.attach(None)
+
+
+def _fit(state: TrainState, setting: _Setting, log: RunLog, save: Callable[[], None]) -> None:
+    config, data, model = setting.config, setting.data, state.model
+    pre = model.backbone.preprocess
+    train_loader = _loader(setting, data.train, pre, training=True)
+    val_loader = _loader(setting, data.val, pre, training=False) if data.val else None
+    train_batches: Batches = train_loader
+    val_batches: Batches | None = val_loader
+    forward: Forward = model
+    frozen = isinstance(config.prompt, NoPrompt) and isinstance(config.tuning, FrozenTuning)
+    if frozen and config.data.augment == "none":
+        setting.console.say("nothing before the head learns and no augmentation: features are computed once")
+        train_batches = _features(setting, model, data.train, shuffle=True)
+        val_batches = _features(setting, model, data.val, shuffle=False) if data.val else None
+        forward = model.head
+    counts = [0] * len(data.classes)
+    for record in data.train:
+        for label in record.labels:
+            counts[label] += 1
+    weights = class_weights(config.train.class_weights, counts)
+
+    def validate() -> dict[str, Any]:
+        assert val_batches is not None
+        run = inference(model) if forward is model else forward
+        model.eval()
+        return _measure(run, val_batches, setting, "val")
+
+    try:
+        fit(
+            state,
+            train_batches,
+            forward,
+            build_loss(data.multilabel, config.train.label_smoothing, weights),
+            validate if val_batches is not None else None,
+            metric=scores.main_metric(data.multilabel),
+            config=config.train,
+            device=setting.device,
+            autocast=setting.autocast,
+            save=save,
+            names=lambda index: [data.train[i].name for i in index.tolist()],
+            log=log,
+            console=setting.console,
+        )
+    finally:
+        train_loader.close()
+        if val_loader is not None:
+            val_loader.close()
+
+
+def _features(setting: _Setting, model: PromptedModel, records: Sequence[Record], shuffle: bool) -> FeatureLoader:
+    model.eval()
+    loader = _loader(setting, records, model.backbone.preprocess, training=False)
+    features, labels = collect(
+        model.features, loader, setting.device, setting.autocast, setting.console, "computing features"
+    )
+    loader.close()
+    train = setting.config.train
+    return FeatureLoader(features, labels, batch_size=train.batch_size, seed=train.seed, shuffle=shuffle)
+
+
+def _loader(setting: _Setting, records: Sequence[Record], pre: Preprocess, training: bool) -> Loader:
+    config = setting.config
+    transform = (
+        train_transform(pre, config.data.augment, config.data.resize, config.data.crop_pct)
+        if training
+        else eval_transform(pre, config.data.resize, config.data.crop_pct)
+    )
+    return make_loader(
+        records,
+        transform,
+        batch_size=config.train.batch_size,
+        classes=len(setting.data.classes),
+        multilabel=setting.data.multilabel,
+        seed=config.train.seed,
+        shuffle=training,
+        workers=default_workers() if config.data.workers is None else config.data.workers,
+        cache=ImageCache(records, config.data.max_pixels) if config.data.cache else None,
+        max_pixels=config.data.max_pixels,
+        pin_memory=setting.device.type == "cuda",
+    )
+
+
+def _measure(forward: Forward, loader: Batches, setting: _Setting, split: str) -> dict[str, Any]:
+    logits, labels = collect(forward, loader, setting.device, setting.autocast, setting.console, f"measuring {split}")
+    return scores.classification_metrics(
+        logits.numpy(), labels.numpy(), classes=setting.data.classes, multilabel=setting.data.multilabel
+    )
+
+
+def _initialise_prompt(model: PromptedModel, setting: _Setting) -> None:
+    """Draw prompts from the training images where the configuration asks for it (SPT)."""
+    config = setting.config
+    if not isinstance(config.prompt, ShallowPrompt | DeepPrompt) or config.prompt.init == "uniform":
+        return
+    assert model.prompt is not None
+    records = setting.data.train
+    chosen = torch.randperm(len(records), generator=torch.Generator().manual_seed(config.train.seed))[:INIT_IMAGES]
+    loader = _loader(setting, [records[i] for i in chosen.tolist()], model.backbone.preprocess, training=False)
+    layers = sorted(model.prompt.inserted)
+    found: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
+    model.eval()
+    with torch.no_grad():
+        for batch in loader.epoch(0):
+            entering = model.backbone.entering(model.normalise(batch.images.to(setting.device)), layers)
+            for layer, rows in entering.items():
+                found[layer].append(rows.cpu())
+        patches = {layer: torch.cat(rows) for layer, rows in found.items()}
+        model.prompt.tokens.copy_(
+            initial_tokens(patches, model.prompt.inserted, config.prompt.tokens, config.prompt.init, config.train.seed)
+        )
+
+
+def _introduce(setting: _Setting, model: PromptedModel, folder: Path) -> None:
+    config, console = setting.config, setting.console
+    slots = {"adamw": 2, "sgd": 1}[config.train.optimizer.kind]
+    budget = estimate(
+        model, slots, -(-config.train.batch_size // config.train.accumulate), setting.device, setting.autocast
+    )
+    pre = model.backbone.preprocess
+    console.say(
+        f"model: {model.backbone.name} at {pre.size} px, prompt {config.prompt.kind}, "
+        f"tuning {config.tuning.kind}, head {config.head.kind}; {setting.device}, {setting.precision}"
+    )
+    console.say(budget.text())
+    console.say(f"run folder: {folder}")
+
+
+def _conclude(state: TrainState, setting: _Setting, folder: Path, seconds: float, log: RunLog) -> TrainResult:
+    config, data, model, console = setting.config, setting.data, state.model, setting.console
+    if state.best is not None:
+        model.load_owned({name: value.to(setting.device) for name, value in state.best.items()})
+    forward = inference(model)
+    measured: dict[str, Any] = {}
+    for split in ("val", "test"):
+        records = data.split(split)
+        if records:
+            loader = _loader(setting, records, model.backbone.preprocess, training=False)
+            measured[split] = _measure(forward, loader, setting, split)
+            loader.close()
+    metric = scores.main_metric(data.multilabel)
+    learning = sum(parameter.numel() for _, _, parameter in model.trainable())
+    summary = {
+        "best_epoch": state.progress.best_epoch,
+        "epochs": state.progress.epoch,
+        "parameters": {"learning": learning, "total": sum(p.numel() for p in model.parameters())},
+        "backbone": model.backbone.name,
+        "prompt": config.prompt.kind,
+        "tuning": config.tuning.kind,
+        "data": data.summary(),
+        **measured,
+    }
+    slim = {
+        split: {key: value for key, value in found.items() if isinstance(value, float)}
+        for split, found in measured.items()
+    }
+    artifact = save_artifact(
+        folder / "artifact.safetensors", model, config, data.classes, data.multilabel, metrics=slim
+    )
+    summary["artifact_bytes"] = artifact.stat().st_size
+    plots.curves_png(state.progress.history, folder / "curves.png", metric=metric)
+    shown = measured.get("test") or measured.get("val")
+    if shown and "confusion" in shown:
+        plots.confusion_png(shown["confusion"], data.classes, folder / "confusion.png")
+    write_json(folder / "metrics.json", summary)
+    log.row("end", step=state.progress.step, **slim)
+    for split, found in slim.items():
+        console.say(f"{split}: {metric} {found[metric]:.4f}, loss {found['loss']:.4f}")
+    console.say(f"artifact: {artifact} ({summary['artifact_bytes'] / 1e6:.2f} MB), trained in {seconds:.0f} s")
+    return TrainResult(folder, artifact, summary)
+
+
+def _identity(config: RunConfig) -> dict[str, Any]:
+    tree = config.model_dump(mode="json", exclude={"out", "name", "compare"})
+    for section, keys in FREE_AT_RESUME.items():
+        for key in keys:
+            tree[section].pop(key)
+    return tree
+
+
+def _run_folder(config: RunConfig) -> Path:
+    """A new folder. A name that was given is taken as it is, one that was made gets a number if it exists."""
+    if config.name is not None:
+        folder = config.out / config.name
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(
+                f"{folder} exists and is not overwritten; choose another name=..., "
+                f"or go on with: vpt train resume={folder}"
+            )
+        return folder
+    stem = "-".join([Path(config.data.path).name, config.backbone.name, config.prompt.kind])
+    stem += "" if config.tuning.kind == "frozen" else f"-{config.tuning.kind}"
+    stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in stem)
+    number = 1
+    while (folder := config.out / (stem if number == 1 else f"{stem}-{number}")).exists():
+        number += 1
+    return folder
+
+
+def _create(folder: Path, config: RunConfig) -> None:
+    stored = config.model_copy(update={"name": folder.name})
+    write_text(folder / "config.yaml", yaml.safe_dump(stored.model_dump(mode="json"), sort_keys=False))
+
+
+def _with_prompt(config: RunConfig, kind: str) -> RunConfig:
+    tree = config.model_dump(mode="json")
+    return load_config(base=tree, overrides=[f"prompt.kind={kind}", "compare=[]"])
+
+
+def _sibling(folder: Path, kind: str) -> Path:
+    return folder / f"compare-{kind}"
+
+
+def _say_comparison(console: Console, results: Sequence[TrainResult]) -> None:
+    rows = []
+    for result in results:
+        found = result.metrics.get("test") or result.metrics.get("val") or {}
+        metric = "accuracy" if "accuracy" in found else "map"
+        rows.append(
+            [
+                {"none": "linear probe"}.get(result.metrics["prompt"], f"{result.metrics['prompt']} prompts"),
+                f"{100 * found[metric]:.1f}%" if metric in found else "-",
+                f"{result.metrics['parameters']['learning']:,}",
+                f"{result.metrics['artifact_bytes'] / 1e6:.2f} MB",
+            ]
+        )
+    console.table("comparison", ["method", "accuracy", "parameters that learn", "artifact"], rows)

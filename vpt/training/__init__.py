@@ -1,0 +1,1 @@
+"""Training: schedule, optimiser, loss, the loop, and exact resume."""

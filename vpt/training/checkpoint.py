@@ -1,0 +1,86 @@
+"""Exact resume: everything a run is, between two steps, in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vpt.errors import UserError
+from vpt.model import PromptedModel
+from vpt.tensorfile import read_tensors, write_tensors
+from vpt.training.optim import load_optimizer_tensors, optimizer_tensors
+
+KIND = "vpt checkpoint"
+
+
+@dataclass
+class Progress:
+    """Where a run stands. The next step is batch `batch` of epoch `epoch`, both counted from 0."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0  # optimiser steps done
+    loss_sum: float = 0.0  # over the images of this epoch so far
+    correct: float = 0.0
+    seen: int = 0
+    best_score: float | None = None
+    best_epoch: int | None = None
+    stale: int = 0  # validations since the best one
+    history: list[dict[str, Any]] = field(default_factory=list)  # a row for each finished epoch
+    finished: bool = False
+
+
+@dataclass
+class TrainState:
+    """What a checkpoint holds: the model's own tensors, optimiser, loss scaler, progress, the best epoch's tensors."""
+
+    model: PromptedModel
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    progress: Progress
+    best: dict[str, Tensor] | None = None
+
+
+def save_checkpoint(path: Path, state: TrainState, identity: Mapping[str, Any]) -> None:
+    """Write `state`, atomically. `identity` says which settings, data and backbone it belongs to."""
+    tensors = {f"model:{name}": value for name, value in state.model.owned_state().items()}
+    tensors |= {f"optimizer:{k}": v for k, v in optimizer_tensors(state.model, state.optimizer).items()}
+    tensors |= {f"best:{name}": value for name, value in (state.best or {}).items()}
+    header = {
+        "kind": KIND,
+        "progress": asdict(state.progress),
+        "scaler": state.scaler.state_dict(),
+        "identity": dict(identity),
+    }
+    write_tensors(path, tensors, header)
+
+
+def load_checkpoint(path: Path, state: TrainState, identity: Mapping[str, Any]) -> None:
+    """Put a checkpoint into `state`, whose model and optimiser are freshly built.
+
+    Raises:
+        UserError: a damaged file, or a run whose settings, data or backbone are not those of the checkpoint.
+    """
+    tensors, header = read_tensors(path)
+    if header.get("kind") != KIND:
+        raise UserError(f"{path} is not a checkpoint")
+    saved = header["identity"]
+    for part, wanted in identity.items():
+        if saved.get(part) != wanted:
+            raise UserError(
+                f"{path} cannot be resumed: the {part} changed since; restore it, or start a new run with another name"
+            )
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "best": {}}
+    for key, value in tensors.items():
+        part, _, name = key.partition(":")
+        parts[part][name] = value
+    state.model.load_owned(parts["model"])
+    load_optimizer_tensors(state.model, state.optimizer, parts["optimizer"])
+    state.best = parts["best"] or None
+    state.progress = Progress(**header["progress"])
+    state.scaler.load_state_dict(header["scaler"])

@@ -1,0 +1,217 @@
+"""The training loop, top to bottom."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vpt.config import TrainConfig
+from vpt.console import Console
+from vpt.data.loader import Batch
+from vpt.device import Autocast
+from vpt.errors import UserError
+from vpt.model import PromptedModel
+from vpt.runlog import RunLog
+from vpt.training.checkpoint import TrainState
+from vpt.training.optim import set_rate
+from vpt.training.schedule import factor
+
+
+class Batches(Protocol):
+    """What the loop needs of a loader."""
+
+    def __len__(self) -> int: ...
+    def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]: ...
+
+
+Forward = Callable[[Tensor], Tensor]  # a batch's images, or features computed before, to logits
+
+
+def fit(
+    state: TrainState,
+    train: Batches,
+    forward: Forward,
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    validate: Callable[[], dict[str, Any]] | None,
+    *,
+    metric: str,
+    config: TrainConfig,
+    device: torch.device,
+    autocast: Autocast,
+    save: Callable[[], None],
+    names: Callable[[Tensor], list[str]],
+    log: RunLog,
+    console: Console,
+) -> None:
+    """Train until the last epoch or an early stop, from wherever `state.progress` stands.
+
+    Args:
+        validate: metrics of the validation split under the current weights; None when there is no such split.
+        metric: the validation metric by which the best epoch is chosen, larger is better.
+        save: writes a checkpoint; called at epoch ends and every `checkpoint_minutes`.
+        names: the names of images by their indices, for messages.
+
+    Raises:
+        UserError: a loss that is not finite.
+    """
+    progress = state.progress
+    total = len(train) * config.epochs
+    saved_at = time.monotonic()
+    while progress.epoch < config.epochs and not progress.finished:
+        state.model.train()
+        started = time.monotonic()
+        with console.progress(len(train), f"epoch {progress.epoch + 1}/{config.epochs}", progress.batch) as bar:
+            for batch in train.epoch(progress.epoch, progress.batch):
+                share = factor(progress.step, total, config.warmup)
+                set_rate(state.optimizer, share)
+                loss, hits = _step(state, batch, forward, loss_of, config, device, autocast)
+                if not math.isfinite(loss):
+                    raise UserError(_diverged(loss, progress.step, share, names(batch.index), config))
+                count = len(batch.index)
+                progress.loss_sum += loss * count
+                progress.correct += hits
+                progress.seen += count
+                progress.step += 1
+                progress.batch += 1
+                log.row("step", step=progress.step, epoch=progress.epoch + 1, loss=loss, lr_share=share)
+                bar.advance(1, images=count, loss=progress.loss_sum / progress.seen)
+                if time.monotonic() - saved_at > config.checkpoint_minutes * 60 and progress.batch < len(train):
+                    save()
+                    saved_at = time.monotonic()
+        _finish_epoch(state, validate, metric, config, time.monotonic() - started, log, console)
+        save()
+        saved_at = time.monotonic()
+
+
+def _step(
+    state: TrainState,
+    batch: Batch,
+    forward: Forward,
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    config: TrainConfig,
+    device: torch.device,
+    autocast: Autocast,
+) -> tuple[float, float]:
+    """One optimiser step. Returns the mean loss of the batch and how many images were classified right."""
+    images = batch.images.to(device, non_blocking=True)
+    labels = batch.labels.to(device, non_blocking=True)
+    loss_sum, hits = 0.0, 0.0
+    parts = list(zip(images.chunk(config.accumulate), labels.chunk(config.accumulate), strict=True))
+    for part, (some_images, some_labels) in enumerate(parts):
+        # Dropout draws from a function of seed and step, so that a resumed run draws the same.
+        torch.manual_seed(step_seed(config.seed, state.progress.step, part))
+        with autocast():
+            logits = forward(some_images)
+        loss = loss_of(logits, some_labels)
+        share = len(some_labels) / len(labels)
+        state.scaler.scale(loss * share).backward()
+        loss_sum += float(loss.detach()) * share
+        hits += _hits(logits.detach(), some_labels)
+    if math.isfinite(loss_sum):
+        state.scaler.unscale_(state.optimizer)
+        if config.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_([p for _, _, p in state.model.trainable()], config.clip_norm)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+    state.optimizer.zero_grad(set_to_none=True)
+    return loss_sum, hits
+
+
+def step_seed(seed: int, step: int, part: int = 0) -> int:
+    """A 63-bit seed for the dropout of one pass.
+
+    >>> step_seed(0, 1) == step_seed(0, 1)
+    True
+    """
+    return int(np.random.SeedSequence((4, seed, step, part)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _hits(logits: Tensor, labels: Tensor) -> float:
+    if labels.ndim == 2:  # several labels: an image counts by its share of labels told right
+        return float(((logits > 0) == (labels > 0.5)).float().mean(1).sum())
+    return float((logits.argmax(1) == labels).sum())
+
+
+def _finish_epoch(
+    state: TrainState,
+    validate: Callable[[], dict[str, Any]] | None,
+    metric: str,
+    config: TrainConfig,
+    seconds: float,
+    log: RunLog,
+    console: Console,
+) -> None:
+    progress = state.progress
+    row: dict[str, Any] = {
+        "epoch": progress.epoch + 1,
+        "train_loss": progress.loss_sum / max(1, progress.seen),
+        "train_accuracy": progress.correct / max(1, progress.seen),
+        "lr": {group["role"]: group["lr"] for group in state.optimizer.param_groups},
+    }
+    last = progress.epoch + 1 == config.epochs
+    if validate is not None and (last or (progress.epoch + 1) % config.eval_every == 0):
+        measured = validate()
+        row |= {"val_loss": measured["loss"], f"val_{metric}": measured[metric]}
+        _rank(state, measured[metric], config)
+    progress.history.append(row)
+    progress.epoch += 1
+    progress.batch, progress.loss_sum, progress.correct, progress.seen = 0, 0.0, 0.0, 0
+    log.row("epoch", step=progress.step, **row)
+    best = " (best)" if progress.best_epoch == row["epoch"] else ""
+    validation = f", validation {metric} {row[f'val_{metric}']:.4f}{best}" if f"val_{metric}" in row else ""
+    console.say(
+        f"epoch {row['epoch']}/{config.epochs}: loss {row['train_loss']:.4f}, "
+        f"train accuracy {row['train_accuracy']:.4f}{validation} [{seconds:.1f} s]"
+    )
+    if config.patience is not None and progress.stale >= config.patience:
+        console.say(f"stopped early: no better validation {metric} in {progress.stale} validations")
+        progress.finished = True
+    progress.finished = progress.finished or last
+
+
+def _rank(state: TrainState, score: float, config: TrainConfig) -> None:
+    """Remember the best epoch. A tie goes to the later epoch only if the score rose: the earlier one trained less."""
+    progress = state.progress
+    if progress.best_score is None or score > progress.best_score:
+        progress.best_score, progress.best_epoch, progress.stale = score, progress.epoch + 1, 0
+        if config.keep == "best":
+            state.best = {name: value.to("cpu", copy=True) for name, value in state.model.owned_state().items()}
+    else:
+        progress.stale += 1
+
+
+def _diverged(loss: float, step: int, share: float, images: list[str], config: TrainConfig) -> str:
+    rates = ", ".join(f"{role} {rate * share:g}" for role, rate in config.optimizer.lr)
+    return (
+        f"the loss became {loss} at step {step + 1} (learning rates: {rates}; images: {', '.join(images[:4])}, ...); "
+        "the last good state is kept. Lower train.optimizer.lr, or set train.clip_norm, in a new run"
+    )
+
+
+def collect(
+    forward: Forward, loader: Batches, device: torch.device, autocast: Autocast, console: Console, what: str
+) -> tuple[Tensor, Tensor]:
+    """Outputs and labels of a whole loader, on the CPU, in float32."""
+    outputs, labels = [], []
+    with torch.inference_mode(), console.progress(len(loader), what) as bar:
+        for batch in loader.epoch(0):
+            with autocast():
+                out = forward(batch.images.to(device, non_blocking=True))
+            outputs.append(out.float().cpu())
+            labels.append(batch.labels)
+            bar.advance(1, images=len(batch.index))
+    return torch.cat(outputs), torch.cat(labels)
+
+
+def inference(model: PromptedModel) -> Forward:
+    """The model with what does not depend on the image computed once."""
+    model.eval()
+    with torch.inference_mode():
+        constants = model.constants()
+    return lambda images: model(images, constants)

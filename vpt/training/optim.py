@@ -1,0 +1,69 @@
+"""Optimiser with one group for each role."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from vpt.config import AdamWConfig, SgdConfig
+from vpt.model import PromptedModel
+
+
+def build_optimizer(model: PromptedModel, config: AdamWConfig | SgdConfig) -> torch.optim.Optimizer:
+    """Group what `model.trainable()` declares by role; each group keeps its full rate as `base_lr`.
+
+    >>> from vpt.backbones.loading import load_backbone
+    >>> from vpt.config import load_config
+    >>> from vpt.model import build_model
+    >>> config = load_config(overrides=["backbone=vit_tiny_patch16_224", "backbone.pretrained=false"])
+    >>> model = build_model(config, load_backbone(config.backbone), classes=3)
+    >>> [group["role"] for group in build_optimizer(model, config.train.optimizer).param_groups]
+    ['prompt', 'head']
+    """
+    roles: dict[str, list[torch.nn.Parameter]] = {}
+    for _, role, parameter in model.trainable():
+        roles.setdefault(role, []).append(parameter)
+    groups = [
+        {
+            "params": parameters,
+            "role": role,
+            "base_lr": getattr(config.lr, role),
+            "lr": getattr(config.lr, role),
+            "weight_decay": getattr(config.weight_decay, role),
+        }
+        for role, parameters in roles.items()
+    ]
+    if isinstance(config, AdamWConfig):
+        return torch.optim.AdamW(groups, betas=config.betas)
+    return torch.optim.SGD(groups, momentum=config.momentum)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set every group to its share of its full rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+
+
+def optimizer_tensors(model: PromptedModel, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state as named tensors, '<parameter>/<key>'."""
+    found = {}
+    for name, _, parameter in model.trainable():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if value is not None:
+                found[f"{name}/{key}"] = torch.as_tensor(value)
+    return found
+
+
+def load_optimizer_tensors(
+    model: PromptedModel, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+) -> None:
+    """Put back what `optimizer_tensors` gave."""
+    by_name = {name: parameter for name, _, parameter in model.trainable()}
+    for key, value in tensors.items():
+        name, _, slot = key.rpartition("/")
+        parameter = by_name[name]
+        # AdamW counts its steps in a CPU tensor, whatever device the parameter is on.
+        target = torch.device("cpu") if slot == "step" else parameter.device
+        optimizer.state[parameter][slot] = value.to(target)

@@ -1,0 +1,19 @@
+"""The learning rate as a function of the step."""
+
+from __future__ import annotations
+
+import math
+
+
+def factor(step: int, total: int, warmup: float) -> float:
+    """Share of the full learning rate at `step` of `total`: a linear rise, then a cosine fall to zero.
+
+    The first step already moves (a rise from zero would waste it), and the last step is the one before zero.
+
+    >>> [round(factor(step, 4, 0.5), 2) for step in range(4)]
+    [0.5, 1.0, 1.0, 0.5]
+    """
+    rising = round(total * warmup)
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
