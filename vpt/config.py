@@ -103,7 +103,7 @@ class LoraTuning(Section):
 
     kind: Literal["lora"] = "lora"
     rank: int = Field(8, ge=1)
-    alpha: float = Field(16.0, gt=0)
+    alpha: int = Field(16, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
     targets: list[str] = Field(
         default_factory=lambda: ["qkv", "q_proj", "k_proj", "v_proj", "out_proj", "proj"],

@@ -12,7 +12,7 @@ from typing import Any
 from vpt.errors import UserError
 
 
-def write_atomic(path: str | Path, write: Callable[[Path], None]) -> Path:
+def write_atomic(path: str | Path, write: Callable[[Path], object]) -> Path:
     """Let `write` fill a temporary file beside `path`, then rename it onto `path`.
 
     Whatever happens before the rename, the old file stays as it was and no temporary file is left behind.
@@ -22,7 +22,7 @@ def write_atomic(path: str | Path, write: Callable[[Path], None]) -> Path:
 
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "a.txt"
-    >>> write_atomic(target, lambda temporary: temporary.write_text("hello") and None).read_text()
+    >>> write_atomic(target, lambda temporary: temporary.write_text("hello")).read_text()
     'hello'
     """
     path = Path(path)
@@ -52,7 +52,7 @@ def write_atomic(path: str | Path, write: Callable[[Path], None]) -> Path:
 
 def write_text(path: str | Path, text: str) -> Path:
     """Write `text` to `path` as UTF-8, atomically (see `write_atomic`)."""
-    return write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+    return write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: str | Path, value: Any) -> Path:

@@ -48,6 +48,8 @@ class PromptedModel(nn.Module):
         self.steps = tuple(steps)
         self.pool = pool
         self.owns_buffers = owns_buffers
+        self.mean: Tensor
+        self.std: Tensor
         # On the 0..255 scale, so that a uint8 batch is normalised in one pass.
         pre = backbone.preprocess
         self.register_buffer("mean", torch.tensor(pre.mean).view(3, 1, 1) * 255, persistent=False)

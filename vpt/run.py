@@ -21,7 +21,7 @@ from vpt.console import Console
 from vpt.data.cache import ImageCache
 from vpt.data.check import apply, check
 from vpt.data.loader import Loader, default_workers, make_loader
-from vpt.data.records import LabelledData, Record
+from vpt.data.records import SPLITS, LabelledData, Record
 from vpt.data.sources import load_data
 from vpt.data.transforms import eval_transform, train_transform
 from vpt.device import Autocast, autocast, pick_device, pick_precision
@@ -61,6 +61,7 @@ class _Setting:
     autocast: Autocast
     precision: str
     console: Console
+    caches: dict[str, ImageCache]  # decoded images by split, when they are to be kept
 
 
 def train(config: RunConfig, console: Console | None = None) -> TrainResult:
@@ -129,10 +130,10 @@ def evaluate(
     if not records:
         raise UserError(f"{config.data.path} has no {split} split; use split=val or give data.{split}=FOLDER")
     data = _in_order_of(data, stored.classes, config.data.path)
-    records = _checked(replace(data, train=(), **_only(data, split)), config, console).split(split)
+    records = _checked(_only(data, split), config, console).split(split)
     model, _ = load_model(artifact, str(device), other_weights, backbone)
-    setting = _Setting(config, data, device, autocast(precision, device), precision, console)
-    loader = _loader(setting, records, model.backbone.preprocess, training=False)
+    setting = _Setting(config, data, device, autocast(precision, device), precision, console, {})
+    loader = _loader(setting, records, model.backbone.preprocess)
     return _measure(inference(model), loader, setting, split)
 
 
@@ -144,20 +145,24 @@ def _prepare(config: RunConfig, console: Console) -> _Setting:
         console.say(note)
     data = _checked(data, config, console)
     console.say(f"data: {config.data.path}: {data.summary()}")
-    return _Setting(config, data, device, autocast(precision, device), precision, console)
+    caches = {}
+    if config.data.cache:
+        caches = {s: ImageCache(data.split(s), config.data.max_pixels) for s in SPLITS if data.split(s)}
+        console.say(f"{sum(cache.nbytes for cache in caches.values()) / 1e6:.0f} MB of decoded images kept in memory")
+    return _Setting(config, data, device, autocast(precision, device), precision, console, caches)
 
 
 def _checked(data: LabelledData, config: RunConfig, console: Console) -> LabelledData:
-    records = (*data.train, *data.val, *data.test)
-    report = check(records, config.data.max_pixels)
+    report = check(data, config.data.max_pixels)
     checked = apply(data, report, config.data.on_bad)
-    if report.bad:
+    if report.bad or report.leaks:
         console.warn(report.text())
     return checked
 
 
-def _only(data: LabelledData, split: str) -> dict[str, tuple[Record, ...]]:
-    return {name: data.split(name) if name == split else () for name in ("train", "val", "test")}
+def _only(data: LabelledData, split: str) -> LabelledData:
+    train, val, test = (data.split(name) if name == split else () for name in ("train", "val", "test"))
+    return replace(data, train=train, val=val, test=test)
 
 
 def _in_order_of(data: LabelledData, classes: tuple[str, ...], path: str) -> LabelledData:
@@ -210,16 +215,16 @@ def _train_one(setting: _Setting, folder: Path, fresh: bool) -> TrainResult:
 def _fit(state: TrainState, setting: _Setting, log: RunLog, save: Callable[[], None]) -> None:
     config, data, model = setting.config, setting.data, state.model
     pre = model.backbone.preprocess
-    train_loader = _loader(setting, data.train, pre, training=True)
-    val_loader = _loader(setting, data.val, pre, training=False) if data.val else None
+    train_loader = _loader(setting, data.train, pre, split="train", training=True)
+    val_loader = _loader(setting, data.val, pre, split="val") if data.val else None
     train_batches: Batches = train_loader
     val_batches: Batches | None = val_loader
     forward: Forward = model
     frozen = isinstance(config.prompt, NoPrompt) and isinstance(config.tuning, FrozenTuning)
     if frozen and config.data.augment == "none":
         setting.console.say("nothing before the head learns and no augmentation: features are computed once")
-        train_batches = _features(setting, model, data.train, shuffle=True)
-        val_batches = _features(setting, model, data.val, shuffle=False) if data.val else None
+        train_batches = _features(setting, model, "train")
+        val_batches = _features(setting, model, "val") if data.val else None
         forward = model.head
     counts = [0] * len(data.classes)
     for record in data.train:
@@ -255,18 +260,20 @@ def _fit(state: TrainState, setting: _Setting, log: RunLog, save: Callable[[], N
             val_loader.close()
 
 
-def _features(setting: _Setting, model: PromptedModel, records: Sequence[Record], shuffle: bool) -> FeatureLoader:
+def _features(setting: _Setting, model: PromptedModel, split: str) -> FeatureLoader:
     model.eval()
-    loader = _loader(setting, records, model.backbone.preprocess, training=False)
+    loader = _loader(setting, setting.data.split(split), model.backbone.preprocess, split)
     features, labels = collect(
-        model.features, loader, setting.device, setting.autocast, setting.console, "computing features"
+        model.features, loader, setting.device, setting.autocast, setting.console, f"features of {split}"
     )
     loader.close()
     train = setting.config.train
-    return FeatureLoader(features, labels, batch_size=train.batch_size, seed=train.seed, shuffle=shuffle)
+    return FeatureLoader(features, labels, batch_size=train.batch_size, seed=train.seed, shuffle=split == "train")
 
 
-def _loader(setting: _Setting, records: Sequence[Record], pre: Preprocess, training: bool) -> Loader:
+def _loader(
+    setting: _Setting, records: Sequence[Record], pre: Preprocess, split: str = "", training: bool = False
+) -> Loader:
     config = setting.config
     transform = (
         train_transform(pre, config.data.augment, config.data.resize, config.data.crop_pct)
@@ -282,7 +289,7 @@ def _loader(setting: _Setting, records: Sequence[Record], pre: Preprocess, train
         seed=config.train.seed,
         shuffle=training,
         workers=default_workers() if config.data.workers is None else config.data.workers,
-        cache=ImageCache(records, config.data.max_pixels) if config.data.cache else None,
+        cache=setting.caches.get(split),
         max_pixels=config.data.max_pixels,
         pin_memory=setting.device.type == "cuda",
     )
@@ -303,7 +310,7 @@ def _initialise_prompt(model: PromptedModel, setting: _Setting) -> None:
     assert model.prompt is not None
     records = setting.data.train
     chosen = torch.randperm(len(records), generator=torch.Generator().manual_seed(config.train.seed))[:INIT_IMAGES]
-    loader = _loader(setting, [records[i] for i in chosen.tolist()], model.backbone.preprocess, training=False)
+    loader = _loader(setting, [records[i] for i in chosen.tolist()], model.backbone.preprocess)
     layers = sorted(model.prompt.inserted)
     found: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
     model.eval()
@@ -342,7 +349,7 @@ def _conclude(state: TrainState, setting: _Setting, folder: Path, seconds: float
     for split in ("val", "test"):
         records = data.split(split)
         if records:
-            loader = _loader(setting, records, model.backbone.preprocess, training=False)
+            loader = _loader(setting, records, model.backbone.preprocess, split)
             measured[split] = _measure(forward, loader, setting, split)
             loader.close()
     metric = scores.main_metric(data.multilabel)

@@ -32,9 +32,7 @@ class Backbone(nn.Module):
         fingerprint: digest of its frozen weights, see loading.py.
     """
 
-    def __init__(
-        self, net: nn.Module, library: str, name: str, preprocess: Preprocess, fingerprint: str = ""
-    ) -> None:
+    def __init__(self, net: nn.Module, library: str, name: str, preprocess: Preprocess, fingerprint: str = "") -> None:
         super().__init__()
         self.net = net
         self.library = library
@@ -62,6 +60,11 @@ class Backbone(nn.Module):
         # The tower's views refer to modules of `net`; they are read anew from the copy.
         net = copy.deepcopy(self.net, memo)
         return Backbone(net, self.library, self.name, self.preprocess, self.fingerprint).train(self.training)
+
+    @property
+    def library_net(self) -> Any:
+        """The network, typed as what its library made of it."""
+        return self.net
 
     def require_tower(self, purpose: str) -> Tower:
         """The tower, or a UserError that says why `purpose` is impossible with this network."""
@@ -96,7 +99,7 @@ class Backbone(nn.Module):
             with torch.no_grad():
                 size = self.preprocess.size
                 return int(self.net(torch.zeros(1, 3, size, size)).shape[1])
-        return int(self.net.head_hidden_size)
+        return int(self.library_net.head_hidden_size)
 
     def keys_values(self, plan: Sequence[Step], prompts: Sequence[Tensor]) -> list[KeyValue | None]:
         """Keys and values of the prompts that need nothing else; see execute.keys_values."""
@@ -140,7 +143,7 @@ class Backbone(nn.Module):
     def _library_features(self, images: Tensor) -> Tensor:
         if self.library == "open_clip":
             return self.net(images)
-        return self.net.forward_head(self.net.forward_features(images), pre_logits=True)
+        return self.library_net.forward_head(self.library_net.forward_features(images), pre_logits=True)
 
     def entering(self, images: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
         """Patch rows of normalised images as they enter each of `layers`, without prompts: layer -> (B * N, C)."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from timm.layers import apply_rot_embed_cat
@@ -36,7 +36,7 @@ class Projection(Protocol):
 class FusedProjection:
     """Queries, keys and values stacked in one weight, whose slices serve when only some are wanted."""
 
-    module: nn.Module  # what holds the weight; a layer that an adapter has wrapped is called whole instead
+    module: Any  # what holds the weight; a layer that an adapter has wrapped is called whole instead
     weight: str = "weight"
     bias: str = "bias"
 
@@ -64,7 +64,7 @@ class BiasedProjection:
     """A fused layer without bias, whose query and value biases lie beside it (EVA, BEiT)."""
 
     inner: Projection
-    attention: nn.Module
+    attention: Any
 
     def __call__(self, rows: Tensor, part: Part) -> tuple[Tensor, ...]:
         biases = (self.attention.q_bias, self.attention.k_bias, self.attention.v_bias)[PARTS[part]]
@@ -75,12 +75,13 @@ class BiasedProjection:
 class SplitProjection:
     """Three separate layers."""
 
-    query: nn.Module
-    key: nn.Module
-    value: nn.Module
+    query: Callable[[Tensor], Tensor]
+    key: Callable[[Tensor], Tensor]
+    value: Callable[[Tensor], Tensor]
 
     def __call__(self, rows: Tensor, part: Part) -> tuple[Tensor, ...]:
-        return tuple(layer(rows) for layer in (self.query, self.key, self.value)[PARTS[part]])
+        layers: tuple[Callable[[Tensor], Tensor], ...] = (self.query, self.key, self.value)
+        return tuple(layer(rows) for layer in layers[PARTS[part]])
 
 
 @dataclass(frozen=True)

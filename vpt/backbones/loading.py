@@ -163,7 +163,7 @@ def _embedded(config: BackboneConfig) -> tuple[nn.Module, Preprocess]:
     return net, Preprocess(size, tuple(card["mean"]), tuple(card["std"]), card["interpolation"], card["crop_pct"])
 
 
-def _resize(net: nn.Module, size: int, config: BackboneConfig) -> None:
+def _resize(net: Any, size: int, config: BackboneConfig) -> None:
     """Resample position embeddings (and rotary tables) for another image size; convolutional nets need nothing."""
     if not is_timm_vit(net):
         if hasattr(net, "set_input_size"):
@@ -179,7 +179,7 @@ def _resize(net: nn.Module, size: int, config: BackboneConfig) -> None:
     _try_resize(net, size, config)
 
 
-def _try_resize(net: nn.Module, size: int, config: BackboneConfig) -> None:
+def _try_resize(net: Any, size: int, config: BackboneConfig) -> None:
     try:
         net.set_input_size(img_size=(size, size))
     except Exception as error:

@@ -6,6 +6,7 @@ Touches private members of open_clip (`_embeds`, `_pool`); tests/test_parity.py 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -22,7 +23,7 @@ def is_open_clip_vit(visual: nn.Module) -> bool:
     return isinstance(visual, VisionTransformer) or (isinstance(visual, TimmModel) and is_timm_vit(visual.trunk))
 
 
-def read_open_clip(visual: nn.Module) -> Tower:
+def read_open_clip(visual: Any) -> Tower:
     """Read `clip.visual` of an open_clip model.
 
     Raises:
@@ -58,14 +59,14 @@ def read_open_clip(visual: nn.Module) -> Tower:
 class _TrunkPool:
     """The projection to CLIP's space is the trunk's own classifier in some towers and a layer behind it in others."""
 
-    visual: nn.Module
+    visual: Any
 
     def __call__(self, rows: Tensor) -> Tensor:
         trunk = self.visual.trunk
         return self.visual.head(trunk.forward_head(trunk.norm(rows)))
 
 
-def _trunk_features(visual: nn.Module, trunk: int) -> int:
+def _trunk_features(visual: Any, trunk: int) -> int:
     for layer in reversed(list(visual.head.modules())):
         if isinstance(layer, nn.Linear):
             return layer.out_features
@@ -74,7 +75,7 @@ def _trunk_features(visual: nn.Module, trunk: int) -> int:
 
 @dataclass(frozen=True)
 class _Embed:
-    visual: nn.Module
+    visual: Any
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         return self.visual._embeds(images), None
@@ -82,14 +83,14 @@ class _Embed:
 
 @dataclass(frozen=True)
 class _Pool:
-    visual: nn.Module
+    visual: Any
 
     def __call__(self, rows: Tensor) -> Tensor:
         pooled, _ = self.visual._pool(rows)
         return pooled if self.visual.proj is None else pooled @ self.visual.proj
 
 
-def _block(block: nn.Module) -> Block:
+def _block(block: Any) -> Block:
     from open_clip import transformer as oc
 
     attention = block.attn

@@ -1,11 +1,13 @@
 """Reads timm's `VisionTransformer` and `Eva` families into a Tower.
 
 Touches private members of timm (`_pos_embed`); tests/test_parity.py ties every family down to timm's own forward.
+A network's parts are typed Any: which members they have is for timm's classes to say, and for the tests to check.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from timm.layers import Attention, AttentionRope
 from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
@@ -35,7 +37,7 @@ def is_timm_vit(net: nn.Module) -> bool:
     return isinstance(net, VisionTransformer | Eva)
 
 
-def read_timm(net: nn.Module) -> Tower:
+def read_timm(net: Any) -> Tower:
     """Read a timm vision transformer built with `num_classes=0`.
 
     Raises:
@@ -64,7 +66,7 @@ def read_timm(net: nn.Module) -> Tower:
 
 @dataclass(frozen=True)
 class _Embed:
-    net: nn.Module
+    net: Any
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         net = self.net
@@ -73,7 +75,7 @@ class _Embed:
 
 @dataclass(frozen=True)
 class _EmbedWithRope:
-    net: nn.Module
+    net: Any
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         rows, rotary = self.net._pos_embed(self.net.patch_embed(images))
@@ -82,20 +84,20 @@ class _EmbedWithRope:
 
 @dataclass(frozen=True)
 class _Pool:
-    net: nn.Module
+    net: Any
 
     def __call__(self, rows: Tensor) -> Tensor:
         return self.net.forward_head(self.net.norm(rows), pre_logits=True)
 
 
-def _pool_rows(net: nn.Module) -> int | None:
+def _pool_rows(net: Any) -> int | None:
     """timm's 'token' pool reads the first row, DeiT's distilled head the first two, every other pool all rows."""
     if net.attn_pool is not None or net.global_pool != "token":
         return None
     return 2 if hasattr(net, "dist_token") else 1
 
 
-def _block(block: nn.Module) -> Block:
+def _block(block: Any) -> Block:
     kind = type(block)
     if kind not in (TimmBlock, ResPostBlock, EvaBlock, EvaBlockPostNorm):
         raise UnreadableError(f"{kind.__module__}.{kind.__name__}")
@@ -124,7 +126,7 @@ def _block(block: nn.Module) -> Block:
     )
 
 
-def _projection(attention: nn.Module) -> Projection:
+def _projection(attention: Any) -> Projection:
     kind = type(attention)
     grouped = getattr(attention, "num_kv_groups", 1) > 1
     if kind not in (Attention, AttentionRope, EvaAttention) or grouped:

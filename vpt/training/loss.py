@@ -24,7 +24,8 @@ def class_weights(setting: str | Sequence[float], counts: Sequence[int]) -> Tens
         return None
     if setting == "balanced":
         return torch.tensor([sum(counts) / (len(counts) * max(1, count)) for count in counts])
-    if len(setting) != len(counts) or min(setting) < 0:  # type: ignore[type-var]
+    assert not isinstance(setting, str)
+    if len(setting) != len(counts) or min(setting) < 0:
         raise UserError(
             f"train.class_weights has {len(setting)} numbers; {len(counts)} classes need {len(counts)}, none below zero"
         )

@@ -1,0 +1,94 @@
+"""What the readers of data sets hand over: names and labels as text, not yet numbered or split."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from vpt.data.images import EXTENSIONS
+from vpt.data.records import Item
+
+# What users call the splits, by our names.
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+class Entry(NamedTuple):
+    """One image with the names of its labels."""
+
+    name: str
+    source: Path | Item
+    labels: tuple[str, ...]
+
+
+@dataclass
+class Found:
+    """Entries by split ("train", "val", "test"), and sentences for the user.
+
+    `classes` is None when the training entries decide, else the order the data set itself gives.
+    """
+
+    splits: dict[str, list[Entry]] = field(default_factory=dict)
+    multilabel: bool = False
+    classes: tuple[str, ...] | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def is_image(name: str) -> bool:
+    """Whether a file name is not hidden and has an image's extension.
+
+    >>> is_image("a.JPG"), is_image(".a.jpg"), is_image("a.txt")
+    (True, False, False)
+    """
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """A path as text that can always be printed: bytes that are no UTF-8 become escapes, separators '/'.
+
+    >>> shown(Path("a") / "b.png")
+    'a/b.png'
+    """
+    return os.fsencode(Path(path).as_posix()).decode("utf-8", "backslashreplace")
+
+
+def listed(names: list[str], limit: int = 10) -> str:
+    """The first names, comma-separated, and how many more there are.
+
+    >>> listed(["a", "b", "c"], limit=2)
+    'a, b and 1 more'
+    """
+    more = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
+
+
+def number_of(count: int, noun: str) -> str:
+    """The count with its noun.
+
+    >>> number_of(1, "image"), number_of(2, "image")
+    ('1 image', '2 images')
+    """
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def ignored_note(ignored: Counter[str]) -> list[str]:
+    """At most one sentence about files that were passed over, by extension.
+
+    >>> ignored_note(Counter({".txt": 2, "hidden": 1}))
+    ['ignored 3 files that cannot be images: 2 .txt, 1 hidden']
+    """
+    if not ignored:
+        return []
+    kinds = ", ".join(f"{count} {kind or 'without extension'}" for kind, count in ignored.most_common(8))
+    return [f"ignored {number_of(ignored.total(), 'file')} that cannot be images: {kinds}"]

@@ -1,0 +1,224 @@
+"""Any image as an RGB array, or a `BadImage` that says what is wrong with it.
+
+Pillow decodes (torchvision's PNG decoder can be crashed by one flipped byte), the whole image is decoded
+(verifying headers proves nothing), and no file is ever written to.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from contextlib import closing
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from vpt.data.pillow import pillow_settings
+from vpt.data.records import Item, Record
+from vpt.data.rgb import to_rgb
+from vpt.errors import UserError
+
+# An allow-list: Pillow's other readers include one that starts a program (EPS) and some that take almost any
+# bytes for an image (TGA).
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "QOI")
+_SUFFIXES = "jpg jpeg jpe jfif png apng gif webp bmp dib tif tiff ppm pgm pbm pnm jp2 j2k avif ico qoi"
+EXTENSIONS = frozenset("." + suffix for suffix in _SUFFIXES.split())
+MAX_PIXELS = 100_000_000
+
+Source = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | np.ndarray
+
+
+class BadImage(UserError):
+    """An image that cannot be used: `name` says which, `reason` why."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"cannot use the image {name}: {reason}")
+        self.name = name
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[BadImage], tuple[str, str]]:
+        return BadImage, (self.name, self.reason)
+
+
+class Decoded(NamedTuple):
+    """Pixels (H, W, 3) uint8 RGB; the file's format and Pillow mode; words for what had to be converted."""
+
+    pixels: np.ndarray
+    format: str
+    mode: str
+    notes: tuple[str, ...]
+
+
+def decode(source: Source, max_pixels: int = MAX_PIXELS, name: str | None = None) -> np.ndarray:
+    """Return the pixels of `source` as a new array (H, W, 3) of uint8 RGB.
+
+    `source` is a path, the bytes of a file, a binary file object, a Pillow image, or an array (H, W), (H, W, 1),
+    (H, W, 3) or (H, W, 4) of uint8. Images come out upright (EXIF), over white where they are transparent, with
+    deep greys scaled to 8 bits; of an animation the first frame.
+
+    Raises:
+        BadImage: it cannot be read, is cut short, or has more than `max_pixels` pixels. `name` is what the
+            message calls it; default: the path.
+
+    >>> decode(Image.new("L", (4, 3), 7)).shape
+    (3, 4, 3)
+    >>> decode(b"not an image")
+    Traceback (most recent call last):
+    ...
+    vpt.data.images.BadImage: cannot use the image <bytes>: it is not an image file in a known format
+    """
+    return examine(source, max_pixels, name).pixels
+
+
+def examine(source: Source, max_pixels: int = MAX_PIXELS, name: str | None = None) -> Decoded:
+    """Like `decode`, and tell the format, the mode and what was converted.
+
+    >>> examine(Image.new("1", (2, 2)), name="dots").notes
+    ('1-bit',)
+    """
+    name = _name_of(source) if name is None else name
+    if isinstance(source, np.ndarray):
+        return _from_array(source, max_pixels, name)
+    try:
+        with pillow_settings(max_pixels):
+            if isinstance(source, Image.Image):
+                return _from_pillow(source, max_pixels, name)
+            with _opened(source, name) as file, closing(_open(file)) as image:
+                return _from_pillow(image, max_pixels, name)
+    except BadImage:
+        raise
+    except UnidentifiedImageError:
+        raise BadImage(name, "it is not an image file in a known format") from None
+    except MemoryError:
+        raise BadImage(name, "there is not enough memory to decode it") from None
+    except Exception as error:
+        # Pillow raises OSError, SyntaxError, ValueError, struct.error, zlib.error, KeyError, ... on bad files.
+        raise BadImage(name, _reason(error)) from error
+
+
+def read(record: Record, max_pixels: int = MAX_PIXELS) -> Decoded:
+    """Decode the image of a record; BadImage names it as the record does.
+
+    >>> from pathlib import Path
+    >>> read(Record("a.png", Path("no/such/a.png"), (0,)))
+    Traceback (most recent call last):
+    ...
+    vpt.data.images.BadImage: cannot use the image a.png: no such file
+    """
+    if not isinstance(record.source, Item):
+        return examine(record.source, max_pixels, record.name)
+    dataset, at = record.source
+    try:
+        with pillow_settings(max_pixels):
+            image: Any = dataset[at][0]
+    except Exception as error:
+        raise BadImage(record.name, _reason(error)) from error
+    return examine(image, max_pixels, record.name)
+
+
+def header_pixels(record: Record, max_pixels: int = MAX_PIXELS) -> int:
+    """Pixels of the record's image, from the header of its file where there is one. BadImage as in `decode`."""
+    if isinstance(record.source, Item):
+        return int(np.prod(read(record, max_pixels).pixels.shape[:2]))
+    try:
+        with pillow_settings(max_pixels), record.source.open("rb") as file, closing(_open(file)) as image:
+            _check_size(image.size, max_pixels, record.name)
+            return image.width * image.height
+    except BadImage:
+        raise
+    except Exception as error:
+        raise BadImage(record.name, _reason(error)) from error
+
+
+def _open(file: IO[bytes]) -> Image.Image:
+    return Image.open(file, formats=[name for name in FORMATS if name in _readable()])
+
+
+_formats: frozenset[str] = frozenset()
+
+
+def _readable() -> frozenset[str]:
+    # A Pillow built without AVIF, say, would raise KeyError when asked to try it.
+    global _formats
+    if not _formats:
+        Image.init()
+        _formats = frozenset(Image.OPEN)
+    return _formats
+
+
+def _from_pillow(image: Image.Image, max_pixels: int, name: str) -> Decoded:
+    _check_size(image.size, max_pixels, name)
+    file_format, mode = image.format or "array", image.mode
+    several = getattr(image, "n_frames", 1) > 1
+    image.load()
+    # Some formats learn their true size only now.
+    _check_size(image.size, max_pixels, name)
+    upright, notes = to_rgb(image)
+    if several:
+        notes = (*notes, "first of several frames")
+    return Decoded(np.array(upright), file_format, mode, notes)
+
+
+def _from_array(array: np.ndarray, max_pixels: int, name: str) -> Decoded:
+    shape = array.shape
+    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and shape[2] in (1, 3, 4))):
+        raise BadImage(
+            name,
+            f"an array must be uint8 of shape (H, W), (H, W, 3) or (H, W, 4), not {array.dtype} of shape {shape}",
+        )
+    _check_size((shape[1], shape[0]), max_pixels, name)
+    if array.ndim == 3 and shape[2] == 4:
+        rgb, notes = to_rgb(Image.fromarray(np.ascontiguousarray(array), "RGBA"))
+        return Decoded(np.array(rgb), "array", "RGBA", notes)
+    planes = array.reshape(shape[0], shape[1], -1)
+    return Decoded(np.array(np.broadcast_to(planes, (*shape[:2], 3)), order="C"), "array", "RGB", ())
+
+
+def _check_size(size: tuple[int, int], max_pixels: int, name: str) -> None:
+    width, height = size
+    if width < 1 or height < 1:
+        raise BadImage(name, f"it is empty ({width}x{height} pixels)")
+    if width * height > max_pixels:
+        raise BadImage(
+            name,
+            f"its {width}x{height} pixels are more than data.max_pixels={max_pixels}; "
+            "raise that if the image is meant to be so large",
+        )
+
+
+def _opened(source: Any, name: str) -> IO[bytes]:
+    if isinstance(source, bytes | bytearray | memoryview):
+        content = bytes(source)
+    elif isinstance(source, str | os.PathLike):
+        if os.path.getsize(source) == 0:
+            raise BadImage(name, "the file is empty")
+        return open(source, "rb")
+    elif hasattr(source, "read"):
+        content = source.read()
+        if not isinstance(content, bytes):
+            raise BadImage(name, "the file must be opened in binary mode")
+    else:
+        raise BadImage(name, f"{type(source).__name__} is not a path, bytes, file, Pillow image or array")
+    if not content:
+        raise BadImage(name, "the file is empty")
+    return io.BytesIO(content)
+
+
+def _name_of(source: Any) -> str:
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source) if isinstance(os.fspath(source), str) else repr(source)
+    file_name = getattr(source, "name", None) or getattr(source, "filename", None)
+    return file_name if isinstance(file_name, str) else f"<{type(source).__name__}>"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, Image.DecompressionBombError):
+        # Pillow's own check, at twice data.max_pixels, comes before ours.
+        return "it has far more pixels than data.max_pixels allows, as a decompression bomb would"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    text = " ".join(str(error).split())
+    return text or type(error).__name__

@@ -1,0 +1,299 @@
+"""Batches of records: which image comes when, and how it is augmented, are pure functions of the seed.
+
+The number of worker processes, the batch at which a resumed run starts, and the number of ranks change nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from vpt.data.cache import ImageCache
+from vpt.data.images import MAX_PIXELS, BadImage, read
+from vpt.data.ordering import epoch_order, sample_seed
+from vpt.data.records import Record
+from vpt.data.transforms import Transform
+from vpt.errors import UserError
+
+__all__ = ["Batch", "Loader", "default_workers", "epoch_order", "make_loader"]
+
+
+class Batch(NamedTuple):
+    """Images (B, 3, H, W) uint8; labels (B,) int64, or (B, K) float32 of 0 and 1; record indices (B,) int64."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    index: torch.Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody wants of a batch
+
+
+class _Key(NamedTuple):
+    epoch: int
+    at: int
+
+
+class _Failure(NamedTuple):
+    """A mistake met in a worker. DataLoader could not rebuild our exception types, so it travels as a value."""
+
+    name: str | None
+    text: str
+
+
+class _Images(Dataset[Any]):
+    """Turns a list of keys into a Batch; runs in the worker processes."""
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        transform: Transform,
+        classes: int,
+        multilabel: bool,
+        seed: int,
+        cache: ImageCache | None,
+        max_pixels: int,
+        desk: torch.Tensor,
+    ) -> None:
+        self.records = records
+        self.transform = transform
+        self.classes = classes
+        self.multilabel = multilabel
+        self.seed = seed
+        self.cache = cache
+        self.max_pixels = max_pixels
+        self.desk = desk
+
+    def __getitems__(self, keys: list[_Key]) -> Batch | _Failure:
+        size = self.transform.size
+        # Copied by numpy: torch would start its thread pool for each image, seven times slower on a busy machine.
+        images = np.empty((len(keys), 3, size, size), dtype=np.uint8)
+        try:
+            for row, key in enumerate(keys):
+                images[row] = self._one(key).numpy()
+        except BadImage as error:
+            return _Failure(error.name, error.reason)
+        except UserError as error:
+            return _Failure(None, str(error))
+        finally:
+            self._note(-1)
+        index = torch.tensor([key.at for key in keys], dtype=torch.int64)
+        return Batch(torch.from_numpy(images), self._labels(keys), index)
+
+    def _one(self, key: _Key) -> torch.Tensor:
+        record = self.records[key.at]
+        self._note(key.at)
+        pixels = self.cache[key.at] if self.cache else read(record, self.max_pixels).pixels
+        try:
+            return self.transform(pixels, sample_seed(self.seed, key.epoch, key.at))
+        except MemoryError:
+            raise BadImage(record.name, "there is not enough memory to transform it") from None
+        except UserError as error:
+            raise UserError(f"{record.name}: {error}") from error
+
+    def _note(self, at: int) -> None:
+        """Leave word of the image at hand, so that the main process can name it if this one is killed over it."""
+        worker = torch.utils.data.get_worker_info()
+        if worker is not None:
+            self.desk[worker.id] = torch.tensor([os.getpid(), at])
+
+    def _labels(self, keys: list[_Key]) -> torch.Tensor:
+        if not self.multilabel:
+            return torch.tensor([self.records[key.at].labels[0] for key in keys], dtype=torch.int64)
+        labels = torch.zeros((len(keys), self.classes), dtype=torch.float32)
+        for row, key in enumerate(keys):
+            labels[row, list(self.records[key.at].labels)] = 1.0
+        return labels
+
+
+class _Batches(Sampler[list[_Key]]):
+    """Lists of keys. `epoch` and `start` are set before each pass, so that workers can live on between passes."""
+
+    def __init__(
+        self, count: int, batch_size: int, seed: int, shuffle: bool, drop_last: bool, rank: int, ranks: int
+    ) -> None:
+        self.count = count
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.rank = rank
+        self.ranks = ranks
+        self.epoch = 0
+        self.start = 0
+        self.batches = count // batch_size if drop_last else math.ceil(count / batch_size)
+
+    def __len__(self) -> int:
+        return max(0, self.batches - self.start)
+
+    def __iter__(self) -> Iterator[list[_Key]]:
+        order = epoch_order(self.count, self.seed, self.epoch) if self.shuffle else np.arange(self.count)
+        for batch in range(self.start, self.batches):
+            whole = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield [_Key(self.epoch, int(index)) for index in whole[self.rank :: self.ranks]]
+
+
+class Loader:
+    """Serves epochs of batches; made by `make_loader`. `len()` is the number of batches in a whole epoch."""
+
+    def __init__(self, loader: DataLoader[Any], images: _Images, batches: _Batches) -> None:
+        self._loader: DataLoader[Any] | None = loader
+        self._images = images
+        self._batches = batches
+        self._turn = 0
+
+    def __len__(self) -> int:
+        return self._batches.batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.epoch(0)
+
+    @property
+    def records(self) -> Sequence[Record]:
+        """The records that `Batch.index` points into."""
+        return self._images.records
+
+    def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
+        """Iterate over the batches of an epoch (counted from 0) from `start_batch` on; those before are not read.
+
+        One iterator at a time: starting another ends the one before.
+
+        Raises:
+            UserError: an image became unreadable (BadImage), or a worker process died.
+        """
+        self._turn += 1
+        return self._serve(self._turn, epoch, start_batch)
+
+    def close(self) -> None:
+        """End the worker processes."""
+        self._turn += 1
+        self._loader = None
+
+    def _serve(self, turn: int, epoch: int, start: int) -> Iterator[Batch]:
+        if turn != self._turn or self._loader is None:
+            raise RuntimeError("this epoch's iterator was given up when another one was started")
+        self._batches.epoch, self._batches.start = epoch, start
+        self._images.desk.fill_(-1)
+        try:
+            for batch in _iterate(self._loader):
+                if isinstance(batch, _Failure):
+                    raise UserError(batch.text) if batch.name is None else BadImage(batch.name, batch.text)
+                yield batch
+                if turn != self._turn:
+                    raise RuntimeError("this epoch's iterator was given up when another one was started")
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise UserError(self._obituary(error)) from error
+
+    def _obituary(self, error: RuntimeError) -> str:
+        alive = {child.pid for child in multiprocessing.active_children()}
+        held = [self.records[at].name for pid, at in self._images.desk.tolist() if at >= 0 and pid not in alive]
+        names = f" while it read {' or '.join(held)}" if held else ""
+        return (
+            f"a data loader process died{names} ({' '.join(str(error).split())}); if memory ran out, use fewer with "
+            "data.workers=N (0: none), or give the container more shared memory (docker run --shm-size)"
+        )
+
+
+def make_loader(
+    records: Sequence[Record],
+    transform: Transform,
+    *,
+    batch_size: int,
+    classes: int,
+    multilabel: bool = False,
+    seed: int = 0,
+    shuffle: bool = False,
+    workers: int = 0,
+    cache: ImageCache | None = None,
+    max_pixels: int = MAX_PIXELS,
+    drop_last: bool = False,
+    pin_memory: bool = False,
+    rank: int = 0,
+    ranks: int = 1,
+) -> Loader:
+    """Make a loader of `records`; `loader.epoch(e, start_batch)` iterates, `for batch in loader` is epoch 0.
+
+    `batch_size` counts the images of all ranks together; rank r gets images r, r + ranks, ... of each batch, which
+    may be none of a short last batch (tensors with B = 0). Worker processes stay alive from epoch to epoch.
+    `cache` must have been made from the same records.
+
+    Raises:
+        UserError: there are no records, or `drop_last` leaves no batch.
+
+    >>> from pathlib import Path
+    >>> from vpt.data.transforms import EvalTransform
+    >>> record = Record("a.png", Path("a.png"), (0,))
+    >>> len(make_loader([record] * 5, EvalTransform(8), batch_size=2, classes=2))
+    3
+    """
+    if not records:
+        raise UserError("there are no images to load; check data.path")
+    if drop_last and len(records) < batch_size:
+        raise UserError(f"{len(records)} images do not fill one batch of {batch_size}; lower train.batch_size")
+    if cache is not None and len(cache) != len(records):
+        raise ValueError(f"the cache holds {len(cache)} images, not {len(records)}")
+    if not 0 <= rank < ranks:
+        raise ValueError(f"rank {rank} of {ranks}")
+    desk = torch.full((max(1, workers), 2), -1, dtype=torch.int64)
+    if workers:
+        desk.share_memory_()
+    images = _Images(records, transform, classes, multilabel, seed, cache, max_pixels, desk)
+    batches = _Batches(len(records), batch_size, seed, shuffle, drop_last, rank, ranks)
+    loader: DataLoader[Any] = DataLoader(
+        images,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=_as_is,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
+        worker_init_fn=_start_worker,
+        # Of its own, for otherwise each epoch draws from torch's global generator and so moves dropout.
+        generator=torch.Generator(),
+    )
+    return Loader(loader, images, batches)
+
+
+def default_workers() -> int:
+    """Loader processes that suit this machine: 0 on two cores or fewer without a GPU, else all but one, at most 8.
+
+    >>> 0 <= default_workers() <= 8
+    True
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if cores <= 2 and not torch.cuda.is_available():
+        return 0
+    return min(8, max(1, cores - 1))
+
+
+def _iterate(loader: DataLoader[Any]) -> Iterator[Any]:
+    """`iter(loader)`, but the death of a worker is found when a batch is fetched.
+
+    torch sets a signal handler that raises RuntimeError wherever the main program happens to be at that moment.
+    """
+    if not loader.num_workers or threading.current_thread() is not threading.main_thread():
+        return iter(loader)
+    before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+    batches = iter(loader)
+    if before is not None:
+        signal.signal(signal.SIGCHLD, before)
+    return batches
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
+def _start_worker(worker_id: int) -> None:
+    import cv2
+
+    # OpenCV's threads do not survive a fork, and the workers are the parallelism.
+    cv2.setNumThreads(0)
+    warnings.filterwarnings("ignore", module=r"PIL\b")

@@ -1,0 +1,65 @@
+"""Splitting off a validation set and drawing few shots, class by class."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from vpt.data.ordering import split_order
+from vpt.data.records import Record
+
+_VALIDATION, _SHOTS = 1, 2
+
+
+def split_off(records: Sequence[Record], fraction: float, seed: int) -> tuple[list[Record], list[Record]]:
+    """Split records into (training, validation), `fraction` of each class to the second, both in the old order.
+
+    Every class of at least two images gets at least one on either side. An image with several labels counts for
+    its rarest one.
+
+    >>> from pathlib import Path
+    >>> records = [Record(f"{i}", Path(f"{i}"), (i % 2,)) for i in range(6)]
+    >>> [len(part) for part in split_off(records, 0.1, seed=0)]
+    [4, 2]
+    """
+    chosen: set[int] = set()
+    for stratum, members in _strata(records).items():
+        if len(members) < 2:
+            continue
+        count = min(max(1, round(len(members) * fraction)), len(members) - 1)
+        chosen.update(members[at] for at in split_order(len(members), seed, _VALIDATION, stratum)[:count])
+    return (
+        [record for index, record in enumerate(records) if index not in chosen],
+        [record for index, record in enumerate(records) if index in chosen],
+    )
+
+
+def draw_shots(records: Sequence[Record], shots: int, seed: int) -> tuple[list[Record], dict[int, int]]:
+    """Keep `shots` records of each class, in the old order; return them and the count of each class that has fewer.
+
+    With several labels an image, images are drawn while they hold a label that has not been seen often enough.
+
+    >>> from pathlib import Path
+    >>> records = [Record(f"{i}", Path(f"{i}"), (int(i > 0),)) for i in range(6)]
+    >>> kept, short = draw_shots(records, 2, seed=0)
+    >>> len(kept), short
+    (3, {0: 1})
+    """
+    seen: Counter[int] = Counter()
+    chosen: set[int] = set()
+    for at in split_order(len(records), seed, _SHOTS).tolist():
+        labels = records[at].labels
+        if any(seen[label] < shots for label in labels):
+            chosen.add(at)
+            seen.update(labels)
+    short = {label: seen[label] for label in sorted(seen) if seen[label] < shots}
+    return [record for index, record in enumerate(records) if index in chosen], short
+
+
+def _strata(records: Sequence[Record]) -> dict[int, list[int]]:
+    counts = Counter(label for record in records for label in record.labels)
+    strata: dict[int, list[int]] = {}
+    for index, record in enumerate(records):
+        rarest = min(record.labels, key=lambda label: (counts[label], label))
+        strata.setdefault(rarest, []).append(index)
+    return strata
