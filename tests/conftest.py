@@ -6,12 +6,35 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# The models here are tiny: a second thread would only wait for the first, and test processes run side by side.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of three easy classes, 12 images each for training and 4 each for val and test: a bar that stands, a
+    bar that lies, a square."""
+    root = tmp_path_factory.mktemp("shapes")
+    chance = np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 4), ("test", 4)):
+        for name, (height, width) in {"lying": (6, 24), "square": (14, 14), "standing": (24, 6)}.items():
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = chance.integers(0, 60, (32, 32, 3), dtype=np.uint8)
+                top, left = chance.integers(0, 32 - height + 1), chance.integers(0, 32 - width + 1)
+                pixels[top : top + height, left : left + width] += 150
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    return root

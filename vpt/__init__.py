@@ -1,1 +1,61 @@
-"""vpt: visual prompt tuning for frozen vision transformers."""
+"""vpt: visual prompt tuning for frozen vision transformers.
+
+    import vpt
+
+    result = vpt.train(vpt.load_config(overrides=["data=photos", "prompt=deep"]))
+    for found in vpt.load(result.artifact).predict("new/*.jpg"):
+        print(found.image, found.top, found.score)
+
+Public names are loaded when they are first used, so that `import vpt` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vpt.config import RunConfig, load_config
+    from vpt.errors import UserError
+    from vpt.predict import Predictor, load
+    from vpt.results import Classification
+    from vpt.run import TrainResult, evaluate, resume, train
+
+_HOME = {
+    "Classification": "vpt.results",
+    "Predictor": "vpt.predict",
+    "RunConfig": "vpt.config",
+    "TrainResult": "vpt.run",
+    "UserError": "vpt.errors",
+    "evaluate": "vpt.run",
+    "load": "vpt.predict",
+    "load_config": "vpt.config",
+    "resume": "vpt.run",
+    "train": "vpt.run",
+}
+__all__ = [
+    "Classification",
+    "Predictor",
+    "RunConfig",
+    "TrainResult",
+    "UserError",
+    "evaluate",
+    "load",
+    "load_config",
+    "resume",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("vpt")
+    if name not in _HOME:
+        raise AttributeError(f"module 'vpt' has no attribute '{name}'")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

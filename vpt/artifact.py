@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from vpt.backbones.loading import load_backbone
-from vpt.config import RunConfig
+from vpt.config import DataConfig, RunConfig, TrainConfig
 from vpt.device import pick_device
 from vpt.errors import UserError
 from vpt.model import PromptedModel, build_model
@@ -52,7 +52,7 @@ def save_artifact(
         "kind": KIND,
         "format": FORMAT,
         "vpt": version("vpt"),
-        "config": config.model_dump(mode="json"),
+        "config": _shareable(config).model_dump(mode="json"),
         "classes": list(classes),
         "multilabel": multilabel,
         "backbone": {"name": model.backbone.name, "fingerprint": model.backbone.fingerprint},
@@ -62,6 +62,20 @@ def save_artifact(
     path = write_tensors(path, model.owned_state() if tensors is None else tensors, header)
     read_artifact(path)
     return path
+
+
+def _shareable(config: RunConfig) -> RunConfig:
+    """The settings without those of this machine, so that equal runs make equal files wherever they ran."""
+    data, train, plain = DataConfig(), TrainConfig(), RunConfig()
+    return config.model_copy(
+        update={
+            "data": config.data.model_copy(update={key: getattr(data, key) for key in ("workers", "cache")}),
+            "train": config.train.model_copy(
+                update={key: getattr(train, key) for key in ("device", "checkpoint_minutes")}
+            ),
+            **{key: getattr(plain, key) for key in ("out", "name", "compare")},
+        }
+    )
 
 
 def find_artifact(path: str | Path) -> Path:

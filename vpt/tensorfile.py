@@ -30,7 +30,8 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mappi
     """
     plain = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps(header, ensure_ascii=False, sort_keys=True)
-    metadata = {"vpt": text, "sha256": _digest(plain, text)}
+    # One entry only: safetensors writes several in random order, and equal content should make equal files.
+    metadata = {"vpt": f"{_digest(plain, text)} {text}"}
     return write_atomic(path, lambda temporary: safetensors.torch.save_file(plain, temporary, metadata))
 
 
@@ -64,13 +65,14 @@ def _open(path: Path) -> tuple[str, str]:
             metadata = file.metadata() or {}
     except Exception as error:  # the header's bytes decide what is raised
         raise _damaged(path) from error
-    if "vpt" not in metadata or "sha256" not in metadata:
+    digest, _, text = metadata.get("vpt", "").partition(" ")
+    if not text:
         raise UserError(f"{path} was not written by vpt; if it holds backbone weights, pass it as backbone.weights")
     try:
-        json.loads(metadata["vpt"])
+        json.loads(text)
     except ValueError as error:
         raise _damaged(path) from error
-    return metadata["vpt"], metadata["sha256"]
+    return text, digest
 
 
 def _damaged(path: Path) -> UserError:

@@ -20,9 +20,7 @@ class Step:
     """One layer of the plan."""
 
     insert: int | None  # which set of prompt tokens enters before this layer, replacing any carried ones
-    as_rows: (
-        bool  # those tokens join the sequence, because their outputs are read; else they are keys and values only
-    )
+    as_rows: bool  # those tokens join the sequence, because their outputs are read; else they are keys and values only
     carried: bool  # prompt outputs of the layer below are among the rows of this one
     keep: Keep  # outputs that are read: all rows, image rows, prompt rows, or the rows the head starts with
 

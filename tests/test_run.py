@@ -1,0 +1,362 @@
+"""Whole runs: learning, exact resume, and mistakes told before any work."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from vpt.artifact import read_artifact
+from vpt.backbones.loading import fingerprint, load_backbone
+from vpt.config import RunConfig, load_config
+from vpt.console import Console
+from vpt.errors import UserError
+from vpt.run import evaluate, resume, train
+from vpt.runlog import RunLog, read_rows
+from vpt.training import loop
+
+QUIET = Console(quiet=True)
+NET = ["backbone=test_vit_patch8_32", "backbone.pretrained=false"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_net():
+    """A two-layer ViT under a name of its own in timm, so that whole runs take a second."""
+    from timm.models import register_model
+    from timm.models.vision_transformer import VisionTransformer
+
+    def test_vit_patch8_32(pretrained: bool = False, **kwargs: object) -> VisionTransformer:
+        kwargs = {key: value for key, value in kwargs.items() if key in ("num_classes", "img_size")}
+        net = VisionTransformer(**{"img_size": 32, **kwargs}, patch_size=8, embed_dim=32, depth=2, num_heads=2)
+        net.pretrained_cfg = {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+        net.default_cfg = net.pretrained_cfg
+        return net
+
+    test_vit_patch8_32.__module__ = "timm.models.vision_transformer"
+    register_model(test_vit_patch8_32)
+
+
+def settings(shapes: Path, out: Path, *words: str) -> RunConfig:
+    common = [f"data={shapes}", f"out={out}", "name=run", *NET, "train.epochs=3", "train.batch_size=8"]
+    return load_config(overrides=[*common, "prompt.tokens=4", "prompt.dropout=0.1", "data.augment=light", *words])
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it."""
+
+
+def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Die just before optimiser step `step` (counted from 0)."""
+    usual = loop._step
+
+    def fatal(state, *args):
+        if state.progress.step == step:
+            raise Killed
+        return usual(state, *args)
+
+    monkeypatch.setattr(loop, "_step", fatal)
+
+
+def rows(folder: Path) -> list[dict]:
+    return read_rows(folder)
+
+
+def test_a_run_leaves_everything_a_user_expects(shapes: Path, tmp_path: Path):
+    words = ["train.epochs=20", "data.augment=none", "tuning=full", "train.optimizer.lr=0.003"]
+    config = settings(shapes, tmp_path, *words)
+    result = train(config, QUIET)
+    names = {path.name for path in result.folder.iterdir()}
+    assert names == {
+        "artifact.safetensors",
+        "checkpoint.safetensors",
+        "config.yaml",
+        "confusion.png",
+        "curves.png",
+        "log.jsonl",
+        "log.txt",
+        "metrics.json",
+        "tensorboard",
+    }
+    assert json.loads((result.folder / "metrics.json").read_text()) == result.metrics
+    assert result.metrics["test"]["accuracy"] > 0.6  # chance is a third
+    assert result.metrics["artifact_bytes"] == result.artifact.stat().st_size
+    text = (result.folder / "log.txt").read_text()
+    assert "parameters learn" in text
+    assert "memory expected" in text
+    assert "the artifact will have" in text
+    measured = evaluate(result.artifact, "test", console=QUIET)
+    assert measured["accuracy"] == result.metrics["test"]["accuracy"]
+    assert measured["confusion"] == result.metrics["test"]["confusion"]
+
+
+def test_the_frozen_weights_are_bit_identical_after_training(shapes: Path, tmp_path: Path, monkeypatch):
+    config = settings(shapes, tmp_path)
+    before = fingerprint(load_backbone(config.backbone).net.state_dict())
+    models = []
+    usual = loop.fit
+    monkeypatch.setattr("vpt.run.fit", lambda state, *a, **k: (models.append(state.model), usual(state, *a, **k)))
+    result = train(config, QUIET)
+    assert fingerprint(models[0].backbone.net.state_dict()) == before
+    tensors = read_artifact(result.artifact).tensors
+    assert {name.split(".")[0] for name in tensors} == {"prompt", "head"}
+
+
+def test_the_best_epoch_on_validation_is_kept(shapes: Path, tmp_path: Path, monkeypatch):
+    scores = iter([0.2, 0.9, 0.5])
+    monkeypatch.setattr("vpt.run._measure", lambda *_: {"loss": 0.0, "accuracy": next(scores, 0.0)})
+    states = []
+    usual = loop._finish_epoch
+
+    def remember(state, *args):
+        states.append({name: value.clone() for name, value in state.model.owned_state().items()})
+        usual(state, *args)
+
+    monkeypatch.setattr(loop, "_finish_epoch", remember)
+    result = train(settings(shapes, tmp_path), QUIET)
+    assert result.metrics["best_epoch"] == 2
+    tensors = read_artifact(result.artifact).tensors
+    assert all(torch.equal(tensors[name], states[1][name]) for name in tensors)
+    assert not torch.equal(tensors["prompt.tokens"], states[2]["prompt.tokens"])
+
+
+def test_early_stop_counts_validations_without_a_better_one(shapes: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("vpt.run._measure", lambda *_: {"loss": 0.0, "accuracy": 0.5})
+    result = train(settings(shapes, tmp_path, "train.epochs=9", "train.patience=2"), QUIET)
+    assert result.metrics["epochs"] == 3
+    assert result.metrics["best_epoch"] == 1
+
+
+@pytest.fixture(scope="module")
+def whole(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing interrupted: 3 epochs of 5 steps."""
+    return train(settings(shapes, tmp_path_factory.mktemp("whole")), QUIET).folder
+
+
+class TestResume:
+    @pytest.mark.parametrize("step", [0, 1, 4, 5, 7, 10, 14])
+    @pytest.mark.parametrize("minutes", ["0", "100"])
+    def test_a_killed_run_ends_bit_identical(
+        self, whole: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, minutes: str
+    ):
+        """Saving after every step and only at epoch ends, killed before, at and after the ends of epochs."""
+        with monkeypatch.context() as patched, pytest.raises(Killed):
+            kill_at(step, patched)
+            train(settings(shapes, tmp_path, f"train.checkpoint_minutes={minutes}"), QUIET)
+        result = resume(tmp_path / "run", console=QUIET)
+        assert result.artifact.read_bytes() == (whole / "artifact.safetensors").read_bytes()
+        assert rows(result.folder) == rows(whole)
+        assert (result.folder / "metrics.json").read_bytes() == (whole / "metrics.json").read_bytes()
+
+    def test_killed_again_and_again(self, whole: Path, shapes: Path, tmp_path: Path, monkeypatch):
+        with monkeypatch.context() as patched, pytest.raises(Killed):
+            kill_at(2, patched)
+            train(settings(shapes, tmp_path, "train.checkpoint_minutes=0"), QUIET)
+        for step in (3, 6, 9, 13):
+            with monkeypatch.context() as patched, pytest.raises(Killed):
+                kill_at(step, patched)
+                resume(tmp_path / "run", console=QUIET)
+        result = resume(tmp_path / "run", console=QUIET)
+        assert result.artifact.read_bytes() == (whole / "artifact.safetensors").read_bytes()
+        assert rows(result.folder) == rows(whole)
+
+    @pytest.mark.parametrize("words", [["data.workers=2"], ["data.cache=true"], ["data.workers=2", "data.cache=true"]])
+    def test_workers_and_cache_change_nothing(self, whole: Path, shapes: Path, tmp_path: Path, words: list[str]):
+        result = train(settings(shapes, tmp_path, *words), QUIET)
+        assert result.artifact.read_bytes() == (whole / "artifact.safetensors").read_bytes()
+
+    def test_the_seed_changes_something(self, whole: Path, shapes: Path, tmp_path: Path):
+        result = train(settings(shapes, tmp_path, "train.seed=1"), QUIET)
+        one, other = read_artifact(result.artifact).tensors, read_artifact(whole).tensors
+        assert not torch.equal(one["prompt.tokens"], other["prompt.tokens"])
+
+    def test_a_finished_run_is_only_concluded_again(self, whole: Path):
+        before = (whole / "artifact.safetensors").read_bytes()
+        resume(whole, console=QUIET)
+        assert (whole / "artifact.safetensors").read_bytes() == before
+
+    def test_changed_settings_or_data_are_refused(self, whole: Path, shapes: Path):
+        with pytest.raises(UserError, match="the settings changed since"):
+            resume(whole, ["train.epochs=9"], QUIET)
+        extra = shapes / "train" / "square" / "extra.png"
+        extra.write_bytes((shapes / "train" / "square" / "0.png").read_bytes())
+        try:
+            with pytest.raises(UserError, match="the data changed since"):
+                resume(whole, console=QUIET)
+        finally:
+            extra.unlink()
+
+    def test_a_damaged_checkpoint_is_refused(self, shapes: Path, tmp_path: Path, monkeypatch):
+        with monkeypatch.context() as patched, pytest.raises(Killed):
+            kill_at(7, patched)
+            train(settings(shapes, tmp_path), QUIET)
+        checkpoint = tmp_path / "run" / "checkpoint.safetensors"
+        checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+        with pytest.raises(UserError, match="is damaged"):
+            resume(tmp_path / "run", console=QUIET)
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["prompt=none", "tuning=full", "train.optimizer=sgd"],
+            ["prompt=none", "data.augment=none"],
+            ["train.accumulate=2", "prompt.project=8", "head=mlp"],
+            ["prompt.init=sample"],
+        ],
+    )
+    def test_every_kind_of_run_resumes(self, shapes: Path, tmp_path: Path, monkeypatch, words: list[str]):
+        whole = train(settings(shapes, tmp_path / "whole", *words), QUIET)
+        with monkeypatch.context() as patched, pytest.raises(Killed):
+            kill_at(8, patched)
+            train(settings(shapes, tmp_path / "cut", *words, "train.checkpoint_minutes=0"), QUIET)
+        result = resume(tmp_path / "cut" / "run", console=QUIET)
+        assert result.artifact.read_bytes() == whole.artifact.read_bytes()
+
+
+@pytest.mark.slow
+def test_sigkill_at_any_moment(tmp_path: Path):
+    """Real processes, really killed: at start-up, inside epochs, and while files are written."""
+    words = ["backbone=vpt_nano", "prompt.tokens=2", "train.epochs=2", "train.batch_size=64", "data.augment=none"]
+    words += ["name=run", "data.shots=20", "train.checkpoint_minutes=0"]
+    command = [sys.executable, "-m", "vpt.cli", "train"]
+
+    def start(*more: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([*command, *more], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    assert start(*words, f"out={tmp_path}/whole").wait() == 0
+    process = start(*words, f"out={tmp_path}/cut")
+    checkpoint = tmp_path / "cut" / "run" / "checkpoint.safetensors"
+    for changes in (2, 5, 9):
+        seen, last = 0, None
+        while seen < changes and process.poll() is None:
+            stamp = checkpoint.stat().st_mtime_ns if checkpoint.exists() else None
+            seen, last = seen + (stamp != last), stamp
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() in (-signal.SIGKILL, 0)
+        process = start(f"resume={tmp_path}/cut/run")
+    assert process.wait() == 0
+    one, other = (tmp_path / name / "run" / "artifact.safetensors" for name in ("whole", "cut"))
+    assert one.read_bytes() == other.read_bytes()
+    assert rows(one.parent) == rows(other.parent)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state(shapes: Path, tmp_path: Path, monkeypatch):
+    usual = loop._step
+
+    def poisoned(state, *args):
+        if state.progress.step == 7:
+            with torch.no_grad():
+                next(state.model.head.parameters()).fill_(float("nan"))
+        return usual(state, *args)
+
+    monkeypatch.setattr(loop, "_step", poisoned)
+    with pytest.raises(UserError, match=r"became nan at step 8 \(learning rates: prompt .*images: "):
+        train(settings(shapes, tmp_path), QUIET)
+    monkeypatch.undo()
+    assert resume(tmp_path / "run", console=QUIET).metrics["epochs"] == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["data=/nowhere"], "/nowhere"),
+        (["backbone=vit_tiny_patch16_225"], "did you mean"),
+        (["backbone.image_size=30"], "use 24 or 32"),
+        (["train.device=cuda:7"], "is not on this machine"),
+        (["train.precision=fp16", "train.device=cpu"], "needs a CUDA device"),
+        (["train.class_weights=[1,2]"], "3 classes need 3"),
+        (["data.augment=strnog"], "strong"),
+    ],
+)
+def test_mistakes_are_told_before_training(shapes: Path, tmp_path: Path, monkeypatch, words: list[str], sentence: str):
+    monkeypatch.setattr(loop, "_step", lambda *_: pytest.fail("training started"))
+    with pytest.raises(UserError) as caught:
+        train(settings(shapes, tmp_path, *words), QUIET)
+    assert sentence in str(caught.value)
+
+
+def test_a_named_run_is_never_overwritten(shapes: Path, tmp_path: Path):
+    folder = train(settings(shapes, tmp_path, "train.epochs=1"), QUIET).folder
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    with pytest.raises(UserError, match=r"exists and is not overwritten.*resume="):
+        train(settings(shapes, tmp_path, "train.epochs=1"), QUIET)
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_no_space_left_is_one_sentence_and_loses_nothing(shapes: Path, tmp_path: Path, monkeypatch):
+    usual = os.fsync
+    left = [4]
+
+    def filling(handle: int) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(28, "No space left on device")
+        usual(handle)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", filling)
+        with pytest.raises(UserError, match="No space left on device; free some space"):
+            train(settings(shapes, tmp_path), QUIET)
+    assert resume(tmp_path / "run", console=QUIET).metrics["epochs"] == 3
+
+
+def test_features_computed_once_give_the_same_head(shapes: Path, tmp_path: Path, monkeypatch):
+    """The linear probe's shortcut against the plain way."""
+    words = ["prompt=none", "data.augment=none", "prompt.kind=none"]
+    fast = train(settings(shapes, tmp_path / "fast", *words), QUIET)
+    monkeypatch.setattr("vpt.run.FrozenTuning", type("Nothing", (), {}))
+    slow = train(settings(shapes, tmp_path / "slow", *words), QUIET)
+    one, other = read_artifact(fast.artifact).tensors, read_artifact(slow.artifact).tensors
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], atol=1e-6, rtol=1e-5)
+
+
+def test_compare_trains_the_other_prompts_beside(shapes: Path, tmp_path: Path):
+    result = train(settings(shapes, tmp_path, "compare=[none, shallow]", "train.epochs=1"), QUIET)
+    assert read_artifact(result.folder).config.prompt.kind == "deep"
+    assert read_artifact(result.folder / "compare-none").config.prompt.kind == "none"
+    assert read_artifact(result.folder / "compare-shallow").config.prompt.tokens == 4
+
+
+def test_several_labels(shapes: Path, tmp_path: Path):
+    lines = ["path,label,split"]
+    for split in ("train", "val", "test"):
+        for name, labels in {"lying": "bar|flat", "standing": "bar|tall", "square": "compact"}.items():
+            lines += [f"{file},{labels},{split}" for file in sorted((shapes / split / name).iterdir())]
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(lines))
+    words = ["train.epochs=20", "data.augment=none", "tuning=full", "train.optimizer.lr=0.003"]
+    result = train(settings(table, tmp_path, *words, "train.class_weights=balanced"), QUIET)
+    assert read_artifact(result.artifact).classes == ("bar", "compact", "flat", "tall")
+    assert result.metrics["test"]["map"] > 0.7  # chance is about 0.5
+
+
+def test_evaluating_other_data_takes_its_classes_by_name(shapes: Path, tmp_path: Path):
+    result = train(settings(shapes, tmp_path, "train.epochs=1"), QUIET)
+    part = tmp_path / "part"
+    part.mkdir()
+    for name in ("square", "standing"):
+        (part / name).symlink_to(shapes / "test" / name)
+    measured = evaluate(result.artifact, "val", [f"data.path={part}", "data.val_fraction=0.5"], QUIET)
+    whole = evaluate(result.artifact, "test", console=QUIET)
+    recall = {row["class"]: row["recall"] for row in measured["per_class"]}
+    assert measured["confusion"][0] == [0, 0, 0]
+    assert set(recall) == {row["class"] for row in whole["per_class"]}
+
+
+def test_a_resumed_log_has_no_row_twice(tmp_path: Path):
+    with RunLog(tmp_path) as log:
+        for step in range(1, 6):
+            log.row("step", step=step, loss=1.0 / step)
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"kind": "step", "st')  # torn by a kill
+    with RunLog(tmp_path, resume_step=3) as log:
+        log.row("step", step=4, loss=0.25)
+    assert [row["step"] for row in read_rows(tmp_path)] == [1, 2, 3, 4]
