@@ -22,7 +22,7 @@ def curves_png(rows: Sequence[Mapping[str, Any]], path: Path, metric: str) -> Pa
     _line(left, rows, "train_loss", "training", BLUE)
     _line(left, rows, "val_loss", "validation", ORANGE)
     left.set_title("loss")
-    _line(right, rows, "train_accuracy", "training (augmented)", BLUE)
+    _line(right, rows, "train_accuracy", "training", BLUE)
     _line(right, rows, f"val_{metric}", "validation", ORANGE)
     right.set_title("mean average precision" if metric == "map" else metric)
     scored = [row for row in rows if f"val_{metric}" in row]

@@ -14,7 +14,7 @@ import yaml
 from vpt import metrics as scores
 from vpt import plots
 from vpt.artifact import load_model, read_artifact, save_artifact
-from vpt.backbones.loading import load_backbone
+from vpt.backbones.loading import check_backbone, load_backbone
 from vpt.budget import estimate
 from vpt.config import DeepPrompt, FrozenTuning, NoPrompt, RunConfig, ShallowPrompt, load_config, read_yaml
 from vpt.console import Console
@@ -140,6 +140,7 @@ def evaluate(
 def _prepare(config: RunConfig, console: Console) -> _Setting:
     device = pick_device(config.train.device)
     precision = pick_precision(config.train.precision, device)
+    check_backbone(config.backbone)
     data = load_data(config.data)
     for note in data.notes:
         console.say(note)

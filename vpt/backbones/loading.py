@@ -36,6 +36,7 @@ def load_backbone(config: BackboneConfig) -> Backbone:
     >>> load_backbone(BackboneConfig(name="vit_tiny_patch16_224", pretrained=False, image_size=32)).preprocess.size
     32
     """
+    check_backbone(config)
     if config.name.startswith(OPEN_CLIP):
         net, preprocess = _open_clip(config)
         library = "open_clip"
@@ -48,6 +49,35 @@ def load_backbone(config: BackboneConfig) -> Backbone:
     net.requires_grad_(False)
     net.eval()
     return Backbone(net, library, config.name, preprocess, fingerprint(net.state_dict()))
+
+
+def check_backbone(config: BackboneConfig) -> None:
+    """What can be told of a backbone's settings without building it.
+
+    Raises:
+        UserError: a name that does not exist, a weight file that is not there, a library that is not installed.
+
+    >>> check_backbone(BackboneConfig(name="vit_tiny_patch16_223"))
+    Traceback (most recent call last):
+    ...
+    vpt.errors.UserError: ...; did you mean 'vit_tiny_patch16_224'?; list names with: vpt backbones
+    """
+    if config.weights is not None and not config.weights.is_file():
+        raise UserError(f"backbone.weights={config.weights}: there is no such file")
+    if config.name.startswith(OPEN_CLIP):
+        try:
+            import open_clip
+        except ImportError:
+            raise UserError(f"backbone {config.name} needs open_clip: pip install 'vpt[clip]'") from None
+        name = config.name.removeprefix(OPEN_CLIP)
+        if not name.startswith(("hf-hub:", "local-dir:")) and name.replace("/", "-") not in open_clip.list_models():
+            raise UserError(f"open_clip has no model {name}{nearest(name, open_clip.list_models())}")
+    elif config.name not in EMBEDDED and not timm.is_model(config.name.split(".")[0]):
+        known = [*timm.list_models(), *EMBEDDED]
+        raise UserError(
+            f"backbone {config.name} does not exist in timm {timm.__version__}"
+            f"{nearest(config.name.split('.')[0], known)}; list names with: vpt backbones"
+        )
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:
@@ -72,10 +102,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a local .safetensors, .pth, .pt or .bin file without unpickling code; wrappers are opened.
 
     Raises:
-        UserError: a file that is missing, damaged or holds no weights.
+        UserError: a file that is damaged or holds no weights.
     """
-    if not path.is_file():
-        raise UserError(f"backbone.weights={path}: there is no such file")
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
@@ -117,12 +145,6 @@ def _load_strictly(net: nn.Module, state: Mapping[str, Tensor], config: Backbone
 
 
 def _timm(config: BackboneConfig) -> tuple[nn.Module, Preprocess]:
-    if not timm.is_model(config.name.split(".")[0]):
-        known = [*timm.list_models(), *EMBEDDED]
-        raise UserError(
-            f"backbone {config.name} does not exist in timm {timm.__version__}"
-            f"{nearest(config.name.split('.')[0], known)}; list names with: vpt backbones"
-        )
     wants_download = config.pretrained is not False and config.weights is None
     if wants_download and not timm.is_model_pretrained(config.name):
         raise UserError(
@@ -187,13 +209,9 @@ def _try_resize(net: Any, size: int, config: BackboneConfig) -> None:
 
 
 def _open_clip(config: BackboneConfig) -> tuple[nn.Module, Preprocess]:
-    try:
-        import open_clip
-    except ImportError:
-        raise UserError(f"backbone {config.name} needs open_clip: pip install 'vpt[clip]'") from None
+    import open_clip
+
     name = config.name.removeprefix(OPEN_CLIP)
-    if not name.startswith(("hf-hub:", "local-dir:")) and name.replace("/", "-") not in open_clip.list_models():
-        raise UserError(f"open_clip has no model {name}{nearest(name, open_clip.list_models())}")
     tag = config.pretrained if isinstance(config.pretrained, str) else None
     tags = open_clip.list_pretrained_tags_by_model(name)
     if config.pretrained is True and config.weights is None:
