@@ -1,7 +1,7 @@
 """Writes the README's tables from benchmarks/results/*.json; no number in them is typed by hand.
 
-    python benchmarks/tables.py          # rewrite README.md
-    python benchmarks/tables.py --check  # exit 1 if it is out of date
+python benchmarks/tables.py          # rewrite README.md
+python benchmarks/tables.py --check  # exit 1 if it is out of date
 """
 
 from __future__ import annotations
@@ -104,7 +104,12 @@ def search() -> str:
 def quickstart() -> str:
     found = read("quickstart")
     body = [
-        [row["method"], f"{100 * row['accuracy']:.1f}%", f"{row['learning']:,}", f"{row['artifact_bytes'] / 1e6:.2f} MB"]
+        [
+            row["method"],
+            f"{100 * row['accuracy']:.1f}%",
+            f"{row['learning']:,}",
+            f"{row['artifact_bytes'] / 1e6:.2f} MB",
+        ]
         for row in found["rows"]
     ]
     return rows(["method", "test accuracy", "parameters that learn", "artifact"], body)

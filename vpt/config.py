@@ -156,7 +156,7 @@ class DataConfig(Section):
     shots: int | None = Field(None, ge=1, description="training images per class (k-shot)")
     split_seed: int = Field(0, ge=0)
     separator: str = Field("|", min_length=1, description="between several labels in a CSV cell")
-    augment: str = Field("standard", description="none, light, standard, strong, or an albumentations YAML file")
+    augment: str = Field("light", description="none, light, standard, strong, or an albumentations YAML file")
     resize: Literal["crop", "squash", "pad"] = Field("crop", description="how a photo becomes a square")
     crop_pct: float | None = Field(
         None, gt=0, le=1, description="share kept by the centre crop; default: the backbone's"
@@ -199,7 +199,7 @@ class AdamWConfig(_ByRole):
     """AdamW (Loshchilov and Hutter 2019)."""
 
     kind: Literal["adamw"] = "adamw"
-    lr: PerRole = PerRole(prompt=5e-3, head=1e-3, bias=1e-3, lora=1e-3, backbone=5e-5)
+    lr: PerRole = PerRole(prompt=5e-3, head=1e-2, bias=1e-3, lora=1e-3, backbone=5e-5)
     weight_decay: PerRole = PerRole(prompt=0.0, head=1e-2, bias=0.0, lora=0.0, backbone=1e-2)
     betas: tuple[float, float] = (0.9, 0.999)
 

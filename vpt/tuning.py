@@ -20,7 +20,7 @@ def apply_tuning(tuning: Tuning, backbone: Backbone) -> Backbone:
     >>> backbone = load_backbone(BackboneConfig(name="vit_tiny_patch16_224", pretrained=False))
     >>> backbone = apply_tuning(BiasTuning(), backbone)
     >>> sum(p.numel() for p in backbone.parameters() if p.requires_grad)
-    20928
+    25728
     """
     net = backbone.net
     if isinstance(tuning, FrozenTuning):
