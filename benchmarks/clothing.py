@@ -3,16 +3,17 @@
     python benchmarks/clothing.py search --data ../shared/data/clothing --weights ../shared/weights/FILE
     python benchmarks/clothing.py final  --data ../shared/data/clothing --weights ../shared/weights/FILE
 
-`search` is how the default learning rates were chosen: small images, 30 a class, every setting the same number of
-epochs, ranked by validation accuracy. `final` trains with the defaults on the whole
-training split and measures the test split once. Both write JSON to benchmarks/results; runs already there are skipped.
+`search` is how the defaults were chosen: small images, 100 a class, one question after the other, ranked by validation
+accuracy; the test split is never looked at. `final` trains with the defaults on the whole training split and measures
+the test split once. Both write JSON to benchmarks/results, `final` keeps each run's log there too; runs that are
+already finished are only read.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,32 @@ from vpt.run import resume, train
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
-# name -> settings. Each method gets as many settings as the next.
-SEARCH = {
-    "deep": [f"train.optimizer.lr.prompt={rate}" for rate in (1e-3, 2.5e-3, 5e-3, 1e-2, 2e-2)],
-    "head": [f"train.optimizer.lr.head={rate}" for rate in (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)],
+RATE = "train.optimizer.lr"
+# question -> what is held fixed, and the settings that are compared.
+SEARCH: dict[str, tuple[list[str], list[list[str]]]] = {
+    "rates of prompt and head": (
+        ["prompt=deep"],
+        [[f"{RATE}.prompt={p}", f"{RATE}.head={h}"] for h in (1e-3, 1e-2) for p in (1e-3, 2.5e-3, 5e-3, 1e-2)],
+    ),
+    "augmentation": (["prompt=deep"], [[f"data.augment={name}"] for name in ("none", "light", "standard", "strong")]),
+    "epochs": (["prompt=deep"], [[f"train.epochs={count}"] for count in (5, 10, 20, 40)]),
+    "tokens": (["prompt=deep"], [[f"prompt.tokens={count}"] for count in (1, 5, 10, 50)]),
+    "start of the prompts": (["prompt=deep"], [[f"prompt.init={init}"] for init in ("uniform", "sample")]),
+    "rate of a head alone": (
+        ["prompt=none", "data.augment=none", "train.epochs=60"],
+        [[f"{RATE}.head={rate}"] for rate in (1e-3, 3e-3, 1e-2, 3e-2)],
+    ),
+    "rate of biases": (["prompt=none", "tuning=bias"], [[f"{RATE}.bias={rate}"] for rate in (3e-4, 1e-3, 3e-3)]),
+    "rate of lora": (["prompt=none", "tuning=lora"], [[f"{RATE}.lora={rate}"] for rate in (3e-4, 1e-3, 3e-3)]),
+    "rate of a whole backbone": (
+        ["prompt=none", "tuning=full"],
+        [[f"{RATE}.backbone={rate}"] for rate in (1e-5, 3e-5, 1e-4)],
+    ),
 }
+SMALL = ["backbone.image_size=112", "data.shots=100", "train.epochs=10", "train.eval_every=100"]
+
 METHODS = {
     "linear probe": ["prompt=none", "data.augment=none", "train.epochs=60"],
-    "linear probe, augmented": ["prompt=none"],
     "shallow": ["prompt=shallow"],
     "deep": ["prompt=deep"],
     "bias": ["prompt=none", "tuning=bias"],
@@ -46,58 +65,69 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--weights", required=True)
     parser.add_argument("--runs", type=Path, default=Path("runs/clothing"))
-    parser.add_argument("--methods", nargs="+", default=None)
+    parser.add_argument("--only", nargs="+", default=None, help="questions or methods")
     parser.add_argument("settings", nargs="*", help="key=value words for every run")
     options = parser.parse_intermixed_args()
-    base = [f"data={options.data}", "backbone=vit_small_patch16_224", f"backbone.weights={options.weights}"]
-    base += [f"out={options.runs}", "data.cache=true", *options.settings]
-    (search if options.what == "search" else final)(base, options)
+    place = [f"data={options.data}", f"backbone.weights={options.weights}", f"out={options.runs}"]
+    place += ["data.cache=true"]
+    shared = ["backbone=vit_small_patch16_224", *options.settings]
+    if options.what == "search":
+        search([*SMALL, *shared], place, options)
+    else:
+        final(shared, place, options)
 
 
-def search(base: list[str], options: argparse.Namespace) -> None:
-    """Rank settings by validation accuracy on small images."""
-    small = [*base, "backbone.image_size=112", "data.shots=30", "train.epochs=8", "train.eval_every=8"]
-    rows: list[dict[str, Any]] = []
-    for name in options.methods or SEARCH:
-        method = ["prompt=none", "data.augment=none", "train.epochs=40"] if name == "head" else ["prompt=deep"]
-        for setting in SEARCH[name]:
-            found = run([*small, *method, setting], options.runs, f"search-{name}-{setting.rsplit('=', 1)[1]}")
-            rows.append({"method": name, "setting": setting, **found})
-            print(name, setting, found["val"]["accuracy"], flush=True)
-            write_json(RESULTS / "clothing-search.json", {"settings": small, "rows": rows})
+def search(shared: list[str], place: list[str], options: argparse.Namespace) -> None:
+    """Answer the questions in turn; each is asked with the defaults that the package has now."""
+    out = RESULTS / "clothing-search.json"
+    rows = _stored(out)
+    for number, (question, (fixed, settings)) in enumerate(SEARCH.items()):
+        if options.only and question not in options.only:
+            continue
+        rows = [row for row in rows if row["question"] != question]
+        for setting in settings:
+            name = f"search-{number}-" + "-".join(word.rsplit(".", 1)[1].replace("=", "-") for word in setting)
+            found = run([*place, *shared, *fixed, *setting], options.runs / name)
+            rows.append({"question": question, "fixed": fixed, "setting": setting, **found, "test": None})
+            print(question, setting, found["val"]["accuracy"], found["val"]["loss"], flush=True)
+            write_json(out, {"settings": shared, "rows": rows})
 
 
-def final(base: list[str], options: argparse.Namespace) -> None:
+def final(shared: list[str], place: list[str], options: argparse.Namespace) -> None:
     """Every method once on all data; the test split is measured with the weights that validation chose."""
     out = RESULTS / "clothing.json"
-    rows: dict[str, Any] = json.loads(out.read_text())["rows"] if out.exists() else {}
-    for name in options.methods or METHODS:
-        found = run([*base, *METHODS[name]], options.runs, f"final-{name.replace(' ', '-').replace(',', '')}")
-        rows[name] = found
-        print(name, found["test"]["accuracy"], flush=True)
-        shown = [word for word in base if not word.startswith(("data=", "backbone.weights=", "out="))]
-        write_json(out, {"settings": shown, "rows": rows})
+    rows = _stored(out)
+    for method, words in METHODS.items():
+        if options.only and method not in options.only:
+            continue
+        folder = options.runs / f"final-{method.replace(' ', '-')}"
+        found = run([*place, *shared, *words], folder)
+        rows = [row for row in rows if row["method"] != method] + [{"method": method, "words": words, **found}]
+        rows.sort(key=lambda row: list(METHODS).index(row["method"]))
+        print(method, found["test"]["accuracy"], flush=True)
+        write_json(out, {"settings": shared, "rows": rows})
+        logs = RESULTS / "clothing-logs"
+        logs.mkdir(exist_ok=True)
+        shutil.copyfile(folder / "log.jsonl", logs / f"{folder.name}.jsonl")
 
 
-def run(words: list[str], runs: Path, name: str) -> dict[str, Any]:
+def _stored(out: Path) -> list[dict[str, Any]]:
+    return json.loads(out.read_text())["rows"] if out.exists() else []
+
+
+def run(words: list[str], folder: Path) -> dict[str, Any]:
     """Train, or resume, or only read a run; what it measured."""
-    folder = runs / name
-    started = time.monotonic()
     if not (folder / "metrics.json").is_file():
         if (folder / "checkpoint.safetensors").is_file():
             resume(folder, console=Console())
         else:
-            train(load_config(overrides=[*words, f"name={name}"]), Console())
+            train(load_config(overrides=[*words, f"name={folder.name}"]), Console())
     metrics = json.loads((folder / "metrics.json").read_text())
     kept = ("accuracy", "balanced_accuracy", "macro_f1", "loss")
     return {
         "val": {key: metrics["val"][key] for key in kept},
-        "test": {key: metrics["test"][key] for key in kept} if "test" in metrics else None,
-        "parameters": metrics["parameters"],
-        "artifact_bytes": metrics["artifact_bytes"],
-        "best_epoch": metrics["best_epoch"],
-        "epochs": metrics["epochs"],
-        "seconds": time.monotonic() - started,
+        "test": {key: metrics["test"][key] for key in kept},
+        **{key: metrics[key] for key in ("parameters", "artifact_bytes", "best_epoch", "epochs", "seconds")},
     }
 
 

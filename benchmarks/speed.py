@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["vit_small_patch16_224", "vit_base_patch16_224"])
     parser.add_argument("--tokens", nargs="+", type=int, default=[50, 100])
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch", nargs="+", type=int, default=[8, 32], help="32 is the default of vpt train")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
@@ -50,9 +50,10 @@ def main() -> None:
     options = parser.parse_args()
     device = pick_device(options.device)
     cases = [
-        measure(name, tokens, options.batch, options.rounds, device, options.precision)
+        measure(name, tokens, batch, options.rounds, device, options.precision)
         for name in options.models
         for tokens in options.tokens
+        for batch in options.batch
     ]
     result = {"machine": machine(device), "precision": options.precision, "cases": cases}
     out = options.out or ROOT / "benchmarks" / "results" / f"speed-{device.type}.json"
@@ -114,7 +115,7 @@ def measure(name: str, tokens: int, batch: int, rounds: int, device: torch.devic
     found["inference_over_plain"] = infer_["vpt"]["seconds"] / infer_["plain backbone"]["seconds"]
     found["concatenation_over_plain"] = infer_["concatenation"]["seconds"] / infer_["plain backbone"]["seconds"]
     print(
-        f"{name}, {tokens} tokens: training {found['training_speedup']:.2f}x as fast as concatenation, "
+        f"{name}, {tokens} tokens, batch {batch}: training {found['training_speedup']:.2f}x as fast as concatenation, "
         f"inference {found['inference_over_plain']:.3f}x of the plain backbone "
         f"(concatenation {found['concatenation_over_plain']:.3f}x)",
         flush=True,

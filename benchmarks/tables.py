@@ -57,6 +57,7 @@ def speed() -> str:
         [
             case["model"],
             str(case["tokens"]),
+            str(case["batch"]),
             f"{case['training_speedup']:.2f}x",
             f"{case['training_memory_ratio']:.2f}x",
             f"{case['inference_over_plain']:.3f}x",
@@ -67,10 +68,18 @@ def speed() -> str:
     machine = found["machine"]
     caption = (
         f"Measured on {machine['device']}, {machine['threads']} threads, torch {machine['torch']}, "
-        f"{found['precision']}, batch {found['cases'][0]['batch']}, 224 px, medians of "
+        f"{found['precision']}, 224 px, medians of "
         f"{found['cases'][0]['rounds']} alternating rounds (`benchmarks/speed.py`)."
     )
-    header = ["model", "deep tokens", "training speed", "training memory", "inference time", "its concatenation"]
+    header = [
+        "model",
+        "deep tokens",
+        "batch",
+        "training speed",
+        "training memory",
+        "inference time",
+        "its concatenation",
+    ]
     return f"{rows(header, body)}\n\n{caption}"
 
 
@@ -78,27 +87,33 @@ def clothing() -> str:
     found = read("clothing")
     body = [
         [
-            name,
+            row["method"],
             f"{100 * row['test']['accuracy']:.1f}%",
             f"{100 * row['val']['accuracy']:.1f}%",
             f"{row['parameters']['learning']:,}",
             f"{row['artifact_bytes'] / 1e6:.2f} MB",
             str(row["epochs"]),
+            f"{row['seconds'] / 60:.0f} min",
         ]
-        for name, row in found["rows"].items()
+        for row in found["rows"]
     ]
     settings = " ".join(f"`{word}`" for word in found["settings"])
-    header = ["method", "test accuracy", "validation", "parameters that learn", "artifact", "epochs"]
+    header = ["method", "test accuracy", "validation", "parameters that learn", "artifact", "epochs", "time"]
     return f"{rows(header, body)}\n\nSettings beside the defaults: {settings}."
 
 
 def search() -> str:
     found = read("clothing-search")
     body = [
-        [row["method"], row["setting"].removeprefix("train.optimizer."), f"{100 * row['val']['accuracy']:.1f}%"]
+        [
+            row["question"],
+            " ".join(f"`{word.removeprefix('train.optimizer.')}`" for word in row["setting"]),
+            f"{100 * row['val']['accuracy']:.1f}%",
+            f"{row['val']['loss']:.3f}",
+        ]
         for row in found["rows"]
     ]
-    return rows(["what learns", "setting", "validation accuracy"], body)
+    return rows(["question", "setting", "validation accuracy", "validation loss"], body)
 
 
 def quickstart() -> str:

@@ -219,7 +219,7 @@ Optimizer = Annotated[AdamWConfig | SgdConfig, Field(discriminator="kind"), _sho
 class TrainConfig(Section):
     """How the learnable part is trained."""
 
-    epochs: int = Field(20, ge=1)
+    epochs: int | None = Field(None, ge=1, description="default: enough for 1,000 steps, at least 10, at most 100")
     batch_size: int = Field(32, ge=1, description="images per optimiser step, all accumulation passes together")
     accumulate: int = Field(1, ge=1, description="passes a step is split into, to save memory")
     optimizer: Optimizer = AdamWConfig()

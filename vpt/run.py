@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +36,7 @@ from vpt.training.features import FeatureLoader
 from vpt.training.loop import Batches, Forward, collect, fit, inference
 from vpt.training.loss import build_loss, class_weights
 from vpt.training.optim import build_optimizer
+from vpt.training.schedule import default_epochs
 
 # Settings that change how a run is computed but not what comes out; a resumed run may change them.
 FREE_AT_RESUME = {"data": {"workers", "cache", "root"}, "train": {"device", "checkpoint_minutes"}}
@@ -73,6 +74,7 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
     console = console or Console()
     folder = _run_folder(config)
     setting = _prepare(config, console)
+    config = setting.config
     result = _train_one(setting, folder, fresh=True)
     others = [
         _train_one(replace(setting, config=_with_prompt(config, kind)), _sibling(folder, kind), fresh=True)
@@ -95,6 +97,7 @@ def resume(run: str | Path, overrides: Sequence[str] = (), console: Console | No
         raise UserError(f"{folder} is not a run folder; it has no config.yaml")
     config = load_config(base=read_yaml(folder / "config.yaml"), overrides=overrides)
     setting = _prepare(config, console)
+    config = setting.config
     result = _train_one(setting, folder, fresh=False)
     others = []
     for kind in config.compare:
@@ -146,6 +149,9 @@ def _prepare(config: RunConfig, console: Console) -> _Setting:
         console.say(note)
     data = _checked(data, config, console)
     console.say(f"data: {config.data.path}: {data.summary()}")
+    if config.train.epochs is None:
+        epochs = default_epochs(math.ceil(len(data.train) / config.train.batch_size))
+        config = config.model_copy(update={"train": config.train.model_copy(update={"epochs": epochs})})
     caches = {}
     if config.data.cache:
         caches = {s: ImageCache(data.split(s), config.data.max_pixels) for s in SPLITS if data.split(s)}
@@ -205,10 +211,9 @@ def _train_one(setting: _Setting, folder: Path, fresh: bool) -> TrainResult:
         console.attach(log)
         try:
             _introduce(setting, model, folder)
-            started = time.monotonic()
             with torch.random.fork_rng():
                 _fit(state, setting, log, lambda: save_checkpoint(checkpoint, state, identity))
-            return _conclude(state, setting, folder, time.monotonic() - started, log)
+            return _conclude(state, setting, folder, log)
         finally:
             console.attach(None)
 
@@ -341,7 +346,7 @@ def _introduce(setting: _Setting, model: PromptedModel, folder: Path) -> None:
     console.say(f"run folder: {folder}")
 
 
-def _conclude(state: TrainState, setting: _Setting, folder: Path, seconds: float, log: RunLog) -> TrainResult:
+def _conclude(state: TrainState, setting: _Setting, folder: Path, log: RunLog) -> TrainResult:
     config, data, model, console = setting.config, setting.data, state.model, setting.console
     if state.best is not None:
         model.load_owned({name: value.to(setting.device) for name, value in state.best.items()})
@@ -358,6 +363,7 @@ def _conclude(state: TrainState, setting: _Setting, folder: Path, seconds: float
     summary = {
         "best_epoch": state.progress.best_epoch,
         "epochs": state.progress.epoch,
+        "seconds": round(state.progress.seconds, 3),
         "parameters": {"learning": learning, "total": sum(p.numel() for p in model.parameters())},
         "backbone": model.backbone.name,
         "prompt": config.prompt.kind,
@@ -381,7 +387,9 @@ def _conclude(state: TrainState, setting: _Setting, folder: Path, seconds: float
     log.row("end", step=state.progress.step, **slim)
     for split, found in slim.items():
         console.say(f"{split}: {metric} {found[metric]:.4f}, loss {found['loss']:.4f}")
-    console.say(f"artifact: {artifact} ({summary['artifact_bytes'] / 1e6:.2f} MB), trained in {seconds:.0f} s")
+    console.say(
+        f"artifact: {artifact} ({summary['artifact_bytes'] / 1e6:.2f} MB), trained in {state.progress.seconds:.0f} s"
+    )
     return TrainResult(folder, artifact, summary)
 
 

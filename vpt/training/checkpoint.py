@@ -33,6 +33,7 @@ class Progress:
     stale: int = 0  # validations since the best one
     history: list[dict[str, Any]] = field(default_factory=list)  # a row for each finished epoch
     finished: bool = False
+    seconds: float = 0.0  # of training and validation so far, interruptions left out
 
 
 @dataclass

@@ -60,9 +60,19 @@ def fit(
     Raises:
         UserError: a loss that is not finite.
     """
+    assert config.epochs is not None
     progress = state.progress
     total = len(train) * config.epochs
-    saved_at = time.monotonic()
+    saved_at = clock = time.monotonic()
+
+    def keep() -> None:
+        nonlocal saved_at, clock
+        now = time.monotonic()
+        progress.seconds += now - clock
+        clock = now
+        save()
+        saved_at = time.monotonic()
+
     while progress.epoch < config.epochs and not progress.finished:
         state.model.train()
         started = time.monotonic()
@@ -82,11 +92,9 @@ def fit(
                 log.row("step", step=progress.step, epoch=progress.epoch + 1, loss=loss, lr_share=share)
                 bar.advance(1, images=count, loss=progress.loss_sum / progress.seen)
                 if time.monotonic() - saved_at > config.checkpoint_minutes * 60 and progress.batch < len(train):
-                    save()
-                    saved_at = time.monotonic()
+                    keep()
         _finish_epoch(state, validate, metric, config, time.monotonic() - started, log, console)
-        save()
-        saved_at = time.monotonic()
+        keep()
 
 
 def _step(

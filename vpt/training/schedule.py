@@ -5,6 +5,15 @@ from __future__ import annotations
 import math
 
 
+def default_epochs(batches: int) -> int:
+    """Epochs when none are asked for: a small data set is seen more often than a large one.
+
+    >>> default_epochs(4), default_epochs(40), default_epochs(2000)
+    (100, 25, 10)
+    """
+    return min(100, max(10, round(1000 / batches)))
+
+
 def factor(step: int, total: int, warmup: float) -> float:
     """Share of the full learning rate at `step` of `total`: a linear rise, then a cosine fall to zero.
 
