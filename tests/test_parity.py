@@ -8,6 +8,7 @@ from families import BUILDERS, build_backbone, library_features
 from twin import twin_features
 
 from vpt.backbones.backbone import Backbone
+from vpt.backbones.block import attend
 from vpt.config import DeepPrompt, ShallowPrompt
 from vpt.prompts.plan import plan
 from vpt.prompts.tokens import TokenPrompts, build_tokens
@@ -118,3 +119,19 @@ def test_a_copied_backbone_runs_on_its_own_weights() -> None:
     steps = plan(len(backbone.tower.blocks), {}, "drop", backbone.reads("native"))
     assert backbone.features(images, steps).abs().max() > 0
     assert twin.features(images, steps).abs().max() == 0
+
+
+@pytest.mark.parametrize("rows", [(1, 60), (50, 60), (600, 620)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_equals_the_library_kernel(rows: tuple[int, int], dtype: torch.dtype) -> None:
+    """The plain products that stand in for the kernel on a CPU, and the kernel where they would be too large."""
+    torch.manual_seed(0)
+    shapes = [(2, 3, count, 16) for count in (rows[0], rows[1], rows[1])]
+    inputs = [torch.randn(shape).to(dtype).requires_grad_() for shape in shapes]
+    outs = []
+    for function in (attend, torch.nn.functional.scaled_dot_product_attention):
+        out = function(*inputs)
+        outs.append([out, *torch.autograd.grad(out.float().pow(2).sum(), inputs)])
+    for mine, theirs in zip(*outs, strict=True):
+        assert mine.dtype == dtype
+        torch.testing.assert_close(mine, theirs, atol=2e-2 if dtype == torch.bfloat16 else 1e-6, rtol=1e-2)

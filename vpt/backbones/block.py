@@ -116,6 +116,22 @@ class Gain:
         return rows * getattr(self.owner, self.name)
 
 
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Scaled dot-product attention, each argument (B, heads, N or M, head_dim).
+
+    torch's fused kernel, except in bfloat16 on a CPU, where two plain products are two to five times as fast while
+    the weights (B, heads, N, M) are small.
+
+    >>> attend(torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 5, 4), torch.ones(1, 2, 5, 4)).shape
+    torch.Size([1, 2, 3, 4])
+    """
+    small = query.shape[2] * key.shape[2] <= 512 * 512
+    if query.device.type == "cpu" and query.dtype is torch.bfloat16 and small:
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+        return scores.softmax(dim=-1).to(value.dtype) @ value
+    return F.scaled_dot_product_attention(query, key, value)
+
+
 @dataclass(frozen=True)
 class Block:
     """x + after1(attention(before1(x))), then the same with the MLP.
@@ -180,7 +196,7 @@ class Block:
             shape = (value.shape[0], *extra.key.shape[1:])
             key = torch.cat([extra.key.to(key.dtype).expand(shape), key], dim=2)
             value = torch.cat([extra.value.to(value.dtype).expand(shape), value], dim=2)
-        mixed = F.scaled_dot_product_attention(query, key, value)
+        mixed = attend(query, key, value)
         mixed = self.inner_norm(mixed.transpose(1, 2).flatten(2))
         if self.gate is not None:
             mixed = mixed * self.gate(kept_rows).sigmoid()
