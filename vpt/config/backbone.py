@@ -1,0 +1,21 @@
+"""Settings of the backbone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from vpt.config.section import Section
+
+
+class BackboneConfig(Section):
+    """Which frozen network, with which weights."""
+
+    name: str = Field("vpt_nano", description="timm name, 'open_clip:ARCH', or 'vpt_nano' (embedded)")
+    pretrained: bool | str = Field(
+        True, description="true: the library's weights; a tag: that open_clip set; false: random weights"
+    )
+    weights: Path | None = Field(None, description="local .safetensors or .pth file, loaded strictly")
+    image_size: int | None = Field(None, ge=1, le=8192, description="pixels; default: the backbone's own")
+    seed: int = Field(0, ge=0, description="seed of random weights (pretrained=false)")

@@ -1,0 +1,32 @@
+"""Settings of data."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from vpt.config.section import Section
+
+
+class DataConfig(Section):
+    """Where images and labels come from, and how they become tensors."""
+
+    path: str = Field("digits", description="class folders, a CSV file, 'torchvision:NAME', or 'digits' (embedded)")
+    val: str | None = Field(None, description="validation folder or CSV; default: found beside or split off")
+    test: str | None = Field(None, description="test folder or CSV; never used for choosing anything")
+    root: str = Field("data", description="where torchvision data sets lie")
+    download: bool = Field(False, description="let torchvision download")
+    val_fraction: float = Field(0.1, gt=0, lt=1, description="share split off for validation when there is none")
+    shots: int | None = Field(None, ge=1, description="training images per class (k-shot)")
+    split_seed: int = Field(0, ge=0)
+    separator: str = Field("|", min_length=1, description="between several labels in a CSV cell")
+    augment: str = Field("light", description="none, light, standard, strong, or an albumentations YAML file")
+    resize: Literal["crop", "squash", "pad"] = Field("crop", description="how a photo becomes a square")
+    crop_pct: float | None = Field(
+        None, gt=0, le=1, description="share kept by the centre crop; default: the backbone's"
+    )
+    workers: int | None = Field(None, ge=0, le=256, description="loader processes; default: from the machine")
+    cache: bool = Field(False, description="keep decoded images in RAM")
+    on_bad: Literal["error", "skip"] = Field("error", description="unreadable files: stop with a list, or leave out")
+    max_pixels: int = Field(100_000_000, ge=1, description="larger images are refused as decompression bombs")

@@ -1,0 +1,176 @@
+"""From defaults, a YAML file and `key=value` words to one validated RunConfig; every mistake is told at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from vpt.config.head import Head
+from vpt.config.prompt import Prompt
+from vpt.config.run import RunConfig
+from vpt.config.section import Section
+from vpt.config.training import Optimizer, PerRole
+from vpt.config.tuning import Tuning
+from vpt.errors import UserError, nearest
+
+
+def load_config(
+    file: str | Path | None = None, overrides: Sequence[str] = (), base: Mapping[str, Any] | None = None
+) -> RunConfig:
+    """Merge defaults, `base`, the YAML `file` and `key=value` words into one validated RunConfig.
+
+    Raises:
+        UserError: a file that cannot be read, or one line for every mistake found.
+
+    >>> load_config(overrides=["prompt=shallow", "prompt.tokens=5"]).prompt
+    ShallowPrompt(tokens=5, dropout=0.0, project=None, init='uniform', after='carry', kind='shallow')
+    """
+    tree: dict[str, Any] = dict(base or {})
+    if file is not None:
+        tree = _merge(tree, read_yaml(file))
+    tree = _merge(tree, parse_overrides(overrides))
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise UserError("\n".join(_explain(error))) from None
+
+
+def read_yaml(file: str | Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping; UserError when it is missing or something else."""
+    try:
+        value = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not a text file"
+        raise UserError(f"cannot read the config {file}: {reason}") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise UserError(f"{file} must hold 'key: value' lines, found {type(value).__name__}")
+    return value
+
+
+def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
+    """Turn `a.b=1` words into a nested mapping; values are read as YAML.
+
+    >>> parse_overrides(["train.epochs=3", "prompt=deep", "prompt.layers=[0, 1]"])
+    {'train': {'epochs': 3}, 'prompt': {'kind': 'deep', 'layers': [0, 1]}}
+    """
+    tree: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise UserError(f"'{word}' is not of the form key=value, as in train.epochs=10")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        if isinstance(value, str) and _is_number(value):
+            value = float(value)  # YAML 1.1 reads 1e-3 as text
+        branch: dict[str, Any] = {}
+        leaf = branch
+        *parents, last = key.split(".")
+        for parent in parents:
+            leaf[parent] = leaf = {}
+        leaf[last] = value
+        tree = _merge(tree, branch)
+    return tree
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return text.lower().strip("+-") not in ("nan", "inf", "infinity")
+
+
+_SHORTHAND = {
+    "backbone": "name",
+    "data": "path",
+    "prompt": "kind",
+    "tuning": "kind",
+    "head": "kind",
+    "optimizer": "kind",
+}
+
+
+def _merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Deep merge. Where `kind` changes, settings of the old kind that the new one lacks are dropped."""
+    merged = dict(old)
+    for key, value in new.items():
+        before = merged.get(key)
+        if key in _SHORTHAND:
+            before, value = ({_SHORTHAND[key]: item} if isinstance(item, str) else item for item in (before, value))
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            if "kind" in value and value["kind"] != before.get("kind"):
+                known = _fields_of_kind(key, value["kind"])
+                before = {name: item for name, item in before.items() if name in known}
+            merged[key] = _merge(before, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _unions() -> dict[str, tuple[type[Section], ...]]:
+    return {
+        name: get_args(get_args(alias)[0])
+        for name, alias in {"prompt": Prompt, "tuning": Tuning, "head": Head, "optimizer": Optimizer}.items()
+    }
+
+
+def _fields_of_kind(section: str, kind: Any) -> set[str]:
+    # A learning rate that suits one optimiser is wrong for the other, so an optimiser keeps nothing.
+    if section == "optimizer":
+        return set()
+    for model in _unions().get(section, ()):
+        if model.model_fields["kind"].default == kind:
+            return set(model.model_fields)
+    return set()
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    """One line for each mistake, in the user's own key names."""
+    for item in error.errors():
+        path = [str(part) for part in item["loc"]]
+        key = ".".join(part for index, part in enumerate(path) if not _is_tag(path, index))
+        text = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            yield f"unknown key '{key}'{nearest(path[-1], _known_keys(path))}"
+        elif item["type"] == "union_tag_invalid":
+            expected = item["ctx"]["expected_tags"].replace("'", "")
+            given = str(item["ctx"]["tag"])
+            yield f"{key}.kind={given} does not exist{nearest(given, expected.split(', '))}; known: {expected}"
+        else:
+            given = item["input"]
+            shown = f"={given}" if isinstance(given, str | int | float | bool | list) else ""
+            yield f"{key}{shown}: {text[0].lower()}{text[1:]}"
+
+
+def _is_tag(path: list[str], index: int) -> bool:
+    """pydantic puts the chosen kind into the location: prompt, deep, tokens."""
+    return (
+        index > 0
+        and path[index - 1] in _unions()
+        and path[index] in {model.model_fields["kind"].default for model in _unions()[path[index - 1]]}
+    )
+
+
+def _known_keys(path: list[str]) -> set[str]:
+    fields: Any = RunConfig
+    for index, part in enumerate(path[:-1]):
+        if _is_tag(path, index):
+            fields = next(m for m in _unions()[path[index - 1]] if m.model_fields["kind"].default == part)
+        elif part in _unions():
+            continue
+        elif part in ("lr", "weight_decay"):
+            fields = PerRole
+        else:
+            annotation = fields.model_fields[part].annotation
+            fields = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else fields
+    return set(fields.model_fields)

@@ -1,0 +1,85 @@
+"""Settings of training: optimiser, schedule, precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from vpt.config.section import Section, short
+
+
+class PerRole(Section):
+    """A number for each role a parameter can have."""
+
+    prompt: float = Field(ge=0)
+    head: float = Field(ge=0)
+    bias: float = Field(ge=0, description="backbone biases under tuning=bias")
+    lora: float = Field(ge=0)
+    backbone: float = Field(ge=0, description="every backbone weight under tuning=full")
+
+
+class _ByRole(Section):
+    """An optimiser whose rates are one number for all roles, or a number for each role that is named."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_roles(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        filled = dict(value)
+        for name in ("lr", "weight_decay"):
+            given = filled.get(name)
+            if isinstance(given, int | float) and not isinstance(given, bool):
+                filled[name] = dict.fromkeys(PerRole.model_fields, given)
+            elif isinstance(given, Mapping):
+                filled[name] = {**cls.model_fields[name].default.model_dump(), **given}
+        return filled
+
+
+class AdamWConfig(_ByRole):
+    """AdamW (Loshchilov and Hutter 2019)."""
+
+    kind: Literal["adamw"] = "adamw"
+    lr: PerRole = PerRole(prompt=5e-3, head=1e-2, bias=1e-3, lora=1e-3, backbone=5e-5)
+    weight_decay: PerRole = PerRole(prompt=0.0, head=1e-2, bias=0.0, lora=0.0, backbone=1e-2)
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
+class SgdConfig(_ByRole):
+    """SGD with momentum, as in the VPT paper."""
+
+    kind: Literal["sgd"] = "sgd"
+    lr: PerRole = PerRole(prompt=0.5, head=0.1, bias=0.05, lora=0.05, backbone=0.005)
+    weight_decay: PerRole = PerRole(prompt=1e-4, head=1e-4, bias=0.0, lora=1e-4, backbone=1e-4)
+    momentum: float = Field(0.9, ge=0, lt=1)
+
+
+Optimizer = Annotated[AdamWConfig | SgdConfig, Field(discriminator="kind"), short("kind", "adamw")]
+
+
+class TrainConfig(Section):
+    """How the learnable part is trained."""
+
+    epochs: int | None = Field(None, ge=1, description="default: enough for 1,000 steps, at least 10, at most 100")
+    batch_size: int = Field(32, ge=1, description="images per optimiser step, all accumulation passes together")
+    accumulate: int = Field(1, ge=1, description="passes a step is split into, to save memory")
+    optimizer: Optimizer = AdamWConfig()
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps spent warming up")
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    class_weights: Literal["none", "balanced"] | list[float] = "none"
+    clip_norm: float | None = Field(1.0, gt=0, description="largest gradient norm; null: no clipping")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: bf16 on a GPU, else fp32")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    patience: int | None = Field(None, ge=1, description="epochs without a better validation score before stopping")
+    keep: Literal["best", "last"] = Field("best", description="which epoch's weights the artifact holds")
+    eval_every: int = Field(1, ge=1, description="epochs between validations")
+    checkpoint_minutes: float = Field(1.0, ge=0, description="minutes between checkpoints inside an epoch")
+    seed: int = Field(0, ge=0, lt=2**32)
+
+    @model_validator(mode="after")
+    def _whole_passes(self) -> TrainConfig:
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size={self.batch_size} must be a multiple of accumulate={self.accumulate}")
+        return self

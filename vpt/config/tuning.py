@@ -1,0 +1,46 @@
+"""Settings of what else learns in a backbone: the baselines."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from vpt.config.section import Section, short
+
+
+class FrozenTuning(Section):
+    """No backbone weight moves."""
+
+    kind: Literal["frozen"] = "frozen"
+
+
+class BiasTuning(Section):
+    """Every bias of the backbone learns (BitFit, Ben Zaken et al. 2022)."""
+
+    kind: Literal["bias"] = "bias"
+
+
+class LoraTuning(Section):
+    """Low-rank updates of linear layers (Hu et al. 2022), by the peft library."""
+
+    kind: Literal["lora"] = "lora"
+    rank: int = Field(8, ge=1)
+    alpha: int = Field(16, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: list[str] = Field(
+        default_factory=lambda: ["qkv", "q_proj", "k_proj", "v_proj", "out_proj", "proj"],
+        min_length=1,
+        description="endings of the names of linear layers inside the blocks",
+    )
+
+
+class FullTuning(Section):
+    """Every weight learns."""
+
+    kind: Literal["full"] = "full"
+
+
+Tuning = Annotated[
+    FrozenTuning | BiasTuning | LoraTuning | FullTuning, Field(discriminator="kind"), short("kind", "frozen")
+]
