@@ -23,6 +23,8 @@ LAYERS = [
     ["vpt.model"],
     ["vpt.artifact"],
     ["vpt.budget", "vpt.training"],
+    ["vpt.setting"],
+    ["vpt.fitting"],
     ["vpt.run", "vpt.predict"],
     ["vpt.cli", "vpt"],
 ]

@@ -80,8 +80,8 @@ def test_gradients_do_not_reach_below_the_first_prompt():
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["head.pool=prompts", "prompt=none"], "reads prompts, but prompt=none"),
-        (["head.pool=all", "prompt=shallow", "prompt.after=drop"], "prompt.after=drop leaves none"),
+        (["head.pool=prompts", "prompt=none"], "reads prompt tokens, but there are none"),
+        (["head.pool=all", "prompt=shallow", "prompt.after=drop"], "the prompt leaves none there (prompt.after=drop"),
         (["prompt.init=sample", "prompt.project=8"], "leave out prompt.project"),
         (["prompt.layers=first:13"], "N from 1 to 12"),
         (["prompt=none", "tuning=lora", "tuning.targets=[nothing]"], "matches no linear layer"),

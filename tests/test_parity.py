@@ -10,8 +10,9 @@ from twin import twin_features
 from vpt.backbones.backbone import Backbone
 from vpt.backbones.block import attend
 from vpt.config import DeepPrompt, ShallowPrompt
+from vpt.prompts.base import Shape, TokenPrompts
+from vpt.prompts.build import build_tokens
 from vpt.prompts.plan import plan
-from vpt.prompts.tokens import TokenPrompts, build_tokens
 
 PLACEMENTS = {
     "shallow": ShallowPrompt(tokens=3),
@@ -43,7 +44,7 @@ def images_for(backbone: Backbone, count: int = 2) -> torch.Tensor:
 def fast(backbone: Backbone, prompt: TokenPrompts, images: torch.Tensor, after: str, pool: str) -> torch.Tensor:
     assert backbone.tower is not None
     steps = plan(len(backbone.tower.blocks), prompt.inserted, after, backbone.reads(pool))
-    return backbone.features(images, steps, pool, prompt.sets(len(images)))
+    return backbone.features(images, steps, pool, prompt.layers(backbone.tower, steps, len(images)))
 
 
 def both(family: str, config: ShallowPrompt | DeepPrompt, pool: str, batched: bool = False) -> None:
@@ -51,7 +52,7 @@ def both(family: str, config: ShallowPrompt | DeepPrompt, pool: str, batched: bo
     assert backbone.tower is not None, backbone.refusal
     tower = backbone.tower
     torch.manual_seed(3)
-    prompt = build_tokens(config, len(tower.blocks), tower.width, tower.patch)
+    prompt = build_tokens(config, Shape.of(tower))
     with torch.no_grad():
         prompt.tokens.copy_(torch.randn_like(prompt.tokens))
     images = images_for(backbone).requires_grad_()
@@ -103,7 +104,10 @@ def test_every_image_with_its_own_prompts(family: str, after: str) -> None:
     sets = [torch.randn(2, 3, width), torch.randn(2, 3, width)]
     images = images_for(backbone)
     steps = plan(depth, inserted, after, backbone.reads("native"))
-    close(backbone.features(images, steps, "native", sets), twin_features(backbone, images, sets, inserted, after))
+    prompt = TokenPrompts(inserted, after)
+    prompt.sets = lambda batch: sets
+    layers = prompt.layers(backbone.tower, steps, len(images))
+    close(backbone.features(images, steps, "native", layers), twin_features(backbone, images, sets, inserted, after))
 
 
 def test_a_copied_backbone_runs_on_its_own_weights() -> None:

@@ -12,11 +12,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from vpt.backbones.loading import load_backbone
 from vpt.config import DataConfig, RunConfig, TrainConfig
 from vpt.device import pick_device
 from vpt.errors import UserError
-from vpt.model import PromptedModel, build_model
+from vpt.model import PromptedModel, backbone_for, build_model
 from vpt.preprocess import Preprocess
 from vpt.tensorfile import read_tensors, write_tensors
 
@@ -153,7 +152,7 @@ def load_model(
         raise UserError(
             f"the backbone's weights are not at {wanted.weights} any more; name the file with --weights FILE"
         )
-    loaded = load_backbone(wanted)
+    loaded = backbone_for(artifact.config.model_copy(update={"backbone": wanted}))
     if loaded.fingerprint != artifact.backbone["fingerprint"]:
         raise UserError(
             f"{artifact.path} was trained on backbone {artifact.backbone['name']} "

@@ -86,7 +86,7 @@ def _saved_bytes(model: PromptedModel, count: int, device: torch.device, autocas
             alive.append(tensor.detach())
         return tensor
 
-    size = model.backbone.preprocess.size
+    size = model.image_size
     images = torch.zeros(count, 3, size, size, dtype=torch.uint8, device=device)
     # Evaluation mode: one image has no batch statistics, and the counts are the same.
     model.eval()

@@ -8,16 +8,19 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from vpt.backbones.backbone import Backbone
-from vpt.backbones.block import KeyValue
-from vpt.config import FullTuning, NoPrompt, RunConfig
+from vpt.backbones.backbone import Backbone, Pool
+from vpt.backbones.loading import load_backbone
+from vpt.backbones.ports import LayerPrompt
+from vpt.config import FullTuning, LabelMapHead, NoPrompt, PixelPrompt, RunConfig
 from vpt.errors import UserError
-from vpt.heads.linear import build_head
-from vpt.prompts.plan import Reads, Step, plan
-from vpt.prompts.tokens import TokenPrompts, build_tokens
+from vpt.heads.build import build_head
+from vpt.prompts.base import Shape, TokenPrompts
+from vpt.prompts.build import build_tokens
+from vpt.prompts.pixels import PixelPrompts
+from vpt.prompts.plan import Step, plan
 from vpt.tuning import apply_tuning
 
-Role = Literal["prompt", "head", "bias", "lora", "backbone"]
+Role = Literal["prompt", "pixels", "head", "bias", "lora", "backbone"]
 
 
 class PromptedModel(nn.Module):
@@ -25,35 +28,41 @@ class PromptedModel(nn.Module):
 
     Args:
         backbone: a frozen backbone, or one that `apply_tuning` has prepared.
-        prompt: token prompts, or None.
-        head: maps pooled features to logits.
-        steps: the liveness plan of this prompt in this backbone; empty for a network without a token sequence.
+        prompt: token prompts, pixel prompts, or None.
+        head: maps what it reads to logits.
         pool: what the head reads.
         owns_buffers: the whole backbone learns, so its batch statistics are the task's too.
+
+    Raises:
+        UserError: token prompts on a network without a token sequence, or a head that reads what is not there.
     """
 
     def __init__(
         self,
         backbone: Backbone,
-        prompt: TokenPrompts | None,
+        prompt: TokenPrompts | PixelPrompts | None,
         head: nn.Module,
-        steps: Sequence[Step],
-        pool: Literal["native", "cls", "avg", "prompts", "all"] = "native",
+        pool: Pool = "native",
         owns_buffers: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.prompt = prompt
         self.head = head
-        self.steps = tuple(steps)
-        self.pool = pool
+        self.pool: Pool = pool
         self.owns_buffers = owns_buffers
+        self.steps = plan_for(backbone, prompt, pool)
         self.mean: Tensor
         self.std: Tensor
         # On the 0..255 scale, so that a uint8 batch is normalised in one pass.
         pre = backbone.preprocess
         self.register_buffer("mean", torch.tensor(pre.mean).view(3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(pre.std).view(3, 1, 1) * 255, persistent=False)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the squares that the loader should give, in pixels."""
+        return self.prompt.image_size if isinstance(self.prompt, PixelPrompts) else self.backbone.preprocess.size
 
     def train(self, mode: bool = True) -> PromptedModel:
         """Training mode for prompt and head. A backbone stays in evaluation mode unless all of it learns, batch
@@ -66,31 +75,33 @@ class PromptedModel(nn.Module):
         return self
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 images (B, 3, S, S) to what the backbone expects."""
+        """uint8 images (B, 3, S, S) to what the backbone expects, with the pixel prompt if there is one."""
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images must be uint8 (B, 3, S, S), found {images.dtype} {tuple(images.shape)}")
-        return (images.to(self.mean.dtype) - self.mean) / self.std
+        pixels = images.to(self.mean.dtype)
+        if isinstance(self.prompt, PixelPrompts):
+            return self.prompt(pixels / 255, self.mean / 255, self.std / 255)
+        return (pixels - self.mean) / self.std
 
-    def constants(self) -> list[KeyValue | None]:
-        """What does not depend on the image: keys and values of the prompts. Valid until a parameter changes."""
-        return self.backbone.keys_values(self.steps, self._sets(1)) if self.prompt is not None else []
+    def constants(self, batch: int = 1) -> list[LayerPrompt] | None:
+        """What token prompts do in every layer. At inference it does not depend on the image, and is valid until a
+        parameter changes; in training dropout draws for `batch` images."""
+        if not isinstance(self.prompt, TokenPrompts):
+            return None
+        return self.prompt.layers(self.backbone.require_tower("token prompts"), self.steps, batch)
 
-    def features(self, images: Tensor, constants: Sequence[KeyValue | None] | None = None) -> Tensor:
-        """Pooled features (B, features) of uint8 images."""
-        sets = self._sets(images.shape[0])
-        extra = constants if constants else None
-        return self.backbone.features(self.normalise(images), self.steps, self.pool, sets, extra)
+    def features(self, images: Tensor, constants: Sequence[LayerPrompt] | None = None) -> Tensor:
+        """What the head reads (B, features) of uint8 images."""
+        layers = self.constants(images.shape[0]) if constants is None else constants
+        return self.backbone.features(self.normalise(images), self.steps, self.pool, layers)
 
-    def forward(self, images: Tensor, constants: Sequence[KeyValue | None] | None = None) -> Tensor:
+    def forward(self, images: Tensor, constants: Sequence[LayerPrompt] | None = None) -> Tensor:
         """Logits (B, classes) of uint8 images (B, 3, S, S).
 
         Args:
             constants: what `constants()` returned, so that inference computes it once.
         """
         return self.head(self.features(images, constants))
-
-    def _sets(self, batch: int) -> Sequence[Tensor]:
-        return self.prompt.sets(batch) if self.prompt is not None else ()
 
     def trainable(self) -> Iterator[tuple[str, Role, nn.Parameter]]:
         """The one declaration of what learns: name, role and parameter. Freezing, optimiser, saving and counting
@@ -101,18 +112,22 @@ class PromptedModel(nn.Module):
 
     def _role(self, name: str) -> Role:
         part = name.split(".", 1)[0]
-        if part in ("prompt", "head"):
-            return part  # type: ignore[return-value]
+        if part == "prompt":
+            return "pixels" if isinstance(self.prompt, PixelPrompts) else "prompt"
+        if part == "head":
+            return "head"
         if ".lora_" in name:
             return "lora"
         return "backbone" if self.owns_buffers else "bias"
 
     def owned_state(self) -> dict[str, Tensor]:
-        """Every tensor the task owns: what learns, and batch statistics where the whole backbone learns."""
+        """Every tensor the task owns: what learns, and what belongs to it (masks, label mappings, and batch statistics
+        where the whole backbone learns)."""
         owned = {name: parameter.detach() for name, _, parameter in self.trainable()}
-        if self.owns_buffers:
-            saved = self.state_dict()
-            owned |= {name: buffer for name, buffer in self.named_buffers() if name in saved}
+        saved = self.state_dict()
+        for name, buffer in self.named_buffers():
+            if name in saved and (self.owns_buffers or not name.startswith("backbone.")):
+                owned[name] = buffer
         return owned
 
     def load_owned(self, tensors: dict[str, Tensor]) -> None:
@@ -130,52 +145,68 @@ class PromptedModel(nn.Module):
                 value.copy_(tensors[name])
 
 
+def plan_for(backbone: Backbone, prompt: nn.Module | None, pool: Pool) -> tuple[Step, ...]:
+    """The liveness plan of a prompt in a backbone, for a head that reads `pool`; empty for a network without a token
+    sequence.
+
+    Raises:
+        UserError: token prompts on such a network, or a head that reads what is not there.
+    """
+    if not isinstance(prompt, TokenPrompts):
+        if pool in ("prompts", "all"):
+            raise UserError(f"head.pool={pool} reads prompt tokens, but there are none; use head.pool=native")
+        if backbone.tower is None:
+            if pool not in ("native", "classifier"):
+                backbone.require_tower(f"head.pool={pool}")
+            return ()
+        return plan(len(backbone.tower.blocks), {}, "drop", backbone.reads(pool))
+    tower = backbone.require_tower("token prompts")
+    reads = backbone.reads(pool)
+    steps = plan(len(tower.blocks), prompt.inserted, prompt.after, reads)
+    if reads.prompts and not (steps[-1].insert is not None or steps[-1].carried):
+        raise UserError(
+            f"head.pool={pool} reads prompt tokens of the last layer, but the prompt leaves none there "
+            "(prompt.after=drop, or prompts beside the sequence); use head.pool=native"
+        )
+    return steps
+
+
+def backbone_for(config: RunConfig) -> Backbone:
+    """The backbone of a run, with its classifier where the head maps its classes."""
+    return load_backbone(config.backbone, classifier=isinstance(config.head, LabelMapHead))
+
+
 def build_model(config: RunConfig, backbone: Backbone, classes: int) -> PromptedModel:
     """Put prompt and head on a backbone and mark what learns. New parameters are drawn from `train.seed`.
 
     Args:
         config: the run.
-        backbone: a fresh backbone from loading.load_backbone; tuning changes it.
+        backbone: a fresh one from `backbone_for`; tuning changes it.
         classes: number of classes.
 
     Raises:
-        UserError: a prompt the backbone cannot take, layers that do not exist, a pooling that reads what is not there.
+        UserError: a prompt the backbone cannot take, layers that do not exist, a pooling that reads what is not there,
+            or a run in which nothing learns.
 
-    >>> from vpt.backbones.loading import load_backbone
     >>> from vpt.config import load_config
     >>> words = ["backbone=vit_tiny_patch16_224", "backbone.pretrained=false", "prompt.tokens=2"]
     >>> config = load_config(overrides=words)
-    >>> model = build_model(config, load_backbone(config.backbone), classes=3)
+    >>> model = build_model(config, backbone_for(config), classes=3)
     >>> sum(parameter.numel() for _, _, parameter in model.trainable())
     5187
     """
+    pool: Pool = "classifier" if isinstance(config.head, LabelMapHead) else config.head.pool
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
-        prompt, steps = _prompt(config, backbone)
+        prompt = _prompt(config, backbone)
         backbone = apply_tuning(config.tuning, backbone)
-        head = build_head(config.head, backbone.feature_width(config.head.pool), classes)
-    return PromptedModel(backbone, prompt, head, steps, config.head.pool, isinstance(config.tuning, FullTuning))
+        head = build_head(config.head, backbone.feature_width(pool), classes)
+    return PromptedModel(backbone, prompt, head, pool, isinstance(config.tuning, FullTuning))
 
 
-def _prompt(config: RunConfig, backbone: Backbone) -> tuple[TokenPrompts | None, tuple[Step, ...]]:
-    pool = config.head.pool
+def _prompt(config: RunConfig, backbone: Backbone) -> TokenPrompts | PixelPrompts | None:
     if isinstance(config.prompt, NoPrompt):
-        if pool in ("prompts", "all"):
-            raise UserError(f"head.pool={pool} reads prompts, but prompt=none; use head.pool=native")
-        if backbone.tower is None:
-            if pool != "native":
-                backbone.require_tower(f"head.pool={pool}")
-            return None, ()
-        return None, plan(len(backbone.tower.blocks), {}, "drop", backbone.reads(pool))
-    tower = backbone.require_tower("token prompts")
-    depth = len(tower.blocks)
-    prompt = build_tokens(config.prompt, depth, tower.width, tower.patch)
-    if config.prompt.init != "uniform" and config.prompt.project is not None:
-        raise UserError(
-            f"prompt.init={config.prompt.init} takes tokens of the backbone's width; leave out prompt.project"
-        )
-    reads: Reads = backbone.reads(pool)
-    steps = plan(depth, prompt.inserted, config.prompt.after, reads)
-    if reads.prompts and not (steps[-1].insert is not None or steps[-1].carried):
-        raise UserError(f"head.pool={pool} reads prompts of the last layer, but prompt.after=drop leaves none there")
-    return prompt, steps
+        return None
+    if isinstance(config.prompt, PixelPrompt):
+        return PixelPrompts(config.prompt, backbone.preprocess.size)
+    return build_tokens(config.prompt, Shape.of(backbone.require_tower("token prompts")))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,33 +13,24 @@ import yaml
 from vpt import metrics as scores
 from vpt import plots
 from vpt.artifact import load_model, read_artifact, save_artifact
-from vpt.backbones.loading import check_backbone, load_backbone
 from vpt.budget import estimate
-from vpt.config import DeepPrompt, FrozenTuning, NoPrompt, RunConfig, ShallowPrompt, load_config, read_yaml
+from vpt.config import RunConfig, load_config, read_yaml
 from vpt.console import Console
-from vpt.data.cache import ImageCache
-from vpt.data.check import apply, check
-from vpt.data.loader import Loader, default_workers, make_loader
-from vpt.data.records import SPLITS, LabelledData, Record
+from vpt.data.records import LabelledData, Record
 from vpt.data.sources import load_data
-from vpt.data.transforms import eval_transform, train_transform
-from vpt.device import Autocast, autocast, pick_device, pick_precision
+from vpt.device import pick_device, pick_precision
 from vpt.errors import UserError
 from vpt.files import write_json, write_text
-from vpt.model import PromptedModel, build_model
-from vpt.preprocess import Preprocess
-from vpt.prompts.init import initial_tokens
+from vpt.fitting import begin, measure, rounds, train_model
+from vpt.model import PromptedModel, backbone_for, build_model
 from vpt.runlog import RunLog
+from vpt.setting import Setting, checked, prepare
 from vpt.training.checkpoint import Progress, TrainState, load_checkpoint, save_checkpoint
-from vpt.training.features import FeatureLoader
-from vpt.training.loop import Batches, Forward, collect, fit, inference
-from vpt.training.loss import build_loss, class_weights
+from vpt.training.loop import inference
 from vpt.training.optim import build_optimizer
-from vpt.training.schedule import default_epochs
 
 # Settings that change how a run is computed but not what comes out; a resumed run may change them.
 FREE_AT_RESUME = {"data": {"workers", "cache", "root"}, "train": {"device", "checkpoint_minutes"}}
-INIT_IMAGES = 256  # images whose patch tokens a data-driven initialisation draws on
 
 
 @dataclass(frozen=True)
@@ -52,19 +42,6 @@ class TrainResult:
     metrics: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class _Setting:
-    """What a run computes with, once it has been checked."""
-
-    config: RunConfig
-    data: LabelledData
-    device: torch.device
-    autocast: Autocast
-    precision: str
-    console: Console
-    caches: dict[str, ImageCache]  # decoded images by split, when they are to be kept
-
-
 def train(config: RunConfig, console: Console | None = None) -> TrainResult:
     """Train what `config` describes into a new run folder, then the prompts it is to be compared with.
 
@@ -73,7 +50,7 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
     """
     console = console or Console()
     folder = _run_folder(config)
-    setting = _prepare(config, console)
+    setting = prepare(config, console)
     config = setting.config
     result = _train_one(setting, folder, fresh=True)
     others = [
@@ -96,7 +73,7 @@ def resume(run: str | Path, overrides: Sequence[str] = (), console: Console | No
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{folder} is not a run folder; it has no config.yaml")
     config = load_config(base=read_yaml(folder / "config.yaml"), overrides=overrides)
-    setting = _prepare(config, console)
+    setting = prepare(config, console)
     config = setting.config
     result = _train_one(setting, folder, fresh=False)
     others = []
@@ -133,38 +110,10 @@ def evaluate(
     if not records:
         raise UserError(f"{config.data.path} has no {split} split; use split=val or give data.{split}=FOLDER")
     data = _in_order_of(data, stored.classes, config.data.path)
-    records = _checked(_only(data, split), config, console).split(split)
+    records = checked(_only(data, split), config, console).split(split)
     model, _ = load_model(artifact, str(device), other_weights, backbone)
-    setting = _Setting(config, data, device, autocast(precision, device), precision, console, {})
-    loader = _loader(setting, records, model.backbone.preprocess)
-    return _measure(inference(model), loader, setting, split)
-
-
-def _prepare(config: RunConfig, console: Console) -> _Setting:
-    device = pick_device(config.train.device)
-    precision = pick_precision(config.train.precision, device)
-    check_backbone(config.backbone)
-    data = load_data(config.data)
-    for note in data.notes:
-        console.say(note)
-    data = _checked(data, config, console)
-    console.say(f"data: {config.data.path}: {data.summary()}")
-    if config.train.epochs is None:
-        epochs = default_epochs(math.ceil(len(data.train) / config.train.batch_size))
-        config = config.model_copy(update={"train": config.train.model_copy(update={"epochs": epochs})})
-    caches = {}
-    if config.data.cache:
-        caches = {s: ImageCache(data.split(s), config.data.max_pixels) for s in SPLITS if data.split(s)}
-        console.say(f"{sum(cache.nbytes for cache in caches.values()) / 1e6:.0f} MB of decoded images kept in memory")
-    return _Setting(config, data, device, autocast(precision, device), precision, console, caches)
-
-
-def _checked(data: LabelledData, config: RunConfig, console: Console) -> LabelledData:
-    report = check(data, config.data.max_pixels)
-    checked = apply(data, report, config.data.on_bad)
-    if report.bad or report.leaks:
-        console.warn(report.text())
-    return checked
+    setting = Setting(config, data, device, precision, console)
+    return measure(inference(model), setting.loader(model, records), setting, split)
 
 
 def _only(data: LabelledData, split: str) -> LabelledData:
@@ -185,10 +134,14 @@ def _in_order_of(data: LabelledData, classes: tuple[str, ...], path: str) -> Lab
     return replace(data, classes=classes, train=moved(data.train), val=moved(data.val), test=moved(data.test))
 
 
-def _train_one(setting: _Setting, folder: Path, fresh: bool) -> TrainResult:
+def _train_one(setting: Setting, folder: Path, fresh: bool) -> TrainResult:
     config, data, console = setting.config, setting.data, setting.console
     finished = folder / "metrics.json"
-    model = build_model(config, load_backbone(config.backbone), len(data.classes)).to(setting.device)
+    model = build_model(config, backbone_for(config), len(data.classes)).to(setting.device)
+    if not any(True for _ in model.trainable()):
+        raise UserError(
+            "nothing learns in this run: no prompt, a frozen backbone and a fixed label mapping; add a prompt"
+        )
     optimizer = build_optimizer(model, config.train.optimizer)
     scaler = torch.amp.GradScaler(setting.device.type, enabled=setting.precision == "fp16")
     state = TrainState(model, optimizer, scaler, Progress())
@@ -202,7 +155,9 @@ def _train_one(setting: _Setting, folder: Path, fresh: bool) -> TrainResult:
         if not fresh and finished.exists():
             raise UserError(f"{folder} is finished and has no checkpoint to resume from")
         _create(folder, config)
-        _initialise_prompt(model, setting)
+        begin(model, setting)
+        if rounds(config.prompt) > 1:
+            state.start = {name: value.clone() for name, value in model.owned_state().items()}
         save_checkpoint(checkpoint, state, identity)
     else:
         load_checkpoint(checkpoint, state, identity)
@@ -212,131 +167,16 @@ def _train_one(setting: _Setting, folder: Path, fresh: bool) -> TrainResult:
         try:
             _introduce(setting, model, folder)
             with torch.random.fork_rng():
-                _fit(state, setting, log, lambda: save_checkpoint(checkpoint, state, identity))
+                train_model(state, setting, log, lambda: save_checkpoint(checkpoint, state, identity))
             return _conclude(state, setting, folder, log)
         finally:
             console.attach(None)
 
 
-def _fit(state: TrainState, setting: _Setting, log: RunLog, save: Callable[[], None]) -> None:
-    config, data, model = setting.config, setting.data, state.model
-    pre = model.backbone.preprocess
-    train_loader = _loader(setting, data.train, pre, split="train", training=True)
-    val_loader = _loader(setting, data.val, pre, split="val") if data.val else None
-    train_batches: Batches = train_loader
-    val_batches: Batches | None = val_loader
-    forward: Forward = model
-    frozen = isinstance(config.prompt, NoPrompt) and isinstance(config.tuning, FrozenTuning)
-    if frozen and config.data.augment == "none":
-        setting.console.say("nothing before the head learns and no augmentation: features are computed once")
-        train_batches = _features(setting, model, "train")
-        val_batches = _features(setting, model, "val") if data.val else None
-        forward = model.head
-    counts = [0] * len(data.classes)
-    for record in data.train:
-        for label in record.labels:
-            counts[label] += 1
-    weights = class_weights(config.train.class_weights, counts)
-
-    def validate() -> dict[str, Any]:
-        assert val_batches is not None
-        run = inference(model) if forward is model else forward
-        model.eval()
-        return _measure(run, val_batches, setting, "val")
-
-    try:
-        fit(
-            state,
-            train_batches,
-            forward,
-            build_loss(data.multilabel, config.train.label_smoothing, weights),
-            validate if val_batches is not None else None,
-            metric=scores.main_metric(data.multilabel),
-            config=config.train,
-            device=setting.device,
-            autocast=setting.autocast,
-            save=save,
-            names=lambda index: [data.train[i].name for i in index.tolist()],
-            log=log,
-            console=setting.console,
-        )
-    finally:
-        train_loader.close()
-        if val_loader is not None:
-            val_loader.close()
-
-
-def _features(setting: _Setting, model: PromptedModel, split: str) -> FeatureLoader:
-    model.eval()
-    loader = _loader(setting, setting.data.split(split), model.backbone.preprocess, split)
-    features, labels = collect(
-        model.features, loader, setting.device, setting.autocast, setting.console, f"features of {split}"
-    )
-    loader.close()
-    train = setting.config.train
-    return FeatureLoader(features, labels, batch_size=train.batch_size, seed=train.seed, shuffle=split == "train")
-
-
-def _loader(
-    setting: _Setting, records: Sequence[Record], pre: Preprocess, split: str = "", training: bool = False
-) -> Loader:
-    config = setting.config
-    transform = (
-        train_transform(pre, config.data.augment, config.data.resize, config.data.crop_pct)
-        if training
-        else eval_transform(pre, config.data.resize, config.data.crop_pct)
-    )
-    return make_loader(
-        records,
-        transform,
-        batch_size=config.train.batch_size,
-        classes=len(setting.data.classes),
-        multilabel=setting.data.multilabel,
-        seed=config.train.seed,
-        shuffle=training,
-        workers=default_workers() if config.data.workers is None else config.data.workers,
-        cache=setting.caches.get(split),
-        max_pixels=config.data.max_pixels,
-        pin_memory=setting.device.type == "cuda",
-    )
-
-
-def _measure(forward: Forward, loader: Batches, setting: _Setting, split: str) -> dict[str, Any]:
-    logits, labels = collect(forward, loader, setting.device, setting.autocast, setting.console, f"measuring {split}")
-    return scores.classification_metrics(
-        logits.numpy(), labels.numpy(), classes=setting.data.classes, multilabel=setting.data.multilabel
-    )
-
-
-def _initialise_prompt(model: PromptedModel, setting: _Setting) -> None:
-    """Draw prompts from the training images where the configuration asks for it (SPT)."""
-    config = setting.config
-    if not isinstance(config.prompt, ShallowPrompt | DeepPrompt) or config.prompt.init == "uniform":
-        return
-    assert model.prompt is not None
-    records = setting.data.train
-    chosen = torch.randperm(len(records), generator=torch.Generator().manual_seed(config.train.seed))[:INIT_IMAGES]
-    loader = _loader(setting, [records[i] for i in chosen.tolist()], model.backbone.preprocess)
-    layers = sorted(model.prompt.inserted)
-    found: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
-    model.eval()
-    with torch.no_grad():
-        for batch in loader.epoch(0):
-            entering = model.backbone.entering(model.normalise(batch.images.to(setting.device)), layers)
-            for layer, rows in entering.items():
-                found[layer].append(rows.cpu())
-        patches = {layer: torch.cat(rows) for layer, rows in found.items()}
-        model.prompt.tokens.copy_(
-            initial_tokens(patches, model.prompt.inserted, config.prompt.tokens, config.prompt.init, config.train.seed)
-        )
-
-
-def _introduce(setting: _Setting, model: PromptedModel, folder: Path) -> None:
+def _introduce(setting: Setting, model: PromptedModel, folder: Path) -> None:
     config, console = setting.config, setting.console
     slots = {"adamw": 2, "sgd": 1}[config.train.optimizer.kind]
-    budget = estimate(
-        model, slots, -(-config.train.batch_size // config.train.accumulate), setting.device, setting.autocast
-    )
+    budget = estimate(model, slots, setting.pass_size, setting.device, setting.autocast)
     pre = model.backbone.preprocess
     console.say(
         f"model: {model.backbone.name} at {pre.size} px, prompt {config.prompt.kind}, "
@@ -346,7 +186,7 @@ def _introduce(setting: _Setting, model: PromptedModel, folder: Path) -> None:
     console.say(f"run folder: {folder}")
 
 
-def _conclude(state: TrainState, setting: _Setting, folder: Path, log: RunLog) -> TrainResult:
+def _conclude(state: TrainState, setting: Setting, folder: Path, log: RunLog) -> TrainResult:
     config, data, model, console = setting.config, setting.data, state.model, setting.console
     if state.best is not None:
         model.load_owned({name: value.to(setting.device) for name, value in state.best.items()})
@@ -355,8 +195,8 @@ def _conclude(state: TrainState, setting: _Setting, folder: Path, log: RunLog) -
     for split in ("val", "test"):
         records = data.split(split)
         if records:
-            loader = _loader(setting, records, model.backbone.preprocess, split)
-            measured[split] = _measure(forward, loader, setting, split)
+            loader = setting.loader(model, records, split)
+            measured[split] = measure(forward, loader, setting, split)
             loader.close()
     metric = scores.main_metric(data.multilabel)
     learning = sum(parameter.numel() for _, _, parameter in model.trainable())

@@ -9,16 +9,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from vpt.backbones.block import KeyValue
-from vpt.backbones.execute import execute, keys_values
+from vpt.backbones.execute import execute
 from vpt.backbones.open_clip_reader import read_open_clip
+from vpt.backbones.ports import NOTHING, LayerPrompt
 from vpt.backbones.timm_reader import UnreadableError, is_timm_vit, read_timm
 from vpt.backbones.tower import Tower
 from vpt.errors import UserError
 from vpt.preprocess import Preprocess
 from vpt.prompts.plan import Reads, Step
 
-Pool = Literal["native", "cls", "avg", "prompts", "all"]
+Pool = Literal["native", "cls", "avg", "prompts", "all", "classifier"]
 
 
 class Backbone(nn.Module):
@@ -77,7 +77,7 @@ class Backbone(nn.Module):
 
     def reads(self, pool: Pool) -> Reads:
         """What pooling reads of the last layer's rows."""
-        if pool == "native":
+        if pool in ("native", "classifier"):
             tower = self.require_tower("plan")
             return Reads(image="all" if tower.pool_rows is None else "lead")
         if pool == "cls":
@@ -91,7 +91,9 @@ class Backbone(nn.Module):
         }[pool]
 
     def feature_width(self, pool: Pool) -> int:
-        """Channels of the pooled features."""
+        """Channels of the pooled features, or classes of the backbone's own classifier."""
+        if pool == "classifier":
+            return int(self.library_net.num_classes)
         if self.tower is not None:
             return self.tower.features if pool == "native" else self.tower.width
         if self.library == "open_clip":
@@ -101,35 +103,28 @@ class Backbone(nn.Module):
                 return int(self.net(torch.zeros(1, 3, size, size)).shape[1])
         return int(self.library_net.head_hidden_size)
 
-    def keys_values(self, plan: Sequence[Step], prompts: Sequence[Tensor]) -> list[KeyValue | None]:
-        """Keys and values of the prompts that need nothing else; see execute.keys_values."""
-        return keys_values(self.require_tower("token prompts"), plan, prompts)
-
     def features(
         self,
         images: Tensor,
         plan: Sequence[Step],
         pool: Pool = "native",
-        prompts: Sequence[Tensor] = (),
-        extra: Sequence[KeyValue | None] | None = None,
+        layers: Sequence[LayerPrompt] | None = None,
     ) -> Tensor:
         """Pooled features of normalised images (B, 3, S, S): (B, features).
 
         Args:
             plan: what prompts.plan.plan made for this tower.
             pool: what becomes of the last rows.
-            prompts: token sets the plan refers to, each (P, C) or (B, P, C).
-            extra: keys and values computed before; None computes them here.
+            layers: what a prompt does in each layer; None for no prompt.
         """
         if self.tower is None:
-            return self._library_features(images)
+            return self.library_net(images) if pool == "classifier" else self._library_features(images)
         tower = self.tower
-        extra = keys_values(tower, plan, prompts) if extra is None else extra
         rows, rotary = tower.embed(images)
-        lead = (tower.pool_rows or 1) if pool == "native" else 1
-        rows, held = execute(tower, plan, rows, rotary, prompts, extra, lead)
-        if pool == "native":
-            return tower.pool(rows)
+        lead = (tower.pool_rows or 1) if pool in ("native", "classifier") else 1
+        rows, held = execute(tower, plan, rows, rotary, layers or [NOTHING] * len(plan), lead)
+        if pool in ("native", "classifier"):
+            return tower.pool(rows) if pool == "native" else tower.classify(rows)
         rows = tower.norm(rows)
         if pool == "cls":
             return tower.finish(rows[:, 0])
@@ -146,12 +141,12 @@ class Backbone(nn.Module):
         return self.library_net.forward_head(self.library_net.forward_features(images), pre_logits=True)
 
     def entering(self, images: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
-        """Patch rows of normalised images as they enter each of `layers`, without prompts: layer -> (B * N, C)."""
+        """Patch rows of normalised images as they enter each of `layers`, without prompts: layer -> (B, N, C)."""
         tower = self.require_tower("token prompts")
         rows, rotary = tower.embed(images)
         found = {}
         for layer, block in enumerate(tower.blocks):
             if layer in layers:
-                found[layer] = rows[:, tower.prefix :].flatten(0, 1)
+                found[layer] = rows[:, tower.prefix :]
             rows = block.forward(rows, None, None, tower.rope(rotary, layer), tower.prefix)
         return found

@@ -26,6 +26,18 @@ class KeyValue(NamedTuple):
     value: Tensor
 
 
+def join(first: KeyValue | None, second: KeyValue) -> KeyValue:
+    """Keys and values one after the other, in the type and for the batch of the second."""
+    if first is None:
+        return second
+    batch = max(first.key.shape[0], second.key.shape[0])
+    parts = [
+        [part.to(second.value.dtype).expand(batch, -1, -1, -1) for part in pair]
+        for pair in zip(first, second, strict=True)
+    ]
+    return KeyValue(*(torch.cat(pair, dim=2) for pair in parts))
+
+
 class Projection(Protocol):
     """Maps normed rows (B, N, C) to the wanted ones of queries, keys and values, each (B, N, heads * head_dim)."""
 
@@ -154,11 +166,23 @@ class Block:
     inner_norm: Chain = Chain(())
     rotate_half: bool = False
 
-    def keys_values(self, rows: Tensor) -> KeyValue:
-        """Keys and values of prompt rows (P, C) or (B, P, C); not rotated, for prompts have no place in the image."""
+    def keys_values(self, rows: Tensor, norm: bool = True) -> KeyValue:
+        """Keys and values of prompt rows (P, C) or (B, P, C); not rotated, for prompts have no place in the image.
+
+        `norm=False` leaves out the layer's first norm.
+        """
         rows = rows if rows.ndim == 3 else rows[None]
-        key, value = (self._heads(part) for part in self.project(self.before1(rows), "kv"))
+        key, value = (self._heads(part) for part in self.project(self.before1(rows) if norm else rows, "kv"))
         return KeyValue(self.key_norm(key), value)
+
+    def cross(self, rows: Tensor, prompt: KeyValue) -> Tensor:
+        """Rows (B, N, C), as they are, attend to a prompt's keys and values with the layer's own weights."""
+        (query,) = (self._heads(part) for part in self.project(rows, "q"))
+        query = self.query_norm(query)
+        shape = (query.shape[0], *prompt.key.shape[1:])
+        key, value = (part.to(query.dtype).expand(shape) for part in prompt)
+        mixed = self.inner_norm(attend(query, key, value).transpose(1, 2).flatten(2))
+        return self.out(mixed)
 
     def forward(
         self,
@@ -167,6 +191,8 @@ class Block:
         queries: slice | None = None,
         rope: Tensor | None = None,
         prefix: int = 0,
+        branch: KeyValue | None = None,
+        temperature: Tensor | None = None,
     ) -> Tensor:
         """Run the layer.
 
@@ -176,32 +202,49 @@ class Block:
             queries: the contiguous rows whose output is wanted, a slice with both ends; None for all.
             rope: rotary embedding of the rows from `prefix` on, (N - prefix, 2 * head_dim) or (heads, ...).
             prefix: how many leading rows are not rotated.
+            branch: keys and values that the kept rows attend to once more, between attention and MLP.
+            temperature: attention scores are divided by it; a scalar or (B, 1, 1, 1).
 
         Returns:
             (B, kept rows, C).
         """
         rows = self.before1(x)
-        if queries is None:
-            kept, kept_rows, first = x, rows, 0
-            query, key, value = (self._heads(part) for part in self.project(rows, "qkv"))
-        else:
-            kept, kept_rows, first = x[:, queries], rows[:, queries], queries.start
-            (query,) = (self._heads(part) for part in self.project(kept_rows, "q"))
-            key, value = (self._heads(part) for part in self.project(rows, "kv"))
-        query, key = self.query_norm(query), self.key_norm(key)
-        if rope is not None:
-            query = self._rotate(query, rope, first - prefix).to(value.dtype)
-            key = self._rotate(key, rope, -prefix).to(value.dtype)
+        kept, kept_rows = (x, rows) if queries is None else (x[:, queries], rows[:, queries])
+        query, key, value = self._projected(rows, queries, rope, prefix)
+        if temperature is not None:
+            query = (query / temperature).to(query.dtype)
         if extra is not None:
-            shape = (value.shape[0], *extra.key.shape[1:])
-            key = torch.cat([extra.key.to(key.dtype).expand(shape), key], dim=2)
-            value = torch.cat([extra.value.to(value.dtype).expand(shape), value], dim=2)
+            key, value = join(extra, KeyValue(key, value))
         mixed = attend(query, key, value)
         mixed = self.inner_norm(mixed.transpose(1, 2).flatten(2))
         if self.gate is not None:
             mixed = mixed * self.gate(kept_rows).sigmoid()
         kept = kept + self.after1(self.out(mixed))
+        if branch is not None:
+            kept = kept + self.cross(kept, branch)
         return kept + self.after2(self.mlp(self.before2(kept)))
+
+    def queries_keys_values(
+        self, x: Tensor, rope: Tensor | None = None, prefix: int = 0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What the layer's attention computes with for rows (B, N, C): each (B, heads, N, head_dim)."""
+        return self._projected(self.before1(x), None, rope, prefix)
+
+    def _projected(
+        self, rows: Tensor, queries: slice | None, rope: Tensor | None, prefix: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if queries is None:
+            first = 0
+            query, key, value = (self._heads(part) for part in self.project(rows, "qkv"))
+        else:
+            first = queries.start
+            (query,) = (self._heads(part) for part in self.project(rows[:, queries], "q"))
+            key, value = (self._heads(part) for part in self.project(rows, "kv"))
+        query, key = self.query_norm(query), self.key_norm(key)
+        if rope is not None:
+            query = self._rotate(query, rope, first - prefix).to(value.dtype)
+            key = self._rotate(key, rope, -prefix).to(value.dtype)
+        return query, key, value
 
     def _heads(self, rows: Tensor) -> Tensor:
         """(B, N, heads * head_dim) to (B, heads, N, head_dim)."""

@@ -7,23 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vpt.backbones.block import KeyValue
+from vpt.backbones.block import join
+from vpt.backbones.ports import LayerPrompt
 from vpt.backbones.tower import Tower
 from vpt.prompts.plan import Step
-
-
-def keys_values(tower: Tower, plan: Sequence[Step], prompts: Sequence[Tensor]) -> list[KeyValue | None]:
-    """Keys and values of every prompt that enters a layer as keys and values only; None for the other layers.
-
-    They do not depend on the image: once a step in training, once for ever at inference.
-
-    Args:
-        prompts: token sets, each (P, C), or (B, P, C) when every image has its own.
-    """
-    return [
-        block.keys_values(prompts[step.insert]) if step.insert is not None and not step.as_rows else None
-        for block, step in zip(tower.blocks, plan, strict=True)
-    ]
 
 
 def execute(
@@ -31,8 +18,7 @@ def execute(
     plan: Sequence[Step],
     rows: Tensor,
     rotary: Tensor | None,
-    prompts: Sequence[Tensor],
-    extra: Sequence[KeyValue | None],
+    layers: Sequence[LayerPrompt],
     lead: int,
 ) -> tuple[Tensor, int]:
     """Run all blocks.
@@ -40,23 +26,39 @@ def execute(
     Args:
         rows: embedded image (B, N, C), class and register rows first.
         rotary: rotary embedding of the patches, or None.
-        prompts: token sets that the plan refers to.
-        extra: what `keys_values` returned for them.
+        layers: what the prompt does in each layer.
         lead: how many leading image rows the step kept as "lead" wants.
 
     Returns:
         The rows that the head reads (B, R, C), prompt rows first, and how many of them are prompt rows.
     """
     held = 0  # prompt rows at the front of `rows`
-    for layer, (block, step) in enumerate(zip(tower.blocks, plan, strict=True)):
-        if step.insert is not None and step.as_rows:
-            fresh = prompts[step.insert]
-            fresh = (fresh if fresh.ndim == 3 else fresh[None]).to(rows.dtype)
+    for layer, (block, step, prompt) in enumerate(zip(tower.blocks, plan, layers, strict=True)):
+        tokens, extra = prompt.tokens, prompt.extra
+        if prompt.adapt is not None:
+            adapted = prompt.adapt(rows[:, held:])
+            if step.as_rows:
+                tokens = adapted
+            else:
+                extra = join(extra, block.keys_values(adapted))
+        if tokens is not None:
+            fresh = (tokens if tokens.ndim == 3 else tokens[None]).to(rows.dtype)
+            rows = torch.cat([fresh.expand(rows.shape[0], -1, -1), rows[:, held:]], dim=1)
             held = fresh.shape[1]
-            rows = torch.cat([fresh.expand(rows.shape[0], -1, -1), rows], dim=1)
-        queries = _queries(step, held, rows.shape[1], lead)
-        rows = block.forward(rows, extra[layer], queries, tower.rope(rotary, layer), held + tower.prefix)
-        held = held if step.keep in ("all", "prompts") else 0
+        out = block.forward(
+            rows,
+            extra,
+            _queries(step, held, rows.shape[1], lead),
+            tower.rope(rotary, layer),
+            held + tower.prefix,
+            prompt.branch,
+            prompt.temperature,
+        )
+        kept = held if step.keep in ("all", "prompts") else 0
+        if kept and prompt.gate is not None:
+            blended = prompt.gate * out[:, :kept] + (1 - prompt.gate) * rows[:, :kept]
+            out = torch.cat([blended.to(out.dtype), out[:, kept:]], dim=1)
+        rows, held = out, kept
     return rows, held
 
 

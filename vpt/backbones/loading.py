@@ -27,8 +27,11 @@ EMBEDDED = ("vpt_nano",)
 OPEN_CLIP = "open_clip:"
 
 
-def load_backbone(config: BackboneConfig) -> Backbone:
+def load_backbone(config: BackboneConfig, classifier: bool = False) -> Backbone:
     """Build the network, load its weights strictly, fit it to the image size, freeze it.
+
+    Args:
+        classifier: keep the library's own classifier, for a label mapping.
 
     Raises:
         UserError: a name that does not exist, weights that cannot be had or do not fit, an impossible image size.
@@ -38,13 +41,19 @@ def load_backbone(config: BackboneConfig) -> Backbone:
     """
     check_backbone(config)
     if config.name.startswith(OPEN_CLIP):
+        if classifier:
+            raise UserError(
+                f"backbone {config.name} has no classifier for head.kind=labelmap; choose head=zeroshot or head=linear"
+            )
         net, preprocess = _open_clip(config)
         library = "open_clip"
     elif config.name in EMBEDDED:
+        if classifier:
+            raise UserError(f"backbone {config.name} has no classifier for head.kind=labelmap; choose head=linear")
         net, preprocess = _embedded(config)
         library = "timm"
     else:
-        net, preprocess = _timm(config)
+        net, preprocess = _timm(config, classifier)
         library = "timm"
     net.requires_grad_(False)
     net.eval()
@@ -144,7 +153,7 @@ def _load_strictly(net: nn.Module, state: Mapping[str, Tensor], config: Backbone
     net.load_state_dict({name: value.to(wanted[name].dtype) for name, value in state.items()}, strict=True)
 
 
-def _timm(config: BackboneConfig) -> tuple[nn.Module, Preprocess]:
+def _timm(config: BackboneConfig, classifier: bool) -> tuple[nn.Module, Preprocess]:
     wants_download = config.pretrained is not False and config.weights is None
     if wants_download and not timm.is_model_pretrained(config.name):
         raise UserError(
@@ -152,9 +161,12 @@ def _timm(config: BackboneConfig) -> tuple[nn.Module, Preprocess]:
         )
     with _seeded(config.seed):
         try:
-            net = timm.create_model(config.name, pretrained=wants_download, num_classes=0)
+            classes: dict[str, Any] = {} if classifier else {"num_classes": 0}
+            net = timm.create_model(config.name, pretrained=wants_download, **classes)
         except Exception as error:
             raise (_no_weights(config, error) if wants_download else _not_built(config, error)) from error
+    if classifier and not getattr(net, "num_classes", 0):
+        raise UserError(f"backbone {config.name} has no classifier for head.kind=labelmap; choose head=linear")
     if config.weights is not None:
         _load_strictly(net, read_weights(config.weights), config)
     cfg = timm.data.resolve_model_data_config(net)

@@ -41,10 +41,12 @@ def read_open_clip(visual: Any) -> Tower:
     width = visual.conv1.out_channels
     return Tower(
         embed=_Embed(visual),
+        patches=_Patches(visual),
         blocks=blocks,
         norm=visual.ln_post if visual.attn_pool is None else nn.Identity(),
         finish=nn.Identity(),
         pool=_Pool(visual),
+        classify=_Pool(visual),
         pool_rows=1 if class_only else None,
         prefix=1,
         has_class_row=True,
@@ -71,6 +73,14 @@ def _trunk_features(visual: Any, trunk: int) -> int:
         if isinstance(layer, nn.Linear):
             return layer.out_features
     return visual.trunk.num_classes or trunk
+
+
+@dataclass(frozen=True)
+class _Patches:
+    visual: Any
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.visual.conv1(images).flatten(2).transpose(1, 2)
 
 
 @dataclass(frozen=True)

@@ -49,10 +49,12 @@ def read_timm(net: Any) -> Tower:
     patch_embed = net.patch_embed
     return Tower(
         embed=_EmbedWithRope(net) if rope else _Embed(net),
+        patches=_Patches(net),
         blocks=blocks,
         norm=net.norm,
         finish=net.fc_norm,
         pool=_Pool(net),
+        classify=_Classify(net),
         pool_rows=_pool_rows(net),
         prefix=net.num_prefix_tokens,
         has_class_row=getattr(net, "cls_token", None) is not None,
@@ -62,6 +64,15 @@ def read_timm(net: Any) -> Tower:
         grid=tuple(patch_embed.grid_size),
         rope_per_layer=bool(getattr(net, "rope_mixed", False)),
     )
+
+
+@dataclass(frozen=True)
+class _Patches:
+    net: Any
+
+    def __call__(self, images: Tensor) -> Tensor:
+        patches = self.net.patch_embed(images)
+        return patches.flatten(1, 2) if patches.ndim == 4 else patches  # (B, H, W, C) where any size may come
 
 
 @dataclass(frozen=True)
@@ -88,6 +99,14 @@ class _Pool:
 
     def __call__(self, rows: Tensor) -> Tensor:
         return self.net.forward_head(self.net.norm(rows), pre_logits=True)
+
+
+@dataclass(frozen=True)
+class _Classify:
+    net: Any
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        return self.net.forward_head(self.net.norm(rows))
 
 
 def _pool_rows(net: Any) -> int | None:

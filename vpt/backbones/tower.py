@@ -15,10 +15,12 @@ class Tower:
     """Views on the parts of a vision transformer; the weights stay where the library put them."""
 
     embed: Callable[[Tensor], tuple[Tensor, Tensor | None]]  # (B, 3, S, S) -> rows (B, N, C), rotary embedding
+    patches: Callable[[Tensor], Tensor]  # (B, 3, S, S) -> patch embeddings (B, N, C), no position, no class row
     blocks: tuple[Block, ...]
     norm: Callable[[Tensor], Tensor]  # over the last layer's rows, before pooling
     finish: Callable[[Tensor], Tensor]  # after pooling
     pool: Callable[[Tensor], Tensor]  # the library's own way from last rows (unnormed) to features
+    classify: Callable[[Tensor], Tensor]  # last rows (unnormed) to scores of the library's own classifier
     pool_rows: int | None  # how many leading rows that pool reads; None for all
     prefix: int  # class and register rows before the patches
     has_class_row: bool

@@ -5,9 +5,22 @@ Sources are merged in this order: defaults, a YAML file, `key=value` words from 
 
 from vpt.config.backbone import BackboneConfig
 from vpt.config.data import DataConfig
-from vpt.config.head import Head, LinearHead, MlpHead
+from vpt.config.head import Head, LabelMapHead, LinearHead, MlpHead, Pool
 from vpt.config.load import load_config, parse_overrides, read_yaml
-from vpt.config.prompt import DeepPrompt, NoPrompt, Prompt, ShallowPrompt
+from vpt.config.prompt import (
+    BptPrompt,
+    CvptPrompt,
+    DeepPrompt,
+    E2vptPrompt,
+    GatedPrompt,
+    NoPrompt,
+    PixelPrompt,
+    Prompt,
+    ShallowPrompt,
+    TokenPrompt,
+    VaptPrompt,
+    VfptPrompt,
+)
 from vpt.config.run import RunConfig
 from vpt.config.section import Section
 from vpt.config.training import AdamWConfig, Optimizer, PerRole, SgdConfig, TrainConfig
@@ -17,24 +30,34 @@ __all__ = [
     "AdamWConfig",
     "BackboneConfig",
     "BiasTuning",
+    "BptPrompt",
+    "CvptPrompt",
     "DataConfig",
     "DeepPrompt",
+    "E2vptPrompt",
     "FrozenTuning",
     "FullTuning",
+    "GatedPrompt",
     "Head",
+    "LabelMapHead",
     "LinearHead",
     "LoraTuning",
     "MlpHead",
     "NoPrompt",
     "Optimizer",
     "PerRole",
+    "PixelPrompt",
+    "Pool",
     "Prompt",
     "RunConfig",
     "Section",
     "SgdConfig",
     "ShallowPrompt",
+    "TokenPrompt",
     "TrainConfig",
     "Tuning",
+    "VaptPrompt",
+    "VfptPrompt",
     "load_config",
     "parse_overrides",
     "read_yaml",

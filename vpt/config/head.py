@@ -8,13 +8,15 @@ from pydantic import Field
 
 from vpt.config.section import Section, short
 
+Pool = Literal["native", "cls", "avg", "prompts", "all"]
+
 
 class LinearHead(Section):
     """One linear layer."""
 
     kind: Literal["linear"] = "linear"
     dropout: float = Field(0.0, ge=0, lt=1)
-    pool: Literal["native", "cls", "avg", "prompts", "all"] = Field(
+    pool: Pool = Field(
         "native",
         description="what the head reads: the backbone's own pooling, CLS, mean of patches, of prompts, of both",
     )
@@ -27,4 +29,19 @@ class MlpHead(LinearHead):
     hidden: list[Annotated[int, Field(ge=1)]] = Field(default_factory=lambda: [512], min_length=1)
 
 
-Head = Annotated[LinearHead | MlpHead, Field(discriminator="kind"), short("kind", "linear")]
+class LabelMapHead(Section):
+    """No new head: the backbone's own classifier, its classes mapped to the task's (Chen et al. 2023)."""
+
+    kind: Literal["labelmap"] = "labelmap"
+    method: Literal["random", "frequency", "iterative", "semantic", "full"] = Field(
+        "iterative",
+        description="random; frequency: by its predictions before training; iterative: anew in every epoch; semantic: "
+        "by the likeness of names; full: a linear layer learns it",
+    )
+    sources: int = Field(1, ge=1, description="source classes whose scores are averaged for a class of the task")
+    every: int = Field(1, ge=1, description="method=iterative: epochs between new mappings")
+    text: str = Field("ViT-B-32", description="method=semantic: open_clip model whose text tower compares names")
+    text_pretrained: str = Field("openai", description="method=semantic: its weights, a tag of open_clip or a file")
+
+
+Head = Annotated[LinearHead | MlpHead | LabelMapHead, Field(discriminator="kind"), short("kind", "linear")]

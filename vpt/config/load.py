@@ -26,8 +26,8 @@ def load_config(
     Raises:
         UserError: a file that cannot be read, or one line for every mistake found.
 
-    >>> load_config(overrides=["prompt=shallow", "prompt.tokens=5"]).prompt
-    ShallowPrompt(tokens=5, dropout=0.0, project=None, init='uniform', after='carry', kind='shallow')
+    >>> load_config(overrides=["prompt=shallow", "prompt.tokens=5"]).prompt.tokens
+    5
     """
     tree: dict[str, Any] = dict(base or {})
     if file is not None:

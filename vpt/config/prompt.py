@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vpt.config.section import Section, short
 
@@ -15,34 +15,124 @@ class NoPrompt(Section):
     kind: Literal["none"] = "none"
 
 
-class TokenPrompt(Section):
-    """What shallow and deep token prompts share (VPT, Jia et al. 2022, section 3)."""
-
+class _Tokens(Section):
     tokens: int = Field(10, ge=1, le=10_000, description="prompt tokens per prompted layer")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on prompt values, a mask for each image")
+
+
+class _Layers(Section):
+    layers: str | list[int] = Field("all", description="'all', 'first:N', 'last:N' or a list, counted from 0")
+
+
+class _VptTokens(_Tokens):
     project: int | None = Field(None, ge=1, description="bottleneck width: tokens live there, one linear map out")
-    init: Literal["uniform", "sample", "mean", "max", "kmeans"] = Field(
+    init: Literal["uniform", "sample", "mean", "max", "kmeans", "vipamin"] = Field(
         "uniform",
-        description="uniform (VPT), or patch tokens of the training images (SPT): see prompts/init.py",
+        description="uniform (VPT); sample, mean, max, kmeans: patch tokens of the training images (SPT); vipamin",
     )
+    nearest: int = Field(8, ge=1, description="init=vipamin: patches averaged for a prompt")
+    expand: float = Field(0.5, ge=0, le=1, description="init=vipamin: share that leaves the space in use")
     after: Literal["carry", "drop", "insert"] = Field(
         "carry",
         description="layers past a prompted one: carry its prompt outputs, drop them, or insert again",
     )
 
+    @model_validator(mode="after")
+    def _start_fits(self) -> _VptTokens:
+        if self.init != "uniform" and self.project is not None:
+            raise ValueError(f"init={self.init} takes tokens of the backbone's width; leave out prompt.project")
+        return self
 
-class ShallowPrompt(TokenPrompt):
-    """Tokens enter before the first layer and are carried on (VPT-Shallow, section 3.2)."""
+
+class ShallowPrompt(_VptTokens):
+    """Tokens enter before the first layer and are carried on (VPT-Shallow, Jia et al. 2022, section 3.2)."""
 
     kind: Literal["shallow"] = "shallow"
 
 
-class DeepPrompt(TokenPrompt):
-    """Fresh tokens before every prompted layer (VPT-Deep, section 3.2)."""
+class DeepPrompt(_VptTokens, _Layers):
+    """Fresh tokens before every prompted layer (VPT-Deep, Jia et al. 2022, section 3.2)."""
 
     kind: Literal["deep"] = "deep"
-    layers: str | list[int] = Field("all", description="'all', 'first:N', 'last:N' or a list, counted from 0")
     shared: bool = Field(False, description="one set of tokens for every prompted layer")
 
 
-Prompt = Annotated[NoPrompt | ShallowPrompt | DeepPrompt, Field(discriminator="kind"), short("kind", "deep")]
+class VfptPrompt(_Tokens, _Layers):
+    """VPT-Deep with a share of its tokens Fourier-transformed (VFPT, Zeng et al. 2024)."""
+
+    kind: Literal["vfpt"] = "vfpt"
+    fourier: float = Field(0.5, ge=0, le=1, description="share of the tokens that are transformed")
+
+
+class E2vptPrompt(_Tokens, _Layers):
+    """VPT-Deep with key-value prompts, pruned after a first round of training if asked (E2VPT, Han et al. 2023)."""
+
+    kind: Literal["e2vpt"] = "e2vpt"
+    kv_tokens: int = Field(5, ge=1, le=10_000, description="key-value prompts per prompted layer")
+    share_kv: bool = Field(True, description="one tensor serves as keys and as values")
+    prune_tokens: float = Field(0.0, ge=0, lt=1, description="share of tokens pruned; at least one stays")
+    prune_segments: float = Field(
+        0.0, ge=0, le=0.75, description="share of the 16 segments of every token pruned; at least four stay"
+    )
+
+
+class CvptPrompt(_Tokens, _Layers):
+    """Cross-attention to prompts after self-attention (CVPT, Huang et al. 2024)."""
+
+    kind: Literal["cvpt"] = "cvpt"
+
+
+class VaptPrompt(_Tokens):
+    """Prompts made from the image's own patches (VAPT, Le et al. 2025)."""
+
+    kind: Literal["vapt"] = "vapt"
+    kernel: int = Field(2, ge=1, le=64, description="side of the shared convolution, in patches")
+    bottleneck: int = Field(8, ge=1, description="width of the projector that all layers share")
+    dropout: float = Field(0.1, ge=0, lt=1)
+
+
+class GatedPrompt(_Tokens):
+    """Shallow prompts with a gate behind every layer and learnable temperatures (Yoo et al. 2023)."""
+
+    kind: Literal["gated"] = "gated"
+    gate: float = Field(5.0, description="minus the gates' logit at the start")
+    temperature: bool = Field(True, description="learn an attention temperature for every layer")
+
+
+class BptPrompt(_Tokens, _Layers):
+    """Prompts as a product of two thin matrices (BPT, Wang et al. 2025)."""
+
+    kind: Literal["bpt"] = "bpt"
+    tokens: int = Field(50, ge=1, le=10_000, description="prompt tokens per prompted layer")
+    rank: int = Field(25, ge=1, description="columns of either matrix")
+    init: Literal["uniform", "whitening"] = Field("whitening", description="start of the second matrix")
+    layers: str | list[int] = Field("first:1", description="'all', 'first:N', 'last:N' or a list, counted from 0")
+
+
+class PixelPrompt(Section):
+    """Learnable pixels added to the image, for any backbone (Bahng et al. 2022 and after)."""
+
+    kind: Literal["pixel"] = "pixel"
+    shape: Literal["pad", "patch", "random_patch", "full"] = Field(
+        "pad", description="a frame, a patch in the corner, one at a random place, or the whole image"
+    )
+    size: int = Field(30, ge=1, le=4096, description="width of the frame or side of the patch, in pixels")
+    shrink: bool = Field(False, description="shape=pad: the image is shrunk to stand inside the frame")
+    learn_scale: bool = Field(False, description="with shrink: the image's size inside the frame is learned (AutoVP)")
+    space: Literal["raw", "normalised"] = Field("raw", description="added to pixels from 0 to 1, or after normalising")
+    squash: Literal["none", "sigmoid", "clamp"] = Field(
+        "none", description="none; sigmoid of the prompt; or the prompted image is clamped to valid pixels"
+    )
+    init: Literal["zeros", "normal"] = Field("zeros", description="normal: standard normal numbers")
+
+    @model_validator(mode="after")
+    def _fits(self) -> PixelPrompt:
+        if self.shrink and self.shape != "pad":
+            raise ValueError(f"shrink puts the image inside a frame; use shape=pad, not shape={self.shape}")
+        if self.learn_scale and not self.shrink:
+            raise ValueError("learn_scale learns the size of a shrunk image; set shrink=true")
+        return self
+
+
+TokenPrompt = ShallowPrompt | DeepPrompt | VfptPrompt | E2vptPrompt | CvptPrompt | VaptPrompt | GatedPrompt | BptPrompt
+Prompt = Annotated[NoPrompt | TokenPrompt | PixelPrompt, Field(discriminator="kind"), short("kind", "deep")]

@@ -13,7 +13,8 @@ from vpt.config.section import Section, short
 class PerRole(Section):
     """A number for each role a parameter can have."""
 
-    prompt: float = Field(ge=0)
+    prompt: float = Field(ge=0, description="prompt tokens")
+    pixels: float = Field(ge=0, description="pixel prompts")
     head: float = Field(ge=0)
     bias: float = Field(ge=0, description="backbone biases under tuning=bias")
     lora: float = Field(ge=0)
@@ -42,8 +43,8 @@ class AdamWConfig(_ByRole):
     """AdamW (Loshchilov and Hutter 2019)."""
 
     kind: Literal["adamw"] = "adamw"
-    lr: PerRole = PerRole(prompt=5e-3, head=1e-2, bias=1e-3, lora=1e-3, backbone=5e-5)
-    weight_decay: PerRole = PerRole(prompt=0.0, head=1e-2, bias=0.0, lora=0.0, backbone=1e-2)
+    lr: PerRole = PerRole(prompt=2.5e-3, pixels=1e-2, head=1e-2, bias=1e-3, lora=1e-3, backbone=5e-5)
+    weight_decay: PerRole = PerRole(prompt=0.0, pixels=0.0, head=1e-2, bias=0.0, lora=0.0, backbone=1e-2)
     betas: tuple[float, float] = (0.9, 0.999)
 
 
@@ -51,8 +52,8 @@ class SgdConfig(_ByRole):
     """SGD with momentum, as in the VPT paper."""
 
     kind: Literal["sgd"] = "sgd"
-    lr: PerRole = PerRole(prompt=0.5, head=0.1, bias=0.05, lora=0.05, backbone=0.005)
-    weight_decay: PerRole = PerRole(prompt=1e-4, head=1e-4, bias=0.0, lora=1e-4, backbone=1e-4)
+    lr: PerRole = PerRole(prompt=0.5, pixels=10.0, head=0.1, bias=0.05, lora=0.05, backbone=0.005)
+    weight_decay: PerRole = PerRole(prompt=1e-4, pixels=0.0, head=1e-4, bias=0.0, lora=1e-4, backbone=1e-4)
     momentum: float = Field(0.9, ge=0, lt=1)
 
 
@@ -66,6 +67,12 @@ class TrainConfig(Section):
     batch_size: int = Field(32, ge=1, description="images per optimiser step, all accumulation passes together")
     accumulate: int = Field(1, ge=1, description="passes a step is split into, to save memory")
     optimizer: Optimizer = AdamWConfig()
+    schedule: Literal["cosine", "constant", "steps"] = Field(
+        "cosine", description="after the warm-up; steps: a tenth at each of `milestones`"
+    )
+    milestones: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
+        default_factory=lambda: [0.5, 0.72], description="schedule=steps: shares of the run"
+    )
     warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps spent warming up")
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     class_weights: Literal["none", "balanced"] | list[float] = "none"

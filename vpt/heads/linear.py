@@ -7,12 +7,12 @@ from torch import nn
 from vpt.config import LinearHead, MlpHead
 
 
-def build_head(config: LinearHead | MlpHead, features: int, classes: int) -> nn.Sequential:
+def build_linear(config: LinearHead | MlpHead, features: int, classes: int) -> nn.Sequential:
     """Build a head from `features` channels to `classes` logits.
 
     The last layer starts at zero bias and small weights, so that training starts near uniform scores.
 
-    >>> build_head(LinearHead(), features=8, classes=3)
+    >>> build_linear(LinearHead(), features=8, classes=3)
     Sequential(
       (0): Dropout(p=0.0, inplace=False)
       (1): Linear(in_features=8, out_features=3, bias=True)

@@ -24,7 +24,9 @@ class Progress:
 
     epoch: int = 0
     batch: int = 0
-    step: int = 0  # optimiser steps done
+    step: int = 0  # optimiser steps done, all rounds together
+    round: int = 0  # trainings done before this one: a prompt that is pruned is trained twice
+    first_step: int = 0  # of this round
     loss_sum: float = 0.0  # over the images of this epoch so far
     correct: float = 0.0
     seen: int = 0
@@ -38,13 +40,15 @@ class Progress:
 
 @dataclass
 class TrainState:
-    """What a checkpoint holds: the model's own tensors, optimiser, loss scaler, progress, the best epoch's tensors."""
+    """What a checkpoint holds: the model's own tensors, optimiser, loss scaler, progress, the best epoch's tensors, and
+    the first ones where a later round starts from them again."""
 
     model: PromptedModel
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     progress: Progress
     best: dict[str, Tensor] | None = None
+    start: dict[str, Tensor] | None = None
 
 
 def save_checkpoint(path: Path, state: TrainState, identity: Mapping[str, Any]) -> None:
@@ -52,6 +56,7 @@ def save_checkpoint(path: Path, state: TrainState, identity: Mapping[str, Any]) 
     tensors = {f"model:{name}": value for name, value in state.model.owned_state().items()}
     tensors |= {f"optimizer:{k}": v for k, v in optimizer_tensors(state.model, state.optimizer).items()}
     tensors |= {f"best:{name}": value for name, value in (state.best or {}).items()}
+    tensors |= {f"start:{name}": value for name, value in (state.start or {}).items()}
     header = {
         "kind": KIND,
         "progress": asdict(state.progress),
@@ -76,12 +81,13 @@ def load_checkpoint(path: Path, state: TrainState, identity: Mapping[str, Any]) 
             raise UserError(
                 f"{path} cannot be resumed: the {part} changed since; restore it, or start a new run with another name"
             )
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "best": {}}
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "best": {}, "start": {}}
     for key, value in tensors.items():
         part, _, name = key.partition(":")
         parts[part][name] = value
     state.model.load_owned(parts["model"])
     load_optimizer_tensors(state.model, state.optimizer, parts["optimizer"])
     state.best = parts["best"] or None
+    state.start = parts["start"] or None
     state.progress = Progress(**header["progress"])
     state.scaler.load_state_dict(header["scaler"])

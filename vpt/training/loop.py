@@ -40,6 +40,7 @@ def fit(
     loss_of: Callable[[Tensor, Tensor], Tensor],
     validate: Callable[[], dict[str, Any]] | None,
     *,
+    before_epoch: Callable[[int], None],
     metric: str,
     config: TrainConfig,
     device: torch.device,
@@ -53,6 +54,7 @@ def fit(
 
     Args:
         validate: metrics of the validation split under the current weights; None when there is no such split.
+        before_epoch: called with the number of an epoch that starts, counted from 0.
         metric: the validation metric by which the best epoch is chosen, larger is better.
         save: writes a checkpoint; called at epoch ends and every `checkpoint_minutes`.
         names: the names of images by their indices, for messages.
@@ -74,11 +76,15 @@ def fit(
         saved_at = time.monotonic()
 
     while progress.epoch < config.epochs and not progress.finished:
+        if progress.batch == 0:
+            before_epoch(progress.epoch)
         state.model.train()
         started = time.monotonic()
         with console.progress(len(train), f"epoch {progress.epoch + 1}/{config.epochs}", progress.batch) as bar:
             for batch in train.epoch(progress.epoch, progress.batch):
-                share = factor(progress.step, total, config.warmup)
+                share = factor(
+                    progress.step - progress.first_step, total, config.warmup, config.schedule, config.milestones
+                )
                 set_rate(state.optimizer, share)
                 loss, hits = _step(state, batch, forward, loss_of, config, device, autocast)
                 if not math.isfinite(loss):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 
 def default_epochs(batches: int) -> int:
@@ -14,15 +15,22 @@ def default_epochs(batches: int) -> int:
     return min(100, max(10, round(1000 / batches)))
 
 
-def factor(step: int, total: int, warmup: float) -> float:
-    """Share of the full learning rate at `step` of `total`: a linear rise, then a cosine fall to zero.
+def factor(step: int, total: int, warmup: float, schedule: str = "cosine", milestones: Sequence[float] = ()) -> float:
+    """Share of the full learning rate at `step` of `total`: a linear rise, then a cosine fall to zero, or a tenth of it
+    from each milestone on, or no change.
 
-    The first step already moves (a rise from zero would waste it), and the last step is the one before zero.
+    The first step already moves (a rise from zero would waste it); the last of a cosine is the one before zero.
 
     >>> [round(factor(step, 4, 0.5), 2) for step in range(4)]
     [0.5, 1.0, 1.0, 0.5]
+    >>> [round(factor(step, 4, 0.0, "steps", [0.5]), 2) for step in range(4)]
+    [1.0, 1.0, 0.1, 0.1]
     """
     rising = round(total * warmup)
     if step < rising:
         return (step + 1) / rising
+    if schedule == "constant":
+        return 1.0
+    if schedule == "steps":
+        return 0.1 ** sum(step >= int(total * milestone) for milestone in milestones)
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))

@@ -1,0 +1,1 @@
+"""Data-driven starts of prompts: SPT, VIPAMIN, and the whitening of BPT. `start` chooses."""

@@ -1,0 +1,71 @@
+"""VIPAMIN: prompts start near the patches they will look at, and outside the space in use (Park and Chung 2025)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vpt.backbones.block import Block, attend
+from vpt.backbones.tower import Tower
+from vpt.prompts.init.whitening import affine
+
+
+def vipamin(tower: Tower, images: Tensor, tokens: Tensor, layers: Sequence[int], nearest: int, expand: float) -> Tensor:
+    """Start of VPT prompts: (1 - expand) * selected + expand * expanded, for every prompted layer.
+
+    selected: the mean of the batch-mean patch rows whose keys are most like the prompt's key. expanded: the prompt
+    moved so that its value is orthogonal to the attention outputs of the frozen backbone.
+
+    Args:
+        images: (B, 3, S, S) normalised; one batch.
+        tokens: (layers, P, C) random prompts, as VPT starts.
+        layers: the layers they are inserted before, each with a set of its own.
+        nearest: k patches averaged for a prompt.
+        expand: lambda, from 0 to 1.
+
+    Returns:
+        (layers, P, C).
+    """
+    rows, rotary = tower.embed(images)
+    prompted = plain = rows
+    found = []
+    for layer, block in enumerate(tower.blocks):
+        rope = tower.rope(rotary, layer)
+        extra = None
+        if layer in layers:
+            mine = tokens[list(layers).index(layer)]
+            patches = prompted[:, tower.prefix :]
+            selected = _selected(block, patches, mine, nearest)
+            expanded = _expanded(block, plain, mine, rope, tower.prefix)
+            found.append((1 - expand) * selected + expand * expanded)
+            extra = block.keys_values(mine)
+        # Candidates come from a pass with the random prompts in it, the space that is used from one without.
+        prompted = block.forward(prompted, extra, None, rope, tower.prefix)
+        plain = block.forward(plain, None, None, rope, tower.prefix)
+    return torch.stack(found)
+
+
+def _selected(block: Block, patches: Tensor, tokens: Tensor, nearest: int) -> Tensor:
+    """(P, C): means of batch-mean patch rows, chosen by the likeness of keys averaged over batch and heads."""
+    key_rows = block.keys_values(patches).key.mean((0, 1))
+    key_tokens = block.keys_values(tokens).key.mean((0, 1))
+    likeness = F.normalize(key_tokens, dim=1) @ F.normalize(key_rows, dim=1).T
+    chosen = likeness.topk(min(nearest, likeness.shape[1]), dim=1).indices
+    return patches.mean(0)[chosen].mean(1)
+
+
+def _expanded(block: Block, rows: Tensor, tokens: Tensor, rope: Tensor | None, prefix: int) -> Tensor:
+    """(P, C): tokens whose values lie outside the span of the batch-mean attention outputs.
+
+    The released code leaves out a transpose on the way back from values to tokens; this inverts the map itself.
+    """
+    query, key, value = block.queries_keys_values(rows, rope, prefix)
+    used = attend(query, key, value).transpose(1, 2).flatten(2).mean(0)  # (N, C)
+    basis = torch.linalg.qr(used.T.float()).Q
+    matrix, bias = affine(block, 2, tokens.shape[1])
+    values = tokens @ matrix + bias
+    outside = values - (values.float() @ basis @ basis.T).to(values.dtype)
+    return (outside - bias) @ torch.linalg.pinv(matrix.float()).to(values.dtype)

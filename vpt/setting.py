@@ -1,0 +1,102 @@
+"""What a run computes with, once its configuration and data have been checked: device, data, loaders, console."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from vpt.backbones.loading import check_backbone
+from vpt.config import RunConfig
+from vpt.console import Console
+from vpt.data.cache import ImageCache
+from vpt.data.check import apply, check
+from vpt.data.loader import Loader, default_workers, make_loader
+from vpt.data.records import SPLITS, LabelledData, Record
+from vpt.data.sources import load_data
+from vpt.data.transforms import eval_transform, train_transform
+from vpt.device import Autocast, autocast, pick_device, pick_precision
+from vpt.model import PromptedModel
+from vpt.training.schedule import default_epochs
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything a run needs beside its model."""
+
+    config: RunConfig
+    data: LabelledData
+    device: torch.device
+    precision: str
+    console: Console
+    caches: dict[str, ImageCache] = field(default_factory=dict)  # decoded images by split, when they are to be kept
+
+    @property
+    def autocast(self) -> Autocast:
+        """A context for forward passes in the run's precision."""
+        return autocast(self.precision, self.device)
+
+    @property
+    def pass_size(self) -> int:
+        """Images in one forward pass of training."""
+        return -(-self.config.train.batch_size // self.config.train.accumulate)
+
+    def loader(
+        self, model: PromptedModel, records: Sequence[Record], split: str = "", training: bool = False
+    ) -> Loader:
+        """Batches of records as `model` wants them; augmented and shuffled for training."""
+        config, data = self.config, self.data
+        pre = replace(model.backbone.preprocess, size=model.image_size)
+        transform = (
+            train_transform(pre, config.data.augment, config.data.resize, config.data.crop_pct)
+            if training
+            else eval_transform(pre, config.data.resize, config.data.crop_pct)
+        )
+        return make_loader(
+            records,
+            transform,
+            batch_size=config.train.batch_size,
+            classes=len(data.classes),
+            multilabel=data.multilabel,
+            seed=config.train.seed,
+            shuffle=training,
+            workers=default_workers() if config.data.workers is None else config.data.workers,
+            cache=self.caches.get(split),
+            max_pixels=config.data.max_pixels,
+            pin_memory=self.device.type == "cuda",
+        )
+
+
+def prepare(config: RunConfig, console: Console) -> Setting:
+    """Check a configuration against machine, backbone and data, and settle what it leaves open.
+
+    Raises:
+        UserError: whatever is wrong, before anything is written.
+    """
+    device = pick_device(config.train.device)
+    precision = pick_precision(config.train.precision, device)
+    check_backbone(config.backbone)
+    data = load_data(config.data)
+    for note in data.notes:
+        console.say(note)
+    data = checked(data, config, console)
+    console.say(f"data: {config.data.path}: {data.summary()}")
+    if config.train.epochs is None:
+        epochs = default_epochs(math.ceil(len(data.train) / config.train.batch_size))
+        config = config.model_copy(update={"train": config.train.model_copy(update={"epochs": epochs})})
+    caches = {}
+    if config.data.cache:
+        caches = {s: ImageCache(data.split(s), config.data.max_pixels) for s in SPLITS if data.split(s)}
+        console.say(f"{sum(cache.nbytes for cache in caches.values()) / 1e6:.0f} MB of decoded images kept in memory")
+    return Setting(config, data, device, precision, console, caches)
+
+
+def checked(data: LabelledData, config: RunConfig, console: Console) -> LabelledData:
+    """The data without images that cannot be read, or a UserError that names them."""
+    report = check(data, config.data.max_pixels)
+    good = apply(data, report, config.data.on_bad)
+    if report.bad or report.leaks:
+        console.warn(report.text())
+    return good
