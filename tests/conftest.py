@@ -38,3 +38,29 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 pixels[top : top + height, left : left + width] += 150
                 Image.fromarray(pixels).save(folder / f"{number}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def small_net() -> None:
+    """Two-layer ViTs under names of their own in timm, so that whole runs take a second; one has seven classes."""
+    from timm.models import register_model
+    from timm.models.vision_transformer import VisionTransformer
+
+    def build(classes: int) -> VisionTransformer:
+        net = VisionTransformer(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=classes)
+        net.pretrained_cfg = {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+        net.default_cfg = net.pretrained_cfg
+        return net
+
+    def test_vit_patch8_32(pretrained: bool = False, num_classes: int = 0, **_: object) -> VisionTransformer:
+        return build(num_classes)
+
+    def test_classifier_32(pretrained: bool = False, num_classes: int = 7, **_: object) -> VisionTransformer:
+        net = build(num_classes)
+        if num_classes:
+            torch.nn.init.normal_(net.head.weight)
+        return net
+
+    for builder in (test_vit_patch8_32, test_classifier_32):
+        builder.__module__ = "timm.models.vision_transformer"
+        register_model(builder)

@@ -12,40 +12,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import QUIET, settings
 
 from vpt.artifact import read_artifact
 from vpt.backbones.loading import fingerprint, load_backbone
-from vpt.config import RunConfig, load_config
-from vpt.console import Console
 from vpt.errors import UserError
 from vpt.run import evaluate, resume, train
 from vpt.runlog import RunLog, read_rows
 from vpt.training import loop
 
-QUIET = Console(quiet=True)
-NET = ["backbone=test_vit_patch8_32", "backbone.pretrained=false"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _small_net():
-    """A two-layer ViT under a name of its own in timm, so that whole runs take a second."""
-    from timm.models import register_model
-    from timm.models.vision_transformer import VisionTransformer
-
-    def test_vit_patch8_32(pretrained: bool = False, **kwargs: object) -> VisionTransformer:
-        kwargs = {key: value for key, value in kwargs.items() if key in ("num_classes", "img_size")}
-        net = VisionTransformer(**{"img_size": 32, **kwargs}, patch_size=8, embed_dim=32, depth=2, num_heads=2)
-        net.pretrained_cfg = {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3}
-        net.default_cfg = net.pretrained_cfg
-        return net
-
-    test_vit_patch8_32.__module__ = "timm.models.vision_transformer"
-    register_model(test_vit_patch8_32)
-
-
-def settings(shapes: Path, out: Path, *words: str) -> RunConfig:
-    common = [f"data={shapes}", f"out={out}", "name=run", *NET, "train.epochs=3", "train.batch_size=8"]
-    return load_config(overrides=[*common, "prompt.tokens=4", "prompt.dropout=0.1", "data.augment=light", *words])
+pytestmark = pytest.mark.usefixtures("small_net")
 
 
 class Killed(BaseException):
@@ -213,12 +189,19 @@ class TestResume:
             ["prompt=none", "data.augment=none"],
             ["train.accumulate=2", "prompt.project=8", "head=mlp"],
             ["prompt.init=sample"],
+            ["prompt.init=vipamin"],
+            ["prompt=vfpt"],
+            ["prompt=cvpt"],
+            ["prompt=vapt", "prompt.kernel=2"],
+            ["prompt=gated"],
+            ["prompt=bpt", "prompt.rank=3"],
+            ["prompt=e2vpt", "prompt.prune_tokens=0.5", "prompt.prune_segments=0.5"],
         ],
     )
     def test_every_kind_of_run_resumes(self, shapes: Path, tmp_path: Path, monkeypatch, words: list[str]):
         whole = train(settings(shapes, tmp_path / "whole", *words), QUIET)
         with monkeypatch.context() as patched, pytest.raises(Killed):
-            kill_at(8, patched)
+            kill_at(20 if "prompt=e2vpt" in words else 8, patched)
             train(settings(shapes, tmp_path / "cut", *words, "train.checkpoint_minutes=0"), QUIET)
         result = resume(tmp_path / "cut" / "run", console=QUIET)
         assert result.artifact.read_bytes() == whole.artifact.read_bytes()

@@ -14,6 +14,7 @@ from vpt.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from vpt.data.images import BadImage
+    from vpt.predict import Predictor
     from vpt.results import Classification
 
 USAGE = 2  # exit code of a user's mistake
@@ -176,6 +177,7 @@ def _predict_parser(commands: Any) -> None:
     parser.add_argument("--format", choices=["table", "json", "csv"], default="table")
     parser.add_argument("--top", type=int, default=5, help="classes named for each image (default 5)")
     parser.add_argument("--output", type=Path, help="write to this file instead of stdout")
+    parser.add_argument("--prompted", type=Path, metavar="DIR", help="write what the backbone sees, as PNG")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--weights", type=Path, help="where the backbone's weight file lies now")
@@ -204,9 +206,18 @@ def _predict(options: argparse.Namespace) -> int:
         sys.stdout.write(text)
     for error in bad:
         print(f"vpt: not predicted: {error}", file=sys.stderr)
+    if options.prompted is not None:
+        _write_prompted(predictor, [result.image for result in results], options.prompted)
     if bad and not results:
         return USAGE
     return 1 if bad else 0
+
+
+def _write_prompted(predictor: Predictor, images: Sequence[str], folder: Path) -> None:
+    from vpt.plots import picture_png
+
+    for number, (name, pixels) in enumerate(predictor.prompted(list(images)), 1):
+        picture_png(pixels, folder / f"{number:04d}-{Path(name).stem}.png")
 
 
 def _as_table(results: Sequence[Classification]) -> str:

@@ -80,5 +80,12 @@ def confusion_png(matrix: Sequence[Sequence[int]], classes: Sequence[str], path:
     return _save(figure, path)
 
 
+def picture_png(pixels: np.ndarray, path: Path) -> Path:
+    """Write pixels (H, W, 3 or 4) uint8 as they are."""
+    from PIL import Image
+
+    return write_atomic(path, lambda temporary: Image.fromarray(pixels).save(temporary, format="PNG"))
+
+
 def _save(figure: Any, path: Path) -> Path:
     return write_atomic(path, lambda temporary: figure.savefig(temporary, format="png", dpi=130))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from vpt.data.images import BadImage, decode
 from vpt.data.transforms import eval_transform
 from vpt.errors import UserError
 from vpt.model import PromptedModel
+from vpt.prompts.picture import pixels_of
 from vpt.results import Classification
 from vpt.training.loop import inference
 
@@ -48,7 +50,8 @@ class Predictor:
         self._forward = inference(model)
         self._device = next(model.parameters()).device
         data = artifact.config.data
-        self._transform = eval_transform(artifact.preprocess, data.resize, data.crop_pct)
+        pre = replace(artifact.preprocess, size=model.image_size)
+        self._transform = eval_transform(pre, data.resize, data.crop_pct)
         self._max_pixels = data.max_pixels
 
     def predict(self, images: Picture | Sequence[Picture], batch_size: int = 32, top: int = 5) -> list[Classification]:
@@ -78,6 +81,18 @@ class Predictor:
         pictures = iter(find_images(images))
         while chunk := list(itertools.islice(pictures, batch_size)):
             yield from self._batch(chunk, top)
+
+    @torch.inference_mode()
+    def prompted(self, images: Picture | Sequence[Picture]) -> Iterator[tuple[str, np.ndarray]]:
+        """Names and pictures (S, S, 3) uint8 of what the backbone gets to see: cropped, and under the pixel prompt.
+
+        Raises:
+            UserError: nothing there, or a picture that cannot be read (BadImage), by name.
+        """
+        for name, source in find_images(images):
+            square = self._transform(decode(source, self._max_pixels, name), 0)
+            seen = self.model.normalise(square[None].to(self._device))
+            yield name, pixels_of(seen, self.model.mean / 255, self.model.std / 255)[0]
 
     @torch.inference_mode()
     def _batch(self, chunk: list[tuple[str, Any]], top: int) -> Iterator[Classification | BadImage]:

@@ -23,6 +23,8 @@ from vpt.errors import UserError
 from vpt.files import write_json, write_text
 from vpt.fitting import begin, measure, rounds, train_model
 from vpt.model import PromptedModel, backbone_for, build_model
+from vpt.prompts.picture import prompt_picture
+from vpt.prompts.pixels import PixelPrompts
 from vpt.runlog import RunLog
 from vpt.setting import Setting, checked, prepare
 from vpt.training.checkpoint import Progress, TrainState, load_checkpoint, save_checkpoint
@@ -220,6 +222,8 @@ def _conclude(state: TrainState, setting: Setting, folder: Path, log: RunLog) ->
     )
     summary["artifact_bytes"] = artifact.stat().st_size
     plots.curves_png(state.progress.history, folder / "curves.png", metric=metric)
+    if isinstance(model.prompt, PixelPrompts):
+        plots.picture_png(prompt_picture(model.prompt), folder / "prompt.png")
     shown = measured.get("test") or measured.get("val")
     if shown and "confusion" in shown:
         plots.confusion_png(shown["confusion"], data.classes, folder / "confusion.png")

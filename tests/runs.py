@@ -1,0 +1,17 @@
+"""Small runs for tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vpt.config import RunConfig, load_config
+from vpt.console import Console
+
+QUIET = Console(quiet=True)
+NET = ["backbone=test_vit_patch8_32", "backbone.pretrained=false"]  # needs the fixture small_net
+
+
+def settings(shapes: Path, out: Path, *words: str) -> RunConfig:
+    """Three epochs of five steps on the shapes, with dropout and augmentation."""
+    common = [f"data={shapes}", f"out={out}", "name=run", *NET, "train.epochs=3", "train.batch_size=8"]
+    return load_config(overrides=[*common, "prompt.tokens=4", "prompt.dropout=0.1", "data.augment=light", *words])

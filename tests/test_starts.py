@@ -1,0 +1,146 @@
+"""Data-driven starts of prompts: VIPAMIN and BPT's whitening from their definitions, and pruning in a whole run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from families import build_backbone
+from runs import QUIET, settings
+from test_parity import images_for
+
+from vpt.artifact import read_artifact
+from vpt.config import BptPrompt, DeepPrompt
+from vpt.prompts.base import Shape
+from vpt.prompts.build import build_tokens
+from vpt.prompts.init.start import start
+from vpt.prompts.init.vipamin import vipamin
+from vpt.prompts.init.whitening import affine, whitened_columns, whitening
+from vpt.run import train
+from vpt.runlog import read_rows
+
+pytestmark = pytest.mark.usefixtures("small_net")
+
+
+@pytest.mark.parametrize("family", ["vit", "vit-qk-norm", "eva02-inner-norm", "clip"])
+@pytest.mark.parametrize("part", [0, 1, 2])
+def test_the_map_to_queries_keys_and_values_is_found_whatever_the_library_stores(family: str, part: int):
+    block = build_backbone(family).require_tower("prompts").blocks[0]
+    rows = torch.randn(5, 48)
+    matrix, bias = affine(block, part, 48)
+    torch.testing.assert_close(rows @ matrix + bias, block.project(rows[None], "qkv")[part][0], atol=1e-5, rtol=1e-4)
+
+
+def test_whitening_makes_what_prompts_multiply_uncorrelated():
+    """P W (Wq Wk^T X^T): the rows of W M are uncorrelated with equal variance, up to the added share."""
+    torch.manual_seed(0)
+    block = build_backbone("vit").require_tower("prompts").blocks[1]
+    rows = block.before1(torch.randn(4000, 48))
+    query, key = block.project.module.weight[:48], block.project.module.weight[48:96]
+    met = whitening(block, rows, share=1e-6) @ (query.T @ key @ rows.T)
+    covariance = met @ met.T / 4000
+    spectrum = torch.linalg.eigvalsh(covariance)
+    assert spectrum.max() < 1.001
+    assert (spectrum > 0.95).sum() >= 44  # the rest are smaller than the share that is added
+
+
+def test_fewer_rows_than_channels_do_not_blow_up():
+    block = build_backbone("vit").require_tower("prompts").blocks[1]
+    columns = whitened_columns(block, block.before1(torch.randn(10, 48)), rank=60, seed=0)
+    assert columns.shape == (48, 60)
+    assert torch.isfinite(columns).all()
+    assert columns.std() == pytest.approx((2 / 108) ** 0.5, rel=1e-3)
+
+
+def test_bpt_starts_every_layer_from_its_own_rows():
+    backbone = build_backbone("vit")
+    config = BptPrompt(tokens=3, rank=5, layers=[1, 3])
+    prompt = build_tokens(config, Shape.of(backbone.require_tower("prompts")))
+    before = prompt.left.detach().clone()
+    start(prompt, config, backbone, [images_for(backbone, 4)], seed=0)
+    assert torch.equal(prompt.left, before)
+    entering = backbone.entering(images_for(backbone, 4), [3])[3]
+    block = backbone.require_tower("prompts").blocks[3]
+    expected = whitened_columns(block, block.before1(entering.flatten(0, 1)), 5, seed=1)
+    torch.testing.assert_close(prompt.right[1], expected)
+
+
+class TestVipamin:
+    def start(self, nearest: int, expand: float) -> tuple[torch.Tensor, torch.Tensor, object, torch.Tensor]:
+        backbone = build_backbone("vit")
+        tower = backbone.require_tower("prompts")
+        torch.manual_seed(1)
+        tokens = 0.1 * torch.randn(2, 3, 48)
+        images = images_for(backbone, 4)
+        with torch.no_grad():
+            return vipamin(tower, images, tokens, [0, 2], nearest, expand), tokens, backbone, images
+
+    def test_selected_prompts_are_means_of_the_patches_with_the_likest_keys(self):
+        found, tokens, backbone, images = self.start(nearest=2, expand=0.0)
+        net = backbone.net
+        rows = net._pos_embed(net.patch_embed(images))
+        attention = net.blocks[0].attn
+
+        def keys(some: torch.Tensor) -> torch.Tensor:
+            key = attention.qkv(net.blocks[0].norm1(some)).chunk(3, dim=-1)[1]
+            return key.unflatten(-1, (3, 16)).mean((0, -2))  # batch, heads
+
+        patch_keys, prompt_keys = keys(rows[:, 1:]), keys(tokens[:1])
+        for number in range(3):
+            likeness = torch.cosine_similarity(patch_keys, prompt_keys[number][None])
+            best = likeness.sort(descending=True).indices[:2]
+            torch.testing.assert_close(found[0, number], rows[:, 1:].mean(0)[best].mean(0), atol=1e-5, rtol=1e-4)
+
+    def test_expanded_prompts_have_values_outside_the_attention_outputs(self):
+        found, tokens, backbone, images = self.start(nearest=2, expand=1.0)
+        net = backbone.net
+        rows = net._pos_embed(net.patch_embed(images))
+        outputs = []
+        attention = net.blocks[0].attn
+        hook = attention.proj.register_forward_pre_hook(lambda _module, inputs: outputs.append(inputs[0]))
+        net.blocks[0](rows)
+        hook.remove()
+        weight, bias = attention.qkv.weight[96:], attention.qkv.bias[96:]
+        values = found[0] @ weight.T + bias
+        used = outputs[0].mean(0)
+        assert (values @ used.T).abs().max() < 1e-3 * values.norm(dim=1).max() * used.norm(dim=1).max()
+        # The part that was outside already is what it was.
+        basis = torch.linalg.qr(used.T).Q
+        before = tokens[0] @ weight.T + bias
+        torch.testing.assert_close(values, before - before @ basis @ basis.T, atol=1e-4, rtol=1e-3)
+
+    def test_a_mix_lies_between(self):
+        selected, expanded, mixed = (self.start(nearest=2, expand=share)[0] for share in (0.0, 1.0, 0.25))
+        torch.testing.assert_close(mixed, 0.75 * selected + 0.25 * expanded)
+
+
+def test_spt_starts_the_first_layer_from_patch_embeddings_without_position():
+    backbone = build_backbone("vit")
+    config = DeepPrompt(tokens=4, init="sample")
+    prompt = build_tokens(config, Shape.of(backbone.require_tower("prompts")))
+    images = images_for(backbone, 3)
+    start(prompt, config, backbone, [images], seed=0)
+    patches = backbone.net.patch_embed(images).flatten(0, 1)
+    assert all((patches - token).abs().sum(1).min() < 1e-5 for token in prompt.tokens[0])
+    entering = backbone.entering(images, [2])[2].flatten(0, 1)
+    assert all((entering - token).abs().sum(1).min() < 1e-5 for token in prompt.tokens[2])
+
+
+def test_a_pruned_run_trains_twice_from_the_same_start(shapes: Path, tmp_path: Path):
+    words = ["prompt=e2vpt", "prompt.tokens=4", "prompt.prune_tokens=0.5", "prompt.prune_segments=0.25"]
+    result = train(settings(shapes, tmp_path, *words), QUIET)
+    tensors = read_artifact(result.artifact).tensors
+    assert tensors["prompt.token_mask"].sum() == 2
+    assert (tensors["prompt.segment_mask"].sum(1) == 12).all()
+    rows = read_rows(result.folder)
+    steps = [row["step"] for row in rows if row["kind"] == "step"]
+    assert steps == list(range(1, 31))
+    epochs = [row for row in rows if row["kind"] == "epoch"]
+    assert [row["epoch"] for row in epochs] == [1, 2, 3, 1, 2, 3]
+    assert result.metrics["epochs"] == 3
+    # The schedule starts anew, and pruned tokens take no gradient.
+    shares = [row["lr_share"] for row in rows if row["kind"] == "step"]
+    assert shares[:15] == shares[15:]
+    again = train(settings(shapes, tmp_path / "again", *words), QUIET)
+    assert again.artifact.read_bytes() == result.artifact.read_bytes()
