@@ -11,8 +11,6 @@ not depend on them. Results go to benchmarks/results/speed-<device>.json.
 from __future__ import annotations
 
 import argparse
-import ctypes
-import platform
 import statistics
 import sys
 import time
@@ -20,13 +18,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
+from measuring import RESULTS, machine, peak, reset_peak  # noqa: E402
 from twin import twin_features  # noqa: E402
 
 from vpt.backbones.loading import load_backbone  # noqa: E402
@@ -56,7 +54,7 @@ def main() -> None:
         for batch in options.batch
     ]
     result = {"machine": machine(device), "precision": options.precision, "cases": cases}
-    out = options.out or ROOT / "benchmarks" / "results" / f"speed-{device.type}.json"
+    out = options.out or RESULTS / f"speed-{device.type}.json"
     write_json(out, result)
     print(f"written to {out}")
 
@@ -146,49 +144,6 @@ def alternate(steps: dict[str, Step], rounds: int, device: torch.device) -> dict
         name: {"seconds": statistics.median(seconds[name]), "peak_bytes": statistics.median(peaks[name])}
         for name in steps
     }
-
-
-def reset_peak(device: torch.device) -> int:
-    """Forget the peak so far; bytes in use now."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
-    # The C library keeps freed memory; given back first, it does not hide the next peak.
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    return status("VmRSS")
-
-
-def peak(device: torch.device) -> int:
-    """The highest number of bytes in use since `reset_peak`."""
-    return torch.cuda.max_memory_allocated() if device.type == "cuda" else status("VmHWM")
-
-
-def status(key: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1]) * 1024
-    raise KeyError(key)
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """What the figures were measured on."""
-    name = torch.cuda.get_device_name() if device.type == "cuda" else _processor()
-    return {
-        "device": name,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "timm": timm.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":

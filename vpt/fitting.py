@@ -42,7 +42,10 @@ def begin(model: PromptedModel, setting: Setting) -> None:
         if setting.data.multilabel:
             raise UserError("head.kind=labelmap needs one label an image; choose head=linear for several")
         sources, classes = model.head.sources, len(setting.data.classes)
-        if config.head.method == "random":
+        if config.head.method == "first":
+            each = config.head.sources
+            model.head.index.copy_(torch.arange(classes * each).view(each, classes).T)
+        elif config.head.method == "random":
             model.head.index.copy_(random_map(sources, classes, config.head.sources, config.train.seed))
         elif config.head.method == "frequency":
             _map_by_frequency(model, setting)

@@ -33,9 +33,9 @@ class LabelMapHead(Section):
     """No new head: the backbone's own classifier, its classes mapped to the task's (Chen et al. 2023)."""
 
     kind: Literal["labelmap"] = "labelmap"
-    method: Literal["random", "frequency", "iterative", "semantic", "full"] = Field(
+    method: Literal["first", "random", "frequency", "iterative", "semantic", "full"] = Field(
         "iterative",
-        description="random; frequency: by its predictions before training; iterative: anew in every epoch; semantic: "
+        description="first: in order; random; frequency: by its predictions before training; iterative: anew in every epoch; semantic: "
         "by the likeness of names; full: a linear layer learns it",
     )
     sources: int = Field(1, ge=1, description="source classes whose scores are averaged for a class of the task")

@@ -1,0 +1,182 @@
+"""Every method on one task with one search budget: three learning rates each by validation, then three seeds on test.
+
+    python benchmarks/methods.py digits                                   # the embedded backbone
+    python benchmarks/methods.py digits --random                          # the same architecture with random weights
+    python benchmarks/methods.py fashion                                  # Debian package dataset-fashion-mnist
+    python benchmarks/methods.py clothing --data ../shared/data/clothing
+    python benchmarks/methods.py clothing --data ../shared/data/clothing --backbone vit_small_patch16_224 \\
+        --weights ../shared/weights/FILE -- backbone.image_size=112 train.precision=bf16
+
+Results go to benchmarks/results/methods-TASK-BACKBONE.json; runs that are finished are only read, so a benchmark that
+was stopped goes on. The rate is chosen on validation with seed 0; test is measured with the chosen rate, seeds 0 to 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import shutil
+import statistics
+from pathlib import Path
+from typing import Any
+
+import torch
+from measuring import RESULTS, machine, peak, reset_peak
+
+from vpt.config import load_config
+from vpt.console import Console
+from vpt.errors import UserError
+from vpt.files import write_json
+from vpt.run import resume, train
+
+SEEDS = (0, 1, 2)
+PROMPT = ("prompt", (1e-3, 3e-3, 1e-2))
+# method -> settings, the role whose rate is searched, and the rates.
+METHODS: dict[str, tuple[list[str], str, tuple[float, ...]]] = {
+    "linear": (["prompt=none", "train.epochs=60"], "head", (3e-3, 1e-2, 3e-2)),
+    "shallow": (["prompt=shallow"], *PROMPT),
+    "deep": (["prompt=deep"], *PROMPT),
+    "deep, SPT start": (["prompt=deep", "prompt.init=sample"], *PROMPT),
+    "deep, VIPAMIN start": (["prompt=deep", "prompt.init=vipamin"], *PROMPT),
+    "vfpt": (["prompt=vfpt"], *PROMPT),
+    "e2vpt": (["prompt=e2vpt"], *PROMPT),
+    "e2vpt, pruned": (["prompt=e2vpt", "prompt.prune_tokens=0.3", "prompt.prune_segments=0.25"], *PROMPT),
+    "cvpt": (["prompt=cvpt"], *PROMPT),
+    "vapt": (["prompt=vapt"], *PROMPT),
+    "gated": (["prompt=gated"], *PROMPT),
+    "bpt": (["prompt=bpt", "prompt.layers=all", "prompt.tokens=10", "prompt.rank=5"], *PROMPT),
+    "pixel frame": (["prompt=pixel"], "pixels", (1e-2, 3e-2, 1e-1)),
+    "bias": (["prompt=none", "tuning=bias"], "bias", (3e-4, 1e-3, 3e-3)),
+    "lora": (["prompt=none", "tuning=lora"], "lora", (3e-4, 1e-3, 3e-3)),
+    "full": (["prompt=none", "tuning=full"], "backbone", (3e-5, 1e-4, 3e-4)),
+}
+BASELINES = ("linear", "shallow", "deep", "bias", "lora", "full")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=["digits", "fashion", "clothing"])
+    parser.add_argument("--data", help="folder of the clothing data set")
+    parser.add_argument("--backbone", default="vpt_nano")
+    parser.add_argument("--weights", help="file of the backbone's weights")
+    parser.add_argument("--random", action="store_true", help="random weights")
+    parser.add_argument("--methods", nargs="+", choices=[*METHODS, "baselines", "all"], default=["baselines"])
+    parser.add_argument("--runs", type=Path, default=Path("runs/methods"))
+    parser.add_argument("settings", nargs="*", help="key=value words for every run")
+    options = parser.parse_intermixed_args()
+    label = f"{options.task}-{'random' if options.random else options.backbone}"
+    place, shared = words_of(options)
+    out = RESULTS / f"methods-{label}.json"
+    rows = json.loads(out.read_text())["rows"] if out.exists() else []
+    for method in chosen(options.methods):
+        row = measure(method, [*place, *shared], options.runs / label)
+        rows = [other for other in rows if other["method"] != method] + [row]
+        rows.sort(key=lambda row: list(METHODS).index(row["method"]))
+        found = {"task": options.task, "settings": shared, "machine": machine(torch.device("cpu")), "rows": rows}
+        write_json(out, found)
+        print(f"{label} {method}: {row['mean']:.4f} +- {row['spread']:.4f}", flush=True)
+
+
+def chosen(names: list[str]) -> list[str]:
+    if "all" in names:
+        return list(METHODS)
+    return [name for name in METHODS if name in names or ("baselines" in names and name in BASELINES)]
+
+
+def words_of(options: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """Settings of every run: where things lie, and what decides the result."""
+    place = [f"out={options.runs}"]
+    shared = [f"backbone={options.backbone}"]
+    if options.random:
+        shared.append("backbone.pretrained=false")
+    if options.weights:
+        place.append(f"backbone.weights={options.weights}")
+    if options.task == "clothing":
+        if not options.data:
+            raise UserError("clothing needs --data FOLDER")
+        place.append(f"data={options.data}")
+        shared += ["data.shots=100", "data.augment=light"]
+    elif options.task == "fashion":
+        place.append(f"data.root={fashion(options.runs)}")
+        shared += ["data=torchvision:FashionMNIST", "data.shots=100", "data.val_fraction=0.0167", "data.augment=light"]
+    else:
+        shared += ["data=digits", "data.augment=none"]
+    shared += ["train.epochs=15", "train.eval_every=1000", "data.cache=true", "train.keep=last"]
+    return place, [*shared, *options.settings]
+
+
+def fashion(runs: Path) -> Path:
+    """Fashion-MNIST as torchvision expects it, from Debian's package."""
+    source = Path("/usr/share/datasets/fashion-mnist")
+    if not source.is_dir():
+        raise UserError("Fashion-MNIST is not there: apt-get install dataset-fashion-mnist")
+    raw = runs / "fashion" / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    for packed in source.glob("*.gz"):
+        target = raw / packed.stem
+        if not target.exists():
+            with gzip.open(packed) as read, target.open("wb") as write:
+                shutil.copyfileobj(read, write)
+    return runs / "fashion"
+
+
+def measure(method: str, words: list[str], runs: Path) -> dict[str, Any]:
+    """Search a method's rate, then measure it with several seeds."""
+    settings, role, rates = METHODS[method]
+    stem = "".join(c if c.isalnum() else "-" for c in method)
+    tried = {}
+    for rate in rates:
+        word = f"train.optimizer.lr.{role}={rate}"
+        tried[rate] = run([*words, *settings, word, "train.seed=0"], runs / f"{stem}-{rate}-seed0")
+    best = max(rates, key=lambda rate: (tried[rate]["val"], -tried[rate]["val_loss"]))
+    seeds = [tried[best]]
+    for seed in SEEDS[1:]:
+        words_now = [*words, *settings, f"train.optimizer.lr.{role}={best}", f"train.seed={seed}"]
+        seeds.append(run(words_now, runs / f"{stem}-{best}-seed{seed}"))
+    tests = [row["test"] for row in seeds]
+    first = seeds[0]
+    return {
+        "method": method,
+        "words": settings,
+        "searched": {f"{role}={rate}": row["val"] for rate, row in tried.items()},
+        "chosen": f"{role}={best}",
+        "test": tests,
+        "mean": statistics.mean(tests),
+        "spread": statistics.stdev(tests),
+        "val": [row["val"] for row in seeds],
+        **{key: first[key] for key in ("parameters", "artifact_bytes")},
+        "seconds_per_epoch": statistics.median(row["seconds"] / row["epochs"] for row in [*tried.values(), *seeds]),
+        "peak_bytes": statistics.median(row["peak_bytes"] for row in [*tried.values(), *seeds]),
+    }
+
+
+def run(words: list[str], folder: Path) -> dict[str, Any]:
+    """Train, or resume, or only read a run; what it measured."""
+    measured = folder / "measured.json"
+    if not measured.is_file():
+        cpu = torch.device("cpu")
+        before = reset_peak(cpu)
+        if (folder / "checkpoint.safetensors").is_file():
+            result = resume(folder, console=Console(quiet=True))
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+            config = load_config(overrides=[*words, f"out={folder.parent}", f"name={folder.name}"])
+            result = train(config, Console(quiet=True))
+        metrics = result.metrics
+        found = {
+            "val": metrics["val"]["accuracy"],
+            "val_loss": metrics["val"]["loss"],
+            "test": metrics["test"]["accuracy"],
+            "peak_bytes": peak(cpu) - before,
+            **{key: metrics[key] for key in ("parameters", "artifact_bytes", "seconds", "epochs")},
+        }
+        write_json(measured, found)
+    return json.loads(measured.read_text())
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        raise SystemExit(str(error)) from None
