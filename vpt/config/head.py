@@ -35,8 +35,8 @@ class LabelMapHead(Section):
     kind: Literal["labelmap"] = "labelmap"
     method: Literal["first", "random", "frequency", "iterative", "semantic", "full"] = Field(
         "iterative",
-        description="first: in order; random; frequency: by its predictions before training; iterative: anew in every epoch; semantic: "
-        "by the likeness of names; full: a linear layer learns it",
+        description="first: in order; random; frequency: by its predictions before training; iterative: anew in every "
+        "epoch; semantic: by the likeness of names; full: a linear layer learns it",
     )
     sources: int = Field(1, ge=1, description="source classes whose scores are averaged for a class of the task")
     every: int = Field(1, ge=1, description="method=iterative: epochs between new mappings")
