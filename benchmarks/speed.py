@@ -63,7 +63,7 @@ def measure(name: str, tokens: int, batch: int, rounds: int, device: torch.devic
     """One model and prompt length: medians of every variant, and the ratios that matter."""
     words = [f"backbone={name}", "backbone.pretrained=false", "prompt=deep", f"prompt.tokens={tokens}"]
     config = load_config(overrides=words)
-    model = build_model(config, load_backbone(config.backbone), 10).to(device)
+    model = build_model(config, load_backbone(config.backbone), [str(digit) for digit in range(10)]).to(device)
     images = torch.randint(0, 256, (batch, 3, 224, 224), dtype=torch.uint8, device=device)
     labels = torch.randint(0, 10, (batch,), device=device)
     context = autocast(precision, device)

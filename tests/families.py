@@ -13,6 +13,7 @@ from vpt.backbones.backbone import Backbone
 from vpt.preprocess import Preprocess
 
 SIZE = 32
+CLASSES = tuple("abcdefghij")
 SMALL = {"img_size": SIZE, "patch_size": 8, "embed_dim": 48, "depth": 4, "num_heads": 3, "num_classes": 0}
 
 

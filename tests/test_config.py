@@ -65,7 +65,10 @@ def test_values_are_read_as_yaml():
         (["train.optimizer.lr.promt=1"], ["unknown key 'train.optimizer.lr.promt'; did you mean 'prompt'?"]),
         (["train.accumulate=3"], ["train: batch_size=32 must be a multiple of accumulate=3"]),
         (["train.epochs=0"], ["train.epochs=0: input should be greater than or equal to 1"]),
-        (["head.kind=liner"], ["head.kind=liner does not exist; did you mean 'linear'?; known: linear, mlp, labelmap"]),
+        (
+            ["head.kind=liner"],
+            ["head.kind=liner does not exist; did you mean 'linear'?; known: linear, mlp, labelmap, zeroshot"],
+        ),
         (["train.seed=nan"], ["train.seed=nan: input should be a valid integer, unable to parse string as an integer"]),
     ],
 )

@@ -11,9 +11,9 @@ import pytest
 from images import broken_files, class_folders, photo, save
 from PIL import Image
 
+from vpt.cachedir import cache_dir
 from vpt.config import DataConfig
 from vpt.data import check as check_module
-from vpt.data.cachedir import cache_dir
 from vpt.data.check import CheckReport, apply, check
 from vpt.data.records import Item, LabelledData, Record
 from vpt.data.sources import load_data

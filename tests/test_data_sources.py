@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from images import class_folders, photo, save
 
+from vpt.cachedir import cache_dir
 from vpt.config import DataConfig
 from vpt.data import digits
-from vpt.data.cachedir import cache_dir
 from vpt.data.images import read
 from vpt.data.records import LabelledData, Record
 from vpt.data.sources import load_data

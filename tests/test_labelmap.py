@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from families import CLASSES
 from runs import QUIET
 
 from vpt.artifact import read_artifact
@@ -78,7 +79,7 @@ def test_random_mapping_is_a_function_of_the_seed():
 
 def test_the_models_scores_are_the_librarys_reindexed():
     config = load_config(overrides=[*CLASSIFIER, "head=labelmap"])
-    model = build_model(config, backbone_for(config), 3).eval()
+    model = build_model(config, backbone_for(config), CLASSES[:3]).eval()
     model.head.index.copy_(torch.tensor([[6], [2], [0]]))
     batch = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     expected = model.backbone.net(model.normalise(batch))[:, [6, 2, 0]]
@@ -94,7 +95,7 @@ def test_a_convolutional_classifier():
         "head=labelmap",
     ]
     config = load_config(overrides=words)
-    model = build_model(config, backbone_for(config), 3).eval()
+    model = build_model(config, backbone_for(config), CLASSES[:3]).eval()
     model.head.index.copy_(torch.tensor([[999], [2], [0]]))
     batch = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     torch.testing.assert_close(model(batch), model.backbone.net(model.normalise(batch))[:, [999, 2, 0]])

@@ -8,6 +8,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from families import CLASSES
 
 from vpt.artifact import artifact_bytes, load_model, read_artifact, save_artifact
 from vpt.backbones.loading import load_backbone
@@ -23,7 +24,7 @@ TINY = ["backbone=vit_tiny_patch16_224", "backbone.pretrained=false", "backbone.
 
 def build(*words: str, classes: int = 3) -> PromptedModel:
     config = load_config(overrides=[*TINY, *words])
-    return build_model(config, load_backbone(config.backbone), classes)
+    return build_model(config, load_backbone(config.backbone), CLASSES[:classes])
 
 
 def images(count: int = 4, size: int = 32) -> torch.Tensor:
@@ -176,7 +177,7 @@ class TestArtifact:
 
     def saved(self, tmp_path: Path, *words: str) -> tuple[PromptedModel, Path]:
         config = load_config(overrides=[*self.words, *words])
-        model = build_model(config, load_backbone(config.backbone), 3).eval()
+        model = build_model(config, load_backbone(config.backbone), CLASSES[:3]).eval()
         with torch.no_grad():
             for _, _, parameter in model.trainable():
                 parameter.add_(torch.randn_like(parameter))
@@ -215,7 +216,7 @@ class TestArtifact:
     def test_vit_small_deep_ten_tokens_ten_classes_is_under_300_kB(self, tmp_path: Path):
         words = ["backbone=vit_small_patch16_224", "backbone.pretrained=false", "prompt=deep", "prompt.tokens=10"]
         config = load_config(overrides=words)
-        model = build_model(config, load_backbone(config.backbone), 10)
+        model = build_model(config, load_backbone(config.backbone), CLASSES[:10])
         path = save_artifact(tmp_path / "a.safetensors", model, config, [f"class {i}" for i in range(10)])
         assert path.stat().st_size < 300_000
 

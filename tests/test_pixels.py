@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from families import CLASSES
 from PIL import Image
 from runs import NET, QUIET
 
@@ -165,7 +166,7 @@ def test_gradients_reach_the_prompt_through_any_backbone(name: str, words: list[
     size = 224 if name.startswith("swin") else 64
     common = [f"backbone={name}", "backbone.pretrained=false", f"backbone.image_size={size}", "prompt=pixel"]
     config = load_config(overrides=[*common, "prompt.size=8", *words])
-    model = build_model(config, backbone_for(config), classes=3).train()
+    model = build_model(config, backbone_for(config), CLASSES[:3]).train()
     batch = torch.randint(0, 256, (2, 3, model.image_size, model.image_size), dtype=torch.uint8)
     model(batch).logsumexp(1).sum().backward()
     assert {role for _, role, _ in model.trainable()} == {"pixels", "head"}

@@ -140,7 +140,7 @@ def test_a_pruned_run_trains_twice_from_the_same_start(shapes: Path, tmp_path: P
     assert [row["epoch"] for row in epochs] == [1, 2, 3, 1, 2, 3]
     assert result.metrics["epochs"] == 3
     # The schedule starts anew, and pruned tokens take no gradient.
-    shares = [row["lr_share"] for row in rows if row["kind"] == "step"]
+    shares = [row["lr"] for row in rows if row["kind"] == "step"]
     assert shares[:15] == shares[15:]
     again = train(settings(shapes, tmp_path / "again", *words), QUIET)
     assert again.artifact.read_bytes() == result.artifact.read_bytes()

@@ -7,13 +7,13 @@ import math
 
 import pytest
 import torch
-from families import build_backbone
+from families import CLASSES, build_backbone
 
 from vpt.config import RunConfig, load_config
 from vpt.errors import UserError
 from vpt.model import build_model
 from vpt.training.loss import build_loss, class_weights
-from vpt.training.optim import build_optimizer, load_optimizer_tensors, optimizer_tensors, set_rate
+from vpt.training.optim import build_optimizer, load_optimizer_tensors, optimizer_tensors, set_rates
 from vpt.training.schedule import factor
 
 
@@ -29,7 +29,7 @@ def test_the_first_step_moves_and_the_rate_falls_to_almost_nothing():
 
 def test_accumulated_passes_give_the_gradient_of_the_whole_batch():
     torch.manual_seed(0)
-    model = build_model(load_config(overrides=["prompt.tokens=2"]), build_backbone("vit"), 3)
+    model = build_model(load_config(overrides=["prompt.tokens=2"]), build_backbone("vit"), CLASSES[:3])
     images = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
     loss_of = build_loss(False, 0.1, None)
@@ -62,14 +62,14 @@ def test_optimiser_state_round_trips(kind: str):
     config = load_config(overrides=[f"train.optimizer={kind}", "prompt.tokens=2"])
 
     def fresh():
-        model = build_model(config, build_backbone("vit"), 3)
+        model = build_model(config, build_backbone("vit"), CLASSES[:3])
         return model, build_optimizer(model, config.train.optimizer)
 
     def step(model, optimizer):
         images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
         optimizer.zero_grad()
         model(images).logsumexp(1).sum().backward()
-        set_rate(optimizer, 0.5)
+        set_rates(optimizer, lambda base: base * 0.5)
         optimizer.step()
 
     model, optimizer = fresh()
@@ -87,7 +87,7 @@ def test_optimiser_state_round_trips(kind: str):
 
 def test_groups_go_by_role_with_their_own_rates():
     config = RunConfig()
-    model = build_model(config, build_backbone("vit"), 3)
+    model = build_model(config, build_backbone("vit"), CLASSES[:3])
     groups = build_optimizer(model, config.train.optimizer).param_groups
     rates = config.train.optimizer.lr
     assert {group["role"]: group["lr"] for group in groups} == {"prompt": rates.prompt, "head": rates.head}

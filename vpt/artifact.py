@@ -160,7 +160,7 @@ def load_model(
             f"(weights {loaded.fingerprint[:12]}); give the backbone it was trained on"
         )
     loaded.preprocess = replace(artifact.preprocess)
-    model = build_model(artifact.config, loaded, len(artifact.classes))
+    model = build_model(artifact.config, loaded, artifact.classes)
     model.load_owned(dict(artifact.tensors))
     model.requires_grad_(False)
     return model.to(pick_device(device)).eval(), artifact

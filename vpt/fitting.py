@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from vpt import metrics as scores
-from vpt.config import E2vptPrompt, FrozenTuning, LabelMapHead, NoPrompt, Prompt
+from vpt.config import E2vptPrompt, FrozenTuning, LabelMapHead, Prompt
 from vpt.errors import UserError
 from vpt.heads.labelmap import LabelMap, confusion_counts, frequency_map, random_map
 from vpt.model import PromptedModel
+from vpt.objectives import build_objective
 from vpt.prompts.base import TokenPrompts
 from vpt.prompts.e2vpt import EffectivePrompts
 from vpt.prompts.init.start import start, wants_images
@@ -112,8 +113,7 @@ def _round(state: TrainState, setting: Setting, log: RunLog, save: Callable[[], 
     train_batches: Batches = train_loader
     val_batches: Batches | None = val_loader
     forward: Forward = model
-    frozen = isinstance(config.prompt, NoPrompt) and isinstance(config.tuning, FrozenTuning)
-    if frozen and config.data.augment == "none":
+    if model.prompt is None and isinstance(config.tuning, FrozenTuning) and config.data.augment == "none":
         setting.console.say("nothing before the head learns and no augmentation: features are computed once")
         train_batches = _features(setting, model, "train")
         val_batches = _features(setting, model, "val") if data.val else None
@@ -134,8 +134,7 @@ def _round(state: TrainState, setting: Setting, log: RunLog, save: Callable[[], 
         fit(
             state,
             train_batches,
-            forward,
-            _loss(setting),
+            build_objective(config.prompt, model, forward, _loss(setting), cached=forward is model.head),
             validate if val_batches is not None else None,
             before_epoch=before_epoch,
             metric=scores.main_metric(data.multilabel),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from vpt.backbones.backbone import Backbone, Pool
 from vpt.backbones.loading import load_backbone
 from vpt.backbones.ports import LayerPrompt
-from vpt.config import FullTuning, LabelMapHead, NoPrompt, PixelPrompt, RunConfig
+from vpt.clip import build_learner, build_zero_shot
+from vpt.config import ClipPrompt, FullTuning, LabelMapHead, NoPrompt, PixelPrompt, RunConfig, ZeroShotHead
 from vpt.errors import UserError
 from vpt.heads.build import build_head
+from vpt.heads.zeroshot import ZeroShot
 from vpt.prompts.base import Shape, TokenPrompts
 from vpt.prompts.build import build_tokens
 from vpt.prompts.pixels import PixelPrompts
@@ -103,6 +105,12 @@ class PromptedModel(nn.Module):
         """
         return self.head(self.features(images, constants))
 
+    def ready(self) -> Callable[[Tensor], Tensor]:
+        """The model for inference: what does not depend on the image is computed once, here."""
+        layers = self.constants()
+        head = self.head.ready() if isinstance(self.head, ZeroShot) else self.head
+        return lambda images: head(self.features(images, layers))
+
     def trainable(self) -> Iterator[tuple[str, Role, nn.Parameter]]:
         """The one declaration of what learns: name, role and parameter. Freezing, optimiser, saving and counting
         all go by it."""
@@ -115,7 +123,7 @@ class PromptedModel(nn.Module):
         if part == "prompt":
             return "pixels" if isinstance(self.prompt, PixelPrompts) else "prompt"
         if part == "head":
-            return "head"
+            return getattr(self.head, "role", "head")
         if ".lora_" in name:
             return "lora"
         return "backbone" if self.owns_buffers else "bias"
@@ -172,36 +180,48 @@ def plan_for(backbone: Backbone, prompt: nn.Module | None, pool: Pool) -> tuple[
 
 
 def backbone_for(config: RunConfig) -> Backbone:
-    """The backbone of a run, with its classifier where the head maps its classes."""
-    return load_backbone(config.backbone, classifier=isinstance(config.head, LabelMapHead))
+    """The backbone of a run, with its classifier where the head maps classes, its text tower where it reads names."""
+    return load_backbone(
+        config.backbone,
+        classifier=isinstance(config.head, LabelMapHead),
+        text=isinstance(config.head, ZeroShotHead),
+    )
 
 
-def build_model(config: RunConfig, backbone: Backbone, classes: int) -> PromptedModel:
+def build_model(config: RunConfig, backbone: Backbone, classes: Sequence[str]) -> PromptedModel:
     """Put prompt and head on a backbone and mark what learns. New parameters are drawn from `train.seed`.
 
     Args:
         config: the run.
         backbone: a fresh one from `backbone_for`; tuning changes it.
-        classes: number of classes.
+        classes: names of the classes.
 
     Raises:
-        UserError: a prompt the backbone cannot take, layers that do not exist, a pooling that reads what is not there,
-            or a run in which nothing learns.
+        UserError: a prompt the backbone cannot take, layers that do not exist, a pooling that reads what is not there.
 
     >>> from vpt.config import load_config
     >>> words = ["backbone=vit_tiny_patch16_224", "backbone.pretrained=false", "prompt.tokens=2"]
     >>> config = load_config(overrides=words)
-    >>> model = build_model(config, backbone_for(config), classes=3)
+    >>> model = build_model(config, backbone_for(config), classes=["cat", "dog", "owl"])
     >>> sum(parameter.numel() for _, _, parameter in model.trainable())
     5187
     """
-    pool: Pool = "classifier" if isinstance(config.head, LabelMapHead) else config.head.pool
+    head: nn.Module
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
-        prompt = _prompt(config, backbone)
+        if isinstance(config.prompt, ClipPrompt):
+            prompt, head = build_learner(config, backbone, classes)
+            backbone = apply_tuning(config.tuning, backbone)
+            return PromptedModel(backbone, prompt, head, "native", isinstance(config.tuning, FullTuning))
+        own = _prompt(config, backbone)
         backbone = apply_tuning(config.tuning, backbone)
-        head = build_head(config.head, backbone.feature_width(pool), classes)
-    return PromptedModel(backbone, prompt, head, pool, isinstance(config.tuning, FullTuning))
+        pool: Pool = "native"
+        if isinstance(config.head, ZeroShotHead):
+            head = build_zero_shot(config, backbone, classes)
+        else:
+            pool = "classifier" if isinstance(config.head, LabelMapHead) else config.head.pool
+            head = build_head(config.head, backbone.feature_width(pool), len(classes))
+    return PromptedModel(backbone, own, head, pool, isinstance(config.tuning, FullTuning))
 
 
 def _prompt(config: RunConfig, backbone: Backbone) -> TokenPrompts | PixelPrompts | None:
@@ -209,4 +229,5 @@ def _prompt(config: RunConfig, backbone: Backbone) -> TokenPrompts | PixelPrompt
         return None
     if isinstance(config.prompt, PixelPrompt):
         return PixelPrompts(config.prompt, backbone.preprocess.size)
+    assert not isinstance(config.prompt, ClipPrompt)
     return build_tokens(config.prompt, Shape.of(backbone.require_tower("token prompts")))

@@ -139,7 +139,7 @@ def _in_order_of(data: LabelledData, classes: tuple[str, ...], path: str) -> Lab
 def _train_one(setting: Setting, folder: Path, fresh: bool) -> TrainResult:
     config, data, console = setting.config, setting.data, setting.console
     finished = folder / "metrics.json"
-    model = build_model(config, backbone_for(config), len(data.classes)).to(setting.device)
+    model = build_model(config, backbone_for(config), data.classes).to(setting.device)
     if not any(True for _ in model.trainable()):
         raise UserError(
             "nothing learns in this run: no prompt, a frozen backbone and a fixed label mapping; add a prompt"
@@ -190,8 +190,9 @@ def _introduce(setting: Setting, model: PromptedModel, folder: Path) -> None:
 
 def _conclude(state: TrainState, setting: Setting, folder: Path, log: RunLog) -> TrainResult:
     config, data, model, console = setting.config, setting.data, state.model, setting.console
-    if state.best is not None:
-        model.load_owned({name: value.to(setting.device) for name, value in state.best.items()})
+    chosen = state.average or state.best
+    if chosen is not None:
+        model.load_owned({name: value.to(setting.device) for name, value in chosen.items()})
     forward = inference(model)
     measured: dict[str, Any] = {}
     for split in ("val", "test"):

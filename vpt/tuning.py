@@ -36,7 +36,7 @@ def apply_tuning(tuning: Tuning, backbone: Backbone) -> Backbone:
             parameter.requires_grad_(True)
         return backbone
     _inject_lora(tuning, net, backbone.name)
-    return Backbone(net, backbone.library, backbone.name, backbone.preprocess, backbone.fingerprint)
+    return Backbone(net, backbone.library, backbone.name, backbone.preprocess, backbone.fingerprint, backbone.text)
 
 
 def _is_bias(name: str) -> bool:

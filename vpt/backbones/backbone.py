@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vpt.backbones.execute import execute
 from vpt.backbones.open_clip_reader import read_open_clip
 from vpt.backbones.ports import NOTHING, LayerPrompt
+from vpt.backbones.text_encoder import TextEncoder
 from vpt.backbones.timm_reader import UnreadableError, is_timm_vit, read_timm
 from vpt.backbones.tower import Tower
 from vpt.errors import UserError
@@ -30,15 +31,25 @@ class Backbone(nn.Module):
         name: the name it was built from, for messages and artifacts.
         preprocess: what it expects of its pixels.
         fingerprint: digest of its frozen weights, see loading.py.
+        text: the text side of a CLIP, where a head needs it.
     """
 
-    def __init__(self, net: nn.Module, library: str, name: str, preprocess: Preprocess, fingerprint: str = "") -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        library: str,
+        name: str,
+        preprocess: Preprocess,
+        fingerprint: str = "",
+        text: TextEncoder | None = None,
+    ) -> None:
         super().__init__()
         self.net = net
         self.library = library
         self.name = name
         self.preprocess = preprocess
         self.fingerprint = fingerprint
+        self.text = text
         self.refusal = ""  # why token prompts cannot enter, where they cannot
         self.tower = self._read()
 
@@ -59,7 +70,9 @@ class Backbone(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> Backbone:
         # The tower's views refer to modules of `net`; they are read anew from the copy.
         net = copy.deepcopy(self.net, memo)
-        return Backbone(net, self.library, self.name, self.preprocess, self.fingerprint).train(self.training)
+        # The text side is only ever read.
+        mine = Backbone(net, self.library, self.name, self.preprocess, self.fingerprint, self.text)
+        return mine.train(self.training)
 
     @property
     def library_net(self) -> Any:

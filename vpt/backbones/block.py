@@ -128,8 +128,8 @@ class Gain:
         return rows * getattr(self.owner, self.name)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Scaled dot-product attention, each argument (B, heads, N or M, head_dim).
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention, each argument (B, heads, N or M, head_dim); `mask` (..., N, M) says what is seen.
 
     torch's fused kernel, except in bfloat16 on a CPU, where two plain products are two to five times as fast while
     the weights (B, heads, N, M) are small.
@@ -140,8 +140,23 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     small = query.shape[2] * key.shape[2] <= 512 * 512
     if query.device.type == "cpu" and query.dtype is torch.bfloat16 and small:
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
         return scores.softmax(dim=-1).to(value.dtype) @ value
-    return F.scaled_dot_product_attention(query, key, value)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+
+
+def picked(rows: Tensor, queries: slice | Tensor | None) -> Tensor:
+    """Rows (B, N, C) that are wanted: a stretch of them, or one of each, (B, 1, C).
+
+    >>> picked(torch.arange(6).view(2, 3, 1), torch.tensor([0, 2])).flatten().tolist()
+    [0, 5]
+    """
+    if queries is None:
+        return rows
+    if isinstance(queries, slice):
+        return rows[:, queries]
+    return rows[torch.arange(len(rows), device=rows.device), queries][:, None]
 
 
 @dataclass(frozen=True)
@@ -188,34 +203,39 @@ class Block:
         self,
         x: Tensor,
         extra: KeyValue | None = None,
-        queries: slice | None = None,
+        queries: slice | Tensor | None = None,
         rope: Tensor | None = None,
         prefix: int = 0,
         branch: KeyValue | None = None,
         temperature: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """Run the layer.
 
         Args:
             x: rows (B, N, C).
             extra: keys and values seen by every query beside those of `x`.
-            queries: the contiguous rows whose output is wanted, a slice with both ends; None for all.
+            queries: the contiguous rows whose output is wanted, a slice with both ends; or the place (B,) of one row in
+                each; None for all.
             rope: rotary embedding of the rows from `prefix` on, (N - prefix, 2 * head_dim) or (heads, ...).
             prefix: how many leading rows are not rotated.
             branch: keys and values that the kept rows attend to once more, between attention and MLP.
             temperature: attention scores are divided by it; a scalar or (B, 1, 1, 1).
+            mask: what each row sees, (N, M) booleans over the keys of `extra` and then of the rows.
 
         Returns:
             (B, kept rows, C).
         """
         rows = self.before1(x)
-        kept, kept_rows = (x, rows) if queries is None else (x[:, queries], rows[:, queries])
+        kept, kept_rows = picked(x, queries), picked(rows, queries)
         query, key, value = self._projected(rows, queries, rope, prefix)
         if temperature is not None:
             query = (query / temperature).to(query.dtype)
         if extra is not None:
             key, value = join(extra, KeyValue(key, value))
-        mixed = attend(query, key, value)
+        if mask is not None and queries is not None:
+            mask = mask[queries] if isinstance(queries, slice) else mask[queries][:, None, None]
+        mixed = attend(query, key, value, mask)
         mixed = self.inner_norm(mixed.transpose(1, 2).flatten(2))
         if self.gate is not None:
             mixed = mixed * self.gate(kept_rows).sigmoid()
@@ -231,14 +251,13 @@ class Block:
         return self._projected(self.before1(x), None, rope, prefix)
 
     def _projected(
-        self, rows: Tensor, queries: slice | None, rope: Tensor | None, prefix: int
+        self, rows: Tensor, queries: slice | Tensor | None, rope: Tensor | None, prefix: int
     ) -> tuple[Tensor, Tensor, Tensor]:
+        first = queries.start if isinstance(queries, slice) else 0
         if queries is None:
-            first = 0
             query, key, value = (self._heads(part) for part in self.project(rows, "qkv"))
         else:
-            first = queries.start
-            (query,) = (self._heads(part) for part in self.project(rows[:, queries], "q"))
+            (query,) = (self._heads(part) for part in self.project(picked(rows, queries), "q"))
             key, value = (self._heads(part) for part in self.project(rows, "kv"))
         query, key = self.query_norm(query), self.key_norm(key)
         if rope is not None:

@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import timm
-import torch
 from torch import Tensor, nn
 
 from vpt.backbones.backbone import Backbone
+from vpt.backbones.open_clip_loading import PREFIX, build_open_clip, check_open_clip
 from vpt.backbones.timm_reader import is_timm_vit
+from vpt.backbones.weights import load_strictly, no_weights, not_built, read_weights, seeded
 from vpt.config import BackboneConfig
 from vpt.errors import UserError, nearest
 from vpt.preprocess import Preprocess
 
 EMBEDDED = ("vpt_nano",)
-OPEN_CLIP = "open_clip:"
 
 
-def load_backbone(config: BackboneConfig, classifier: bool = False) -> Backbone:
+def load_backbone(config: BackboneConfig, classifier: bool = False, text: bool = False) -> Backbone:
     """Build the network, load its weights strictly, fit it to the image size, freeze it.
 
     Args:
         classifier: keep the library's own classifier, for a label mapping.
+        text: keep a CLIP's text tower, for a zero-shot head.
 
     Raises:
         UserError: a name that does not exist, weights that cannot be had or do not fit, an impossible image size.
@@ -40,24 +37,28 @@ def load_backbone(config: BackboneConfig, classifier: bool = False) -> Backbone:
     32
     """
     check_backbone(config)
-    if config.name.startswith(OPEN_CLIP):
-        if classifier:
-            raise UserError(
-                f"backbone {config.name} has no classifier for head.kind=labelmap; choose head=zeroshot or head=linear"
-            )
-        net, preprocess = _open_clip(config)
-        library = "open_clip"
+    is_clip = config.name.startswith(PREFIX)
+    if classifier and (is_clip or config.name in EMBEDDED):
+        raise UserError(f"backbone {config.name} has no classifier for head.kind=labelmap; choose head=linear")
+    if text and not is_clip:
+        raise UserError(
+            f"backbone {config.name} has no text tower; name a CLIP, as in backbone=open_clip:ViT-B-32, or choose "
+            "head=linear"
+        )
+    encoder = None
+    if is_clip:
+        net, encoder, preprocess = build_open_clip(config, text)
     elif config.name in EMBEDDED:
-        if classifier:
-            raise UserError(f"backbone {config.name} has no classifier for head.kind=labelmap; choose head=linear")
         net, preprocess = _embedded(config)
-        library = "timm"
     else:
         net, preprocess = _timm(config, classifier)
-        library = "timm"
-    net.requires_grad_(False)
-    net.eval()
-    return Backbone(net, library, config.name, preprocess, fingerprint(net.state_dict()))
+    state = dict(net.state_dict())
+    if encoder is not None:
+        encoder.requires_grad_(False).eval()
+        state |= {f"text.{name}": value for name, value in encoder.state_dict().items()}
+    net.requires_grad_(False).eval()
+    library = "open_clip" if is_clip else "timm"
+    return Backbone(net, library, config.name, preprocess, fingerprint(state), encoder)
 
 
 def check_backbone(config: BackboneConfig) -> None:
@@ -73,14 +74,8 @@ def check_backbone(config: BackboneConfig) -> None:
     """
     if config.weights is not None and not config.weights.is_file():
         raise UserError(f"backbone.weights={config.weights}: there is no such file")
-    if config.name.startswith(OPEN_CLIP):
-        try:
-            import open_clip
-        except ImportError:
-            raise UserError(f"backbone {config.name} needs open_clip: pip install 'vpt[clip]'") from None
-        name = config.name.removeprefix(OPEN_CLIP)
-        if not name.startswith(("hf-hub:", "local-dir:")) and name.replace("/", "-") not in open_clip.list_models():
-            raise UserError(f"open_clip has no model {name}{nearest(name, open_clip.list_models())}")
+    if config.name.startswith(PREFIX):
+        check_open_clip(config)
     elif config.name not in EMBEDDED and not timm.is_model(config.name.split(".")[0]):
         known = [*timm.list_models(), *EMBEDDED]
         raise UserError(
@@ -94,6 +89,7 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
 
     Position embeddings are left out: resampling for another image size changes them, not what the backbone is.
 
+    >>> import torch
     >>> fingerprint({"a": torch.ones(2)}) == fingerprint({"a": torch.ones(2, dtype=torch.float16)})
     True
     """
@@ -101,56 +97,10 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
     for name in sorted(state):
         if "pos_embed" in name or "positional_embedding" in name:
             continue
-        tensor = state[name].detach().to("cpu", torch.float32).contiguous()
+        tensor = state[name].detach().cpu().float().contiguous()
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a local .safetensors, .pth, .pt or .bin file without unpickling code; wrappers are opened.
-
-    Raises:
-        UserError: a file that is damaged or holds no weights.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files raise whatever their bytes lead to
-        raise UserError(
-            f"backbone.weights={path} cannot be read ({type(error).__name__}): give an intact .safetensors or .pth "
-            "file that holds tensors only"
-        ) from error
-    for wrapper in ("state_dict", "model", "model_ema", "teacher", "module"):
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    state = {str(name).removeprefix("module."): item for name, item in dict(state).items() if torch.is_tensor(item)}
-    if not state:
-        raise UserError(f"backbone.weights={path} holds no tensors")
-    return state
-
-
-def _load_strictly(net: nn.Module, state: Mapping[str, Tensor], config: BackboneConfig) -> None:
-    wanted = net.state_dict()
-    heads = ("head.", "head_dist.", "fc.", "classifier.", "heads.")
-    state = {name: value for name, value in state.items() if name in wanted or not name.startswith(heads)}
-    missing = sorted(set(wanted) - set(state))
-    surplus = sorted(set(state) - set(wanted))
-    misfit = [n for n in wanted if n in state and wanted[n].shape != state[n].shape]
-    if missing or surplus or misfit:
-        parts = [
-            f"- missing {len(missing)}, such as {missing[0]}" if missing else "",
-            f"+ unknown {len(surplus)}, such as {surplus[0]}" if surplus else "",
-            f"! shape of {misfit[0]} is {tuple(state[misfit[0]].shape)}, not {tuple(wanted[misfit[0]].shape)}"
-            if misfit
-            else "",
-        ]
-        raise UserError(
-            f"backbone.weights={config.weights} does not fit {config.name} ({'; '.join(filter(None, parts))}): "
-            "name the architecture the file was made for"
-        )
-    net.load_state_dict({name: value.to(wanted[name].dtype) for name, value in state.items()}, strict=True)
 
 
 def _timm(config: BackboneConfig, classifier: bool) -> tuple[nn.Module, Preprocess]:
@@ -159,16 +109,16 @@ def _timm(config: BackboneConfig, classifier: bool) -> tuple[nn.Module, Preproce
         raise UserError(
             f"timm has no weights for {config.name}; give backbone.weights=FILE or backbone.pretrained=false"
         )
-    with _seeded(config.seed):
+    with seeded(config.seed):
         try:
             classes: dict[str, Any] = {} if classifier else {"num_classes": 0}
             net = timm.create_model(config.name, pretrained=wants_download, **classes)
         except Exception as error:
-            raise (_no_weights(config, error) if wants_download else _not_built(config, error)) from error
+            raise (no_weights(config, error) if wants_download else not_built(config, error)) from error
     if classifier and not getattr(net, "num_classes", 0):
         raise UserError(f"backbone {config.name} has no classifier for head.kind=labelmap; choose head=linear")
     if config.weights is not None:
-        _load_strictly(net, read_weights(config.weights), config)
+        load_strictly(net, read_weights(config.weights), config)
     cfg = timm.data.resolve_model_data_config(net)
     native = int(cfg["input_size"][-1])
     size = config.image_size or native
@@ -184,13 +134,13 @@ def _embedded(config: BackboneConfig) -> tuple[nn.Module, Preprocess]:
     card: dict[str, Any] = json.loads((folder / f"{config.name}.json").read_text(encoding="utf-8"))
     from timm.models.vision_transformer import VisionTransformer
 
-    with _seeded(config.seed):
+    with seeded(config.seed):
         net = VisionTransformer(**card["architecture"], num_classes=0)
     if config.weights is not None:
-        _load_strictly(net, read_weights(config.weights), config)
+        load_strictly(net, read_weights(config.weights), config)
     elif config.pretrained is not False:
         with resources.as_file(folder / f"{config.name}.safetensors") as path:
-            _load_strictly(net, safetensors.torch.load_file(path), config)
+            load_strictly(net, safetensors.torch.load_file(path), config)
     size = config.image_size or int(card["image_size"])
     if size != card["image_size"]:
         _resize(net, size, config)
@@ -218,63 +168,3 @@ def _try_resize(net: Any, size: int, config: BackboneConfig) -> None:
         net.set_input_size(img_size=(size, size))
     except Exception as error:
         raise UserError(f"backbone {config.name} cannot take backbone.image_size={size}: {error}") from error
-
-
-def _open_clip(config: BackboneConfig) -> tuple[nn.Module, Preprocess]:
-    import open_clip
-
-    name = config.name.removeprefix(OPEN_CLIP)
-    tag = config.pretrained if isinstance(config.pretrained, str) else None
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if config.pretrained is True and config.weights is None:
-        if not tags:
-            raise UserError(f"open_clip has no weights for {name}; give backbone.weights=FILE")
-        tag = tags[0]
-    elif tag is not None and tag not in tags:
-        raise UserError(f"open_clip has no weights '{tag}' for {name}{nearest(tag, tags)}; known: {', '.join(tags)}")
-    quiet = logging.getLogger().level
-    logging.getLogger().setLevel(logging.ERROR)  # open_clip logs its whole config on the root logger
-    try:
-        with _seeded(config.seed):
-            clip = open_clip.create_model(
-                name,
-                pretrained=None if config.weights else tag,
-                force_image_size=config.image_size,
-                pretrained_image=False,
-                pretrained_text=False,
-                load_weights=config.pretrained is not False,
-            )
-    except Exception as error:
-        raise (_no_weights(config, error) if tag else _not_built(config, error)) from error
-    finally:
-        logging.getLogger().setLevel(quiet)
-    if config.weights is not None:
-        state = read_weights(config.weights)
-        if any(key.startswith("visual.") for key in state):
-            state = {k.removeprefix("visual."): v for k, v in state.items() if k.startswith("visual.")}
-        _load_strictly(clip.visual, state, config)
-    size = clip.visual.image_size
-    cfg = open_clip.get_model_preprocess_cfg(clip)
-    return clip.visual, Preprocess(
-        int(size[0] if isinstance(size, tuple) else size), tuple(cfg["mean"]), tuple(cfg["std"]), cfg["interpolation"]
-    )
-
-
-def _no_weights(config: BackboneConfig, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())[:200]
-    return UserError(
-        f"the weights of {config.name} cannot be had ({type(error).__name__}: {reason}); without a network give "
-        "backbone.weights=FILE, or try the embedded backbone=vpt_nano"
-    )
-
-
-def _not_built(config: BackboneConfig, error: Exception) -> UserError:
-    return UserError(f"backbone {config.name} cannot be built: {' '.join(str(error).split())[:300]}")
-
-
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Random weights are a function of the seed, and the caller's random state is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield

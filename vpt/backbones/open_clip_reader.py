@@ -36,11 +36,12 @@ def read_open_clip(visual: Any) -> Tower:
         trunk = read_timm(visual.trunk)
         return replace(trunk, pool=_TrunkPool(visual), features=_trunk_features(visual, trunk.features))
     assert isinstance(visual, VisionTransformer)
-    blocks = tuple(_block(block) for block in visual.transformer.resblocks)
+    blocks = tuple(read_block(block) for block in visual.transformer.resblocks)
     class_only = visual.attn_pool is None and visual.pool_type == "tok"
     width = visual.conv1.out_channels
     return Tower(
         embed=_Embed(visual),
+        pre=visual.ln_pre,
         patches=_Patches(visual),
         blocks=blocks,
         norm=visual.ln_post if visual.attn_pool is None else nn.Identity(),
@@ -100,7 +101,12 @@ class _Pool:
         return pooled if self.visual.proj is None else pooled @ self.visual.proj
 
 
-def _block(block: Any) -> Block:
+def read_block(block: Any) -> Block:
+    """A layer of an open_clip transformer, of either tower.
+
+    Raises:
+        UnreadableError: a variant that is not known, by name.
+    """
     from open_clip import transformer as oc
 
     attention = block.attn

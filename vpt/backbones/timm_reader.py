@@ -49,6 +49,7 @@ def read_timm(net: Any) -> Tower:
     patch_embed = net.patch_embed
     return Tower(
         embed=_EmbedWithRope(net) if rope else _Embed(net),
+        pre=net.norm_pre,
         patches=_Patches(net),
         blocks=blocks,
         norm=net.norm,

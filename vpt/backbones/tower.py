@@ -15,6 +15,7 @@ class Tower:
     """Views on the parts of a vision transformer; the weights stay where the library put them."""
 
     embed: Callable[[Tensor], tuple[Tensor, Tensor | None]]  # (B, 3, S, S) -> rows (B, N, C), rotary embedding
+    pre: Callable[[Tensor], Tensor]  # the norm that embedded rows have been through already (CLIP), or nothing
     patches: Callable[[Tensor], Tensor]  # (B, 3, S, S) -> patch embeddings (B, N, C), no position, no class row
     blocks: tuple[Block, ...]
     norm: Callable[[Tensor], Tensor]  # over the last layer's rows, before pooling

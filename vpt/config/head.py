@@ -44,4 +44,16 @@ class LabelMapHead(Section):
     text_pretrained: str = Field("openai", description="method=semantic: its weights, a tag of open_clip or a file")
 
 
-Head = Annotated[LinearHead | MlpHead | LabelMapHead, Field(discriminator="kind"), short("kind", "linear")]
+class ZeroShotHead(Section):
+    """Class names through the frozen text tower of a CLIP; cosines to them are the scores (Radford et al. 2021)."""
+
+    kind: Literal["zeroshot"] = "zeroshot"
+    templates: str = Field(
+        "single",
+        description="single ('a photo of a {}.'), simple (7), openai (80), a text with {}, or a file with one a line",
+    )
+
+
+Head = Annotated[
+    LinearHead | MlpHead | LabelMapHead | ZeroShotHead, Field(discriminator="kind"), short("kind", "linear")
+]

@@ -134,5 +134,74 @@ class PixelPrompt(Section):
         return self
 
 
+class _Words(Section):
+    words: str | None = Field(None, description="context starts from the embeddings of these words")
+
+
+class CoopPrompt(_Words):
+    """Learned context among the words of a CLIP's class names (CoOp, Zhou et al. 2022)."""
+
+    kind: Literal["coop"] = "coop"
+    tokens: int = Field(16, ge=1, le=64, description="context tokens M")
+    position: Literal["end", "middle", "front"] = Field("end", description="where the class name stands")
+    class_specific: bool = Field(False, description="a context of its own for every class")
+
+
+class CocoopPrompt(_Words):
+    """A context that depends on the image (CoCoOp, Zhou et al. 2022)."""
+
+    kind: Literal["cocoop"] = "cocoop"
+    tokens: int = Field(4, ge=1, le=64, description="context tokens M")
+    words: str | None = "a photo of a"
+    chunk: int = Field(4, ge=1, description="images whose texts are computed at a time; bounds memory")
+
+
+class KgcoopPrompt(_Words):
+    """CoOp held near the text features of a fixed template (KgCoOp, Yao et al. 2023)."""
+
+    kind: Literal["kgcoop"] = "kgcoop"
+    tokens: int = Field(4, ge=1, le=64, description="context tokens M")
+    words: str | None = "a photo of a"
+    weight: float = Field(8.0, ge=0, description="of one minus the mean cosine to the fixed text features")
+
+
+class IvlpPrompt(_Words):
+    """Deep prompts in CLIP's image tower and in its text tower, independent of each other (IVLP)."""
+
+    kind: Literal["ivlp"] = "ivlp"
+    tokens: int = Field(4, ge=0, le=1000, description="prompt tokens of the image tower; 0: none")
+    depth: int = Field(9, ge=1, description="prompted layers of the image tower, the first ones")
+    text_tokens: int = Field(4, ge=0, le=64, description="context tokens of the text tower; 0: none")
+    text_depth: int = Field(9, ge=1, description="prompted layers of the text tower, the first ones")
+    words: str | None = "a photo of a"
+
+    @model_validator(mode="after")
+    def _some(self) -> IvlpPrompt:
+        if not self.tokens and not self.text_tokens:
+            raise ValueError("tokens and text_tokens are both 0; give one of them")
+        return self
+
+
+class MaplePrompt(_Words):
+    """Deep text prompts, and image prompts that are linear maps of them (MaPLe, Khattak et al. 2023)."""
+
+    kind: Literal["maple"] = "maple"
+    tokens: int = Field(2, ge=1, le=64, description="tokens of either tower")
+    depth: int = Field(9, ge=1, description="prompted layers of either tower, the first ones")
+    words: str | None = "a photo of a"
+
+
+class PromptsrcPrompt(IvlpPrompt):
+    """IVLP held near the frozen model's features and scores (PromptSRC, Khattak et al. 2023)."""
+
+    kind: Literal["promptsrc"] = "promptsrc"  # type: ignore[assignment]
+    image_weight: float = Field(10.0, ge=0, description="of the mean absolute difference of image features")
+    text_weight: float = Field(25.0, ge=0, description="of the mean absolute difference of text features")
+    score_weight: float = Field(1.0, ge=0, description="of the divergence of scores")
+
+
 TokenPrompt = ShallowPrompt | DeepPrompt | VfptPrompt | E2vptPrompt | CvptPrompt | VaptPrompt | GatedPrompt | BptPrompt
-Prompt = Annotated[NoPrompt | TokenPrompt | PixelPrompt, Field(discriminator="kind"), short("kind", "deep")]
+ClipPrompt = CoopPrompt | CocoopPrompt | KgcoopPrompt | IvlpPrompt | MaplePrompt | PromptsrcPrompt
+Prompt = Annotated[
+    NoPrompt | TokenPrompt | PixelPrompt | ClipPrompt, Field(discriminator="kind"), short("kind", "deep")
+]

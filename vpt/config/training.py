@@ -60,15 +60,24 @@ class SgdConfig(_ByRole):
 Optimizer = Annotated[AdamWConfig | SgdConfig, Field(discriminator="kind"), short("kind", "adamw")]
 
 
+class AverageConfig(Section):
+    """Gaussian weights over epochs counted from 1; the artifact holds the mean (Khattak et al. 2023, section 3.2.2)."""
+
+    mean: float = Field(15.0, description="epoch that counts most")
+    std: float = Field(1.0, gt=0, description="in epochs")
+
+
 class TrainConfig(Section):
     """How the learnable part is trained."""
 
-    epochs: int | None = Field(None, ge=1, description="default: enough for 1,000 steps, at least 10, at most 100")
+    epochs: int | None = Field(None, ge=1, description="default: enough for 500 steps, at least 10, at most 100")
     batch_size: int = Field(32, ge=1, description="images per optimiser step, all accumulation passes together")
     accumulate: int = Field(1, ge=1, description="passes a step is split into, to save memory")
     optimizer: Optimizer = AdamWConfig()
-    schedule: Literal["cosine", "constant", "steps"] = Field(
-        "cosine", description="after the warm-up; steps: a tenth at each of `milestones`"
+    schedule: Literal["cosine", "constant", "steps", "epochs"] = Field(
+        "cosine",
+        description="after the warm-up; steps: a tenth at each of `milestones`; epochs: the first epoch at 1e-5, then "
+        "a cosine from epoch to epoch (CoOp and its successors)",
     )
     milestones: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
         default_factory=lambda: [0.5, 0.72], description="schedule=steps: shares of the run"
@@ -81,6 +90,7 @@ class TrainConfig(Section):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     patience: int | None = Field(None, ge=1, description="epochs without a better validation score before stopping")
     keep: Literal["best", "last"] = Field("best", description="which epoch's weights the artifact holds")
+    average: AverageConfig | None = Field(None, description="mean of the weights of all epochs (PromptSRC)")
     eval_every: int = Field(1, ge=1, description="epochs between validations")
     checkpoint_minutes: float = Field(1.0, ge=0, description="minutes between checkpoints inside an epoch")
     seed: int = Field(0, ge=0, lt=2**32)
@@ -89,4 +99,6 @@ class TrainConfig(Section):
     def _whole_passes(self) -> TrainConfig:
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size={self.batch_size} must be a multiple of accumulate={self.accumulate}")
+        if self.average is not None and self.patience is not None:
+            raise ValueError("average needs every epoch; leave out patience")
         return self

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import PIL
 
-from vpt.data.cachedir import cache_dir
+from vpt.cachedir import cache_dir
 from vpt.data.images import Decoded
 from vpt.data.records import Item
 from vpt.errors import UserError

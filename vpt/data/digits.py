@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from vpt.data.cachedir import cache_dir
+from vpt.cachedir import cache_dir
 from vpt.data.entries import Found
 from vpt.data.folder import read_folder
 from vpt.data.ordering import split_order

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import nn
 
-from vpt.config import Head, LabelMapHead
+from vpt.config import LabelMapHead, LinearHead, MlpHead
 from vpt.errors import UserError
 from vpt.heads.labelmap import LabelMap
 from vpt.heads.linear import build_linear
 
 
-def build_head(config: Head, features: int, classes: int) -> nn.Module:
+def build_head(config: LinearHead | MlpHead | LabelMapHead, features: int, classes: int) -> nn.Module:
     """Build a head.
 
     Args:

@@ -49,6 +49,7 @@ class TrainState:
     progress: Progress
     best: dict[str, Tensor] | None = None
     start: dict[str, Tensor] | None = None
+    average: dict[str, Tensor] | None = None  # sum of the epochs so far, weighted
 
 
 def save_checkpoint(path: Path, state: TrainState, identity: Mapping[str, Any]) -> None:
@@ -56,6 +57,7 @@ def save_checkpoint(path: Path, state: TrainState, identity: Mapping[str, Any]) 
     tensors = {f"model:{name}": value for name, value in state.model.owned_state().items()}
     tensors |= {f"optimizer:{k}": v for k, v in optimizer_tensors(state.model, state.optimizer).items()}
     tensors |= {f"best:{name}": value for name, value in (state.best or {}).items()}
+    tensors |= {f"average:{name}": value for name, value in (state.average or {}).items()}
     tensors |= {f"start:{name}": value for name, value in (state.start or {}).items()}
     header = {
         "kind": KIND,
@@ -81,7 +83,7 @@ def load_checkpoint(path: Path, state: TrainState, identity: Mapping[str, Any]) 
             raise UserError(
                 f"{path} cannot be resumed: the {part} changed since; restore it, or start a new run with another name"
             )
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "best": {}, "start": {}}
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "best": {}, "start": {}, "average": {}}
     for key, value in tensors.items():
         part, _, name = key.partition(":")
         parts[part][name] = value
@@ -89,5 +91,6 @@ def load_checkpoint(path: Path, state: TrainState, identity: Mapping[str, Any]) 
     load_optimizer_tensors(state.model, state.optimizer, parts["optimizer"])
     state.best = parts["best"] or None
     state.start = parts["start"] or None
+    state.average = parts["average"] or None
     state.progress = Progress(**header["progress"])
     state.scaler.load_state_dict(header["scaler"])

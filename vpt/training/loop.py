@@ -19,8 +19,8 @@ from vpt.errors import UserError
 from vpt.model import PromptedModel
 from vpt.runlog import RunLog
 from vpt.training.checkpoint import TrainState
-from vpt.training.optim import set_rate
-from vpt.training.schedule import factor
+from vpt.training.optim import set_rates
+from vpt.training.schedule import rate
 
 
 class Batches(Protocol):
@@ -31,13 +31,13 @@ class Batches(Protocol):
 
 
 Forward = Callable[[Tensor], Tensor]  # a batch's images, or features computed before, to logits
+Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # the same and labels, to loss and logits
 
 
 def fit(
     state: TrainState,
     train: Batches,
-    forward: Forward,
-    loss_of: Callable[[Tensor, Tensor], Tensor],
+    objective: Objective,
     validate: Callable[[], dict[str, Any]] | None,
     *,
     before_epoch: Callable[[int], None],
@@ -53,6 +53,7 @@ def fit(
     """Train until the last epoch or an early stop, from wherever `state.progress` stands.
 
     Args:
+        objective: what a step minimises.
         validate: metrics of the validation split under the current weights; None when there is no such split.
         before_epoch: called with the number of an epoch that starts, counted from 0.
         metric: the validation metric by which the best epoch is chosen, larger is better.
@@ -64,7 +65,6 @@ def fit(
     """
     assert config.epochs is not None
     progress = state.progress
-    total = len(train) * config.epochs
     saved_at = clock = time.monotonic()
 
     def keep() -> None:
@@ -82,20 +82,18 @@ def fit(
         started = time.monotonic()
         with console.progress(len(train), f"epoch {progress.epoch + 1}/{config.epochs}", progress.batch) as bar:
             for batch in train.epoch(progress.epoch, progress.batch):
-                share = factor(
-                    progress.step - progress.first_step, total, config.warmup, config.schedule, config.milestones
-                )
-                set_rate(state.optimizer, share)
-                loss, hits = _step(state, batch, forward, loss_of, config, device, autocast)
+                here = progress.step - progress.first_step
+                rates = set_rates(state.optimizer, lambda base: rate(base, here, len(train), config))  # noqa: B023
+                loss, hits = _step(state, batch, objective, config, device, autocast)
                 if not math.isfinite(loss):
-                    raise UserError(_diverged(loss, progress.step, share, names(batch.index), config))
+                    raise UserError(_diverged(loss, progress.step, rates, names(batch.index)))
                 count = len(batch.index)
                 progress.loss_sum += loss * count
                 progress.correct += hits
                 progress.seen += count
                 progress.step += 1
                 progress.batch += 1
-                log.row("step", step=progress.step, epoch=progress.epoch + 1, loss=loss, lr_share=share)
+                log.row("step", step=progress.step, epoch=progress.epoch + 1, loss=loss, lr=rates)
                 bar.advance(1, images=count, loss=progress.loss_sum / progress.seen)
                 if time.monotonic() - saved_at > config.checkpoint_minutes * 60 and progress.batch < len(train):
                     keep()
@@ -106,8 +104,7 @@ def fit(
 def _step(
     state: TrainState,
     batch: Batch,
-    forward: Forward,
-    loss_of: Callable[[Tensor, Tensor], Tensor],
+    objective: Objective,
     config: TrainConfig,
     device: torch.device,
     autocast: Autocast,
@@ -121,8 +118,7 @@ def _step(
         # Dropout draws from a function of seed and step, so that a resumed run draws the same.
         torch.manual_seed(step_seed(config.seed, state.progress.step, part))
         with autocast():
-            logits = forward(some_images)
-        loss = loss_of(logits, some_labels)
+            loss, logits = objective(some_images, some_labels)
         share = len(some_labels) / len(labels)
         state.scaler.scale(loss * share).backward()
         loss_sum += float(loss.detach()) * share
@@ -173,6 +169,8 @@ def _finish_epoch(
         measured = validate()
         row |= {"val_loss": measured["loss"], f"val_{metric}": measured[metric]}
         _rank(state, measured[metric], config)
+    if config.average is not None:
+        _average(state, config)
     progress.history.append(row)
     progress.epoch += 1
     progress.batch, progress.loss_sum, progress.correct, progress.seen = 0, 0.0, 0.0, 0
@@ -200,10 +198,30 @@ def _rank(state: TrainState, score: float, config: TrainConfig) -> None:
         progress.stale += 1
 
 
-def _diverged(loss: float, step: int, share: float, images: list[str], config: TrainConfig) -> str:
-    rates = ", ".join(f"{role} {rate * share:g}" for role, rate in config.optimizer.lr)
+def _average(state: TrainState, config: TrainConfig) -> None:
+    """Add this epoch's weights to the mean over all epochs; after the last one it is complete."""
+    assert config.average is not None
+    assert config.epochs is not None
+    weight = gaussian_weights(config.epochs, config.average.mean, config.average.std)[state.progress.epoch]
+    owned = {name: value.to("cpu", torch.float32) * weight for name, value in state.model.owned_state().items()}
+    before = state.average or {name: torch.zeros_like(value) for name, value in owned.items()}
+    state.average = {name: before[name] + value for name, value in owned.items()}
+
+
+def gaussian_weights(epochs: int, mean: float, std: float) -> list[float]:
+    """Weights of epochs counted from 1, summing to one.
+
+    >>> [round(weight, 3) for weight in gaussian_weights(3, mean=2, std=1)]
+    [0.274, 0.452, 0.274]
+    """
+    weights = [math.exp(-((epoch - mean) ** 2) / (2 * std**2)) for epoch in range(1, epochs + 1)]
+    return [weight / sum(weights) for weight in weights]
+
+
+def _diverged(loss: float, step: int, rates: dict[str, float], images: list[str]) -> str:
+    shown = ", ".join(f"{role} {rate:g}" for role, rate in rates.items())
     return (
-        f"the loss became {loss} at step {step + 1} (learning rates: {rates}; images: {', '.join(images[:4])}, ...); "
+        f"the loss became {loss} at step {step + 1} (learning rates: {shown}; images: {', '.join(images[:4])}, ...); "
         "the last good state is kept. Lower train.optimizer.lr, or set train.clip_norm, in a new run"
     )
 
@@ -227,5 +245,4 @@ def inference(model: PromptedModel) -> Forward:
     """The model with what does not depend on the image computed once."""
     model.eval()
     with torch.inference_mode():
-        constants = model.constants()
-    return lambda images: model(images, constants)
+        return model.ready()

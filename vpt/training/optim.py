@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -14,11 +14,10 @@ from vpt.model import PromptedModel
 def build_optimizer(model: PromptedModel, config: AdamWConfig | SgdConfig) -> torch.optim.Optimizer:
     """Group what `model.trainable()` declares by role; each group keeps its full rate as `base_lr`.
 
-    >>> from vpt.backbones.loading import load_backbone
     >>> from vpt.config import load_config
-    >>> from vpt.model import build_model
+    >>> from vpt.model import backbone_for, build_model
     >>> config = load_config(overrides=["backbone=vit_tiny_patch16_224", "backbone.pretrained=false"])
-    >>> model = build_model(config, load_backbone(config.backbone), classes=3)
+    >>> model = build_model(config, backbone_for(config), classes=["a", "b"])
     >>> [group["role"] for group in build_optimizer(model, config.train.optimizer).param_groups]
     ['prompt', 'head']
     """
@@ -40,10 +39,11 @@ def build_optimizer(model: PromptedModel, config: AdamWConfig | SgdConfig) -> to
     return torch.optim.SGD(groups, momentum=config.momentum)
 
 
-def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Set every group to its share of its full rate."""
+def set_rates(optimizer: torch.optim.Optimizer, rate: Callable[[float], float]) -> dict[str, float]:
+    """Set every group to what `rate` makes of its full rate; the rates by role."""
     for group in optimizer.param_groups:
-        group["lr"] = group["base_lr"] * factor
+        group["lr"] = rate(group["base_lr"])
+    return {group["role"]: group["lr"] for group in optimizer.param_groups}
 
 
 def optimizer_tensors(model: PromptedModel, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

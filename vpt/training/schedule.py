@@ -5,14 +5,32 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from vpt.config import TrainConfig
+
 
 def default_epochs(batches: int) -> int:
     """Epochs when none are asked for: a small data set is seen more often than a large one.
 
-    >>> default_epochs(4), default_epochs(40), default_epochs(2000)
-    (100, 25, 10)
+    >>> default_epochs(4), default_epochs(25), default_epochs(2000)
+    (100, 20, 10)
     """
-    return min(100, max(10, round(1000 / batches)))
+    return min(100, max(10, round(500 / batches)))
+
+
+def rate(base: float, step: int, batches: int, config: TrainConfig) -> float:
+    """The learning rate at a step, counted from 0, of a role whose full rate is `base`.
+
+    >>> from vpt.config import TrainConfig
+    >>> recipe = TrainConfig(epochs=5, schedule="epochs")
+    >>> [round(rate(0.0035, epoch * 10, 10, recipe), 6) for epoch in range(5)]
+    [1e-05, 0.0035, 0.003166, 0.002291, 0.001209]
+    """
+    assert config.epochs is not None
+    if config.schedule == "epochs":
+        epoch = step // batches
+        return 1e-5 if epoch == 0 else base * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / config.epochs))
+    total = batches * config.epochs
+    return base * factor(step, total, config.warmup, config.schedule, config.milestones)
 
 
 def factor(step: int, total: int, warmup: float, schedule: str = "cosine", milestones: Sequence[float] = ()) -> float:

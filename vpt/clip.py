@@ -1,0 +1,89 @@
+"""From the configuration to the two sides of a prompted CLIP: prompts among the image rows, and the zero-shot head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vpt.backbones.backbone import Backbone
+from vpt.backbones.text_encoder import TextEncoder
+from vpt.config import (
+    ClipPrompt,
+    CocoopPrompt,
+    CoopPrompt,
+    IvlpPrompt,
+    KgcoopPrompt,
+    MaplePrompt,
+    PromptsrcPrompt,
+    RunConfig,
+    ZeroShotHead,
+)
+from vpt.errors import UserError
+from vpt.heads.zeroshot import ZeroShot
+from vpt.prompts.base import TokenPrompts
+from vpt.prompts.clip_vision import ClipVisionPrompts, CoupledPrompts
+from vpt.prompts.contexts import Contexts, start_context
+from vpt.prompts.templates import read_templates
+
+SOURCE_TEMPLATES = 60  # of CLIP's eighty, whose mean PromptSRC holds its text features to
+
+
+def build_zero_shot(config: RunConfig, backbone: Backbone, classes: Sequence[str]) -> ZeroShot:
+    """The zero-shot head of fixed templates.
+
+    Raises:
+        UserError: templates that cannot be read.
+    """
+    assert isinstance(config.head, ZeroShotHead)
+    return ZeroShot(_encoder(backbone), backbone.fingerprint, classes, read_templates(config.head.templates))
+
+
+def build_learner(
+    config: RunConfig, backbone: Backbone, classes: Sequence[str]
+) -> tuple[TokenPrompts | None, ZeroShot]:
+    """The prompts of the image tower, if there are any, and the head with its learned context.
+
+    Raises:
+        UserError: a head that does not fit, a tower that takes no prompts, or class names that are too long.
+    """
+    prompt = config.prompt
+    assert isinstance(prompt, ClipPrompt)
+    if not isinstance(config.head, ZeroShotHead):
+        raise UserError(f"prompt={prompt.kind} learns among the words of class names; set head=zeroshot")
+    encoder = _encoder(backbone)
+    if isinstance(prompt, PromptsrcPrompt):
+        import open_clip
+
+        some = [template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES][:SOURCE_TEMPLATES]
+        head = ZeroShot(encoder, backbone.fingerprint, classes, some, each_normal=False)
+    else:
+        head = build_zero_shot(config, backbone, classes)
+    vision: TokenPrompts | None = None
+    match prompt:
+        case CoopPrompt():
+            head.contexts = Contexts(
+                encoder, classes, prompt.tokens, prompt.words, prompt.position, prompt.class_specific
+            )
+        case KgcoopPrompt():
+            head.contexts = Contexts(encoder, classes, prompt.tokens, prompt.words)
+        case CocoopPrompt():
+            width = backbone.feature_width("native")
+            head.contexts = Contexts(encoder, classes, prompt.tokens, prompt.words, condition=width)
+            head.chunk = prompt.chunk
+        case MaplePrompt():
+            tower = backbone.require_tower("token prompts")
+            vision = CoupledPrompts(tower, start_context(encoder, prompt.depth, prompt.tokens, prompt.words))
+            head.contexts = Contexts(
+                encoder, classes, prompt.tokens, prompt.words, depth=prompt.depth, tokens=vision.tokens
+            )
+        case IvlpPrompt():
+            if prompt.tokens:
+                vision = ClipVisionPrompts(backbone.require_tower("token prompts"), prompt.tokens, prompt.depth)
+            if prompt.text_tokens:
+                head.contexts = Contexts(encoder, classes, prompt.text_tokens, prompt.words, depth=prompt.text_depth)
+    return vision, head
+
+
+def _encoder(backbone: Backbone) -> TextEncoder:
+    if backbone.text is None:
+        raise UserError(f"backbone {backbone.name} was loaded without its text tower")
+    return backbone.text
