@@ -135,26 +135,39 @@ def _train(options: argparse.Namespace) -> int:
 
 def _eval_parser(commands: Any) -> None:
     parser = commands.add_parser("eval", help="measure an artifact on a split")
-    parser.add_argument("artifact", metavar="RUN|ARTIFACT")
-    parser.add_argument("words", nargs="*", metavar="key=value", help="split=test (or val, train), data=..., ...")
+    parser.add_argument(
+        "words",
+        nargs="+",
+        metavar="RUN|ARTIFACT|CONFIG.yaml | key=value",
+        help="a run, or settings that need no training (head=zeroshot prompt=none); split=test, val or train; data=...",
+    )
     parser.add_argument("--weights", type=Path, help="where the backbone's weight file lies now")
     parser.add_argument("--format", choices=["table", "json"], default="table")
     parser.set_defaults(run=_eval)
 
 
 def _eval(options: argparse.Namespace) -> int:
-    file, overrides = _file_and_overrides(options.words)
-    if file:
+    first = options.words[0]
+    artifact = None if "=" in first or first.endswith((".yaml", ".yml")) else first
+    file, overrides = _file_and_overrides(options.words[1:] if artifact else options.words)
+    if file and artifact:
         raise UserError(f"'{file}' is not of the form key=value, as in data=photos")
     chosen = [word.partition("=")[2] for word in overrides if word.startswith("split=")]
     split = chosen[-1] if chosen else "test"
     known = ("train", "val", "test")
     if split not in known:
         raise UserError(f"split={split} does not exist{nearest(split, known)}; known: {', '.join(known)}")
-    from vpt.run import evaluate
-
     overrides = [word for word in overrides if not word.startswith("split=")]
-    found = evaluate(options.artifact, split, overrides, weights=options.weights)
+    from vpt.config import load_config
+
+    config = None if artifact else load_config(file, overrides)
+    from vpt.run import evaluate, evaluate_untrained
+
+    if config is not None:
+        found = evaluate_untrained(config, split)
+    else:
+        assert artifact is not None
+        found = evaluate(artifact, split, overrides, weights=options.weights)
     if options.format == "json":
         import json
 
@@ -175,6 +188,7 @@ def _predict_parser(commands: Any) -> None:
     parser.add_argument("artifact", metavar="RUN|ARTIFACT")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders or globs")
     parser.add_argument("--format", choices=["table", "json", "csv"], default="table")
+    parser.add_argument("--classes", help="other class names, comma-separated, where the head reads names (zeroshot)")
     parser.add_argument("--top", type=int, default=5, help="classes named for each image (default 5)")
     parser.add_argument("--output", type=Path, help="write to this file instead of stdout")
     parser.add_argument("--prompted", type=Path, metavar="DIR", help="write what the backbone sees, as PNG")
@@ -190,6 +204,8 @@ def _predict(options: argparse.Namespace) -> int:
 
     find_images(options.images)  # a misspelt path is told before the backbone is built
     predictor = load(options.artifact, options.device, options.weights)
+    if options.classes is not None:
+        predictor = predictor.with_classes([name.strip() for name in options.classes.split(",") if name.strip()])
     results: list[Classification] = []
     bad: list[BadImage] = []
     for found in predictor.predict_each(options.images, options.batch_size, options.top):

@@ -15,9 +15,13 @@ from vpt.config import (
     MaplePrompt,
     PromptsrcPrompt,
     RunConfig,
+    TipHead,
+    TptPrompt,
     ZeroShotHead,
 )
+from vpt.data.dassl import template_of
 from vpt.errors import UserError
+from vpt.heads.tip import TipAdapter
 from vpt.heads.zeroshot import ZeroShot
 from vpt.prompts.base import TokenPrompts
 from vpt.prompts.clip_vision import ClipVisionPrompts, CoupledPrompts
@@ -28,13 +32,23 @@ SOURCE_TEMPLATES = 60  # of CLIP's eighty, whose mean PromptSRC holds its text f
 
 
 def build_zero_shot(config: RunConfig, backbone: Backbone, classes: Sequence[str]) -> ZeroShot:
-    """The zero-shot head of fixed templates.
+    """The zero-shot head of fixed templates, with a cache of training images if asked for.
 
     Raises:
         UserError: templates that cannot be read.
     """
     assert isinstance(config.head, ZeroShotHead)
-    return ZeroShot(_encoder(backbone), backbone.fingerprint, classes, read_templates(config.head.templates))
+    encoder, templates = _encoder(backbone), templates_of(config)
+    if isinstance(config.head, TipHead):
+        return TipAdapter(encoder, backbone.fingerprint, classes, templates, config.head.finetune)
+    return ZeroShot(encoder, backbone.fingerprint, classes, templates)
+
+
+def templates_of(config: RunConfig) -> tuple[str, ...]:
+    """The templates of a run: those asked for, or the one that was written for its data."""
+    assert isinstance(config.head, ZeroShotHead)
+    own = template_of(config.data.path) if config.head.templates == "auto" else None
+    return (own,) if own is not None else read_templates(config.head.templates)
 
 
 def build_learner(
@@ -47,7 +61,7 @@ def build_learner(
     """
     prompt = config.prompt
     assert isinstance(prompt, ClipPrompt)
-    if not isinstance(config.head, ZeroShotHead):
+    if not isinstance(config.head, ZeroShotHead) or isinstance(config.head, TipHead):
         raise UserError(f"prompt={prompt.kind} learns among the words of class names; set head=zeroshot")
     encoder = _encoder(backbone)
     if isinstance(prompt, PromptsrcPrompt):
@@ -69,6 +83,9 @@ def build_learner(
             width = backbone.feature_width("native")
             head.contexts = Contexts(encoder, classes, prompt.tokens, prompt.words, condition=width)
             head.chunk = prompt.chunk
+        case TptPrompt():
+            head.contexts = Contexts(encoder, classes, prompt.tokens, prompt.words)
+            head.contexts.requires_grad_(False)  # tuned for every test image, see heads/tpt.py
         case MaplePrompt():
             tower = backbone.require_tower("token prompts")
             vision = CoupledPrompts(tower, start_context(encoder, prompt.depth, prompt.tokens, prompt.words))

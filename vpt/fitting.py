@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from vpt import metrics as scores
-from vpt.config import E2vptPrompt, FrozenTuning, LabelMapHead, Prompt
+from vpt.config import E2vptPrompt, FrozenTuning, LabelMapHead, Prompt, TipHead
 from vpt.errors import UserError
 from vpt.heads.labelmap import LabelMap, confusion_counts, frequency_map, random_map
+from vpt.heads.tip import TipAdapter
 from vpt.model import PromptedModel
 from vpt.objectives import build_objective
 from vpt.prompts.base import TokenPrompts
@@ -39,6 +40,10 @@ def begin(model: PromptedModel, setting: Setting) -> None:
         model.eval()
         batches = [model.normalise(batch.images.to(setting.device)) for batch in loader.epoch(0)]
         start(model.prompt, config.prompt, model.backbone, batches, config.train.seed)
+    if isinstance(model.head, TipAdapter):
+        if setting.data.multilabel:
+            raise UserError("head.kind=tip needs one label an image; choose head=linear for several")
+        _remember(model.head, model, setting)
     if isinstance(config.head, LabelMapHead) and isinstance(model.head, LabelMap):
         if setting.data.multilabel:
             raise UserError("head.kind=labelmap needs one label an image; choose head=linear for several")
@@ -52,9 +57,46 @@ def begin(model: PromptedModel, setting: Setting) -> None:
             _map_by_frequency(model, setting)
 
 
+@torch.no_grad()
+def _remember(head: TipAdapter, model: PromptedModel, setting: Setting) -> None:
+    """Make a Tip-Adapter's cache: the mean of each training image's features over augmented views."""
+    config, records = setting.config, setting.data.train
+    assert isinstance(config.head, TipHead)
+    loader = setting.loader(model, records, "train", training=True)
+    model.eval()
+    total = torch.zeros(len(records), head.fixed.shape[1], device=setting.device)
+    # Without augmentation every view is the same.
+    passes = 1 if config.data.augment == "none" else config.head.passes
+    for number in range(passes):
+        for batch in loader.epoch(number):
+            with setting.autocast():
+                features = model.features(batch.images.to(setting.device))
+            total[batch.index.to(setting.device)] += features.float()
+    loader.close()
+    head.remember(total / passes, torch.tensor([record.labels[0] for record in records]))
+
+
+def finish(model: PromptedModel, setting: Setting) -> None:
+    """What is settled after training, on validation images: a Tip-Adapter's two numbers."""
+    head, config = model.head, setting.config.head
+    if not isinstance(head, TipAdapter) or not isinstance(config, TipHead) or not setting.data.val:
+        return
+    loader = setting.loader(model, setting.data.val, "val")
+    model.eval()
+    features, labels = collect(
+        model.features, loader, setting.device, setting.autocast, setting.console, "choosing alpha and beta"
+    )
+    loader.close()
+    device = setting.device
+    alpha, beta, accuracy = head.search(features.to(device), labels.to(device), config.alpha, config.beta)
+    setting.console.say(f"alpha {alpha:.3g} and beta {beta:.3g} chosen by validation accuracy {accuracy:.4f}")
+
+
 def train_model(state: TrainState, setting: Setting, log: RunLog, save: Callable[[], None]) -> None:
     """Train from wherever `state` stands to the end of the last round."""
     config = setting.config
+    if not any(True for _ in state.model.trainable()):
+        return  # made from data alone
     while True:
         _round(state, setting, log, save)
         if state.progress.round + 1 == rounds(config.prompt):

@@ -12,9 +12,11 @@ from vpt.backbones.backbone import Backbone, Pool
 from vpt.backbones.loading import load_backbone
 from vpt.backbones.ports import LayerPrompt
 from vpt.clip import build_learner, build_zero_shot
-from vpt.config import ClipPrompt, FullTuning, LabelMapHead, NoPrompt, PixelPrompt, RunConfig, ZeroShotHead
+from vpt.config import ClipPrompt, FullTuning, LabelMapHead, NoPrompt, PixelPrompt, RunConfig, TptPrompt, ZeroShotHead
 from vpt.errors import UserError
 from vpt.heads.build import build_head
+from vpt.heads.tip import TipAdapter
+from vpt.heads.tpt import tuning_forward
 from vpt.heads.zeroshot import ZeroShot
 from vpt.prompts.base import Shape, TokenPrompts
 from vpt.prompts.build import build_tokens
@@ -34,6 +36,7 @@ class PromptedModel(nn.Module):
         head: maps what it reads to logits.
         pool: what the head reads.
         owns_buffers: the whole backbone learns, so its batch statistics are the task's too.
+        test_time: the context is tuned on views of every image at inference.
 
     Raises:
         UserError: token prompts on a network without a token sequence, or a head that reads what is not there.
@@ -46,6 +49,7 @@ class PromptedModel(nn.Module):
         head: nn.Module,
         pool: Pool = "native",
         owns_buffers: bool = False,
+        test_time: TptPrompt | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -53,6 +57,7 @@ class PromptedModel(nn.Module):
         self.head = head
         self.pool: Pool = pool
         self.owns_buffers = owns_buffers
+        self.test_time = test_time
         self.steps = plan_for(backbone, prompt, pool)
         self.mean: Tensor
         self.std: Tensor
@@ -102,12 +107,20 @@ class PromptedModel(nn.Module):
 
         Args:
             constants: what `constants()` returned, so that inference computes it once.
+
+        With test-time tuning images are views (B, V, 3, S, S).
         """
+        if self.test_time is not None:
+            return self.ready()(images)
         return self.head(self.features(images, constants))
 
     def ready(self) -> Callable[[Tensor], Tensor]:
         """The model for inference: what does not depend on the image is computed once, here."""
         layers = self.constants()
+        if self.test_time is not None:
+            assert isinstance(self.head, ZeroShot)
+            how = self.test_time
+            return tuning_forward(lambda images: self.features(images, layers), self.head, how.share, how.lr, how.steps)
         head = self.head.ready() if isinstance(self.head, ZeroShot) else self.head
         return lambda images: head(self.features(images, layers))
 
@@ -144,6 +157,8 @@ class PromptedModel(nn.Module):
         Raises:
             UserError: tensors that are missing, unknown or of another shape, named.
         """
+        if isinstance(self.head, TipAdapter) and "head.labels" in tensors:
+            self.head.resize_for(len(tensors["head.labels"]))
         owned = self.owned_state()
         wrong = sorted(set(owned) ^ set(tensors)) or [n for n in owned if owned[n].shape != tensors[n].shape]
         if wrong:
@@ -212,7 +227,9 @@ def build_model(config: RunConfig, backbone: Backbone, classes: Sequence[str]) -
         if isinstance(config.prompt, ClipPrompt):
             prompt, head = build_learner(config, backbone, classes)
             backbone = apply_tuning(config.tuning, backbone)
-            return PromptedModel(backbone, prompt, head, "native", isinstance(config.tuning, FullTuning))
+            test_time = config.prompt if isinstance(config.prompt, TptPrompt) else None
+            full = isinstance(config.tuning, FullTuning)
+            return PromptedModel(backbone, prompt, head, owns_buffers=full, test_time=test_time)
         own = _prompt(config, backbone)
         backbone = apply_tuning(config.tuning, backbone)
         pool: Pool = "native"

@@ -15,11 +15,12 @@ from PIL import Image
 
 from vpt.artifact import Artifact, load_model
 from vpt.data.images import BadImage, decode
-from vpt.data.transforms import eval_transform
 from vpt.errors import UserError
+from vpt.heads.zeroshot import ZeroShot
 from vpt.model import PromptedModel
 from vpt.prompts.picture import pixels_of
 from vpt.results import Classification
+from vpt.setting import evaluation_transform
 from vpt.training.loop import inference
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".ppm", ".pgm", ".jp2")
@@ -50,8 +51,7 @@ class Predictor:
         self._forward = inference(model)
         self._device = next(model.parameters()).device
         data = artifact.config.data
-        pre = replace(artifact.preprocess, size=model.image_size)
-        self._transform = eval_transform(pre, data.resize, data.crop_pct)
+        self._transform = evaluation_transform(model, data)
         self._max_pixels = data.max_pixels
 
     def predict(self, images: Picture | Sequence[Picture], batch_size: int = 32, top: int = 5) -> list[Classification]:
@@ -81,6 +81,21 @@ class Predictor:
         pictures = iter(find_images(images))
         while chunk := list(itertools.islice(pictures, batch_size)):
             yield from self._batch(chunk, top)
+
+    def with_classes(self, names: Sequence[str]) -> Predictor:
+        """The same model for other class names, where its head reads names.
+
+        Raises:
+            UserError: a head with classes of its own, or fewer than two different names.
+        """
+        if not isinstance(self.model.head, ZeroShot):
+            raise UserError(
+                f"{self.artifact.path} has a head with classes of its own; only head=zeroshot takes new names"
+            )
+        if len(set(names)) != len(names) or len(names) < 2:
+            raise UserError(f"give two or more different class names, not {', '.join(names) or 'none'}")
+        self.model.head.set_names(names)
+        return Predictor(self.model, replace(self.artifact, classes=tuple(names)))
 
     @torch.inference_mode()
     def prompted(self, images: Picture | Sequence[Picture]) -> Iterator[tuple[str, np.ndarray]]:

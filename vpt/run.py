@@ -13,15 +13,19 @@ import yaml
 from vpt import metrics as scores
 from vpt import plots
 from vpt.artifact import load_model, read_artifact, save_artifact
+from vpt.backbones.loading import check_backbone
 from vpt.budget import estimate
-from vpt.config import RunConfig, load_config, read_yaml
+from vpt.clip import templates_of
+from vpt.config import RunConfig, TipHead, ZeroShotHead, load_config, read_yaml
 from vpt.console import Console
 from vpt.data.records import LabelledData, Record
 from vpt.data.sources import load_data
 from vpt.device import pick_device, pick_precision
 from vpt.errors import UserError
 from vpt.files import write_json, write_text
-from vpt.fitting import begin, measure, rounds, train_model
+from vpt.fitting import begin, finish, measure, rounds, train_model
+from vpt.heads.tip import TipAdapter
+from vpt.heads.zeroshot import ZeroShot
 from vpt.model import PromptedModel, backbone_for, build_model
 from vpt.prompts.picture import prompt_picture
 from vpt.prompts.pixels import PixelPrompts
@@ -107,15 +111,52 @@ def evaluate(
     other_weights = weights or (config.backbone.weights if config.backbone != stored.config.backbone else None)
     device = pick_device(config.train.device)
     precision = pick_precision(config.train.precision, device)
-    data = load_data(config.data)
-    records = data.split(split)
-    if not records:
-        raise UserError(f"{config.data.path} has no {split} split; use split=val or give data.{split}=FOLDER")
-    data = _in_order_of(data, stored.classes, config.data.path)
-    records = checked(_only(data, split), config, console).split(split)
+    data, records = _split_of(config, split, console)
+    takes_names = isinstance(stored.config.head, ZeroShotHead) and data.classes != stored.classes
+    if not takes_names:
+        data = _in_order_of(data, stored.classes, config.data.path)
+        records = data.split(split)
     model, _ = load_model(artifact, str(device), other_weights, backbone)
+    if takes_names:
+        assert isinstance(model.head, ZeroShot)
+        model.head.set_names(data.classes, templates_of(config))
     setting = Setting(config, data, device, precision, console)
     return measure(inference(model), setting.loader(model, records), setting, split)
+
+
+def evaluate_untrained(config: RunConfig, split: str = "test", console: Console | None = None) -> dict[str, Any]:
+    """Metrics of what needs no training: a zero-shot head, or one that is made from the training images alone.
+
+    Raises:
+        UserError: settings under which something would have to learn.
+    """
+    console = console or Console()
+    device = pick_device(config.train.device)
+    precision = pick_precision(config.train.precision, device)
+    check_backbone(config.backbone)
+    data, records = _split_of(config, split, console)
+    model = build_model(config, backbone_for(config), data.classes).to(device)
+    learning = sorted({role for _, role, _ in model.trainable()})
+    if learning:
+        raise UserError(
+            f"these settings need training ({', '.join(learning)}); use vpt train, or set head=zeroshot prompt=none, "
+            "or name a run to evaluate"
+        )
+    setting = Setting(config, data, device, precision, console)
+    begin(model, setting)
+    finish(model, setting)
+    return measure(inference(model), setting.loader(model, records), setting, split)
+
+
+def _split_of(config: RunConfig, split: str, console: Console) -> tuple[LabelledData, tuple[Record, ...]]:
+    data = load_data(config.data)
+    if not data.split(split):
+        raise UserError(f"{config.data.path} has no {split} split; use split=val or give data.{split}=FOLDER")
+    if isinstance(config.head, TipHead):
+        data = checked(data, config, console)  # its cache is made of training images
+        return data, data.split(split)
+    good = checked(_only(data, split), config, console)
+    return good, good.split(split)
 
 
 def _only(data: LabelledData, split: str) -> LabelledData:
@@ -140,7 +181,7 @@ def _train_one(setting: Setting, folder: Path, fresh: bool) -> TrainResult:
     config, data, console = setting.config, setting.data, setting.console
     finished = folder / "metrics.json"
     model = build_model(config, backbone_for(config), data.classes).to(setting.device)
-    if not any(True for _ in model.trainable()):
+    if not any(True for _ in model.trainable()) and not isinstance(model.head, TipAdapter):
         raise UserError(
             "nothing learns in this run: no prompt, a frozen backbone and a fixed label mapping; add a prompt"
         )
@@ -193,6 +234,7 @@ def _conclude(state: TrainState, setting: Setting, folder: Path, log: RunLog) ->
     chosen = state.average or state.best
     if chosen is not None:
         model.load_owned({name: value.to(setting.device) for name, value in chosen.items()})
+    finish(model, setting)
     forward = inference(model)
     measured: dict[str, Any] = {}
     for split in ("val", "test"):

@@ -9,15 +9,17 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from vpt.backbones.loading import check_backbone
-from vpt.config import RunConfig
+from vpt.config import DataConfig, RunConfig
 from vpt.console import Console
 from vpt.data.cache import ImageCache
 from vpt.data.check import apply, check
 from vpt.data.loader import Loader, default_workers, make_loader
 from vpt.data.records import SPLITS, LabelledData, Record
 from vpt.data.sources import load_data
-from vpt.data.transforms import eval_transform, train_transform
+from vpt.data.transforms import Transform, eval_transform, train_transform
+from vpt.data.views import Views
 from vpt.device import Autocast, autocast, pick_device, pick_precision
+from vpt.errors import UserError
 from vpt.model import PromptedModel
 from vpt.training.schedule import default_epochs
 
@@ -48,12 +50,12 @@ class Setting:
     ) -> Loader:
         """Batches of records as `model` wants them; augmented and shuffled for training."""
         config, data = self.config, self.data
-        pre = replace(model.backbone.preprocess, size=model.image_size)
-        transform = (
-            train_transform(pre, config.data.augment, config.data.resize, config.data.crop_pct)
-            if training
-            else eval_transform(pre, config.data.resize, config.data.crop_pct)
-        )
+        transform: Transform
+        if training:
+            pre = replace(model.backbone.preprocess, size=model.image_size)
+            transform = train_transform(pre, config.data.augment, config.data.resize, config.data.crop_pct)
+        else:
+            transform = evaluation_transform(model, config.data)
         return make_loader(
             records,
             transform,
@@ -69,6 +71,15 @@ class Setting:
         )
 
 
+def evaluation_transform(model: PromptedModel, data: DataConfig) -> Transform:
+    """What makes of a decoded image what `model` wants at inference: a square, or several views of one."""
+    pre = replace(model.backbone.preprocess, size=model.image_size)
+    plain = eval_transform(pre, data.resize, data.crop_pct)
+    if model.test_time is None:
+        return plain
+    return Views(plain, model.test_time.views, model.test_time.augmix)
+
+
 def prepare(config: RunConfig, console: Console) -> Setting:
     """Check a configuration against machine, backbone and data, and settle what it leaves open.
 
@@ -81,6 +92,8 @@ def prepare(config: RunConfig, console: Console) -> Setting:
     data = load_data(config.data)
     for note in data.notes:
         console.say(note)
+    if not data.train:
+        raise UserError(f"data.path={config.data.path} is made for testing alone; train on another data set")
     data = checked(data, config, console)
     console.say(f"data: {config.data.path}: {data.summary()}")
     if config.train.epochs is None:

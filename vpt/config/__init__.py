@@ -5,7 +5,7 @@ Sources are merged in this order: defaults, a YAML file, `key=value` words from 
 
 from vpt.config.backbone import BackboneConfig
 from vpt.config.data import DataConfig
-from vpt.config.head import Head, LabelMapHead, LinearHead, MlpHead, Pool, ZeroShotHead
+from vpt.config.head import Head, LabelMapHead, LinearHead, MlpHead, Pool, TipHead, ZeroShotHead
 from vpt.config.load import load_config, parse_overrides, read_yaml
 from vpt.config.prompt import (
     BptPrompt,
@@ -25,6 +25,7 @@ from vpt.config.prompt import (
     PromptsrcPrompt,
     ShallowPrompt,
     TokenPrompt,
+    TptPrompt,
     VaptPrompt,
     VfptPrompt,
 )
@@ -67,7 +68,9 @@ __all__ = [
     "Section",
     "SgdConfig",
     "ShallowPrompt",
+    "TipHead",
     "TokenPrompt",
+    "TptPrompt",
     "TrainConfig",
     "Tuning",
     "VaptPrompt",

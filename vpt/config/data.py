@@ -12,13 +12,20 @@ from vpt.config.section import Section
 class DataConfig(Section):
     """Where images and labels come from, and how they become tensors."""
 
-    path: str = Field("digits", description="class folders, a CSV file, 'torchvision:NAME', or 'digits' (embedded)")
+    path: str = Field(
+        "digits",
+        description="class folders, a CSV, 'torchvision:NAME', 'dassl:NAME' (CoOp's layout), or 'digits' (embedded)",
+    )
     val: str | None = Field(None, description="validation folder or CSV; default: found beside or split off")
     test: str | None = Field(None, description="test folder or CSV; never used for choosing anything")
-    root: str = Field("data", description="where torchvision data sets lie")
+    root: str = Field("data", description="where data sets of torchvision and of CoOp's layout lie")
     download: bool = Field(False, description="let torchvision download")
     val_fraction: float = Field(0.1, gt=0, lt=1, description="share split off for validation when there is none")
     shots: int | None = Field(None, ge=1, description="training images per class (k-shot)")
+    val_shots: int | None = Field(None, ge=1, description="validation images per class; default: all")
+    half: Literal["all", "base", "new"] = Field(
+        "all", description="the first half of the classes, the second half, or all (base-to-new protocol)"
+    )
     split_seed: int = Field(0, ge=0)
     separator: str = Field("|", min_length=1, description="between several labels in a CSV cell")
     augment: str = Field("light", description="none, light, standard, strong, or an albumentations YAML file")

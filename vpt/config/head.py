@@ -49,11 +49,22 @@ class ZeroShotHead(Section):
 
     kind: Literal["zeroshot"] = "zeroshot"
     templates: str = Field(
-        "single",
-        description="single ('a photo of a {}.'), simple (7), openai (80), a text with {}, or a file with one a line",
+        "auto",
+        description="auto (the data set's own where it has one, else single), single ('a photo of a {}.'), simple (7), "
+        "openai (80), a text with {}, or a file with one a line",
     )
 
 
+class TipHead(ZeroShotHead):
+    """Zero-shot scores and a cache of the training images' features (Tip-Adapter, Zhang et al. 2022)."""
+
+    kind: Literal["tip"] = "tip"  # type: ignore[assignment]
+    finetune: bool = Field(False, description="the cache's keys learn (Tip-Adapter-F)")
+    passes: int = Field(10, ge=1, description="augmented views of a training image whose mean is its key")
+    alpha: float = Field(10.0, gt=0.1, description="largest weight of the cache that is tried on validation")
+    beta: float = Field(12.0, gt=0.1, description="largest sharpness that is tried on validation")
+
+
 Head = Annotated[
-    LinearHead | MlpHead | LabelMapHead | ZeroShotHead, Field(discriminator="kind"), short("kind", "linear")
+    LinearHead | MlpHead | LabelMapHead | ZeroShotHead | TipHead, Field(discriminator="kind"), short("kind", "linear")
 ]

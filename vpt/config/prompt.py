@@ -201,7 +201,22 @@ class PromptsrcPrompt(IvlpPrompt):
 
 
 TokenPrompt = ShallowPrompt | DeepPrompt | VfptPrompt | E2vptPrompt | CvptPrompt | VaptPrompt | GatedPrompt | BptPrompt
-ClipPrompt = CoopPrompt | CocoopPrompt | KgcoopPrompt | IvlpPrompt | MaplePrompt | PromptsrcPrompt
+
+
+class TptPrompt(_Words):
+    """The context is tuned on views of every test image; nothing is trained before (TPT, Shu et al. 2022)."""
+
+    kind: Literal["tpt"] = "tpt"
+    tokens: int = Field(4, ge=1, le=64, description="context tokens M")
+    words: str | None = "a photo of a"
+    views: int = Field(64, ge=2, description="views of an image, the plain one included")
+    share: float = Field(0.1, gt=0, le=1, description="share of views, the surest ones, that count")
+    lr: float = Field(5e-3, gt=0)
+    steps: int = Field(1, ge=1)
+    augmix: bool = Field(False, description="mix the views with mild changes (the paper's way on all but ImageNet)")
+
+
+ClipPrompt = CoopPrompt | CocoopPrompt | KgcoopPrompt | IvlpPrompt | MaplePrompt | PromptsrcPrompt | TptPrompt
 Prompt = Annotated[
     NoPrompt | TokenPrompt | PixelPrompt | ClipPrompt, Field(discriminator="kind"), short("kind", "deep")
 ]

@@ -79,7 +79,8 @@ def number_of(count: int, noun: str) -> str:
     >>> number_of(1, "image"), number_of(2, "image")
     ('1 image', '2 images')
     """
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+    plural = "classes" if noun == "class" else f"{noun}s"
+    return f"{count} {noun if count == 1 else plural}"
 
 
 def ignored_note(ignored: Counter[str]) -> list[str]:

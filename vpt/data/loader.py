@@ -72,9 +72,8 @@ class _Images(Dataset[Any]):
         self.desk = desk
 
     def __getitems__(self, keys: list[_Key]) -> Batch | _Failure:
-        size = self.transform.size
         # Copied by numpy: torch would start its thread pool for each image, seven times slower on a busy machine.
-        images = np.empty((len(keys), 3, size, size), dtype=np.uint8)
+        images = np.empty((len(keys), *self.transform.shape), dtype=np.uint8)
         try:
             for row, key in enumerate(keys):
                 images[row] = self._one(key).numpy()

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from vpt.config import DataConfig
+from vpt.data.dassl import read_dassl
 from vpt.data.digits import read_digits
 from vpt.data.entries import Entry, Found, listed, number_of
 from vpt.data.folder import read_folder, read_split_folder
@@ -39,17 +40,21 @@ def load_data(config: DataConfig) -> LabelledData:
     found.splits = {split: _once(entries, config.separator, found.notes) for split, entries in found.splits.items()}
     _refuse_shared(found.splits)
 
-    classes = _classes(found, config.path)
+    classes = _classes(found, config)
+    if config.half != "all":
+        classes = _half(found, classes, config.half)
     numbers = {name: number for number, name in enumerate(classes)}
     train, val, test = (_numbered(found.splits.get(split, ()), split, numbers) for split in SPLITS)
     notes = list(found.notes)
-    if not val:
+    if not val and train:
         train, val = _with_validation(train, config, notes)
     if config.shots is not None:
         train, short = draw_shots(train, config.shots, config.split_seed)
         if short:
             few = [f"{classes[label]} ({count})" for label, count in short.items()]
             notes.append(f"fewer training images than data.shots={config.shots}, so all are used: {listed(few)}")
+    if config.val_shots is not None:
+        val, _ = draw_shots(val, config.val_shots, config.split_seed)
     return LabelledData(classes, found.multilabel, tuple(train), tuple(val), tuple(test), tuple(notes))
 
 
@@ -57,6 +62,8 @@ def _read(config: DataConfig) -> Found:
     kind, colon, name = config.path.partition(":")
     if config.path == "digits":
         return read_digits()
+    if colon and kind == "dassl":
+        return read_dassl(name, Path(config.root).expanduser())
     if colon and kind == "torchvision":
         return read_torchvision(name, Path(config.root).expanduser(), config.download)
     path = Path(config.path).expanduser()
@@ -127,8 +134,24 @@ def _identity(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _classes(found: Found, path: str) -> tuple[str, ...]:
-    train = found.splits.get("train", [])
+def _half(found: Found, classes: tuple[str, ...], half: str) -> tuple[str, ...]:
+    """The first half of the classes (one more where their number is odd) or the second, and only their images."""
+    if found.multilabel:
+        raise UserError("data.half parts classes, which several labels an image do not allow; leave it out")
+    middle = (len(classes) + 1) // 2
+    kept = classes[:middle] if half == "base" else classes[middle:]
+    if len(kept) < 2:
+        raise UserError(f"data.half={half} leaves {number_of(len(kept), 'class')} of {len(classes)}; it needs two")
+    found.splits = {
+        split: [entry for entry in entries if entry.labels[0] in set(kept)] for split, entries in found.splits.items()
+    }
+    return kept
+
+
+def _classes(found: Found, config: DataConfig) -> tuple[str, ...]:
+    path, train = config.path, found.splits.get("train", [])
+    if found.classes is not None and found.splits.get("test") and not train:
+        return found.classes  # a set made for testing alone
     if not train:
         raise UserError(f"data.path={path} has no training images; give some of them the split 'train'")
     classes = found.classes or tuple(sorted({label for entry in train for label in entry.labels}))

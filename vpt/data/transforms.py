@@ -35,6 +35,10 @@ class Transform(Protocol):
     def size(self) -> int:
         """Side of the square it makes, in pixels."""
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of what an image becomes."""
+
     def __call__(self, image: np.ndarray, seed: int) -> torch.Tensor:
         """Turn an image (H, W, 3) uint8 into a new tensor (3, size, size) uint8."""
 
@@ -54,6 +58,11 @@ class EvalTransform:
     crop_pct: float = 1.0
     interpolation: str = "bicubic"
     fill: tuple[int, int, int] = (128, 128, 128)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of what an image becomes."""
+        return (3, self.size, self.size)
 
     def __call__(self, image: np.ndarray, seed: int = 0) -> torch.Tensor:
         """Turn an image (H, W, 3) uint8 into a new tensor (3, size, size) uint8."""
@@ -108,6 +117,11 @@ class TrainTransform:
     def size(self) -> int:
         """Side of the square it makes, in pixels."""
         return self.fit.size
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of what an image becomes."""
+        return self.fit.shape
 
     def __call__(self, image: np.ndarray, seed: int) -> torch.Tensor:
         """Turn an image (H, W, 3) uint8 into a new tensor (3, size, size) uint8, a function of image and seed.

@@ -93,12 +93,13 @@ class ZeroShot(nn.Module):
         self.register_buffer("fixed", torch.zeros(0), persistent=False)
         self.set_names(names)
 
-    def set_names(self, names: Sequence[str]) -> None:
-        """Take other class names.
+    def set_names(self, names: Sequence[str], templates: Sequence[str] | None = None) -> None:
+        """Take other class names, and other templates if they are given.
 
         Raises:
             UserError: names that are too long, or contexts that belong to their classes.
         """
+        self.templates = self.templates if templates is None else tuple(templates)
         encoder: TextEncoder = self.__dict__["encoder"]
         if self.contexts is not None:
             self.contexts.set_names(names)

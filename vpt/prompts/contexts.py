@@ -106,6 +106,7 @@ class Contexts(nn.Module):
         self.__dict__["encoder"] = encoder  # a reference; it belongs to the backbone
         self.count, self.words, self.position = count, words, position
         self.class_specific = class_specific
+        self.names = tuple(names)
         tower = encoder.require_tower("learned context")
         if depth > len(tower.blocks):
             raise UserError(f"prompt.text_depth={depth}: the text tower has {len(tower.blocks)} layers")
@@ -136,9 +137,9 @@ class Contexts(nn.Module):
         """Take other class names, as a unified context allows.
 
         Raises:
-            UserError: another number of names for class-specific contexts, or texts that are too long.
+            UserError: other names for class-specific contexts, or texts that are too long.
         """
-        if self.class_specific and len(names) != len(self.tokens):
+        if self.class_specific and tuple(names) != self.names:
             raise UserError(
                 "class-specific contexts know their own classes only; train with prompt.class_specific=false"
             )

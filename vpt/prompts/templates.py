@@ -8,7 +8,7 @@ from pathlib import Path
 from vpt.errors import UserError, nearest
 
 SINGLE = "a photo of a {}."
-NAMED = ("single", "simple", "openai")
+NAMED = ("auto", "single", "simple", "openai")
 
 
 def read_templates(setting: str) -> tuple[str, ...]:
@@ -20,7 +20,7 @@ def read_templates(setting: str) -> tuple[str, ...]:
     >>> read_templates("a picture of the digit {}")
     ('a picture of the digit {}',)
     """
-    if setting == "single":
+    if setting in ("single", "auto"):
         return (SINGLE,)
     if setting in ("simple", "openai"):
         import open_clip

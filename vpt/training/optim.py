@@ -34,6 +34,8 @@ def build_optimizer(model: PromptedModel, config: AdamWConfig | SgdConfig) -> to
         }
         for role, parameters in roles.items()
     ]
+    if not groups:  # made from data alone; the optimiser has nothing to do
+        groups = [{"params": [], "role": "none", "base_lr": 0.0, "lr": 0.0, "weight_decay": 0.0}]
     if isinstance(config, AdamWConfig):
         return torch.optim.AdamW(groups, betas=config.betas)
     return torch.optim.SGD(groups, momentum=config.momentum)
