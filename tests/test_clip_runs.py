@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from vpt.artifact import read_artifact
+from vpt.backbones.loading import load_backbone
 from vpt.config import RunConfig, load_config
 from vpt.data.digits import NAMES
 from vpt.errors import UserError
@@ -25,7 +26,7 @@ SENTENCE = "a picture of the digit {}."
 CONFIG = {
     "embed_dim": 32,
     "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 64, "layers": 3, "head_width": 32},
-    "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
 }
 
 
@@ -83,7 +84,11 @@ LEARNERS = {
     "pixels": ["prompt=pixel", "prompt.size=4"],
     "ivlp": ["prompt=ivlp", "prompt.depth=2", "prompt.text_depth=2", WORDS],
     "maple": ["prompt=maple", "prompt.depth=2", WORDS],
-    "promptsrc": ["prompt=promptsrc", "prompt.depth=2", "prompt.text_depth=2", WORDS, "train.average.mean=3"],
+    "promptsrc": [
+        *["prompt=promptsrc", "prompt.depth=2", "prompt.text_depth=2", WORDS],
+        # The templates it is held to were not among this model's sentences.
+        *["prompt.text_weight=1", "train.average.mean=7", "train.epochs=8", "train.optimizer.lr.prompt=0.01"],
+    ],
     "tip": ["prompt=none", "head=tip"],
     "tip, finetuned": ["prompt=none", "head=tip", "head.finetune=true"],
 }
@@ -254,6 +259,31 @@ def test_tip_adapter_equals_its_formula(digits_clip: list[str], tmp_path: Path):
         expected[:, label] += alpha * torch.exp(-beta * (1 - feature @ key))
     torch.testing.assert_close(model(images), expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(keys.norm(dim=1), torch.ones(50))
+
+
+def test_labels_are_mapped_by_the_likeness_of_names(digits_clip: list[str], tmp_path: Path):
+    """AutoVP's semantic mapping: no template, the classes of ImageNet by their WordNet names."""
+    from timm.data import ImageNetInfo
+
+    name, weights = (word.split("=", 1)[1] for word in digits_clip)
+    words = [
+        "backbone=resnet10t",
+        "backbone.pretrained=false",
+        "backbone.image_size=32",
+        "prompt=pixel",
+        "prompt.size=4",
+    ]
+    words += ["head=labelmap", "head.method=semantic", "head.sources=2", f"head.text={name.removeprefix('open_clip:')}"]
+    words += [f"head.text_pretrained={weights}", "data=digits", "data.shots=1", "train.epochs=1", f"out={tmp_path}"]
+    result = train(load_config(overrides=[*words, "name=run"]), QUIET)
+    index = read_artifact(result.artifact).tensors["head.index"]
+    assert index.shape == (10, 2)
+    assert len(set(index.flatten().tolist())) == 20
+    encoder = load_backbone(load_config(overrides=digits_clip).backbone, text=True).text
+    names = ImageNetInfo().label_descriptions()
+    mine = F.normalize(encoder.features(["zero"]), dim=1)
+    theirs = F.normalize(encoder.features(names), dim=1)
+    assert int(index[0, 0]) == int((theirs @ mine[0]).argmax())
 
 
 def test_text_features_are_kept_on_disk(digits_clip: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

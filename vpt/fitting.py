@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vpt import metrics as scores
-from vpt.config import E2vptPrompt, FrozenTuning, LabelMapHead, Prompt, TipHead
+from vpt.backbones.loading import load_backbone
+from vpt.backbones.open_clip_loading import PREFIX
+from vpt.config import BackboneConfig, E2vptPrompt, FrozenTuning, LabelMapHead, Prompt, TipHead
 from vpt.errors import UserError
-from vpt.heads.labelmap import LabelMap, confusion_counts, frequency_map, random_map
+from vpt.heads.labelmap import LabelMap, confusion_counts, frequency_map, random_map, semantic_map
+from vpt.heads.source_names import source_names
 from vpt.heads.tip import TipAdapter
+from vpt.heads.zeroshot import class_features
 from vpt.model import PromptedModel
 from vpt.objectives import build_objective
 from vpt.prompts.base import TokenPrompts
@@ -53,6 +58,8 @@ def begin(model: PromptedModel, setting: Setting) -> None:
             model.head.index.copy_(torch.arange(classes * each).view(each, classes).T)
         elif config.head.method == "random":
             model.head.index.copy_(random_map(sources, classes, config.head.sources, config.train.seed))
+        elif config.head.method == "semantic":
+            model.head.index.copy_(_map_by_names(model, config.head, setting.data.classes))
         elif config.head.method == "frequency":
             _map_by_frequency(model, setting)
 
@@ -219,6 +226,21 @@ def _map_by_frequency(model: PromptedModel, setting: Setting) -> None:
     loader.close()
     counts = confusion_counts(found.long(), labels.long(), model.head.sources, len(setting.data.classes))
     model.head.index.copy_(frequency_map(counts, model.head.index.shape[1]))
+
+
+def _map_by_names(model: PromptedModel, head: LabelMapHead, classes: Sequence[str]) -> Tensor:
+    """Map source classes by the likeness of their names in a CLIP's text tower."""
+    file = Path(head.text_pretrained)
+    config = BackboneConfig(
+        name=f"{PREFIX}{head.text}",
+        pretrained=head.text_pretrained if not file.suffix else True,
+        weights=file if file.suffix else None,
+    )
+    clip = load_backbone(config, text=True)
+    assert clip.text is not None
+    sources = source_names(model.backbone.net, model.backbone.name)
+    mine, theirs = (class_features(clip.text, clip.fingerprint, names, ["{}"]) for names in (classes, sources))
+    return semantic_map(mine @ theirs.T, head.sources)
 
 
 def measure(forward: Forward, loader: Batches, setting: Setting, split: str) -> dict[str, Any]:
