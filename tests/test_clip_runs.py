@@ -24,7 +24,7 @@ from vpt.training import loop
 
 SENTENCE = "a picture of the digit {}."
 CONFIG = {
-    "embed_dim": 32,
+    "embed_dim": 64,
     "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 64, "layers": 3, "head_width": 32},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
 }
@@ -79,7 +79,7 @@ LEARNERS = {
         "train.epochs=6",
         "train.optimizer.lr.prompt=0.02",
     ],
-    "kgcoop": ["prompt=kgcoop", "prompt.tokens=5", WORDS],
+    "kgcoop": ["prompt=kgcoop", "prompt.tokens=5", "prompt.weight=1", WORDS],
     "visual prompts": ["prompt=deep"],
     "pixels": ["prompt=pixel", "prompt.size=4"],
     "ivlp": ["prompt=ivlp", "prompt.depth=2", "prompt.text_depth=2", WORDS],
@@ -253,7 +253,7 @@ def test_tip_adapter_equals_its_formula(digits_clip: list[str], tmp_path: Path):
     feature = F.normalize(model.features(images), dim=1)
     alpha, beta = tensors["head.mix"].tolist()
     keys, labels = tensors["head.keys"], tensors["head.labels"]
-    assert keys.shape == (50, 32)
+    assert keys.shape == (50, 64)
     expected = model.backbone.text.scale * feature @ model.head.fixed.T
     for key, label in zip(keys, labels, strict=True):
         expected[:, label] += alpha * torch.exp(-beta * (1 - feature @ key))
@@ -306,3 +306,41 @@ def test_settings_that_need_training_are_refused_by_evaluation(digits_clip: list
         evaluate_untrained(settings(digits_clip, tmp_path, "prompt=coop"), console=QUIET)
     with pytest.raises(UserError, match="nothing learns in this run"):
         train(settings(digits_clip, tmp_path, "prompt=none"), QUIET)
+
+
+class TestProtocols:
+    words = ("prompt=coop", "prompt.tokens=5", WORDS, "train.epochs=2")
+
+    def test_base_to_new(self, digits_clip: list[str], tmp_path: Path):
+        from vpt.protocols import base_to_new
+
+        found = base_to_new(settings(digits_clip, tmp_path, *self.words), shots=4, seeds=[1, 2], console=QUIET)
+        first, second = found["base"]["mean"], found["new"]["mean"]
+        assert found["harmonic_mean"] == pytest.approx(2 * first * second / (first + second))
+        assert len(found["base"]["seeds"]) == 2
+        assert min(first, second) > 0.3
+        assert json.loads((tmp_path / "run" / "base-to-new.json").read_text()) == found
+
+    def test_few_shot_goes_on_where_it_was_stopped(self, digits_clip: list[str], tmp_path: Path, monkeypatch):
+        from vpt.protocols import few_shot
+
+        config = settings(digits_clip, tmp_path, *self.words)
+        first = few_shot(config, shots=[1, 2], seeds=[1], console=QUIET)
+        monkeypatch.setattr(loop, "_step", lambda *_: pytest.fail("trained again"))
+        assert few_shot(config, shots=[1, 2], seeds=[1], console=QUIET) == first
+        assert [row["shots"] for row in first["rows"]] == [1, 2]
+
+    def test_transfer_to_a_folder_of_ones_own(self, digits_clip: list[str], tmp_path: Path, shapes: Path):
+        from vpt.protocols import as_table, transfer
+
+        config = settings(digits_clip, tmp_path, *self.words)
+        found = transfer(config, [str(shapes)], shots=2, seeds=[1], console=QUIET)
+        assert found["rows"][0]["data"] == str(shapes)
+        assert 0 <= found["average"] <= 1
+        assert str(shapes) in as_table(found)
+
+    def test_without_training(self, digits_clip: list[str], tmp_path: Path):
+        from vpt.protocols import base_to_new
+
+        found = base_to_new(settings(digits_clip, tmp_path, "prompt=none"), seeds=[1], console=QUIET)
+        assert found["base"]["mean"] > 0.5

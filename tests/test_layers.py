@@ -28,6 +28,7 @@ LAYERS = [
     ["vpt.setting"],
     ["vpt.fitting"],
     ["vpt.run", "vpt.predict"],
+    ["vpt.protocols"],
     ["vpt.cli", "vpt"],
 ]
 

@@ -28,7 +28,7 @@ class DataConfig(Section):
     )
     split_seed: int = Field(0, ge=0)
     separator: str = Field("|", min_length=1, description="between several labels in a CSV cell")
-    augment: str = Field("light", description="none, light, standard, strong, or an albumentations YAML file")
+    augment: str = Field("light", description="none, light, standard, strong, crop, or an albumentations YAML file")
     resize: Literal["crop", "squash", "pad"] = Field("crop", description="how a photo becomes a square")
     crop_pct: float | None = Field(
         None, gt=0, le=1, description="share kept by the centre crop; default: the backbone's"

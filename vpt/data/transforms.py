@@ -19,7 +19,7 @@ from vpt.errors import UserError, nearest
 from vpt.preprocess import Preprocess
 
 Resize = Literal["crop", "squash", "pad"]
-PRESETS = ("none", "light", "standard", "strong")
+PRESETS = ("none", "light", "standard", "strong", "crop")
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -187,9 +187,10 @@ def train_transform(
     """The transform for training.
 
     `augment`: none (the same as evaluation); light (random resized crop of 70 to 100 % of the area, flip);
-    standard (35 to 100 %, flip, mild colour jitter); strong (standard and two of rotation, shear, colour, blur,
-    grey, ..., and patches dropped); or a YAML file as written by `albumentations.save(..., data_format="yaml")`,
-    which is given the whole photo and whose result is made a square of `pre.size` if it is none.
+    standard (35 to 100 %, flip, mild colour jitter); crop (8 to 100 %, flip, as CLIP's prompt learners train); strong
+    (standard and two of rotation, shear, colour, blur, grey, ..., and patches dropped); or a YAML file as written by
+    `albumentations.save(..., data_format="yaml")`, which is given the whole photo and whose result is made a square of
+    `pre.size` if it is none.
 
     Raises:
         UserError: no such preset or file, or a pipeline that does not give 8-bit colour images.
