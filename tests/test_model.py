@@ -17,6 +17,7 @@ from vpt.config import BackboneConfig, RunConfig, load_config
 from vpt.device import autocast
 from vpt.errors import UserError
 from vpt.model import PromptedModel, build_model
+from vpt.tasks.classification import Classification
 from vpt.training.optim import build_optimizer
 
 TINY = ["backbone=vit_tiny_patch16_224", "backbone.pretrained=false", "backbone.image_size=32"]
@@ -225,8 +226,8 @@ class TestArtifact:
 def test_the_memory_told_beforehand_is_what_autograd_keeps(words: list[str]):
     """Extrapolated from passes of one and two images, against a count over the whole batch."""
     model = build(*words)
-    context = autocast("fp32", torch.device("cpu"))
-    told = estimate(model, 2, 7, torch.device("cpu"), context)
+    task, cpu = Classification(), torch.device("cpu")
+    told = estimate(model, 2, 7, lambda count: task.trial(model, count, cpu), autocast("fp32", cpu))
     own = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
     kept = {}
 

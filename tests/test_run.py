@@ -86,8 +86,7 @@ def test_the_frozen_weights_are_bit_identical_after_training(shapes: Path, tmp_p
 
 def test_the_best_epoch_on_validation_is_kept(shapes: Path, tmp_path: Path, monkeypatch):
     scores = iter([0.2, 0.9, 0.5])
-    for place in ("vpt.run", "vpt.fitting"):
-        monkeypatch.setattr(f"{place}.measure", lambda *_: {"loss": 0.0, "accuracy": next(scores, 0.0)})
+    monkeypatch.setattr("vpt.tasks.classification._measure", lambda *_: {"loss": 0.0, "accuracy": next(scores, 0.0)})
     states = []
     usual = loop._finish_epoch
 
@@ -104,8 +103,7 @@ def test_the_best_epoch_on_validation_is_kept(shapes: Path, tmp_path: Path, monk
 
 
 def test_early_stop_counts_validations_without_a_better_one(shapes: Path, tmp_path: Path, monkeypatch):
-    for place in ("vpt.run", "vpt.fitting"):
-        monkeypatch.setattr(f"{place}.measure", lambda *_: {"loss": 0.0, "accuracy": 0.5})
+    monkeypatch.setattr("vpt.tasks.classification._measure", lambda *_: {"loss": 0.0, "accuracy": 0.5})
     result = train(settings(shapes, tmp_path, "train.epochs=9", "train.patience=2"), QUIET)
     assert result.metrics["epochs"] == 3
     assert result.metrics["best_epoch"] == 1
@@ -299,7 +297,7 @@ def test_features_computed_once_give_the_same_head(shapes: Path, tmp_path: Path,
     """The linear probe's shortcut against the plain way."""
     words = ["prompt=none", "data.augment=none", "prompt.kind=none"]
     fast = train(settings(shapes, tmp_path / "fast", *words), QUIET)
-    monkeypatch.setattr("vpt.fitting.FrozenTuning", type("Nothing", (), {}))
+    monkeypatch.setattr("vpt.tasks.classification.FrozenTuning", type("Nothing", (), {}))
     slow = train(settings(shapes, tmp_path / "slow", *words), QUIET)
     one, other = read_artifact(fast.artifact).tensors, read_artifact(slow.artifact).tensors
     for name in one:

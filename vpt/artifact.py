@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from vpt.device import pick_device
 from vpt.errors import UserError
 from vpt.model import PromptedModel, backbone_for, build_model
 from vpt.preprocess import Preprocess
+from vpt.prompted import Prompted
 from vpt.tensorfile import read_tensors, write_tensors
 
 FORMAT = 1
@@ -39,7 +39,7 @@ class Artifact:
 
 def save_artifact(
     path: str | Path,
-    model: PromptedModel,
+    model: Prompted,
     config: RunConfig,
     classes: Sequence[str],
     multilabel: bool = False,
@@ -166,11 +166,6 @@ def load_model(
     return model.to(pick_device(device)).eval(), artifact
 
 
-def artifact_bytes(model: PromptedModel) -> int:
+def artifact_bytes(model: Prompted) -> int:
     """Size the artifact of this model will have: its tensors, and some kilobytes of header."""
     return sum(t.numel() * t.element_size() for t in model.owned_state().values()) + 4096
-
-
-def to_device(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """Copies of `tensors` on `device`."""
-    return {name: tensor.detach().to(device, copy=True) for name, tensor in tensors.items()}

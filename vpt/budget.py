@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vpt.artifact import artifact_bytes
 from vpt.device import Autocast
-from vpt.model import PromptedModel
+from vpt.prompted import Prompted
 
 
 @dataclass(frozen=True)
@@ -51,18 +53,25 @@ def _size(count: float) -> str:
 
 
 def estimate(
-    model: PromptedModel, optimizer_slots: int, pass_size: int, device: torch.device, autocast: Autocast
+    model: Prompted,
+    optimizer_slots: int,
+    pass_size: int,
+    trial: Callable[[int], Tensor],
+    autocast: Autocast,
 ) -> Budget:
     """Measure passes of one and two images, and extrapolate to `pass_size`.
 
     Args:
+        model: what will be trained.
         optimizer_slots: numbers an optimiser keeps for each learning one (AdamW 2, SGD with momentum 1).
         pass_size: images in one pass.
+        trial: the loss of a pass over that many images.
+        autocast: context of the pass.
     """
     learning = sum(parameter.numel() for _, _, parameter in model.trainable())
     trainable_bytes = sum(p.numel() * p.element_size() for _, _, p in model.trainable())
     tensors = [*model.parameters(), *model.buffers()]
-    one, two = (_saved_bytes(model, count, device, autocast) for count in (1, 2))
+    one, two = (_saved_bytes(model, partial(trial, count), autocast) for count in (1, 2))
     return Budget(
         learning=learning,
         total=sum(parameter.numel() for parameter in model.parameters()),
@@ -73,8 +82,8 @@ def estimate(
     )
 
 
-def _saved_bytes(model: PromptedModel, count: int, device: torch.device, autocast: Autocast) -> int:
-    """Bytes that autograd keeps of a forward pass over `count` images, each storage once, parameters left out."""
+def _saved_bytes(model: Prompted, run: Callable[[], Tensor], autocast: Autocast) -> int:
+    """Bytes that autograd keeps of a pass, each storage once, parameters left out."""
     own = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
     kept: dict[int, int] = {}
     alive: list[Tensor] = []  # storages must live until the count, or addresses would be reused
@@ -86,11 +95,8 @@ def _saved_bytes(model: PromptedModel, count: int, device: torch.device, autocas
             alive.append(tensor.detach())
         return tensor
 
-    size = model.image_size
-    images = torch.zeros(count, 3, size, size, dtype=torch.uint8, device=device)
     # Evaluation mode: one image has no batch statistics, and the counts are the same.
     model.eval()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), autocast():
-        out = model(images)
-        nn.functional.cross_entropy(out.float(), torch.zeros(count, dtype=torch.long, device=device))
+        run()
     return sum(kept.values())

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,19 +14,17 @@ from vpt.clip import build_learner, build_zero_shot
 from vpt.config import ClipPrompt, FullTuning, LabelMapHead, NoPrompt, PixelPrompt, RunConfig, TptPrompt, ZeroShotHead
 from vpt.errors import UserError
 from vpt.heads.build import build_head
-from vpt.heads.tip import TipAdapter
 from vpt.heads.tpt import tuning_forward
 from vpt.heads.zeroshot import ZeroShot
+from vpt.prompted import Prompted
 from vpt.prompts.base import Shape, TokenPrompts
 from vpt.prompts.build import build_tokens
 from vpt.prompts.pixels import PixelPrompts
 from vpt.prompts.plan import Step, plan
 from vpt.tuning import apply_tuning
 
-Role = Literal["prompt", "pixels", "head", "bias", "lora", "backbone"]
 
-
-class PromptedModel(nn.Module):
+class PromptedModel(Prompted):
     """Takes uint8 images as the loader gives them, returns logits.
 
     Args:
@@ -51,12 +48,8 @@ class PromptedModel(nn.Module):
         owns_buffers: bool = False,
         test_time: TptPrompt | None = None,
     ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.prompt = prompt
-        self.head = head
+        super().__init__(backbone, prompt, head, owns_buffers)
         self.pool: Pool = pool
-        self.owns_buffers = owns_buffers
         self.test_time = test_time
         self.steps = plan_for(backbone, prompt, pool)
         self.mean: Tensor
@@ -70,16 +63,6 @@ class PromptedModel(nn.Module):
     def image_size(self) -> int:
         """Side of the squares that the loader should give, in pixels."""
         return self.prompt.image_size if isinstance(self.prompt, PixelPrompts) else self.backbone.preprocess.size
-
-    def train(self, mode: bool = True) -> PromptedModel:
-        """Training mode for prompt and head. A backbone stays in evaluation mode unless all of it learns, batch
-        statistics included."""
-        super().train(mode)
-        self.backbone.train(mode and self.owns_buffers)
-        for name, module in self.backbone.named_modules():
-            if "lora_dropout" in name:
-                module.train(mode)
-        return self
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 images (B, 3, S, S) to what the backbone expects, with the pixel prompt if there is one."""
@@ -123,49 +106,6 @@ class PromptedModel(nn.Module):
             return tuning_forward(lambda images: self.features(images, layers), self.head, how.share, how.lr, how.steps)
         head = self.head.ready() if isinstance(self.head, ZeroShot) else self.head
         return lambda images: head(self.features(images, layers))
-
-    def trainable(self) -> Iterator[tuple[str, Role, nn.Parameter]]:
-        """The one declaration of what learns: name, role and parameter. Freezing, optimiser, saving and counting
-        all go by it."""
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                yield name, self._role(name), parameter
-
-    def _role(self, name: str) -> Role:
-        part = name.split(".", 1)[0]
-        if part == "prompt":
-            return "pixels" if isinstance(self.prompt, PixelPrompts) else "prompt"
-        if part == "head":
-            return getattr(self.head, "role", "head")
-        if ".lora_" in name:
-            return "lora"
-        return "backbone" if self.owns_buffers else "bias"
-
-    def owned_state(self) -> dict[str, Tensor]:
-        """Every tensor the task owns: what learns, and what belongs to it (masks, label mappings, and batch statistics
-        where the whole backbone learns)."""
-        owned = {name: parameter.detach() for name, _, parameter in self.trainable()}
-        saved = self.state_dict()
-        for name, buffer in self.named_buffers():
-            if name in saved and (self.owns_buffers or not name.startswith("backbone.")):
-                owned[name] = buffer
-        return owned
-
-    def load_owned(self, tensors: dict[str, Tensor]) -> None:
-        """Load what `owned_state` gave.
-
-        Raises:
-            UserError: tensors that are missing, unknown or of another shape, named.
-        """
-        if isinstance(self.head, TipAdapter) and "head.labels" in tensors:
-            self.head.resize_for(len(tensors["head.labels"]))
-        owned = self.owned_state()
-        wrong = sorted(set(owned) ^ set(tensors)) or [n for n in owned if owned[n].shape != tensors[n].shape]
-        if wrong:
-            raise UserError(f"the artifact does not fit the model its own header describes: see {', '.join(wrong[:3])}")
-        with torch.no_grad():
-            for name, value in owned.items():
-                value.copy_(tensors[name])
 
 
 def plan_for(backbone: Backbone, prompt: nn.Module | None, pool: Pool) -> tuple[Step, ...]:

@@ -14,7 +14,7 @@ from vpt.heads.zeroshot import ZeroShot
 from vpt.model import PromptedModel, plan_for
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # images or features, labels -> loss, scores
+Objective = Callable[[Tensor, Tensor], tuple[Tensor, float]]  # images or features, labels -> loss, images told right
 
 
 def build_objective(
@@ -34,11 +34,22 @@ def build_objective(
     if isinstance(prompt, KgcoopPrompt):
         return knowledge_guided(model, loss_of, prompt.weight, cached)
 
-    def plain(inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def plain(inputs: Tensor, labels: Tensor) -> tuple[Tensor, float]:
         scores = forward(inputs)
-        return loss_of(scores, labels), scores
+        return loss_of(scores, labels), hits(scores.detach(), labels)
 
     return plain
+
+
+def hits(scores: Tensor, labels: Tensor) -> float:
+    """How many images are told right.
+
+    >>> hits(torch.eye(3), torch.tensor([0, 1, 0]))
+    2.0
+    """
+    if labels.ndim == 2:  # several labels: an image counts by its share of labels told right
+        return float(((scores > 0) == (labels > 0.5)).float().mean(1).sum())
+    return float((scores.argmax(1) == labels).sum())
 
 
 def knowledge_guided(model: PromptedModel, loss_of: Loss, weight: float, cached: bool) -> Objective:
@@ -49,12 +60,12 @@ def knowledge_guided(model: PromptedModel, loss_of: Loss, weight: float, cached:
     head = model.head
     assert isinstance(head, ZeroShot)
 
-    def objective(inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def objective(inputs: Tensor, labels: Tensor) -> tuple[Tensor, float]:
         features = inputs if cached else model.features(inputs)
         text = head.text()
         scores = head.scores(features, text)
         apart = 1 - (text.float() * head.fixed.float()).sum(-1).mean()
-        return loss_of(scores, labels) + weight * apart, scores
+        return loss_of(scores, labels) + weight * apart, hits(scores.detach(), labels)
 
     return objective
 
@@ -69,7 +80,7 @@ def self_regulating(
     assert isinstance(head, ZeroShot)
     steps = plan_for(model.backbone, None, "native")
 
-    def objective(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def objective(images: Tensor, labels: Tensor) -> tuple[Tensor, float]:
         features, text = model.features(images), head.text()
         scores = head.scores(features, text)
         with torch.no_grad():
@@ -79,6 +90,7 @@ def self_regulating(
         words = (text.float() - head.fixed.float()).abs().mean()
         mine, theirs = scores.float().log_softmax(1), frozen_scores.float().log_softmax(1)
         apart = F.kl_div(mine, theirs, log_target=True, reduction="sum") / mine.numel()
-        return loss_of(scores, labels) + image_weight * image + text_weight * words + score_weight * apart, scores
+        held = image_weight * image + text_weight * words + score_weight * apart
+        return loss_of(scores, labels) + held, hits(scores.detach(), labels)
 
     return objective

@@ -10,29 +10,25 @@ from typing import Any
 import torch
 import yaml
 
-from vpt import metrics as scores
 from vpt import plots
 from vpt.artifact import load_model, read_artifact, save_artifact
-from vpt.backbones.loading import check_backbone
 from vpt.budget import estimate
 from vpt.clip import templates_of
 from vpt.config import RunConfig, TipHead, ZeroShotHead, load_config, read_yaml
 from vpt.console import Console
 from vpt.data.records import LabelledData, Record
-from vpt.data.sources import load_data
 from vpt.device import pick_device, pick_precision
 from vpt.errors import UserError
 from vpt.files import write_json, write_text
-from vpt.fitting import begin, finish, measure, rounds, train_model
-from vpt.heads.tip import TipAdapter
+from vpt.fitting import rounds, train_model
 from vpt.heads.zeroshot import ZeroShot
-from vpt.model import PromptedModel, backbone_for, build_model
+from vpt.prompted import Prompted
 from vpt.prompts.picture import prompt_picture
 from vpt.prompts.pixels import PixelPrompts
 from vpt.runlog import RunLog
 from vpt.setting import Setting, checked, prepare
+from vpt.tasks import task_of
 from vpt.training.checkpoint import Progress, TrainState, load_checkpoint, save_checkpoint
-from vpt.training.loop import inference
 from vpt.training.optim import build_optimizer
 
 # Settings that change how a run is computed but not what comes out; a resumed run may change them.
@@ -56,7 +52,7 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
     """
     console = console or Console()
     folder = _run_folder(config)
-    setting = prepare(config, console)
+    setting = prepare(config, task_of(config).load, console)
     config = setting.config
     result = _train_one(setting, folder, fresh=True)
     others = [
@@ -79,7 +75,7 @@ def resume(run: str | Path, overrides: Sequence[str] = (), console: Console | No
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{folder} is not a run folder; it has no config.yaml")
     config = load_config(base=read_yaml(folder / "config.yaml"), overrides=overrides)
-    setting = prepare(config, console)
+    setting = prepare(config, task_of(config).load, console)
     config = setting.config
     result = _train_one(setting, folder, fresh=False)
     others = []
@@ -121,7 +117,7 @@ def evaluate(
         assert isinstance(model.head, ZeroShot)
         model.head.set_names(data.classes, templates_of(config))
     setting = Setting(config, data, device, precision, console)
-    return measure(inference(model), setting.loader(model, records), setting, split)
+    return task_of(config).measure(model, setting, records, split)
 
 
 def evaluate_untrained(config: RunConfig, split: str = "test", console: Console | None = None) -> dict[str, Any]:
@@ -133,9 +129,9 @@ def evaluate_untrained(config: RunConfig, split: str = "test", console: Console 
     console = console or Console()
     device = pick_device(config.train.device)
     precision = pick_precision(config.train.precision, device)
-    check_backbone(config.backbone)
+    task = task_of(config)
     data, records = _split_of(config, split, console)
-    model = build_model(config, backbone_for(config), data.classes).to(device)
+    model = task.build(config, data.classes).to(device)
     learning = sorted({role for _, role, _ in model.trainable()})
     if learning:
         raise UserError(
@@ -143,13 +139,13 @@ def evaluate_untrained(config: RunConfig, split: str = "test", console: Console 
             "or name a run to evaluate"
         )
     setting = Setting(config, data, device, precision, console)
-    begin(model, setting)
-    finish(model, setting)
-    return measure(inference(model), setting.loader(model, records), setting, split)
+    task.begin(model, setting)
+    task.finish(model, setting)
+    return task.measure(model, setting, records, split)
 
 
 def _split_of(config: RunConfig, split: str, console: Console) -> tuple[LabelledData, tuple[Record, ...]]:
-    data = load_data(config.data)
+    data = task_of(config).load(config)
     if not data.split(split):
         raise UserError(f"{config.data.path} has no {split} split; use split=val or give data.{split}=FOLDER")
     if isinstance(config.head, TipHead):
@@ -180,8 +176,9 @@ def _in_order_of(data: LabelledData, classes: tuple[str, ...], path: str) -> Lab
 def _train_one(setting: Setting, folder: Path, fresh: bool) -> TrainResult:
     config, data, console = setting.config, setting.data, setting.console
     finished = folder / "metrics.json"
-    model = build_model(config, backbone_for(config), data.classes).to(setting.device)
-    if not any(True for _ in model.trainable()) and not isinstance(model.head, TipAdapter):
+    task = task_of(config)
+    model = task.build(config, data.classes).to(setting.device)
+    if not task.learns(model):
         raise UserError(
             "nothing learns in this run: no prompt, a frozen backbone and a fixed label mapping; add a prompt"
         )
@@ -198,7 +195,7 @@ def _train_one(setting: Setting, folder: Path, fresh: bool) -> TrainResult:
         if not fresh and finished.exists():
             raise UserError(f"{folder} is finished and has no checkpoint to resume from")
         _create(folder, config)
-        begin(model, setting)
+        task.begin(model, setting)
         if rounds(config.prompt) > 1:
             state.start = {name: value.clone() for name, value in model.owned_state().items()}
         save_checkpoint(checkpoint, state, identity)
@@ -210,16 +207,21 @@ def _train_one(setting: Setting, folder: Path, fresh: bool) -> TrainResult:
         try:
             _introduce(setting, model, folder)
             with torch.random.fork_rng():
-                train_model(state, setting, log, lambda: save_checkpoint(checkpoint, state, identity))
+                train_model(state, setting, task, log, lambda: save_checkpoint(checkpoint, state, identity))
             return _conclude(state, setting, folder, log)
         finally:
             console.attach(None)
 
 
-def _introduce(setting: Setting, model: PromptedModel, folder: Path) -> None:
+def _introduce(setting: Setting, model: Prompted, folder: Path) -> None:
     config, console = setting.config, setting.console
     slots = {"adamw": 2, "sgd": 1}[config.train.optimizer.kind]
-    budget = estimate(model, slots, setting.pass_size, setting.device, setting.autocast)
+    task = task_of(config)
+
+    def trial(count: int) -> torch.Tensor:
+        return task.trial(model, count, setting.device)
+
+    budget = estimate(model, slots, setting.pass_size, trial, setting.autocast)
     pre = model.backbone.preprocess
     console.say(
         f"model: {model.backbone.name} at {pre.size} px, prompt {config.prompt.kind}, "
@@ -234,16 +236,13 @@ def _conclude(state: TrainState, setting: Setting, folder: Path, log: RunLog) ->
     chosen = state.average or state.best
     if chosen is not None:
         model.load_owned({name: value.to(setting.device) for name, value in chosen.items()})
-    finish(model, setting)
-    forward = inference(model)
+    task = task_of(config)
+    task.finish(model, setting)
     measured: dict[str, Any] = {}
     for split in ("val", "test"):
-        records = data.split(split)
-        if records:
-            loader = setting.loader(model, records, split)
-            measured[split] = measure(forward, loader, setting, split)
-            loader.close()
-    metric = scores.main_metric(data.multilabel)
+        if data.split(split):
+            measured[split] = task.measure(model, setting, data.split(split), split)
+    metric = task.metric(data)
     learning = sum(parameter.numel() for _, _, parameter in model.trainable())
     summary = {
         "best_epoch": state.progress.best_epoch,
@@ -267,13 +266,12 @@ def _conclude(state: TrainState, setting: Setting, folder: Path, log: RunLog) ->
     plots.curves_png(state.progress.history, folder / "curves.png", metric=metric)
     if isinstance(model.prompt, PixelPrompts):
         plots.picture_png(prompt_picture(model.prompt), folder / "prompt.png")
-    shown = measured.get("test") or measured.get("val")
-    if shown and "confusion" in shown:
-        plots.confusion_png(shown["confusion"], data.classes, folder / "confusion.png")
+    task.pictures(model, setting, measured, folder)
     write_json(folder / "metrics.json", summary)
     log.row("end", step=state.progress.step, **slim)
     for split, found in slim.items():
-        console.say(f"{split}: {metric} {found[metric]:.4f}, loss {found['loss']:.4f}")
+        loss = f", loss {found['loss']:.4f}" if "loss" in found else ""
+        console.say(f"{split}: {metric} {found[metric]:.4f}{loss}")
     console.say(
         f"artifact: {artifact} ({summary['artifact_bytes'] / 1e6:.2f} MB), trained in {state.progress.seconds:.0f} s"
     )

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 
-from vpt.backbones.loading import check_backbone
 from vpt.config import DataConfig, RunConfig
 from vpt.console import Console
 from vpt.data.cache import ImageCache
 from vpt.data.check import apply, check
 from vpt.data.loader import Loader, default_workers, make_loader
 from vpt.data.records import SPLITS, LabelledData, Record
-from vpt.data.sources import load_data
 from vpt.data.transforms import Transform, eval_transform, train_transform
 from vpt.data.views import Views
 from vpt.device import Autocast, autocast, pick_device, pick_precision
@@ -80,16 +78,20 @@ def evaluation_transform(model: PromptedModel, data: DataConfig) -> Transform:
     return Views(plain, model.test_time.views, model.test_time.augmix)
 
 
-def prepare(config: RunConfig, console: Console) -> Setting:
+def prepare(config: RunConfig, load: Callable[[RunConfig], LabelledData], console: Console) -> Setting:
     """Check a configuration against machine, backbone and data, and settle what it leaves open.
+
+    Args:
+        config: the run.
+        load: reads its data; a task's.
+        console: where notes are said.
 
     Raises:
         UserError: whatever is wrong, before anything is written.
     """
     device = pick_device(config.train.device)
     precision = pick_precision(config.train.precision, device)
-    check_backbone(config.backbone)
-    data = load_data(config.data)
+    data = load(config)
     for note in data.notes:
         console.say(note)
     if not data.train:

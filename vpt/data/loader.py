@@ -35,6 +35,16 @@ class Batch(NamedTuple):
     labels: torch.Tensor
     index: torch.Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody wants of a batch
 
+    def parts(self, count: int) -> list[Batch]:
+        """The batch in at most `count` smaller ones, in order."""
+        cut = (self.images.chunk(count), self.labels.chunk(count), self.index.chunk(count))
+        return [Batch(*part) for part in zip(*cut, strict=True)]
+
+    def to(self, device: torch.device) -> Batch:
+        """Images and labels on a device."""
+        images, labels = (part.to(device, non_blocking=True) for part in (self.images, self.labels))
+        return Batch(images, labels, self.index)
+
 
 class _Key(NamedTuple):
     epoch: int

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vpt.errors import UserError
-from vpt.model import PromptedModel
+from vpt.prompted import Prompted
 from vpt.tensorfile import read_tensors, write_tensors
 from vpt.training.optim import load_optimizer_tensors, optimizer_tensors
 
@@ -43,7 +43,7 @@ class TrainState:
     """What a checkpoint holds: the model's own tensors, optimiser, loss scaler, progress, the best epoch's tensors, and
     the first ones where a later round starts from them again."""
 
-    model: PromptedModel
+    model: Prompted
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     progress: Progress

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +13,6 @@ from torch import Tensor
 
 from vpt.config import TrainConfig
 from vpt.console import Console
-from vpt.data.loader import Batch
 from vpt.device import Autocast
 from vpt.errors import UserError
 from vpt.model import PromptedModel
@@ -23,15 +22,29 @@ from vpt.training.optim import set_rates
 from vpt.training.schedule import rate
 
 
+class AnyBatch(Protocol):
+    """What the loop needs of a batch: images, labels, indices of the records, in parts and on a device."""
+
+    @property
+    def images(self) -> Any: ...
+    @property
+    def labels(self) -> Any: ...
+    @property
+    def index(self) -> Tensor: ...
+    def parts(self, count: int) -> Sequence[AnyBatch]: ...
+    def to(self, device: torch.device) -> AnyBatch: ...
+
+
 class Batches(Protocol):
     """What the loop needs of a loader."""
 
     def __len__(self) -> int: ...
-    def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]: ...
+    def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Any]: ...
 
 
 Forward = Callable[[Tensor], Tensor]  # a batch's images, or features computed before, to logits
-Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # the same and labels, to loss and logits
+# The same and labels, to the mean loss and how many images were told right.
+Objective = Callable[[Any, Any], tuple[Tensor, float]]
 
 
 def fit(
@@ -103,26 +116,24 @@ def fit(
 
 def _step(
     state: TrainState,
-    batch: Batch,
+    batch: AnyBatch,
     objective: Objective,
     config: TrainConfig,
     device: torch.device,
     autocast: Autocast,
 ) -> tuple[float, float]:
     """One optimiser step. Returns the mean loss of the batch and how many images were classified right."""
-    images = batch.images.to(device, non_blocking=True)
-    labels = batch.labels.to(device, non_blocking=True)
     loss_sum, hits = 0.0, 0.0
-    parts = list(zip(images.chunk(config.accumulate), labels.chunk(config.accumulate), strict=True))
-    for part, (some_images, some_labels) in enumerate(parts):
+    for number, part in enumerate(batch.parts(config.accumulate)):
         # Dropout draws from a function of seed and step, so that a resumed run draws the same.
-        torch.manual_seed(step_seed(config.seed, state.progress.step, part))
+        torch.manual_seed(step_seed(config.seed, state.progress.step, number))
+        there = part.to(device)
         with autocast():
-            loss, logits = objective(some_images, some_labels)
-        share = len(some_labels) / len(labels)
+            loss, right = objective(there.images, there.labels)
+        share = len(part.index) / len(batch.index)
         state.scaler.scale(loss * share).backward()
         loss_sum += float(loss.detach()) * share
-        hits += _hits(logits.detach(), some_labels)
+        hits += right
     if math.isfinite(loss_sum):
         state.scaler.unscale_(state.optimizer)
         if config.clip_norm is not None:
@@ -140,12 +151,6 @@ def step_seed(seed: int, step: int, part: int = 0) -> int:
     True
     """
     return int(np.random.SeedSequence((4, seed, step, part)).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def _hits(logits: Tensor, labels: Tensor) -> float:
-    if labels.ndim == 2:  # several labels: an image counts by its share of labels told right
-        return float(((logits > 0) == (labels > 0.5)).float().mean(1).sum())
-    return float((logits.argmax(1) == labels).sum())
 
 
 def _finish_epoch(

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from vpt.config import AdamWConfig, SgdConfig
-from vpt.model import PromptedModel
+from vpt.prompted import Prompted
 
 
-def build_optimizer(model: PromptedModel, config: AdamWConfig | SgdConfig) -> torch.optim.Optimizer:
+def build_optimizer(model: Prompted, config: AdamWConfig | SgdConfig) -> torch.optim.Optimizer:
     """Group what `model.trainable()` declares by role; each group keeps its full rate as `base_lr`.
 
     >>> from vpt.config import load_config
@@ -48,7 +48,7 @@ def set_rates(optimizer: torch.optim.Optimizer, rate: Callable[[float], float]) 
     return {group["role"]: group["lr"] for group in optimizer.param_groups}
 
 
-def optimizer_tensors(model: PromptedModel, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def optimizer_tensors(model: Prompted, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimiser's state as named tensors, '<parameter>/<key>'."""
     found = {}
     for name, _, parameter in model.trainable():
@@ -58,9 +58,7 @@ def optimizer_tensors(model: PromptedModel, optimizer: torch.optim.Optimizer) ->
     return found
 
 
-def load_optimizer_tensors(
-    model: PromptedModel, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
-) -> None:
+def load_optimizer_tensors(model: Prompted, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Put back what `optimizer_tensors` gave."""
     by_name = {name: parameter for name, _, parameter in model.trainable()}
     for key, value in tensors.items():

@@ -1,0 +1,94 @@
+"""What every prompted model is: a backbone, a prompt, a head, and the one declaration of what in it learns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from vpt.backbones.backbone import Backbone
+from vpt.errors import UserError
+from vpt.heads.tip import TipAdapter
+from vpt.prompts.base import TokenPrompts
+from vpt.prompts.pixels import PixelPrompts
+
+Role = Literal["prompt", "pixels", "head", "bias", "lora", "backbone"]
+
+
+class Prompted(nn.Module):
+    """A frozen backbone with a prompt and a head.
+
+    Args:
+        backbone: a frozen backbone, or one that `apply_tuning` has prepared.
+        prompt: token prompts, pixel prompts, or None.
+        head: what reads the backbone's rows or features.
+        owns_buffers: the whole backbone learns, so its batch statistics are the task's too.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        prompt: TokenPrompts | PixelPrompts | None,
+        head: nn.Module,
+        owns_buffers: bool = False,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.prompt = prompt
+        self.head = head
+        self.owns_buffers = owns_buffers
+
+    def train(self, mode: bool = True) -> Prompted:
+        """Training mode for prompt and head. A backbone stays in evaluation mode unless all of it learns, batch
+        statistics included."""
+        super().train(mode)
+        self.backbone.train(mode and self.owns_buffers)
+        for name, module in self.backbone.named_modules():
+            if "lora_dropout" in name:
+                module.train(mode)
+        return self
+
+    def trainable(self) -> Iterator[tuple[str, Role, nn.Parameter]]:
+        """The one declaration of what learns: name, role and parameter. Freezing, optimiser, saving and counting
+        all go by it."""
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                yield name, self._role(name), parameter
+
+    def _role(self, name: str) -> Role:
+        part = name.split(".", 1)[0]
+        if part == "prompt":
+            return "pixels" if isinstance(self.prompt, PixelPrompts) else "prompt"
+        if part == "head":
+            return getattr(self.head, "role", "head")
+        if ".lora_" in name:
+            return "lora"
+        return "backbone" if self.owns_buffers else "bias"
+
+    def owned_state(self) -> dict[str, Tensor]:
+        """Every tensor the task owns: what learns, and what belongs to it (masks, label mappings, and batch statistics
+        where the whole backbone learns)."""
+        owned = {name: parameter.detach() for name, _, parameter in self.trainable()}
+        saved = self.state_dict()
+        for name, buffer in self.named_buffers():
+            if name in saved and (self.owns_buffers or not name.startswith("backbone.")):
+                owned[name] = buffer
+        return owned
+
+    def load_owned(self, tensors: dict[str, Tensor]) -> None:
+        """Load what `owned_state` gave.
+
+        Raises:
+            UserError: tensors that are missing, unknown or of another shape, named.
+        """
+        if isinstance(self.head, TipAdapter) and "head.labels" in tensors:
+            self.head.resize_for(len(tensors["head.labels"]))
+        owned = self.owned_state()
+        wrong = sorted(set(owned) ^ set(tensors)) or [n for n in owned if owned[n].shape != tensors[n].shape]
+        if wrong:
+            raise UserError(f"the artifact does not fit the model its own header describes: see {', '.join(wrong[:3])}")
+        with torch.no_grad():
+            for name, value in owned.items():
+                value.copy_(tensors[name])

@@ -1,0 +1,16 @@
+"""The tasks, and which one a configuration means."""
+
+from __future__ import annotations
+
+from vpt.config import RunConfig
+from vpt.tasks.base import Task
+from vpt.tasks.classification import Classification
+
+
+def task_of(config: RunConfig) -> Task:
+    """The task that a configuration names.
+
+    >>> type(task_of(RunConfig())).__name__
+    'Classification'
+    """
+    return Classification()

@@ -1,0 +1,49 @@
+"""What a task must say of itself, so that runs, resuming, budgets and artifacts are the same for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from vpt.config import RunConfig
+from vpt.data.records import LabelledData, Record
+from vpt.prompted import Prompted
+from vpt.setting import Setting
+from vpt.training.loop import Batches, Objective
+
+
+class Closing(Protocol):
+    """A loader with worker processes to end."""
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """What one training needs: batches, what a step minimises, how an epoch is validated and begun."""
+
+    batches: Batches
+    objective: Objective
+    validate: Callable[[], dict[str, Any]] | None
+    before_epoch: Callable[[int], None] = lambda epoch: None
+    loaders: Sequence[Closing] = field(default_factory=tuple)
+
+
+class Task(Protocol):
+    """A kind of prediction: classification, detection."""
+
+    def load(self, config: RunConfig) -> LabelledData: ...
+    def build(self, config: RunConfig, classes: Sequence[str]) -> Prompted: ...
+    def metric(self, data: LabelledData) -> str: ...
+    def begin(self, model: Prompted, setting: Setting) -> None: ...
+    def finish(self, model: Prompted, setting: Setting) -> None: ...
+    def learns(self, model: Prompted) -> bool: ...
+    def fitting(self, model: Prompted, setting: Setting) -> Fitting: ...
+    def measure(self, model: Prompted, setting: Setting, records: Sequence[Record], split: str) -> dict[str, Any]: ...
+    def trial(self, model: Prompted, count: int, device: torch.device) -> Tensor: ...
+    def pictures(self, model: Prompted, setting: Setting, measured: dict[str, Any], folder: Path) -> None: ...

@@ -1,0 +1,152 @@
+"""Classification: the model, what a step minimises, and what is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vpt import metrics as scores
+from vpt import plots
+from vpt.backbones.loading import check_backbone
+from vpt.config import FrozenTuning, LabelMapHead, RunConfig
+from vpt.data.loader import Loader
+from vpt.data.records import LabelledData, Record
+from vpt.data.sources import load_data
+from vpt.heads.tip import TipAdapter
+from vpt.model import PromptedModel, backbone_for, build_model
+from vpt.objectives import build_objective
+from vpt.prompted import Prompted
+from vpt.prompts.base import TokenPrompts
+from vpt.prompts.init.start import start, wants_images
+from vpt.setting import Setting
+from vpt.tasks.base import Fitting
+from vpt.tasks.mapping import make_head, map_by_frequency, settle_head
+from vpt.training.features import FeatureLoader
+from vpt.training.loop import Batches, Forward, collect, inference
+from vpt.training.loss import build_loss, class_weights
+
+INIT_IMAGES = 64  # images whose patch tokens a data-driven start draws on
+
+
+class Classification:
+    """The task of `task=classification`, with one label an image or several."""
+
+    def load(self, config: RunConfig) -> LabelledData:
+        """Read the data set; no image is opened."""
+        check_backbone(config.backbone)
+        return load_data(config.data)
+
+    def build(self, config: RunConfig, classes: Sequence[str]) -> PromptedModel:
+        """The model, with its backbone."""
+        return build_model(config, backbone_for(config), classes)
+
+    def metric(self, data: LabelledData) -> str:
+        """The metric by which epochs are ranked; larger is better."""
+        return scores.main_metric(data.multilabel)
+
+    def begin(self, model: Prompted, setting: Setting) -> None:
+        """Bring a fresh model to where training starts: prompts and heads that are made from data."""
+        assert isinstance(model, PromptedModel)
+        config, records = setting.config, setting.data.train
+        if isinstance(model.prompt, TokenPrompts) and wants_images(config.prompt):
+            chosen = torch.randperm(len(records), generator=torch.Generator().manual_seed(config.train.seed))
+            loader = setting.loader(model, [records[i] for i in chosen[:INIT_IMAGES].tolist()])
+            model.eval()
+            batches = [model.normalise(batch.images.to(setting.device)) for batch in loader.epoch(0)]
+            start(model.prompt, config.prompt, model.backbone, batches, config.train.seed)
+        make_head(model, setting)
+
+    def finish(self, model: Prompted, setting: Setting) -> None:
+        """What is settled after training."""
+        assert isinstance(model, PromptedModel)
+        settle_head(model, setting)
+
+    def learns(self, model: Prompted) -> bool:
+        """Whether a run with this model makes sense: something learns, or is made from data."""
+        return any(True for _ in model.trainable()) or isinstance(model.head, TipAdapter)
+
+    def fitting(self, model: Prompted, setting: Setting) -> Fitting:
+        """What one training needs."""
+        assert isinstance(model, PromptedModel)
+        config, data = setting.config, setting.data
+        train_loader = setting.loader(model, data.train, "train", training=True)
+        val_loader = setting.loader(model, data.val, "val") if data.val else None
+        loaders = [loader for loader in (train_loader, val_loader) if loader is not None]
+        train_batches: Batches = train_loader
+        val_batches: Batches | None = val_loader
+        forward: Forward = model
+        if model.prompt is None and isinstance(config.tuning, FrozenTuning) and config.data.augment == "none":
+            setting.console.say("nothing before the head learns and no augmentation: features are computed once")
+            train_batches = _features(setting, model, "train")
+            val_batches = _features(setting, model, "val") if data.val else None
+            forward = model.head
+
+        def validate() -> dict[str, Any]:
+            assert val_batches is not None
+            run = inference(model) if forward is model else forward
+            model.eval()
+            return _measure(run, val_batches, setting, "val")
+
+        def before_epoch(epoch: int) -> None:
+            head = config.head
+            if isinstance(head, LabelMapHead) and head.method == "iterative" and epoch % head.every == 0:
+                map_by_frequency(model, setting)
+
+        objective = build_objective(config.prompt, model, forward, loss_for(setting), cached=forward is model.head)
+        return Fitting(train_batches, objective, validate if val_batches is not None else None, before_epoch, loaders)
+
+    def measure(self, model: Prompted, setting: Setting, records: Sequence[Record], split: str) -> dict[str, Any]:
+        """Metrics of a trained model on records."""
+        assert isinstance(model, PromptedModel)
+        loader: Loader = setting.loader(model, records, split)
+        try:
+            return _measure(inference(model), loader, setting, split)
+        finally:
+            loader.close()
+
+    def trial(self, model: Prompted, count: int, device: torch.device) -> Tensor:
+        """The loss of a pass over `count` blank images, for counting what it keeps."""
+        assert isinstance(model, PromptedModel)
+        size = model.image_size
+        out = model(torch.zeros(count, 3, size, size, dtype=torch.uint8, device=device))
+        return nn.functional.cross_entropy(out.float(), torch.zeros(count, dtype=torch.long, device=device))
+
+    def pictures(self, model: Prompted, setting: Setting, measured: dict[str, Any], folder: Path) -> None:
+        """Pictures of a finished run beside its curves."""
+        shown = measured.get("test") or measured.get("val")
+        if shown and "confusion" in shown:
+            plots.confusion_png(shown["confusion"], setting.data.classes, folder / "confusion.png")
+
+
+def loss_for(setting: Setting) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss of a run: with its smoothing and class weights."""
+    data, config = setting.data, setting.config
+    counts = [0] * len(data.classes)
+    for record in data.train:
+        for label in record.labels:
+            counts[label] += 1
+    weights = class_weights(config.train.class_weights, counts)
+    return build_loss(data.multilabel, config.train.label_smoothing, weights)
+
+
+def _features(setting: Setting, model: PromptedModel, split: str) -> FeatureLoader:
+    model.eval()
+    loader = setting.loader(model, setting.data.split(split), split)
+    features, labels = collect(
+        model.features, loader, setting.device, setting.autocast, setting.console, f"features of {split}"
+    )
+    loader.close()
+    train = setting.config.train
+    return FeatureLoader(features, labels, batch_size=train.batch_size, seed=train.seed, shuffle=split == "train")
+
+
+def _measure(forward: Forward, loader: Batches, setting: Setting, split: str) -> dict[str, Any]:
+    """Metrics of a split."""
+    logits, labels = collect(forward, loader, setting.device, setting.autocast, setting.console, f"measuring {split}")
+    return scores.classification_metrics(
+        logits.numpy(), labels.numpy(), classes=setting.data.classes, multilabel=setting.data.multilabel
+    )
