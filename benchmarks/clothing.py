@@ -50,7 +50,7 @@ SEARCH: dict[str, tuple[list[str], list[list[str]]]] = {
 SMALL = ["backbone.image_size=112", "data.shots=100", "train.epochs=10", "train.eval_every=100"]
 
 METHODS = {
-    "linear probe": ["prompt=none", "data.augment=none", "train.epochs=60"],
+    "linear probe": ["prompt=none", "data.augment=none", "train.epochs=60", f"{RATE}.head=0.001"],
     "shallow": ["prompt=shallow"],
     "deep": ["prompt=deep"],
     "bias": ["prompt=none", "tuning=bias"],
