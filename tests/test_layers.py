@@ -15,7 +15,7 @@ FILES = sorted((ROOT / "vpt").rglob("*.py"))
 # From the bottom up: a module may import from its own layer's folder and from the layers before it.
 LAYERS = [
     ["vpt.errors"],
-    ["vpt.files", "vpt.preprocess", "vpt.results", "vpt.metrics"],
+    ["vpt.files", "vpt.preprocess", "vpt.results", "vpt.metrics", "vpt.inputs"],
     ["vpt.config", "vpt.tensorfile", "vpt.device", "vpt.plots", "vpt.runlog", "vpt.cachedir"],
     ["vpt.console", "vpt.data", "vpt.prompts.plan"],
     ["vpt.backbones"],
@@ -23,12 +23,12 @@ LAYERS = [
     ["vpt.heads"],
     ["vpt.clip"],
     ["vpt.prompted"],
-    ["vpt.model"],
+    ["vpt.model", "vpt.detection"],
     ["vpt.artifact"],
     ["vpt.budget", "vpt.objectives", "vpt.training"],
     ["vpt.setting"],
     ["vpt.tasks"],
-    ["vpt.fitting"],
+    ["vpt.fitting", "vpt.loading"],
     ["vpt.run", "vpt.predict"],
     ["vpt.protocols"],
     ["vpt.cli", "vpt"],

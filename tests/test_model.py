@@ -10,12 +10,13 @@ import timm
 import torch
 from families import CLASSES
 
-from vpt.artifact import artifact_bytes, load_model, read_artifact, save_artifact
+from vpt.artifact import artifact_bytes, read_artifact, save_artifact
 from vpt.backbones.loading import load_backbone
 from vpt.budget import estimate
 from vpt.config import BackboneConfig, RunConfig, load_config
 from vpt.device import autocast
 from vpt.errors import UserError
+from vpt.loading import load_model
 from vpt.model import PromptedModel, build_model
 from vpt.tasks.classification import Classification
 from vpt.training.optim import build_optimizer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from vpt.config import DataConfig, RunConfig, TrainConfig
-from vpt.device import pick_device
 from vpt.errors import UserError
-from vpt.model import PromptedModel, backbone_for, build_model
 from vpt.preprocess import Preprocess
 from vpt.prompted import Prompted
 from vpt.tensorfile import read_tensors, write_tensors
@@ -125,45 +123,6 @@ def read_artifact(path: str | Path) -> Artifact:
         metrics=header["metrics"],
         tensors=tensors,
     )
-
-
-def load_model(
-    path: str | Path, device: str = "auto", weights: str | Path | None = None, backbone: str | None = None
-) -> tuple[PromptedModel, Artifact]:
-    """Build the model an artifact describes and load it, ready to predict.
-
-    Args:
-        path: artifact file or run folder.
-        device: auto, cpu, cuda, cuda:1, mps.
-        weights: another place of the backbone's weight file.
-        backbone: another name for the backbone.
-
-    Raises:
-        UserError: what `read_artifact` raises, a backbone that cannot be had, or another one than it was trained on.
-    """
-    artifact = read_artifact(path)
-    changes: dict[str, Any] = {}
-    if weights is not None:
-        changes["weights"] = Path(weights)
-    if backbone is not None:
-        changes["name"] = backbone
-    wanted = artifact.config.backbone.model_copy(update=changes)
-    if wanted.weights is not None and not wanted.weights.is_file():
-        raise UserError(
-            f"the backbone's weights are not at {wanted.weights} any more; name the file with --weights FILE"
-        )
-    loaded = backbone_for(artifact.config.model_copy(update={"backbone": wanted}))
-    if loaded.fingerprint != artifact.backbone["fingerprint"]:
-        raise UserError(
-            f"{artifact.path} was trained on backbone {artifact.backbone['name']} "
-            f"(weights {artifact.backbone['fingerprint'][:12]}), not on {loaded.name} "
-            f"(weights {loaded.fingerprint[:12]}); give the backbone it was trained on"
-        )
-    loaded.preprocess = replace(artifact.preprocess)
-    model = build_model(artifact.config, loaded, artifact.classes)
-    model.load_owned(dict(artifact.tensors))
-    model.requires_grad_(False)
-    return model.to(pick_device(device)).eval(), artifact
 
 
 def artifact_bytes(model: Prompted) -> int:

@@ -11,7 +11,18 @@ from vpt.backbones.backbone import Backbone, Pool
 from vpt.backbones.loading import load_backbone
 from vpt.backbones.ports import LayerPrompt
 from vpt.clip import build_learner, build_zero_shot
-from vpt.config import ClipPrompt, FullTuning, LabelMapHead, NoPrompt, PixelPrompt, RunConfig, TptPrompt, ZeroShotHead
+from vpt.config import (
+    ClipPrompt,
+    FullTuning,
+    LabelMapHead,
+    LinearHead,
+    MlpHead,
+    NoPrompt,
+    PixelPrompt,
+    RunConfig,
+    TptPrompt,
+    ZeroShotHead,
+)
 from vpt.errors import UserError
 from vpt.heads.build import build_head
 from vpt.heads.tpt import tuning_forward
@@ -176,6 +187,7 @@ def build_model(config: RunConfig, backbone: Backbone, classes: Sequence[str]) -
         if isinstance(config.head, ZeroShotHead):
             head = build_zero_shot(config, backbone, classes)
         else:
+            assert isinstance(config.head, LinearHead | MlpHead | LabelMapHead)
             pool = "classifier" if isinstance(config.head, LabelMapHead) else config.head.pool
             head = build_head(config.head, backbone.feature_width(pool), len(classes))
     return PromptedModel(backbone, own, head, pool, isinstance(config.tuning, FullTuning))

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import glob
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
-from vpt.artifact import Artifact, load_model
+from vpt.artifact import Artifact
+from vpt.data.boxes.transforms import scale_for
 from vpt.data.images import BadImage, decode
+from vpt.data.transforms import to_tensor
+from vpt.detection.frozen import FrozenDetector
+from vpt.detection.model import Detector
 from vpt.errors import UserError
 from vpt.heads.zeroshot import ZeroShot
+from vpt.inputs import Picture, find_images
+from vpt.loading import load_model
 from vpt.model import PromptedModel
+from vpt.prompted import Prompted
 from vpt.prompts.picture import pixels_of
-from vpt.results import Classification
+from vpt.results import Classification, Detections
 from vpt.setting import evaluation_transform
+from vpt.tasks.detection import sizes
 from vpt.training.loop import inference
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".ppm", ".pgm", ".jp2")
-Picture = str | Path | np.ndarray | Image.Image
 
 
 def load(path: str | Path, device: str = "auto", weights: str | Path | None = None) -> Predictor:
@@ -38,29 +41,30 @@ def load(path: str | Path, device: str = "auto", weights: str | Path | None = No
     Raises:
         UserError: a missing or damaged artifact, or a backbone that cannot be had or is another one.
     """
-    return Predictor(*load_model(path, device, weights))
+    model, artifact = load_model(path, device, weights)
+    return BoxPredictor(model, artifact) if artifact.config.task == "detection" else Classifier(model, artifact)
 
 
 class Predictor:
-    """A trained model that classifies pictures. What does not depend on the picture is computed once, here."""
+    """A trained model, and what it takes to ask it about any picture."""
 
-    def __init__(self, model: PromptedModel, artifact: Artifact) -> None:
-        self.model = model
+    def __init__(self, model: Prompted, artifact: Artifact) -> None:
+        self.model: Any = model
         self.artifact = artifact
         self.classes = artifact.classes
-        self._forward = inference(model)
         self._device = next(model.parameters()).device
-        data = artifact.config.data
-        self._transform = evaluation_transform(model, data)
-        self._max_pixels = data.max_pixels
+        self._max_pixels = artifact.config.data.max_pixels
 
-    def predict(self, images: Picture | Sequence[Picture], batch_size: int = 32, top: int = 5) -> list[Classification]:
-        """Classify a file, a folder, a glob, a PIL picture, an array (H, W, 3) uint8, or a list of these.
+    def predict(self, images: Picture | Sequence[Picture], batch_size: int = 32, top: int = 5) -> list[Any]:
+        """Predict a file, a folder, a glob, a PIL picture, an array (H, W, 3) uint8, or a list of these.
 
         Args:
-            images: what to classify; files of a folder and matches of a glob come in the order of their names.
+            images: what to predict; files of a folder and matches of a glob come in the order of their names.
             batch_size: pictures at a time.
-            top: how many classes each result names.
+            top: how many classes a classification names.
+
+        Returns:
+            A Classification or Detections for each picture.
 
         Raises:
             UserError: nothing there, or a picture that cannot be read (BadImage), by name.
@@ -74,15 +78,39 @@ class Predictor:
 
     def predict_each(
         self, images: Picture | Sequence[Picture], batch_size: int = 32, top: int = 5
-    ) -> Iterator[Classification | BadImage]:
+    ) -> Iterator[Classification | Detections | BadImage]:
         """Like `predict`, one result at a time; a picture that cannot be read gives its BadImage instead."""
         if batch_size < 1 or top < 1:
             raise UserError(f"batch_size={batch_size} and top={top} must be at least 1")
         pictures = iter(find_images(images))
         while chunk := list(itertools.islice(pictures, batch_size)):
-            yield from self._batch(chunk, top)
+            decoded: list[np.ndarray | BadImage] = []
+            for name, source in chunk:
+                try:
+                    decoded.append(decode(source, self._max_pixels, name))
+                except BadImage as error:
+                    decoded.append(error)
+            good = [
+                (name, each) for (name, _), each in zip(chunk, decoded, strict=True) if isinstance(each, np.ndarray)
+            ]
+            results = iter(self._batch([name for name, _ in good], [pixels for _, pixels in good], top) if good else [])
+            for each in decoded:
+                yield each if isinstance(each, BadImage) else next(results)
 
-    def with_classes(self, names: Sequence[str]) -> Predictor:
+    def _batch(self, names: list[str], pixels: list[np.ndarray], top: int) -> Sequence[Classification | Detections]:
+        raise NotImplementedError
+
+
+class Classifier(Predictor):
+    """Classifies pictures. What does not depend on the picture is computed once, here."""
+
+    def __init__(self, model: Prompted, artifact: Artifact) -> None:
+        super().__init__(model, artifact)
+        assert isinstance(model, PromptedModel)
+        self._forward = inference(model)
+        self._transform = evaluation_transform(model, artifact.config.data)
+
+    def with_classes(self, names: Sequence[str]) -> Classifier:
         """The same model for other class names, where its head reads names.
 
         Raises:
@@ -95,7 +123,7 @@ class Predictor:
         if len(set(names)) != len(names) or len(names) < 2:
             raise UserError(f"give two or more different class names, not {', '.join(names) or 'none'}")
         self.model.head.set_names(names)
-        return Predictor(self.model, replace(self.artifact, classes=tuple(names)))
+        return Classifier(self.model, replace(self.artifact, classes=tuple(names)))
 
     @torch.inference_mode()
     def prompted(self, images: Picture | Sequence[Picture]) -> Iterator[tuple[str, np.ndarray]]:
@@ -110,22 +138,13 @@ class Predictor:
             yield name, pixels_of(seen, self.model.mean / 255, self.model.std / 255)[0]
 
     @torch.inference_mode()
-    def _batch(self, chunk: list[tuple[str, Any]], top: int) -> Iterator[Classification | BadImage]:
-        ready: list[torch.Tensor | BadImage] = []
-        for name, source in chunk:
-            try:
-                ready.append(self._transform(decode(source, self._max_pixels, name), 0))
-            except BadImage as error:
-                ready.append(error)
-        tensors = [each for each in ready if isinstance(each, torch.Tensor)]
-        scores: Iterator[torch.Tensor] = iter(())
-        if tensors:
-            logits = self._forward(torch.stack(tensors).to(self._device)).float().cpu()
-            if not torch.isfinite(logits).all():
-                raise UserError(f"{self.artifact.path} gives scores that are not finite; train it again")
-            scores = iter(logits.sigmoid() if self.artifact.multilabel else logits.softmax(1))
-        for (name, _), each in zip(chunk, ready, strict=True):
-            yield each if isinstance(each, BadImage) else self._result(name, next(scores), top)
+    def _batch(self, names: list[str], pixels: list[np.ndarray], top: int) -> list[Classification]:
+        images = torch.stack([self._transform(each, 0) for each in pixels])
+        logits = self._forward(images.to(self._device)).float().cpu()
+        if not torch.isfinite(logits).all():
+            raise UserError(f"{self.artifact.path} gives scores that are not finite; train it again")
+        scores = logits.sigmoid() if self.artifact.multilabel else logits.softmax(1)
+        return [self._result(name, row, top) for name, row in zip(names, scores, strict=True)]
 
     def _result(self, name: str, scores: torch.Tensor, top: int) -> Classification:
         best = scores.sort(descending=True, stable=True)
@@ -134,39 +153,50 @@ class Predictor:
         return Classification(name, labels, tuple(best.values[:count].tolist()), self.artifact.multilabel)
 
 
-def find_images(images: Picture | Iterable[Picture]) -> list[tuple[str, Any]]:
-    """Name and source of every picture meant by a path, folder, glob, picture, or a list of them.
+class BoxPredictor(Predictor):
+    """Finds boxes in pictures."""
 
-    Raises:
-        UserError: a path where nothing is, a folder without images, a glob without matches.
+    def __init__(self, model: Prompted, artifact: Artifact) -> None:
+        super().__init__(model, artifact)
+        assert isinstance(model, Detector | FrozenDetector)
+        self._sizes = sizes(artifact.config, model)
 
-    >>> find_images(np.zeros((2, 2, 3), dtype=np.uint8))[0][0]
-    'image 1'
-    """
-    several = list(images) if isinstance(images, list | tuple) else [images]
-    found: list[tuple[str, Any]] = []
-    for number, each in enumerate(several, 1):
-        if isinstance(each, np.ndarray | Image.Image):
-            found.append((getattr(each, "filename", "") or f"image {number}", each))
-        elif isinstance(each, str | Path):
-            found += [(str(path), path) for path in _files(each)]
-        else:
-            raise UserError(f"cannot predict a {type(each).__name__}; give paths, PIL pictures or uint8 arrays")
-    if not found:
-        raise UserError("there is nothing to predict; name a file, a folder or a glob")
-    return found
+    def _batch(self, names: list[str], pixels: list[np.ndarray], top: int) -> list[Detections]:
+        images = [self._resized(each) for each in pixels]
+        results = []
+        # Memory goes with the largest of a batch, so few at a time.
+        for start in range(0, len(images), 8):
+            found = self.model.detect([image.to(self._device) for image in images[start : start + 8]])
+            for offset, one in enumerate(found):
+                at = start + offset
+                height, width = pixels[at].shape[:2]
+                results.append(self._result(names[at], one, images[at], width, height))
+        return results
 
+    def _resized(self, pixels: np.ndarray) -> torch.Tensor:
+        from PIL import Image
 
-def _files(place: str | Path) -> list[Path]:
-    path = Path(place)
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-        if not files:
-            raise UserError(f"{path} holds no images ({', '.join(SUFFIXES[:4])}, ...)")
-        return files
-    if path.is_file():
-        return [path]
-    matches = sorted(Path(match) for match in glob.glob(str(place), recursive=True))
-    if not matches:
-        raise UserError(f"{place}: there is no such file, folder or match")
-    return [file for match in matches for file in (_files(match) if match.is_dir() else [match])]
+        height, width = pixels.shape[:2]
+        scale = scale_for(width, height, *self._sizes)
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        picture = Image.fromarray(pixels)
+        return to_tensor(
+            np.asarray(picture if size == (width, height) else picture.resize(size, Image.Resampling.BILINEAR))
+        )
+
+    def _result(
+        self, name: str, found: dict[str, torch.Tensor], image: torch.Tensor, width: int, height: int
+    ) -> Detections:
+        if not torch.isfinite(found["boxes"]).all() or not torch.isfinite(found["scores"]).all():
+            raise UserError(f"{self.artifact.path} gives boxes that are not finite; train it again")
+        scale = torch.tensor([width / image.shape[2], height / image.shape[1]] * 2)
+        edge = torch.tensor([width, height] * 2, dtype=torch.float32)
+        boxes = torch.minimum((found["boxes"].float().cpu() * scale).clamp_min(0), edge)
+        return Detections(
+            name,
+            width,
+            height,
+            tuple(tuple(box) for box in boxes.tolist()),
+            tuple(self.classes[label] for label in found["labels"].tolist()),
+            tuple(found["scores"].float().cpu().tolist()),
+        )

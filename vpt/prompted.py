@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vpt.backbones.backbone import Backbone
 from vpt.errors import UserError
 from vpt.heads.tip import TipAdapter
+from vpt.preprocess import Preprocess
 from vpt.prompts.base import TokenPrompts
 from vpt.prompts.pixels import PixelPrompts
 
@@ -49,6 +50,14 @@ class Prompted(nn.Module):
             if "lora_dropout" in name:
                 module.train(mode)
         return self
+
+    def set_preprocess(self, pre: Preprocess) -> None:
+        """Take what an artifact was trained with, whatever the library says of its pixels by now."""
+        self.backbone.preprocess = pre
+        for name, value in (("mean", pre.mean), ("std", pre.std)):
+            buffer = dict(self.named_buffers(recurse=False)).get(name)
+            if buffer is not None:
+                buffer.copy_(torch.tensor(value).view(3, 1, 1) * 255)
 
     def trainable(self) -> Iterator[tuple[str, Role, nn.Parameter]]:
         """The one declaration of what learns: name, role and parameter. Freezing, optimiser, saving and counting

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from vpt import plots
-from vpt.artifact import load_model, read_artifact, save_artifact
+from vpt.artifact import read_artifact, save_artifact
 from vpt.budget import estimate
 from vpt.clip import templates_of
 from vpt.config import RunConfig, TipHead, ZeroShotHead, load_config, read_yaml
@@ -22,6 +22,7 @@ from vpt.errors import UserError
 from vpt.files import write_json, write_text
 from vpt.fitting import rounds, train_model
 from vpt.heads.zeroshot import ZeroShot
+from vpt.loading import load_model
 from vpt.prompted import Prompted
 from vpt.prompts.picture import prompt_picture
 from vpt.prompts.pixels import PixelPrompts

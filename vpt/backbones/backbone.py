@@ -60,6 +60,9 @@ class Backbone(nn.Module):
 
                 if is_open_clip_vit(self.net):
                     return read_open_clip(self.net)
+            elif self.library == "torchvision":
+                self.refusal = "it is a whole detector, which takes pixel prompts only"
+                return None
             elif is_timm_vit(self.net):
                 return read_timm(self.net)
             self.refusal = f"{type(self.net).__name__} is not a vision transformer with one patch sequence"
@@ -147,6 +150,36 @@ class Backbone(nn.Module):
             return tower.finish(rows.mean(1))
         patches = rows[:, held + tower.prefix :]
         return tower.finish(torch.cat([rows[:, :held], patches], dim=1).mean(1))
+
+    def grids(
+        self,
+        images: Tensor,
+        plan: Sequence[Step],
+        taps: Sequence[int],
+        layers: Sequence[LayerPrompt] | None = None,
+    ) -> list[Tensor]:
+        """Patch grids (B, C, h, w) of normalised images (B, 3, H, W), normed, one for each layer in `taps`.
+
+        H and W are multiples of the patch; unless they are its own, the backbone was loaded with `dynamic=True`.
+
+        Args:
+            plan: made for a head that reads patches.
+            taps: layers, counted from 0; the last one is always among them.
+            layers: what a prompt does in each layer; None for no prompt.
+        """
+        tower = self.require_tower("patch grids")
+        height, width = images.shape[2] // tower.patch[0], images.shape[3] // tower.patch[1]
+        found: dict[int, Tensor] = {}
+
+        def watch(layer: int, rows: Tensor, held: int) -> None:
+            if layer in taps:
+                last = layer == len(tower.blocks) - 1
+                start = held if last and plan[layer].keep == "patches" else held + tower.prefix
+                found[layer] = rows[:, start:]
+
+        rows, rotary = tower.embed(images)
+        execute(tower, plan, rows, rotary, layers or [NOTHING] * len(plan), 1, watch)
+        return [tower.norm(found[layer]).transpose(1, 2).unflatten(2, (height, width)) for layer in taps]
 
     def _library_features(self, images: Tensor) -> Tensor:
         if self.library == "open_clip":

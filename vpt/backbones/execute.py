@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ def execute(
     rotary: Tensor | None,
     layers: Sequence[LayerPrompt],
     lead: int,
+    watch: Callable[[int, Tensor, int], None] | None = None,
 ) -> tuple[Tensor, int]:
     """Run all blocks.
 
@@ -28,6 +29,7 @@ def execute(
         rotary: rotary embedding of the patches, or None.
         layers: what the prompt does in each layer.
         lead: how many leading image rows the step kept as "lead" wants.
+        watch: called after each layer with its number, its rows, and how many of them are prompt rows.
 
     Returns:
         The rows that the head reads (B, R, C), prompt rows first, and how many of them are prompt rows.
@@ -48,7 +50,7 @@ def execute(
         out = block.forward(
             rows,
             extra,
-            _queries(step, held, rows.shape[1], lead),
+            _queries(step, held, rows.shape[1], lead, tower.prefix),
             tower.rope(rotary, layer),
             held + tower.prefix,
             prompt.branch,
@@ -59,15 +61,18 @@ def execute(
             blended = prompt.gate * out[:, :kept] + (1 - prompt.gate) * rows[:, :kept]
             out = torch.cat([blended.to(out.dtype), out[:, kept:]], dim=1)
         rows, held = out, kept
+        if watch is not None:
+            watch(layer, rows, held)
     return rows, held
 
 
-def _queries(step: Step, held: int, total: int, lead: int) -> slice | None:
+def _queries(step: Step, held: int, total: int, lead: int, prefix: int) -> slice | None:
     """The rows of one layer whose output is read; None for all of them."""
     start, stop = {
         "all": (0, total),
         "image": (held, total),
         "prompts": (0, held),
         "lead": (held, held + lead),
+        "patches": (held + prefix, total),
     }[step.keep]
     return None if (start, stop) == (0, total) else slice(start, stop)

@@ -10,6 +10,7 @@ from typing import Any
 
 import safetensors.torch
 import timm
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vpt.backbones.backbone import Backbone
@@ -23,12 +24,15 @@ from vpt.preprocess import Preprocess
 EMBEDDED = ("vpt_nano",)
 
 
-def load_backbone(config: BackboneConfig, classifier: bool = False, text: bool = False) -> Backbone:
+def load_backbone(
+    config: BackboneConfig, classifier: bool = False, text: bool = False, dynamic: bool = False
+) -> Backbone:
     """Build the network, load its weights strictly, fit it to the image size, freeze it.
 
     Args:
         classifier: keep the library's own classifier, for a label mapping.
         text: keep a CLIP's text tower, for a zero-shot head.
+        dynamic: images of any size may come; position embeddings are resampled for each.
 
     Raises:
         UserError: a name that does not exist, weights that cannot be had or do not fit, an impossible image size.
@@ -49,9 +53,9 @@ def load_backbone(config: BackboneConfig, classifier: bool = False, text: bool =
     if is_clip:
         net, encoder, preprocess = build_open_clip(config, text)
     elif config.name in EMBEDDED:
-        net, preprocess = _embedded(config)
+        net, preprocess = _embedded(config, dynamic)
     else:
-        net, preprocess = _timm(config, classifier)
+        net, preprocess = _timm(config, classifier, dynamic)
     state = dict(net.state_dict())
     if encoder is not None:
         encoder.requires_grad_(False).eval()
@@ -103,7 +107,7 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _timm(config: BackboneConfig, classifier: bool) -> tuple[nn.Module, Preprocess]:
+def _timm(config: BackboneConfig, classifier: bool, dynamic: bool) -> tuple[nn.Module, Preprocess]:
     wants_download = config.pretrained is not False and config.weights is None
     if wants_download and not timm.is_model_pretrained(config.name):
         raise UserError(
@@ -112,7 +116,15 @@ def _timm(config: BackboneConfig, classifier: bool) -> tuple[nn.Module, Preproce
     with seeded(config.seed):
         try:
             classes: dict[str, Any] = {} if classifier else {"num_classes": 0}
+            if dynamic:
+                classes["dynamic_img_size"] = True
             net = timm.create_model(config.name, pretrained=wants_download, **classes)
+        except TypeError as error:
+            if "dynamic_img_size" not in str(error):
+                raise
+            raise UserError(
+                f"backbone {config.name} is no vision transformer that takes images of any size; choose a ViT"
+            ) from None
         except Exception as error:
             raise (no_weights(config, error) if wants_download else not_built(config, error)) from error
     if classifier and not getattr(net, "num_classes", 0):
@@ -122,27 +134,25 @@ def _timm(config: BackboneConfig, classifier: bool) -> tuple[nn.Module, Preproce
     cfg = timm.data.resolve_model_data_config(net)
     native = int(cfg["input_size"][-1])
     size = config.image_size or native
-    if size != native:
+    if size != native and not dynamic:
         _resize(net, size, config)
     return net, Preprocess(
         size, tuple(cfg["mean"]), tuple(cfg["std"]), str(cfg["interpolation"]), float(cfg["crop_pct"])
     )
 
 
-def _embedded(config: BackboneConfig) -> tuple[nn.Module, Preprocess]:
+def _embedded(config: BackboneConfig, dynamic: bool) -> tuple[nn.Module, Preprocess]:
     folder = resources.files("vpt") / "assets"
     card: dict[str, Any] = json.loads((folder / f"{config.name}.json").read_text(encoding="utf-8"))
-    from timm.models.vision_transformer import VisionTransformer
-
     with seeded(config.seed):
-        net = VisionTransformer(**card["architecture"], num_classes=0)
+        net = VisionTransformer(**card["architecture"], num_classes=0, dynamic_img_size=dynamic)
     if config.weights is not None:
         load_strictly(net, read_weights(config.weights), config)
     elif config.pretrained is not False:
         with resources.as_file(folder / f"{config.name}.safetensors") as path:
             load_strictly(net, safetensors.torch.load_file(path), config)
     size = config.image_size or int(card["image_size"])
-    if size != card["image_size"]:
+    if size != card["image_size"] and not dynamic:
         _resize(net, size, config)
     return net, Preprocess(size, tuple(card["mean"]), tuple(card["std"]), card["interpolation"], card["crop_pct"])
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from vpt.backbones.block import Block, FusedProjection, chain
@@ -89,7 +91,18 @@ class _Embed:
     visual: Any
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        return self.visual._embeds(images), None
+        visual = self.visual
+        patch, grid = tuple(visual.patch_size), tuple(visual.grid_size)
+        wanted = (images.shape[2] // patch[0], images.shape[3] // patch[1])
+        if wanted == grid:
+            return visual._embeds(images), None
+        # Another size: the same steps with the position embedding resampled.
+        rows = visual.conv1(images).flatten(2).transpose(1, 2)
+        first = visual.class_embedding.to(rows.dtype).expand(len(rows), 1, -1)
+        positions = resample_abs_pos_embed(
+            visual.positional_embedding[None], list(wanted), list(grid), num_prefix_tokens=1
+        )
+        return visual.ln_pre(torch.cat([first, rows], dim=1) + positions.to(rows.dtype)), None
 
 
 @dataclass(frozen=True)

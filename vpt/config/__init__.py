@@ -5,6 +5,7 @@ Sources are merged in this order: defaults, a YAML file, `key=value` words from 
 
 from vpt.config.backbone import BackboneConfig
 from vpt.config.data import DataConfig
+from vpt.config.detection import BoxHead, FasterHead, FcosHead, NativeHead, OwlHead, RetinaHead
 from vpt.config.head import Head, LabelMapHead, LinearHead, MlpHead, Pool, TipHead, ZeroShotHead
 from vpt.config.load import load_config, parse_overrides, read_yaml
 from vpt.config.prompt import (
@@ -38,6 +39,7 @@ __all__ = [
     "AdamWConfig",
     "BackboneConfig",
     "BiasTuning",
+    "BoxHead",
     "BptPrompt",
     "ClipPrompt",
     "CocoopPrompt",
@@ -46,6 +48,8 @@ __all__ = [
     "DataConfig",
     "DeepPrompt",
     "E2vptPrompt",
+    "FasterHead",
+    "FcosHead",
     "FrozenTuning",
     "FullTuning",
     "GatedPrompt",
@@ -57,13 +61,16 @@ __all__ = [
     "LoraTuning",
     "MaplePrompt",
     "MlpHead",
+    "NativeHead",
     "NoPrompt",
     "Optimizer",
+    "OwlHead",
     "PerRole",
     "PixelPrompt",
     "Pool",
     "Prompt",
     "PromptsrcPrompt",
+    "RetinaHead",
     "RunConfig",
     "Section",
     "SgdConfig",

@@ -21,6 +21,7 @@ class DataConfig(Section):
     root: str = Field("data", description="where data sets of torchvision and of CoOp's layout lie")
     download: bool = Field(False, description="let torchvision download")
     val_fraction: float = Field(0.1, gt=0, lt=1, description="share split off for validation when there is none")
+    test_fraction: float | None = Field(None, gt=0, lt=1, description="share split off for test when there is none")
     shots: int | None = Field(None, ge=1, description="training images per class (k-shot)")
     val_shots: int | None = Field(None, ge=1, description="validation images per class; default: all")
     half: Literal["all", "base", "new"] = Field(

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from vpt.config.detection import FasterHead, FcosHead, NativeHead, OwlHead, RetinaHead
 from vpt.config.section import Section, short
 
 Pool = Literal["native", "cls", "avg", "prompts", "all"]
@@ -66,5 +67,16 @@ class TipHead(ZeroShotHead):
 
 
 Head = Annotated[
-    LinearHead | MlpHead | LabelMapHead | ZeroShotHead | TipHead, Field(discriminator="kind"), short("kind", "linear")
+    LinearHead
+    | MlpHead
+    | LabelMapHead
+    | ZeroShotHead
+    | TipHead
+    | FcosHead
+    | RetinaHead
+    | FasterHead
+    | OwlHead
+    | NativeHead,
+    Field(discriminator="kind"),
+    short("kind", "linear"),
 ]

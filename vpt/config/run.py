@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vpt.config.backbone import BackboneConfig
 from vpt.config.data import DataConfig
+from vpt.config.detection import FasterHead, FcosHead, NativeHead, OwlHead, RetinaHead
 from vpt.config.head import Head, LinearHead
-from vpt.config.prompt import DeepPrompt, Prompt
+from vpt.config.prompt import DeepPrompt, NoPrompt, PixelPrompt, Prompt, TokenPrompt
 from vpt.config.section import Section, short
 from vpt.config.training import TrainConfig
 from vpt.config.tuning import FrozenTuning, Tuning
@@ -23,7 +25,7 @@ class RunConfig(Section):
     10
     """
 
-    task: Literal["classification"] = "classification"
+    task: Literal["classification", "detection"] = "classification"
     backbone: Annotated[BackboneConfig, short("name")] = BackboneConfig()
     prompt: Prompt = DeepPrompt()
     tuning: Tuning = FrozenTuning()
@@ -36,3 +38,37 @@ class RunConfig(Section):
         default_factory=list,
         description="other prompt kinds trained after this one with the same data, for a table",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_task(cls, value: Any) -> Any:
+        """Detection has a head, an embedded data set, a batch size and a learning rate of the head of its own."""
+        if not isinstance(value, Mapping) or value.get("task") != "detection":
+            return value
+        filled = {"data": "scenes", "head": {}, "train": {}, **value}
+        if isinstance(filled["head"], Mapping):
+            filled["head"] = {"kind": "fcos", **filled["head"]}
+        if isinstance(filled["data"], Mapping):
+            filled["data"] = {"path": "scenes", **filled["data"]}
+        if isinstance(filled["train"], Mapping):
+            training = {"batch_size": 8, "optimizer": {}, **filled["train"]}
+            given = training["optimizer"]
+            if isinstance(given, Mapping) and given.get("kind", "adamw") == "adamw":
+                rates = given.get("lr", {})
+                rates = {"head": 1e-3, **rates} if isinstance(rates, Mapping) else rates
+                training["optimizer"] = {**given, "lr": rates}
+            filled["train"] = training
+        return filled
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> RunConfig:
+        finds_boxes = isinstance(self.head, FcosHead | RetinaHead | FasterHead | OwlHead | NativeHead)
+        if finds_boxes != (self.task == "detection"):
+            mend = "set task=detection" if finds_boxes else "choose head=fcos, retinanet, faster_rcnn or owl"
+            raise ValueError(f"task={self.task} does not go with head={self.head.kind}; {mend}")
+        native = isinstance(self.head, NativeHead)
+        fits = isinstance(self.prompt, PixelPrompt | NoPrompt if native else TokenPrompt | NoPrompt)
+        if finds_boxes and not fits:
+            mend = "pixel or none" if native else "a token prompt or none"
+            raise ValueError(f"head={self.head.kind} does not take prompt={self.prompt.kind}; choose {mend}")
+        return self

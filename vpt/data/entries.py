@@ -79,7 +79,7 @@ def number_of(count: int, noun: str) -> str:
     >>> number_of(1, "image"), number_of(2, "image")
     ('1 image', '2 images')
     """
-    plural = "classes" if noun == "class" else f"{noun}s"
+    plural = f"{noun}es" if noun.endswith(("s", "x")) else f"{noun}s"
     return f"{count} {noun if count == 1 else plural}"
 
 

@@ -12,7 +12,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from vpt.data.records import Record
 from vpt.data.transforms import Transform
 from vpt.errors import UserError
 
-__all__ = ["Batch", "Loader", "default_workers", "epoch_order", "make_loader"]
+__all__ = ["Batch", "Loader", "default_workers", "epoch_order", "loader_of", "make_loader"]
 
 
 class Batch(NamedTuple):
@@ -58,35 +58,67 @@ class _Failure(NamedTuple):
     text: str
 
 
-class _Images(Dataset[Any]):
-    """Turns a list of keys into a Batch; runs in the worker processes."""
+class Maker(Protocol):
+    """What becomes of a decoded image, and of several such things; runs in the worker processes."""
+
+    def one(self, record: Any, pixels: np.ndarray, seed: int) -> Any:
+        """An item, a function of its arguments."""
+
+    def batch(self, items: Sequence[Any], records: Sequence[Any], index: torch.Tensor) -> Any:
+        """A batch of items; `index` are the places of their records."""
+
+
+class ImageMaker:
+    """Squares and labels: a Batch."""
+
+    def __init__(self, transform: Transform, classes: int, multilabel: bool) -> None:
+        self.transform = transform
+        self.classes = classes
+        self.multilabel = multilabel
+
+    def one(self, record: Record, pixels: np.ndarray, seed: int) -> torch.Tensor:
+        """The image as the model takes it."""
+        return self.transform(pixels, seed)
+
+    def batch(self, items: Sequence[torch.Tensor], records: Sequence[Record], index: torch.Tensor) -> Batch:
+        """Images in one tensor, labels in another."""
+        # Copied by numpy: torch would start its thread pool for each image, seven times slower on a busy machine.
+        images = np.empty((len(items), *self.transform.shape), dtype=np.uint8)
+        for row, item in enumerate(items):
+            images[row] = item.numpy()
+        return Batch(torch.from_numpy(images), self._labels(records), index)
+
+    def _labels(self, records: Sequence[Record]) -> torch.Tensor:
+        if not self.multilabel:
+            return torch.tensor([record.labels[0] for record in records], dtype=torch.int64)
+        labels = torch.zeros((len(records), self.classes), dtype=torch.float32)
+        for row, record in enumerate(records):
+            labels[row, list(record.labels)] = 1.0
+        return labels
+
+
+class _Items(Dataset[Any]):
+    """Turns a list of keys into a batch; runs in the worker processes."""
 
     def __init__(
         self,
         records: Sequence[Record],
-        transform: Transform,
-        classes: int,
-        multilabel: bool,
+        maker: Maker,
         seed: int,
         cache: ImageCache | None,
         max_pixels: int,
         desk: torch.Tensor,
     ) -> None:
         self.records = records
-        self.transform = transform
-        self.classes = classes
-        self.multilabel = multilabel
+        self.maker = maker
         self.seed = seed
         self.cache = cache
         self.max_pixels = max_pixels
         self.desk = desk
 
-    def __getitems__(self, keys: list[_Key]) -> Batch | _Failure:
-        # Copied by numpy: torch would start its thread pool for each image, seven times slower on a busy machine.
-        images = np.empty((len(keys), *self.transform.shape), dtype=np.uint8)
+    def __getitems__(self, keys: list[_Key]) -> Any:
         try:
-            for row, key in enumerate(keys):
-                images[row] = self._one(key).numpy()
+            items = [self._one(key) for key in keys]
         except BadImage as error:
             return _Failure(error.name, error.reason)
         except UserError as error:
@@ -94,14 +126,14 @@ class _Images(Dataset[Any]):
         finally:
             self._note(-1)
         index = torch.tensor([key.at for key in keys], dtype=torch.int64)
-        return Batch(torch.from_numpy(images), self._labels(keys), index)
+        return self.maker.batch(items, [self.records[key.at] for key in keys], index)
 
-    def _one(self, key: _Key) -> torch.Tensor:
+    def _one(self, key: _Key) -> Any:
         record = self.records[key.at]
         self._note(key.at)
         pixels = self.cache[key.at] if self.cache else read(record, self.max_pixels).pixels
         try:
-            return self.transform(pixels, sample_seed(self.seed, key.epoch, key.at))
+            return self.maker.one(record, pixels, sample_seed(self.seed, key.epoch, key.at))
         except MemoryError:
             raise BadImage(record.name, "there is not enough memory to transform it") from None
         except UserError as error:
@@ -112,14 +144,6 @@ class _Images(Dataset[Any]):
         worker = torch.utils.data.get_worker_info()
         if worker is not None:
             self.desk[worker.id] = torch.tensor([os.getpid(), at])
-
-    def _labels(self, keys: list[_Key]) -> torch.Tensor:
-        if not self.multilabel:
-            return torch.tensor([self.records[key.at].labels[0] for key in keys], dtype=torch.int64)
-        labels = torch.zeros((len(keys), self.classes), dtype=torch.float32)
-        for row, key in enumerate(keys):
-            labels[row, list(self.records[key.at].labels)] = 1.0
-        return labels
 
 
 class _Batches(Sampler[list[_Key]]):
@@ -151,7 +175,7 @@ class _Batches(Sampler[list[_Key]]):
 class Loader:
     """Serves epochs of batches; made by `make_loader`. `len()` is the number of batches in a whole epoch."""
 
-    def __init__(self, loader: DataLoader[Any], images: _Images, batches: _Batches) -> None:
+    def __init__(self, loader: DataLoader[Any], images: _Items, batches: _Batches) -> None:
         self._loader: DataLoader[Any] | None = loader
         self._images = images
         self._batches = batches
@@ -243,6 +267,38 @@ def make_loader(
     >>> len(make_loader([record] * 5, EvalTransform(8), batch_size=2, classes=2))
     3
     """
+    return loader_of(
+        records,
+        ImageMaker(transform, classes, multilabel),
+        batch_size=batch_size,
+        seed=seed,
+        shuffle=shuffle,
+        workers=workers,
+        cache=cache,
+        max_pixels=max_pixels,
+        drop_last=drop_last,
+        pin_memory=pin_memory,
+        rank=rank,
+        ranks=ranks,
+    )
+
+
+def loader_of(
+    records: Sequence[Record],
+    maker: Maker,
+    *,
+    batch_size: int,
+    seed: int = 0,
+    shuffle: bool = False,
+    workers: int = 0,
+    cache: ImageCache | None = None,
+    max_pixels: int = MAX_PIXELS,
+    drop_last: bool = False,
+    pin_memory: bool = False,
+    rank: int = 0,
+    ranks: int = 1,
+) -> Loader:
+    """A loader of whatever `maker` makes of decoded images; the other arguments are those of `make_loader`."""
     if not records:
         raise UserError("there are no images to load; check data.path")
     if drop_last and len(records) < batch_size:
@@ -254,10 +310,10 @@ def make_loader(
     desk = torch.full((max(1, workers), 2), -1, dtype=torch.int64)
     if workers:
         desk.share_memory_()
-    images = _Images(records, transform, classes, multilabel, seed, cache, max_pixels, desk)
+    items = _Items(records, maker, seed, cache, max_pixels, desk)
     batches = _Batches(len(records), batch_size, seed, shuffle, drop_last, rank, ranks)
     loader: DataLoader[Any] = DataLoader(
-        images,
+        items,
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=_as_is,
@@ -267,7 +323,7 @@ def make_loader(
         # Of its own, for otherwise each epoch draws from torch's global generator and so moves dropout.
         generator=torch.Generator(),
     )
-    return Loader(loader, images, batches)
+    return Loader(loader, items, batches)
 
 
 def default_workers() -> int:

@@ -24,6 +24,10 @@ class Record:
     source: Path | Item
     labels: tuple[int, ...]
 
+    def identity(self) -> list[Any]:
+        """What decides the record, for fingerprints."""
+        return [self.name, self.labels]
+
 
 SPLITS = ("train", "val", "test")
 
@@ -63,7 +67,7 @@ class LabelledData:
         digest = hashlib.sha256(json.dumps([self.classes, self.multilabel]).encode())
         for name in SPLITS:
             for record in self.split(name):
-                digest.update(json.dumps([name, record.name, record.labels]).encode())
+                digest.update(json.dumps([name, *record.identity()]).encode())
         return digest.hexdigest()
 
     def summary(self) -> str:
@@ -72,7 +76,7 @@ class LabelledData:
         >>> LabelledData(("cat", "dog"), False, (), ()).summary()
         '2 classes, 0 training, 0 validation and 0 test images'
         """
-        kind = "labels, several an image" if self.multilabel else "classes"
+        kind = "labels, several an image" if self.multilabel else "class" if len(self.classes) == 1 else "classes"
         return (
             f"{len(self.classes)} {kind}, {len(self.train)} training, {len(self.val)} validation "
             f"and {len(self.test)} test images"

@@ -12,7 +12,7 @@ from vpt.data.digits import read_digits
 from vpt.data.entries import Entry, Found, listed, number_of
 from vpt.data.folder import read_folder, read_split_folder
 from vpt.data.records import SPLITS, LabelledData, Record
-from vpt.data.splits import draw_shots, split_off
+from vpt.data.splits import TEST, draw_shots, split_off
 from vpt.data.table import is_csv, read_csv
 from vpt.data.torchvision_sets import read_torchvision
 from vpt.errors import UserError
@@ -46,6 +46,9 @@ def load_data(config: DataConfig) -> LabelledData:
     numbers = {name: number for number, name in enumerate(classes)}
     train, val, test = (_numbered(found.splits.get(split, ()), split, numbers) for split in SPLITS)
     notes = list(found.notes)
+    if not test and config.test_fraction is not None:
+        train, test = split_off(train, config.test_fraction, config.split_seed, TEST)
+        notes.append(f"split {len(test)} images off for test (data.test_fraction={config.test_fraction:g})")
     if not val and train:
         train, val = _with_validation(train, config, notes)
     if config.shots is not None:

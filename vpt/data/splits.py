@@ -8,11 +8,16 @@ from collections.abc import Sequence
 from vpt.data.ordering import split_order
 from vpt.data.records import Record
 
-_VALIDATION, _SHOTS = 1, 2
+VALIDATION, _SHOTS, TEST = 1, 2, 3  # so that no two uses draw the same
+NO_LABEL = 2**31
 
 
-def split_off(records: Sequence[Record], fraction: float, seed: int) -> tuple[list[Record], list[Record]]:
-    """Split records into (training, validation), `fraction` of each class to the second, both in the old order.
+def split_off(
+    records: Sequence[Record], fraction: float, seed: int, purpose: int = VALIDATION
+) -> tuple[list[Record], list[Record]]:
+    """Split records into (training, validation) or (training, test), both in the old order.
+
+    `fraction` of each class goes to the second.
 
     Every class of at least two images gets at least one on either side. An image with several labels counts for
     its rarest one.
@@ -27,7 +32,7 @@ def split_off(records: Sequence[Record], fraction: float, seed: int) -> tuple[li
         if len(members) < 2:
             continue
         count = min(max(1, round(len(members) * fraction)), len(members) - 1)
-        chosen.update(members[at] for at in split_order(len(members), seed, _VALIDATION, stratum)[:count])
+        chosen.update(members[at] for at in split_order(len(members), seed, purpose, stratum)[:count])
     return (
         [record for index, record in enumerate(records) if index not in chosen],
         [record for index, record in enumerate(records) if index in chosen],
@@ -60,6 +65,7 @@ def _strata(records: Sequence[Record]) -> dict[int, list[int]]:
     counts = Counter(label for record in records for label in record.labels)
     strata: dict[int, list[int]] = {}
     for index, record in enumerate(records):
-        rarest = min(record.labels, key=lambda label: (counts[label], label))
+        # An image without boxes has no label; such images are a stratum of their own.
+        rarest = min(record.labels, key=lambda label: (counts[label], label), default=NO_LABEL)
         strata.setdefault(rarest, []).append(index)
     return strata

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 After = Literal["carry", "drop", "insert"]
-Keep = Literal["all", "image", "prompts", "lead"]
+Keep = Literal["all", "image", "prompts", "lead", "patches"]
 
 
 @dataclass(frozen=True)
@@ -22,15 +22,16 @@ class Step:
     insert: int | None  # which set of prompt tokens enters before this layer, replacing any carried ones
     as_rows: bool  # those tokens join the sequence, because their outputs are read; else they are keys and values only
     carried: bool  # prompt outputs of the layer below are among the rows of this one
-    keep: Keep  # outputs that are read: all rows, image rows, prompt rows, or the rows the head starts with
+    # Outputs that are read: all rows, image rows, prompt rows, the image rows the head starts with, or patch rows.
+    keep: Keep
 
 
 @dataclass(frozen=True)
 class Reads:
-    """What the head reads of the last layer: prompt rows, and all image rows or only the leading ones."""
+    """What the head reads of the last layer: prompt rows, and all image rows, the leading ones, or the patches."""
 
     prompts: bool = False
-    image: Literal["all", "lead", "none"] = "all"
+    image: Literal["all", "lead", "patches", "none"] = "all"
 
 
 def plan(depth: int, inserted: Mapping[int, int], after: After, reads: Reads) -> tuple[Step, ...]:
@@ -71,11 +72,11 @@ def plan(depth: int, inserted: Mapping[int, int], after: After, reads: Reads) ->
     return tuple(steps)
 
 
-def _keep(prompts: bool, image: Literal["all", "lead", "none"]) -> Keep:
+def _keep(prompts: bool, image: Literal["all", "lead", "patches", "none"]) -> Keep:
     if prompts:
         # Prompt rows stand before the image rows; a head that reads both reads all, since rows kept are contiguous.
         return "prompts" if image == "none" else "all"
-    return "lead" if image == "lead" else "image"
+    return image if image in ("lead", "patches") else "image"
 
 
 def _repeat(depth: int, inserted: Mapping[int, int]) -> dict[int, int]:

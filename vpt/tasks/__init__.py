@@ -5,6 +5,7 @@ from __future__ import annotations
 from vpt.config import RunConfig
 from vpt.tasks.base import Task
 from vpt.tasks.classification import Classification
+from vpt.tasks.detection import Detection
 
 
 def task_of(config: RunConfig) -> Task:
@@ -13,4 +14,4 @@ def task_of(config: RunConfig) -> Task:
     >>> type(task_of(RunConfig())).__name__
     'Classification'
     """
-    return Classification()
+    return Detection() if config.task == "detection" else Classification()

@@ -28,7 +28,7 @@ class Progress:
     round: int = 0  # trainings done before this one: a prompt that is pruned is trained twice
     first_step: int = 0  # of this round
     loss_sum: float = 0.0  # over the images of this epoch so far
-    correct: float = 0.0
+    correct: float | None = 0.0  # images told right, where that has a meaning
     seen: int = 0
     best_score: float | None = None
     best_epoch: int | None = None

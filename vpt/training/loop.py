@@ -43,8 +43,8 @@ class Batches(Protocol):
 
 
 Forward = Callable[[Tensor], Tensor]  # a batch's images, or features computed before, to logits
-# The same and labels, to the mean loss and how many images were told right.
-Objective = Callable[[Any, Any], tuple[Tensor, float]]
+# The same and labels, to the mean loss and how many images were told right, where that has a meaning.
+Objective = Callable[[Any, Any], tuple[Tensor, float | None]]
 
 
 def fit(
@@ -102,7 +102,7 @@ def fit(
                     raise UserError(_diverged(loss, progress.step, rates, names(batch.index)))
                 count = len(batch.index)
                 progress.loss_sum += loss * count
-                progress.correct += hits
+                progress.correct = None if hits is None else (progress.correct or 0.0) + hits
                 progress.seen += count
                 progress.step += 1
                 progress.batch += 1
@@ -121,9 +121,10 @@ def _step(
     config: TrainConfig,
     device: torch.device,
     autocast: Autocast,
-) -> tuple[float, float]:
-    """One optimiser step. Returns the mean loss of the batch and how many images were classified right."""
-    loss_sum, hits = 0.0, 0.0
+) -> tuple[float, float | None]:
+    """One optimiser step. Returns the mean loss of the batch and how many images were told right, if that is known."""
+    loss_sum = 0.0
+    hits: float | None = 0.0
     for number, part in enumerate(batch.parts(config.accumulate)):
         # Dropout draws from a function of seed and step, so that a resumed run draws the same.
         torch.manual_seed(step_seed(config.seed, state.progress.step, number))
@@ -133,7 +134,7 @@ def _step(
         share = len(part.index) / len(batch.index)
         state.scaler.scale(loss * share).backward()
         loss_sum += float(loss.detach()) * share
-        hits += right
+        hits = None if hits is None or right is None else hits + right
     if math.isfinite(loss_sum):
         state.scaler.unscale_(state.optimizer)
         if config.clip_norm is not None:
@@ -166,13 +167,14 @@ def _finish_epoch(
     row: dict[str, Any] = {
         "epoch": progress.epoch + 1,
         "train_loss": progress.loss_sum / max(1, progress.seen),
-        "train_accuracy": progress.correct / max(1, progress.seen),
         "lr": {group["role"]: group["lr"] for group in state.optimizer.param_groups},
     }
+    if progress.correct is not None:
+        row["train_accuracy"] = progress.correct / max(1, progress.seen)
     last = progress.epoch + 1 == config.epochs
     if validate is not None and (last or (progress.epoch + 1) % config.eval_every == 0):
         measured = validate()
-        row |= {"val_loss": measured["loss"], f"val_{metric}": measured[metric]}
+        row |= {f"val_{key}": measured[key] for key in ("loss", metric) if key in measured}
         _rank(state, measured[metric], config)
     if config.average is not None:
         _average(state, config)
@@ -182,9 +184,9 @@ def _finish_epoch(
     log.row("epoch", step=progress.step, **row)
     best = " (best)" if progress.best_epoch == row["epoch"] else ""
     validation = f", validation {metric} {row[f'val_{metric}']:.4f}{best}" if f"val_{metric}" in row else ""
+    told = f", train accuracy {row['train_accuracy']:.4f}" if "train_accuracy" in row else ""
     console.say(
-        f"epoch {row['epoch']}/{config.epochs}: loss {row['train_loss']:.4f}, "
-        f"train accuracy {row['train_accuracy']:.4f}{validation} [{seconds:.1f} s]"
+        f"epoch {row['epoch']}/{config.epochs}: loss {row['train_loss']:.4f}{told}{validation} [{seconds:.1f} s]"
     )
     if config.patience is not None and progress.stale >= config.patience:
         console.say(f"stopped early: no better validation {metric} in {progress.stale} validations")

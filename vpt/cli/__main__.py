@@ -1,0 +1,7 @@
+"""`python -m vpt.cli`."""
+
+import sys
+
+from vpt.cli import main
+
+sys.exit(main())

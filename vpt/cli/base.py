@@ -1,0 +1,33 @@
+"""What the commands share. Nothing heavy is imported here or at the top of any command's file."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import NoReturn
+
+from vpt.errors import UserError
+
+USAGE = 2  # exit code of a user's mistake
+
+
+class Parser(argparse.ArgumentParser):
+    """Speaks of mistakes as the rest of vpt does."""
+
+    def error(self, message: str) -> NoReturn:
+        """One sentence, and where help is."""
+        raise UserError(f"{message.split(' (choose')[0]}; see: {self.prog} --help")
+
+
+def file_and_overrides(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """A config file among words, if there is one, and the settings.
+
+    >>> file_and_overrides(["a.yaml", "train.epochs=3"])
+    ('a.yaml', ['train.epochs=3'])
+    """
+    files = [word for word in words if "=" not in word]
+    if len(files) > 1:
+        raise UserError(f"'{files[1]}': give one config file, and settings as key=value")
+    if files and not files[0].endswith((".yaml", ".yml")):
+        raise UserError(f"'{files[0]}' is neither a .yaml file nor of the form key=value, as in data={files[0]}")
+    return (files[0] if files else None), [word for word in words if "=" in word]

@@ -1,0 +1,39 @@
+"""`vpt config`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from vpt.cli.base import Parser, file_and_overrides
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("config", help="show merged settings, or the JSON Schema for editors")
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", parser_class=Parser, required=True)
+    show = actions.add_parser("show", help="every setting with its value")
+    show.add_argument("words", nargs="*", metavar="CONFIG.yaml | key=value")
+    show.set_defaults(run=_config_show)
+    schema = actions.add_parser("schema", help="JSON Schema of a config file")
+    schema.set_defaults(run=_config_schema)
+
+
+def _config_show(options: argparse.Namespace) -> int:
+    import yaml
+
+    from vpt.config import load_config
+
+    config = load_config(*file_and_overrides(options.words))
+    sys.stdout.write(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    return 0
+
+
+def _config_schema(_options: argparse.Namespace) -> int:
+    import json
+
+    from vpt.config import RunConfig
+
+    print(json.dumps(RunConfig.model_json_schema(), indent=2))
+    return 0

@@ -1,0 +1,61 @@
+"""`vpt eval`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from vpt.cli.base import file_and_overrides
+from vpt.errors import UserError, nearest
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("eval", help="measure an artifact on a split")
+    parser.add_argument(
+        "words",
+        nargs="+",
+        metavar="RUN|ARTIFACT|CONFIG.yaml | key=value",
+        help="a run, or settings that need no training (head=zeroshot prompt=none); split=test, val or train; data=...",
+    )
+    parser.add_argument("--weights", type=Path, help="where the backbone's weight file lies now")
+    parser.add_argument("--format", choices=["table", "json"], default="table")
+    parser.set_defaults(run=_eval)
+
+
+def _eval(options: argparse.Namespace) -> int:
+    first = options.words[0]
+    artifact = None if "=" in first or first.endswith((".yaml", ".yml")) else first
+    file, overrides = file_and_overrides(options.words[1:] if artifact else options.words)
+    if file and artifact:
+        raise UserError(f"'{file}' is not of the form key=value, as in data=photos")
+    chosen = [word.partition("=")[2] for word in overrides if word.startswith("split=")]
+    split = chosen[-1] if chosen else "test"
+    known = ("train", "val", "test")
+    if split not in known:
+        raise UserError(f"split={split} does not exist{nearest(split, known)}; known: {', '.join(known)}")
+    overrides = [word for word in overrides if not word.startswith("split=")]
+    from vpt.config import load_config
+
+    config = None if artifact else load_config(file, overrides)
+    from vpt.run import evaluate, evaluate_untrained
+
+    if config is not None:
+        found = evaluate_untrained(config, split)
+    else:
+        assert artifact is not None
+        found = evaluate(artifact, split, overrides, weights=options.weights)
+    if options.format == "json":
+        import json
+
+        print(json.dumps(found, indent=2))
+        return 0
+    for name, value in found.items():
+        if isinstance(value, float | int):
+            print(f"{name:<18} {value:.4f}" if isinstance(value, float) else f"{name:<18} {value}")
+    print(f"\n{'class':<24} {'precision':>9} {'recall':>9} {'f1':>9} {'images':>9}")
+    for row in found["per_class"]:
+        numbers = " ".join(f"{row[key]:>9.3f}" for key in ("precision", "recall", "f1"))
+        print(f"{row['class']:<24} {numbers} {row['support']:>9}")
+    return 0

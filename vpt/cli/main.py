@@ -1,0 +1,94 @@
+"""The command line: thin, and quick to start, for nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+from vpt.cli import backbones, config, data, evaluate, predict, protocol, train
+from vpt.cli.base import USAGE, Parser
+from vpt.errors import UserError, nearest
+
+EXAMPLES = """examples:
+  vpt train configs/quickstart.yaml                      the embedded example, no download
+  vpt train data=photos backbone=vit_small_patch14_dinov2   a folder of class folders, deep prompts
+  vpt train data=photos prompt=none                      linear probe; also tuning=bias, lora or full
+  vpt train resume=runs/photos                           go on after an interruption
+  vpt eval runs/photos split=test
+  vpt predict runs/photos new/*.jpg --format json
+  vpt data check photos
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0 done, 1 some images unreadable or a bug, 2 a mistake of the caller's,
+    130 interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words or os.environ.get("VPT_DEBUG") == "1"
+    words = [word for word in words if word != "--debug"]
+    if not debug:
+        warnings.simplefilter("ignore")
+    try:
+        options = _parse(words)
+        return int(options.run(options))
+    except UserError as error:
+        if debug:
+            raise
+        print(f"vpt: {error}", file=sys.stderr)
+        return USAGE
+    except KeyboardInterrupt:
+        print("\nvpt: interrupted; an unfinished run goes on with: vpt train resume=RUN", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away; Python would complain once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if debug:
+            raise
+        place = f" ({error.filename})" if error.filename else ""
+        print(f"vpt: {error.strerror or error}{place}; make room or choose another folder", file=sys.stderr)
+        return USAGE
+    except Exception as error:
+        if debug:
+            raise
+        kind = type(error).__name__
+        print(
+            f"vpt: unexpected {kind}: {error}\nThis is a bug in vpt. Please report it with the output of the same "
+            "command and --debug.",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    parser = Parser(
+        prog="vpt",
+        description="Visual prompt tuning for frozen vision transformers.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
+    for command in (train, evaluate, predict, protocol, data, config, backbones):
+        command.add(commands)
+    known = list(commands.choices)
+    if words and not words[0].startswith("-") and words[0] not in known:
+        raise UserError(f"there is no command '{words[0]}'{nearest(words[0], known)}; known: {', '.join(known)}")
+    options = parser.parse_args(words)
+    if options.version:
+        options.run = _version
+    elif not hasattr(options, "run"):
+        parser.print_help()
+        options.run = lambda _options: 0
+    return options
+
+
+def _version(_options: argparse.Namespace) -> int:
+    from importlib.metadata import version
+
+    print(f"vpt {version('vpt')}")
+    return 0

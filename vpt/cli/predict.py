@@ -1,0 +1,165 @@
+"""`vpt predict`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vpt.cli.base import USAGE
+from vpt.errors import UserError
+
+if TYPE_CHECKING:
+    from vpt.data.images import BadImage
+    from vpt.predict import Predictor
+    from vpt.results import Classification, Detections
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("predict", help="classify, or find boxes in, files, folders or globs")
+    parser.add_argument("artifact", metavar="RUN|ARTIFACT")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders or globs")
+    parser.add_argument("--format", choices=["table", "json", "csv", "coco"], default="table")
+    parser.add_argument("--top", type=int, default=5, help="classes named for each image (default 5)")
+    parser.add_argument("--score", type=float, default=0.3, help="boxes below this score are left out (default 0.3)")
+    parser.add_argument("--output", type=Path, help="write to this file instead of stdout")
+    parser.add_argument("--draw", type=Path, metavar="DIR", help="write pictures with the boxes drawn on them")
+    parser.add_argument("--classes", help="other class names, comma-separated, where the head reads names (zeroshot)")
+    parser.add_argument("--prompted", type=Path, metavar="DIR", help="write what the backbone sees, as PNG")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--weights", type=Path, help="where the backbone's weight file lies now")
+    parser.set_defaults(run=_predict)
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from vpt.data.images import BadImage
+    from vpt.inputs import find_images
+    from vpt.predict import BoxPredictor, Classifier, load
+
+    find_images(options.images)  # a misspelt path is told before the backbone is built
+    predictor = load(options.artifact, options.device, options.weights)
+    finds_boxes = isinstance(predictor, BoxPredictor)
+    _refuse(options, finds_boxes)
+    if options.classes is not None:
+        assert isinstance(predictor, Classifier)
+        predictor = predictor.with_classes([name.strip() for name in options.classes.split(",") if name.strip()])
+    results: list[Any] = []
+    bad: list[BadImage] = []
+    for found in predictor.predict_each(options.images, options.batch_size, options.top):
+        if isinstance(found, BadImage):
+            bad.append(found)
+        else:
+            results.append(found.above(options.score) if finds_boxes else found)  # type: ignore[union-attr]
+    forms = BOX_FORMS if finds_boxes else CLASS_FORMS
+    text = forms[options.format](results)
+    if options.output is not None:
+        from vpt.files import write_text
+
+        write_text(options.output, text)
+    else:
+        sys.stdout.write(text)
+    for error in bad:
+        print(f"vpt: not predicted: {error}", file=sys.stderr)
+    if options.prompted is not None:
+        _write_prompted(predictor, [result.image for result in results], options.prompted)
+    if options.draw is not None:
+        _write_drawn(predictor, results, options.draw)
+    if bad and not results:
+        return USAGE
+    return 1 if bad else 0
+
+
+def _refuse(options: argparse.Namespace, finds_boxes: bool) -> None:
+    if finds_boxes and (options.classes or options.prompted):
+        raise UserError("--classes and --prompted belong to classification; this artifact finds boxes")
+    if not finds_boxes and (options.draw or options.format == "coco"):
+        raise UserError("--draw and --format coco belong to boxes; this artifact classifies")
+
+
+def _write_prompted(predictor: Predictor, images: Sequence[str], folder: Path) -> None:
+    from vpt.plots import picture_png
+    from vpt.predict import Classifier
+
+    assert isinstance(predictor, Classifier)
+    for number, (name, pixels) in enumerate(predictor.prompted(list(images)), 1):
+        picture_png(pixels, folder / f"{number:04d}-{Path(name).stem}.png")
+
+
+def _write_drawn(predictor: Predictor, results: Sequence[Detections], folder: Path) -> None:
+    from vpt.data.images import decode
+    from vpt.detection.pictures import draw_boxes
+    from vpt.plots import picture_png
+
+    names = list(predictor.classes)
+    for number, found in enumerate(results, 1):
+        labels = [names.index(label) for label in found.labels]
+        captions = [f"{label} {score:.2f}" for label, score in zip(found.labels, found.scores, strict=True)]
+        drawn = draw_boxes(decode(found.image), found.boxes_xyxy, labels, captions)
+        picture_png(drawn, folder / f"{number:04d}-{Path(found.image).stem}.png")
+
+
+def _as_table(results: Sequence[Classification]) -> str:
+    width = max((len(result.image) for result in results), default=0)
+    lines = []
+    for result in results:
+        scores = "  ".join(f"{label} {score:.3f}" for label, score in zip(result.labels, result.scores, strict=True))
+        lines.append(f"{result.image:<{width}}  {scores}\n")
+    return "".join(lines)
+
+
+def _as_json(results: Sequence[Classification | Detections]) -> str:
+    import json
+
+    return json.dumps([result.to_dict() for result in results], indent=2, ensure_ascii=False) + "\n"
+
+
+def _as_csv(results: Sequence[Classification]) -> str:
+    import csv
+    import io
+
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["image", "rank", "label", "score"])
+    for result in results:
+        for rank, (label, score) in enumerate(zip(result.labels, result.scores, strict=True), 1):
+            writer.writerow([result.image, rank, label, f"{score:.6f}"])
+    return out.getvalue()
+
+
+def _boxes_as_table(results: Sequence[Detections]) -> str:
+    width = max((len(result.image) for result in results), default=0)
+    lines = []
+    for result in results:
+        if not len(result):
+            lines.append(f"{result.image:<{width}}  nothing\n")
+        for box, label, score in zip(result.boxes_xyxy, result.labels, result.scores, strict=True):
+            corners = " ".join(f"{value:.0f}" for value in box)
+            lines.append(f"{result.image:<{width}}  {label} {score:.3f}  {corners}\n")
+    return "".join(lines)
+
+
+def _boxes_as_csv(results: Sequence[Detections]) -> str:
+    import csv
+    import io
+
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["image", "label", "score", "x1", "y1", "x2", "y2"])
+    for result in results:
+        for box, label, score in zip(result.boxes_xyxy, result.labels, result.scores, strict=True):
+            writer.writerow([result.image, label, f"{score:.6f}", *(f"{value:.2f}" for value in box)])
+    return out.getvalue()
+
+
+def _boxes_as_coco(results: Sequence[Detections]) -> str:
+    import json
+
+    return json.dumps([row for result in results for row in result.to_coco()], indent=2, ensure_ascii=False) + "\n"
+
+
+CLASS_FORMS = {"table": _as_table, "json": _as_json, "csv": _as_csv}
+BOX_FORMS = {"table": _boxes_as_table, "json": _as_json, "csv": _boxes_as_csv, "coco": _boxes_as_coco}

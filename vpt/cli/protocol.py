@@ -1,0 +1,40 @@
+"""`vpt protocol`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from vpt.cli.base import file_and_overrides
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("protocol", help="few shots, base to new classes, transfer to other data")
+    parser.add_argument("protocol", choices=["few-shot", "base-to-new", "transfer"])
+    parser.add_argument("words", nargs="*", metavar="CONFIG.yaml | key=value", help="a config file and settings")
+    parser.add_argument("--shots", type=int, nargs="+", help="few-shot: 1 2 4 8 16; else one number, 16")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--format", choices=["table", "json"], default="table")
+    parser.add_argument("--to", nargs="+", default=[], metavar="DATA", help="transfer: other data sets to test on")
+    parser.set_defaults(run=_protocol)
+
+
+def _protocol(options: argparse.Namespace) -> int:
+    import json
+
+    from vpt.config import load_config
+
+    config = load_config(*file_and_overrides(options.words))
+    from vpt.protocols import SHOTS, as_table, base_to_new, few_shot, transfer
+
+    shots = options.shots or SHOTS
+    if options.protocol == "few-shot":
+        found = few_shot(config, shots, options.seeds)
+    elif options.protocol == "base-to-new":
+        found = base_to_new(config, shots[-1], options.seeds)
+    else:
+        found = transfer(config, options.to, shots[-1], options.seeds)
+    sys.stdout.write(json.dumps(found, indent=2) + "\n" if options.format == "json" else as_table(found))
+    return 0

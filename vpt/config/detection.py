@@ -1,0 +1,70 @@
+"""Settings of detection heads."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from vpt.config.section import Section
+
+
+class _BoxHead(Section):
+    taps: list[int] = Field(
+        default_factory=lambda: [-1], min_length=1, description="layers whose patch grids are read; -1 is the last"
+    )
+    size: int | None = Field(
+        None, ge=16, le=4096, description="short side of images, in pixels; default: twice the backbone's own"
+    )
+    longest: float = Field(1.6, ge=1, description="longest side, as a multiple of size")
+    score: float = Field(0.05, ge=0, lt=1, description="boxes below this score are not predicted")
+    overlap: float = Field(0.6, gt=0, lt=1, description="of two boxes of a class that overlap more, one is dropped")
+    boxes: int = Field(100, ge=1, description="boxes predicted in an image at most")
+
+
+class _PyramidHead(_BoxHead):
+    scales: list[float] = Field(
+        default_factory=lambda: [2.0, 1.0, 0.5, 0.25],
+        min_length=1,
+        description="pyramid levels, as multiples of the patch grid: 4, 2, 1, 0.5 or 0.25",
+    )
+    channels: int = Field(64, ge=64, le=1024, multiple_of=32, description="of the pyramid and the head")
+
+
+class FcosHead(_PyramidHead):
+    """FCOS (Tian et al. 2019) by torchvision, over a simple feature pyramid."""
+
+    kind: Literal["fcos"] = "fcos"
+
+
+class RetinaHead(_PyramidHead):
+    """RetinaNet (Lin et al. 2017) by torchvision, over a simple feature pyramid."""
+
+    kind: Literal["retinanet"] = "retinanet"
+
+
+class FasterHead(_PyramidHead):
+    """Faster R-CNN (Ren et al. 2015) by torchvision, over a simple feature pyramid."""
+
+    kind: Literal["faster_rcnn"] = "faster_rcnn"
+
+
+class OwlHead(_BoxHead):
+    """Class scores are likenesses of patch features to text features, a box a patch (OWL-ViT, Minderer et al. 2022)."""
+
+    kind: Literal["owl"] = "owl"
+    templates: str = Field("single", description="as of head=zeroshot")
+    overlap: float = Field(0.5, gt=0, le=1, description="of two boxes of a class that overlap more, one is dropped")
+
+
+class NativeHead(_BoxHead):
+    """A whole frozen detector of torchvision, behind a pixel prompt."""
+
+    kind: Literal["native"] = "native"
+    classes: dict[str, str] = Field(
+        default_factory=dict,
+        description="class of the task: class of the detector that stands for it, where names differ",
+    )
+
+
+BoxHead = Annotated[FcosHead | RetinaHead | FasterHead | OwlHead | NativeHead, Field(discriminator="kind")]

@@ -1,0 +1,81 @@
+"""Writes a data set of boxes in another format: images are copied, annotations made anew."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from vpt.data.boxes.coco import to_coco
+from vpt.data.boxes.records import BoxRecord
+from vpt.data.boxes.voc import to_voc
+from vpt.data.boxes.yolo import to_yolo
+from vpt.data.records import SPLITS, LabelledData
+from vpt.errors import UserError
+from vpt.files import write_json, write_text
+
+FORMATS = ("coco", "voc", "yolo")
+
+
+def convert(data: LabelledData, folder: Path, form: str) -> Path:
+    """Write `data` to a new `folder` as coco, voc or yolo. Crowds survive in COCO only.
+
+    Raises:
+        UserError: a folder that exists, or an unknown format.
+
+    >>> convert(LabelledData((), False, (), ()), Path("."), "coco")
+    Traceback (most recent call last):
+    ...
+    vpt.errors.UserError: . exists and is not overwritten; name a new folder
+    """
+    if form not in FORMATS:
+        raise UserError(f"format {form} does not exist; known: {', '.join(FORMATS)}")
+    if folder.exists():
+        raise UserError(f"{folder} exists and is not overwritten; name a new folder")
+    for split in SPLITS:
+        records = [record for record in data.split(split) if isinstance(record, BoxRecord)]
+        if records:
+            {"coco": _coco, "voc": _voc, "yolo": _yolo}[form](records, data.classes, folder, split)
+    if form == "yolo":
+        tree = {split: f"images/{split}" for split in SPLITS if data.split(split)}
+        names = dict(enumerate(data.classes))
+        write_text(folder / "data.yaml", yaml.safe_dump({**tree, "names": names}, sort_keys=False, allow_unicode=True))
+    return folder
+
+
+def _copied(records: Sequence[BoxRecord], folder: Path) -> list[str]:
+    """Copy images to `folder`; their names, whose stems all differ, for annotations are named after stems."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stems = {path.stem.lower() for path in folder.iterdir()}
+    names = []
+    for record in records:
+        source = record.source
+        assert isinstance(source, Path)
+        stem, number = source.stem, 1
+        while stem.lower() in stems:
+            number += 1
+            stem = f"{source.stem}-{number}"
+        stems.add(stem.lower())
+        names.append(f"{stem}{source.suffix}")
+        shutil.copyfile(source, folder / names[-1])
+    return names
+
+
+def _coco(records: Sequence[BoxRecord], classes: Sequence[str], folder: Path, split: str) -> None:
+    names = _copied(records, folder / "images" / split)
+    write_json(folder / "annotations" / f"instances_{split}.json", to_coco(records, classes, names))
+
+
+def _yolo(records: Sequence[BoxRecord], classes: Sequence[str], folder: Path, split: str) -> None:
+    for record, name in zip(records, _copied(records, folder / "images" / split), strict=True):
+        write_text((folder / "labels" / split / name).with_suffix(".txt"), to_yolo(record))
+
+
+def _voc(records: Sequence[BoxRecord], classes: Sequence[str], folder: Path, split: str) -> None:
+    stems = []
+    for record, name in zip(records, _copied(records, folder / "JPEGImages"), strict=True):
+        stems.append(Path(name).stem)
+        write_text(folder / "Annotations" / f"{stems[-1]}.xml", to_voc(record, classes, name))
+    write_text(folder / "ImageSets" / "Main" / f"{split}.txt", "".join(f"{stem}\n" for stem in stems))

@@ -1,0 +1,119 @@
+"""Pascal VOC: an XML file an image; lists of images in ImageSets/Main where there are splits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+from xml.sax.saxutils import escape
+
+from vpt.data.boxes.paths import inside
+from vpt.data.boxes.records import BoxEntry, BoxFound, BoxRecord, RawBox
+from vpt.data.entries import SPLIT_NAMES, is_image, listed
+from vpt.errors import UserError
+
+
+def find_voc(folder: Path) -> Path | None:
+    """The folder of XML files of a VOC data set, or None."""
+    for name in ("Annotations", "annotations"):
+        if any((folder / name).glob("*.xml")):
+            return folder / name
+    return folder if any(folder.glob("*.xml")) else None
+
+
+def read_voc(folder: Path) -> BoxFound:
+    """Read a data set with XML files in Annotations/ and images in JPEGImages/, images/ or beside them.
+
+    Difficult objects are kept; boxes count pixels from 1, as VOC's do. Without ImageSets all images are for training.
+
+    Raises:
+        UserError: XML that is damaged or lacks a box, images that do not exist, by name.
+    """
+    annotations = find_voc(folder)
+    if annotations is None:
+        raise UserError(f"{folder} holds no XML annotations in Annotations/")
+    entries: dict[str, BoxEntry] = {}
+    missing: list[str] = []
+    for file in sorted(annotations.glob("*.xml")):
+        entry = _entry(folder, file)
+        if entry is None:
+            missing.append(file.name)
+        else:
+            entries[file.stem] = entry
+    if missing:
+        raise UserError(f"the images of {len(missing)} XML files cannot be found below {folder}: {listed(missing)}")
+    found = BoxFound()
+    lists = folder / "ImageSets" / "Main"
+    for file in sorted(lists.glob("*.txt")) if lists.is_dir() else []:
+        split = SPLIT_NAMES.get(file.stem.lower())
+        if split is not None:
+            names = [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.split()]
+            unknown = [name for name in names if name not in entries]
+            if unknown:
+                raise UserError(f"{file} lists images without an XML file: {listed(unknown)}")
+            found.splits[split] = [entries[name] for name in names]
+    if not found.splits:
+        found.splits["train"] = list(entries.values())
+    return found
+
+
+def _entry(folder: Path, file: Path) -> BoxEntry | None:
+    try:
+        # ElementTree follows no external entities, and expat limits those that expand.
+        root = ElementTree.parse(file).getroot()
+    except (ElementTree.ParseError, OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read as XML: {error}") from None
+    boxes = tuple(_box(item, file) for item in root.iter("object"))
+    size = (_number(root, "size/width", file), _number(root, "size/height", file))
+    name = (root.findtext("filename") or "").strip()
+    path = _image(folder, file, name)
+    if path is None:
+        return None
+    return BoxEntry(path.name, path, boxes, (int(size[0]), int(size[1])))
+
+
+def _box(item: ElementTree.Element, file: Path) -> RawBox:
+    label = (item.findtext("name") or "").strip()
+    if not label:
+        raise UserError(f"{file}: an object has no name")
+    x1, y1, x2, y2 = (_number(item, f"bndbox/{key}", file) for key in ("xmin", "ymin", "xmax", "ymax"))
+    return RawBox(label, (x1 - 1, y1 - 1, x2, y2))
+
+
+def _number(item: ElementTree.Element, path: str, file: Path) -> float:
+    text = item.findtext(path)
+    try:
+        return float(text or "")
+    except ValueError:
+        raise UserError(f"{file}: {path} is '{text}', not a number") from None
+
+
+def _image(folder: Path, file: Path, name: str) -> Path | None:
+    """The image of an XML file: by the name it gives, else the image with its own stem."""
+    for place in ("JPEGImages", "images", "Images", "."):
+        if name and Path(name).name == name:
+            path = inside(folder / place, name, file)
+            if path.is_file():
+                return path
+    for place in ("JPEGImages", "images", "Images", "."):
+        for path in sorted((folder / place).glob(f"{file.stem}.*")):
+            if is_image(path.name):
+                return path
+    return None
+
+
+def to_voc(record: BoxRecord, classes: Sequence[str], name: str) -> str:
+    """The XML text of a record whose image is called `name`.
+
+    >>> "<xmin>2</xmin>" in to_voc(
+    ...     BoxRecord("a", Path("a.png"), (0,), ((1.0, 2.0, 4.0, 6.0),), (False,), (8, 8)), ["cat"], "a.png"
+    ... )
+    True
+    """
+    lines = ["<annotation>", f"  <filename>{escape(name)}</filename>"]
+    lines += [f"  <size><width>{record.size[0]}</width><height>{record.size[1]}</height><depth>3</depth></size>"]
+    for label, (x1, y1, x2, y2) in zip(record.labels, record.boxes, strict=True):
+        corners = {"xmin": x1 + 1, "ymin": y1 + 1, "xmax": x2, "ymax": y2}
+        inner = "".join(f"<{key}>{value:g}</{key}>" for key, value in corners.items())
+        lines.append(f"  <object><name>{escape(classes[label])}</name><bndbox>{inner}</bndbox></object>")
+    return "\n".join([*lines, "</annotation>", ""])

@@ -1,0 +1,52 @@
+"""From an artifact to a model that is ready to predict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vpt.artifact import Artifact, read_artifact
+from vpt.device import pick_device
+from vpt.errors import UserError
+from vpt.prompted import Prompted
+from vpt.tasks import task_of
+
+
+def load_model(
+    path: str | Path, device: str = "auto", weights: str | Path | None = None, backbone: str | None = None
+) -> tuple[Prompted, Artifact]:
+    """Build the model an artifact describes and load it, ready to predict.
+
+    Args:
+        path: artifact file or run folder.
+        device: auto, cpu, cuda, cuda:1, mps.
+        weights: another place of the backbone's weight file.
+        backbone: another name for the backbone.
+
+    Raises:
+        UserError: what `read_artifact` raises, a backbone that cannot be had, or another one than it was trained on.
+    """
+    artifact = read_artifact(path)
+    changes: dict[str, Any] = {}
+    if weights is not None:
+        changes["weights"] = Path(weights)
+    if backbone is not None:
+        changes["name"] = backbone
+    wanted = artifact.config.backbone.model_copy(update=changes)
+    if wanted.weights is not None and not wanted.weights.is_file():
+        raise UserError(
+            f"the backbone's weights are not at {wanted.weights} any more; name the file with --weights FILE"
+        )
+    config = artifact.config.model_copy(update={"backbone": wanted})
+    model = task_of(config).build(config, artifact.classes)
+    found = model.backbone
+    if found.fingerprint != artifact.backbone["fingerprint"]:
+        raise UserError(
+            f"{artifact.path} was trained on backbone {artifact.backbone['name']} "
+            f"(weights {artifact.backbone['fingerprint'][:12]}), not on {found.name} "
+            f"(weights {found.fingerprint[:12]}); give the backbone it was trained on"
+        )
+    model.set_preprocess(artifact.preprocess)
+    model.load_owned(dict(artifact.tensors))
+    model.requires_grad_(False)
+    return model.to(pick_device(device)).eval(), artifact

@@ -1,0 +1,189 @@
+"""Detection: the model, what a step minimises, and what is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vpt.config import NativeHead, RunConfig
+from vpt.data.boxes.loader import BoxMaker
+from vpt.data.boxes.records import BoxRecord
+from vpt.data.boxes.sources import load_boxes
+from vpt.data.boxes.transforms import BoxTransform, Target
+from vpt.data.loader import Loader, default_workers, loader_of
+from vpt.data.records import LabelledData, Record
+from vpt.detection import pictures
+from vpt.detection.frozen import FrozenDetector, build_frozen
+from vpt.detection.metrics import detection_metrics
+from vpt.detection.model import Detector, build_detector
+from vpt.errors import UserError
+from vpt.prompted import Prompted
+from vpt.prompts.base import TokenPrompts
+from vpt.prompts.init.start import start, wants_images
+from vpt.setting import Setting
+from vpt.tasks.base import Fitting
+
+INIT_IMAGES = 32  # images whose patch tokens a data-driven start draws on
+Found = dict[str, Tensor]
+
+
+class Detection:
+    """The task of `task=detection`."""
+
+    def load(self, config: RunConfig) -> LabelledData:
+        """Read the data set; headers of images are opened where boxes are shares of them."""
+        return load_boxes(config.data)
+
+    def build(self, config: RunConfig, classes: Sequence[str]) -> Prompted:
+        """The model, with its backbone."""
+        return build_frozen(config, classes) if isinstance(config.head, NativeHead) else build_detector(config, classes)
+
+    def metric(self, data: LabelledData) -> str:
+        """The metric by which epochs are ranked; larger is better."""
+        return "map"
+
+    def begin(self, model: Prompted, setting: Setting) -> None:
+        """Prompts that start from images see them as squares of the backbone's own size."""
+        config = setting.config
+        if not isinstance(model.prompt, TokenPrompts) or not wants_images(config.prompt):
+            return
+        assert isinstance(model, Detector)
+        side = model.backbone.preprocess.size
+        loader = box_loader(setting, BoxTransform(side, side), setting.data.train[:INIT_IMAGES])
+        squares = []
+        for batch in loader.epoch(0):
+            for image in batch.images:
+                whole = torch.nn.functional.interpolate(image[None].float(), (side, side), mode="bilinear")
+                squares.append(model.normalise(whole[0].round().to(torch.uint8).to(setting.device)))
+        start(model.prompt, config.prompt, model.backbone, [torch.stack(squares)], config.train.seed)
+
+    def finish(self, model: Prompted, setting: Setting) -> None:
+        """Nothing is settled after training."""
+
+    def learns(self, model: Prompted) -> bool:
+        """Whether anything learns."""
+        return any(True for _ in model.trainable())
+
+    def fitting(self, model: Prompted, setting: Setting) -> Fitting:
+        """What one training needs."""
+        detector = _detector(model)
+        config, data = setting.config, setting.data
+        size, longest = sizes(config, model)
+        transform = BoxTransform(size, longest, config.data.augment)
+        loader = box_loader(setting, transform, data.train, "train", shuffle=True)
+
+        def objective(images: list[Tensor], targets: list[Target]) -> tuple[Tensor, None]:
+            return detector.loss(images, targets), None
+
+        def validate() -> dict[str, Any]:
+            return self.measure(model, setting, data.val, "val")
+
+        return Fitting(loader, objective, validate if data.val else None, loaders=[loader])
+
+    def measure(self, model: Prompted, setting: Setting, records: Sequence[Record], split: str) -> dict[str, Any]:
+        """COCO's metrics of a trained model, in pixels of the photos."""
+        predicted, wanted = predictions(model, setting, records, split)
+        measured = detection_metrics(predicted, wanted, setting.data.classes)
+        measured["map"] = measured["map"] or 0.0
+        return measured
+
+    def trial(self, model: Prompted, count: int, device: torch.device) -> Tensor:
+        """The loss of a pass over `count` blank images with one box each, for counting what it keeps."""
+        side = _side(model)
+        box = torch.tensor([[0.25, 0.25, 0.75, 0.75]], device=device) * side
+        zero = torch.zeros(1, dtype=torch.int64, device=device)
+        target = Target(box, zero, zero.bool(), side, side)
+        images = [torch.zeros(3, side, side, dtype=torch.uint8, device=device)] * count
+        model.train()
+        loss = _detector(model).loss(images, [target] * count)
+        model.eval()
+        return loss
+
+    def pictures(self, model: Prompted, setting: Setting, measured: dict[str, Any], folder: Path) -> None:
+        """Precision over recall, and photos with predicted boxes beside true ones."""
+        split = "test" if measured.get("test") else "val"
+        pictures.precision_png(measured[split]["precision"], folder / "precision-recall.png")
+        records = [record for record in setting.data.split(split) if isinstance(record, BoxRecord)][:12]
+        predicted, _ = predictions(model, setting, records, split, quiet=True)
+        pictures.grid_png(
+            records, predicted, setting.data.classes, setting.config.data.max_pixels, folder / "boxes.png"
+        )
+
+
+def sizes(config: RunConfig, model: Prompted) -> tuple[int, int]:
+    """Short and longest side of images, in pixels."""
+    head: Any = config.head
+    size = head.size or _side(model)
+    return size, int(size * head.longest)
+
+
+def _side(model: Prompted) -> int:
+    """Side of images when none is asked for: twice the backbone's own."""
+    own = model.backbone.preprocess.size
+    return own if isinstance(model, FrozenDetector) else 2 * own
+
+
+def _detector(model: Prompted) -> Detector | FrozenDetector:
+    assert isinstance(model, Detector | FrozenDetector)
+    return model
+
+
+def box_loader(
+    setting: Setting,
+    transform: BoxTransform,
+    records: Sequence[Record],
+    split: str = "",
+    shuffle: bool = False,
+) -> Loader:
+    """Batches of records with boxes."""
+    config = setting.config
+    if not all(isinstance(record, BoxRecord) for record in records):
+        raise UserError(f"{config.data.path} has no boxes; choose task=classification")
+    return loader_of(
+        records,
+        BoxMaker(transform),
+        batch_size=config.train.batch_size,
+        seed=config.train.seed,
+        shuffle=shuffle,
+        workers=default_workers() if config.data.workers is None else config.data.workers,
+        cache=setting.caches.get(split),
+        max_pixels=config.data.max_pixels,
+    )
+
+
+def predictions(
+    model: Prompted, setting: Setting, records: Sequence[Record], split: str, quiet: bool = False
+) -> tuple[list[Found], list[Found]]:
+    """Predicted and true boxes of records in pixels of the photos, on the CPU."""
+    detector = _detector(model)
+    loader = box_loader(setting, BoxTransform(*sizes(setting.config, model)), records, "" if quiet else split)
+    predicted: list[Found] = []
+    wanted: list[Found] = []
+    with setting.console.progress(len(loader), f"measuring {split}") as bar:
+        for batch in loader.epoch(0):
+            with setting.autocast():
+                found = detector.detect([image.to(setting.device) for image in batch.images])
+            predicted += [restored(one, image, target) for one, image, target in zip(found, batch.images, batch.labels)]
+            bar.advance(1, images=len(batch.images))
+    loader.close()
+    for record in records:
+        assert isinstance(record, BoxRecord)
+        wanted.append(
+            {
+                "boxes": torch.tensor(record.boxes, dtype=torch.float32).reshape(-1, 4),
+                "labels": torch.tensor(record.labels, dtype=torch.int64),
+                "iscrowd": torch.tensor(record.crowds, dtype=torch.int64),
+            }
+        )
+    return predicted, wanted
+
+
+def restored(found: Found, image: Tensor, target: Target) -> Found:
+    """Boxes in pixels of the photo instead of the resized image."""
+    scale = torch.tensor([target.width / image.shape[2], target.height / image.shape[1]] * 2)
+    boxes = found["boxes"].float().cpu() * scale
+    return {"boxes": boxes, "scores": found["scores"].float().cpu(), "labels": found["labels"].cpu()}
