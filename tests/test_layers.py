@@ -30,7 +30,7 @@ LAYERS = [
     ["vpt.tasks"],
     ["vpt.fitting", "vpt.loading"],
     ["vpt.run", "vpt.predict"],
-    ["vpt.protocols"],
+    ["vpt.protocols", "vpt.bank"],
     ["vpt.cli", "vpt"],
 ]
 

@@ -15,14 +15,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vpt.bank.bank import Bank
     from vpt.config import RunConfig, load_config
     from vpt.errors import UserError
     from vpt.predict import Predictor, load
-    from vpt.results import Classification
+    from vpt.results import Classification, Detections
     from vpt.run import TrainResult, evaluate, resume, train
 
 _HOME = {
+    "Bank": "vpt.bank.bank",
     "Classification": "vpt.results",
+    "Detections": "vpt.results",
     "Predictor": "vpt.predict",
     "RunConfig": "vpt.config",
     "TrainResult": "vpt.run",
@@ -34,7 +37,9 @@ _HOME = {
     "train": "vpt.run",
 }
 __all__ = [
+    "Bank",
     "Classification",
+    "Detections",
     "Predictor",
     "RunConfig",
     "TrainResult",

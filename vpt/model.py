@@ -199,4 +199,4 @@ def _prompt(config: RunConfig, backbone: Backbone) -> TokenPrompts | PixelPrompt
     if isinstance(config.prompt, PixelPrompt):
         return PixelPrompts(config.prompt, backbone.preprocess.size)
     assert not isinstance(config.prompt, ClipPrompt)
-    return build_tokens(config.prompt, Shape.of(backbone.require_tower("token prompts")))
+    return build_tokens(config.prompt, Shape.of(backbone.require_tower("token prompts"), backbone.preprocess.size))

@@ -93,11 +93,12 @@ class Predictor:
             good = [
                 (name, each) for (name, _), each in zip(chunk, decoded, strict=True) if isinstance(each, np.ndarray)
             ]
-            results = iter(self._batch([name for name, _ in good], [pixels for _, pixels in good], top) if good else [])
+            results = iter(self.batch([name for name, _ in good], [pixels for _, pixels in good], top) if good else [])
             for each in decoded:
                 yield each if isinstance(each, BadImage) else next(results)
 
-    def _batch(self, names: list[str], pixels: list[np.ndarray], top: int) -> Sequence[Classification | Detections]:
+    def batch(self, names: list[str], pixels: list[np.ndarray], top: int) -> Sequence[Classification | Detections]:
+        """Results of decoded pictures (H, W, 3) uint8 with their names."""
         raise NotImplementedError
 
 
@@ -108,7 +109,7 @@ class Classifier(Predictor):
         super().__init__(model, artifact)
         assert isinstance(model, PromptedModel)
         self._forward = inference(model)
-        self._transform = evaluation_transform(model, artifact.config.data)
+        self.transform = evaluation_transform(model, artifact.config.data)
 
     def with_classes(self, names: Sequence[str]) -> Classifier:
         """The same model for other class names, where its head reads names.
@@ -133,20 +134,22 @@ class Classifier(Predictor):
             UserError: nothing there, or a picture that cannot be read (BadImage), by name.
         """
         for name, source in find_images(images):
-            square = self._transform(decode(source, self._max_pixels, name), 0)
+            square = self.transform(decode(source, self._max_pixels, name), 0)
             seen = self.model.normalise(square[None].to(self._device))
             yield name, pixels_of(seen, self.model.mean / 255, self.model.std / 255)[0]
 
     @torch.inference_mode()
-    def _batch(self, names: list[str], pixels: list[np.ndarray], top: int) -> list[Classification]:
-        images = torch.stack([self._transform(each, 0) for each in pixels])
+    def batch(self, names: list[str], pixels: list[np.ndarray], top: int) -> list[Classification]:
+        """Results of decoded pictures (H, W, 3) uint8 with their names."""
+        images = torch.stack([self.transform(each, 0) for each in pixels])
         logits = self._forward(images.to(self._device)).float().cpu()
         if not torch.isfinite(logits).all():
             raise UserError(f"{self.artifact.path} gives scores that are not finite; train it again")
         scores = logits.sigmoid() if self.artifact.multilabel else logits.softmax(1)
-        return [self._result(name, row, top) for name, row in zip(names, scores, strict=True)]
+        return [self.result(name, row, top) for name, row in zip(names, scores, strict=True)]
 
-    def _result(self, name: str, scores: torch.Tensor, top: int) -> Classification:
+    def result(self, name: str, scores: torch.Tensor, top: int) -> Classification:
+        """The result of scores (K,) from 0 to 1."""
         best = scores.sort(descending=True, stable=True)
         count = min(top, len(self.classes))
         labels = tuple(self.classes[index] for index in best.indices[:count].tolist())
@@ -161,7 +164,8 @@ class BoxPredictor(Predictor):
         assert isinstance(model, Detector | FrozenDetector)
         self._sizes = sizes(artifact.config, model)
 
-    def _batch(self, names: list[str], pixels: list[np.ndarray], top: int) -> list[Detections]:
+    def batch(self, names: list[str], pixels: list[np.ndarray], top: int) -> list[Detections]:
+        """Results of decoded pictures (H, W, 3) uint8 with their names."""
         images = [self._resized(each) for each in pixels]
         results = []
         # Memory goes with the largest of a batch, so few at a time.
@@ -170,7 +174,7 @@ class BoxPredictor(Predictor):
             for offset, one in enumerate(found):
                 at = start + offset
                 height, width = pixels[at].shape[:2]
-                results.append(self._result(names[at], one, images[at], width, height))
+                results.append(self.result(names[at], one, images[at], width, height))
         return results
 
     def _resized(self, pixels: np.ndarray) -> torch.Tensor:
@@ -184,9 +188,10 @@ class BoxPredictor(Predictor):
             np.asarray(picture if size == (width, height) else picture.resize(size, Image.Resampling.BILINEAR))
         )
 
-    def _result(
+    def result(
         self, name: str, found: dict[str, torch.Tensor], image: torch.Tensor, width: int, height: int
     ) -> Detections:
+        """The result of boxes in pixels of the resized image."""
         if not torch.isfinite(found["boxes"]).all() or not torch.isfinite(found["scores"]).all():
             raise UserError(f"{self.artifact.path} gives boxes that are not finite; train it again")
         scale = torch.tensor([width / image.shape[2], height / image.shape[1]] * 2)

@@ -49,6 +49,7 @@ class Backbone(nn.Module):
         self.name = name
         self.preprocess = preprocess
         self.fingerprint = fingerprint
+        self.fingerprints = {fingerprint}  # of all parts that artifacts may stand on: with and without the text tower
         self.text = text
         self.refusal = ""  # why token prompts cannot enter, where they cannot
         self.tower = self._read()
@@ -76,6 +77,12 @@ class Backbone(nn.Module):
         # The text side is only ever read.
         mine = Backbone(net, self.library, self.name, self.preprocess, self.fingerprint, self.text)
         return mine.train(self.training)
+
+    def at_size(self, preprocess: Preprocess) -> Backbone:
+        """The same network, not copied, for images of another size; it must have been loaded with `dynamic=True`."""
+        mine = Backbone(self.net, self.library, self.name, preprocess, self.fingerprint, self.text)
+        mine.fingerprints = self.fingerprints
+        return mine
 
     @property
     def library_net(self) -> Any:

@@ -221,7 +221,8 @@ class Block:
             prefix: how many leading rows are not rotated.
             branch: keys and values that the kept rows attend to once more, between attention and MLP.
             temperature: attention scores are divided by it; a scalar or (B, 1, 1, 1).
-            mask: what each row sees, (N, M) booleans over the keys of `extra` and then of the rows.
+            mask: what each row sees, booleans over the keys of `extra` and then of the rows: (N, M) by row, or
+                (B, 1, 1, M) by image.
 
         Returns:
             (B, kept rows, C).
@@ -233,7 +234,7 @@ class Block:
             query = (query / temperature).to(query.dtype)
         if extra is not None:
             key, value = join(extra, KeyValue(key, value))
-        if mask is not None and queries is not None:
+        if mask is not None and mask.ndim == 2 and queries is not None:
             mask = mask[queries] if isinstance(queries, slice) else mask[queries][:, None, None]
         mixed = attend(query, key, value, mask)
         mixed = self.inner_norm(mixed.transpose(1, 2).flatten(2))

@@ -55,6 +55,7 @@ def execute(
             held + tower.prefix,
             prompt.branch,
             prompt.temperature,
+            _mask(prompt.seen, rows),
         )
         kept = held if step.keep in ("all", "prompts") else 0
         if kept and prompt.gate is not None:
@@ -64,6 +65,13 @@ def execute(
         if watch is not None:
             watch(layer, rows, held)
     return rows, held
+
+
+def _mask(seen: Tensor | None, rows: Tensor) -> Tensor | None:
+    """What every query of an image sees, (B, 1, 1, P + N): its own extra keys, and all rows."""
+    if seen is None:
+        return None
+    return torch.cat([seen, seen.new_ones(rows.shape[:2])], dim=1)[:, None, None]
 
 
 def _queries(step: Step, held: int, total: int, lead: int, prefix: int) -> slice | None:

@@ -62,7 +62,10 @@ def load_backbone(
         state |= {f"text.{name}": value for name, value in encoder.state_dict().items()}
     net.requires_grad_(False).eval()
     library = "open_clip" if is_clip else "timm"
-    return Backbone(net, library, config.name, preprocess, fingerprint(state), encoder)
+    backbone = Backbone(net, library, config.name, preprocess, fingerprint(state), encoder)
+    if encoder is not None:
+        backbone.fingerprints.add(fingerprint(net.state_dict()))
+    return backbone
 
 
 def check_backbone(config: BackboneConfig) -> None:

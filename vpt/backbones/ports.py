@@ -12,12 +12,13 @@ from vpt.backbones.block import KeyValue
 
 @dataclass(frozen=True)
 class LayerPrompt:
-    """Six ports, all optional. Leading axes of size 1 stand for "the same for every image of the batch".
+    """Seven ports, all optional. Leading axes of size 1 stand for "the same for every image of the batch".
 
     Args:
         tokens: fresh prompt rows (P, C) or (B, P, C) that join the sequence, replacing rows carried from below.
         extra: keys and values seen by every query beside those of the rows. Tokens whose outputs nobody reads come
             this way: their keys and values do not depend on the image.
+        seen: which of the extra keys each image sees, (B, P) booleans; None for all.
         adapt: image rows (B, N, C), class and register rows first, to fresh tokens (B, P, C) made for each image.
         branch: keys and values that the rows attend to once more, after self-attention, with the layer's own weights.
         temperature: attention scores of the whole layer are divided by it; a scalar or (B, 1, 1, 1).
@@ -27,6 +28,7 @@ class LayerPrompt:
 
     tokens: Tensor | None = None
     extra: KeyValue | None = None
+    seen: Tensor | None = None
     adapt: Callable[[Tensor], Tensor] | None = None
     branch: KeyValue | None = None
     temperature: Tensor | None = None

@@ -25,6 +25,7 @@ from vpt.prompts.base import Shape, TokenPrompts
 from vpt.prompts.build import build_tokens
 from vpt.prompts.plan import Reads, plan
 from vpt.prompts.templates import read_templates
+from vpt.prompts.vapt import AdaptivePrompts
 from vpt.tuning import apply_tuning
 
 
@@ -188,15 +189,21 @@ class OwlDetection(nn.Module):
         return found
 
 
-def build_detector(config: RunConfig, classes: Sequence[str]) -> Detector:
+def build_detector(config: RunConfig, classes: Sequence[str], backbone: Backbone | None = None) -> Detector:
     """Load the backbone, put prompt and head on it, mark what learns. New parameters are drawn from `train.seed`.
+
+    Args:
+        config: the run.
+        classes: names of the classes.
+        backbone: one that is loaded already, with `dynamic=True`.
 
     Raises:
         UserError: a backbone without patches, layers that do not exist, scales that are unknown.
     """
     head = config.head
     assert isinstance(head, FcosHead | RetinaHead | FasterHead | OwlHead)
-    backbone = load_backbone(config.backbone, text=isinstance(head, OwlHead), dynamic=True)
+    if backbone is None:
+        backbone = load_backbone(config.backbone, text=isinstance(head, OwlHead), dynamic=True)
     tower = backbone.require_tower("patch grids")
     if tower.patch[0] != tower.patch[1]:
         raise UserError(f"backbone {backbone.name} has patches of {tower.patch} pixels; detection needs square ones")
@@ -204,6 +211,8 @@ def build_detector(config: RunConfig, classes: Sequence[str]) -> Detector:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         prompt = None if isinstance(config.prompt, NoPrompt) else build_tokens(config.prompt, Shape.of(tower))  # type: ignore[arg-type]
+        if isinstance(prompt, AdaptivePrompts):
+            raise UserError("prompt=vapt needs images of one size; choose another token prompt for detection")
         backbone = apply_tuning(config.tuning, backbone)
         made: Any
         if isinstance(head, OwlHead):

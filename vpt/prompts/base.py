@@ -29,9 +29,10 @@ class Shape:
     prefix: int = 1  # class and register rows before the patches
 
     @classmethod
-    def of(cls, tower: Tower) -> Shape:
-        """The shape of a tower."""
-        return cls(len(tower.blocks), tower.width, tower.blocks[0].heads, tower.patch, tower.grid, tower.prefix)
+    def of(cls, tower: Tower, size: int | None = None) -> Shape:
+        """The shape of a tower that sees squares of `size` pixels; default: of its own size."""
+        grid = tower.grid if size is None else (size // tower.patch[0], size // tower.patch[1])
+        return cls(len(tower.blocks), tower.width, tower.blocks[0].heads, tower.patch, grid, tower.prefix)
 
 
 class TokenPrompts(nn.Module):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vpt import metrics as scores
 from vpt import plots
+from vpt.backbones.backbone import Backbone
 from vpt.backbones.loading import check_backbone
 from vpt.config import FrozenTuning, LabelMapHead, RunConfig
 from vpt.data.loader import Loader
@@ -40,9 +41,9 @@ class Classification:
         check_backbone(config.backbone)
         return load_data(config.data)
 
-    def build(self, config: RunConfig, classes: Sequence[str]) -> PromptedModel:
-        """The model, with its backbone."""
-        return build_model(config, backbone_for(config), classes)
+    def build(self, config: RunConfig, classes: Sequence[str], backbone: Backbone | None = None) -> PromptedModel:
+        """The model, on a backbone that is loaded already or on a fresh one."""
+        return build_model(config, backbone or backbone_for(config), classes)
 
     def metric(self, data: LabelledData) -> str:
         """The metric by which epochs are ranked; larger is better."""

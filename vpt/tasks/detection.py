@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vpt.backbones.backbone import Backbone
 from vpt.config import NativeHead, RunConfig
 from vpt.data.boxes.loader import BoxMaker
 from vpt.data.boxes.records import BoxRecord
@@ -38,9 +39,11 @@ class Detection:
         """Read the data set; headers of images are opened where boxes are shares of them."""
         return load_boxes(config.data)
 
-    def build(self, config: RunConfig, classes: Sequence[str]) -> Prompted:
-        """The model, with its backbone."""
-        return build_frozen(config, classes) if isinstance(config.head, NativeHead) else build_detector(config, classes)
+    def build(self, config: RunConfig, classes: Sequence[str], backbone: Backbone | None = None) -> Prompted:
+        """The model, on a backbone that is loaded already or on a fresh one."""
+        if isinstance(config.head, NativeHead):
+            return build_frozen(config, classes)
+        return build_detector(config, classes, backbone)
 
     def metric(self, data: LabelledData) -> str:
         """The metric by which epochs are ranked; larger is better."""

@@ -1,0 +1,250 @@
+"""A bank of tasks on one backbone: equal to each task's own model, whatever is mixed, added, removed or evicted."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import vpt
+from vpt.artifact import save_artifact
+from vpt.bank.bank import Bank
+from vpt.config import load_config
+from vpt.data.images import BadImage
+from vpt.errors import UserError
+from vpt.results import Classification, Detections
+from vpt.tasks import task_of
+
+KINDS: dict[str, list[str]] = {
+    "deep": ["prompt=deep", "prompt.tokens=3"],
+    "deep-longer": ["prompt=deep", "prompt.tokens=7"],
+    "deep-part": ["prompt=deep", "prompt.layers=first:2", "prompt.tokens=3"],
+    "deep-mlp": ["prompt=deep", "prompt.tokens=3", "head=mlp", "head.hidden=[8]"],
+    "shallow": ["prompt=shallow", "prompt.tokens=4"],
+    "shallow-longer": ["prompt=shallow", "prompt.tokens=5"],
+    "probe": ["prompt=none"],
+    "vfpt": ["prompt=vfpt", "prompt.tokens=4"],
+    "e2vpt": ["prompt=e2vpt", "prompt.tokens=3"],
+    "cvpt": ["prompt=cvpt", "prompt.tokens=3"],
+    "vapt": ["prompt=vapt", "prompt.tokens=3"],
+    "gated": ["prompt=gated", "prompt.tokens=4"],
+    "bpt": ["prompt=bpt", "prompt.tokens=4", "prompt.rank=2"],
+    "pixels": ["prompt=pixel", "prompt.size=8"],
+    "pixels-shrunk": ["prompt=pixel", "prompt.size=8", "prompt.shrink=true"],
+    "small": ["prompt=deep", "prompt.tokens=3", "backbone.image_size=32"],
+    "pooled": ["prompt=deep", "prompt.tokens=3", "head.pool=avg"],
+    "boxes": ["task=detection", "prompt.tokens=2", "head.size=64", "head.score=0.001"],
+}
+
+
+def make(folder: Path, name: str, seed: int = 0, *words: str) -> Path:
+    """An artifact with scrambled weights."""
+    config = load_config(overrides=["backbone=vpt_nano", *KINDS.get(name, []), f"train.seed={seed}", *words])
+    classes = [f"{name} {number}" for number in range(2 + seed % 3)]
+    model = task_of(config).build(config, classes)
+    torch.manual_seed(seed + 100)
+    with torch.no_grad():
+        for part, _, parameter in model.trainable():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+            del part
+    return save_artifact(folder / f"{name}-{seed}.safetensors", model, config, classes)
+
+
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("tasks")
+    return {name: make(folder, name, seed) for seed, name in enumerate(KINDS)}
+
+
+@pytest.fixture(scope="module")
+def photos() -> list[np.ndarray]:
+    chance = np.random.default_rng(0)
+    return [chance.integers(0, 256, (50 + 7 * number, 64, 3), dtype=np.uint8) for number in range(6)]
+
+
+@pytest.fixture(scope="module")
+def bank(artifacts: dict[str, Path]) -> Bank:
+    made = Bank(device="cpu")
+    for name, path in artifacts.items():
+        made.add(name, path)
+    return made
+
+
+def same(mine: object, theirs: object) -> None:
+    if isinstance(theirs, Detections):
+        assert isinstance(mine, Detections)
+        assert mine.labels[:5] == theirs.labels[:5]
+        np.testing.assert_allclose(mine.scores, theirs.scores, atol=1e-5)
+        return
+    assert isinstance(mine, Classification)
+    assert isinstance(theirs, Classification)
+    assert dict(zip(mine.labels, mine.scores, strict=True)) == pytest.approx(
+        dict(zip(theirs.labels, theirs.scores, strict=True)), abs=1e-5
+    )
+
+
+def test_a_mixed_batch_equals_each_tasks_own_model(bank: Bank, artifacts: dict[str, Path], photos: list[np.ndarray]):
+    order = np.random.default_rng(1)
+    tasks = [str(name) for name in order.permutation(list(KINDS) * 2)]
+    images = [photos[int(order.integers(len(photos)))] for _ in tasks]
+    found = bank.predict(images, tasks)
+    own = {name: vpt.load(path, device="cpu") for name, path in artifacts.items()}
+    for image, name, mine in zip(images, tasks, found, strict=True):
+        same(mine, own[name].predict(image)[0])
+
+
+@pytest.mark.parametrize("length", [1, 2, 40])
+def test_prompts_of_different_lengths_and_the_same_task_many_times(bank: Bank, photos: list[np.ndarray], length: int):
+    tasks = (["deep", "deep-longer"] * length)[: 2 * length]
+    images = [photos[number % len(photos)] for number in range(len(tasks))]
+    together = bank.predict(images, tasks)
+    for image, name, mine in zip(images, tasks, together, strict=True):
+        same(mine, bank.predict([image], [name])[0])
+
+
+def test_tasks_of_one_shape_share_a_pass(bank: Bank, photos: list[np.ndarray], monkeypatch: pytest.MonkeyPatch):
+    from vpt.backbones.backbone import Backbone
+
+    passes = []
+    usual = Backbone.features
+    monkeypatch.setattr(Backbone, "features", lambda self, *a, **k: (passes.append(len(a[0])), usual(self, *a, **k))[1])
+    tasks = ["deep", "deep-longer", "deep-mlp", "vfpt", "e2vpt", "deep"]
+    bank.predict([photos[0]] * len(tasks), tasks)
+    assert passes == [6]
+    passes.clear()
+    bank.predict([photos[0]] * 3, ["deep", "shallow", "probe"])
+    assert sorted(passes) == [1, 1, 1]
+
+
+def test_zero_shot_tasks_and_probes_on_one_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import json
+
+    import open_clip
+    from safetensors.torch import save_file
+
+    shape = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2},
+    }
+    (tmp_path / "tiny-bank.json").write_text(json.dumps(shape))
+    open_clip.add_model_config(tmp_path / "tiny-bank.json")
+    torch.manual_seed(0)
+    clip = open_clip.create_model("tiny-bank")
+    save_file({name: value.contiguous() for name, value in clip.state_dict().items()}, tmp_path / "clip.safetensors")
+    base = ["backbone=open_clip:tiny-bank", f"backbone.weights={tmp_path / 'clip.safetensors'}"]
+    bank = Bank(device="cpu")
+    own = {}
+    for seed, words in enumerate(
+        (["head=zeroshot", "prompt=coop", "prompt.tokens=2"], ["prompt=deep", "prompt.tokens=2"])
+    ):
+        path = make(tmp_path, f"clip{seed}", seed, *base, *words)
+        bank.add(f"clip{seed}", path)
+        own[f"clip{seed}"] = vpt.load(path, device="cpu")
+    photo = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    found = bank.predict([photo, photo], ["clip0", "clip1"])
+    for name, mine in zip(own, found, strict=True):
+        same(mine, own[name].predict(photo)[0])
+
+
+def test_a_picture_that_cannot_be_read_is_named_and_the_others_are_served(bank: Bank, photos: list, tmp_path: Path):
+    (tmp_path / "bad.png").write_bytes(b"nothing")
+    found = bank.predict([photos[0], str(tmp_path / "bad.png"), photos[1]], ["deep", "deep", "shallow"])
+    assert isinstance(found[1], BadImage)
+    assert "bad.png" in str(found[1])
+    assert isinstance(found[0], Classification)
+    assert isinstance(found[2], Classification)
+
+
+def test_tasks_come_and_go(artifacts: dict[str, Path], photos: list[np.ndarray]):
+    bank = Bank(device="cpu")
+    info = bank.add("one", artifacts["deep"])
+    assert info.classes == ("deep 0", "deep 1")
+    assert info.loaded
+    bank.add("two", artifacts["deep-longer"])
+    assert bank.names() == ["one", "two"]
+    bank.remove("one")
+    assert "one" not in bank
+    with pytest.raises(UserError, match="there is no task 'one'"):
+        bank.predict([photos[0]], ["one"])
+    with pytest.raises(UserError, match="did you mean 'two'"):
+        bank.predict([photos[0]], ["twoo"])
+    bank.add("two", artifacts["shallow"])  # another artifact under the same name
+    same(bank.predict([photos[0]], ["two"])[0], vpt.load(artifacts["shallow"], device="cpu").predict(photos[0])[0])
+
+
+def test_short_memory_evicts_what_was_used_longest_ago(artifacts: dict[str, Path], photos: list[np.ndarray]):
+    free = Bank(device="cpu")
+    names = ["deep", "deep-longer", "deep-mlp", "vfpt"]
+    sizes = [free.add(name, artifacts[name]).bytes for name in names]
+    bank = Bank(device="cpu", memory=sum(sizes) - 1)
+    for name in names:
+        bank.add(name, artifacts[name])
+    assert bank.bytes() <= sum(sizes) - 1
+    assert [bank.info(name).loaded for name in names] == [False, True, True, True]
+    found = bank.predict([photos[0]] * 4, names)  # more than there is room for: all at once, then back under the limit
+    for name, mine in zip(names, found, strict=True):
+        same(mine, free.predict([photos[0]], [name])[0])
+    bank.predict([photos[0]], ["deep"])
+    assert bank.info("deep").loaded
+    assert bank.bytes() <= sum(sizes) - 1
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["prompt=none", "tuning=bias"], "changes weights of the backbone"),
+        (
+            ["backbone=vit_tiny_patch16_224", "backbone.pretrained=false", "backbone.image_size=32"],
+            "was trained on backbone vit_tiny",
+        ),
+    ],
+)
+def test_what_cannot_share_is_refused_by_name(bank: Bank, tmp_path: Path, words: list[str], sentence: str):
+    path = make(tmp_path, "other", 1, *words)
+    with pytest.raises(UserError, match=sentence):
+        bank.add("other", path)
+    assert "other" not in bank
+
+
+def test_adding_and_removing_under_load(artifacts: dict[str, Path], photos: list[np.ndarray]):
+    """Threads predict while tasks come and go; every answer is its own task's."""
+    bank = Bank(device="cpu")
+    steady = ["deep", "deep-longer", "vfpt"]
+    for name in steady:
+        bank.add(name, artifacts[name])
+    expected = {name: bank.predict([photos[0]], [name])[0] for name in steady}
+    errors: list[BaseException] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        try:
+            while not done.is_set():
+                for name, found in zip(steady, bank.predict([photos[0]] * 3, steady), strict=True):
+                    same(found, expected[name])
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for number in range(6):
+        bank.add(f"guest{number % 2}", artifacts["deep-mlp"])
+        bank.add("bpt", artifacts["bpt"])
+        bank.remove(f"guest{number % 2}")
+    done.set()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert not errors, errors[0]
+
+
+def test_images_from_files(bank: Bank, photos: list[np.ndarray], tmp_path: Path):
+    Image.fromarray(photos[0]).save(tmp_path / "a.png")
+    one, other = bank.predict([tmp_path / "a.png", photos[0]], ["deep", "deep"])
+    assert isinstance(one, Classification)
+    assert one.image == str(tmp_path / "a.png")
+    same(one, other)
