@@ -30,7 +30,7 @@ LAYERS = [
     ["vpt.tasks"],
     ["vpt.fitting", "vpt.loading"],
     ["vpt.run", "vpt.predict"],
-    ["vpt.protocols", "vpt.bank"],
+    ["vpt.protocols", "vpt.bank", "vpt.attention"],
     ["vpt.cli", "vpt"],
 ]
 
