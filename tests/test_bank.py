@@ -248,3 +248,11 @@ def test_images_from_files(bank: Bank, photos: list[np.ndarray], tmp_path: Path)
     assert isinstance(one, Classification)
     assert one.image == str(tmp_path / "a.png")
     same(one, other)
+
+
+@pytest.mark.parametrize("name", sorted(KINDS))
+def test_a_tasks_bytes_are_at_least_what_it_owns(bank: Bank, artifacts: dict[str, Path], name: str):
+    from safetensors.torch import load_file
+
+    owned = sum(value.numel() * value.element_size() for value in load_file(artifacts[name]).values())
+    assert bank.info(name).bytes >= owned > 0

@@ -374,6 +374,18 @@ class TestPredict:
         found = load(trained).predict(np.zeros((1, 1, 3), np.uint8))[0]
         assert all(0 <= value <= 1 for box in found.boxes_xyxy for value in box)
 
+    def test_a_box_outside_of_the_photo_is_not_told(self, trained: Path):
+        predictor = load(trained)
+        raw = {
+            "boxes": torch.tensor([[1.0, 1.0, 5.0, 5.0], [-9.0, 2.0, -3.0, 5.0], [2.0, 99.0, 5.0, 120.0]]),
+            "labels": torch.tensor([0, 1, 2]),
+            "scores": torch.tensor([0.9, 0.8, 0.7]),
+        }
+        found = predictor.result("photo", raw, torch.zeros(3, 10, 10), 10, 10)
+        assert found.boxes_xyxy == ((1.0, 1.0, 5.0, 5.0),)
+        assert found.labels == (predictor.classes[0],)
+        assert found.scores == (pytest.approx(0.9),)
+
     def test_the_command_line_draws_and_writes_coco(self, trained: Path, tmp_path: Path, capsys):
         photo = str(sorted(_scenes())[0])
         words = ["predict", str(trained), photo, "--score", "0.01", "--draw", str(tmp_path / "drawn")]

@@ -30,7 +30,9 @@ LAYERS = [
     ["vpt.tasks"],
     ["vpt.fitting", "vpt.loading"],
     ["vpt.run", "vpt.predict"],
-    ["vpt.protocols", "vpt.bank", "vpt.attention"],
+    ["vpt.attention"],
+    ["vpt.protocols", "vpt.bank"],
+    ["vpt.serve"],
     ["vpt.cli", "vpt"],
 ]
 

@@ -197,11 +197,13 @@ class BoxPredictor(Predictor):
         scale = torch.tensor([width / image.shape[2], height / image.shape[1]] * 2)
         edge = torch.tensor([width, height] * 2, dtype=torch.float32)
         boxes = torch.minimum((found["boxes"].float().cpu() * scale).clamp_min(0), edge)
+        # A box that lay outside of the picture has no area left inside it.
+        inside = (boxes[:, 2:] > boxes[:, :2]).all(1)
         return Detections(
             name,
             width,
             height,
-            tuple(tuple(box) for box in boxes.tolist()),
-            tuple(self.classes[label] for label in found["labels"].tolist()),
-            tuple(found["scores"].float().cpu().tolist()),
+            tuple(tuple(box) for box in boxes[inside].tolist()),
+            tuple(self.classes[label] for label in found["labels"].cpu()[inside].tolist()),
+            tuple(found["scores"].float().cpu()[inside].tolist()),
         )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vpt.artifact import Artifact, find_artifact, read_artifact
+from vpt.attention import as_heat, attention_of, require_attention
 from vpt.backbones.backbone import Backbone
 from vpt.backbones.ports import LayerPrompt
 from vpt.bank.stacking import Stack, shape_of, stack
@@ -192,6 +193,36 @@ class Bank:
             self._make_room(keep=set())  # a batch may have needed more tasks than there is room for
         return [result for result in results if result is not None]
 
+    def attention(self, image: Picture, task: str) -> dict[str, Any]:
+        """Where a task looks on an image: maps over the square that the backbone sees, each 0 to 1 by its own range.
+
+        Returns:
+            square, what the backbone sees as (S, S, 3) uint8; grid (rows, columns); rollout, and of every layer cls
+            and prompts, as nested lists.
+
+        Raises:
+            UserError: no such task, one that finds boxes, or a backbone without patches.
+        """
+        entry = self._use([task])[task]
+        predictor = entry.predictor
+        assert predictor is not None
+        model = require_attention(predictor.model)
+        assert isinstance(predictor, Classifier)
+        square = predictor.transform(decode(image, entry.artifact.config.data.max_pixels, "image"), 0)
+        (maps,) = attention_of(model, square[None].to(self._device))
+
+        def lists(layers: Tensor | None) -> list[Any]:
+            return [] if layers is None else [as_heat(layer).round(4).tolist() for layer in layers]
+
+        return {
+            "task": task,
+            "square": square.permute(1, 2, 0).numpy(),
+            "grid": list(maps.rollout.shape),
+            "rollout": as_heat(maps.rollout).round(4).tolist(),
+            "cls": lists(maps.cls),
+            "prompts": lists(maps.prompts),
+        }
+
     @torch.inference_mode()
     def logits(self, images: Tensor, tasks: Sequence[str], entries: dict[str, _Entry] | None = None) -> list[Tensor]:
         """Scores (classes of its task,) of each image, on the CPU in float32, before softmax or sigmoid.
@@ -312,9 +343,10 @@ class Bank:
         model = task_of(artifact.config).build(artifact.config, artifact.classes, backbone)
         model.set_preprocess(artifact.preprocess)
         model.load_owned(dict(artifact.tensors))
+        # Before the freeze: what a task owns is what learned.
+        owned = sum(tensor.numel() * tensor.element_size() for tensor in model.owned_state().values())
         model.requires_grad_(False)
         model.to(self._device).eval()
-        owned = sum(tensor.numel() * tensor.element_size() for tensor in model.owned_state().values())
         if isinstance(model, PromptedModel):
             with torch.inference_mode():
                 entry.layers = model.constants()

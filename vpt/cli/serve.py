@@ -1,0 +1,95 @@
+"""`vpt serve`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from vpt.errors import UserError
+
+# Options of the command that are fields of vpt.serve.settings.ServeSettings; their texts stand there.
+NUMBERS = {
+    "max-batch": int,
+    "wait-ms": float,
+    "queue": int,
+    "timeout-s": float,
+    "upload-s": float,
+    "upload-mb": float,
+    "max-images": int,
+    "max-tasks": int,
+    "max-pixels": int,
+    "memory-mb": int,
+    "reload-s": float,
+}
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("serve", help="serve the artifacts of a folder over HTTP, from one backbone")
+    parser.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="artifacts and run folders; watched")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--workers", type=int, default=1, help="processes, each with a backbone of its own (default 1)")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--keys", type=Path, metavar="FILE", help="JSON with the API keys' digests and their tasks")
+    for name, kind in NUMBERS.items():
+        parser.add_argument(f"--{name}", type=kind, metavar="N", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--new-key",
+        nargs="*",
+        metavar="TASK",
+        help="make an API key for tasks (patterns like 'flowers-*'; default all), add it to --keys, print it once",
+    )
+    parser.epilog = "limits, each with --NAME N: " + ", ".join(NUMBERS) + "; see docs/serving.md"
+    parser.set_defaults(run=_serve)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    if options.new_key is not None:
+        return _new_key(options)
+    if options.folder is None:
+        raise UserError("name the folder whose artifacts are served: vpt serve DIR")
+    try:
+        from vpt.serve import process
+        from vpt.serve.app import create_app  # noqa: F401  (what is missing is told before anything starts)
+    except ImportError as error:
+        raise UserError(f"serving needs {error.name}: pip install 'vpt[serve]'") from None
+    process.run(_settings(options), options.host, options.port, options.workers)
+    return 0
+
+
+def _settings(options: argparse.Namespace) -> Any:
+    from pydantic import ValidationError
+
+    from vpt.serve.settings import ServeSettings
+
+    if options.workers < 1:
+        raise UserError(f"--workers {options.workers} must be at least 1")
+    if not options.folder.is_dir():
+        raise UserError(f"there is no folder {options.folder}; give one with artifacts or run folders")
+    given = {name.replace("-", "_"): getattr(options, name.replace("-", "_")) for name in NUMBERS}
+    given = {name: value for name, value in given.items() if value is not None}
+    try:
+        settings = ServeSettings(folder=options.folder, device=options.device, keys=options.keys, **given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]).replace("_", "-")
+        raise UserError(f"--{name} {first['input']}: {first['msg']}") from None
+    if settings.keys is not None:
+        from vpt.serve.keys import read_keys
+
+        read_keys(settings.keys)
+    return settings
+
+
+def _new_key(options: argparse.Namespace) -> int:
+    from vpt.serve.keys import add_key
+
+    if options.keys is None:
+        raise UserError("name the file of keys: vpt serve --keys keys.json --new-key 'flowers-*'")
+    key = add_key(options.keys, options.new_key or ["*"])
+    print(key)
+    print(f"The key is printed this once; {options.keys} holds only its digest.", file=sys.stderr)
+    return 0

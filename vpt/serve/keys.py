@@ -1,0 +1,94 @@
+"""API keys with rights for tasks. The file holds digests, never keys."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from vpt.errors import UserError
+from vpt.files import write_text
+
+
+class Keys:
+    """Which key may use which tasks.
+
+    Args:
+        rights: sha256 of a key, in hex -> patterns of task names, as in "flowers-*".
+
+    >>> keys = Keys({digest_of("secret"): ["flowers-*"]})
+    >>> keys.allows("secret", "flowers-small"), keys.allows("secret", "birds"), keys.allows("other", "birds")
+    (True, False, False)
+    """
+
+    def __init__(self, rights: Mapping[str, Sequence[str]]) -> None:
+        self.rights = dict(rights)
+
+    def knows(self, key: str) -> bool:
+        """Whether the key is one of them."""
+        return self._patterns(key) is not None
+
+    def allows(self, key: str, task: str) -> bool:
+        """Whether the key may use a task."""
+        patterns = self._patterns(key)
+        return patterns is not None and any(fnmatchcase(task, pattern) for pattern in patterns)
+
+    def _patterns(self, key: str) -> Sequence[str] | None:
+        digest = digest_of(key)
+        found = None
+        for other, patterns in self.rights.items():
+            if hmac.compare_digest(digest, other):
+                found = patterns  # no early end: time must not tell which one
+        return found
+
+
+def digest_of(key: str) -> str:
+    """What the file holds of a key.
+
+    >>> len(digest_of("secret"))
+    64
+    """
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def new_key() -> str:
+    """A key that nobody can guess."""
+    return secrets.token_urlsafe(32)
+
+
+def add_key(path: Path, tasks: Sequence[str]) -> str:
+    """A new key with rights for tasks, its digest written to a file that need not exist yet.
+
+    Raises:
+        UserError: a file of another form.
+    """
+    rights = read_keys(path).rights if path.exists() else {}
+    key = new_key()
+    write_text(path, json.dumps({**rights, digest_of(key): list(tasks)}, indent=2) + "\n")
+    return key
+
+
+def read_keys(path: Path) -> Keys:
+    """Read a file {"digest": ["pattern", ...], ...}.
+
+    Raises:
+        UserError: a file that is missing or has another form.
+    """
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"the keys {path} cannot be read: {error}") from None
+    good = isinstance(tree, dict) and all(
+        len(digest) == 64 and isinstance(patterns, list) and all(isinstance(pattern, str) for pattern in patterns)
+        for digest, patterns in tree.items()
+    )
+    if not good:
+        raise UserError(
+            f'the keys {path} must hold {{"sha256 of a key": ["pattern of task names"]}}; '
+            "make one with: vpt serve --new-key"
+        )
+    return Keys(tree)
