@@ -33,7 +33,8 @@ LAYERS = [
     ["vpt.attention"],
     ["vpt.protocols", "vpt.bank"],
     ["vpt.serve"],
-    ["vpt.cli", "vpt"],
+    ["vpt.cli"],
+    ["vpt"],
 ]
 
 
