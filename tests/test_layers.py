@@ -16,8 +16,9 @@ FILES = sorted((ROOT / "vpt").rglob("*.py"))
 LAYERS = [
     ["vpt.errors"],
     ["vpt.files", "vpt.preprocess", "vpt.results", "vpt.metrics", "vpt.inputs"],
-    ["vpt.config", "vpt.tensorfile", "vpt.device", "vpt.plots", "vpt.runlog", "vpt.cachedir"],
+    ["vpt.config", "vpt.tensorfile", "vpt.device", "vpt.plots", "vpt.runlog", "vpt.cachedir", "vpt.predictions"],
     ["vpt.console", "vpt.data", "vpt.prompts.plan"],
+    ["vpt.comparison"],
     ["vpt.backbones"],
     ["vpt.prompts", "vpt.tuning"],
     ["vpt.heads"],

@@ -58,6 +58,8 @@ def test_a_run_leaves_everything_a_user_expects(shapes: Path, tmp_path: Path):
         "log.jsonl",
         "log.txt",
         "metrics.json",
+        "predictions-test.csv",
+        "predictions-val.csv",
         "tensorboard",
     }
     assert json.loads((result.folder / "metrics.json").read_text()) == result.metrics
@@ -86,7 +88,7 @@ def test_the_frozen_weights_are_bit_identical_after_training(shapes: Path, tmp_p
 
 def test_the_best_epoch_on_validation_is_kept(shapes: Path, tmp_path: Path, monkeypatch):
     scores = iter([0.2, 0.9, 0.5])
-    monkeypatch.setattr("vpt.tasks.classification._measure", lambda *_: {"loss": 0.0, "accuracy": next(scores, 0.0)})
+    monkeypatch.setattr("vpt.tasks.classification._metrics", lambda *_: {"loss": 0.0, "accuracy": next(scores, 0.0)})
     states = []
     usual = loop._finish_epoch
 
@@ -103,7 +105,7 @@ def test_the_best_epoch_on_validation_is_kept(shapes: Path, tmp_path: Path, monk
 
 
 def test_early_stop_counts_validations_without_a_better_one(shapes: Path, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("vpt.tasks.classification._measure", lambda *_: {"loss": 0.0, "accuracy": 0.5})
+    monkeypatch.setattr("vpt.tasks.classification._metrics", lambda *_: {"loss": 0.0, "accuracy": 0.5})
     result = train(settings(shapes, tmp_path, "train.epochs=9", "train.patience=2"), QUIET)
     assert result.metrics["epochs"] == 3
     assert result.metrics["best_epoch"] == 1

@@ -44,7 +44,7 @@ def curves_png(rows: Sequence[Mapping[str, Any]], path: Path, metric: str) -> Pa
         axes.xaxis.get_major_locator().set_params(integer=True)
         if axes.lines:
             axes.legend(frameon=False)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _line(axes: Any, rows: Sequence[Mapping[str, Any]], key: str, label: str, color: str) -> None:
@@ -77,7 +77,7 @@ def confusion_png(matrix: Sequence[Sequence[int]], classes: Sequence[str], path:
                 if counts[row, column]:
                     color = "white" if share[row, column] > 0.5 else "black"
                     axes.text(column, row, counts[row, column], ha="center", va="center", color=color, fontsize=text)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def picture_png(pixels: np.ndarray, path: Path) -> Path:
@@ -87,5 +87,6 @@ def picture_png(pixels: np.ndarray, path: Path) -> Path:
     return write_atomic(path, lambda temporary: Image.fromarray(pixels).save(temporary, format="PNG"))
 
 
-def _save(figure: Any, path: Path) -> Path:
+def save(figure: Any, path: Path) -> Path:
+    """Write a figure as PNG, whole or not at all."""
     return write_atomic(path, lambda temporary: figure.savefig(temporary, format="png", dpi=130))

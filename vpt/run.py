@@ -14,6 +14,7 @@ from vpt import plots
 from vpt.artifact import read_artifact, save_artifact
 from vpt.budget import estimate
 from vpt.clip import templates_of
+from vpt.comparison import comparison_png, method_name, say_comparison
 from vpt.config import RunConfig, TipHead, ZeroShotHead, load_config, read_yaml
 from vpt.console import Console
 from vpt.data.records import LabelledData, Record
@@ -23,6 +24,7 @@ from vpt.files import write_json, write_text
 from vpt.fitting import rounds, train_model
 from vpt.heads.zeroshot import ZeroShot
 from vpt.loading import load_model
+from vpt.predictions import read_answers
 from vpt.prompted import Prompted
 from vpt.prompts.picture import prompt_picture
 from vpt.prompts.pixels import PixelPrompts
@@ -60,8 +62,7 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
         _train_one(replace(setting, config=_with_prompt(config, kind)), _sibling(folder, kind), fresh=True)
         for kind in config.compare
     ]
-    if others:
-        _say_comparison(console, [result, *others])
+    _compare(setting, [result, *others])
     return result
 
 
@@ -84,8 +85,7 @@ def resume(run: str | Path, overrides: Sequence[str] = (), console: Console | No
         sibling = _sibling(folder, kind)
         started = (sibling / "checkpoint.safetensors").is_file()
         others.append(_train_one(replace(setting, config=_with_prompt(config, kind)), sibling, fresh=not started))
-    if others:
-        _say_comparison(console, [result, *others])
+    _compare(setting, [result, *others])
     return result
 
 
@@ -242,7 +242,7 @@ def _conclude(state: TrainState, setting: Setting, folder: Path, log: RunLog) ->
     measured: dict[str, Any] = {}
     for split in ("val", "test"):
         if data.split(split):
-            measured[split] = task.measure(model, setting, data.split(split), split)
+            measured[split] = task.measure(model, setting, data.split(split), split, folder)
     metric = task.metric(data)
     learning = sum(parameter.numel() for _, _, parameter in model.trainable())
     summary = {
@@ -320,17 +320,14 @@ def _sibling(folder: Path, kind: str) -> Path:
     return folder / f"compare-{kind}"
 
 
-def _say_comparison(console: Console, results: Sequence[TrainResult]) -> None:
-    rows = []
-    for result in results:
-        found = result.metrics.get("test") or result.metrics.get("val") or {}
-        metric = "accuracy" if "accuracy" in found else "map"
-        rows.append(
-            [
-                {"none": "linear probe"}.get(result.metrics["prompt"], f"{result.metrics['prompt']} prompts"),
-                f"{100 * found[metric]:.1f}%" if metric in found else "-",
-                f"{result.metrics['parameters']['learning']:,}",
-                f"{result.metrics['artifact_bytes'] / 1e6:.2f} MB",
-            ]
-        )
-    console.table("comparison", ["method", "accuracy", "parameters that learn", "artifact"], rows)
+def _compare(setting: Setting, results: Sequence[TrainResult]) -> None:
+    if len(results) < 2:
+        return
+    say_comparison(setting.console, [result.metrics for result in results])
+    split = "test" if setting.data.test else "val"
+    files = {method_name(result.metrics): result.folder / f"predictions-{split}.csv" for result in results}
+    if all(file.is_file() for file in files.values()):
+        answers = {name: read_answers(file) for name, file in files.items()}
+        path = results[0].folder / "comparison.png"
+        comparison_png(answers, setting.data.split(split), setting.config.data.max_pixels, path)
+        setting.console.say(f"picture: {path}")

@@ -20,6 +20,7 @@ from vpt.data.sources import load_data
 from vpt.heads.tip import TipAdapter
 from vpt.model import PromptedModel, backbone_for, build_model
 from vpt.objectives import build_objective
+from vpt.predictions import answers_of, write_answers
 from vpt.prompted import Prompted
 from vpt.prompts.base import TokenPrompts
 from vpt.prompts.init.start import start, wants_images
@@ -90,7 +91,7 @@ class Classification:
             assert val_batches is not None
             run = inference(model) if forward is model else forward
             model.eval()
-            return _measure(run, val_batches, setting, "val")
+            return _metrics(*_scored(run, val_batches, setting, "val"), setting)
 
         def before_epoch(epoch: int) -> None:
             head = config.head
@@ -100,14 +101,21 @@ class Classification:
         objective = build_objective(config.prompt, model, forward, loss_for(setting), cached=forward is model.head)
         return Fitting(train_batches, objective, validate if val_batches is not None else None, before_epoch, loaders)
 
-    def measure(self, model: Prompted, setting: Setting, records: Sequence[Record], split: str) -> dict[str, Any]:
-        """Metrics of a trained model on records."""
+    def measure(
+        self, model: Prompted, setting: Setting, records: Sequence[Record], split: str, folder: Path | None = None
+    ) -> dict[str, Any]:
+        """Metrics of a trained model on records; with a folder, its answers are written there as a CSV."""
         assert isinstance(model, PromptedModel)
         loader: Loader = setting.loader(model, records, split)
         try:
-            return _measure(inference(model), loader, setting, split)
+            logits, labels = _scored(inference(model), loader, setting, split)
         finally:
             loader.close()
+        if folder is not None:
+            names = [record.name for record in records]
+            answers = answers_of(names, logits.numpy(), labels.numpy(), setting.data.classes)
+            write_answers(folder / f"predictions-{split}.csv", answers)
+        return _metrics(logits, labels, setting)
 
     def trial(self, model: Prompted, count: int, device: torch.device) -> Tensor:
         """The loss of a pass over `count` blank images, for counting what it keeps."""
@@ -145,9 +153,12 @@ def _features(setting: Setting, model: PromptedModel, split: str) -> FeatureLoad
     return FeatureLoader(features, labels, batch_size=train.batch_size, seed=train.seed, shuffle=split == "train")
 
 
-def _measure(forward: Forward, loader: Batches, setting: Setting, split: str) -> dict[str, Any]:
-    """Metrics of a split."""
-    logits, labels = collect(forward, loader, setting.device, setting.autocast, setting.console, f"measuring {split}")
+def _scored(forward: Forward, loader: Batches, setting: Setting, split: str) -> tuple[Tensor, Tensor]:
+    return collect(forward, loader, setting.device, setting.autocast, setting.console, f"measuring {split}")
+
+
+def _metrics(logits: Tensor, labels: Tensor, setting: Setting) -> dict[str, Any]:
+    data = setting.data
     return scores.classification_metrics(
-        logits.numpy(), labels.numpy(), classes=setting.data.classes, multilabel=setting.data.multilabel
+        logits.numpy(), labels.numpy(), classes=data.classes, multilabel=data.multilabel
     )

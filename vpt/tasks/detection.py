@@ -22,6 +22,7 @@ from vpt.detection.frozen import FrozenDetector, build_frozen
 from vpt.detection.metrics import detection_metrics
 from vpt.detection.model import Detector, build_detector
 from vpt.errors import UserError
+from vpt.files import write_json
 from vpt.prompted import Prompted
 from vpt.prompts.base import TokenPrompts
 from vpt.prompts.init.start import start, wants_images
@@ -87,9 +88,13 @@ class Detection:
 
         return Fitting(loader, objective, validate if data.val else None, loaders=[loader])
 
-    def measure(self, model: Prompted, setting: Setting, records: Sequence[Record], split: str) -> dict[str, Any]:
-        """COCO's metrics of a trained model, in pixels of the photos."""
+    def measure(
+        self, model: Prompted, setting: Setting, records: Sequence[Record], split: str, folder: Path | None = None
+    ) -> dict[str, Any]:
+        """COCO's metrics of a trained model, in pixels of the photos; with a folder, its boxes are written there."""
         predicted, wanted = predictions(model, setting, records, split)
+        if folder is not None:
+            write_json(folder / f"predictions-{split}.json", _rows(records, predicted, setting.data.classes))
         measured = detection_metrics(predicted, wanted, setting.data.classes)
         measured["map"] = measured["map"] or 0.0
         return measured
@@ -190,3 +195,13 @@ def restored(found: Found, image: Tensor, target: Target) -> Found:
     scale = torch.tensor([target.width / image.shape[2], target.height / image.shape[1]] * 2)
     boxes = found["boxes"].float().cpu() * scale
     return {"boxes": boxes, "scores": found["scores"].float().cpu(), "labels": found["labels"].cpu()}
+
+
+def _rows(records: Sequence[Record], predicted: Sequence[Found], classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Boxes of each image, as `vpt predict --format json` has them."""
+    rows = []
+    for record, found in zip(records, predicted, strict=True):
+        parts = zip(found["boxes"].tolist(), found["scores"].tolist(), found["labels"].tolist())
+        boxes = [{"label": classes[label], "score": score, "box_xyxy": box} for box, score, label in parts]
+        rows.append({"image": record.name, "boxes": boxes})
+    return rows
