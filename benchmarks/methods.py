@@ -118,7 +118,8 @@ def words_of(options: argparse.Namespace) -> tuple[list[str], list[str]]:
         shared += ["data=torchvision:FashionMNIST", "data.shots=100", "data.val_fraction=0.0167", "data.augment=light"]
     else:
         shared += ["data=digits", "data.augment=none"]
-    shared += ["train.epochs=12", "train.eval_every=1000", "data.cache=true", "train.keep=last"]
+    epochs = 20 if options.task in ("clothing", "fashion") else 12
+    shared += [f"train.epochs={epochs}", "train.eval_every=1000", "data.cache=true", "train.keep=last"]
     return place, [*shared, *options.settings]
 
 

@@ -1,7 +1,7 @@
-"""Writes the README's tables from benchmarks/results/*.json; no number in them is typed by hand.
+"""Writes the tables of README.md and docs/ from benchmarks/results/*.json; no number in them is typed by hand.
 
-python benchmarks/tables.py          # rewrite README.md
-python benchmarks/tables.py --check  # exit 1 if it is out of date
+python benchmarks/tables.py          # rewrite them
+python benchmarks/tables.py --check  # exit 1 if one is out of date
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
-    readme = ROOT / "README.md"
-    before = readme.read_text(encoding="utf-8")
-    after = filled(before)
-    if options.check:
-        raise SystemExit(0 if before == after else "README.md is out of date: python benchmarks/tables.py")
-    write_text(readme, after)
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        before = page.read_text(encoding="utf-8")
+        after = filled(before)
+        if options.check and before != after:
+            raise SystemExit(f"{page.name} is out of date: python benchmarks/tables.py")
+        if before != after:
+            write_text(page, after)
 
 
 def filled(text: str) -> str:
@@ -38,7 +39,7 @@ def filled(text: str) -> str:
         name = match.group(1)
         return f"<!-- table:{name} -->\n{TABLES[name]()}\n<!-- end -->"
 
-    return re.sub(r"<!-- table:(\w+) -->\n.*?<!-- end -->", table, text, flags=re.S)
+    return re.sub(r"<!-- table:([\w-]+) -->\n.*?<!-- end -->", table, text, flags=re.S)
 
 
 def read(name: str) -> Any:
@@ -113,7 +114,9 @@ def search() -> str:
         ]
         for row in found["rows"]
     ]
-    return rows(["question", "setting", "validation accuracy", "validation loss"], body)
+    settings = " ".join(f"`{word}`" for word in found["settings"])
+    table = rows(["question", "setting", "validation accuracy", "validation loss"], body)
+    return f"{table}\n\nSettings of all runs where the question says nothing else: {settings}."
 
 
 def quickstart() -> str:
@@ -122,12 +125,102 @@ def quickstart() -> str:
         [
             row["method"],
             f"{100 * row['accuracy']:.1f}%",
+            f"{round((1 - row['accuracy']) * row['images'])} of {row['images']}",
             f"{row['learning']:,}",
             f"{row['artifact_bytes'] / 1e6:.2f} MB",
         ]
         for row in found["rows"]
     ]
-    return rows(["method", "test accuracy", "parameters that learn", "artifact"], body)
+    return rows(["method", "test accuracy", "mistakes", "parameters that learn", "artifact"], body)
+
+
+def methods(*stems: str) -> str:
+    """Methods in rows; accuracy for each backbone, the rest from the first."""
+    every = [read(f"methods-{stem}") for stem in stems if (RESULTS / f"methods-{stem}.json").is_file()]
+    boxes = every[0]["task"] == "raccoon"
+    body = []
+    for row in every[0]["rows"]:
+        line = [row["method"], _spread(row)]
+        for found in every[1:]:
+            other = {one["method"]: one for one in found["rows"]}.get(row["method"])
+            line.append(_spread(other) if other else "")
+        if boxes:
+            line.append(f"{100 * sum(row['map50']) / len(row['map50']):.1f}")
+        line += [
+            f"`{row['chosen']}`",
+            f"{row['parameters']['learning']:,}",
+            f"{row['artifact_bytes'] / 1e6:.2f} MB",
+            f"{row['seconds_per_epoch']:.1f} s",
+            f"{row['peak_bytes'] / 1e6:.0f} MB",
+        ]
+        body.append(line)
+    score = ["mAP", *["mAP, random weights"] * (len(every) - 1), "mAP50"] if boxes else ["test accuracy"]
+    score += ["random weights"] * (len(every) - 1) if not boxes else []
+    header = ["method", *score, "rate", "parameters that learn", "artifact", "time of an epoch", "peak memory"]
+    settings = " ".join(f"`{word}`" for word in every[0]["settings"])
+    caption = f"Mean and standard deviation of three seeds, in percent. Settings: {settings}."
+    return f"{rows(header, body)}\n\n{caption}"
+
+
+def _spread(row: dict[str, Any]) -> str:
+    return f"{100 * row['mean']:.1f} ± {100 * row['spread']:.1f}"
+
+
+def bank() -> str:
+    found = read("bank-cpu")
+    names = {
+        "one task": "one task, the whole batch",
+        "mixed": "every image of another task",
+        "task by task": "the same, task after task",
+        "own models": "the same, a model of its own for each task",
+    }
+    rate = found["images_per_second"]
+    body = [[text, f"{rate[way]:.0f}", f"{rate[way] / rate['one task']:.2f}x"] for way, text in names.items()]
+    caption = (
+        f"{found['tasks']} tasks on {found['backbone']} in a batch of {found['tasks']}, prompts of "
+        f"{found['tokens'][0]} to {found['tokens'][1]} tokens, medians of {found['rounds']} alternating rounds on "
+        f"{_place(found)}; scores differ from each task's own model by "
+        f"{found['largest_difference']:.0e} at most (`benchmarks/bank.py`)."
+    )
+    return f"{rows(['batch', 'images/s', 'against one task'], body)}\n\n{caption}"
+
+
+def load() -> str:
+    found = read("load-cpu")
+    answers = found["answers"]
+    body = [
+        [
+            f"{found['requests_per_second']:.0f}",
+            *(f"{found['latency_ms'][cut]:.0f} ms" for cut in ("p50", "p95", "p99")),
+            f"{answers['right']:,}",
+            str(answers["wrong"]),
+            str(answers["lost"] + answers["refused"]),
+        ]
+    ]
+    caption = (
+        f"{found['clients']} clients over loopback for {found['seconds']:.0f} s, {found['tasks']} tasks on "
+        f"{found['backbone']}, server and clients sharing two cores of {found['machine']['device']}; meanwhile a "
+        f"task was added and removed {answers['guest changes']} times. Every answer was compared with its task's own "
+        "model (`benchmarks/load.py`)."
+    )
+    header = ["requests/s", "p50", "p95", "p99", "right answers", "wrong", "lost or refused"]
+    return f"{rows(header, body)}\n\n{caption}"
+
+
+def clip_cache() -> str:
+    found = read("clip-cache")
+    seconds = found["seconds_per_epoch"]
+    body = [[way, f"{time:.2f} s"] for way, time in seconds.items()]
+    caption = (
+        f"An epoch of CoOp is {found['speedup']:.0f}x as fast on features computed once: {found['backbone']} with "
+        f"random weights, {found['images']} images of {found['classes']} classes, {_place(found)} "
+        "(`benchmarks/clip_cache.py`)."
+    )
+    return f"{rows(['image features', 'time of an epoch'], body)}\n\n{caption}"
+
+
+def _place(found: dict[str, Any]) -> str:
+    return f"{found['machine']['device']}, {found['machine']['threads']} threads"
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -135,6 +228,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "clothing": clothing,
     "search": search,
     "quickstart": quickstart,
+    "digits": lambda: methods("digits-vpt_nano", "digits-random"),
+    "fashion": lambda: methods("fashion-vpt_nano", "fashion-random"),
+    "clothing-nano": lambda: methods("clothing-vpt_nano", "clothing-random"),
+    "raccoon": lambda: methods("raccoon-vit_small_patch16_224"),
+    "bank": bank,
+    "load": load,
+    "clip-cache": clip_cache,
 }
 
 

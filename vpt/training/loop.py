@@ -181,7 +181,7 @@ def _finish_epoch(
     progress.history.append(row)
     progress.epoch += 1
     progress.batch, progress.loss_sum, progress.correct, progress.seen = 0, 0.0, 0.0, 0
-    log.row("epoch", step=progress.step, **row)
+    log.row("epoch", step=progress.step, seconds=round(seconds, 3), **row)
     best = " (best)" if progress.best_epoch == row["epoch"] else ""
     validation = f", validation {metric} {row[f'val_{metric}']:.4f}{best}" if f"val_{metric}" in row else ""
     told = f", train accuracy {row['train_accuracy']:.4f}" if "train_accuracy" in row else ""
