@@ -33,6 +33,7 @@ LAYERS = [
     ["vpt.run", "vpt.predict"],
     ["vpt.attention"],
     ["vpt.protocols", "vpt.bank"],
+    ["vpt.together"],
     ["vpt.serve"],
     ["vpt.cli"],
     ["vpt"],

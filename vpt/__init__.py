@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vpt.predict import Predictor, load
     from vpt.results import Classification, Detections
     from vpt.run import TrainResult, evaluate, resume, train
+    from vpt.together import train_together
 
 _HOME = {
     "Bank": "vpt.bank.bank",
@@ -35,6 +36,7 @@ _HOME = {
     "load_config": "vpt.config",
     "resume": "vpt.run",
     "train": "vpt.run",
+    "train_together": "vpt.together",
 }
 __all__ = [
     "Bank",
@@ -49,6 +51,7 @@ __all__ = [
     "load_config",
     "resume",
     "train",
+    "train_together",
 ]
 
 

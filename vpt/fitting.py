@@ -12,18 +12,18 @@ from vpt.setting import Setting
 from vpt.tasks.base import Task
 from vpt.tasks.classification import loss_for
 from vpt.training.checkpoint import Progress, TrainState
-from vpt.training.loop import fit
+from vpt.training.loop import Steps, fit
 from vpt.training.optim import build_optimizer
 from vpt.training.prune import importance, prune
 
 
-def train_model(state: TrainState, setting: Setting, task: Task, log: RunLog, save: Callable[[], None]) -> None:
+def train_model(state: TrainState, setting: Setting, task: Task, log: RunLog, save: Callable[[], None]) -> Steps[None]:
     """Train from wherever `state` stands to the end of the last round."""
     config = setting.config
     if not any(True for _ in state.model.trainable()):
         return  # made from data alone
     while True:
-        _round(state, setting, task, log, save)
+        yield from _round(state, setting, task, log, save)
         if state.progress.round + 1 == rounds(config.prompt):
             return
         _next_round(state, setting)
@@ -64,15 +64,16 @@ def _next_round(state: TrainState, setting: Setting) -> None:
     state.best = None
 
 
-def _round(state: TrainState, setting: Setting, task: Task, log: RunLog, save: Callable[[], None]) -> None:
+def _round(state: TrainState, setting: Setting, task: Task, log: RunLog, save: Callable[[], None]) -> Steps[None]:
     records = setting.data.train
     fitting = task.fitting(state.model, setting)
     try:
-        fit(
+        yield from fit(
             state,
             fitting.batches,
             fitting.objective,
             fitting.validate,
+            of_scores=fitting.of_scores,
             before_epoch=fitting.before_epoch,
             metric=task.metric(setting.data),
             config=setting.config.train,

@@ -16,6 +16,8 @@ from vpt.model import PromptedModel, plan_for
 Loss = Callable[[Tensor, Tensor], Tensor]
 Objective = Callable[[Tensor, Tensor], tuple[Tensor, float]]  # images or features, labels -> loss, images told right
 
+REGULATED = (PromptsrcPrompt, KgcoopPrompt)  # their loss is more than a function of the scores
+
 
 def build_objective(
     prompt: Any, model: PromptedModel, forward: Callable[[Tensor], Tensor], loss_of: Loss, cached: bool

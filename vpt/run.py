@@ -12,6 +12,7 @@ import yaml
 
 from vpt import plots
 from vpt.artifact import read_artifact, save_artifact
+from vpt.backbones.backbone import Backbone
 from vpt.budget import estimate
 from vpt.clip import templates_of
 from vpt.comparison import comparison_png, method_name, say_comparison
@@ -32,6 +33,7 @@ from vpt.runlog import RunLog
 from vpt.setting import Setting, checked, prepare
 from vpt.tasks import task_of
 from vpt.training.checkpoint import Progress, TrainState, load_checkpoint, save_checkpoint
+from vpt.training.loop import Steps, alone
 from vpt.training.optim import build_optimizer
 
 # Settings that change how a run is computed but not what comes out; a resumed run may change them.
@@ -54,12 +56,12 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
         UserError: any mistake in configuration, data or backbone, before training starts; a loss that diverges.
     """
     console = console or Console()
-    folder = _run_folder(config)
+    folder = run_folder(config)
     setting = prepare(config, task_of(config).load, console)
     config = setting.config
-    result = _train_one(setting, folder, fresh=True)
+    result = alone(training(setting, folder))
     others = [
-        _train_one(replace(setting, config=_with_prompt(config, kind)), _sibling(folder, kind), fresh=True)
+        alone(training(replace(setting, config=_with_prompt(config, kind)), _sibling(folder, kind)))
         for kind in config.compare
     ]
     _compare(setting, [result, *others])
@@ -79,12 +81,13 @@ def resume(run: str | Path, overrides: Sequence[str] = (), console: Console | No
     config = load_config(base=read_yaml(folder / "config.yaml"), overrides=overrides)
     setting = prepare(config, task_of(config).load, console)
     config = setting.config
-    result = _train_one(setting, folder, fresh=False)
+    result = alone(training(setting, folder, fresh=False))
     others = []
     for kind in config.compare:
         sibling = _sibling(folder, kind)
         started = (sibling / "checkpoint.safetensors").is_file()
-        others.append(_train_one(replace(setting, config=_with_prompt(config, kind)), sibling, fresh=not started))
+        other = replace(setting, config=_with_prompt(config, kind))
+        others.append(alone(training(other, sibling, fresh=not started)))
     _compare(setting, [result, *others])
     return result
 
@@ -174,11 +177,21 @@ def _in_order_of(data: LabelledData, classes: tuple[str, ...], path: str) -> Lab
     return replace(data, classes=classes, train=moved(data.train), val=moved(data.val), test=moved(data.test))
 
 
-def _train_one(setting: Setting, folder: Path, fresh: bool) -> TrainResult:
+def training(
+    setting: Setting, folder: Path, fresh: bool = True, backbone: Backbone | None = None
+) -> Steps[TrainResult]:
+    """A whole training as a generator that asks for its steps; `alone` takes them, or vpt/together.py.
+
+    Args:
+        setting: what `prepare` made.
+        folder: the run folder.
+        fresh: begin anew instead of going on.
+        backbone: one that is loaded already and shared; default: one of its own.
+    """
     config, data, console = setting.config, setting.data, setting.console
     finished = folder / "metrics.json"
     task = task_of(config)
-    model = task.build(config, data.classes).to(setting.device)
+    model = task.build(config, data.classes, backbone).to(setting.device)
     if not task.learns(model):
         raise UserError(
             "nothing learns in this run: no prompt, a frozen backbone and a fixed label mapping; add a prompt"
@@ -208,7 +221,7 @@ def _train_one(setting: Setting, folder: Path, fresh: bool) -> TrainResult:
         try:
             _introduce(setting, model, folder)
             with torch.random.fork_rng():
-                train_model(state, setting, task, log, lambda: save_checkpoint(checkpoint, state, identity))
+                yield from train_model(state, setting, task, log, lambda: save_checkpoint(checkpoint, state, identity))
             return _conclude(state, setting, folder, log)
         finally:
             console.attach(None)
@@ -287,7 +300,7 @@ def _identity(config: RunConfig) -> dict[str, Any]:
     return tree
 
 
-def _run_folder(config: RunConfig) -> Path:
+def run_folder(config: RunConfig) -> Path:
     """A new folder. A name that was given is taken as it is, one that was made gets a number if it exists."""
     if config.name is not None:
         folder = config.out / config.name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -20,6 +20,7 @@ from vpt.device import Autocast, autocast, pick_device, pick_precision
 from vpt.errors import UserError
 from vpt.model import PromptedModel
 from vpt.training.schedule import default_epochs
+from vpt.training.shared import SharedLoader
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Setting:
     precision: str
     console: Console
     caches: dict[str, ImageCache] = field(default_factory=dict)  # decoded images by split, when they are to be kept
+    shared: dict[Hashable, SharedLoader] | None = None  # training loaders of runs that train together
 
     @property
     def autocast(self) -> Autocast:
@@ -42,6 +44,18 @@ class Setting:
     def pass_size(self) -> int:
         """Images in one forward pass of training."""
         return -(-self.config.train.batch_size // self.config.train.accumulate)
+
+    def training_loader(self, model: PromptedModel) -> Loader | SharedLoader:
+        """Batches of the training split, augmented and shuffled; shared with the runs beside this one that want the
+        very same."""
+        if self.shared is None:
+            return self.loader(model, self.data.train, "train", training=True)
+        config, pre = self.config, model.backbone.preprocess
+        wanted = (config.data.model_dump_json(), self.data.fingerprint(), config.train.seed, config.train.batch_size)
+        key = (*wanted, replace(pre, size=model.image_size))
+        if key not in self.shared:
+            self.shared[key] = SharedLoader(self.loader(model, self.data.train, "train", training=True))
+        return self.shared[key].join()
 
     def loader(
         self, model: PromptedModel, records: Sequence[Record], split: str = "", training: bool = False

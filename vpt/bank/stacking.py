@@ -64,6 +64,45 @@ def stack(prompts: Sequence[Sequence[LayerPrompt] | None]) -> Stack:
     return Stack(tuple(_stacked([layers[number] for layers in some]) for number in range(len(first))))
 
 
+def beside(prompts: Sequence[Sequence[LayerPrompt] | None], counts: Sequence[int]) -> list[LayerPrompt] | None:
+    """What prompts of one shape do for a batch that begins with `counts[0]` images of the first, and so on.
+
+    >>> beside([None, None], [2, 3]) is None
+    True
+    """
+    some = [layers for layers in prompts if layers is not None]
+    if not some:
+        return None
+    assert len(some) == len(prompts)
+    return [
+        _stacked([_for(layers[number], count) for layers, count in zip(some, counts, strict=True)])
+        for number in range(len(some[0]))
+    ]
+
+
+def _for(layer: LayerPrompt, count: int) -> LayerPrompt:
+    """The same for every one of `count` images."""
+
+    def wide(values: Tensor | None, axes: int) -> Tensor | None:
+        if values is None:
+            return None
+        whole = values.reshape(*[1] * (axes - values.ndim), *values.shape)
+        return whole.expand(count, *whole.shape[1:])
+
+    def pair(values: KeyValue | None) -> KeyValue | None:
+        return None if values is None else KeyValue(*(part.expand(count, *part.shape[1:]) for part in values))
+
+    return LayerPrompt(
+        tokens=wide(layer.tokens, 3),
+        extra=pair(layer.extra),
+        seen=wide(layer.seen, 2),
+        adapt=layer.adapt,
+        branch=pair(layer.branch),
+        temperature=wide(layer.temperature, 4),
+        gate=wide(layer.gate, 3),
+    )
+
+
 def _stacked(layers: Sequence[LayerPrompt]) -> LayerPrompt:
     if len(layers) == 1:
         return layers[0]  # leading axes of size one serve any number of images
@@ -80,11 +119,11 @@ def _stacked(layers: Sequence[LayerPrompt]) -> LayerPrompt:
 
 
 def _rows(tokens: Sequence[Tensor]) -> Tensor | None:
-    return torch.stack([each if each.ndim == 2 else each[0] for each in tokens]) if tokens else None
+    return torch.cat([each if each.ndim == 3 else each[None] for each in tokens]) if tokens else None
 
 
 def _scalars(values: Sequence[Tensor], axes: int) -> Tensor | None:
-    return torch.stack(list(values)).view(-1, *[1] * (axes - 1)) if values else None
+    return torch.cat([value.reshape(-1, *[1] * (axes - 1)) for value in values]) if values else None
 
 
 def _extra(pairs: Sequence[KeyValue]) -> tuple[KeyValue | None, Tensor | None]:
@@ -99,8 +138,9 @@ def _extra(pairs: Sequence[KeyValue]) -> tuple[KeyValue | None, Tensor | None]:
     ]
     if min(counts) == longest:
         return KeyValue(*padded), None
+    real = [count for count, pair in zip(counts, pairs, strict=True) for _ in range(pair.key.shape[0])]
     places = torch.arange(longest, device=padded[0].device)
-    return KeyValue(*padded), places[None] < torch.tensor(counts, device=places.device)[:, None]
+    return KeyValue(*padded), places[None] < torch.tensor(real, device=places.device)[:, None]
 
 
 def _picked(layer: LayerPrompt, tasks: Tensor) -> LayerPrompt:

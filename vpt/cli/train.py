@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from vpt.cli.base import file_and_overrides
@@ -13,6 +16,13 @@ def add(commands: Any) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("train", help="train prompt and head on a data set, or resume=RUN")
     parser.add_argument("words", nargs="*", metavar="CONFIG.yaml | key=value", help="a config file and settings")
+    parser.add_argument(
+        "--each",
+        action="append",
+        default=[],
+        metavar="key=A,B,...",
+        help="a run for each value, side by side in the same batches on one frozen backbone; several make a grid",
+    )
     parser.set_defaults(run=_train)
 
 
@@ -22,6 +32,10 @@ def _train(options: argparse.Namespace) -> int:
     overrides = [word for word in overrides if not word.startswith("resume=")]
     if run and file:
         raise UserError("a resumed run has its own config; leave out the file")
+    if options.each:
+        if run:
+            raise UserError("a run is resumed by itself; leave out --each")
+        return _train_each(file, overrides, options.each)
     from vpt.config import load_config
 
     config = None if run else load_config(file, overrides)
@@ -30,3 +44,41 @@ def _train(options: argparse.Namespace) -> int:
     result = train(config) if config is not None else resume(run[0], overrides)
     print(result.folder)
     return 0
+
+
+def _train_each(file: str | None, overrides: list[str], each: Sequence[str]) -> int:
+    from vpt.config import load_config
+
+    grid = [_values(word) for word in each]
+    named = [(words, load_config(file, [*overrides, *words])) for words in itertools.product(*grid)]
+    from vpt.run import run_folder
+    from vpt.together import train_together
+
+    configs = []
+    for words, config in named:
+        if config.compare:
+            raise UserError("--each compares settings already; leave out compare")
+        stem = config.name or run_folder(config).name
+        configs.append(config.model_copy(update={"name": "-".join([stem, *map(_told, words)])}))
+    for result in train_together(configs):
+        print(result.folder)
+    return 0
+
+
+def _values(word: str) -> list[str]:
+    key, _, values = word.partition("=")
+    found = values.split(",")
+    if not key or not all(found):
+        raise UserError(f"--each {word}: give a setting and its values, as in --each prompt.tokens=5,10,50")
+    return [f"{key}={value}" for value in found]
+
+
+def _told(word: str) -> str:
+    """A setting as part of a folder's name.
+
+    >>> _told("train.optimizer.lr.prompt=0.01"), _told("data=sets/photos")
+    ('lr.prompt=0.01', 'data=photos')
+    """
+    key, _, value = word.partition("=")
+    short = key.split(".lr.")[-1].join(["lr.", ""]) if ".lr." in key else key.split(".")[-1]
+    return f"{short}={Path(value).name}"

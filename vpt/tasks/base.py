@@ -26,11 +26,15 @@ class Closing(Protocol):
 
 @dataclass(frozen=True)
 class Fitting:
-    """What one training needs: batches, what a step minimises, how an epoch is validated and begun."""
+    """What one training needs: batches, what a step minimises, how an epoch is validated and begun.
+
+    `of_scores` is the objective of scores that are there already, where it is a function of them alone.
+    """
 
     batches: Batches
     objective: Objective
     validate: Callable[[], dict[str, Any]] | None
+    of_scores: Objective | None = None
     before_epoch: Callable[[int], None] = lambda epoch: None
     loaders: Sequence[Closing] = field(default_factory=tuple)
 

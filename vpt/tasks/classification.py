@@ -19,7 +19,7 @@ from vpt.data.records import LabelledData, Record
 from vpt.data.sources import load_data
 from vpt.heads.tip import TipAdapter
 from vpt.model import PromptedModel, backbone_for, build_model
-from vpt.objectives import build_objective
+from vpt.objectives import REGULATED, build_objective
 from vpt.predictions import answers_of, write_answers
 from vpt.prompted import Prompted
 from vpt.prompts.base import TokenPrompts
@@ -75,7 +75,7 @@ class Classification:
         """What one training needs."""
         assert isinstance(model, PromptedModel)
         config, data = setting.config, setting.data
-        train_loader = setting.loader(model, data.train, "train", training=True)
+        train_loader = setting.training_loader(model)
         val_loader = setting.loader(model, data.val, "val") if data.val else None
         loaders = [loader for loader in (train_loader, val_loader) if loader is not None]
         train_batches: Batches = train_loader
@@ -98,8 +98,17 @@ class Classification:
             if isinstance(head, LabelMapHead) and head.method == "iterative" and epoch % head.every == 0:
                 map_by_frequency(model, setting)
 
-        objective = build_objective(config.prompt, model, forward, loss_for(setting), cached=forward is model.head)
-        return Fitting(train_batches, objective, validate if val_batches is not None else None, before_epoch, loaders)
+        loss_of = loss_for(setting)
+        objective = build_objective(config.prompt, model, forward, loss_of, cached=forward is model.head)
+        plain = forward is model and model.test_time is None and not isinstance(config.prompt, REGULATED)
+        return Fitting(
+            train_batches,
+            objective,
+            validate if val_batches is not None else None,
+            build_objective(config.prompt, model, lambda scores: scores, loss_of, cached=False) if plain else None,
+            before_epoch,
+            loaders,
+        )
 
     def measure(
         self, model: Prompted, setting: Setting, records: Sequence[Record], split: str, folder: Path | None = None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -45,6 +46,47 @@ class Batches(Protocol):
 Forward = Callable[[Tensor], Tensor]  # a batch's images, or features computed before, to logits
 # The same and labels, to the mean loss and how many images were told right, where that has a meaning.
 Objective = Callable[[Any, Any], tuple[Tensor, float | None]]
+Done = tuple[float, float | None]  # the mean loss of a batch and how many images were told right, where that is known
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Request:
+    """A step that a training wants to be taken; several trainings may have theirs taken together.
+
+    `of_scores` is the loss of scores and labels, where a step minimises nothing else.
+    """
+
+    state: TrainState
+    batch: AnyBatch
+    objective: Objective
+    of_scores: Objective | None
+    config: TrainConfig
+    device: torch.device
+    autocast: Autocast
+
+    def perform(self) -> Done:
+        """Take the step."""
+        return _step(self.state, self.batch, self.objective, self.config, self.device, self.autocast)
+
+
+Steps = Generator[Request, Done, T]  # a training: it asks for steps and ends with a result
+
+
+def alone(steps: Steps[T]) -> T:
+    """Take a training's steps as it asks for them, to its end."""
+    try:
+        request = next(steps)
+        while True:
+            try:
+                done = request.perform()
+            except BaseException as error:
+                request = steps.throw(error)  # so that the training closes what it opened
+                continue
+            request = steps.send(done)
+    except StopIteration as end:
+        result: T = end.value
+        return result
 
 
 def fit(
@@ -53,6 +95,7 @@ def fit(
     objective: Objective,
     validate: Callable[[], dict[str, Any]] | None,
     *,
+    of_scores: Objective | None,
     before_epoch: Callable[[int], None],
     metric: str,
     config: TrainConfig,
@@ -62,11 +105,12 @@ def fit(
     names: Callable[[Tensor], list[str]],
     log: RunLog,
     console: Console,
-) -> None:
+) -> Steps[None]:
     """Train until the last epoch or an early stop, from wherever `state.progress` stands.
 
     Args:
         objective: what a step minimises.
+        of_scores: the same for scores that are there already, where it is a function of them alone.
         validate: metrics of the validation split under the current weights; None when there is no such split.
         before_epoch: called with the number of an epoch that starts, counted from 0.
         metric: the validation metric by which the best epoch is chosen, larger is better.
@@ -97,7 +141,7 @@ def fit(
             for batch in train.epoch(progress.epoch, progress.batch):
                 here = progress.step - progress.first_step
                 rates = set_rates(state.optimizer, lambda base: rate(base, here, len(train), config))  # noqa: B023
-                loss, hits = _step(state, batch, objective, config, device, autocast)
+                loss, hits = yield Request(state, batch, objective, of_scores, config, device, autocast)
                 if not math.isfinite(loss):
                     raise UserError(_diverged(loss, progress.step, rates, names(batch.index)))
                 count = len(batch.index)
@@ -121,8 +165,8 @@ def _step(
     config: TrainConfig,
     device: torch.device,
     autocast: Autocast,
-) -> tuple[float, float | None]:
-    """One optimiser step. Returns the mean loss of the batch and how many images were told right, if that is known."""
+) -> Done:
+    """One optimiser step."""
     loss_sum = 0.0
     hits: float | None = 0.0
     for number, part in enumerate(batch.parts(config.accumulate)):
@@ -135,14 +179,19 @@ def _step(
         state.scaler.scale(loss * share).backward()
         loss_sum += float(loss.detach()) * share
         hits = None if hits is None or right is None else hits + right
-    if math.isfinite(loss_sum):
+    finish_step(state, config, loss_sum)
+    return loss_sum, hits
+
+
+def finish_step(state: TrainState, config: TrainConfig, loss: float) -> None:
+    """Move the parameters by their gradients, unless the loss was not finite, and forget the gradients."""
+    if math.isfinite(loss):
         state.scaler.unscale_(state.optimizer)
         if config.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_([p for _, _, p in state.model.trainable()], config.clip_norm)
         state.scaler.step(state.optimizer)
         state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
-    return loss_sum, hits
 
 
 def step_seed(seed: int, step: int, part: int = 0) -> int:

@@ -1,0 +1,232 @@
+"""Several trainings on one backbone, step by step in the same batches.
+
+Each is a run like any other, with its own data, prompt, head, optimiser, schedule, log and checkpoint. What they share
+is the pass: their batches go through the backbone as one, each image under the prompts of its own run. Where runs read
+the same images (one data set, one seed, one augmentation), these are loaded once, and the layers below the first prompt
+are computed once for all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vpt.backbones.backbone import Backbone
+from vpt.backbones.ports import LayerPrompt
+from vpt.bank.stacking import beside, shape_of
+from vpt.comparison import method_name
+from vpt.config import FrozenTuning, RunConfig
+from vpt.console import Console
+from vpt.errors import UserError
+from vpt.model import PromptedModel, backbone_for
+from vpt.prompts.pixels import PixelPrompts
+from vpt.run import TrainResult, run_folder, training
+from vpt.setting import Setting, prepare
+from vpt.tasks import task_of
+from vpt.training.loop import Done, Request, Steps, finish_step, step_seed
+from vpt.training.shared import SharedLoader
+
+
+def train_together(configs: Sequence[RunConfig], console: Console | None = None) -> list[TrainResult]:
+    """Train runs side by side; each ends as if it had trained alone, but for rounding.
+
+    Args:
+        configs: classification on the same backbone, which stays frozen. Names that are given must differ.
+        console: where is said how far they are.
+
+    Raises:
+        UserError: any mistake in configuration, data or backbone, before training starts; a run that failed, by name,
+            after the others have finished.
+    """
+    console = console or Console()
+    _check(configs)
+    shared: dict[Hashable, SharedLoader] = {}
+    folders = _folders(configs)
+    backbone: Backbone | None = None
+    runs: list[Steps[TrainResult]] = []
+    for config, folder in zip(configs, folders, strict=True):
+        mine = Console(quiet=True)
+        setting: Setting = replace(prepare(config, task_of(config).load, mine), shared=shared)
+        if backbone is None:
+            backbone = backbone_for(setting.config).to(setting.device)
+        runs.append(training(setting, folder, backbone=backbone))
+    console.say(f"{len(runs)} runs on {configs[0].backbone.name}, side by side")
+    results, failures = _drive(runs, folders, console)
+    _say(console, folders, results)
+    if failures:
+        told = "; ".join(f"{folders[at]}: {error}" for at, error in failures.items())
+        raise UserError(f"{len(failures)} of {len(runs)} runs failed, the others are finished: {told}")
+    return [results[at] for at in range(len(runs))]
+
+
+def _check(configs: Sequence[RunConfig]) -> None:
+    if not configs:
+        raise UserError("no run to train; give one configuration or more")
+    first = configs[0]
+    for config in configs:
+        if config.backbone != first.backbone or type(config.head) is not type(first.head):
+            # Heads decide whether the text tower or the classifier is loaded with the backbone.
+            raise UserError("runs that train together share backbone and kind of head; train the others by themselves")
+        if config.task != "classification" or not isinstance(config.tuning, FrozenTuning):
+            raise UserError(
+                "runs that train together classify on a frozen backbone: task=classification, tuning=frozen"
+            )
+        if config.train.device != first.train.device or config.train.precision != first.train.precision:
+            raise UserError("runs that train together share train.device and train.precision")
+
+
+def _folders(configs: Sequence[RunConfig]) -> list[Path]:
+    """A new folder for each; names that were made, not given, get a number where they would meet."""
+    found: list[Path] = []
+    for config in configs:
+        folder = stem = run_folder(config)
+        number = 2
+        while folder in found:
+            if config.name is not None:
+                raise UserError(f"two runs are called {config.name}; give them different names")
+            folder, number = stem.with_name(f"{stem.name}-{number}"), number + 1
+        found.append(folder)
+    return found
+
+
+def _drive(
+    runs: Sequence[Steps[TrainResult]], folders: Sequence[Path], console: Console
+) -> tuple[dict[int, TrainResult], dict[int, UserError]]:
+    """Take steps for all until each has ended; results, and mistakes by the number of the run."""
+    results: dict[int, TrainResult] = {}
+    failures: dict[int, UserError] = {}
+    wanted: dict[int, Request] = {}
+    epochs = dict.fromkeys(range(len(runs)), 0)
+
+    def go_on(at: int, done: Done | None) -> None:
+        wanted.pop(at, None)
+        try:
+            request = next(runs[at]) if done is None else runs[at].send(done)
+        except StopIteration as end:
+            results[at] = end.value
+            console.say(f"{folders[at].name}: finished")
+            return
+        except UserError as error:
+            failures[at] = error
+            console.warn(f"{folders[at].name}: {error}")
+            return
+        wanted[at] = request
+        progress = request.state.progress
+        if progress.epoch > epochs[at]:
+            epochs[at] = progress.epoch
+            row = progress.history[-1]
+            scores = ", ".join(f"{key.replace('_', ' ')} {row[key]:.4f}" for key in row if key not in ("epoch", "lr"))
+            console.say(f"{folders[at].name}: epoch {progress.epoch}/{request.config.epochs}: {scores}")
+
+    try:
+        for at in range(len(runs)):
+            go_on(at, None)
+        while wanted:
+            places = list(wanted)
+            for at, done in zip(places, step_together([wanted[at] for at in places]), strict=True):
+                go_on(at, done)
+    finally:
+        for run in runs:
+            run.close()
+    return results, failures
+
+
+def _say(console: Console, folders: Sequence[Path], results: dict[int, TrainResult]) -> None:
+    rows = []
+    for at, result in sorted(results.items()):
+        shown = [f"{100 * result.metrics[s]['accuracy']:.1f}%" if s in result.metrics else "-" for s in ("val", "test")]
+        rows.append(
+            [folders[at].name, method_name(result.metrics), *shown, f"{result.metrics['artifact_bytes'] / 1e6:.2f} MB"]
+        )
+    if rows:
+        console.table("trained together", ["run", "method", "validation", "test", "artifact"], rows)
+
+
+@dataclass
+class _Part:
+    """One run's share of a pass."""
+
+    request: Request
+    model: PromptedModel
+    layers: list[LayerPrompt] | None
+    random: Tensor  # state of the generator after the prompt's dropout: the head's dropout goes on from there
+
+
+def step_together(requests: Sequence[Request]) -> list[Done]:
+    """Take a step of each; those that can share a pass through the backbone do."""
+    groups: dict[Hashable, list[tuple[int, _Part]]] = {}
+    done: dict[int, Done] = {}
+    for at, request in enumerate(requests):
+        model = request.state.model
+        if not isinstance(model, PromptedModel) or request.of_scores is None or request.config.accumulate > 1:
+            done[at] = request.perform()
+            continue
+        part = _part(request, model)
+        groups.setdefault(_key(part), []).append((at, part))
+    for members in groups.values():
+        places = [at for at, _ in members]
+        if len(members) == 1:
+            done[places[0]] = requests[places[0]].perform()
+        else:
+            done |= dict(zip(places, _step([part for _, part in members]), strict=True))
+    return [done[at] for at in range(len(requests))]
+
+
+def _part(request: Request, model: PromptedModel) -> _Part:
+    torch.manual_seed(step_seed(request.config.seed, request.state.progress.step))
+    with request.autocast():
+        layers = model.constants(len(request.batch.index))
+    return _Part(request, model, layers, _random_state(request.device))
+
+
+def _key(part: _Part) -> Hashable:
+    model = part.model
+    return (id(model.backbone.net), model.image_size, model.pool, shape_of(model.steps, part.layers))
+
+
+def _step(parts: Sequence[_Part]) -> list[Done]:
+    first = parts[0]
+    device = first.request.device
+    counts = [len(part.request.batch.index) for part in parts]
+    # The same batch object: the runs read the same images, see SharedLoader.
+    same = all(part.request.batch is first.request.batch for part in parts)
+    same = same and not any(isinstance(part.model.prompt, PixelPrompts) for part in parts)
+    there = [part.request.batch.to(device) for part in (parts[:1] if same else parts)]
+    losses, done = [], []
+    with first.request.autocast():
+        images = [part.model.normalise(batch.images) for part, batch in zip(parts, there, strict=False)]
+        layers = beside([part.layers for part in parts], counts)
+        model = first.model
+        features = model.backbone.features(
+            torch.cat(images), model.steps, model.pool, layers, copies=len(parts) if same else 1
+        )
+        for number, (part, mine) in enumerate(zip(parts, features.split(counts), strict=True)):
+            _set_random_state(part.random, device)
+            labels = there[0 if same else number].labels
+            assert part.request.of_scores is not None
+            loss, right = part.request.of_scores(part.model.head(mine), labels)
+            losses.append(part.request.state.scaler.scale(loss))
+            done.append((float(loss.detach()), right))
+    # A loss that is not finite would reach nobody else's gradients, but it is left out all the same.
+    finite = [loss for loss, (value, _) in zip(losses, done, strict=True) if math.isfinite(value)]
+    if finite:
+        torch.stack(finite).sum().backward()
+    for part, (value, _) in zip(parts, done, strict=True):
+        finish_step(part.request.state, part.request.config, value)
+    return done
+
+
+def _random_state(device: torch.device) -> Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _set_random_state(state: Tensor, device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
