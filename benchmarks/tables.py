@@ -219,6 +219,24 @@ def clip_cache() -> str:
     return f"{rows(['image features', 'time of an epoch'], body)}\n\n{caption}"
 
 
+def together() -> str:
+    found = read("together-cpu")
+    body = [
+        [
+            row["kind"],
+            f"{row['seconds']['one after another']:.1f} s",
+            f"{row['seconds']['side by side']:.1f} s",
+            f"{row['speedup']:.2f}x",
+        ]
+        for row in found["rows"]
+    ]
+    caption = (
+        f"An epoch of {found['runs']} runs on {found['backbone']}, medians of {found['rounds']} alternating rounds, "
+        f"{_place(found)} (`benchmarks/together.py`)."
+    )
+    return f"{rows(['runs', 'one after another', 'side by side', 'speed'], body)}\n\n{caption}"
+
+
 def _place(found: dict[str, Any]) -> str:
     return f"{found['machine']['device']}, {found['machine']['threads']} threads"
 
@@ -235,6 +253,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "bank": bank,
     "load": load,
     "clip-cache": clip_cache,
+    "together": together,
 }
 
 

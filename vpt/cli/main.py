@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from vpt.cli import backbones, config, data, evaluate, predict, protocol, serve, train
+from vpt.cli import backbones, config, data, evaluate, export, predict, protocol, serve, sweep, train
 from vpt.cli.base import USAGE, Parser
 from vpt.errors import UserError, nearest
 
@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   vpt train resume=runs/photos                           go on after an interruption
   vpt eval runs/photos split=test
   vpt predict runs/photos new/*.jpg --format json
+  vpt export runs/photos --format onnx                   one file for other runtimes
   vpt serve runs                                         every task of a folder, over HTTP
   vpt data check photos
 """
@@ -74,7 +75,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="store_true", help="print the version")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
-    for command in (train, evaluate, predict, protocol, serve, data, config, backbones):
+    for command in (train, sweep, evaluate, predict, protocol, export, serve, data, config, backbones):
         command.add(commands)
     known = list(commands.choices)
     if words and not words[0].startswith("-") and words[0] not in known:

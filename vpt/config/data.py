@@ -24,6 +24,9 @@ class DataConfig(Section):
     test_fraction: float | None = Field(None, gt=0, lt=1, description="share split off for test when there is none")
     shots: int | None = Field(None, ge=1, description="training images per class (k-shot)")
     val_shots: int | None = Field(None, ge=1, description="validation images per class; default: all")
+    join_val: bool = Field(
+        False, description="train on the validation images too, without validation, once settings are chosen"
+    )
     half: Literal["all", "base", "new"] = Field(
         "all", description="the first half of the classes, the second half, or all (base-to-new protocol)"
     )

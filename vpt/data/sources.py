@@ -58,6 +58,8 @@ def load_data(config: DataConfig) -> LabelledData:
             notes.append(f"fewer training images than data.shots={config.shots}, so all are used: {listed(few)}")
     if config.val_shots is not None:
         val, _ = draw_shots(val, config.val_shots, config.split_seed)
+    if config.join_val:
+        train, val = [*train, *val], []
     return LabelledData(classes, found.multilabel, tuple(train), tuple(val), tuple(test), tuple(notes))
 
 

@@ -100,7 +100,7 @@ class PixelPrompts(nn.Module):
             std: of the backbone, (3, 1, 1).
         """
         images = self.placed(images)
-        return lay(images, self.canvas(len(images)), self.mask(), mean, std, self.config.space, self.config.squash)
+        return lay(images, self.canvas(images.shape[0]), self.mask(), mean, std, self.config.space, self.config.squash)
 
     def canvas(self, batch: int) -> Tensor:
         """The prompt on its canvas, (3, side, side); a patch that wanders in training gives (batch, 3, side, side)."""
@@ -131,7 +131,7 @@ class PixelPrompts(nn.Module):
             return images
         # Sampling at u / scale around the centre makes the picture `scale` times as large.
         turn = torch.eye(2, 3, device=images.device, dtype=images.dtype) / self.scale.clamp(*SCALES)
-        grid = F.affine_grid(turn.expand(len(images), -1, -1), list(images.shape), align_corners=True)
+        grid = F.affine_grid(turn.expand(images.shape[0], -1, -1), list(images.shape), align_corners=True)
         return F.grid_sample(images, grid, align_corners=True)
 
     def _frame(self) -> Tensor:

@@ -73,12 +73,18 @@ class Request:
 Steps = Generator[Request, Done, T]  # a training: it asks for steps and ends with a result
 
 
-def alone(steps: Steps[T]) -> T:
-    """Take a training's steps as it asks for them, to its end."""
+def alone(steps: Steps[T], look: Callable[[Request], None] = lambda request: None) -> T:
+    """Take a training's steps as it asks for them, to its end.
+
+    Args:
+        steps: the training.
+        look: sees each request before it is performed; what it raises ends the training.
+    """
     try:
         request = next(steps)
         while True:
             try:
+                look(request)
                 done = request.perform()
             except BaseException as error:
                 request = steps.throw(error)  # so that the training closes what it opened

@@ -1,0 +1,70 @@
+"""`vpt sweep`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from vpt.cli.base import file_and_overrides
+from vpt.errors import UserError
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("sweep", help="search settings by validation, then train with the best")
+    parser.add_argument("words", nargs="*", metavar="CONFIG.yaml | key=value", help="a config file and settings")
+    parser.add_argument(
+        "--over", action="append", default=[], metavar="key=VALUES", help="A,B,C; LOW..HIGH; LOW..HIGH:log"
+    )
+    parser.add_argument("--space", metavar="FILE.yaml", help="a YAML file with the mapping `over`, instead of --over")
+    parser.add_argument("--trials", type=int, default=20, help="how many, over all calls (default 20)")
+    parser.add_argument("--grid", action="store_true", help="every combination once")
+    parser.add_argument("--no-prune", action="store_true", help="train every trial to its end")
+    parser.add_argument("--final", nargs="*", default=[], metavar="key=value", help="settings of the last training")
+    parser.add_argument(
+        "--storage", metavar="URL", help="a database, for several machines: postgresql://..., sqlite:///f"
+    )
+    parser.set_defaults(run=_sweep)
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    file, words = file_and_overrides(options.words)
+    if bool(options.over) == bool(options.space):
+        raise UserError("name what is searched, by --over key=VALUES or by --space FILE.yaml")
+    if options.trials < 1:
+        raise UserError(f"--trials {options.trials} must be at least 1")
+    try:
+        from vpt.sweep.space import grid_of, read_space
+        from vpt.sweep.study import Sweep, sweep
+    except ImportError as error:
+        raise UserError(f"sweeping needs {error.name}: pip install 'vpt[sweep]'") from None
+    over = options.over
+    if options.space:
+        from vpt.config import read_yaml
+
+        tree = read_yaml(options.space)
+        over = tree.get("over")
+        if not isinstance(over, dict) or set(tree) - {"over", "grid", "trials", "final", "words"}:
+            raise UserError(f"{options.space} must hold `over`, and may hold words, grid, trials and final")
+        words = [*tree.get("words", []), *words]
+        options.grid = options.grid or bool(tree.get("grid"))
+        options.final = [*tree.get("final", []), *options.final]
+    axes = read_space(over)
+    trials = options.trials
+    if options.grid:
+        trials = 1
+        for values in grid_of(axes).values():
+            trials *= len(values)
+    plan = Sweep(
+        words,
+        axes,
+        file,
+        trials,
+        options.grid,
+        options.final,
+        options.storage,
+        prune=not (options.no_prune or options.grid),
+    )
+    found = sweep(plan)
+    print(found.best.folder)
+    return 0

@@ -1,0 +1,263 @@
+"""Running a sweep: trials are ordinary runs, chosen by Optuna and pruned by their validation."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages.journal import JournalFileBackend, JournalStorage
+from optuna.trial import TrialState
+
+from vpt.backbones.backbone import Backbone
+from vpt.config import FrozenTuning, RunConfig, load_config, read_yaml
+from vpt.console import Console
+from vpt.errors import UserError
+from vpt.files import write_json
+from vpt.model import backbone_for
+from vpt.run import TrainResult, training
+from vpt.setting import prepare
+from vpt.sweep.pictures import sweep_png
+from vpt.sweep.space import Axis, Choices, grid_of, suggest
+from vpt.tasks import task_of
+from vpt.training.loop import Request, alone
+
+STUDY = "vpt"
+HOPELESS = 3  # so many failures without one success end a sweep
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What to search.
+
+    Args:
+        words: settings of every run, with the config file that they came with.
+        axes: what is searched.
+        trials: how many, over all calls and machines together; a grid ends with its last point.
+        grid: every point once, instead of Optuna's choice.
+        final: settings of the last training beside the chosen ones.
+        storage: a database's URL, for several machines; default: a journal in the sweep's folder.
+        prune: end trials early that fall behind the median.
+        seed: of Optuna's choice.
+    """
+
+    words: Sequence[str]
+    axes: Mapping[str, Axis]
+    file: str | None = None
+    trials: int = 20
+    grid: bool = False
+    final: Sequence[str] = ()
+    storage: str | None = None
+    prune: bool = True
+    seed: int = 0
+
+
+@dataclass
+class SweepResult:
+    """A finished sweep: its folder, its trials, the chosen settings, and the run that was trained with them."""
+
+    folder: Path
+    trials: list[dict[str, Any]]
+    chosen: list[str]
+    best: TrainResult = field(repr=False)
+
+
+def sweep(plan: Sweep, console: Console | None = None) -> SweepResult:
+    """Search, or go on with a search that was interrupted: the same call again, with the same name and out folder.
+
+    Raises:
+        UserError: any mistake in the configuration, the axes or the data, before anything is trained; no trial that
+            finished.
+    """
+    console = console or Console()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if not plan.axes:
+        raise UserError("nothing to search; name settings with --over, as in --over prompt.tokens=5,10,50")
+    base = load_config(plan.file, plan.words)
+    # A sweep without a name takes that of its data, so that the same command finds it again.
+    folder = base.out / (base.name or f"sweep-{Path(base.data.path).name}-{base.backbone.name}".replace("/", "_"))
+    _check_axes(plan)
+    folder.mkdir(parents=True, exist_ok=True)
+    study = _study(plan, folder)
+    _take_up(study, console)
+    backbone = _shared(base, plan)
+    metric = task_of(base).metric
+    failures = 0
+    while (number := _ended(study) + failures) < plan.trials:
+        if plan.grid and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            break
+        trial = study.ask()
+        try:
+            words = suggest(trial, plan.axes)
+            config = load_config(plan.file, [*plan.words, *words])
+            console.say(f"trial {number + 1} of {plan.trials}: {' '.join(words)}")
+            score = _run(config, folder / "trials" / _digest(words), trial, backbone, metric)
+        except optuna.TrialPruned:
+            study.tell(trial, state=TrialState.PRUNED)
+            console.say("  pruned")
+        except UserError as error:
+            study.tell(trial, state=TrialState.FAIL)
+            console.warn(f"  failed: {error}")
+            failures += 1
+            if failures >= HOPELESS and not _complete(study):
+                raise
+        else:
+            study.tell(trial, score)
+            console.say(f"  validation {score:.4f}")
+    return _conclude(study, plan, folder, console)
+
+
+def _check_axes(plan: Sweep) -> None:
+    """Every value of every axis must make a valid configuration, by itself."""
+    if plan.grid:
+        grid_of(plan.axes)
+    for key, axis in plan.axes.items():
+        if key in ("name", "out", "task") or key.startswith("backbone"):
+            raise UserError(f"{key} is not searched in a sweep; make a sweep for each")
+        ends = axis.values if isinstance(axis, Choices) else (axis.low, axis.high)
+        for value in ends:
+            load_config(plan.file, [*plan.words, f"{key}={json.dumps(value)}"])
+
+
+def _study(plan: Sweep, folder: Path) -> optuna.Study:
+    pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
+    if plan.prune:
+        pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2)
+    storage: Any = plan.storage or JournalStorage(JournalFileBackend(str(folder / "journal.log")))
+    study = optuna.create_study(
+        storage=storage,
+        sampler=optuna.samplers.TPESampler(seed=plan.seed),
+        pruner=pruner,
+        study_name=STUDY if plan.storage is None else f"{STUDY}-{folder.name}",
+        direction="maximize",
+        load_if_exists=True,
+    )
+    if plan.grid:
+        grid = grid_of(plan.axes)
+        for point in itertools.product(*grid.values()):
+            study.enqueue_trial(dict(zip(grid, point, strict=True)), skip_if_exists=True)
+    return study
+
+
+def _take_up(study: optuna.Study, console: Console) -> None:
+    """Trials that a kill left running are asked for again; their runs go on from their checkpoints."""
+    if study._storage.__class__.__name__ != "JournalStorage":
+        return  # in a shared database other machines' trials are running
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)
+        if trial.params:
+            study.enqueue_trial(trial.params)
+            console.say(f"trial {trial.number + 1} was interrupted and goes on")
+
+
+def _shared(base: RunConfig, plan: Sweep) -> Backbone | None:
+    """One backbone for all trials, where none of them changes it."""
+    fixed = not any(key.startswith(("tuning", "head")) for key in plan.axes)
+    if base.task != "classification" or not isinstance(base.tuning, FrozenTuning) or not fixed:
+        return None
+    return backbone_for(base)
+
+
+def _run(config: RunConfig, folder: Path, trial: optuna.Trial, backbone: Backbone | None, metric: Any) -> float:
+    if (folder / "metrics.json").is_file():
+        stored = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        return float(stored["val"][stored_metric(stored["val"])])
+    setting = prepare(
+        config.model_copy(update={"name": folder.name, "compare": []}), task_of(config).load, Console(quiet=True)
+    )
+    if not setting.data.val:
+        raise UserError("a sweep chooses by validation, but there is none; set data.val_fraction")
+    name = metric(setting.data)
+    seen = 0
+
+    def look(request: Request) -> None:
+        nonlocal seen
+        history = request.state.progress.history
+        for row in history[seen:]:
+            if f"val_{name}" in row:
+                trial.report(row[f"val_{name}"], row["epoch"])
+                if trial.should_prune():
+                    raise optuna.TrialPruned
+        seen = len(history)
+
+    fresh = not (folder / "checkpoint.safetensors").is_file()
+    result = alone(training(setting, folder, fresh, backbone), look)
+    return float(result.metrics["val"][name])
+
+
+def stored_metric(measured: Mapping[str, Any]) -> str:
+    """The metric by which stored runs are ranked."""
+    return next(name for name in ("accuracy", "map", "mean_average_precision") if name in measured)
+
+
+def _conclude(study: optuna.Study, plan: Sweep, folder: Path, console: Console) -> SweepResult:
+    done = _complete(study)
+    if not done:
+        raise UserError("no trial finished; see what they said above")
+    rows = [_row(trial, plan, folder) for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    rows.sort(key=lambda row: -(row["validation"] if row["validation"] is not None else -1.0))
+    write_json(folder / "sweep.json", {"axes": list(plan.axes), "trials": rows})
+    sweep_png(rows, list(plan.axes), folder / "sweep.png")
+    shown = [row for row in rows if row["state"] == "complete"][:10]
+    console.table(
+        f"the best of {len(rows)} trials",
+        [*(key.removeprefix("train.optimizer.") for key in plan.axes), "validation"],
+        [[*(_told(row["params"].get(key)) for key in plan.axes), f"{row['validation']:.4f}"] for row in shown],
+    )
+    # Of equals the first by name, so that the order in which trials ran decides nothing.
+    top = max(trial.value for trial in done if trial.value is not None)
+    params = min((trial.params for trial in done if trial.value == top), key=repr)
+    chosen = [f"{key}={params[key]}" for key in plan.axes]
+    words = [*plan.words, *chosen, *plan.final, "name=best", f"out={folder}", "compare=[]"]
+    config = load_config(plan.file, words)
+    console.say(f"chosen: {' '.join(chosen)}; trained again{' with ' + ' '.join(plan.final) if plan.final else ''}")
+    return SweepResult(folder, rows, chosen, _final(config, folder / "best", console))
+
+
+def _final(config: RunConfig, folder: Path, console: Console) -> TrainResult:
+    """Train with the chosen settings, or read the run that did."""
+    stored = read_yaml(folder / "config.yaml") if (folder / "config.yaml").is_file() else None
+    setting = prepare(config, task_of(config).load, console)
+    if stored != setting.config.model_dump(mode="json"):
+        shutil.rmtree(folder, ignore_errors=True)  # of a shorter sweep before
+    elif (folder / "metrics.json").is_file():
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        return TrainResult(folder, folder / "artifact.safetensors", metrics)
+    fresh = not (folder / "checkpoint.safetensors").is_file()
+    return alone(training(setting, folder, fresh))
+
+
+def _row(trial: optuna.trial.FrozenTrial, plan: Sweep, folder: Path) -> dict[str, Any]:
+    words = [f"{key}={trial.params[key]!r}" for key in plan.axes if key in trial.params]
+    last = max(trial.intermediate_values, default=None)
+    value = trial.value if trial.state == TrialState.COMPLETE else trial.intermediate_values.get(last or 0)
+    return {
+        "number": trial.number,
+        "state": trial.state.name.lower(),
+        "params": trial.params,
+        "validation": value,
+        "epochs": last,
+        "words": words,
+    }
+
+
+def _told(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _digest(words: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:12]
+
+
+def _ended(study: optuna.Study) -> int:
+    return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
+
+
+def _complete(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
