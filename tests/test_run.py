@@ -20,6 +20,7 @@ from vpt.errors import UserError
 from vpt.run import evaluate, resume, train
 from vpt.runlog import RunLog, read_rows
 from vpt.training import loop
+from vpt.training.stop import Stopped
 
 pytestmark = pytest.mark.usefixtures("small_net")
 
@@ -236,6 +237,44 @@ def test_sigkill_at_any_moment(tmp_path: Path):
     one, other = (tmp_path / name / "run" / "artifact.safetensors" for name in ("whole", "cut"))
     assert one.read_bytes() == other.read_bytes()
     assert rows(one.parent) == rows(other.parent)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_signal_lets_the_step_end_and_saves(shapes: Path, tmp_path: Path, monkeypatch, number: int, workers: int):
+    usual = loop._step
+
+    def interrupted(state, *args):
+        if state.progress.step == 6:
+            os.kill(os.getpid(), number)
+        return usual(state, *args)
+
+    before = signal.getsignal(number)
+    config = settings(shapes, tmp_path, "train.checkpoint_minutes=100", f"data.workers={workers}")
+    with monkeypatch.context() as patched, pytest.raises(Stopped) as stopped:
+        patched.setattr(loop, "_step", interrupted)
+        train(config, QUIET)
+    assert stopped.value.number == number
+    assert signal.getsignal(number) == before
+    assert "stopped at step 7; the state is saved" in (tmp_path / "run" / "log.txt").read_text()
+    steps = []
+    monkeypatch.setattr(loop, "_step", lambda state, *args: (steps.append(state.progress.step), usual(state, *args))[1])
+    result = resume(tmp_path / "run", console=QUIET)
+    assert steps == list(range(7, 15))  # nothing is done again
+    whole = train(settings(shapes, tmp_path / "whole"), QUIET)
+    assert result.artifact.read_bytes() == whole.artifact.read_bytes()
+
+
+def test_a_second_signal_acts_at_once(shapes: Path, tmp_path: Path, monkeypatch):
+    def interrupted(state, *args):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("went on")
+
+    monkeypatch.setattr(loop, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        train(settings(shapes, tmp_path), QUIET)
+    assert not isinstance(stopped.value, Stopped)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state(shapes: Path, tmp_path: Path, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from vpt.errors import UserError
 from vpt.runlog import read_rows
 from vpt.together import train_together
 from vpt.training.loop import Request
+from vpt.training.stop import Stopped
 
 pytestmark = pytest.mark.usefixtures("small_net")
 
@@ -129,6 +132,24 @@ def test_one_that_was_interrupted_goes_on_by_itself(shapes: Path, tmp_path: Path
     theirs = load_file(alone.artifact)
     for name, value in load_file(mine.artifact).items():
         np.testing.assert_allclose(value, theirs[name], rtol=1e-3, atol=2e-5)
+
+
+def test_a_signal_saves_every_run(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    usual, count = together.step_together, []
+
+    def interrupted(requests: list[Request]):
+        count.append(1)
+        if len(count) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return usual(requests)
+
+    configs = named(shapes, tmp_path, ["train.checkpoint_minutes=9"], ["train.checkpoint_minutes=9", "prompt.tokens=2"])
+    with monkeypatch.context() as patched, pytest.raises(Stopped):
+        patched.setattr("vpt.together.step_together", interrupted)
+        train_together(configs, QUIET)
+    for number in range(2):
+        assert "stopped at step 4" in (tmp_path / f"run{number}" / "log.txt").read_text()
+        assert vpt.resume(tmp_path / f"run{number}", console=QUIET).metrics["epochs"] == 3
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,12 @@ are computed once for all of them.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -30,6 +32,7 @@ from vpt.setting import Setting, prepare
 from vpt.tasks import task_of
 from vpt.training.loop import Done, Request, Steps, finish_step, step_seed
 from vpt.training.shared import SharedLoader
+from vpt.training.stop import Stopped, Wish, listening
 
 
 def train_together(configs: Sequence[RunConfig], console: Console | None = None) -> list[TrainResult]:
@@ -124,16 +127,28 @@ def _drive(
             console.say(f"{folders[at].name}: epoch {progress.epoch}/{request.config.epochs}: {scores}")
 
     try:
-        for at in range(len(runs)):
-            go_on(at, None)
-        while wanted:
-            places = list(wanted)
-            for at, done in zip(places, step_together([wanted[at] for at in places]), strict=True):
-                go_on(at, done)
+        with listening() as wish:
+            for at in range(len(runs)):
+                go_on(at, None)
+            while wanted:
+                if wish.number is not None:
+                    _stop([runs[at] for at in wanted], wish)
+                places = list(wanted)
+                for at, done in zip(places, step_together([wanted[at] for at in places]), strict=True):
+                    go_on(at, done)
     finally:
         for run in runs:
             run.close()
     return results, failures
+
+
+def _stop(runs: Sequence[Steps[TrainResult]], wish: Wish) -> NoReturn:
+    """Let each save its state."""
+    assert wish.number is not None
+    for run in runs:
+        with contextlib.suppress(Stopped):
+            run.throw(Stopped(wish.number))
+    raise Stopped(wish.number)
 
 
 def _say(console: Console, folders: Sequence[Path], results: dict[int, TrainResult]) -> None:

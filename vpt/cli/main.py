@@ -41,9 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"vpt: {error}", file=sys.stderr)
         return USAGE
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("\nvpt: interrupted; an unfinished run goes on with: vpt train resume=RUN", file=sys.stderr)
-        return 130
+        return 128 + getattr(stop, "number", 2)
     except BrokenPipeError:
         # The reader of our output went away; Python would complain once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

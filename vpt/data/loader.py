@@ -359,6 +359,9 @@ def _as_is(batch: Any) -> Any:
 def _start_worker(worker_id: int) -> None:
     import cv2
 
+    # Ctrl-C reaches all processes of a terminal; the training decides when its workers end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # OpenCV's threads do not survive a fork, and the workers are the parallelism.
     cv2.setNumThreads(0)
     warnings.filterwarnings("ignore", module=r"PIL\b")

@@ -21,6 +21,7 @@ from vpt.runlog import RunLog
 from vpt.training.checkpoint import TrainState
 from vpt.training.optim import set_rates
 from vpt.training.schedule import rate
+from vpt.training.stop import Stopped, listening
 
 
 class AnyBatch(Protocol):
@@ -79,18 +80,24 @@ def alone(steps: Steps[T], look: Callable[[Request], None] = lambda request: Non
     Args:
         steps: the training.
         look: sees each request before it is performed; what it raises ends the training.
+
+    Raises:
+        Stopped: SIGINT or SIGTERM came; the training has saved its state.
     """
     try:
-        request = next(steps)
-        while True:
-            try:
-                look(request)
-                done = request.perform()
-            except BaseException as error:
-                request = steps.throw(error)  # so that the training closes what it opened
-                continue
-            request = steps.send(done)
+        with listening() as wish:
+            request = next(steps)
+            while True:
+                try:
+                    wish.check()
+                    look(request)
+                    done = request.perform()
+                except BaseException as error:
+                    request = steps.throw(error)  # so that the training saves its state and closes what it opened
+                    continue
+                request = steps.send(done)
     except StopIteration as end:
+        wish.check()
         result: T = end.value
         return result
 
@@ -147,7 +154,12 @@ def fit(
             for batch in train.epoch(progress.epoch, progress.batch):
                 here = progress.step - progress.first_step
                 rates = set_rates(state.optimizer, lambda base: rate(base, here, len(train), config))  # noqa: B023
-                loss, hits = yield Request(state, batch, objective, of_scores, config, device, autocast)
+                try:
+                    loss, hits = yield Request(state, batch, objective, of_scores, config, device, autocast)
+                except Stopped:
+                    keep()
+                    console.say(f"stopped at step {progress.step}; the state is saved")
+                    raise
                 if not math.isfinite(loss):
                     raise UserError(_diverged(loss, progress.step, rates, names(batch.index)))
                 count = len(batch.index)
