@@ -237,6 +237,22 @@ def together() -> str:
     return f"{rows(['runs', 'one after another', 'side by side', 'speed'], body)}\n\n{caption}"
 
 
+def faults() -> str:
+    found = read("faults")["faults"]
+    names = {
+        "kills": "SIGKILL at a random moment, then resumed",
+        "checkpoints": "a checkpoint or artifact cut or with a bit flipped",
+        "images": "a mutated image, of every format Pillow reads and writes",
+        "configs": "a mutated configuration",
+    }
+    body = []
+    for key, text in names.items():
+        if key in found:
+            outcomes = ", ".join(f"{what}: {count}" for what, count in found[key]["outcomes"].items())
+            body.append([text, str(found[key]["times"]), outcomes])
+    return f"{rows(['fault', 'times', 'outcomes'], body)}\n\n`benchmarks/faults.py`, seed {read('faults')['seed']}."
+
+
 def _place(found: dict[str, Any]) -> str:
     return f"{found['machine']['device']}, {found['machine']['threads']} threads"
 
@@ -254,6 +270,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "load": load,
     "clip-cache": clip_cache,
     "together": together,
+    "faults": faults,
 }
 
 

@@ -16,7 +16,16 @@ FILES = sorted((ROOT / "vpt").rglob("*.py"))
 LAYERS = [
     ["vpt.errors"],
     ["vpt.files", "vpt.preprocess", "vpt.results", "vpt.metrics", "vpt.inputs"],
-    ["vpt.config", "vpt.tensorfile", "vpt.device", "vpt.plots", "vpt.runlog", "vpt.cachedir", "vpt.predictions"],
+    [
+        "vpt.config",
+        "vpt.tensorfile",
+        "vpt.device",
+        "vpt.distributed",
+        "vpt.plots",
+        "vpt.runlog",
+        "vpt.cachedir",
+        "vpt.predictions",
+    ],
     ["vpt.console", "vpt.data", "vpt.prompts.plan"],
     ["vpt.comparison"],
     ["vpt.backbones"],

@@ -20,6 +20,7 @@ from vpt.config import RunConfig, TipHead, ZeroShotHead, load_config, read_yaml
 from vpt.console import Console
 from vpt.data.records import LabelledData, Record
 from vpt.device import pick_device, pick_precision
+from vpt.distributed import first_goes_ahead, is_first, joined, told, wait
 from vpt.errors import UserError
 from vpt.files import write_json, write_text
 from vpt.fitting import rounds, train_model
@@ -29,7 +30,7 @@ from vpt.predictions import read_answers
 from vpt.prompted import Prompted
 from vpt.prompts.picture import prompt_picture
 from vpt.prompts.pixels import PixelPrompts
-from vpt.runlog import RunLog
+from vpt.runlog import RunLog, open_log
 from vpt.setting import Setting, checked, prepare
 from vpt.tasks import task_of
 from vpt.training.checkpoint import Progress, TrainState, load_checkpoint, save_checkpoint
@@ -55,17 +56,19 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
     Raises:
         UserError: any mistake in configuration, data or backbone, before training starts; a loss that diverges.
     """
-    console = console or Console()
-    folder = run_folder(config)
-    setting = prepare(config, task_of(config).load, console)
-    config = setting.config
-    result = alone(training(setting, folder))
-    others = [
-        alone(training(replace(setting, config=_with_prompt(config, kind)), _sibling(folder, kind)))
-        for kind in config.compare
-    ]
-    _compare(setting, [result, *others])
-    return result
+    with joined():
+        console = console or Console(quiet=not is_first())
+        folder = Path(told(str(run_folder(config)) if is_first() else ""))
+        with first_goes_ahead():
+            setting = prepare(config, task_of(config).load, console)
+        config = setting.config
+        result = alone(training(setting, folder))
+        others = [
+            alone(training(replace(setting, config=_with_prompt(config, kind)), _sibling(folder, kind)))
+            for kind in config.compare
+        ]
+        _compare(setting, [result, *others])
+        return result
 
 
 def resume(run: str | Path, overrides: Sequence[str] = (), console: Console | None = None) -> TrainResult:
@@ -74,22 +77,25 @@ def resume(run: str | Path, overrides: Sequence[str] = (), console: Console | No
     Raises:
         UserError: no run there, a damaged checkpoint, or settings, data or backbone that changed since.
     """
-    console = console or Console()
     folder = Path(run)
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{folder} is not a run folder; it has no config.yaml")
     config = load_config(base=read_yaml(folder / "config.yaml"), overrides=overrides)
-    setting = prepare(config, task_of(config).load, console)
-    config = setting.config
-    result = alone(training(setting, folder, fresh=False))
-    others = []
-    for kind in config.compare:
-        sibling = _sibling(folder, kind)
-        started = (sibling / "checkpoint.safetensors").is_file()
-        other = replace(setting, config=_with_prompt(config, kind))
-        others.append(alone(training(other, sibling, fresh=not started)))
-    _compare(setting, [result, *others])
-    return result
+    with joined():
+        console = console or Console(quiet=not is_first())
+        with first_goes_ahead():
+            setting = prepare(config, task_of(config).load, console)
+        config = setting.config
+        result = alone(training(setting, folder, fresh=False))
+        others = []
+        for kind in config.compare:
+            sibling = _sibling(folder, kind)
+            started = (sibling / "checkpoint.safetensors").is_file()
+            wait()
+            other = replace(setting, config=_with_prompt(config, kind))
+            others.append(alone(training(other, sibling, fresh=not started)))
+        _compare(setting, [result, *others])
+        return result
 
 
 def evaluate(
@@ -205,23 +211,29 @@ def training(
         "data": data.fingerprint(),
         "backbone": model.backbone.fingerprint,
     }
+
+    def save() -> None:
+        if is_first():
+            save_checkpoint(checkpoint, state, identity)
+
     if fresh or not checkpoint.is_file():
         if not fresh and finished.exists():
             raise UserError(f"{folder} is finished and has no checkpoint to resume from")
-        _create(folder, config)
+        if is_first():
+            _create(folder, config)
         task.begin(model, setting)
         if rounds(config.prompt) > 1:
             state.start = {name: value.clone() for name, value in model.owned_state().items()}
-        save_checkpoint(checkpoint, state, identity)
+        save()
     else:
         load_checkpoint(checkpoint, state, identity)
         console.say(f"resuming {folder} at epoch {state.progress.epoch + 1}, step {state.progress.step}")
-    with RunLog(folder, resume_step=None if fresh else state.progress.step) as log:
+    with open_log(folder, None if fresh else state.progress.step, write=is_first()) as log:
         console.attach(log)
         try:
             _introduce(setting, model, folder)
             with torch.random.fork_rng():
-                yield from train_model(state, setting, task, log, lambda: save_checkpoint(checkpoint, state, identity))
+                yield from train_model(state, setting, task, log, save)
             return _conclude(state, setting, folder, log)
         finally:
             console.attach(None)
@@ -255,7 +267,7 @@ def _conclude(state: TrainState, setting: Setting, folder: Path, log: RunLog) ->
     measured: dict[str, Any] = {}
     for split in ("val", "test"):
         if data.split(split):
-            measured[split] = task.measure(model, setting, data.split(split), split, folder)
+            measured[split] = task.measure(model, setting, data.split(split), split, folder if is_first() else None)
     metric = task.metric(data)
     learning = sum(parameter.numel() for _, _, parameter in model.trainable())
     summary = {
@@ -273,6 +285,9 @@ def _conclude(state: TrainState, setting: Setting, folder: Path, log: RunLog) ->
         split: {key: value for key, value in found.items() if isinstance(value, float)}
         for split, found in measured.items()
     }
+    if not is_first():
+        wait()
+        return TrainResult(folder, folder / "artifact.safetensors", summary)
     artifact = save_artifact(
         folder / "artifact.safetensors", model, config, data.classes, data.multilabel, metrics=slim
     )
@@ -289,6 +304,7 @@ def _conclude(state: TrainState, setting: Setting, folder: Path, log: RunLog) ->
     console.say(
         f"artifact: {artifact} ({summary['artifact_bytes'] / 1e6:.2f} MB), trained in {state.progress.seconds:.0f} s"
     )
+    wait()
     return TrainResult(folder, artifact, summary)
 
 
@@ -334,7 +350,7 @@ def _sibling(folder: Path, kind: str) -> Path:
 
 
 def _compare(setting: Setting, results: Sequence[TrainResult]) -> None:
-    if len(results) < 2:
+    if len(results) < 2 or not is_first():
         return
     say_comparison(setting.console, [result.metrics for result in results])
     split = "test" if setting.data.test else "val"

@@ -52,6 +52,27 @@ class RunLog:
         self._board.close()
 
 
+class NoLog(RunLog):
+    """Writes nothing: the log of the processes that only compute."""
+
+    def __init__(self) -> None:
+        pass
+
+    def row(self, kind: str, step: int, **values: Any) -> None:
+        """Nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def __exit__(self, *_error: object) -> None:
+        pass
+
+
+def open_log(folder: Path, resume_step: int | None, write: bool) -> RunLog:
+    """The log of a run folder, or one that writes nothing."""
+    return RunLog(folder, resume_step) if write else NoLog()
+
+
 def read_rows(folder: Path) -> list[dict[str, Any]]:
     """The rows of a run's log; a last line that was torn by a kill is left out."""
     path = folder / "log.jsonl"

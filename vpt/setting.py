@@ -17,6 +17,7 @@ from vpt.data.records import SPLITS, LabelledData, Record
 from vpt.data.transforms import Transform, eval_transform, train_transform
 from vpt.data.views import Views
 from vpt.device import Autocast, autocast, pick_device, pick_precision
+from vpt.distributed import own_device, ranks
 from vpt.errors import UserError
 from vpt.model import PromptedModel
 from vpt.training.schedule import default_epochs
@@ -49,18 +50,24 @@ class Setting:
         """Batches of the training split, augmented and shuffled; shared with the runs beside this one that want the
         very same."""
         if self.shared is None:
-            return self.loader(model, self.data.train, "train", training=True)
+            return self.loader(model, self.data.train, "train", training=True, dealt=True)
         config, pre = self.config, model.backbone.preprocess
         wanted = (config.data.model_dump_json(), self.data.fingerprint(), config.train.seed, config.train.batch_size)
         key = (*wanted, replace(pre, size=model.image_size))
         if key not in self.shared:
-            self.shared[key] = SharedLoader(self.loader(model, self.data.train, "train", training=True))
+            self.shared[key] = SharedLoader(self.loader(model, self.data.train, "train", training=True, dealt=True))
         return self.shared[key].join()
 
     def loader(
-        self, model: PromptedModel, records: Sequence[Record], split: str = "", training: bool = False
+        self,
+        model: PromptedModel,
+        records: Sequence[Record],
+        split: str = "",
+        training: bool = False,
+        dealt: bool = False,
     ) -> Loader:
-        """Batches of records as `model` wants them; augmented and shuffled for training."""
+        """Batches of records as `model` wants them; augmented and shuffled for training; dealt out to all processes,
+        or all of them to each."""
         config, data = self.config, self.data
         transform: Transform
         if training:
@@ -80,6 +87,8 @@ class Setting:
             cache=self.caches.get(split),
             max_pixels=config.data.max_pixels,
             pin_memory=self.device.type == "cuda",
+            rank=ranks().rank if dealt else 0,
+            ranks=ranks().count if dealt else 1,
         )
 
 
@@ -103,7 +112,7 @@ def prepare(config: RunConfig, load: Callable[[RunConfig], LabelledData], consol
     Raises:
         UserError: whatever is wrong, before anything is written.
     """
-    device = pick_device(config.train.device)
+    device = pick_device(own_device(config.train.device))
     precision = pick_precision(config.train.precision, device)
     data = load(config)
     for note in data.notes:

@@ -24,6 +24,7 @@ from vpt.bank.stacking import beside, shape_of
 from vpt.comparison import method_name
 from vpt.config import FrozenTuning, RunConfig
 from vpt.console import Console
+from vpt.distributed import refuse
 from vpt.errors import UserError
 from vpt.model import PromptedModel, backbone_for
 from vpt.prompts.pixels import PixelPrompts
@@ -47,6 +48,7 @@ def train_together(configs: Sequence[RunConfig], console: Console | None = None)
             after the others have finished.
     """
     console = console or Console()
+    refuse("training runs side by side")
     _check(configs)
     shared: dict[Hashable, SharedLoader] = {}
     folders = _folders(configs)
@@ -220,18 +222,18 @@ def _step(parts: Sequence[_Part]) -> list[Done]:
         features = model.backbone.features(
             torch.cat(images), model.steps, model.pool, layers, copies=len(parts) if same else 1
         )
-        for number, (part, mine) in enumerate(zip(parts, features.split(counts), strict=True)):
+        for number, (part, mine, count) in enumerate(zip(parts, features.split(counts), counts, strict=True)):
             _set_random_state(part.random, device)
             labels = there[0 if same else number].labels
             assert part.request.of_scores is not None
             loss, right = part.request.of_scores(part.model.head(mine), labels)
             losses.append(part.request.state.scaler.scale(loss))
-            done.append((float(loss.detach()), right))
+            done.append((float(loss.detach()), right, count))
     # A loss that is not finite would reach nobody else's gradients, but it is left out all the same.
-    finite = [loss for loss, (value, _) in zip(losses, done, strict=True) if math.isfinite(value)]
+    finite = [loss for loss, (value, *_) in zip(losses, done, strict=True) if math.isfinite(value)]
     if finite:
         torch.stack(finite).sum().backward()
-    for part, (value, _) in zip(parts, done, strict=True):
+    for part, (value, *_) in zip(parts, done, strict=True):
         finish_step(part.request.state, part.request.config, value)
     return done
 

@@ -39,10 +39,12 @@ def _train(options: argparse.Namespace) -> int:
     from vpt.config import load_config
 
     config = None if run else load_config(file, overrides)
+    from vpt.distributed import is_first
     from vpt.run import resume, train
 
     result = train(config) if config is not None else resume(run[0], overrides)
-    print(result.folder)
+    if is_first():
+        print(result.folder)
     return 0
 
 

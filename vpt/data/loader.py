@@ -188,6 +188,11 @@ class Loader:
         return self.epoch(0)
 
     @property
+    def ranks(self) -> int:
+        """Processes that each batch is dealt out to."""
+        return self._batches.ranks
+
+    @property
     def records(self) -> Sequence[Record]:
         """The records that `Batch.index` points into."""
         return self._images.records

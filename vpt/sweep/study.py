@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 from vpt.backbones.backbone import Backbone
 from vpt.config import FrozenTuning, RunConfig, load_config, read_yaml
 from vpt.console import Console
+from vpt.distributed import refuse
 from vpt.errors import UserError
 from vpt.files import write_json
 from vpt.model import backbone_for
@@ -76,6 +77,7 @@ def sweep(plan: Sweep, console: Console | None = None) -> SweepResult:
             finished.
     """
     console = console or Console()
+    refuse("a sweep")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if not plan.axes:
         raise UserError("nothing to search; name settings with --over, as in --over prompt.tokens=5,10,50")

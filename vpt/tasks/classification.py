@@ -76,7 +76,7 @@ class Classification:
         assert isinstance(model, PromptedModel)
         config, data = setting.config, setting.data
         train_loader = setting.training_loader(model)
-        val_loader = setting.loader(model, data.val, "val") if data.val else None
+        val_loader = setting.loader(model, data.val, "val", dealt=True) if data.val else None
         loaders = [loader for loader in (train_loader, val_loader) if loader is not None]
         train_batches: Batches = train_loader
         val_batches: Batches | None = val_loader
@@ -115,7 +115,7 @@ class Classification:
     ) -> dict[str, Any]:
         """Metrics of a trained model on records; with a folder, its answers are written there as a CSV."""
         assert isinstance(model, PromptedModel)
-        loader: Loader = setting.loader(model, records, split)
+        loader: Loader = setting.loader(model, records, split, dealt=True)
         try:
             logits, labels = _scored(inference(model), loader, setting, split)
         finally:

@@ -15,6 +15,7 @@ from torch import Tensor
 from vpt.config import TrainConfig
 from vpt.console import Console
 from vpt.device import Autocast
+from vpt.distributed import agreed, gathered, ranks, sum_step
 from vpt.errors import UserError
 from vpt.model import PromptedModel
 from vpt.runlog import RunLog
@@ -47,7 +48,8 @@ class Batches(Protocol):
 Forward = Callable[[Tensor], Tensor]  # a batch's images, or features computed before, to logits
 # The same and labels, to the mean loss and how many images were told right, where that has a meaning.
 Objective = Callable[[Any, Any], tuple[Tensor, float | None]]
-Done = tuple[float, float | None]  # the mean loss of a batch and how many images were told right, where that is known
+# The mean loss of a batch, how many of its images were told right, where that is known, and how many there were.
+Done = tuple[float, float | None, int]
 T = TypeVar("T")
 
 
@@ -95,6 +97,7 @@ def alone(steps: Steps[T], look: Callable[[Request], None] = lambda request: Non
                 except BaseException as error:
                     request = steps.throw(error)  # so that the training saves its state and closes what it opened
                     continue
+                wish.number = agreed(wish.number)  # all of several processes stop at the same step
                 request = steps.send(done)
     except StopIteration as end:
         wish.check()
@@ -155,14 +158,13 @@ def fit(
                 here = progress.step - progress.first_step
                 rates = set_rates(state.optimizer, lambda base: rate(base, here, len(train), config))  # noqa: B023
                 try:
-                    loss, hits = yield Request(state, batch, objective, of_scores, config, device, autocast)
+                    loss, hits, count = yield Request(state, batch, objective, of_scores, config, device, autocast)
                 except Stopped:
                     keep()
                     console.say(f"stopped at step {progress.step}; the state is saved")
                     raise
                 if not math.isfinite(loss):
                     raise UserError(_diverged(loss, progress.step, rates, names(batch.index)))
-                count = len(batch.index)
                 progress.loss_sum += loss * count
                 progress.correct = None if hits is None else (progress.correct or 0.0) + hits
                 progress.seen += count
@@ -187,18 +189,22 @@ def _step(
     """One optimiser step."""
     loss_sum = 0.0
     hits: float | None = 0.0
-    for number, part in enumerate(batch.parts(config.accumulate)):
+    count = len(batch.index)  # none, where a short last batch was dealt out to many processes
+    for number, part in enumerate(batch.parts(config.accumulate) if count else ()):
         # Dropout draws from a function of seed and step, so that a resumed run draws the same.
-        torch.manual_seed(step_seed(config.seed, state.progress.step, number))
+        torch.manual_seed(step_seed(config.seed, state.progress.step, number, ranks().rank))
         there = part.to(device)
         with autocast():
             loss, right = objective(there.images, there.labels)
-        share = len(part.index) / len(batch.index)
+        share = len(part.index) / count
         state.scaler.scale(loss * share).backward()
         loss_sum += float(loss.detach()) * share
         hits = None if hits is None or right is None else hits + right
+    if ranks().count > 1:
+        learning = (parameter for _, _, parameter in state.model.trainable())
+        loss_sum, hits, count = sum_step(learning, loss_sum, hits, count)
     finish_step(state, config, loss_sum)
-    return loss_sum, hits
+    return loss_sum, hits, count
 
 
 def finish_step(state: TrainState, config: TrainConfig, loss: float) -> None:
@@ -212,13 +218,16 @@ def finish_step(state: TrainState, config: TrainConfig, loss: float) -> None:
     state.optimizer.zero_grad(set_to_none=True)
 
 
-def step_seed(seed: int, step: int, part: int = 0) -> int:
-    """A 63-bit seed for the dropout of one pass.
+def step_seed(seed: int, step: int, part: int = 0, rank: int = 0) -> int:
+    """A 63-bit seed for the dropout of one pass in one process.
 
     >>> step_seed(0, 1) == step_seed(0, 1)
     True
     """
-    return int(np.random.SeedSequence((4, seed, step, part)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return int(
+        np.random.SeedSequence((4, seed, step, part, *([rank] if rank else []))).generate_state(1, np.uint64)[0]
+        >> np.uint64(1)
+    )
 
 
 def _finish_epoch(
@@ -303,16 +312,21 @@ def _diverged(loss: float, step: int, rates: dict[str, float], images: list[str]
 def collect(
     forward: Forward, loader: Batches, device: torch.device, autocast: Autocast, console: Console, what: str
 ) -> tuple[Tensor, Tensor]:
-    """Outputs and labels of a whole loader, on the CPU, in float32."""
-    outputs, labels = [], []
+    """Outputs and labels of a whole loader, on the CPU, in float32; of all processes, where these share it."""
+    outputs, labels, index = [], [], []
     with torch.inference_mode(), console.progress(len(loader), what) as bar:
         for batch in loader.epoch(0):
-            with autocast():
-                out = forward(batch.images.to(device, non_blocking=True))
-            outputs.append(out.float().cpu())
             labels.append(batch.labels)
+            index.append(batch.index)
+            if len(batch.index):
+                with autocast():
+                    out = forward(batch.images.to(device, non_blocking=True))
+                outputs.append(out.float().cpu())
             bar.advance(1, images=len(batch.index))
-    return torch.cat(outputs), torch.cat(labels)
+    if getattr(loader, "ranks", 1) == 1:
+        return torch.cat(outputs), torch.cat(labels)
+    order = torch.cat(index)
+    return gathered(torch.cat(outputs or [torch.zeros(0, 1)]), order), gathered(torch.cat(labels), order)
 
 
 def inference(model: PromptedModel) -> Forward:
