@@ -417,7 +417,7 @@ class TestSlowClients:
                 b"POST /v1/predict HTTP/1.1\r\nHost: here\r\nContent-Length: 5000\r\n"
                 b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
             )
-            answer = link.recv(4000).decode()
+            answer = b"".join(iter(lambda: link.recv(4000), b"")).decode()
         assert answer.startswith("HTTP/1.1 408")
         assert "did not arrive within 0.5 seconds" in answer
 
