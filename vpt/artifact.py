@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor
 
+from vpt import hub
 from vpt.config import DataConfig, RunConfig, TrainConfig
 from vpt.errors import UserError
 from vpt.preprocess import Preprocess
@@ -76,11 +77,13 @@ def _shareable(config: RunConfig) -> RunConfig:
 
 
 def find_artifact(path: str | Path) -> Path:
-    """The artifact file itself, given it or its run folder.
+    """The artifact file itself, given it, its run folder, or `hf:owner/name` on the Hugging Face Hub.
 
     Raises:
-        UserError: neither.
+        UserError: none of these.
     """
+    if str(path).startswith(hub.PREFIX):
+        return hub.pull(str(path))
     path = Path(path)
     if path.is_dir():
         inside = path / "artifact.safetensors"
