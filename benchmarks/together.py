@@ -10,6 +10,7 @@ benchmarks/results/together-<device>.json.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import tempfile
 from pathlib import Path
@@ -38,10 +39,13 @@ def main() -> None:
     parser.add_argument("--backbone", default="vpt_nano")
     parser.add_argument("--shots", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="the others are kept")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
-    rows = []
-    for kind, words in KINDS.items():
+    out = RESULTS / f"together-{pick_device(options.device).type}.json"
+    rows = json.loads(out.read_text())["rows"] if out.exists() else []
+    for kind in options.kinds:
+        words = KINDS[kind]
         times: dict[str, list[float]] = {"side by side": [], "one after another": []}
         for _ in range(options.rounds):
             with tempfile.TemporaryDirectory() as place:
@@ -53,13 +57,13 @@ def main() -> None:
                 folders = [train(each, Console(quiet=True)).folder for each in configs]
                 times["one after another"].append(sum(epoch_of(folder) for folder in folders))
         medians = {way: statistics.median(each) for way, each in times.items()}
-        rows.append(
-            {"kind": kind, "seconds": medians, "speedup": medians["one after another"] / medians["side by side"]}
-        )
-        print(rows[-1], flush=True)
-    device = pick_device(options.device)
-    found = {"machine": machine(device), "backbone": options.backbone, "runs": len(RATES), "rounds": options.rounds}
-    write_json(RESULTS / f"together-{device.type}.json", {**found, "rows": rows})
+        row = {"kind": kind, "seconds": medians, "speedup": medians["one after another"] / medians["side by side"]}
+        rows = [other for other in rows if other["kind"] != kind] + [row]
+        rows.sort(key=lambda row: list(KINDS).index(row["kind"]))
+        print(row, flush=True)
+        device = pick_device(options.device)
+        found = {"machine": machine(device), "backbone": options.backbone, "runs": len(RATES), "rounds": options.rounds}
+        write_json(out, {**found, "rows": rows})
 
 
 def config(options: argparse.Namespace, words: list[str], rate: float, out: Path) -> RunConfig:

@@ -420,6 +420,13 @@ def test_mistakes_are_told_before_training(tmp_path: Path, words: list[str], sen
         train(settings(tmp_path, *words), QUIET)
 
 
+def test_missing_packages_are_told_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("vpt.detection.metrics.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"needs torchmetrics and faster_coco_eval: pip install 'vpt\[detection\]'"):
+        train(settings(tmp_path), QUIET)
+    assert not any(tmp_path.iterdir())
+
+
 def test_boxes_are_not_for_classification():
     with pytest.raises(UserError, match="set task=detection"):
         load_config(overrides=["head=fcos"])

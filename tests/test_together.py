@@ -152,6 +152,21 @@ def test_a_signal_saves_every_run(shapes: Path, tmp_path: Path, monkeypatch: pyt
         assert vpt.resume(tmp_path / f"run{number}", console=QUIET).metrics["epochs"] == 3
 
 
+def test_a_signal_during_the_last_step_is_not_lost(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    usual, count = together.step_together, []
+
+    def interrupted(requests: list[Request]):
+        count.append(1)
+        if len(count) == 15:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return usual(requests)
+
+    monkeypatch.setattr("vpt.together.step_together", interrupted)
+    with pytest.raises(Stopped):
+        train_together(named(shapes, tmp_path, []), QUIET)
+    assert (tmp_path / "run0" / "metrics.json").is_file()
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

@@ -138,6 +138,7 @@ def _drive(
                 places = list(wanted)
                 for at, done in zip(places, step_together([wanted[at] for at in places]), strict=True):
                     go_on(at, done)
+            wish.check()  # it may have come while the last ones ended
     finally:
         for run in runs:
             run.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,13 @@ KEYS = {
     "map_large": "map_large",
     "mar_100": "recall",
 }
+
+
+def require_metrics() -> None:
+    """A UserError if what measures boxes is not installed; told before training, not after."""
+    missing = [name for name in ("torchmetrics", "faster_coco_eval") if find_spec(name) is None]
+    if missing:
+        raise UserError(f"measuring boxes needs {' and '.join(missing)}: pip install 'vpt[detection]'")
 
 
 def detection_metrics(
@@ -42,12 +50,9 @@ def detection_metrics(
     for number, image in enumerate(predicted):
         if not all(torch.isfinite(image[key]).all() for key in ("boxes", "scores")):
             raise ValueError(f"the boxes or scores of image {number} are not finite")
-    try:
-        from torchmetrics.detection import MeanAveragePrecision
-    except ImportError:
-        raise UserError(
-            "measuring boxes needs torchmetrics and faster-coco-eval: pip install 'vpt[detection]'"
-        ) from None
+    require_metrics()
+    from torchmetrics.detection import MeanAveragePrecision
+
     metric = MeanAveragePrecision(
         backend="faster_coco_eval",
         class_metrics=True,

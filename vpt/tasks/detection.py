@@ -19,7 +19,7 @@ from vpt.data.loader import Loader, default_workers, loader_of
 from vpt.data.records import LabelledData, Record
 from vpt.detection import pictures
 from vpt.detection.frozen import FrozenDetector, build_frozen
-from vpt.detection.metrics import detection_metrics
+from vpt.detection.metrics import detection_metrics, require_metrics
 from vpt.detection.model import Detector, build_detector
 from vpt.errors import UserError
 from vpt.files import write_json
@@ -38,6 +38,7 @@ class Detection:
 
     def load(self, config: RunConfig) -> LabelledData:
         """Read the data set; headers of images are opened where boxes are shares of them."""
+        require_metrics()
         return load_boxes(config.data)
 
     def build(self, config: RunConfig, classes: Sequence[str], backbone: Backbone | None = None) -> Prompted:
