@@ -30,6 +30,7 @@ from vpt.config import load_config
 from vpt.console import Console
 from vpt.errors import UserError
 from vpt.files import write_json
+from vpt.metrics import ranking
 from vpt.run import resume, train
 
 SEEDS = (0, 1, 2)
@@ -182,7 +183,7 @@ def run(words: list[str], folder: Path) -> dict[str, Any]:
             config = load_config(overrides=[*words, f"out={folder.parent}", f"name={folder.name}"])
             result = train(config, Console(quiet=True))
         metrics = result.metrics
-        key = "accuracy" if "accuracy" in metrics["val"] else "map"
+        key = ranking(metrics["val"])
         found = {
             "val": metrics["val"][key],
             "val_loss": metrics["val"].get("loss"),

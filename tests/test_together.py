@@ -134,18 +134,23 @@ def test_one_that_was_interrupted_goes_on_by_itself(shapes: Path, tmp_path: Path
         np.testing.assert_allclose(value, theirs[name], rtol=1e-3, atol=2e-5)
 
 
-def test_a_signal_saves_every_run(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def signal_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask to stop by SIGTERM during step `step`, counted from 1."""
     usual, count = together.step_together, []
 
     def interrupted(requests: list[Request]):
         count.append(1)
-        if len(count) == 4:
+        if len(count) == step:
             os.kill(os.getpid(), signal.SIGTERM)
         return usual(requests)
 
+    monkeypatch.setattr("vpt.together.step_together", interrupted)
+
+
+def test_a_signal_saves_every_run(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     configs = named(shapes, tmp_path, ["train.checkpoint_minutes=9"], ["train.checkpoint_minutes=9", "prompt.tokens=2"])
     with monkeypatch.context() as patched, pytest.raises(Stopped):
-        patched.setattr("vpt.together.step_together", interrupted)
+        signal_at(4, patched)
         train_together(configs, QUIET)
     for number in range(2):
         assert "stopped at step 4" in (tmp_path / f"run{number}" / "log.txt").read_text()
@@ -153,15 +158,7 @@ def test_a_signal_saves_every_run(shapes: Path, tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_signal_during_the_last_step_is_not_lost(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    usual, count = together.step_together, []
-
-    def interrupted(requests: list[Request]):
-        count.append(1)
-        if len(count) == 15:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return usual(requests)
-
-    monkeypatch.setattr("vpt.together.step_together", interrupted)
+    signal_at(15, monkeypatch)
     with pytest.raises(Stopped):
         train_together(named(shapes, tmp_path, []), QUIET)
     assert (tmp_path / "run0" / "metrics.json").is_file()

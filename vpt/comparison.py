@@ -11,6 +11,7 @@ import numpy as np
 from vpt.console import Console
 from vpt.data.images import BadImage, read
 from vpt.data.records import Record
+from vpt.metrics import ranking
 from vpt.plots import BLUE, GREY, ORANGE, save
 from vpt.predictions import Answer
 
@@ -35,7 +36,7 @@ def say_comparison(console: Console, runs: Sequence[Mapping[str, Any]]) -> None:
     for metrics in runs:
         split = "test" if metrics.get("test") else "val"
         found = metrics.get(split) or {}
-        metric = next((name for name in ("accuracy", "map") if name in found), None)
+        metric = ranking(found) if found else None
         wrong = round((1 - found["accuracy"]) * found["images"]) if metric == "accuracy" else None
         rows.append(
             [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,15 @@ def main_metric(multilabel: bool) -> str:
     'accuracy'
     """
     return "map" if multilabel else "accuracy"
+
+
+def ranking(measured: Mapping[str, Any]) -> str:
+    """The metric by which what was measured is ranked, of any task.
+
+    >>> ranking({"loss": 0.1, "accuracy": 0.9})
+    'accuracy'
+    """
+    return "accuracy" if "accuracy" in measured else "map"
 
 
 def classification_metrics(

@@ -26,6 +26,7 @@ from vpt.config import FrozenTuning, RunConfig
 from vpt.console import Console
 from vpt.distributed import refuse
 from vpt.errors import UserError
+from vpt.metrics import ranking
 from vpt.model import PromptedModel, backbone_for
 from vpt.prompts.pixels import PixelPrompts
 from vpt.run import TrainResult, run_folder, training
@@ -157,7 +158,8 @@ def _stop(runs: Sequence[Steps[TrainResult]], wish: Wish) -> NoReturn:
 def _say(console: Console, folders: Sequence[Path], results: dict[int, TrainResult]) -> None:
     rows = []
     for at, result in sorted(results.items()):
-        shown = [f"{100 * result.metrics[s]['accuracy']:.1f}%" if s in result.metrics else "-" for s in ("val", "test")]
+        measured = [result.metrics.get(split) for split in ("val", "test")]
+        shown = [f"{100 * found[ranking(found)]:.1f}%" if found else "-" for found in measured]
         rows.append(
             [folders[at].name, method_name(result.metrics), *shown, f"{result.metrics['artifact_bytes'] / 1e6:.2f} MB"]
         )

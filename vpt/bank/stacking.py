@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -83,23 +83,30 @@ def beside(prompts: Sequence[Sequence[LayerPrompt] | None], counts: Sequence[int
 def _for(layer: LayerPrompt, count: int) -> LayerPrompt:
     """The same for every one of `count` images."""
 
-    def wide(values: Tensor | None, axes: int) -> Tensor | None:
-        if values is None:
-            return None
+    def wide(values: Tensor, axes: int) -> Tensor:
         whole = values.reshape(*[1] * (axes - values.ndim), *values.shape)
         return whole.expand(count, *whole.shape[1:])
 
+    return _each(layer, wide)
+
+
+def _each(layer: LayerPrompt, change: Callable[[Tensor, int], Tensor]) -> LayerPrompt:
+    """All tensors of a layer changed, each given with the number of axes it has when every image has its own."""
+
+    def one(values: Tensor | None, axes: int) -> Tensor | None:
+        return None if values is None else change(values, axes)
+
     def pair(values: KeyValue | None) -> KeyValue | None:
-        return None if values is None else KeyValue(*(part.expand(count, *part.shape[1:]) for part in values))
+        return None if values is None else KeyValue(change(values.key, 4), change(values.value, 4))
 
     return LayerPrompt(
-        tokens=wide(layer.tokens, 3),
+        tokens=one(layer.tokens, 3),
         extra=pair(layer.extra),
-        seen=wide(layer.seen, 2),
+        seen=one(layer.seen, 2),
         adapt=layer.adapt,
         branch=pair(layer.branch),
-        temperature=wide(layer.temperature, 4),
-        gate=wide(layer.gate, 3),
+        temperature=one(layer.temperature, 4),
+        gate=one(layer.gate, 3),
     )
 
 
@@ -146,22 +153,7 @@ def _extra(pairs: Sequence[KeyValue]) -> tuple[KeyValue | None, Tensor | None]:
 def _picked(layer: LayerPrompt, tasks: Tensor) -> LayerPrompt:
     """The entries of each image's task; what there is only one of serves them all."""
 
-    def pick(values: Tensor | None, axes: int) -> Tensor | None:
-        if values is None or values.ndim < axes or values.shape[0] == 1:
-            return values
-        return values.index_select(0, tasks)
+    def pick(values: Tensor, axes: int) -> Tensor:
+        return values if values.ndim < axes or values.shape[0] == 1 else values.index_select(0, tasks)
 
-    def pair(values: KeyValue | None) -> KeyValue | None:
-        if values is None or values.key.shape[0] == 1:
-            return values
-        return KeyValue(values.key.index_select(0, tasks), values.value.index_select(0, tasks))
-
-    return LayerPrompt(
-        tokens=pick(layer.tokens, 3),
-        extra=pair(layer.extra),
-        seen=pick(layer.seen, 2),
-        adapt=layer.adapt,
-        branch=pair(layer.branch),
-        temperature=pick(layer.temperature, 4),
-        gate=pick(layer.gate, 3),
-    )
+    return _each(layer, pick)

@@ -34,7 +34,7 @@ def _sweep(options: argparse.Namespace) -> int:
     if options.trials < 1:
         raise UserError(f"--trials {options.trials} must be at least 1")
     try:
-        from vpt.sweep.space import grid_of, read_space
+        from vpt.sweep.space import read_space
         from vpt.sweep.study import Sweep, sweep
     except ImportError as error:
         raise UserError(f"sweeping needs {error.name}: pip install 'vpt[sweep]'") from None
@@ -49,17 +49,11 @@ def _sweep(options: argparse.Namespace) -> int:
         words = [*tree.get("words", []), *words]
         options.grid = options.grid or bool(tree.get("grid"))
         options.final = [*tree.get("final", []), *options.final]
-    axes = read_space(over)
-    trials = options.trials
-    if options.grid:
-        trials = 1
-        for values in grid_of(axes).values():
-            trials *= len(values)
     plan = Sweep(
         words,
-        axes,
+        read_space(over),
         file,
-        trials,
+        options.trials,
         options.grid,
         options.final,
         options.storage,

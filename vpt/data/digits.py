@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
-from vpt.cachedir import cache_dir
+from vpt.cachedir import made_once
 from vpt.data.entries import Found
 from vpt.data.folder import read_folder
 from vpt.data.ordering import split_order
-from vpt.errors import UserError
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 # Raise it whenever other files would be written, so that old caches are not taken for new ones.
@@ -27,34 +23,9 @@ def read_digits() -> Found:
     Raises:
         UserError: the cache folder cannot be written.
     """
-    folder = cache_dir() / f"digits-{_VERSION}"
-    if not folder.is_dir():
-        _write(folder)
-    found = read_folder(folder)
+    found = read_folder(made_once(f"digits-{_VERSION}", "digits", _write_images))
     found.classes = NAMES
     return found
-
-
-def _write(folder: Path) -> None:
-    """Write beside `folder`, then rename, so that a folder of that name is always whole."""
-    temporary: str | None = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.mkdtemp(prefix=".digits.", dir=folder.parent)
-        os.chmod(temporary, 0o755)
-        _write_images(Path(temporary))
-        try:
-            os.rename(temporary, folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was faster, with the same files
-                raise
-    except OSError as error:
-        raise UserError(
-            f"cannot write the digits to {folder}: {error.strerror}; set XDG_CACHE_HOME to a folder that can be written"
-        ) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_images(folder: Path) -> None:

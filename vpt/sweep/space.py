@@ -69,7 +69,6 @@ def _axis(key: str, values: Any) -> Axis:
         if ".." in text:
             return _range(key, text)
         found = tuple(_value(part) for part in text.split(",") if part.strip())
-    # Lists are values too, but a database keeps none; they are given back as they were by `word_of`.
     if not found or len({repr(value) for value in found}) < len(found):
         raise UserError(f"{key}={values}: {FORMS}; each value once")
     return Choices(found)
@@ -102,8 +101,7 @@ def suggest(trial: optuna.Trial, axes: Mapping[str, Axis]) -> list[str]:
     words = []
     for key, axis in axes.items():
         if isinstance(axis, Choices):
-            index = trial.suggest_categorical(key, [_stored(value) for value in axis.values])
-            words.append(f"{key}={index}")
+            words.append(f"{key}={trial.suggest_categorical(key, [_stored(value) for value in axis.values])}")
         elif axis.whole:
             words.append(f"{key}={trial.suggest_int(key, int(axis.low), int(axis.high), log=axis.log)}")
         else:

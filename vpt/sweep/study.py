@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from vpt.console import Console
 from vpt.distributed import refuse
 from vpt.errors import UserError
 from vpt.files import write_json
+from vpt.metrics import ranking
 from vpt.model import backbone_for
 from vpt.run import TrainResult, training
 from vpt.setting import prepare
@@ -40,7 +42,7 @@ class Sweep:
     Args:
         words: settings of every run, with the config file that they came with.
         axes: what is searched.
-        trials: how many, over all calls and machines together; a grid ends with its last point.
+        trials: how many, over all calls and machines together; of a grid every point, whatever stands here.
         grid: every point once, instead of Optuna's choice.
         final: settings of the last training beside the chosen ones.
         storage: a database's URL, for several machines; default: a journal in the sweep's folder.
@@ -87,19 +89,20 @@ def sweep(plan: Sweep, console: Console | None = None) -> SweepResult:
     _check_axes(plan)
     folder.mkdir(parents=True, exist_ok=True)
     study = _study(plan, folder)
-    _take_up(study, console)
+    if plan.storage is None:  # in a shared database other machines' trials are running
+        _take_up(study, console)
     backbone = _shared(base, plan)
-    metric = task_of(base).metric
     failures = 0
-    while (number := _ended(study) + failures) < plan.trials:
+    trials = math.prod(map(len, grid_of(plan.axes).values())) if plan.grid else plan.trials
+    while (number := _ended(study) + failures) < trials:
         if plan.grid and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             break
         trial = study.ask()
         try:
             words = suggest(trial, plan.axes)
             config = load_config(plan.file, [*plan.words, *words])
-            console.say(f"trial {number + 1} of {plan.trials}: {' '.join(words)}")
-            score = _run(config, folder / "trials" / _digest(words), trial, backbone, metric)
+            console.say(f"trial {number + 1} of {trials}: {' '.join(words)}")
+            score = _run(config, folder / "trials" / _digest(words), trial, backbone)
         except optuna.TrialPruned:
             study.tell(trial, state=TrialState.PRUNED)
             console.say("  pruned")
@@ -149,8 +152,6 @@ def _study(plan: Sweep, folder: Path) -> optuna.Study:
 
 def _take_up(study: optuna.Study, console: Console) -> None:
     """Trials that a kill left running are asked for again; their runs go on from their checkpoints."""
-    if study._storage.__class__.__name__ != "JournalStorage":
-        return  # in a shared database other machines' trials are running
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
         if trial.params:
@@ -166,16 +167,17 @@ def _shared(base: RunConfig, plan: Sweep) -> Backbone | None:
     return backbone_for(base)
 
 
-def _run(config: RunConfig, folder: Path, trial: optuna.Trial, backbone: Backbone | None, metric: Any) -> float:
-    if (folder / "metrics.json").is_file():
-        stored = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        return float(stored["val"][stored_metric(stored["val"])])
+def _run(config: RunConfig, folder: Path, trial: optuna.Trial, backbone: Backbone | None) -> float:
+    done = _stored(folder)
+    if done is not None:
+        measured = done.metrics["val"]
+        return float(measured[ranking(measured)])
     setting = prepare(
         config.model_copy(update={"name": folder.name, "compare": []}), task_of(config).load, Console(quiet=True)
     )
     if not setting.data.val:
         raise UserError("a sweep chooses by validation, but there is none; set data.val_fraction")
-    name = metric(setting.data)
+    name = task_of(config).metric(setting.data)
     seen = 0
 
     def look(request: Request) -> None:
@@ -193,16 +195,19 @@ def _run(config: RunConfig, folder: Path, trial: optuna.Trial, backbone: Backbon
     return float(result.metrics["val"][name])
 
 
-def stored_metric(measured: Mapping[str, Any]) -> str:
-    """The metric by which stored runs are ranked."""
-    return next(name for name in ("accuracy", "map", "mean_average_precision") if name in measured)
+def _stored(folder: Path) -> TrainResult | None:
+    """The run that finished in a folder, if one did."""
+    file = folder / "metrics.json"
+    if not file.is_file():
+        return None
+    return TrainResult(folder, folder / "artifact.safetensors", json.loads(file.read_text(encoding="utf-8")))
 
 
 def _conclude(study: optuna.Study, plan: Sweep, folder: Path, console: Console) -> SweepResult:
     done = _complete(study)
     if not done:
         raise UserError("no trial finished; see what they said above")
-    rows = [_row(trial, plan, folder) for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    rows = [_row(trial, plan) for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
     rows.sort(key=lambda row: -(row["validation"] if row["validation"] is not None else -1.0))
     write_json(folder / "sweep.json", {"axes": list(plan.axes), "trials": rows})
     sweep_png(rows, list(plan.axes), folder / "sweep.png")
@@ -228,14 +233,13 @@ def _final(config: RunConfig, folder: Path, console: Console) -> TrainResult:
     setting = prepare(config, task_of(config).load, console)
     if stored != setting.config.model_dump(mode="json"):
         shutil.rmtree(folder, ignore_errors=True)  # of a shorter sweep before
-    elif (folder / "metrics.json").is_file():
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        return TrainResult(folder, folder / "artifact.safetensors", metrics)
+    elif (done := _stored(folder)) is not None:
+        return done
     fresh = not (folder / "checkpoint.safetensors").is_file()
     return alone(training(setting, folder, fresh))
 
 
-def _row(trial: optuna.trial.FrozenTrial, plan: Sweep, folder: Path) -> dict[str, Any]:
+def _row(trial: optuna.trial.FrozenTrial, plan: Sweep) -> dict[str, Any]:
     words = [f"{key}={trial.params[key]!r}" for key in plan.axes if key in trial.params]
     last = max(trial.intermediate_values, default=None)
     value = trial.value if trial.state == TrialState.COMPLETE else trial.intermediate_values.get(last or 0)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from vpt.cachedir import cache_dir
+from vpt.cachedir import made_once
 from vpt.data.boxes.coco import read_coco, to_coco
 from vpt.data.boxes.records import BoxFound, BoxRecord
 from vpt.data.digits import NAMES
 from vpt.data.ordering import split_order
-from vpt.errors import UserError
 from vpt.files import write_json
 
 # Raise it whenever other files would be written, so that old caches are not taken for new ones.
@@ -31,33 +27,13 @@ def read_scenes() -> BoxFound:
     Raises:
         UserError: the cache folder cannot be written.
     """
-    folder = cache_dir() / f"scenes-{_VERSION}"
-    if not folder.is_dir():
-        _write(folder)
+    folder = made_once(f"scenes-{_VERSION}", "scenes", _write)
     return read_coco({split: folder / "annotations" / f"{split}.json" for split in COUNTS})
 
 
 def _write(folder: Path) -> None:
-    """Write beside `folder`, then rename, so that a folder of that name is always whole."""
-    temporary: str | None = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.mkdtemp(prefix=".scenes.", dir=folder.parent)
-        os.chmod(temporary, 0o755)
-        for split in COUNTS:
-            _write_split(Path(temporary), split)
-        try:
-            os.rename(temporary, folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was faster, with the same files
-                raise
-    except OSError as error:
-        raise UserError(
-            f"cannot write the scenes to {folder}: {error.strerror}; set XDG_CACHE_HOME to a folder that can be written"
-        ) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+    for split in COUNTS:
+        _write_split(folder, split)
 
 
 def _write_split(folder: Path, split: str) -> None:
