@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vpt.cli import main
+from vpt.cli.main import main
 from vpt.config import DataConfig
 from vpt.data.boxes.convert import convert
 from vpt.data.boxes.loader import BoxMaker

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vpt.cli import main
+from vpt.cli.main import main
 
 SMALL = ["backbone=vpt_nano", "prompt.tokens=2", "train.epochs=1", "train.batch_size=12", "data.augment=none"]
 
@@ -37,8 +37,8 @@ def told(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 def test_help_needs_no_heavy_import():
     code = (
-        "import sys, vpt, vpt.cli\n"
-        "try: vpt.cli.main(['--help'])\n"
+        "import sys, vpt, vpt.cli.main\n"
+        "try: vpt.cli.main.main(['--help'])\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'timm', 'numpy', 'pydantic', 'yaml', 'rich'} & set(sys.modules)\n"
         "sys.exit(f'imports {heavy}' if heavy else 0)"

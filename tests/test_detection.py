@@ -17,7 +17,7 @@ from runs import QUIET
 from test_parity import close
 from torch.nn import functional as F
 
-from vpt.cli import main
+from vpt.cli.main import main
 from vpt.config import DeepPrompt, FcosHead, OwlHead, PixelPrompt, RunConfig, load_config
 from vpt.data.boxes.transforms import Target
 from vpt.detection import open_vocabulary as owl

@@ -216,7 +216,7 @@ def test_sigkill_at_any_moment(tmp_path: Path):
     """Real processes, really killed: at start-up, inside epochs, and while files are written."""
     words = ["backbone=vpt_nano", "prompt.tokens=2", "train.epochs=2", "train.batch_size=64", "data.augment=none"]
     words += ["name=run", "data.shots=20", "train.checkpoint_minutes=0"]
-    command = [sys.executable, "-m", "vpt.cli", "train"]
+    command = [sys.executable, "-m", "vpt", "train"]
 
     def start(*more: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen([*command, *more], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

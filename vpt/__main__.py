@@ -2,7 +2,7 @@
 
 import sys
 
-from vpt.cli import main
+from vpt.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())
