@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vpt.artifact import artifact_bytes
+from vpt.backbones.held import plain_parts
 from vpt.device import Autocast
 from vpt.prompted import Prompted
 
@@ -44,6 +45,11 @@ class Budget:
         )
 
 
+def total_parameters(model: Prompted) -> int:
+    """Numbers that a model computes with, those of a backbone that is dealt out to several processes included."""
+    return sum(parameter.numel() for parameter in model.parameters()) + model.backbone.elsewhere
+
+
 def _size(count: float) -> str:
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000 or unit == "GB":
@@ -74,8 +80,8 @@ def estimate(
     one, two = (_saved_bytes(model, partial(trial, count), autocast) for count in (1, 2))
     return Budget(
         learning=learning,
-        total=sum(parameter.numel() for parameter in model.parameters()),
-        weights=sum(t.numel() * t.element_size() for t in tensors),
+        total=total_parameters(model),
+        weights=sum(part.numel() * part.element_size() for tensor in tensors for part in plain_parts(tensor)),
         optimizer=trainable_bytes * (1 + optimizer_slots),
         activations=max(0, one + (two - one) * (pass_size - 1)),
         artifact=artifact_bytes(model),
@@ -84,15 +90,18 @@ def estimate(
 
 def _saved_bytes(model: Prompted, run: Callable[[], Tensor], autocast: Autocast) -> int:
     """Bytes that autograd keeps of a pass, each storage once, parameters left out."""
-    own = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
+    own = {
+        part.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()] for part in plain_parts(t)
+    }
     kept: dict[int, int] = {}
     alive: list[Tensor] = []  # storages must live until the count, or addresses would be reused
 
     def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-            alive.append(tensor.detach())
+        for part in plain_parts(tensor):
+            storage = part.untyped_storage()
+            if storage.data_ptr() not in own:
+                kept[storage.data_ptr()] = storage.nbytes()
+                alive.append(part.detach())
         return tensor
 
     # Evaluation mode: one image has no batch statistics, and the counts are the same.

@@ -120,7 +120,7 @@ def export(
         UserError: an artifact that finds boxes or tunes at test time, packages that are missing, or a file whose scores
             are not ours.
     """
-    predictor = load(artifact, device="cpu", weights=weights)
+    predictor = load(artifact, device="cpu", weights=weights, dtype="fp32")
     if not isinstance(predictor, Classifier):
         raise UserError(f"{artifact} finds boxes; only classifiers are exported")
     side = predictor.model.image_size

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vpt.artifact import Artifact, read_artifact
+from vpt.backbones.held import Dtype
 from vpt.device import pick_device
 from vpt.errors import UserError
 from vpt.prompted import Prompted
@@ -13,7 +14,11 @@ from vpt.tasks import task_of
 
 
 def load_model(
-    path: str | Path, device: str = "auto", weights: str | Path | None = None, backbone: str | None = None
+    path: str | Path,
+    device: str = "auto",
+    weights: str | Path | None = None,
+    backbone: str | None = None,
+    dtype: Dtype | None = None,
 ) -> tuple[Prompted, Artifact]:
     """Build the model an artifact describes and load it, ready to predict.
 
@@ -22,6 +27,7 @@ def load_model(
         device: auto, cpu, cuda, cuda:1, mps.
         weights: another place of the backbone's weight file.
         backbone: another name for the backbone.
+        dtype: hold the backbone's weights in another type than in training: fp32, bf16, int8.
 
     Raises:
         UserError: what `read_artifact` raises, a backbone that cannot be had, or another one than it was trained on.
@@ -32,6 +38,8 @@ def load_model(
         changes["weights"] = Path(weights)
     if backbone is not None:
         changes["name"] = backbone
+    if dtype is not None:
+        changes["dtype"] = dtype
     wanted = artifact.config.backbone.model_copy(update=changes)
     if wanted.weights is not None and not wanted.weights.is_file():
         raise UserError(

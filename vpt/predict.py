@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from vpt.artifact import Artifact
+from vpt.backbones.held import Dtype
 from vpt.data.boxes.transforms import scale_for
 from vpt.data.images import BadImage, decode
 from vpt.data.transforms import to_tensor
@@ -30,18 +31,21 @@ from vpt.tasks.detection import sizes
 from vpt.training.loop import inference
 
 
-def load(path: str | Path, device: str = "auto", weights: str | Path | None = None) -> Predictor:
+def load(
+    path: str | Path, device: str = "auto", weights: str | Path | None = None, dtype: Dtype | None = None
+) -> Predictor:
     """Load an artifact, given it or its run folder, ready to predict.
 
     Args:
         path: artifact file or run folder.
         device: auto, cpu, cuda, cuda:1, mps.
         weights: where the backbone's weight file lies now, if it moved since training.
+        dtype: hold the backbone's weights in another type than in training.
 
     Raises:
         UserError: a missing or damaged artifact, or a backbone that cannot be had or is another one.
     """
-    model, artifact = load_model(path, device, weights)
+    model, artifact = load_model(path, device, weights, dtype=dtype)
     return BoxPredictor(model, artifact) if artifact.config.task == "detection" else Classifier(model, artifact)
 
 

@@ -13,7 +13,7 @@ import yaml
 from vpt import plots
 from vpt.artifact import read_artifact, save_artifact
 from vpt.backbones.backbone import Backbone
-from vpt.budget import estimate
+from vpt.budget import estimate, total_parameters
 from vpt.clip import templates_of
 from vpt.comparison import comparison_png, method_name, say_comparison
 from vpt.config import RunConfig, TipHead, ZeroShotHead, load_config, read_yaml
@@ -33,12 +33,16 @@ from vpt.prompts.pixels import PixelPrompts
 from vpt.runlog import RunLog, open_log
 from vpt.setting import Setting, checked, prepare
 from vpt.tasks import task_of
+from vpt.training.arrange import arrange
 from vpt.training.checkpoint import Progress, TrainState, load_checkpoint, save_checkpoint
 from vpt.training.loop import Steps, alone
 from vpt.training.optim import build_optimizer
 
 # Settings that change how a run is computed but not what comes out; a resumed run may change them.
-FREE_AT_RESUME = {"data": {"workers", "cache", "root"}, "train": {"device", "checkpoint_minutes"}}
+FREE_AT_RESUME = {
+    "data": {"workers", "cache", "root"},
+    "train": {"device", "checkpoint_minutes", "recompute", "shard", "compile"},
+}
 
 
 @dataclass(frozen=True)
@@ -197,7 +201,8 @@ def training(
     config, data, console = setting.config, setting.data, setting.console
     finished = folder / "metrics.json"
     task = task_of(config)
-    model = task.build(config, data.classes, backbone).to(setting.device)
+    model = task.build(config, data.classes, backbone)
+    arrange(model, config.train, setting.device)
     if not task.learns(model):
         raise UserError(
             "nothing learns in this run: no prompt, a frozen backbone and a fixed label mapping; add a prompt"
@@ -274,7 +279,7 @@ def _conclude(state: TrainState, setting: Setting, folder: Path, log: RunLog) ->
         "best_epoch": state.progress.best_epoch,
         "epochs": state.progress.epoch,
         "seconds": round(state.progress.seconds, 3),
-        "parameters": {"learning": learning, "total": sum(p.numel() for p in model.parameters())},
+        "parameters": {"learning": learning, "total": total_parameters(model)},
         "backbone": model.backbone.name,
         "prompt": config.prompt.kind,
         "tuning": config.tuning.kind,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from vpt.backbones.backbone import Backbone
+from vpt.backbones.held import HeldLinear
 from vpt.config import BiasTuning, FrozenTuning, FullTuning, LoraTuning, Tuning
 from vpt.errors import UserError
 
@@ -52,7 +53,7 @@ def _inject_lora(tuning: LoraTuning, net: nn.Module, name: str) -> None:
         key
         for key, layer in net.named_modules()
         # Only plain layers: torch's MultiheadAttention reads its output layer's weight past any adapter.
-        if type(layer) is nn.Linear
+        if type(layer) in (nn.Linear, HeldLinear)
     ]
     found = [key for key in linears if key.rsplit(".", 1)[-1] in tuning.targets]
     if not found:
@@ -64,3 +65,6 @@ def _inject_lora(tuning: LoraTuning, net: nn.Module, name: str) -> None:
         r=tuning.rank, lora_alpha=tuning.alpha, lora_dropout=tuning.dropout, target_modules=found, bias="none"
     )
     inject_adapter_in_model(config, net)
+    for key, parameter in net.named_parameters():
+        if ".lora_" in key:
+            parameter.data = parameter.data.float()  # peft gives it the type that the weight is held in

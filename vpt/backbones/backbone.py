@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from vpt.backbones.block import Block
 from vpt.backbones.execute import execute
 from vpt.backbones.open_clip_reader import read_open_clip
 from vpt.backbones.ports import NOTHING, LayerPrompt
@@ -51,6 +53,7 @@ class Backbone(nn.Module):
         self.fingerprint = fingerprint
         self.fingerprints = {fingerprint}  # of all parts that artifacts may stand on: with and without the text tower
         self.text = text
+        self.elsewhere = 0  # numbers of weights that are dealt out to several processes
         self.refusal = ""  # why token prompts cannot enter, where they cannot
         self.tower = self._read()
 
@@ -83,6 +86,14 @@ class Backbone(nn.Module):
         mine = Backbone(self.net, self.library, self.name, preprocess, self.fingerprint, self.text)
         mine.fingerprints = self.fingerprints
         return mine
+
+    def with_blocks(self, change: Callable[[Block], Block]) -> None:
+        """Put other views of its layers in the place of those of the tower, and of a text tower that learns with it."""
+        if self.tower is not None:
+            self.tower = replace(self.tower, blocks=tuple(change(block) for block in self.tower.blocks))
+        if self.text is not None and self.text.tower is not None:
+            text = self.text.tower
+            self.text.tower = replace(text, blocks=tuple(change(block) for block in text.blocks))
 
     @property
     def library_net(self) -> Any:

@@ -7,6 +7,7 @@ A view owns no weights. It names the parts of a library's layer so that the exec
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -14,6 +15,8 @@ import torch
 from timm.layers import apply_rot_embed_cat
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from vpt.backbones.held import linear
 
 Part = Literal["q", "kv", "qkv"]
 PARTS: dict[Part, slice] = {"q": slice(0, 1), "kv": slice(1, 3), "qkv": slice(0, 3)}
@@ -57,7 +60,7 @@ class FusedProjection:
         weight, bias = getattr(self.module, self.weight), getattr(self.module, self.bias)
         width = weight.shape[0] // 3
         span = slice(wanted.start * width, wanted.stop * width)
-        out = F.linear(rows, weight[span], None if bias is None else bias[span])
+        out = linear(rows, weight[span], None if bias is None else bias[span])
         return out.split(width, dim=-1)
 
 
@@ -177,9 +180,14 @@ class Block:
     mlp: nn.Module
     after2: Chain
     heads: int
+    layer: nn.Module  # what the library made
     gate: nn.Module | None = None  # gated attention: its sigmoid multiplies the attention output
     inner_norm: Chain = Chain(())
     rotate_half: bool = False
+
+    def whole(self) -> AbstractContextManager[None]:
+        """While it lasts, all weights of the layer are here; for whoever reads its parts instead of calling it."""
+        return nullcontext()
 
     def keys_values(self, rows: Tensor, norm: bool = True) -> KeyValue:
         """Keys and values of prompt rows (P, C) or (B, P, C); not rotated, for prompts have no place in the image.

@@ -14,6 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vpt.backbones.backbone import Backbone
+from vpt.backbones.held import hold
 from vpt.backbones.open_clip_loading import PREFIX, build_open_clip, check_open_clip
 from vpt.backbones.timm_reader import is_timm_vit
 from vpt.backbones.weights import load_strictly, no_weights, not_built, read_weights, seeded
@@ -62,9 +63,11 @@ def load_backbone(
         state |= {f"text.{name}": value for name, value in encoder.state_dict().items()}
     net.requires_grad_(False).eval()
     library = "open_clip" if is_clip else "timm"
-    backbone = Backbone(net, library, config.name, preprocess, fingerprint(state), encoder)
-    if encoder is not None:
-        backbone.fingerprints.add(fingerprint(net.state_dict()))
+    # Of the weights as they were trained, so that an artifact fits however they are held.
+    digests = [fingerprint(state)] + ([fingerprint(net.state_dict())] if encoder is not None else [])
+    hold(net, config.dtype, config.name)
+    backbone = Backbone(net, library, config.name, preprocess, digests[0], encoder)
+    backbone.fingerprints.update(digests)
     return backbone
 
 

@@ -144,4 +144,5 @@ def read_block(block: Any) -> Block:
         mlp=block.mlp,
         after2=chain(block.ls_2),
         heads=attention.num_heads,
+        layer=block,
     )

@@ -25,6 +25,7 @@ from vpt.backbones.block import (
     WrappedProjection,
     chain,
 )
+from vpt.backbones.held import HeldLinear
 from vpt.backbones.tower import Tower
 
 
@@ -142,6 +143,7 @@ def _block(block: Any) -> Block:
         mlp=block.mlp,
         after2=chain(block.norm2 if post else None, *scale2),
         heads=attention.num_heads,
+        layer=block,
         rotate_half=bool(getattr(attention, "rotate_half", False)),
     )
 
@@ -154,7 +156,9 @@ def _projection(attention: Any) -> Projection:
     if attention.qkv is None:
         return SplitProjection(attention.q_proj, attention.k_proj, attention.v_proj)
     fused: Projection = (
-        FusedProjection(attention.qkv) if type(attention.qkv) is nn.Linear else WrappedProjection(attention.qkv)
+        FusedProjection(attention.qkv)
+        if type(attention.qkv) in (nn.Linear, HeldLinear)
+        else WrappedProjection(attention.qkv)
     )
     if getattr(attention, "q_bias", None) is not None:
         return BiasedProjection(fused, attention)

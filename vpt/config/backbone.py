@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -19,3 +20,8 @@ class BackboneConfig(Section):
     weights: Path | None = Field(None, description="local .safetensors or .pth file, loaded strictly")
     image_size: int | None = Field(None, ge=1, le=8192, description="pixels; default: the backbone's own")
     seed: int = Field(0, ge=0, description="seed of random weights (pretrained=false)")
+    dtype: Literal["fp32", "bf16", "int8"] = Field(
+        "fp32",
+        description="what its frozen weights are held in: bf16 halves their memory, int8 quarters it (torchao); what "
+        "learns is in float32",
+    )

@@ -71,4 +71,13 @@ class RunConfig(Section):
         if finds_boxes and not fits:
             mend = "pixel or none" if native else "a token prompt or none"
             raise ValueError(f"head={self.head.kind} does not take prompt={self.prompt.kind}; choose {mend}")
+        if self.train.shard and self.tuning.kind == "full":
+            raise ValueError("train.shard deals out frozen weights; tuning=full has none")
+        if self.train.shard and self.task == "detection":
+            raise ValueError("train.shard is for task=classification; leave it out")
+        held, wanted = self.backbone.dtype, {"full": ("fp32",), "lora": ("fp32", "bf16")}.get(self.tuning.kind)
+        if wanted is not None and held not in wanted:
+            raise ValueError(
+                f"tuning={self.tuning.kind} does not go with backbone.dtype={held}; set backbone.dtype={wanted[-1]}"
+            )
         return self

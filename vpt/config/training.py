@@ -74,6 +74,15 @@ class TrainConfig(Section):
     batch_size: int = Field(32, ge=1, description="images per optimiser step, all accumulation passes together")
     accumulate: int = Field(1, ge=1, description="passes a step is split into, to save memory")
     optimizer: Optimizer = AdamWConfig()
+    recompute: bool = Field(
+        False, description="gradient checkpointing: layers are computed again on the way back, for less memory"
+    )
+    shard: bool = Field(
+        False, description="under torchrun, each process holds a slice of the frozen backbone; for one too large"
+    )
+    compile: Literal["none", "default", "reduce-overhead", "max-autotune"] = Field(
+        "none", description="torch.compile of the backbone's pass, and its mode; reduce-overhead uses CUDA graphs"
+    )
     schedule: Literal["cosine", "constant", "steps", "epochs"] = Field(
         "cosine",
         description="after the warm-up; steps: a tenth at each of `milestones`; epochs: the first epoch at 1e-5, then "

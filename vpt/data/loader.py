@@ -40,6 +40,11 @@ class Batch(NamedTuple):
         cut = (self.images.chunk(count), self.labels.chunk(count), self.index.chunk(count))
         return [Batch(*part) for part in zip(*cut, strict=True)]
 
+    def blank(self) -> Batch:
+        """One black image like these, with a label."""
+        images = torch.zeros(1, *self.images.shape[1:], dtype=self.images.dtype)
+        return Batch(images, torch.zeros(1, *self.labels.shape[1:], dtype=self.labels.dtype), torch.zeros(1).long())
+
     def to(self, device: torch.device) -> Batch:
         """Images and labels on a device."""
         images, labels = (part.to(device, non_blocking=True) for part in (self.images, self.labels))

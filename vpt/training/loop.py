@@ -35,6 +35,7 @@ class AnyBatch(Protocol):
     @property
     def index(self) -> Tensor: ...
     def parts(self, count: int) -> Sequence[AnyBatch]: ...
+    def blank(self) -> AnyBatch: ...
     def to(self, device: torch.device) -> AnyBatch: ...
 
 
@@ -190,7 +191,8 @@ def _step(
     loss_sum = 0.0
     hits: float | None = 0.0
     count = len(batch.index)  # none, where a short last batch was dealt out to many processes
-    for number, part in enumerate(batch.parts(config.accumulate) if count else ()):
+    parts = batch.parts(config.accumulate) if count else []
+    for number, part in enumerate(parts):
         # Dropout draws from a function of seed and step, so that a resumed run draws the same.
         torch.manual_seed(step_seed(config.seed, state.progress.step, number, ranks().rank))
         there = part.to(device)
@@ -200,11 +202,26 @@ def _step(
         state.scaler.scale(loss * share).backward()
         loss_sum += float(loss.detach()) * share
         hits = None if hits is None or right is None else hits + right
+    if config.shard:
+        _keep_pace(state, batch, objective, config.accumulate - len(parts), device, autocast)
     if ranks().count > 1:
         learning = (parameter for _, _, parameter in state.model.trainable())
         loss_sum, hits, count = sum_step(learning, loss_sum, hits, count)
     finish_step(state, config, loss_sum)
     return loss_sum, hits, count
+
+
+def _keep_pace(
+    state: TrainState, batch: AnyBatch, objective: Objective, passes: int, device: torch.device, autocast: Autocast
+) -> None:
+    """Passes over a blank image that leave nothing behind: all processes of a backbone that is dealt out must take
+    the same number of them."""
+    learning = [parameter for _, _, parameter in state.model.trainable()]
+    for _ in range(passes):
+        blank = batch.blank().to(device)
+        with autocast():
+            loss, _ = objective(blank.images, blank.labels)
+        torch.autograd.grad(loss, learning, allow_unused=True)
 
 
 def finish_step(state: TrainState, config: TrainConfig, loss: float) -> None:
@@ -318,15 +335,17 @@ def collect(
         for batch in loader.epoch(0):
             labels.append(batch.labels)
             index.append(batch.index)
-            if len(batch.index):
-                with autocast():
-                    out = forward(batch.images.to(device, non_blocking=True))
-                outputs.append(out.float().cpu())
+            count = len(batch.index)
+            # Without images of its own a process still takes the pass: others may need its slice of the backbone.
+            images = batch.images if count else batch.blank().images
+            with autocast():
+                out = forward(images.to(device, non_blocking=True))
+            outputs.append(out.float().cpu()[:count])
             bar.advance(1, images=len(batch.index))
     if getattr(loader, "ranks", 1) == 1:
         return torch.cat(outputs), torch.cat(labels)
     order = torch.cat(index)
-    return gathered(torch.cat(outputs or [torch.zeros(0, 1)]), order), gathered(torch.cat(labels), order)
+    return gathered(torch.cat(outputs), order), gathered(torch.cat(labels), order)
 
 
 def inference(model: PromptedModel) -> Forward:

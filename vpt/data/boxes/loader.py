@@ -28,6 +28,12 @@ class BoxBatch(NamedTuple):
             for at in starts
         ]
 
+    def blank(self) -> BoxBatch:
+        """One small black image without boxes."""
+        nothing = torch.zeros(0, dtype=torch.int64)
+        target = Target(torch.zeros(0, 4), nothing, nothing.bool(), 32, 32)
+        return BoxBatch([torch.zeros(3, 32, 32, dtype=torch.uint8)], [target], torch.zeros(1).long())
+
     def to(self, device: torch.device) -> BoxBatch:
         """Images and targets on a device."""
         images = [image.to(device, non_blocking=True) for image in self.images]

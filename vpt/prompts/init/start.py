@@ -46,8 +46,9 @@ def start(prompt: TokenPrompts, config: Prompt, backbone: Backbone, batches: Seq
         entering = _entering(backbone, batches, layers)
         for layer, rows in entering.items():
             block, index = tower.blocks[layer], prompt.inserted[layer]
-            normed = block.before1(rows.flatten(0, 1))
-            prompt.right[index] = whitened_columns(block, normed, prompt.right.shape[2], seed + index)
+            with block.whole():
+                normed = block.before1(rows.flatten(0, 1))
+                prompt.right[index] = whitened_columns(block, normed, prompt.right.shape[2], seed + index)
     elif isinstance(prompt, VisualPrompts):
         if init == "vipamin":
             tokens = vipamin(tower, batches[0], prompt.tokens, layers, config.nearest, config.expand)  # type: ignore[union-attr]

@@ -65,7 +65,8 @@ def _expanded(block: Block, rows: Tensor, tokens: Tensor, rope: Tensor | None, p
     query, key, value = block.queries_keys_values(rows, rope, prefix)
     used = attend(query, key, value).transpose(1, 2).flatten(2).mean(0)  # (N, C)
     basis = torch.linalg.qr(used.T.float()).Q
-    matrix, bias = affine(block, 2, tokens.shape[1])
+    with block.whole():
+        matrix, bias = affine(block, 2, tokens.shape[1])
     values = tokens @ matrix + bias
     outside = values - (values.float() @ basis @ basis.T).to(values.dtype)
     return (outside - bias) @ torch.linalg.pinv(matrix.float()).to(values.dtype)

@@ -12,8 +12,7 @@ def affine(block: Block, part: int, width: int) -> tuple[Tensor, Tensor]:
     """The linear map (C, C) and bias (C,) by which a layer makes queries (part 0), keys (1) or values (2) of rows:
     `rows @ map + bias`, whatever the library stores."""
     probe = torch.eye(width)
-    reference = next(block.mlp.parameters(), probe)
-    probe = probe.to(reference.device, reference.dtype)
+    probe = probe.to(next(block.mlp.parameters(), probe).device)
     bias = block.project(torch.zeros_like(probe[:1])[None], "qkv")[part][0, 0]
     return block.project(probe[None], "qkv")[part][0] - bias, bias
 

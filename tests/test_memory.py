@@ -1,0 +1,193 @@
+"""Less memory for the same result: recomputed layers, weights held in fewer bits, a backbone dealt out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_distributed import WORDS, torchrun
+from torch import Tensor, nn
+
+import vpt
+from vpt.backbones.held import HeldLinear, hold, plain_parts
+from vpt.backbones.loading import load_backbone
+from vpt.backbones.recompute import Recomputed
+from vpt.budget import estimate
+from vpt.config import BackboneConfig, load_config
+from vpt.console import Console
+from vpt.model import PromptedModel, backbone_for, build_model
+from vpt.runlog import read_rows
+from vpt.training.arrange import arrange
+
+PROMPTS = ["deep", "shallow", "vapt", "cvpt", "e2vpt", "gated"]
+
+
+def model_of(*words: str) -> PromptedModel:
+    config = load_config(overrides=["backbone=vpt_nano", "prompt.tokens=3", *words])
+    model = build_model(config, backbone_for(config), ["cat", "dog", "owl"])
+    arrange(model, config.train, torch.device("cpu"))
+    return model.eval()
+
+
+def images(count: int = 3) -> Tensor:
+    drawn = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, 3, 64, 64), dtype=torch.uint8, generator=drawn)
+
+
+def passed(model: PromptedModel) -> tuple[Tensor, dict[str, Tensor]]:
+    """Logits, and the gradients of their squares."""
+    out = model(images())
+    out.square().sum().backward()
+    return out.detach(), {name: value.grad for name, _, value in model.trainable() if value.grad is not None}
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_recomputed_layers_give_the_same(prompt: str):
+    plain, spared = (passed(model_of(f"prompt={prompt}", *more)) for more in ([], ["train.recompute=true"]))
+    torch.testing.assert_close(spared[0], plain[0], rtol=0, atol=0)
+    assert spared[1].keys() == plain[1].keys()
+    for name, gradient in plain[1].items():
+        torch.testing.assert_close(spared[1][name], gradient, rtol=0, atol=0, msg=name)
+
+
+def test_recomputed_layers_keep_a_tenth_and_the_budget_knows():
+    def activations(*more: str) -> int:
+        model = model_of(*more)
+        found = estimate(model, 2, 8, lambda count: model(images(count)).sum(), torch.enable_grad)
+        return found.activations
+
+    assert 0 < activations("train.recompute=true") < 0.15 * activations()
+
+
+def rounded(model: PromptedModel) -> None:
+    """The slow twin of held weights: ordinary layers with the values that are held."""
+    for module in model.backbone.modules():
+        for name, layer in list(module.named_children()):
+            if isinstance(layer, HeldLinear):
+                plain = nn.Linear(layer.in_features, layer.out_features)
+                weight = layer.weight.dequantize() if hasattr(layer.weight, "dequantize") else layer.weight
+                plain.weight.data, plain.bias.data = weight.detach().float(), layer.bias.detach()
+                setattr(module, name, plain.requires_grad_(False))
+    model.backbone.tower = model.backbone._read()
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "int8"])
+@pytest.mark.parametrize("more", [[], ["tuning=bias"]], ids=["deep", "bias"])
+def test_held_weights_compute_as_what_they_are_rounded_to(dtype: str, more: list[str]):
+    if dtype == "int8":
+        pytest.importorskip("torchao")
+    held, twin = (model_of(f"backbone.dtype={dtype}", *more) for _ in range(2))
+    rounded(twin)
+    if more:
+        for name, value in twin.backbone.named_parameters():
+            value.requires_grad_(name.endswith("bias"))
+    assert {value.dtype for _, _, value in held.trainable()} == {torch.float32}
+    out, gradients = passed(held)
+    wanted, others = passed(twin)
+    # bfloat16 has three digits.
+    assert (out - wanted).norm() < 0.02 * wanted.norm()
+    for name, gradient in others.items():
+        assert (gradients[name] - gradient).norm() < 0.03 * gradient.norm(), name
+
+
+def test_held_weights_take_half_and_a_quarter():
+    pytest.importorskip("torchao")
+
+    def size(dtype: str) -> int:
+        net = load_backbone(BackboneConfig(dtype=dtype)).net  # type: ignore[arg-type]
+        return sum(part.numel() * part.element_size() for value in net.parameters() for part in plain_parts(value))
+
+    whole = size("fp32")
+    assert 0.5 < size("bf16") / whole < 0.55
+    assert 0.25 < size("int8") / whole < 0.31
+
+
+@pytest.mark.parametrize("name", ["open_clip:ViT-B-32", "eva02_tiny_patch14_224", "vit_tiny_patch16_224"])
+def test_every_family_is_held_and_prompted(name: str):
+    if name.startswith("open_clip"):
+        pytest.importorskip("open_clip")
+    words = [f"backbone={name}", "backbone.pretrained=false", "prompt.tokens=2"]
+    outs = []
+    for dtype in ("fp32", "bf16"):
+        config = load_config(overrides=[*words, f"backbone.dtype={dtype}"])
+        model = build_model(config, backbone_for(config), ["cat", "dog"]).eval()
+        size = model.image_size
+        with torch.inference_mode():
+            outs.append(model.features(torch.full((1, 3, size, size), 90, dtype=torch.uint8)))
+    assert (outs[0] - outs[1]).norm() < 0.03 * outs[0].norm()
+
+
+def test_a_network_without_linear_layers_is_refused():
+    with pytest.raises(vpt.UserError, match=r"no linear layers to hold in bf16; leave out backbone\.dtype"):
+        hold(nn.Sequential(nn.Conv2d(3, 3, 1)), "bf16", "toy")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["tuning=full", "backbone.dtype=bf16"], "set backbone.dtype=fp32"),
+        (["tuning=lora", "backbone.dtype=int8"], "set backbone.dtype=bf16"),
+        (["tuning=full", "train.shard=true"], "deals out frozen weights"),
+        (["task=detection", "train.shard=true"], "leave it out"),
+    ],
+)
+def test_what_does_not_go_together_is_said_at_once(words: list[str], said: str):
+    with pytest.raises(vpt.UserError, match=said):
+        load_config(overrides=words)
+
+
+def test_a_run_with_held_weights_loads_and_fits_the_backbone_in_float32(tmp_path: Path):
+    words = [*WORDS, "backbone.dtype=bf16", "train.epochs=1", "train.recompute=true", f"out={tmp_path}"]
+    run = vpt.train(load_config(overrides=words), Console(quiet=True))
+    picture = np.full((64, 64, 3), 120, dtype=np.uint8)
+    held, whole = (vpt.load(run.artifact, dtype=dtype).predict(picture)[0] for dtype in (None, "fp32"))  # type: ignore[arg-type]
+    assert abs(held.score - whole.score) < 0.03
+    assert isinstance(vpt.load(run.artifact).model.backbone.tower.blocks[0].mlp.fc1, HeldLinear)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["backbone.dtype=bf16", "prompt=bpt"]], ids=["deep", "bf16, bpt"])
+def test_a_backbone_dealt_out_gives_what_a_whole_one_gives(tmp_path: Path, more: list[str]):
+    # 30 images in batches of 29: the last batch has one, and a process without any keeps pace.
+    tolerance = 1e-2 if more else 1e-5
+    more = [*more, "train.epochs=1", "train.batch_size=29"]
+    done = torchrun("-m", "vpt", "train", *WORDS, *more, "train.shard=true", f"out={tmp_path / 'two'}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    one = vpt.train(load_config(overrides=[*WORDS, *more, f"out={tmp_path / 'one'}"]), Console(quiet=True))
+    losses = [
+        [row["loss"] for row in read_rows(tmp_path / side / "run") if row["kind"] == "step"] for side in ("one", "two")
+    ]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=tolerance)
+    two = vpt.load(tmp_path / "two" / "run").artifact
+    assert two.tensors.keys() == vpt.load(one.artifact).artifact.tensors.keys()
+    told = (tmp_path / "two" / "run" / "metrics.json").read_text()
+    assert f'"total": {one.metrics["parameters"]["total"]}' in told
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_a_compiled_backbone_gives_the_same():
+    config = load_config(overrides=["backbone=vit_tiny_patch16_224", "backbone.pretrained=false", "prompt.tokens=2"])
+    outs = []
+    for mode in ("none", "default"):
+        small = config.model_copy(update={"backbone": config.backbone.model_copy(update={"image_size": 32})})
+        backbone = backbone_for(small)
+        backbone.net.blocks = backbone.net.blocks[:2]
+        backbone.tower = backbone._read()
+        model = build_model(small, backbone, ["cat", "dog"]).eval()
+        arrange(model, config.train.model_copy(update={"compile": mode}), torch.device("cpu"))
+        out = model(images()[:, :, :32, :32])
+        out.square().sum().backward()
+        outs.append((out.detach(), [value.grad for _, _, value in model.trainable()]))
+    torch.testing.assert_close(outs[0][0], outs[1][0], rtol=1e-4, atol=1e-5)
+    for first, second in zip(outs[0][1], outs[1][1], strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-5)
+
+
+def test_views_are_not_stacked():
+    model = model_of("train.recompute=true")
+    before = model.backbone.tower.blocks[0]
+    model.backbone.with_blocks(Recomputed.of)
+    assert model.backbone.tower.blocks[0] == before

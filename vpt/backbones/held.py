@@ -1,0 +1,110 @@
+"""Frozen weights held in fewer bits than they were trained in, so that larger backbones fit.
+
+What learns stays in float32, and so do norms, biases and embeddings, which are small. A held layer computes in
+bfloat16 and answers in the type it was asked in, so that nothing around it need know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vpt.errors import UserError
+
+Dtype = Literal["fp32", "bf16", "int8"]
+
+
+def linear(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`F.linear`, whatever `weight` is held in; the result has the type of `rows`, or under autocast that of autocast.
+
+    >>> linear(torch.ones(1, 2), torch.ones(3, 2, dtype=torch.bfloat16), torch.zeros(3))
+    tensor([[2., 2., 2.]])
+    """
+    if weight.dtype is torch.float32:
+        return F.linear(rows, weight, bias)
+    out = F.linear(rows.to(weight.dtype), weight, None if bias is None else bias.to(weight.dtype))
+    return out if torch.is_autocast_enabled(rows.device.type) else out.to(rows.dtype)
+
+
+class HeldLinear(nn.Linear):
+    """A frozen linear layer whose weight is held in fewer bits."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Rows (..., in) to (..., out)."""
+        return linear(rows, self.weight, self.bias)
+
+
+def hold(net: nn.Module, how: Dtype, name: str) -> None:
+    """Hold the weights of all linear layers of `net` in fewer bits, in place.
+
+    Args:
+        net: a frozen network in float32.
+        how: bf16 halves them; int8 quarters them, with a scale for each output channel (torchao).
+        name: of the backbone, for messages.
+
+    Raises:
+        UserError: no linear layers, or torchao is not installed.
+
+    >>> net = nn.Sequential(nn.Linear(4, 4))
+    >>> hold(net, "bf16", "toy")
+    >>> net[0].weight.dtype, net[0].bias.dtype
+    (torch.bfloat16, torch.float32)
+    """
+    if how == "fp32":
+        return
+    narrow = _narrower(how)
+    count = 0
+    for path, parent in list(net.named_modules()):
+        # One layer behind all others, run by the library's own code, which reads weights past their layers.
+        if "attn_pool" in path:
+            continue
+        if isinstance(parent, nn.MultiheadAttention) and parent.in_proj_weight is not None:
+            parent.in_proj_weight = narrow(parent.in_proj_weight)
+        for key, layer in list(parent.named_children()):
+            if isinstance(layer, nn.Linear) and not isinstance(layer, HeldLinear):
+                setattr(parent, key, _held(layer, narrow))
+                count += 1
+    if not count:
+        raise UserError(f"backbone {name} has no linear layers to hold in {how}; leave out backbone.dtype")
+
+
+def _held(layer: nn.Linear, narrow: Callable[[Tensor], nn.Parameter]) -> HeldLinear:
+    with torch.device("meta"):
+        mine = HeldLinear(layer.in_features, layer.out_features, bias=False)
+    mine.weight = narrow(layer.weight)
+    mine.bias = layer.bias
+    return mine.train(layer.training)
+
+
+def _narrower(how: Dtype) -> Callable[[Tensor], nn.Parameter]:
+    if how == "bf16":
+        return lambda weight: nn.Parameter(weight.detach().to(torch.bfloat16), requires_grad=False)
+    try:
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+    except ImportError:
+        raise UserError("backbone.dtype=int8 needs torchao: pip install 'vpt[quantised]'") from None
+
+    def quantised(weight: Tensor) -> nn.Parameter:
+        with torch.device("meta"):
+            layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+        layer.weight = nn.Parameter(weight.detach().to(torch.bfloat16), requires_grad=False)
+        quantize_(layer, Int8WeightOnlyConfig())
+        return nn.Parameter(layer.weight.detach(), requires_grad=False)
+
+    return quantised
+
+
+def plain_parts(tensor: Any) -> list[Tensor]:
+    """The plain tensors that hold a tensor's numbers: itself, or those that a quantised one is made of.
+
+    >>> [part.dtype for part in plain_parts(torch.zeros(3, dtype=torch.float16))]
+    [torch.float16]
+    """
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return [tensor]
+    names, _ = tensor.__tensor_flatten__()
+    return [part for name in names for part in plain_parts(getattr(tensor, name))]

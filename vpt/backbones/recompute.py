@@ -1,0 +1,40 @@
+"""Gradient checkpointing: what a layer computed is forgotten and computed again on the way back, to save memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from vpt.backbones.block import Block
+
+
+def recomputed(compute: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """`compute(...)`, of which only arguments and result are kept for the backward pass (Chen et al. 2016).
+
+    >>> x = torch.ones(2, requires_grad=True)
+    >>> recomputed(torch.exp, x).sum().backward()
+    >>> bool((x.grad == x.exp()).all())
+    True
+    """
+    if not torch.is_grad_enabled():
+        return compute(*args, **kwargs)
+    return checkpoint(compute, *args, use_reentrant=False, **kwargs)
+
+
+@dataclass(frozen=True)
+class Recomputed(Block):
+    """A layer of which only the rows that enter are kept."""
+
+    @classmethod
+    def of(cls, block: Block) -> Self:
+        """The same layer."""
+        return cls(**{field.name: getattr(block, field.name) for field in fields(Block)})
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """See Block.forward."""
+        return recomputed(super().forward, *args, **kwargs)

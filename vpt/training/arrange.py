@@ -1,0 +1,44 @@
+"""How a model is laid out for training: on one device or several, its layers kept or recomputed, compiled or not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from vpt.backbones.block import Block
+from vpt.backbones.recompute import Recomputed
+from vpt.backbones.sharded import Shard, Sharded
+from vpt.config import TrainConfig
+from vpt.distributed import ranks
+from vpt.errors import UserError
+from vpt.prompted import Prompted
+
+
+def arrange(model: Prompted, config: TrainConfig, device: torch.device) -> None:
+    """Bring a model to its device as `train.recompute`, `train.shard` and `train.compile` say, in place.
+
+    Raises:
+        UserError: a backbone without layers that could be recomputed or dealt out.
+    """
+    backbone = model.backbone
+    if config.recompute or config.shard:
+        backbone.require_tower("recomputed or dealt out layers")
+    if config.shard and ranks().count > 1:
+
+        def dealt(block: Block) -> Sharded:
+            shard = Shard(block.layer, ranks().rank, ranks().count, device)
+            backbone.elsewhere += shard.count
+            return Sharded.of(block, shard)
+
+        if backbone.text is not None:
+            raise UserError("train.shard is for backbones without a text tower; leave it out")
+        backbone.with_blocks(dealt)
+    elif config.recompute:
+        backbone.with_blocks(Recomputed.of)
+    model.to(device)
+    if config.compile != "none":
+        compiled: Any = backbone
+        for name in ("features", "grids"):
+            plain = getattr(type(backbone), name).__get__(backbone)  # not one that was compiled for a run beside this
+            setattr(compiled, name, torch.compile(plain, mode=config.compile))
