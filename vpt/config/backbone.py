@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -18,4 +19,7 @@ class BackboneConfig(Section):
     )
     weights: Path | None = Field(None, description="local .safetensors or .pth file, loaded strictly")
     image_size: int | None = Field(None, ge=1, le=8192, description="pixels; default: the backbone's own")
+    normalise: Literal["own", "imagenet", "none"] = Field(
+        "own", description="pixel mean and std: the backbone's own, ImageNet's, or none (pixels from 0 to 1)"
+    )
     seed: int = Field(0, ge=0, description="seed of random weights (pretrained=false)")
