@@ -1,5 +1,5 @@
-"""The benchmarks on stand-ins of their folders: readers, checks, runs that are killed and go on, tables, and the form of
-published numbers."""
+"""The benchmarks on stand-ins of their folders: readers, checks, runs that are killed and go on, tables, and the form
+of the published numbers."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class TestSuites:
         assert found["cifar"].missing
         assert "16 train images, published are 800" in found["dtd"].odd
         assert "12 test images, published are 1880" in found["dtd"].odd
-        assert f"{47 - CLASSES} of 47 classes have no test image" in found["dtd"].odd
+        assert f"{47 - CLASSES} of 47 classes have no image" in found["dtd"].odd
         assert found["svhn"].odd[-1] == "train800val200.txt has other labels than train800.txt and val200.txt together"
         assert "test.txt, line 1" in (found["kitti"].broken or "")
         assert not any(report.good for report in found.values())

@@ -88,9 +88,9 @@ def _counts(task: Task, data: LabelledData) -> list[str]:
         count, wanted = len(data.split(split)), task.images.get(split)
         if wanted is not None and count != wanted:
             odd.append(f"{count} {split} images, published are {wanted}")
-    unseen = len(data.classes) - len({label for record in data.test for label in record.labels})
-    if unseen:
-        odd.append(f"{unseen} of {len(data.classes)} classes have no test image")
+    seen = {label for split in SPLITS for record in data.split(split) for label in record.labels}
+    if len(seen) < len(data.classes):
+        odd.append(f"{len(data.classes) - len(seen)} of {len(data.classes)} classes have no image")
     return odd
 
 

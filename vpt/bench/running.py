@@ -92,8 +92,9 @@ def run(bench: Bench, console: Console | None = None) -> Path:
             tasks that failed, after the others.
     """
     console = console or Console()
+    told = _same(bench)
     present = _usable(bench, console)
-    _claim(bench)
+    _write_down(bench, told)
     failed = []
     for number, task in enumerate(present, 1):
         console.say(f"{bench.suite.name} {number} of {len(present)}: {task.name}")
@@ -123,10 +124,10 @@ def _usable(bench: Bench, console: Console) -> list[Task]:
     return present
 
 
-def _claim(bench: Bench) -> None:
-    """Write down what this folder is of, or refuse it if it is of something else."""
+def _same(bench: Bench) -> dict[str, Any]:
+    """What the folder is of, for bench.json; a folder of something else is refused."""
     told = {"suite": bench.suite.name, "settings": identity(bench.config), "space": _told(bench)}
-    mine = json.loads(json.dumps(told))
+    mine: dict[str, Any] = json.loads(json.dumps(told))
     folder, file = bench.folder, bench.folder / "bench.json"
     if file.is_file():
         differing = _differing(json.loads(file.read_text(encoding="utf-8")), mine)
@@ -135,11 +136,15 @@ def _claim(bench: Bench) -> None:
             raise UserError(f"{folder} was begun with other settings ({names}); give the same, or another name=...")
     elif folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder} exists and holds something else; choose another name=...")
-    else:
-        write_json(file, mine)
-    if not (folder / "settings.yaml").is_file():
+    return mine
+
+
+def _write_down(bench: Bench, told: dict[str, Any]) -> None:
+    if not (bench.folder / "bench.json").is_file():
+        write_json(bench.folder / "bench.json", told)
+    if not (bench.folder / "settings.yaml").is_file():
         text = yaml.safe_dump(bench.config.model_dump(mode="json"), sort_keys=False)
-        write_text(folder / "settings.yaml", text)
+        write_text(bench.folder / "settings.yaml", text)
 
 
 def identity(config: RunConfig) -> dict[str, Any]:
