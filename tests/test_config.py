@@ -107,4 +107,4 @@ CONFIGS = [file for file in sorted((ROOT / "configs").glob("**/*.yaml")) if file
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.name)
 def test_shipped_configs_are_valid_and_open_with_their_command(file: Path):
     load_config(file)
-    assert re.match(f"# vpt (train|eval) {re.escape(str(file.relative_to(ROOT)))}", file.read_text())
+    assert re.match(f"# vpt (train|eval|bench run [a-z-]+) {re.escape(str(file.relative_to(ROOT)))}", file.read_text())

@@ -43,6 +43,7 @@ LAYERS = [
     ["vpt.attention", "vpt.export"],
     ["vpt.protocols", "vpt.bank"],
     ["vpt.together", "vpt.sweep"],
+    ["vpt.bench"],
     ["vpt.serve"],
     ["vpt.cli"],
     ["vpt"],

@@ -60,7 +60,7 @@ def test_shipped_spaces_are_valid(file: Path):
     for key, values in grid_of(read_space(tree["over"])).items():
         for value in values:
             load_config(overrides=[*tree["words"], f"{key}={value}"])
-    load_config(overrides=[*tree["words"], *tree["final"]])
+    load_config(overrides=[*tree["words"], *tree.get("final", [])])
     assert f"--space {file.relative_to(ROOT)}" in file.read_text()
 
 

@@ -6,6 +6,7 @@ Every run is a run folder of its own below `out`; what is finished is only read,
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,7 +35,7 @@ def few_shot(
         found = []
         for seed in seeds:
             words = [f"data.shots={count}", f"data.val_shots={min(count, 4)}", *_seed(seed)]
-            found.append(_measured(config, f"{count}-shot-seed{seed}", words, console)["accuracy"])
+            found.append(measured(config, f"{count}-shot-seed{seed}", words, console)["accuracy"])
         rows.append({"shots": count, **_mean(found)})
     return _kept(config, "few-shot", {"rows": rows})
 
@@ -50,7 +51,7 @@ def base_to_new(
     for seed in seeds:
         words = ["data.half=base", f"data.shots={shots}", f"data.val_shots={min(shots, 4)}", *_seed(seed)]
         name = f"base-seed{seed}"
-        base.append(_measured(config, name, words, console)["accuracy"])
+        base.append(measured(config, name, words, console)["accuracy"])
         other = ["data.half=new", *words[1:]]
         new.append(_elsewhere(config, name, other, console)["accuracy"])
     first, second = _mean(base), _mean(new)
@@ -78,7 +79,7 @@ def transfer(
     others: dict[str, list[float]] = {target: [] for target in targets}
     for seed in seeds:
         name = f"transfer-seed{seed}"
-        source.append(_measured(config, name, [*words, *_seed(seed)], console)["accuracy"])
+        source.append(measured(config, name, [*words, *_seed(seed)], console)["accuracy"])
         for target in targets:
             there = [f"data.path={target}", "data.val=null", "data.test=null", "data.shots=null", "data.val_shots=null"]
             others[target].append(_elsewhere(config, name, there, console)["accuracy"])
@@ -134,8 +135,14 @@ def _with(config: RunConfig, words: Sequence[str]) -> RunConfig:
     return load_config(base=config.model_dump(mode="json"), overrides=words)
 
 
-def _measured(config: RunConfig, name: str, words: Sequence[str], console: Console | None) -> dict[str, Any]:
-    """Metrics on test of a run with these settings, trained now unless it was before."""
+def measured(config: RunConfig, name: str, words: Sequence[str], console: Console | None) -> dict[str, Any]:
+    """Metrics on test of a run with these settings, trained now unless it was before; an interrupted one goes on.
+
+    Args:
+        config: whose `out` and `name` are the folder that holds the run.
+        name: of the run's folder.
+        words: settings of this run.
+    """
     folder = _folder(config) / name
     mine = _with(config, [*words, f"out={folder.parent}", f"name={name}"])
     if not _learns(mine):
@@ -144,6 +151,8 @@ def _measured(config: RunConfig, name: str, words: Sequence[str], console: Conso
         return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["test"]
     if (folder / "checkpoint.safetensors").is_file():
         return resume(folder, console=console).metrics["test"]
+    if (folder / "config.yaml").is_file():
+        shutil.rmtree(folder)  # stopped before its first checkpoint
     metrics = train(mine, console).metrics
     if "test" not in metrics:
         raise UserError(f"{config.data.path} has no test split, which this protocol needs; give data.test=FOLDER")

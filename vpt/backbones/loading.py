@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import resources
 from typing import Any
 
@@ -23,6 +24,11 @@ from vpt.errors import UserError, nearest
 from vpt.preprocess import Preprocess
 
 EMBEDDED = ("vpt_nano",)
+_Channels = tuple[float, float, float]
+NORMALISATIONS: dict[str, tuple[_Channels, _Channels]] = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
 
 
 def load_backbone(
@@ -57,6 +63,9 @@ def load_backbone(
         net, preprocess = _embedded(config, dynamic)
     else:
         net, preprocess = _timm(config, classifier, dynamic)
+    if config.normalise != "own":
+        mean, std = NORMALISATIONS[config.normalise]
+        preprocess = replace(preprocess, mean=mean, std=std)
     state = dict(net.state_dict())
     if encoder is not None:
         encoder.requires_grad_(False).eval()

@@ -34,24 +34,20 @@ def _sweep(options: argparse.Namespace) -> int:
     if options.trials < 1:
         raise UserError(f"--trials {options.trials} must be at least 1")
     try:
-        from vpt.sweep.space import read_space
+        from vpt.sweep.space import read_space, read_space_file
         from vpt.sweep.study import Sweep, sweep
     except ImportError as error:
         raise UserError(f"sweeping needs {error.name}: pip install 'vpt[sweep]'") from None
-    over = options.over
     if options.space:
-        from vpt.config import read_yaml
-
-        tree = read_yaml(options.space)
-        over = tree.get("over")
-        if not isinstance(over, dict) or set(tree) - {"over", "grid", "trials", "final", "words"}:
-            raise UserError(f"{options.space} must hold `over`, and may hold words, grid, trials and final")
-        words = [*tree.get("words", []), *words]
-        options.grid = options.grid or bool(tree.get("grid"))
-        options.final = [*tree.get("final", []), *options.final]
+        space = read_space_file(options.space)
+        axes, words = space.axes, [*space.words, *words]
+        options.grid = options.grid or space.grid
+        options.final = [*space.final, *options.final]
+    else:
+        axes = read_space(options.over)
     plan = Sweep(
         words,
-        read_space(over),
+        axes,
         file,
         options.trials,
         options.grid,

@@ -19,6 +19,9 @@ class BackboneConfig(Section):
     )
     weights: Path | None = Field(None, description="local .safetensors or .pth file, loaded strictly")
     image_size: int | None = Field(None, ge=1, le=8192, description="pixels; default: the backbone's own")
+    normalise: Literal["own", "imagenet", "none"] = Field(
+        "own", description="pixel mean and std: the backbone's own, ImageNet's, or none (pixels from 0 to 1)"
+    )
     seed: int = Field(0, ge=0, description="seed of random weights (pretrained=false)")
     dtype: Literal["fp32", "bf16", "int8"] = Field(
         "fp32",

@@ -14,11 +14,12 @@ class DataConfig(Section):
 
     path: str = Field(
         "digits",
-        description="class folders, a CSV, 'torchvision:NAME', 'dassl:NAME' (CoOp's layout), or 'digits' (embedded)",
+        description="class folders, a CSV, 'torchvision:NAME', 'dassl:NAME' (CoOp's layout), 'vtab:NAME' (VTAB-1k), "
+        "'fgvc:NAME' (VPT's split files), or 'digits' (embedded)",
     )
     val: str | None = Field(None, description="validation folder or CSV; default: found beside or split off")
     test: str | None = Field(None, description="test folder or CSV; never used for choosing anything")
-    root: str = Field("data", description="where data sets of torchvision and of CoOp's layout lie")
+    root: str = Field("data", description="where data sets that are given by name lie")
     download: bool = Field(False, description="let torchvision download")
     val_fraction: float = Field(0.1, gt=0, lt=1, description="share split off for validation when there is none")
     test_fraction: float | None = Field(None, gt=0, lt=1, description="share split off for test when there is none")
@@ -27,6 +28,7 @@ class DataConfig(Section):
     join_val: bool = Field(
         False, description="train on the validation images too, without validation, once settings are chosen"
     )
+    hold_test: bool = Field(False, description="leave the test images alone, as a search for settings should")
     half: Literal["all", "base", "new"] = Field(
         "all", description="the first half of the classes, the second half, or all (base-to-new protocol)"
     )

@@ -6,13 +6,13 @@ test; ImageNet, FGVC-Aircraft and the shifts have none and are read from their o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vpt.data.entries import Entry, Found, is_image, shown
+from vpt.data.lists import found_folder, inside, read_lines, read_mapping
 from vpt.errors import UserError, nearest
 
 
@@ -72,9 +72,7 @@ def read_dassl(name: str, root: Path) -> Found:
     if name not in SETS:
         raise UserError(f"data.path=dassl:{name} does not exist{nearest(name, SETS)}; known: {', '.join(SETS)}")
     layout = SETS[name]
-    folder = root / layout.folder
-    if not folder.is_dir():
-        raise UserError(f"dassl:{name} should lie in {folder.absolute()}, which does not exist; set data.root")
+    folder = found_folder(root, [layout.folder], f"dassl:{name}")
     if layout.split is not None:
         return _from_split(folder, layout)
     if name == "fgvc_aircraft":
@@ -85,7 +83,7 @@ def read_dassl(name: str, root: Path) -> Found:
 def _from_split(folder: Path, layout: Layout) -> Found:
     assert layout.split is not None
     file = folder / layout.split
-    tree = _json(file)
+    tree = read_mapping(file, "the split files that CoOp's DATASETS.md links to", "train, val and test")
     found = Found()
     names: dict[int, str] = {}
     for split in ("train", "val", "test"):
@@ -95,7 +93,7 @@ def _from_split(folder: Path, layout: Layout) -> Found:
             known = names.setdefault(label, name)
             if known != name:
                 raise UserError(f"{file}: class {label} has two names, '{known}' and '{name}'; take another copy of it")
-            entries.append(Entry(path, _inside(folder / layout.images, path, file), (name,)))
+            entries.append(Entry(path, inside(folder / layout.images, path, file), (name,)))
         found.splits[split] = entries
     found.classes = tuple(names[label] for label in sorted(names))
     return found
@@ -110,36 +108,17 @@ def _rows(rows: Any, file: Path) -> Iterable[tuple[str, int, str]]:
         yield row[0], row[1], str(row[2])
 
 
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        tree = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"there is no {file}; it is among the split files that CoOp's DATASETS.md links to") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file} cannot be read as JSON ({type(error).__name__}); take another copy of it") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"{file} is not a split file: it must hold train, val and test")
-    return tree
-
-
-def _inside(root: Path, path: str, file: Path) -> Path:
-    """A path of a split file, which must not leave the data set."""
-    if Path(path).is_absolute() or ".." in Path(path).parts:
-        raise UserError(f"{file} names {path}, which lies outside {root}")
-    return root / path
-
-
 def _aircraft(folder: Path, layout: Layout) -> Found:
-    names = _lines(folder / "variants.txt")
+    names = read_lines(folder / "variants.txt")
     found = Found(classes=tuple(names))
     for split in ("train", "val", "test"):
         file = folder / f"images_variant_{split}.txt"
         entries = []
-        for line in _lines(file):
+        for line in read_lines(file):
             image, _, name = line.partition(" ")
             if name not in names:
                 raise UserError(f"{file}: '{name}' is not among the variants; take another copy of it")
-            entries.append(Entry(f"{image}.jpg", _inside(folder / layout.images, f"{image}.jpg", file), (name,)))
+            entries.append(Entry(f"{image}.jpg", inside(folder / layout.images, f"{image}.jpg", file), (name,)))
         found.splits[split] = entries
     return found
 
@@ -180,7 +159,7 @@ def _imagenet_names(folder: Path) -> dict[str, str]:
     """WordNet id -> name, in the order of ids: from classnames.txt if it is there, else CLIP's equal list."""
     file = folder / "classnames.txt"
     if file.is_file():
-        pairs = [line.partition(" ") for line in _lines(file)]
+        pairs = [line.partition(" ") for line in read_lines(file)]
         names = {identity: name for identity, _, name in pairs}
     else:
         import open_clip
@@ -193,11 +172,3 @@ def _imagenet_names(folder: Path) -> dict[str, str]:
         # Two names occur twice ("missile", "sunglasses"); classes must be told apart.
         names[identity] = name if counts[name] == 1 else f"{name} ({counts[name]})"
     return dict(sorted(names.items()))
-
-
-def _lines(file: Path) -> list[str]:
-    try:
-        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not a text file"
-        raise UserError(f"cannot read {file}: {reason}; check data.root") from None

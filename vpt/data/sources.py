@@ -10,11 +10,13 @@ from vpt.config import DataConfig
 from vpt.data.dassl import read_dassl
 from vpt.data.digits import read_digits
 from vpt.data.entries import Entry, Found, listed, number_of
+from vpt.data.fgvc import read_fgvc
 from vpt.data.folder import read_folder, read_split_folder
 from vpt.data.records import SPLITS, LabelledData, Record
 from vpt.data.splits import TEST, draw_shots, split_off
 from vpt.data.table import is_csv, read_csv
 from vpt.data.torchvision_sets import read_torchvision
+from vpt.data.vtab import read_vtab
 from vpt.errors import UserError
 
 
@@ -60,6 +62,8 @@ def load_data(config: DataConfig) -> LabelledData:
         val, _ = draw_shots(val, config.val_shots, config.split_seed)
     if config.join_val:
         train, val = [*train, *val], []
+    if config.hold_test:
+        test = []
     return LabelledData(classes, found.multilabel, tuple(train), tuple(val), tuple(test), tuple(notes))
 
 
@@ -69,6 +73,10 @@ def _read(config: DataConfig) -> Found:
         return read_digits()
     if colon and kind == "dassl":
         return read_dassl(name, Path(config.root).expanduser())
+    if colon and kind == "vtab":
+        return read_vtab(name, Path(config.root).expanduser())
+    if colon and kind == "fgvc":
+        return read_fgvc(name, Path(config.root).expanduser())
     if colon and kind == "torchvision":
         return read_torchvision(name, Path(config.root).expanduser(), config.download)
     path = Path(config.path).expanduser()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from vpt.config import read_yaml
 from vpt.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,6 +61,31 @@ def read_space(over: Mapping[str, Any] | Sequence[str]) -> dict[str, Axis]:
             raise UserError(f"--over {word}: name a setting; {FORMS}")
         axes[key] = _axis(key, values)
     return axes
+
+
+@dataclass(frozen=True)
+class SpaceFile:
+    """A YAML file that says what is searched: axes, settings of every run and of the last one, grid or trials."""
+
+    axes: dict[str, Axis]
+    words: tuple[str, ...] = ()
+    grid: bool = False
+    trials: int | None = None
+    final: tuple[str, ...] = ()
+
+
+def read_space_file(file: str | Path) -> SpaceFile:
+    """Read a file such as `configs/sweep/vpt.yaml`.
+
+    Raises:
+        UserError: a file that cannot be read, or that holds something else.
+    """
+    tree = read_yaml(file)
+    over = tree.get("over")
+    if not isinstance(over, dict) or set(tree) - {"over", "grid", "trials", "final", "words"}:
+        raise UserError(f"{file} must hold `over`, and may hold words, grid, trials and final")
+    words, final = (tuple(str(word) for word in tree.get(key) or []) for key in ("words", "final"))
+    return SpaceFile(read_space(over), words, bool(tree.get("grid")), tree.get("trials"), final)
 
 
 def _axis(key: str, values: Any) -> Axis:

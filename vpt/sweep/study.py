@@ -71,7 +71,31 @@ class SweepResult:
     best: TrainResult = field(repr=False)
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """A finished search: its folder, its trials, and the settings that validation chose, as `key=value` words."""
+
+    folder: Path
+    trials: list[dict[str, Any]]
+    words: list[str]
+
+
 def sweep(plan: Sweep, console: Console | None = None) -> SweepResult:
+    """Search, then train once more with what was chosen. The same call again goes on with an interrupted one.
+
+    Raises:
+        UserError: as `search` does.
+    """
+    console = console or Console()
+    found = search(plan, console)
+    words = [*plan.words, *found.words, *plan.final, "name=best", f"out={found.folder}", "compare=[]"]
+    config = load_config(plan.file, words)
+    final = f" with {' '.join(plan.final)}" if plan.final else ""
+    console.say(f"chosen: {' '.join(found.words)}; trained again{final}")
+    return SweepResult(found.folder, found.trials, found.words, _final(config, found.folder / "best", console))
+
+
+def search(plan: Sweep, console: Console | None = None) -> Chosen:
     """Search, or go on with a search that was interrupted: the same call again, with the same name and out folder.
 
     Raises:
@@ -203,7 +227,7 @@ def _stored(folder: Path) -> TrainResult | None:
     return TrainResult(folder, folder / "artifact.safetensors", json.loads(file.read_text(encoding="utf-8")))
 
 
-def _conclude(study: optuna.Study, plan: Sweep, folder: Path, console: Console) -> SweepResult:
+def _conclude(study: optuna.Study, plan: Sweep, folder: Path, console: Console) -> Chosen:
     done = _complete(study)
     if not done:
         raise UserError("no trial finished; see what they said above")
@@ -220,11 +244,7 @@ def _conclude(study: optuna.Study, plan: Sweep, folder: Path, console: Console) 
     # Of equals the first by name, so that the order in which trials ran decides nothing.
     top = max(trial.value for trial in done if trial.value is not None)
     params = min((trial.params for trial in done if trial.value == top), key=repr)
-    chosen = [f"{key}={params[key]}" for key in plan.axes]
-    words = [*plan.words, *chosen, *plan.final, "name=best", f"out={folder}", "compare=[]"]
-    config = load_config(plan.file, words)
-    console.say(f"chosen: {' '.join(chosen)}; trained again{' with ' + ' '.join(plan.final) if plan.final else ''}")
-    return SweepResult(folder, rows, chosen, _final(config, folder / "best", console))
+    return Chosen(folder, rows, [f"{key}={params[key]}" for key in plan.axes])
 
 
 def _final(config: RunConfig, folder: Path, console: Console) -> TrainResult:

@@ -1,0 +1,381 @@
+"""The benchmarks on stand-ins of their folders: readers, checks, runs that are killed and go on, tables, and the form
+of the published numbers."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+
+import open_clip
+import pytest
+from runs import NET, QUIET
+from standins import CLASSES, dassl_set, fgvc_set, resisc, vtab_task
+
+from vpt.bench.check import check
+from vpt.bench.means import ALL, GROUPS, means
+from vpt.bench.published import published
+from vpt.bench.running import Bench, run, settings_of
+from vpt.bench.suites import SUITES, suite_of
+from vpt.bench.table import as_markdown, build, collect
+from vpt.cli.main import main
+from vpt.config import DataConfig, load_config
+from vpt.data import vtab
+from vpt.data.sources import load_data
+from vpt.errors import UserError
+from vpt.protocols import harmonic
+from vpt.sweep.space import SpaceFile, read_space
+from vpt.training import loop
+
+QUICK = [*NET, "train.epochs=2", "train.batch_size=8", "prompt.tokens=2", "data.workers=0"]
+pytestmark = pytest.mark.usefixtures("small_net")
+
+
+class TestData:
+    def test_vtab_splits_and_classes(self, tmp_path: Path):
+        vtab_task(tmp_path, "dtd")
+        data = load_data(DataConfig(path="vtab:dtd", root=str(tmp_path)))
+        assert data.classes == tuple(str(label) for label in range(47))  # not all of them are shown
+        assert [len(part) for part in (data.train, data.val, data.test)] == [16, 8, 12]
+        assert data.train[-1].labels == (3,)
+        joined = load_data(DataConfig(path="vtab:dtd", root=str(tmp_path), join_val=True, hold_test=True))
+        assert [len(part) for part in (joined.train, joined.val, joined.test)] == [24, 0, 0]
+
+    def test_vtab_without_the_lists_for_choosing(self, tmp_path: Path):
+        folder = vtab_task(tmp_path, "dtd")
+        for name in (vtab.TRAIN, vtab.VAL):
+            (folder / name).unlink()
+        data = load_data(DataConfig(path="vtab:dtd", root=str(tmp_path / "vtab-1k"), val_fraction=0.2))
+        assert [len(data.train), len(data.val)] == [20, 4]
+        assert any("has no train800.txt" in note for note in data.notes)
+
+    @pytest.mark.parametrize(
+        ("line", "sentence"),
+        [
+            ("images/a.jpg", "line 1: 'images/a.jpg' is not of the form IMAGE LABEL"),
+            ("images/a.jpg one", "not of the form"),
+            ("images/a.jpg 47", "label 47 of 47 classes"),
+            ("../a.jpg 1", "lies outside"),
+        ],
+    )
+    def test_damaged_lists_are_one_sentence(self, tmp_path: Path, line: str, sentence: str):
+        folder = vtab_task(tmp_path, "dtd")
+        (folder / vtab.VAL).write_text(line)
+        with pytest.raises(UserError, match=sentence):
+            load_data(DataConfig(path="vtab:dtd", root=str(tmp_path)))
+
+    @pytest.mark.parametrize("name", ["cub", "nabirds", "flowers", "dogs", "cars"])
+    def test_fgvc(self, tmp_path: Path, name: str):
+        folder = fgvc_set(tmp_path, name)
+        data = load_data(DataConfig(path=f"fgvc:{name}", root=str(tmp_path)))
+        assert data.classes == ("1", "2", "3", "4")
+        assert [len(part) for part in (data.train, data.val, data.test)] == [16, 8, 12]
+        assert {record.labels for record in data.test} == {(0,), (1,), (2,), (3,)}
+        (folder / "val.json").write_text('{"a.jpg": "x"}')
+        with pytest.raises(UserError, match="is x, not a whole number"):
+            load_data(DataConfig(path=f"fgvc:{name}", root=str(tmp_path)))
+
+    def test_what_is_missing_is_named(self, tmp_path: Path):
+        with pytest.raises(UserError, match=r"vtab:dtd should lie in .*vtab-1k/dtd, which does not exist"):
+            load_data(DataConfig(path="vtab:dtd", root=str(tmp_path)))
+        fgvc_set(tmp_path, "cub").joinpath("test.json").unlink()
+        with pytest.raises(UserError, match=r"no .*test\.json; it is among the split files that the README"):
+            load_data(DataConfig(path="fgvc:cub", root=str(tmp_path)))
+
+
+def test_normalisation_can_be_fixed():
+    from vpt.backbones.loading import load_backbone
+
+    def of(word: str) -> tuple[float, float]:
+        pre = load_backbone(load_config(overrides=[*NET, f"backbone.normalise={word}"]).backbone).preprocess
+        return pre.mean[0], pre.std[0]
+
+    assert [of(word) for word in ("own", "imagenet", "none")] == [(0.5, 0.5), (0.485, 0.229), (0.0, 1.0)]
+
+
+class TestSuites:
+    def test_counts(self):
+        assert {name: len(suite.tasks) for name, suite in SUITES.items()} == {
+            "vtab": 19,
+            "fgvc": 5,
+            "few-shot": 11,
+            "base-to-new": 11,
+            "pixels": 12,
+        }
+        groups = [task.group for task in SUITES["vtab"].tasks.values()]
+        sizes = [groups.count(group) for group in SUITES["vtab"].groups]
+        assert sizes == [7, 4, 8]
+
+    def test_mistakes(self):
+        with pytest.raises(UserError, match="there is no benchmark 'vtap'; did you mean 'vtab'"):
+            suite_of("vtap")
+        with pytest.raises(UserError, match="vtab has no task 'svnh'; did you mean 'svhn'"):
+            suite_of("vtab").pick(["svnh"])
+        with pytest.raises(UserError, match=r"leave out data\.path=photos"):
+            settings_of(suite_of("vtab"), words=["data=photos"])
+
+    def test_check_names_what_differs(self, tmp_path: Path):
+        vtab_task(tmp_path, "dtd")
+        (vtab_task(tmp_path, "svhn") / vtab.JOINED).write_text("images/train800/000000.jpg 9\n")
+        (vtab_task(tmp_path, "kitti") / vtab.TEST).write_text("nonsense\n")
+        found = {report.task: report for report in check(SUITES["vtab"], tmp_path)}
+        assert found["cifar"].missing
+        assert "16 train images, published are 800" in found["dtd"].odd
+        assert "12 test images, published are 1880" in found["dtd"].odd
+        assert f"{47 - CLASSES} of 47 classes have no image" in found["dtd"].odd
+        assert found["svhn"].odd[-1] == "train800val200.txt has other labels than train800.txt and val200.txt together"
+        assert "test.txt, line 1" in (found["kitti"].broken or "")
+        assert not any(report.good for report in found.values())
+
+
+class TestMeans:
+    def test_of_whole_sets(self):
+        suite = SUITES["vtab"]
+        values = {name: float(number) for number, name in enumerate(suite.tasks)}
+        found = {mean.key: mean for mean in means(suite, values)}
+        groups = [statistics.mean(range(7)), statistics.mean(range(7, 11)), statistics.mean(range(11, 19))]
+        assert [found[group].value for group in suite.groups] == groups
+        assert found[GROUPS].value == pytest.approx(sum(groups) / 3)
+        assert found[ALL].value == 9
+        assert found[GROUPS].title == "mean of the 3 group means"
+        assert found[ALL].title == "mean of 19 tasks"
+
+    def test_one_task_less_changes_the_name(self):
+        suite = SUITES["vtab"]
+        found = {mean.key: mean for mean in means(suite, {name: 1.0 for name in suite.tasks if name != "kitti"})}
+        assert GROUPS not in found
+        assert found["structured"].title == "structured, mean of 7 of 8"
+        assert found[ALL].title == "mean of 18 of 19 tasks"
+        assert not found[ALL].complete
+        assert found["natural"].complete
+
+
+class TestPublished:
+    tree = json.loads((Path(__file__).parent.parent / "vpt" / "bench" / "published.json").read_text())
+
+    def test_every_number_has_a_source_and_the_text_it_was_read_in(self):
+        for entry in self.tree["results"]:
+            source = self.tree["sources"][entry["source"]]
+            assert {"title", "authors", "year", "venue", "url"} == set(source)
+            assert source["url"].startswith("https://")
+            assert entry["checked"]
+            assert all(entry["checked"])
+            assert entry["table"]
+            assert entry["backbone"]
+            assert entry["pixels"] in ("imagenet", "own", "none", None)
+            assert entry.get("tasks") or entry.get("means")
+        assert {entry["source"] for entry in self.tree["results"]} == set(self.tree["sources"])
+
+    @pytest.mark.parametrize("suite", SUITES)
+    def test_tasks_and_means_are_the_suites(self, suite: str):
+        for entry in published(suite):
+            assert set(entry.tasks) in (set(), set(SUITES[suite].tasks)), entry.method
+            assert set(entry.means) <= {*SUITES[suite].groups, GROUPS, ALL}, entry.method
+            numbers = [number for part in (entry.tasks, entry.means) for number in part.values()]
+            flat = [
+                value for number in numbers for value in (number.values() if isinstance(number, dict) else [number])
+            ]
+            assert all(0 < value < 100 for value in flat)
+
+    def test_stated_means_are_those_of_their_tasks(self):
+        """Within the rounding of tasks to one digit and of means to two."""
+        compared = 0
+        for suite in SUITES.values():
+            for entry in published(suite.name):
+                if not entry.tasks or suite.protocol != "chosen":
+                    continue
+                for mean in means(suite, entry.tasks):
+                    stated = entry.number(mean.key, "accuracy", mean=True)
+                    if stated is not None:
+                        assert stated == pytest.approx(mean.value, abs=0.056), (entry.method, mean.title)
+                        compared += 1
+        assert compared > 20
+
+    def test_harmonic_means_are_harmonic(self):
+        for entry in published("base-to-new"):
+            base, new, both = (entry.number(ALL, part, mean=True) for part in ("base", "new", "harmonic mean"))
+            assert both == pytest.approx(harmonic(base, new), abs=0.011), entry.method
+
+    def test_settings_that_are_a_published_method(self):
+        deep = load_config(overrides=["prompt=deep"])
+        names = {entry.method for entry in published("vtab") if entry.is_method_of(deep)}
+        assert names == {"VPT-deep"}
+        bias = load_config(overrides=["prompt=none", "tuning=bias"])
+        assert {entry.method for entry in published("fgvc") if entry.is_method_of(bias)} == {"Bias", "BitFit"}
+
+
+class TestRuns:
+    def bench(self, suite: str, root: Path, out: Path, *words: str, **more) -> Bench:
+        known = SUITES[suite]
+        space = more.get("space")
+        settings = settings_of(known, None, [*QUICK, f"out={out}", "name=mine", *words], space)
+        return Bench(
+            known, root, settings, more.get("tasks") or list(known.tasks.values()), more.get("seeds", (0,)), space
+        )
+
+    def test_vtab_is_searched_on_validation_and_goes_on_after_a_kill(self, tmp_path: Path, monkeypatch):
+        class Killed(BaseException):
+            pass
+
+        for name in ("dtd", "kitti"):
+            vtab_task(tmp_path, name)
+        space = SpaceFile(read_space(["train.optimizer.lr=1e-6,0.02"]), ("train.optimizer.kind=adamw",), True)
+        whole = run(self.bench("vtab", tmp_path, tmp_path / "whole", space=space), QUIET)
+        plan = self.bench("vtab", tmp_path, tmp_path / "cut", space=space)
+        usual, steps = loop._step, []
+
+        def fatal(*args):
+            steps.append(1)
+            if len(steps) in (3, 12):  # in the search, in a final run
+                raise Killed
+            return usual(*args)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(loop, "_step", fatal)
+            for _ in range(2):
+                with pytest.raises(Killed):
+                    run(plan, QUIET)
+        folder = run(plan, QUIET)
+        trial = json.loads(next((folder / "dtd" / "search" / "trials").glob("*/metrics.json")).read_text())
+        assert "val" in trial
+        assert "test" not in trial
+        final = json.loads((folder / "dtd" / "seed0" / "metrics.json").read_text())
+        assert "val" not in final
+        assert "24 training" in final["data"]
+        mine, other = collect(folder).scores, collect(whole).scores
+        assert mine == other
+        assert mine["accuracy"]["dtd"].seeds == 1
+        with monkeypatch.context() as patched:
+            patched.setattr(loop, "_step", lambda *_: pytest.fail("trained again"))
+            run(plan, QUIET)
+        with pytest.raises(UserError, match=r"begun with other settings \(prompt\.tokens\)"):
+            run(self.bench("vtab", tmp_path, tmp_path / "cut", "prompt.tokens=3", space=space), QUIET)
+
+        text = as_markdown(build([folder]))
+        assert "| dtd | " in text
+        assert "natural, mean of 1 of 7" in text
+        assert "mean of 2 of 19 tasks" in text
+        assert "mean of 19 tasks" not in text
+        assert "VPT-deep [1]" in text
+        assert "ImageNet mean and std" in text
+        row = next(row for row in build([folder])["rows"] if row["name"] == "mean of 2 of 19 tasks")
+        assert row["published"][0] == pytest.approx((65.8 + 72.8) / 2)  # of the same two tasks
+
+    def test_fgvc_keeps_validation_apart(self, tmp_path: Path):
+        fgvc_set(tmp_path, "cub")
+        folder = run(self.bench("fgvc", tmp_path, tmp_path / "out"), QUIET)
+        final = json.loads((folder / "cub" / "seed0" / "metrics.json").read_text())
+        assert {"val", "test"} <= set(final)
+        table = build([folder])
+        assert {entry["method"] for entry in table["published"]} == {"VPT-deep"}
+        assert "mean of 1 of 5 tasks" in as_markdown(table)
+        everything = {entry["method"] for entry in build([folder], everything=True)["published"]}
+        assert {"Full", "Linear", "VPT-deep"} < everything
+
+    def test_pixels(self, tmp_path: Path):
+        dassl_set(tmp_path, "dtd")
+        resisc(tmp_path)
+        folder = run(self.bench("pixels", tmp_path, tmp_path / "out", "prompt=pixel", "prompt.size=4"), QUIET)
+        assert set(collect(folder).scores["accuracy"]) == {"dtd", "resisc45"}
+        assert "no published number" in as_markdown(build([folder]))
+
+    @pytest.fixture
+    def clip(self, tmp_path: Path) -> list[str]:
+        sides = {
+            "embed_dim": 16,
+            "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 32, "layers": 1, "head_width": 16},
+            "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+        }
+        (tmp_path / "tiny-bench.json").write_text(json.dumps(sides))
+        open_clip.add_model_config(tmp_path / "tiny-bench.json")
+        words = [
+            "backbone=open_clip:tiny-bench",
+            "head=zeroshot",
+            "prompt=coop",
+            "prompt.tokens=2",
+            "data.augment=none",
+        ]
+        return [*words, "train.epochs=1"]
+
+    def test_base_to_new(self, tmp_path: Path, clip: list[str], monkeypatch):
+        dassl_set(tmp_path, "dtd")
+        dassl_set(tmp_path, "eurosat")
+        plan = self.bench("base-to-new", tmp_path, tmp_path / "out", *clip, seeds=(1, 2))
+        folder = run(plan, QUIET)
+        monkeypatch.setattr(loop, "_step", lambda *_: pytest.fail("trained again"))
+        run(plan, QUIET)
+        table = build([folder])
+        assert [entry["method"] for entry in table["published"]] == ["CoOp"]
+        rows = {(row["name"], row["measure"]): row for row in table["rows"]}
+        base, new, both = (
+            rows["mean of 2 of 11 tasks", part]["ours"][0]["mean"] for part in ("base", "new", "harmonic mean")
+        )
+        assert both == pytest.approx(2 * base * new / (base + new) if base + new else 0)
+        assert rows["mean of 2 of 11 tasks", "base"]["published"] == [None]  # its tasks are not known
+
+    def test_few_shot(self, tmp_path: Path, clip: list[str]):
+        dassl_set(tmp_path, "dtd")
+        known = SUITES["few-shot"]
+        config = settings_of(known, None, [*QUICK, *clip, f"out={tmp_path / 'out'}"])
+        folder = run(Bench(known, tmp_path, config, list(known.tasks.values()), (1,), None, (1, 2)), QUIET)
+        assert folder.name == "few-shot-coop"
+        assert list(collect(folder).scores) == ["1 shot", "2 shots"]
+
+    def test_a_task_that_fails_does_not_stop_the_others(self, tmp_path: Path):
+        (vtab_task(tmp_path, "dtd") / "images" / "test" / "000000.jpg").write_text("not a picture")
+        vtab_task(tmp_path, "kitti")
+        with pytest.raises(UserError, match="failed: dtd"):
+            run(self.bench("vtab", tmp_path, tmp_path / "out"), QUIET)
+        assert set(collect(tmp_path / "out" / "mine").scores["accuracy"]) == {"kitti"}
+
+    def test_nothing_starts_with_a_broken_list_or_without_data(self, tmp_path: Path):
+        with pytest.raises(UserError, match="none of these tasks lies below"):
+            run(self.bench("vtab", tmp_path, tmp_path / "out"), QUIET)
+        (vtab_task(tmp_path, "dtd") / vtab.TEST).write_text("nonsense")
+        with pytest.raises(UserError, match=r"cannot be read; mend them.*\ndtd: "):
+            run(self.bench("vtab", tmp_path, tmp_path / "out"), QUIET)
+        assert not (tmp_path / "out").exists()
+
+
+class TestCommands:
+    def test_list_check_run_table(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+        vtab_task(tmp_path, "dtd")
+        assert main(["bench", "list", "--root", str(tmp_path)]) == 0
+        out = capsys.readouterr().out
+        assert f"vtab: VTAB-1k (Zhai et al. 2019); 19 tasks, 1 below {tmp_path}" in out
+        assert "missing: cifar, caltech101, oxford_flowers102" in out
+        assert main(["bench", "check", "vtab", "--root", str(tmp_path)]) == 2
+        out = capsys.readouterr().out
+        assert "cifar: missing" in out
+        assert "  12 test images, published are 1880" in out
+        assert "0 of 19 tasks are there as published" in out
+        words = [f"out={tmp_path / 'out'}", "backbone=vpt_nano", "train.epochs=1", "prompt.tokens=2", "data.workers=0"]
+        options = ["--tasks", "dtd", "kitti", "--seeds", "2"]
+        assert main(["bench", "run", "vtab", "--root", str(tmp_path), *words[:2], *options, *words[2:]]) == 0
+        out, err = capsys.readouterr()
+        assert "| **mean of 1 of 19 tasks** |" in out
+        assert "seeds: 2" in out
+        assert "skipped kitti" in out + err
+        folder = tmp_path / "out" / "vtab-deep"
+        assert (folder / "table.md").read_text() == out[out.index("# VTAB-1k") :]
+        assert main(["bench", "table", str(folder), "--format", "json"]) == 0
+        assert json.loads(capsys.readouterr().out) == json.loads((folder / "table.json").read_text())
+
+    @pytest.mark.parametrize(
+        ("words", "sentence"),
+        [
+            (["run", "vtap"], "did you mean 'vtab'"),
+            (["run", "vtab", "--root", "no/such"], "--root no/such: there is no such folder"),
+            (["run", "vtab", "--tasks", "svnh", "--root", "."], "did you mean 'svhn'"),
+            (["run", "vtab", "--seeds", "0", "--root", "."], "--seeds 0 must be at least 1"),
+            (["run", "vtab", "--shots", "1", "--root", "."], "--shots goes with few-shot"),
+            (["run", "few-shot", "--space", "a.yaml", "--root", "."], "leave out --space"),
+            (["run", "vtab", "prompt.token=3", "--root", "."], "did you mean 'tokens'"),
+            (["table", "no/such"], "is no folder of vpt bench run"),
+        ],
+    )
+    def test_mistakes_are_one_sentence(self, words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]):
+        assert main(["bench", *words]) == 2
+        out, err = capsys.readouterr()
+        assert sentence in err
+        assert "Traceback" not in out + err

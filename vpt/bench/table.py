@@ -1,0 +1,260 @@
+"""Our numbers beside the published ones: from the folders of benches to a table, as JSON and as markdown."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vpt.bench.means import GROUPS, Mean, means
+from vpt.bench.published import Published, published
+from vpt.bench.suites import Suite, suite_of
+from vpt.config import RunConfig, load_config, read_yaml
+from vpt.errors import UserError
+from vpt.files import write_json, write_text
+from vpt.protocols import harmonic
+
+PLAIN, HARMONIC = "accuracy", "harmonic mean"
+PIXELS = {
+    "imagenet": "ImageNet mean and std",
+    "own": "the backbone's own mean and std",
+    "none": "pixels from 0 to 1",
+    None: "normalisation not stated",
+}
+
+
+@dataclass(frozen=True)
+class Score:
+    """Percent over seeds: mean, spread (standard deviation; None of one seed), how many."""
+
+    mean: float
+    spread: float | None
+    seeds: int
+
+    @staticmethod
+    def of(accuracies: Sequence[float]) -> Score:
+        """From accuracies between 0 and 1.
+
+        >>> Score.of([0.5, 0.7]).text()
+        '60.0 ± 14.1'
+        """
+        percent = [100 * value for value in accuracies]
+        spread = statistics.stdev(percent) if len(percent) > 1 else None
+        return Score(statistics.mean(percent), spread, len(percent))
+
+    def text(self) -> str:
+        """For a cell."""
+        return f"{self.mean:.1f}" + (f" ± {self.spread:.1f}" if self.spread is not None else "")
+
+
+@dataclass(frozen=True)
+class Ours:
+    """What a bench folder holds: scores by measure, then by task."""
+
+    folder: Path
+    suite: Suite
+    config: RunConfig
+    scores: dict[str, dict[str, Score]]
+
+    @property
+    def method(self) -> str:
+        """Its name at the head of a column: the folder's."""
+        return self.folder.name
+
+
+def collect(folder: Path) -> Ours:
+    """Read a bench folder; what is not finished lacks.
+
+    Raises:
+        UserError: no bench folder.
+
+    >>> collect(Path("no/such/folder"))
+    Traceback (most recent call last):
+    ...
+    vpt.errors.UserError: no/such/folder is no folder of vpt bench run; it has no bench.json
+    """
+    if not (folder / "bench.json").is_file():
+        raise UserError(f"{folder} is no folder of vpt bench run; it has no bench.json")
+    suite = suite_of(json.loads((folder / "bench.json").read_text(encoding="utf-8"))["suite"])
+    config = load_config(base=read_yaml(folder / "settings.yaml"))
+    scores: dict[str, dict[str, Score]] = {}
+    for task in suite.tasks:
+        for measure, score in _scores(suite, folder / task):
+            scores.setdefault(measure, {})[task] = score
+    return Ours(folder, suite, config, scores)
+
+
+def _scores(suite: Suite, folder: Path) -> Iterator[tuple[str, Score]]:
+    if suite.protocol == "chosen":
+        runs = [_json(file)["test"] for file in sorted(folder.glob("seed*/metrics.json"))]
+        runs += [_json(file) for file in sorted(folder.glob("seed*.json"))]  # of what needs no training
+        if runs:
+            yield PLAIN, Score.of([run["accuracy"] for run in runs])
+        return
+    file = folder / f"{suite.protocol}.json"
+    if not file.is_file():
+        return
+    found = _json(file)
+    if suite.protocol == "few-shot":
+        for row in found["rows"]:
+            yield f"{row['shots']} shot{'s' if row['shots'] > 1 else ''}", Score.of(row["seeds"])
+    else:
+        yield "base", Score.of(found["base"]["seeds"])
+        yield "new", Score.of(found["new"]["seeds"])
+        yield HARMONIC, Score(100 * found["harmonic_mean"], None, len(found["base"]["seeds"]))
+
+
+def _json(file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
+def build(folders: Sequence[Path], everything: bool = False) -> dict[str, Any]:
+    """The table of some bench folders of one suite, as plain data.
+
+    Args:
+        folders: each becomes a column.
+        everything: show all that is published of the suite; default: only the same methods, or all if none is.
+
+    Raises:
+        UserError: a folder that is none of a bench, or folders of different suites.
+    """
+    runs = [collect(folder) for folder in folders]
+    suite = runs[0].suite
+    for run in runs:
+        if run.suite.name != suite.name:
+            raise UserError(f"{runs[0].folder} is of {suite.name}, {run.folder} of {run.suite.name}; one suite a table")
+    known = published(suite.name)
+    same = [entry for entry in known if any(entry.is_method_of(run.config) for run in runs)]
+    others = known if everything or not same else same
+    measures = list(dict.fromkeys(measure for run in runs for measure in run.scores))
+    rows = [row for measure in measures for row in _rows(suite, measure, runs, others)]
+    return {
+        "suite": suite.name,
+        "title": suite.title,
+        "runs": [_run(run) for run in runs],
+        "published": [_entry(entry) for entry in others],
+        "rows": rows,
+    }
+
+
+def _run(run: Ours) -> dict[str, Any]:
+    config = run.config
+    return {
+        "folder": str(run.folder),
+        "method": run.method,
+        "backbone": config.backbone.name + ("" if config.backbone.pretrained else ", random weights"),
+        "pixels": config.backbone.normalise,
+        "prompt": config.prompt.kind,
+        "tuning": config.tuning.kind,
+        "head": config.head.kind,
+        "seeds": sorted({score.seeds for scores in run.scores.values() for score in scores.values()}),
+    }
+
+
+def _entry(entry: Published) -> dict[str, Any]:
+    return {
+        "method": entry.method,
+        "backbone": entry.backbone,
+        "pixels": entry.pixels,
+        "source": entry.source.text(),
+        "table": entry.table,
+        "checked": list(entry.checked),
+        "note": entry.note,
+    }
+
+
+def _rows(suite: Suite, measure: str, runs: Sequence[Ours], others: Sequence[Published]) -> Iterator[dict[str, Any]]:
+    for task in suite.tasks:
+        ours = [run.scores.get(measure, {}).get(task) for run in runs]
+        if any(ours):
+            cells = [None if score is None else vars(score) for score in ours]
+            yield _row(task, measure, cells, [entry.number(task, measure) for entry in others], mean=False)
+    found = [_means(run, measure) for run in runs]
+    seen = {(mean.title, mean.tasks): mean for each in found for mean in each}
+    for mean in seen.values():
+        cells = [next(({"mean": one.value} for one in each if one == mean or _same(one, mean)), None) for each in found]
+        yield _row(mean.title, measure, cells, [_published_mean(entry, mean, measure, suite) for entry in others], True)
+
+
+def _row(name: str, measure: str, ours: list[Any], theirs: list[float | None], mean: bool) -> dict[str, Any]:
+    return {"name": name, "measure": measure, "mean": mean, "ours": ours, "published": theirs}
+
+
+def _same(one: Mean, other: Mean) -> bool:
+    return (one.title, one.tasks) == (other.title, other.tasks)
+
+
+def _means(run: Ours, measure: str) -> list[Mean]:
+    """Means of one measure; the harmonic mean is that of the mean accuracies, as in the papers."""
+    if measure == HARMONIC:
+        pairs = zip(_means(run, "base"), _means(run, "new"), strict=True)
+        return [base._replace(value=harmonic(base.value, new.value)) for base, new in pairs]
+    return means(run.suite, {task: score.mean for task, score in run.scores.get(measure, {}).items()})
+
+
+def _published_mean(entry: Published, mean: Mean, measure: str, suite: Suite) -> float | None:
+    """What was published for the same tasks: the mean that is stated, else that of the same tasks' numbers."""
+    if mean.complete:
+        stated = entry.number(mean.key, measure, mean=True)
+        if stated is not None:
+            return stated
+    if mean.key == GROUPS:
+        groups = [entry.number(group, measure, mean=True) for group in suite.groups]
+        return None if None in groups else statistics.mean(value for value in groups if value is not None)
+    if measure == HARMONIC:
+        base, new = (_published_mean(entry, mean, part, suite) for part in ("base", "new"))
+        return None if base is None or new is None else harmonic(base, new)
+    numbers = [entry.number(task, measure) for task in mean.tasks]
+    return None if None in numbers else statistics.mean(value for value in numbers if value is not None)
+
+
+def as_markdown(table: dict[str, Any]) -> str:
+    """The table for people, with a line for each source."""
+    measured = any(row["measure"] != PLAIN for row in table["rows"])
+    heads = ["task", *(["measure"] if measured else []), *(run["method"] for run in table["runs"])]
+    heads += [f"{entry['method']} [{number}]" for number, entry in enumerate(table["published"], 1)]
+    texts = 2 if measured else 1
+    lines = [f"# {table['title']}", "", _line(heads), _line(["---"] * texts + ["---:"] * (len(heads) - texts))]
+    for row in table["rows"]:
+        name = f"**{row['name']}**" if row["mean"] else row["name"]
+        ours = [_cell(cell, row["mean"]) for cell in row["ours"]]
+        theirs = ["" if value is None else f"{value:.{2 if row['mean'] else 1}f}" for value in row["published"]]
+        lines.append(_line([name, *([row["measure"]] if measured else []), *ours, *theirs]))
+    lines += ["", "Test accuracy in percent, top-1; ± is the standard deviation over seeds.", ""]
+    for run in table["runs"]:
+        seeds = " or ".join(str(count) for count in run["seeds"]) or "0"
+        lines.append(
+            f"- {run['method']}: ours; prompt {run['prompt']}, tuning {run['tuning']}, head {run['head']}, on "
+            f"{run['backbone']}; {PIXELS[run['pixels']]}; seeds: {seeds}"
+        )
+    for number, entry in enumerate(table["published"], 1):
+        note = f" ({entry['note']})" if entry["note"] else ""
+        lines.append(
+            f"- [{number}] {entry['method']}: {entry['source']}, {entry['table']}; {entry['backbone']}; "
+            f"{PIXELS[entry['pixels']]}{note}"
+        )
+    if not table["published"]:
+        lines.append("- no published number of this suite was verified")
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(cell: dict[str, Any] | None, mean: bool) -> str:
+    if cell is None:
+        return ""
+    return f"{cell['mean']:.2f}" if mean else Score(**cell).text()
+
+
+def write(folders: Sequence[Path], everything: bool = False) -> dict[str, Any]:
+    """Build the table and write it as `table.md` and `table.json` into the first folder."""
+    table = build(folders, everything)
+    write_json(folders[0] / "table.json", table)
+    write_text(folders[0] / "table.md", as_markdown(table))
+    return table

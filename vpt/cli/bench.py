@@ -1,0 +1,137 @@
+"""`vpt bench`: list, check, run, table."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vpt.cli.base import USAGE, Parser, file_and_overrides
+from vpt.errors import UserError
+
+
+class _Runner(Parser):
+    """Settings, `key=value`, may stand anywhere among the options."""
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """Set the settings aside, then parse the rest."""
+        words = list(sys.argv[1:] if args is None else args)
+        loose = [word for word in words if "=" in word and not word.startswith("-")]
+        found, extra = super().parse_known_args([word for word in words if word not in loose], namespace)
+        found.settings = loose
+        return found, extra
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("bench", help="VTAB-1k, FGVC, few-shot, base-to-new, pixel prompts")
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", parser_class=_Runner, required=True)
+    root = {"type": Path, "default": Path("data"), "metavar": "DIR", "help": "where the data lies (default: data)"}
+
+    listing = actions.add_parser("list", help="the suites, their tasks, and what is there")
+    listing.add_argument("--root", **root)
+    listing.set_defaults(run=_list)
+
+    checking = actions.add_parser("check", help="missing tasks, wrong counts, broken lists, by name")
+    checking.add_argument("suite")
+    checking.add_argument("--root", **root)
+    checking.set_defaults(run=_check)
+
+    running = actions.add_parser("run", help="search on validation, then the final runs; goes on if stopped")
+    running.add_argument("suite")
+    running.add_argument("file", nargs="?", metavar="CONFIG.yaml", help="a recipe; settings are given as key=value")
+    running.add_argument("--root", **root)
+    running.add_argument("--tasks", nargs="+", default=[], metavar="TASK", help="default: all")
+    running.add_argument("--seeds", type=int, metavar="N", help="final runs of each task; default: the suite's")
+    running.add_argument("--space", metavar="FILE.yaml", help="what is searched, such as configs/sweep/vtab.yaml")
+    running.add_argument("--shots", type=int, nargs="+", help="few-shot: 1 2 4 8 16")
+    running.set_defaults(run=_run)
+
+    showing = actions.add_parser("table", help="our numbers beside the published ones")
+    showing.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="what `vpt bench run` made")
+    showing.add_argument("--all", action="store_true", help="every published method, not only the same one")
+    showing.add_argument("--format", choices=["markdown", "json"], default="markdown")
+    showing.set_defaults(run=_table)
+
+
+def _list(options: argparse.Namespace) -> int:
+    from vpt.bench.suites import SUITES
+
+    root = _root(options)
+    for suite in SUITES.values():
+        missing = [task.name for task in suite.tasks.values() if task.lies_in(root) is None]
+        count = len(suite.tasks)
+        print(f"{suite.name}: {suite.title}; {count} tasks, {count - len(missing)} below {root}")
+        if missing:
+            print(f"  missing: {', '.join(missing)}\n  had from: {suite.had}")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from vpt.bench.suites import suite_of
+
+    suite, root = suite_of(options.suite), _root(options)
+    from vpt.bench.check import check
+
+    reports = check(suite, root)
+    for report in reports:
+        print("\n".join(report.lines()))
+    good = sum(report.good for report in reports)
+    print(f"{good} of {len(reports)} tasks are there as published")
+    if any(report.missing for report in reports):
+        print(f"had from: {suite.had}")
+    return 0 if good == len(reports) else USAGE
+
+
+def _run(options: argparse.Namespace) -> int:
+    from vpt.bench.suites import suite_of
+
+    suite, root = suite_of(options.suite), _root(options)
+    tasks = suite.pick(options.tasks)
+    if options.seeds is not None and options.seeds < 1:
+        raise UserError(f"--seeds {options.seeds} must be at least 1")
+    if suite.protocol != "chosen" and options.space:
+        raise UserError(f"{suite.name} has fixed settings; leave out --space")
+    if suite.protocol != "few-shot" and options.shots:
+        raise UserError(f"--shots goes with few-shot, not with {suite.name}")
+    if options.shots and min(options.shots) < 1:
+        raise UserError("--shots must be at least 1")
+    space = None
+    if options.space:
+        try:
+            import optuna  # noqa: F401
+
+            from vpt.sweep.space import read_space_file
+        except ImportError as error:
+            raise UserError(f"searching needs {error.name}: pip install 'vpt[sweep]'") from None
+        space = read_space_file(options.space)
+    file, words = file_and_overrides([*([options.file] if options.file else []), *options.settings])
+    from vpt.bench.running import Bench, run, settings_of
+    from vpt.bench.table import as_markdown, write
+    from vpt.protocols import SHOTS
+
+    first = suite.seeds[0]
+    seeds = suite.seeds if options.seeds is None else range(first, first + options.seeds)
+    config = settings_of(suite, file, words, space)
+    folder = run(Bench(suite, root, config, tasks, tuple(seeds), space, options.shots or SHOTS))
+    print(as_markdown(write([folder])), end="")
+    return 0
+
+
+def _table(options: argparse.Namespace) -> int:
+    import json
+
+    from vpt.bench.table import as_markdown, write
+
+    table = write(options.folders, options.all)
+    print(json.dumps(table, indent=2, ensure_ascii=False) if options.format == "json" else as_markdown(table).rstrip())
+    return 0
+
+
+def _root(options: argparse.Namespace) -> Path:
+    root: Path = options.root.expanduser().absolute()
+    if not root.is_dir() and options.run is not _list:
+        raise UserError(f"--root {options.root}: there is no such folder")
+    return root

@@ -1,0 +1,74 @@
+"""Files that list images: lines of text or JSON, whose mistakes are told by the file's name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vpt.errors import UserError
+
+
+def found_folder(root: Path, places: Sequence[str], what: str) -> Path:
+    """The first of `places` below `root` that is a folder.
+
+    Raises:
+        UserError: there is none.
+
+    >>> found_folder(Path("no/root"), ["vtab-1k/dtd", "dtd"], "vtab:dtd")
+    Traceback (most recent call last):
+    ...
+    vpt.errors.UserError: vtab:dtd should lie in .../no/root/vtab-1k/dtd, which does not exist; set data.root
+    """
+    for place in places:
+        if (root / place).is_dir():
+            return root / place
+    raise UserError(f"{what} should lie in {(root / places[0]).absolute()}, which does not exist; set data.root")
+
+
+def read_lines(file: Path) -> list[str]:
+    """The lines of a text file that hold something, stripped.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not a text file"
+        raise UserError(f"cannot read {file}: {reason}; check data.root") from None
+
+
+def read_mapping(file: Path, had: str, form: str) -> dict[str, Any]:
+    """A JSON file that holds a mapping.
+
+    Args:
+        had: where the file is had, as the end of "it is among ...".
+        form: what it must hold.
+
+    Raises:
+        UserError: it is missing, no JSON, or holds something else.
+    """
+    try:
+        tree = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"there is no {file}; it is among {had}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file} cannot be read as JSON ({type(error).__name__}); take another copy of it") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{file} is not a split file: it must hold {form}")
+    return tree
+
+
+def inside(root: Path, path: str, file: Path) -> Path:
+    """A path that `file` lists, which must not leave the data set.
+
+    >>> inside(Path("data"), "../secret.png", Path("list.txt"))
+    Traceback (most recent call last):
+    ...
+    vpt.errors.UserError: list.txt names ../secret.png, which lies outside data
+    """
+    if Path(path).is_absolute() or ".." in Path(path).parts:
+        raise UserError(f"{file} names {path}, which lies outside {root}")
+    return root / path
