@@ -184,6 +184,7 @@ def alternate(steps: dict[str, Step], rounds: int, device: torch.device) -> dict
         if name not in found:
             found[name] = {
                 "seconds": statistics.median(seconds[name]),
+                "rounds": seconds[name],  # ratios are medians over rounds, so that one slow round counts once
                 "peak_bytes": statistics.median(peaks[name]),
                 "operations": operations(step),
                 "joules": joules(step, device),

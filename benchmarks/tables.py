@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,7 @@ def _speed_cells(series: dict[str, Any], name: str, rate: float | None) -> list[
             return one, one["error"].split(":")[0], ""
         if "seconds" not in one:
             return one, "", ""
-        ratio = f"{one['seconds'] / base['seconds']:.2f}x" if "seconds" in base else ""
+        ratio = f"{_ratio(one, base):.2f}x" if "seconds" in base else ""
         return one, f"{1000 * one['seconds']:.0f} ms", ratio
 
     train, step, against = of("training", "vpt")
@@ -134,6 +135,13 @@ def _speed_cells(series: dict[str, Any], name: str, rate: float | None) -> list[
     share = f"{train['operations'] / train['seconds'] / rate:.0%}" if rate and train.get("operations") else ""
     energy = f"{train['joules']:.2f} J" if train.get("joules") else ""
     return [step, against, memory, share, infer, over, energy]
+
+
+def _ratio(one: dict[str, Any], base: dict[str, Any]) -> float:
+    """The median over rounds of the ratio within a round; of series that kept no rounds the ratio of medians."""
+    if "rounds" not in one or "rounds" not in base:
+        return one["seconds"] / base["seconds"]
+    return statistics.median(mine / other for mine, other in zip(one["rounds"], base["rounds"], strict=True))
 
 
 def startup(device: str) -> str:
@@ -160,6 +168,15 @@ def vtab_sized(device: str) -> str:
     settings = " ".join(f"`{word}`" for word in found["settings"])
     header = ["device", "run", "end to end", "of it training", "images a second"]
     return f"{rows(header, body)}\n\nSettings: {settings}."
+
+
+def parameters() -> str:
+    body = [
+        [f"`{row['setting']}`", row["backbone"], f"{row['learning']:,}", f"{4 * row['learning'] / 1e6:.2f} MB"]
+        for row in read("parameters")["rows"]
+    ]
+    table = rows(["setting, defaults else", "backbone", "parameters that learn", "as float32"], body)
+    return f"{table}\n\nHeads of classifiers are left out (`benchmarks/parameters.py`)."
 
 
 def clothing() -> str:
@@ -336,10 +353,12 @@ def _place(found: dict[str, Any]) -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "parameters": parameters,
     "speed": speed,
     "speed-all-cpu": lambda: speed_all("cpu"),
+    "speed-all-busy": lambda: speed_all("cpu-busy"),
     "speed-all-cuda": lambda: speed_all("cuda"),
-    "startup-cpu": lambda: startup("cpu"),
+    "startup-busy": lambda: startup("cpu-busy"),
     "startup-cuda": lambda: startup("cuda"),
     "vtab-sized": lambda: vtab_sized("cuda"),
     "clothing": clothing,

@@ -18,8 +18,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--output", required=True, type=Path, metavar="ARTIFACT", help="file to write")
     parser.add_argument(
         "--classes",
-        nargs="+",
-        metavar="NAME",
+        metavar="A,B,...",
         help="class names in the order of training, or a file with one a line; default: those in the file",
     )
     parser.set_defaults(run=_convert)
@@ -38,14 +37,21 @@ def _convert(options: argparse.Namespace) -> int:
     return 0
 
 
-def _names(words: list[str] | None) -> list[str] | None:
-    """Names, or the lines of the one file that is named."""
-    if words is None or len(words) > 1:
-        return words
-    file = Path(words[0])
+def _names(given: str | None) -> list[str] | None:
+    """Names between commas, or the lines of a file.
+
+    >>> _names("cat, dog")
+    ['cat', 'dog']
+    """
+    if given is None:
+        return None
+    file = Path(given)
     if not file.is_file():
+        names = [name.strip() for name in given.split(",") if name.strip()]
+        if len(names) > 1:
+            return names
         raise UserError(
-            f"--classes {words[0]}: give two or more names, or a file with one a line; there is no such file"
+            f"--classes {given}: there is no such file, and one name makes no classes; write --classes A,B,C"
         )
     try:
         return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
