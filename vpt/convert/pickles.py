@@ -115,7 +115,7 @@ def _load(path: Path) -> Any:
             with torch.serialization.safe_globals([_inert(name) for name in unknown]):
                 return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises whatever its bytes lead to
-        reason = " ".join(str(error).split())[:160]
+        reason = " ".join(str(error).split()).split(". ")[0][:160]
         raise UserError(
             f"{path} cannot be read without running what it says ({type(error).__name__}: {reason}). If it is intact "
             f"and you trust it, {RESAVE}"
