@@ -1,9 +1,12 @@
-"""What benchmarks share: peak memory, and the machine that figures were measured on."""
+"""What benchmarks share: peak memory, energy, the rate of matrix products, and the machine of the figures."""
 
 from __future__ import annotations
 
 import ctypes
 import platform
+import statistics
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,61 @@ def _status(key: str) -> int:
         if line.startswith(f"{key}:"):
             return int(line.split()[1]) * 1024
     raise KeyError(key)
+
+
+def settle(device: torch.device) -> None:
+    """Wait for what a GPU still has to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def joules(step: Callable[[], object], device: torch.device, seconds: float = 2.0) -> float | None:
+    """Energy of one step by the GPU's own counter (NVML), over as many steps as fill `seconds`; None without one."""
+    if device.type != "cuda":
+        return None
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        # By identity: CUDA_VISIBLE_DEVICES renumbers torch's devices, not NVML's.
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+        before = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+    except pynvml.NVMLError:
+        return None
+    count, started = 0, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        step()
+        settle(device)
+        count += 1
+    return (pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) - before) / 1000 / count
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype, rounds: int = 7) -> float:
+    """Floating-point operations per second of one large matrix product: what a step could reach at best."""
+    side = 8192 if device.type == "cuda" else 1024
+    one, other = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    seconds = []
+    for turn in range(rounds + 1):
+        settle(device)
+        started = time.perf_counter()
+        one @ other
+        settle(device)
+        if turn:  # the first turn warms up
+            seconds.append(time.perf_counter() - started)
+    return 2 * side**3 / statistics.median(seconds)
+
+
+def operations(step: Callable[[], object]) -> int:
+    """Floating-point operations of the matrix products and convolutions in one step."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    # Fused attention of some devices is not known to the counter; spelt out it is.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        step()
+    return counter.get_total_flops()
 
 
 def machine(device: torch.device) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,24 +54,31 @@ def rows(header: list[str], body: list[list[str]]) -> str:
 
 
 def speed() -> str:
+    """What was measured on a quiet machine: prompting here against concatenation and the plain backbone."""
     found = read("speed-cpu")
-    body = [
-        [
-            case["model"],
-            str(case["tokens"]),
-            str(case["batch"]),
-            f"{case['training_speedup']:.2f}x",
-            f"{case['training_memory_ratio']:.2f}x",
-            f"{case['inference_over_plain']:.3f}x",
-            f"{case['concatenation_over_plain']:.3f}x",
-        ]
-        for case in found["cases"]
-    ]
+    body = []
+    for case in found["cases"]:
+        series = case["series"][0]
+        if series["note"] or case["precision"] != "fp32" or case["mode"] != "eager":
+            continue
+        train, infer = series["training"], series["inference"]
+        plain = infer["plain backbone"]["seconds"]
+        body.append(
+            [
+                case["model"],
+                str(case["tokens"]),
+                str(case["batch"]),
+                f"{train['concatenation']['seconds'] / train['vpt']['seconds']:.2f}x",
+                f"{train['vpt']['peak_bytes'] / max(1, train['concatenation']['peak_bytes']):.2f}x",
+                f"{infer['vpt']['seconds'] / plain:.3f}x",
+                f"{infer['concatenation']['seconds'] / plain:.3f}x",
+            ]
+        )
     machine = found["machine"]
     caption = (
         f"Measured on {machine['device']}, {machine['threads']} threads, torch {machine['torch']}, "
-        f"{found['precision']}, 224 px, medians of "
-        f"{found['cases'][0]['rounds']} alternating rounds (`benchmarks/speed.py`)."
+        f"fp32, 224 px, medians of "
+        f"{found['cases'][0]['series'][0]['rounds']} alternating rounds (`benchmarks/speed.py`)."
     )
     header = [
         "model",
@@ -82,6 +90,93 @@ def speed() -> str:
         "its concatenation",
     ]
     return f"{rows(header, body)}\n\n{caption}"
+
+
+def speed_all(device: str) -> str:
+    """Every variant of every series. Ratios are within a series; a mark stands at series that have a note."""
+    if not (RESULTS / f"speed-{device}.json").is_file():
+        return "Not measured yet."
+    found = read(f"speed-{device}")
+    notes: list[str] = []
+    body = []
+    for case in found["cases"]:
+        rate = found["matmul_per_second"].get(case["precision"])
+        for series in case["series"]:
+            if series["note"] and series["note"] not in notes:
+                notes.append(series["note"])
+            mark = "*" * (notes.index(series["note"]) + 1) if series["note"] else ""
+            where = f"{case['model']}, {case['tokens']}, {case['batch']}, {case['precision']}, {case['mode']}"
+            names = dict.fromkeys([*series["inference"], *series["training"]])
+            body += [[f"{where}{mark}", name, *_speed_cells(series, name, rate)] for name in names]
+    machine = found["machine"]
+    caption = (
+        f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}, 224 px, medians of alternating "
+        "rounds (`benchmarks/speed.py`)."
+    )
+    marks = "".join(f" {'*' * (number + 1)} {note}." for number, note in enumerate(notes))
+    header = ["model, tokens, batch, precision, mode", "variant", "training step", "against vpt", "its memory"]
+    header += ["its share of the matmul rate", "inference", "against the plain backbone", "energy of a training step"]
+    return f"{rows(header, body)}\n\n{caption}{marks}"
+
+
+def _speed_cells(series: dict[str, Any], name: str, rate: float | None) -> list[str]:
+    def of(part: str, reference: str) -> tuple[dict[str, Any], str, str]:
+        one, base = series[part].get(name, {}), series[part].get(reference, {})
+        if "error" in one:
+            return one, one["error"].split(":")[0], ""
+        if "seconds" not in one:
+            return one, "", ""
+        ratio = f"{_ratio(one, base):.2f}x" if "seconds" in base else ""
+        return one, f"{1000 * one['seconds']:.0f} ms", ratio
+
+    train, step, against = of("training", "vpt")
+    _, infer, over = of("inference", "plain backbone")
+    memory = f"{train['peak_bytes'] / 1e6:.0f} MB" if "peak_bytes" in train else ""
+    share = f"{train['operations'] / train['seconds'] / rate:.0%}" if rate and train.get("operations") else ""
+    energy = f"{train['joules']:.2f} J" if train.get("joules") else ""
+    return [step, against, memory, share, infer, over, energy]
+
+
+def _ratio(one: dict[str, Any], base: dict[str, Any]) -> float:
+    """The median over rounds of the ratio within a round; of series that kept no rounds the ratio of medians."""
+    if "rounds" not in one or "rounds" not in base:
+        return one["seconds"] / base["seconds"]
+    return statistics.median(mine / other for mine, other in zip(one["rounds"], base["rounds"], strict=True))
+
+
+def startup(device: str) -> str:
+    if not (RESULTS / f"speed-{device}.json").is_file() or not read(f"speed-{device}")["startup"]:
+        return "Not measured yet."
+    found = read(f"speed-{device}")["startup"]
+    body = [[model, f"{one['vpt']:.1f} s", f"{one['timm']:.1f} s"] for model, one in found.items()]
+    return rows(["model", "vpt, an artifact", "timm alone"], body)
+
+
+def vtab_sized(device: str) -> str:
+    if not (RESULTS / f"vtab-sized-{device}.json").is_file():
+        return "Not measured yet."
+    found = read(f"vtab-sized-{device}")
+    body = [
+        [
+            found["machine"]["device"],
+            f"{found['images']:,} images, {found['epochs']} epochs",
+            f"{found['seconds_end_to_end']:.0f} s",
+            f"{found['seconds_training']:.0f} s",
+            f"{found['images_per_second']:.0f}",
+        ]
+    ]
+    settings = " ".join(f"`{word}`" for word in found["settings"])
+    header = ["device", "run", "end to end", "of it training", "images a second"]
+    return f"{rows(header, body)}\n\nSettings: {settings}."
+
+
+def parameters() -> str:
+    body = [
+        [f"`{row['setting']}`", row["backbone"], f"{row['learning']:,}", f"{4 * row['learning'] / 1e6:.2f} MB"]
+        for row in read("parameters")["rows"]
+    ]
+    table = rows(["setting, defaults else", "backbone", "parameters that learn", "as float32"], body)
+    return f"{table}\n\nHeads of classifiers are left out (`benchmarks/parameters.py`)."
 
 
 def clothing() -> str:
@@ -258,7 +353,14 @@ def _place(found: dict[str, Any]) -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "parameters": parameters,
     "speed": speed,
+    "speed-all-cpu": lambda: speed_all("cpu"),
+    "speed-all-busy": lambda: speed_all("cpu-busy"),
+    "speed-all-cuda": lambda: speed_all("cuda"),
+    "startup-busy": lambda: startup("cpu-busy"),
+    "startup-cuda": lambda: startup("cuda"),
+    "vtab-sized": lambda: vtab_sized("cuda"),
     "clothing": clothing,
     "search": search,
     "quickstart": quickstart,

@@ -40,7 +40,7 @@ LAYERS = [
     ["vpt.tasks"],
     ["vpt.fitting", "vpt.loading"],
     ["vpt.run", "vpt.predict"],
-    ["vpt.attention", "vpt.export"],
+    ["vpt.attention", "vpt.convert", "vpt.export"],
     ["vpt.protocols", "vpt.bank"],
     ["vpt.together", "vpt.sweep"],
     ["vpt.bench"],

@@ -8,7 +8,21 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from vpt.cli import backbones, bench, config, data, evaluate, export, predict, protocol, push, serve, sweep, train
+from vpt.cli import (
+    backbones,
+    bench,
+    config,
+    convert,
+    data,
+    evaluate,
+    export,
+    predict,
+    protocol,
+    push,
+    serve,
+    sweep,
+    train,
+)
 from vpt.cli.base import USAGE, Parser
 from vpt.errors import UserError, nearest
 
@@ -75,7 +89,22 @@ def _parse(words: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="store_true", help="print the version")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
-    for command in (train, sweep, evaluate, predict, protocol, bench, export, push, serve, data, config, backbones):
+    every = (
+        train,
+        sweep,
+        evaluate,
+        predict,
+        protocol,
+        bench,
+        export,
+        convert,
+        push,
+        serve,
+        data,
+        config,
+        backbones,
+    )
+    for command in every:
         command.add(commands)
     known = list(commands.choices)
     if words and not words[0].startswith("-") and words[0] not in known:

@@ -1,0 +1,124 @@
+"""The ways of adapting a ViT that benchmarks/speed.py times: a training step and an inference step of each."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from twin import twin_features
+
+from vpt.backbones.backbone import Backbone
+from vpt.backbones.loading import load_backbone
+from vpt.config import load_config
+from vpt.device import autocast
+from vpt.model import PromptedModel, build_model
+
+Step = Callable[[], Tensor]
+Forward = Callable[[Tensor], Tensor]
+
+# Settings of each; None: the backbone alone, as its library runs it.
+SETTINGS: dict[str, list[str] | None] = {
+    "plain backbone": None,
+    "linear": ["prompt=none"],
+    "shallow": ["prompt=shallow"],
+    "concatenation": ["prompt=deep"],
+    "vpt": ["prompt=deep"],
+    "lora": ["prompt=none", "tuning=lora"],
+    "full": ["prompt=none", "tuning=full"],
+}
+VARIANTS = tuple(SETTINGS)
+CLASSES = [str(digit) for digit in range(10)]
+
+
+class Case:
+    """Models of one size, prompt length and batch, on one device in one precision.
+
+    Args:
+        name: timm name; weights are random, for speed does not depend on them.
+        tokens: prompt tokens.
+        batch: images.
+        precision: "fp32" or "bf16" (autocast).
+        compiled: forward passes go through torch.compile.
+    """
+
+    def __init__(
+        self, name: str, tokens: int, batch: int, precision: str, compiled: bool, device: torch.device
+    ) -> None:
+        self.words = [f"backbone={name}", "backbone.pretrained=false"]
+        self.tokens, self.device, self.compiled = tokens, device, compiled
+        self.backbone = load_backbone(load_config(overrides=self.words).backbone).to(device)
+        size = self.backbone.preprocess.size
+        self.images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, device=device)
+        self.labels = torch.randint(0, len(CLASSES), (batch,), device=device)
+        self.context = autocast(precision, device)
+
+    def training(self, variants: Iterable[str]) -> dict[str, Step]:
+        """A whole step of each that learns anything: forward, backward, AdamW."""
+        return {name: self._learn(name) for name in variants if SETTINGS[name] is not None}
+
+    def inference(self, variants: Iterable[str]) -> dict[str, Step]:
+        """Scores of each; a probe and a fully tuned network cost what the plain backbone costs, and are left out."""
+        return {name: self._infer(name) for name in variants if name not in ("linear", "full")}
+
+    def _learn(self, name: str) -> Step:
+        model = self._model(name).train()
+        forward = self._faster(self._forward(name, model))
+        optimizer = torch.optim.AdamW([parameter for _, _, parameter in model.trainable()], lr=1e-6)
+
+        def step() -> Tensor:
+            with self.context():
+                logits = forward(self.images)
+            loss = nn.functional.cross_entropy(logits.float(), self.labels)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            return loss
+
+        return step
+
+    def _infer(self, name: str) -> Step:
+        model = self._model(name).eval()
+        with torch.inference_mode(), self.context():
+            forward = self._faster(model.ready() if name == "vpt" else self._forward(name, model))
+
+        def step() -> Tensor:
+            with torch.inference_mode(), self.context():
+                return forward(self.images)
+
+        return step
+
+    def _model(self, name: str) -> PromptedModel:
+        words = [*self.words, *(SETTINGS[name] or ["prompt=none"])]
+        words += [f"prompt.tokens={self.tokens}"] if "prompt=none" not in words else []
+        return build_model(load_config(overrides=words), self._own(name), CLASSES).to(self.device)
+
+    def _own(self, name: str) -> Backbone:
+        """The shared frozen backbone, or a copy for a variant that changes it."""
+        return copy.deepcopy(self.backbone) if name in ("lora", "full") else self.backbone
+
+    def _forward(self, name: str, model: PromptedModel) -> Forward:
+        if name == "plain backbone":
+            net = model.backbone.library_net
+            return lambda images: model.head(
+                net.forward_head(net.forward_features(model.normalise(images)), pre_logits=True)
+            )
+        if name != "concatenation":
+            return model
+        prompt = model.prompt
+
+        def concatenated(images: Tensor) -> Tensor:
+            sets = prompt.sets(len(images))
+            rows = twin_features(model.backbone, model.normalise(images), sets, prompt.inserted, "carry")
+            return model.head(rows)
+
+        return concatenated
+
+    def _faster(self, forward: Forward) -> Forward:
+        return torch.compile(forward) if self.compiled else forward

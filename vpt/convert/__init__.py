@@ -1,0 +1,1 @@
+"""Prompts that other projects trained, as artifacts: a file a source format."""
