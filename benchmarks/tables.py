@@ -366,6 +366,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "quickstart": quickstart,
     "digits": lambda: methods("digits-vpt_nano", "digits-random"),
     "fashion": lambda: methods("fashion-vpt_nano", "fashion-random"),
+    "clothing-vit": lambda: methods("clothing-vit_small_patch16_224"),
     "clothing-nano": lambda: methods("clothing-vpt_nano", "clothing-random"),
     "raccoon": lambda: methods("raccoon-vit_small_patch16_224"),
     "bank": bank,
