@@ -20,6 +20,7 @@ LAYERS = [
         "vpt.config",
         "vpt.tensorfile",
         "vpt.device",
+        "vpt.usage",
         "vpt.distributed",
         "vpt.plots",
         "vpt.runlog",
