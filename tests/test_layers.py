@@ -43,7 +43,7 @@ LAYERS = [
     ["vpt.run", "vpt.predict"],
     ["vpt.attention", "vpt.export"],
     ["vpt.protocols", "vpt.bank"],
-    ["vpt.together", "vpt.sweep"],
+    ["vpt.together", "vpt.sweep", "vpt.report"],
     ["vpt.serve"],
     ["vpt.cli"],
     ["vpt"],

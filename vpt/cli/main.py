@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from vpt.cli import backbones, config, data, evaluate, export, predict, protocol, push, serve, sweep, train
+from vpt.cli import backbones, config, data, evaluate, export, predict, protocol, push, report, serve, sweep, train
 from vpt.cli.base import USAGE, Parser
 from vpt.errors import UserError, nearest
 
@@ -18,6 +18,7 @@ EXAMPLES = """examples:
   vpt train data=photos prompt=none                      linear probe; also tuning=bias, lora or full
   vpt train resume=runs/photos                           go on after an interruption
   vpt eval runs/photos split=test
+  vpt report runs/photos                                 one page with all of it
   vpt predict runs/photos new/*.jpg --format json
   vpt export runs/photos --format onnx                   one file for other runtimes
   vpt serve runs                                         every task of a folder, over HTTP
@@ -75,7 +76,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="store_true", help="print the version")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
-    for command in (train, sweep, evaluate, predict, protocol, export, push, serve, data, config, backbones):
+    for command in (train, sweep, evaluate, report, predict, protocol, export, push, serve, data, config, backbones):
         command.add(commands)
     known = list(commands.choices)
     if words and not words[0].startswith("-") and words[0] not in known:
