@@ -120,7 +120,8 @@ def diagram(bins: Sequence[Bin], what: str) -> Chart:
         left, top = frame.at(bin.low, bin.right)
         wide = (WIDTH - LEFT - RIGHT) * (bin.high - bin.low) - 2
         _, ideal = frame.at(0, bin.confidence)
-        told = f"confidence {percent(bin.low, 0)} to {percent(bin.high, 0)}: {bin.count} {what}, {percent(bin.right)} right"
+        span = f"confidence {percent(bin.low, 0)} to {percent(bin.high, 0)}"
+        told = f"{span}: {bin.count} {what}, {percent(bin.right)} right"
         bar = tag("rect", x=f"{left + 1:.1f}", y=f"{top:.1f}", width=wide, height=f"{base - top:.1f}", class_="bar t0")
         gap = tag(
             "rect",

@@ -81,7 +81,9 @@ def table_section(named: Mapping[str, Source]) -> Section:
             ]
         )
     kinds = {source.metric for source in named.values()}
-    score = {("accuracy",): "accuracy (95% interval)", ("map",): "mAP"}.get(tuple(kinds), "accuracy or mAP")
+    score = "accuracy or mAP"
+    if len(kinds) == 1:
+        score = "mAP" if kinds == {"map"} else "accuracy (95% interval)"
     heads = [Column("run", "text"), Column("method", "text"), Column(score)]
     heads += [Column(title) for title in ("calibration error", "parameters that learn", "artifact", "time")]
     if all(row[3] == "–" for row in rows):
@@ -125,8 +127,8 @@ def difference_section(common: Common, several: bool) -> Section:
     pairs = len(rows)
     text = (
         f"On the same {common.images:,} images. The interval is a paired bootstrap over images (10,000 draws), p is "
-        "McNemar's exact test. Both tell of the luck in which images were tested; what another training seed would give "
-        "they do not know."
+        "McNemar's exact test. Both tell of the luck in which images were tested; what another training seed "
+        "would give they do not know."
     )
     if several:
         text = "An image counts as right when all its labels are. " + text

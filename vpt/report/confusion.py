@@ -85,7 +85,8 @@ def section(
     measured: Mapping[str, Any], answers: Sequence[Answer], classes: Sequence[str], multilabel: bool
 ) -> Section:
     """Matrix, pairs and classes of one run, from its metrics, or from its answers where these are missing."""
-    tables, charts = [], []
+    tables: list[Table] = []
+    charts: list[Markup] = []
     text = ""
     matrix: np.ndarray | None = None
     if not multilabel:
@@ -100,10 +101,10 @@ def section(
         pairs = confused_pairs(matrix, classes)
         if pairs and len(classes) > 2:
             tables.append(_pairs_table(pairs))
-    tables.insert(0, class_table(measured, answers if multilabel else ()))
-    return Section(
-        "classes", "Classes", render("confusion.html", text=text, matrices=charts, tables=[t for t in tables if t])
-    )
+    every = class_table(measured, answers if multilabel else ())
+    if every is not None:
+        tables.insert(0, every)
+    return Section("classes", "Classes", render("confusion.html", text=text, matrices=charts, tables=tables))
 
 
 def class_table(measured: Mapping[str, Any], several: Sequence[Answer] = ()) -> Table | None:

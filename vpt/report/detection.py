@@ -140,7 +140,7 @@ def error_table(
     judged: Sequence[tuple[Judged, BoxRecord, Sequence[tuple[str, float, Sequence[float]]]]], classes: Sequence[str]
 ) -> Table:
     """Of every class: true boxes, how many were found and missed, and false alarms."""
-    there, found, alarms = ({name: 0 for name in classes} for _ in range(3))
+    there, found, alarms = (dict.fromkeys(classes, 0) for _ in range(3))
     for each, record, sure in judged:
         for label, hit in zip(record.labels, each.found, strict=True):
             there[classes[label]] += 1

@@ -94,8 +94,8 @@ def headline(source: Source) -> str:
         right = round(found["accuracy"] * images)
         low, high = wilson(right, images)
         return (
-            f"{right:,} of {images:,} {split} images are right: {percent(found['accuracy'])}. On endless images of this "
-            f"kind it would be between {percent(low)} and {percent(high)} (95% interval)."
+            f"{right:,} of {images:,} {split} images are right: {percent(found['accuracy'])}. On endless images of "
+            f"this kind it would be between {percent(low)} and {percent(high)} (95% interval)."
         )
     if source.config.task == "detection":
         return (
@@ -104,8 +104,8 @@ def headline(source: Source) -> str:
             f"{percent(found.get('map50'))}."
         )
     return (
-        f"Mean average precision is {percent(found['map'])} on {found['images']:,} {split} images; all labels are right "
-        f"on {percent(found.get('exact_match'))} of them."
+        f"Mean average precision is {percent(found['map'])} on {found['images']:,} {split} images; all labels are "
+        f"right on {percent(found.get('exact_match'))} of them."
     )
 
 
