@@ -120,30 +120,33 @@ def several(sources: Sequence[Source], wishes: Wishes, console: Console) -> str:
     if answered and not multilabel:
         charts.append(compare.calibration_chart(answered))
     sections = [compare.table_section(named), compare.chart_section(named, charts)]
+    common: compare.Common | None = None
     if sources[0].config.task == "classification":
-        sections += _differences(sources, answered, multilabel, wishes)
+        try:
+            common = _in_common(answered)
+            sections += _differences(common, sources[0], multilabel, wishes)
+        except UserError as error:
+            sections.append(Section("differences", "Differences", note(f"Not shown: {error}")))
     sections.append(_or_note("classes", "Classes", lambda: compare.class_section(named)))
     sections.append(cost.section({name: (source.metrics, source.rows) for name, source in named.items()}))
     sections.append(_settings(named))
     notes = [f"{name}: {text}" for name, source in named.items() for text in source.notes]
-    return _page(f"{len(sources)} runs compared", ", ".join(named), "", [], [], notes, sections)
+    title = f"{len(sources)} runs compared"
+    return _page(title, ", ".join(named), compare.lead(named, common), [], [], notes, sections)
 
 
-def _differences(
-    sources: Sequence[Source], answered: Mapping[str, Sequence[Answer]], multilabel: bool, wishes: Wishes
-) -> list[Section]:
-    try:
-        if len(answered) < 2:
-            raise UserError("fewer than two of the runs have written their predictions")
-        common = compare.in_common(answered)
-    except UserError as error:
-        return [Section("differences", "Differences", note(f"Not shown: {error}"))]
-    data = _data(sources[0])
-    records = None if isinstance(data, UserError) else _by_name(data, sources[0].split)
-    most = sources[0].config.data.max_pixels
+def _in_common(answered: Mapping[str, Sequence[Answer]]) -> compare.Common:
+    if len(answered) < 2:
+        raise UserError("fewer than two of the runs have written their predictions")
+    return compare.in_common(answered)
+
+
+def _differences(common: compare.Common, source: Source, multilabel: bool, wishes: Wishes) -> list[Section]:
+    data = _data(source)
+    records = None if isinstance(data, UserError) else _by_name(data, source.split)
     return [
         compare.difference_section(common, multilabel),
-        compare.disagreement_section(common, records, wishes.images, most),
+        compare.disagreement_section(common, records, wishes.images, source.config.data.max_pixels),
     ]
 
 

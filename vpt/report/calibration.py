@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from vpt.metrics import calibration_error
 from vpt.report.html import Section, percent, render
-from vpt.report.svg import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Chart, Frame, picture, tag
+from vpt.report.svg import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, Chart, Frame, picture, tag
 
 BINS = 15
 
@@ -100,46 +100,54 @@ def section(
     if logits is not None and labels is not None:
         numbers.append((f"Brier score{of}", f"{brier(softmax(logits), labels):.4f}"))
     gap = float(confidence.mean() - right.mean())
-    tendency = "well on the mark" if abs(gap) < 0.01 else "too sure" if gap > 0 else "not sure enough"
+    off = f"{100 * abs(gap):.1f} points {'above' if gap > 0 else 'below'} the share that is right"
+    tendency = f"too sure: they lie {off}" if gap > 0 else f"not sure enough: they lie {off}"
+    if abs(gap) < 0.01:
+        tendency = "about right: they lie within a point of the share that is right"
     body = render(
         "calibration.html",
         chart=diagram(reliability(confidence, right), what),
         numbers=numbers,
         tendency=tendency,
-        gap=percent(abs(gap)),
     )
     return Section("calibration", "Calibration", body)
 
 
 def diagram(bins: Sequence[Bin], what: str) -> Chart:
-    """Bars of the share that was right over confidence, and under them how many there were."""
-    frame = Frame(0, 1, 0, 1)
-    base, most = HEIGHT - BOTTOM, max(bin.count for bin in bins)
+    """Bars of the share that was right over confidence, a line at their mean confidence, and how many there are."""
+    frame = Frame(0, 1, 0, 1.08)
+    base = HEIGHT - BOTTOM
     parts: list[Markup] = [frame.axes("confidence", percent=True)]
+    (x0, y0), (x1, y1) = frame.at(0, 0), frame.at(1, 1)
+    parts.append(tag("path", d=f"M{x0:.1f} {y0:.1f}L{x1:.1f} {y1:.1f}", class_="mark"))
     for bin in bins:
         left, top = frame.at(bin.low, bin.right)
-        wide = (WIDTH - LEFT - RIGHT) * (bin.high - bin.low) - 2
-        _, ideal = frame.at(0, bin.confidence)
+        wide = (WIDTH - LEFT - RIGHT) * (bin.high - bin.low)
+        _, sure = frame.at(0, bin.confidence)
         span = f"confidence {percent(bin.low, 0)} to {percent(bin.high, 0)}"
         told = f"{span}: {bin.count} {what}, {percent(bin.right)} right"
-        bar = tag("rect", x=f"{left + 1:.1f}", y=f"{top:.1f}", width=wide, height=f"{base - top:.1f}", class_="bar t0")
-        gap = tag(
+        bar = tag(
             "rect",
             x=f"{left + 1:.1f}",
-            y=f"{min(top, ideal):.1f}",
-            width=wide,
-            height=f"{abs(top - ideal):.1f}",
-            class_="gap t1",
+            y=f"{top:.1f}",
+            width=f"{wide - 2:.1f}",
+            height=f"{base - top:.1f}",
+            class_="bar t0",
         )
-        share = bin.count / most
-        parts.append(tag("g", tag("title", told) + bar + gap + _count(left + 1, wide, share)))
-    (x0, y0), (x1, y1) = frame.at(0, 0), frame.at(1, 1)
-    parts.append(tag("path", d=f"M{x0} {y0}L{x1} {y1}", class_="mark"))
+        line = tag("path", d=f"M{left + 1:.1f} {sure:.1f}h{wide - 2:.1f}", class_="level t1")
+        held = tag(
+            "text", _short(bin.count), x=f"{left + wide / 2:.1f}", y=f"{min(top, sure) - 5:.1f}", class_="middle tiny"
+        )
+        parts.append(tag("g", tag("title", told) + bar + line + held))
     told = "; ".join(f"{percent(bin.confidence, 0)}: {percent(bin.right, 0)} of {bin.count}" for bin in bins)
-    legend = [("t0", f"share of {what} right"), ("t1 gap", "gap to the confidence"), ("t7", "how many")]
+    legend = [("t0", f"share of {what} right"), ("t1", "mean confidence")]
     return Chart("reliability", picture(f"Share right by confidence. {told}", parts), legend)
 
 
-def _count(left: float, wide: float, share: float) -> Markup:
-    """A thin bar at the top edge whose length down tells how many answers a bin holds."""
-    return tag("rect", x=f"{left:.1f}", y=TOP, width=wide, height=f"{max(1.5, 26 * share):.1f}", class_="bar t7 faint")
+def _short(count: int) -> str:
+    """A count that fits over a bar.
+
+    >>> _short(312), _short(14200)
+    ('312', '14k')
+    """
+    return str(count) if count < 1000 else f"{count / 1000:.2g}k" if count < 9950 else f"{round(count / 1000)}k"

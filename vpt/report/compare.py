@@ -14,12 +14,15 @@ from vpt.errors import UserError
 from vpt.predictions import Answer
 from vpt.report.agreement import Paired, paired
 from vpt.report.calibration import reliability
+from vpt.report.curves import label_of
 from vpt.report.detection import precision_chart
-from vpt.report.html import Column, Section, Table, count, duration, percent, points, render, size
+from vpt.report.html import Cell, Column, Section, Table, count, duration, percent, points, render, size
 from vpt.report.mistakes import thumbnail
 from vpt.report.source import Source
 from vpt.report.summary import beside
 from vpt.report.svg import Chart, Line, line_chart
+
+FEW = 10  # answers in a bin of confidence whose share right would be noise
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,8 @@ def table_section(named: Mapping[str, Source]) -> Section:
                 beside(found) if found else "not finished",
                 percent(found.get("calibration_error")),
                 count(learning),
-                size(metrics.get("artifact_bytes")),
-                duration(metrics.get("seconds")),
+                Cell(size(metrics.get("artifact_bytes")), metrics.get("artifact_bytes", -1)),
+                Cell(duration(metrics.get("seconds")), metrics.get("seconds", -1)),
             ]
         )
     kinds = {source.metric for source in named.values()}
@@ -93,7 +96,7 @@ def table_section(named: Mapping[str, Source]) -> Section:
         text = "Beware: these runs were not measured on the same split."
     elif len({(source.config.data.path, source.config.data.split_seed) for source in named.values()}) > 1:
         text = "Beware: these runs do not have the same data."
-    table = Table("runs", heads, rows, sortable=True)
+    table = Table("what they reached", heads, rows, sortable=True)
     return Section("runs", "Runs", render("tables.html", tables=[table], text=text))
 
 
@@ -112,6 +115,28 @@ def verdict(found: Paired) -> str:
     if not found.only_first and not found.only_second:
         return "they are right on the same images"
     return "more than chance explains" if found.clear else "could well be chance"
+
+
+def lead(named: Mapping[str, Source], common: Common | None) -> str:
+    """What a reader should take away, in a sentence or two."""
+    finished = {name: source for name, source in named.items() if source.measured}
+    if len(finished) < 2 or len({source.metric for source in finished.values()}) > 1:
+        return ""
+    score = {name: float(source.measured[source.metric]) for name, source in finished.items()}
+    first = max(score, key=lambda name: score[name])
+    told = f"{first} has the highest {label_of(finished[first].metric)}, {percent(score[first])}."
+    if common is None:
+        return told
+    clear = [other for one, other in _against(first, common) if one.clear and one.difference < 0]
+    others = len(common.answers) - 1
+    if not clear:
+        return f"{told} Its lead could be the luck of the test images: no difference to it is clear."
+    return f"{told} That is more than chance explains against {len(clear)} of the {others} other{'s' * (others > 1)}."
+
+
+def _against(first: str, common: Common) -> list[tuple[Paired, str]]:
+    right = {run: [answer.right for answer in found] for run, found in common.answers.items()}
+    return [(paired(right[first], right[other]), other) for other in right if first in right and other != first]
 
 
 def difference_section(common: Common, several: bool) -> Section:
@@ -194,9 +219,11 @@ def calibration_chart(named: Mapping[str, Sequence[Answer]]) -> Chart:
     lines = []
     for number, (name, found) in enumerate(named.items()):
         bins = reliability(np.array([one.score for one in found]), np.array([one.right for one in found]))
-        lines.append(Line(name, [(bin.confidence, bin.right) for bin in bins], number))
+        points_of = [(bin.confidence, bin.right) for bin in bins if bin.count >= FEW]
+        lines.append(Line(name, points_of, number))
     ideal = Line("as confident as right", [(0.0, 0.0), (1.0, 1.0)], 7, faint=True)
-    return line_chart("share right", [ideal, *lines], "confidence", percent=True, span=(0.0, 1.02))
+    text = f"Of 15 bins of confidence those that hold fewer than {FEW} answers are left out."
+    return line_chart("share right", [ideal, *lines], "confidence", percent=True, span=(0.0, 1.02), text=text)
 
 
 def chart_section(named: Mapping[str, Any], charts: Sequence[Chart]) -> Section:

@@ -18,6 +18,7 @@ from vpt.report.images import photo_uri, small
 from vpt.report.svg import Chart, Line, line_chart, tag
 
 SIDE = 320
+DRAWN = 10  # predicted boxes that are drawn of one image
 OVERLAP = 0.5
 SIZES = {"map_small": "small, under 32² pixels", "map_medium": "medium", "map_large": "large, over 96² pixels"}
 
@@ -129,6 +130,7 @@ def pictures_section(
         "boxes.html",
         tiles=tiles,
         score=SHOWN,
+        drawn=DRAWN,
         overlap=OVERLAP,
         table=error_table([(each, record, sure) for each, record, sure in judged], classes),
         images=len(judged),
@@ -182,7 +184,9 @@ def _tile(
     ]
     guess = [
         _box(box, scale, f"{label} {score:.2f}", "found" if right else "alarm")
-        for (label, score, box), right in zip(sure, judged.right, strict=True)
+        for (label, score, box), right in sorted(
+            sorted(zip(sure, judged.right, strict=True), key=lambda pair: -pair[0][1])[:DRAWN], key=lambda pair: pair[1]
+        )
     ]
     return {
         "id": f"scene{number}",

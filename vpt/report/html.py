@@ -31,8 +31,22 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Cell:
+    """Text of a table that is sorted by a number which it does not begin with, as in 2 min 3 s."""
+
+    text: str
+    number: float
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
 class Table:
-    """A table with a caption; cells are text that is escaped, or Markup. A sortable one gets buttons in its heads."""
+    """A table with a caption; cells are text or numbers, which are escaped, or a Cell.
+
+    A sortable one gets buttons in its heads.
+    """
 
     caption: str
     columns: Sequence[Column]

@@ -34,7 +34,7 @@ def settings_in_words(section: Any) -> str:
     >>> settings_in_words(DeepPrompt(tokens=5, dropout=0.1))
     'deep (tokens 5, layers all, dropout 0.1)'
     """
-    plain = {name: info.default for name, info in type(section).model_fields.items()}
+    plain = {name: info.get_default(call_default_factory=True) for name, info in type(section).model_fields.items()}
     told = [
         f"{name.replace('_', ' ')} {value}"
         for name, value in section.model_dump(mode="json").items()
@@ -64,7 +64,10 @@ def facts(source: Source) -> list[tuple[str, str]]:
     epochs = count(source.metrics.get("epochs", _epochs_logged(source.rows)))
     epochs += f" of {config.train.epochs}" if config.train.epochs else ""
     if source.metrics.get("best_epoch"):
-        epochs += f", the best on validation was {source.metrics['best_epoch']}"
+        best = source.metrics["best_epoch"]
+        kept = "a mean over epochs is" if config.train.average else "the last is"
+        told_best = f"the best on validation was {best}"
+        epochs += f"; {best}, the best on validation, is kept" if _keeps_best(config) else f"; {kept} kept, {told_best}"
     return [
         ("backbone", backbone),
         ("prompt", settings_in_words(config.prompt)),
@@ -125,6 +128,10 @@ def beside(found: Mapping[str, Any]) -> str:
         low, high = wilson(round(found["accuracy"] * found["images"]), found["images"])
         return f"{percent(found['accuracy'])} ({percent(low)} to {percent(high)})"
     return percent(found.get("map"))
+
+
+def _keeps_best(config: RunConfig) -> bool:
+    return config.train.keep == "best" and config.train.average is None
 
 
 def _learning(source: Source) -> set[str]:

@@ -10,6 +10,7 @@ from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 400, 240
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 34
+WHOLE = ("epoch", "step", "layer")  # what is counted: no half of it gets a tick
 TONES = 8  # colours that are told apart; further lines take them again, with dashes
 
 Point = tuple[float, float]
@@ -135,7 +136,10 @@ class Frame:
             label = f"{100 * value:.4g}%" if percent else number(value)
             parts.append(tag("path", d=f"M{LEFT} {place:.1f}H{right}", class_="grid"))
             parts.append(tag("text", label, x=LEFT - 6, y=f"{place + 4:.1f}", class_="end"))
+        whole = x in WHOLE and self.x1 - self.x0 >= 1
         for value in ticks(self.x0, self.x1, 6):
+            if whole and value % 1:
+                continue
             place, _ = self.at(value, self.y0)
             parts.append(tag("text", number(value), x=f"{place:.1f}", y=bottom + 15, class_="middle"))
         parts.append(tag("path", d=f"M{LEFT} {bottom}H{right}", class_="axis"))

@@ -3,8 +3,8 @@
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
   const value = (row, at) => {
-    const text = row.cells[at].textContent.trim();
-    const number = parseFloat(text.replaceAll(",", "").replace("−", "-"));
+    const cell = row.cells[at], text = cell.textContent.trim();
+    const number = parseFloat(cell.dataset.number ?? text.replaceAll(",", "").replace("−", "-"));
     return heads[at].classList.contains("text") ? text : Number.isNaN(number) ? -Infinity : number;
   };
   heads.forEach((head, at) => {
