@@ -9,6 +9,8 @@ from torch import Tensor
 
 from vpt.attention import as_heat, attention_of, require_attention
 from vpt.backbones.backbone import Backbone
+from vpt.backbones.block import KeyValue
+from vpt.backbones.execute import execute
 from vpt.config import DeepPrompt, LinearHead, ShallowPrompt
 from vpt.errors import UserError
 from vpt.heads.linear import build_linear
@@ -86,3 +88,19 @@ def test_heat_is_brought_to_its_own_range():
     assert heat.min() == 0
     assert heat.max() == 1
     assert as_heat(torch.ones(2, 2)).max() == 0
+
+
+@pytest.mark.parametrize("family", ["vit", "dinov2-registers"])
+def test_looking_changes_nothing(family: str):
+    """The executor with an observer gives the rows it gives without one, and shows it every layer once."""
+    model = built(family, DeepPrompt(tokens=3))
+    tower = model.backbone.require_tower("rows")
+    rows, rotary = tower.embed(model.normalise(IMAGES))
+    seen: list[tuple[int, int]] = []
+
+    def look(layer: int, entering: Tensor, extra: KeyValue | None, held: int) -> None:
+        seen.append((layer, held + (0 if extra is None else extra.key.shape[2])))
+
+    run = (tower, model.steps, rows, rotary, model.constants(), 1)
+    torch.testing.assert_close(execute(*run, look=look)[0], execute(*run)[0], atol=0, rtol=0)
+    assert seen == [(layer, 3) for layer in range(len(tower.blocks))]

@@ -135,8 +135,9 @@ class TestResume:
         assert result.artifact.read_bytes() == (whole / "artifact.safetensors").read_bytes()
         assert rows(result.folder) == rows(whole)
         mine, theirs = (json.loads((folder / "metrics.json").read_text()) for folder in (result.folder, whole))
-        assert mine.pop("seconds") > 0
-        assert theirs.pop("seconds") > 0
+        for measured in ("seconds", "peak_bytes"):
+            assert mine.pop(measured) > 0
+            assert theirs.pop(measured) > 0
         assert mine == theirs
 
     def test_killed_again_and_again(self, whole: Path, shapes: Path, tmp_path: Path, monkeypatch):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vpt.config import RunConfig, load_config
     from vpt.errors import UserError
     from vpt.predict import Predictor, load
+    from vpt.report.build import write_report
     from vpt.results import Classification, Detections
     from vpt.run import TrainResult, evaluate, resume, train
     from vpt.together import train_together
@@ -37,6 +38,7 @@ _HOME = {
     "resume": "vpt.run",
     "train": "vpt.run",
     "train_together": "vpt.together",
+    "write_report": "vpt.report.build",
 }
 __all__ = [
     "Bank",
@@ -52,6 +54,7 @@ __all__ = [
     "resume",
     "train",
     "train_together",
+    "write_report",
 ]
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vpt.backbones.block import Block, KeyValue, join
+from vpt.backbones.execute import execute
 from vpt.backbones.ports import NOTHING, LayerPrompt
 from vpt.errors import UserError
 from vpt.model import PromptedModel
@@ -38,38 +39,26 @@ def attention_of(model: PromptedModel, images: Tensor) -> list[Attention]:
         UserError: a backbone without a patch sequence.
     """
     tower = model.backbone.require_tower("attention maps")
-    rows, rotary = tower.embed(model.normalise(images))
+    embedded, rotary = tower.embed(model.normalise(images))
     layers = model.constants() or [NOTHING] * len(tower.blocks)
     size = model.backbone.preprocess.size
     grid = (size // tower.patch[0], size // tower.patch[1])
-    prefix, batch = tower.prefix, len(images)
-    held = 0  # prompt rows at the front of `rows`
+    prefix = tower.prefix
     on_cls, on_prompts = [], []
     roll: Tensor | None = None
-    for number, (block, step, prompt) in enumerate(zip(tower.blocks, model.steps, layers, strict=True)):
-        rope = tower.rope(rotary, number)
-        extra = prompt.extra
-        tokens = prompt.adapt(rows[:, held:]) if prompt.adapt is not None else prompt.tokens
-        if tokens is not None and not step.as_rows:
-            extra, tokens = join(extra, block.keys_values(tokens)), None
-        if tokens is not None:
-            fresh = (tokens if tokens.ndim == 3 else tokens[None]).to(rows.dtype)
-            rows = torch.cat([fresh.expand(batch, -1, -1), rows[:, held:]], dim=1)
-            held = fresh.shape[1]
+
+    def look(layer: int, rows: Tensor, extra: KeyValue | None, held: int) -> None:
+        nonlocal roll
+        rope = tower.rope(rotary, layer)
         # Of image rows alone; keys are extra ones, prompt rows, then image rows.
-        weights = _weights(block, rows, extra, rope, held + prefix, prompt)[:, held:]
+        weights = _weights(tower.blocks[layer], rows, extra, rope, held + prefix, layers[layer])[:, held:]
         asked = (0 if extra is None else extra.key.shape[2]) + held
         on_prompts.append(weights[:, prefix:, :asked].sum(-1).unflatten(1, grid))
         if tower.has_class_row:
             on_cls.append(weights[:, 0, asked + prefix :].unflatten(1, grid))
         roll = _rolled(roll, weights[:, :, asked:])
-        # All image rows go on, also where the plan would keep fewer.
-        out = block.forward(rows, extra, None, rope, held + prefix, prompt.branch, prompt.temperature)
-        carried = step.keep in ("all", "prompts")
-        if carried and held and prompt.gate is not None:
-            blended = prompt.gate * out[:, :held] + (1 - prompt.gate) * rows[:, :held]
-            out = torch.cat([blended, out[:, held:]], dim=1)
-        rows, held = (out, held) if carried else (out[:, held:], 0)
+
+    execute(tower, model.steps, embedded, rotary, layers, tower.pool_rows or 1, look=look)
     assert roll is not None
     source = roll[:, 0] if tower.has_class_row else roll[:, prefix:].mean(1)
     shown = source[:, prefix:].unflatten(1, grid)
@@ -79,7 +68,7 @@ def attention_of(model: PromptedModel, images: Tensor) -> list[Attention]:
             torch.stack([layer[at] for layer in on_prompts]),
             shown[at],
         )
-        for at in range(batch)
+        for at in range(len(images))
     ]
 
 

@@ -60,7 +60,14 @@ def _next_round(state: TrainState, setting: Setting) -> None:
     )
     state.optimizer = build_optimizer(model, config.train.optimizer)
     before = state.progress
-    state.progress = Progress(step=before.step, first_step=before.step, round=before.round + 1, seconds=before.seconds)
+    state.progress = Progress(
+        step=before.step,
+        first_step=before.step,
+        round=before.round + 1,
+        seconds=before.seconds,
+        peak_bytes=before.peak_bytes,
+        joules=before.joules,
+    )
     state.best = None
 
 

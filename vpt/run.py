@@ -37,6 +37,7 @@ from vpt.training.arrange import arrange
 from vpt.training.checkpoint import Progress, TrainState, load_checkpoint, save_checkpoint
 from vpt.training.loop import Steps, alone
 from vpt.training.optim import build_optimizer
+from vpt.usage import device_name
 
 # Settings that change how a run is computed but not what comes out; a resumed run may change them.
 FREE_AT_RESUME = {
@@ -279,6 +280,10 @@ def _conclude(state: TrainState, setting: Setting, folder: Path, log: RunLog) ->
         "best_epoch": state.progress.best_epoch,
         "epochs": state.progress.epoch,
         "seconds": round(state.progress.seconds, 3),
+        "peak_bytes": state.progress.peak_bytes,
+        "joules": state.progress.joules,
+        "device": device_name(setting.device),
+        "precision": setting.precision,
         "parameters": {"learning": learning, "total": total_parameters(model)},
         "backbone": model.backbone.name,
         "prompt": config.prompt.kind,

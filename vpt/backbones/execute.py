@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from vpt.backbones.block import join
+from vpt.backbones.block import KeyValue, join
 from vpt.backbones.ports import LayerPrompt
 from vpt.backbones.tower import Tower
 from vpt.prompts.plan import Step
@@ -22,6 +22,7 @@ def execute(
     lead: int,
     watch: Callable[[int, Tensor, int], None] | None = None,
     copies: int = 1,
+    look: Callable[[int, Tensor, KeyValue | None, int], None] | None = None,
 ) -> tuple[Tensor, int]:
     """Run all blocks.
 
@@ -33,6 +34,8 @@ def execute(
         watch: called after each layer with its number, its rows, and how many of them are prompt rows.
         copies: the batch is repeated so often before the first layer in which a prompt acts; below it all copies are
             the same, and are computed once.
+        look: called before each layer with its number, the rows that enter it, the keys and values that they see
+            beside their own, and how many of them are prompt rows.
 
     Returns:
         The rows that the head reads (B, R, C), prompt rows first, and how many of them are prompt rows.
@@ -52,6 +55,8 @@ def execute(
             fresh = (tokens if tokens.ndim == 3 else tokens[None]).to(rows.dtype)
             rows = torch.cat([fresh.expand(rows.shape[0], -1, -1), rows[:, held:]], dim=1)
             held = fresh.shape[1]
+        if look is not None:
+            look(layer, rows, extra, held)
         out = block.forward(
             rows,
             extra,

@@ -19,6 +19,7 @@ from vpt.cli import (
     predict,
     protocol,
     push,
+    report,
     serve,
     sweep,
     train,
@@ -32,6 +33,7 @@ EXAMPLES = """examples:
   vpt train data=photos prompt=none                      linear probe; also tuning=bias, lora or full
   vpt train resume=runs/photos                           go on after an interruption
   vpt eval runs/photos split=test
+  vpt report runs/photos                                 one page with all of it
   vpt predict runs/photos new/*.jpg --format json
   vpt export runs/photos --format onnx                   one file for other runtimes
   vpt serve runs                                         every task of a folder, over HTTP
@@ -93,6 +95,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
         train,
         sweep,
         evaluate,
+        report,
         predict,
         protocol,
         bench,

@@ -36,6 +36,8 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)  # a row for each finished epoch
     finished: bool = False
     seconds: float = 0.0  # of training and validation so far, interruptions left out
+    peak_bytes: int = 0  # the most memory in use at once while it trained, see usage.py
+    joules: float | None = None  # of the GPU, where it counts them; interruptions left out
 
 
 @dataclass

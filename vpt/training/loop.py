@@ -23,6 +23,7 @@ from vpt.training.checkpoint import TrainState
 from vpt.training.optim import set_rates
 from vpt.training.schedule import rate
 from vpt.training.stop import Stopped, listening
+from vpt.usage import Usage
 
 
 class AnyBatch(Protocol):
@@ -140,12 +141,16 @@ def fit(
     assert config.epochs is not None
     progress = state.progress
     saved_at = clock = time.monotonic()
+    usage, joules = Usage(device), progress.joules
 
     def keep() -> None:
         nonlocal saved_at, clock
         now = time.monotonic()
         progress.seconds += now - clock
         clock = now
+        progress.peak_bytes = max(progress.peak_bytes, usage.peak_bytes())
+        used = usage.joules()
+        progress.joules = joules if used is None else (joules or 0.0) + used
         save()
         saved_at = time.monotonic()
 

@@ -1,0 +1,90 @@
+"""How sure a difference is: intervals of an accuracy, and of the difference of two on the same images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Z95 = 1.959963984540054  # of the normal distribution: 95% lie within
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two methods on the same images.
+
+    Args:
+        images: how many.
+        only_first: images that the first alone told right.
+        only_second: images that the second alone told right.
+        difference: accuracy of the second minus that of the first.
+        low, high: 95% interval of the difference, by the paired bootstrap.
+        p: of McNemar's exact test: how often methods that are equally good would differ so much.
+    """
+
+    images: int
+    only_first: int
+    only_second: int
+    difference: float
+    low: float
+    high: float
+    p: float
+
+    @property
+    def clear(self) -> bool:
+        """Whether chance in which images were tested is a poor explanation (p < 0.05)."""
+        return self.p < 0.05
+
+
+def wilson(right: int, images: int) -> tuple[float, float]:
+    """95% interval of a share (Wilson 1927): where the accuracy on endless images of this kind lies.
+
+    >>> low, high = wilson(354, 359)
+    >>> round(low, 3), round(high, 3)
+    (0.968, 0.994)
+    """
+    if images == 0:
+        return 0.0, 1.0
+    share, z = right / images, Z95
+    middle = (share + z * z / (2 * images)) / (1 + z * z / images)
+    half = z / (1 + z * z / images) * math.sqrt(share * (1 - share) / images + z * z / (4 * images * images))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """p of McNemar's exact two-sided test (1947): discordant images as throws of a fair coin.
+
+    >>> mcnemar(0, 5), mcnemar(3, 3)
+    (0.0625, 1.0)
+    """
+    throws, fewer = only_first + only_second, min(only_first, only_second)
+    tail = sum(math.comb(throws, each) for each in range(fewer + 1))
+    return float(min(1.0, 2 * tail / 2**throws)) if throws < 1000 else _normal_tail(fewer, throws)
+
+
+def _normal_tail(fewer: int, throws: int) -> float:
+    """The same for many throws, by the normal distribution with its correction for continuity."""
+    distance = max(0.0, throws / 2 - fewer - 0.5) / math.sqrt(throws / 4)
+    return math.erfc(distance / math.sqrt(2))
+
+
+def paired(first: Sequence[bool], second: Sequence[bool], draws: int = 10_000, seed: int = 0) -> Paired:
+    """Compare what two methods told right.
+
+    A draw of as many images with replacement is a multinomial count of the three things an image can say (only the
+    first right, only the second, no difference), so the bootstrap needs no loop over images.
+
+    >>> paired([True, False], [True, True]).difference
+    0.5
+    """
+    one, other = np.asarray(first, bool), np.asarray(second, bool)
+    images = len(one)
+    if images == 0 or images != len(other):
+        raise ValueError(f"{images} and {len(other)} answers do not pair")
+    lost, won = int((one & ~other).sum()), int((other & ~one).sum())
+    shares = np.array([lost, won, images - lost - won]) / images
+    counts = np.random.default_rng(seed).multinomial(images, shares, size=draws)
+    low, high = np.quantile((counts[:, 1] - counts[:, 0]) / images, [0.025, 0.975])
+    return Paired(images, lost, won, (won - lost) / images, float(low), float(high), mcnemar(lost, won))

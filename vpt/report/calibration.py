@@ -1,0 +1,153 @@
+"""Whether scores mean what they say: reliability (Guo et al. 2017), likelihood and Brier score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup
+
+from vpt.metrics import calibration_error
+from vpt.report.html import Section, percent, render
+from vpt.report.svg import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, Chart, Frame, picture, tag
+
+BINS = 15
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Answers whose confidence lies from `low` to `high`."""
+
+    low: float
+    high: float
+    count: int
+    confidence: float  # mean
+    right: float  # share
+
+
+def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> list[Bin]:
+    """Answers by confidence, in bins of equal width; empty ones are left out.
+
+    Args:
+        confidence: (N,) from 0 to 1.
+        right: (N,) whether the answer was right.
+
+    >>> [bin.count for bin in reliability(np.array([0.1, 0.95, 1.0]), np.array([False, True, True]), bins=10)]
+    [1, 2]
+    """
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    return [
+        Bin(
+            each / bins,
+            (each + 1) / bins,
+            int((place == each).sum()),
+            float(confidence[place == each].mean()),
+            float(right[place == each].mean()),
+        )
+        for each in np.unique(place)
+    ]
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities (N, K) of logits (N, K).
+
+    >>> softmax(np.array([[0.0, 0.0]])).tolist()
+    [[0.5, 0.5]]
+    """
+    shares = np.exp(logits - logits.max(1, keepdims=True))
+    return shares / shares.sum(1, keepdims=True)
+
+
+def brier(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Mean over images of the squared distance between probabilities and truth (Brier 1950): 0 is perfect, 2 worst.
+
+    Args:
+        probabilities: (N, K).
+        labels: (N,) class of each image.
+
+    >>> brier(np.array([[0.5, 0.5]]), np.array([0]))
+    0.5
+    """
+    truth = np.eye(probabilities.shape[1])[labels]
+    return float(((probabilities - truth) ** 2).sum(1).mean())
+
+
+def section(
+    confidence: np.ndarray,
+    right: np.ndarray,
+    what: str,
+    nll: float | None = None,
+    logits: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
+    of: str = "",
+) -> Section:
+    """Reliability and what else is known of the scores.
+
+    Args:
+        confidence, right: of what is called `what`, one each.
+        nll: mean negative log-likelihood of the split.
+        logits, labels: (N, K) and (N,) where all scores are known.
+        of: on which images, where not on all.
+    """
+    numbers: list[tuple[str, str]] = [
+        ("expected calibration error", percent(calibration_error(confidence, right, BINS))),
+        ("mean confidence", percent(float(confidence.mean()))),
+        (f"{what} right", percent(float(right.mean()))),
+    ]
+    if nll is not None:
+        numbers.append(("negative log-likelihood", f"{nll:.4f}"))
+    if logits is not None and labels is not None:
+        numbers.append((f"Brier score{of}", f"{brier(softmax(logits), labels):.4f}"))
+    gap = float(confidence.mean() - right.mean())
+    off = f"{100 * abs(gap):.1f} points {'above' if gap > 0 else 'below'} the share that is right"
+    tendency = f"too sure: they lie {off}" if gap > 0 else f"not sure enough: they lie {off}"
+    if abs(gap) < 0.01:
+        tendency = "about right: they lie within a point of the share that is right"
+    body = render(
+        "calibration.html",
+        chart=diagram(reliability(confidence, right), what),
+        numbers=numbers,
+        tendency=tendency,
+    )
+    return Section("calibration", "Calibration", body)
+
+
+def diagram(bins: Sequence[Bin], what: str) -> Chart:
+    """Bars of the share that was right over confidence, a line at their mean confidence, and how many there are."""
+    frame = Frame(0, 1, 0, 1.08)
+    base = HEIGHT - BOTTOM
+    parts: list[Markup] = [frame.axes("confidence", percent=True)]
+    (x0, y0), (x1, y1) = frame.at(0, 0), frame.at(1, 1)
+    parts.append(tag("path", d=f"M{x0:.1f} {y0:.1f}L{x1:.1f} {y1:.1f}", class_="mark"))
+    for bin in bins:
+        left, top = frame.at(bin.low, bin.right)
+        wide = (WIDTH - LEFT - RIGHT) * (bin.high - bin.low)
+        _, sure = frame.at(0, bin.confidence)
+        span = f"confidence {percent(bin.low, 0)} to {percent(bin.high, 0)}"
+        told = f"{span}: {bin.count} {what}, {percent(bin.right)} right"
+        bar = tag(
+            "rect",
+            x=f"{left + 1:.1f}",
+            y=f"{top:.1f}",
+            width=f"{wide - 2:.1f}",
+            height=f"{base - top:.1f}",
+            class_="bar t0",
+        )
+        line = tag("path", d=f"M{left + 1:.1f} {sure:.1f}h{wide - 2:.1f}", class_="level t1")
+        held = tag(
+            "text", _short(bin.count), x=f"{left + wide / 2:.1f}", y=f"{min(top, sure) - 5:.1f}", class_="middle tiny"
+        )
+        parts.append(tag("g", tag("title", told) + bar + line + held))
+    told = "; ".join(f"{percent(bin.confidence, 0)}: {percent(bin.right, 0)} of {bin.count}" for bin in bins)
+    legend = [("t0", f"share of {what} right"), ("t1", "mean confidence")]
+    return Chart("reliability", picture(f"Share right by confidence. {told}", parts), legend)
+
+
+def _short(count: int) -> str:
+    """A count that fits over a bar.
+
+    >>> _short(312), _short(14200)
+    ('312', '14k')
+    """
+    return str(count) if count < 1000 else f"{count / 1000:.2g}k" if count < 9950 else f"{round(count / 1000)}k"

@@ -1,0 +1,235 @@
+"""Several runs side by side: what they reached, where they part, and whether the difference is more than chance."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vpt.data.records import Record
+from vpt.errors import UserError
+from vpt.predictions import Answer
+from vpt.report.agreement import Paired, paired
+from vpt.report.calibration import reliability
+from vpt.report.curves import label_of
+from vpt.report.detection import precision_chart
+from vpt.report.html import Cell, Column, Section, Table, count, duration, percent, points, render, size
+from vpt.report.mistakes import thumbnail
+from vpt.report.source import Source
+from vpt.report.summary import beside
+from vpt.report.svg import Chart, Line, line_chart
+
+FEW = 10  # answers in a bin of confidence whose share right would be noise
+
+
+@dataclass(frozen=True)
+class Common:
+    """Answers of several runs for the same images, in one order: run -> answers."""
+
+    answers: Mapping[str, Sequence[Answer]]
+
+    @property
+    def images(self) -> int:
+        """How many."""
+        return len(next(iter(self.answers.values())))
+
+
+def in_common(answers: Mapping[str, Sequence[Answer]]) -> Common:
+    """Answers for the images that all runs have.
+
+    Raises:
+        UserError: no image in common, or another truth for the same image.
+    """
+    by_name = {run: {answer.image: answer for answer in found} for run, found in answers.items()}
+    first = next(iter(by_name.values()))
+    names = [name for name in first if all(name in found for found in by_name.values())]
+    if not names:
+        raise UserError("the runs answered no image in common, so they cannot be compared image by image")
+    for name in names:
+        truths = {"|".join(sorted(found[name].true.split("|"))) for found in by_name.values()}
+        if len(truths) > 1:
+            raise UserError(f"the runs differ in what is true of {name}; they were measured on different data")
+    return Common({run: [found[name] for name in names] for run, found in by_name.items()})
+
+
+def unique_names(sources: Sequence[Source]) -> list[str]:
+    """A name for each run: its folder's, with the folder above where two are called the same."""
+    found: list[str] = []
+    names = [source.name for source in sources]
+    for source in sources:
+        parent = source.folder.resolve().parent.name
+        name = source.name if names.count(source.name) == 1 else f"{parent}/{source.name}"
+        found.append(name if name not in found else f"{name} ({len(found) + 1})")
+    return found
+
+
+def table_section(named: Mapping[str, Source]) -> Section:
+    """What the runs reached and cost."""
+    rows = []
+    for name, source in named.items():
+        metrics, found = source.metrics, source.measured
+        learning = metrics["parameters"]["learning"] if "parameters" in metrics else None
+        rows.append(
+            [
+                name,
+                source.method,
+                beside(found) if found else "not finished",
+                percent(found.get("calibration_error")),
+                count(learning),
+                Cell(size(metrics.get("artifact_bytes")), metrics.get("artifact_bytes", -1)),
+                Cell(duration(metrics.get("seconds")), metrics.get("seconds", -1)),
+            ]
+        )
+    kinds = {source.metric for source in named.values()}
+    score = "accuracy or mAP"
+    if len(kinds) == 1:
+        score = "mAP" if kinds == {"map"} else "accuracy (95% interval)"
+    heads = [Column("run", "text"), Column("method", "text"), Column(score)]
+    heads += [Column(title) for title in ("calibration error", "parameters that learn", "artifact", "time")]
+    if all(row[3] == "–" for row in rows):
+        heads, rows = [*heads[:3], *heads[4:]], [[*row[:3], *row[4:]] for row in rows]
+    text = ""
+    if len({source.split for source in named.values()}) > 1:
+        text = "Beware: these runs were not measured on the same split."
+    elif len({(source.config.data.path, source.config.data.split_seed) for source in named.values()}) > 1:
+        text = "Beware: these runs do not have the same data."
+    table = Table("what they reached", heads, rows, sortable=True)
+    return Section("runs", "Runs", render("tables.html", tables=[table], text=text))
+
+
+def differences(common: Common) -> list[tuple[str, str, Paired]]:
+    """Every pair of runs, the second against the first."""
+    right = {run: [answer.right for answer in found] for run, found in common.answers.items()}
+    return [(one, other, paired(right[one], right[other])) for one, other in itertools.combinations(right, 2)]
+
+
+def verdict(found: Paired) -> str:
+    """A difference in plain words.
+
+    >>> verdict(paired([True] * 10, [True] * 10))
+    'they are right on the same images'
+    """
+    if not found.only_first and not found.only_second:
+        return "they are right on the same images"
+    return "more than chance explains" if found.clear else "could well be chance"
+
+
+def lead(named: Mapping[str, Source], common: Common | None) -> str:
+    """What a reader should take away, in a sentence or two."""
+    finished = {name: source for name, source in named.items() if source.measured}
+    if len(finished) < 2 or len({source.metric for source in finished.values()}) > 1:
+        return ""
+    score = {name: float(source.measured[source.metric]) for name, source in finished.items()}
+    first = max(score, key=lambda name: score[name])
+    told = f"{first} has the highest {label_of(finished[first].metric)}, {percent(score[first])}."
+    if common is None:
+        return told
+    clear = [other for one, other in _against(first, common) if one.clear and one.difference < 0]
+    others = len(common.answers) - 1
+    if not clear:
+        return f"{told} Its lead could be the luck of the test images: no difference to it is clear."
+    return f"{told} That is more than chance explains against {len(clear)} of the {others} other{'s' * (others > 1)}."
+
+
+def _against(first: str, common: Common) -> list[tuple[Paired, str]]:
+    right = {run: [answer.right for answer in found] for run, found in common.answers.items()}
+    return [(paired(right[first], right[other]), other) for other in right if first in right and other != first]
+
+
+def difference_section(common: Common, several: bool) -> Section:
+    """A row for every pair: difference, interval, test, and what to make of it."""
+    rows = []
+    for one, other, found in differences(common):
+        interval = f"{points(found.low)} to {points(found.high)}"
+        p = "< 0.001" if found.p < 0.001 else f"{found.p:.3f}"
+        alone = [found.only_second, found.only_first]
+        rows.append([other, one, points(found.difference), interval, *alone, p, verdict(found)])
+    heads = [Column("run", "text"), Column("against", "text"), Column("points"), Column("95% interval")]
+    heads += [Column("it alone right"), Column("the other alone right"), Column("McNemar p"), Column("so", "text")]
+    pairs = len(rows)
+    text = (
+        f"On the same {common.images:,} images. The interval is a paired bootstrap over images (10,000 draws), p is "
+        "McNemar's exact test. Both tell of the luck in which images were tested; what another training seed "
+        "would give they do not know."
+    )
+    if several:
+        text = "An image counts as right when all its labels are. " + text
+    if pairs > 1:
+        text += f" With {pairs} pairs, about {0.05 * pairs:.1f} would look like more than chance although none were."
+    return Section("differences", "Differences", render("tables.html", tables=[Table("", heads, rows)], text=text))
+
+
+def disagreements(common: Common) -> list[int]:
+    """Images about which the runs say different things: first those on which fewest are right, then the surest.
+
+    >>> one = Answer("a", "cat", "cat", 0.9, 0.9)
+    >>> disagreements(Common({"x": [one], "y": [Answer("a", "cat", "dog", 0.8, 0.2)]}))
+    [0]
+    """
+    rows = list(zip(*common.answers.values(), strict=True))
+    apart = [at for at, row in enumerate(rows) if len({answer.predicted for answer in row}) > 1]
+    return sorted(apart, key=lambda at: -float(np.mean([answer.score for answer in rows[at]])))
+
+
+def disagreement_section(common: Common, records: Mapping[str, Record] | None, most: int, max_pixels: int) -> Section:
+    """Thumbnails of images about which the runs disagree."""
+    apart = disagreements(common)
+    tiles = []
+    for at in apart[:most]:
+        row = {run: found[at] for run, found in common.answers.items()}
+        first = next(iter(row.values()))
+        tiles.append(
+            {
+                "image": first.image,
+                "true": first.true or "no label",
+                "said": [
+                    (run, answer.predicted or "no label", percent(answer.score, 0), answer.right)
+                    for run, answer in row.items()
+                ],
+                "uri": thumbnail(records, first.image, max_pixels),
+            }
+        )
+    text = f"The runs say different things about {len(apart):,} of {common.images:,} images"
+    text += f"; the {len(tiles)} surest:" if tiles else "."
+    return Section("disagreements", "Where they disagree", render("disagreements.html", text=text, tiles=tiles))
+
+
+def class_section(named: Mapping[str, Source]) -> Section:
+    """F1, or average precision of boxes, of every class by run."""
+    sources = [source for source in named.values() if source.measured.get("per_class")]
+    if not sources:
+        raise UserError("no run is finished")
+    key, title = ("map", "mAP") if sources[0].config.task == "detection" else ("f1", "F1")
+    scores = {
+        name: {row["class"]: row.get(key) for row in source.measured.get("per_class", ())}
+        for name, source in named.items()
+    }
+    classes = list(dict.fromkeys(each for found in scores.values() for each in found))
+    rows = [[each, *(percent(found.get(each)) for found in scores.values())] for each in classes]
+    heads = [Column("class", "text"), *(Column(name) for name in scores)]
+    table = Table(f"{title} of every class", heads, rows, sortable=True)
+    return Section("classes", "Classes", render("tables.html", tables=[table], text=""))
+
+
+def calibration_chart(named: Mapping[str, Sequence[Answer]]) -> Chart:
+    """Share right over confidence, a line for each run."""
+    lines = []
+    for number, (name, found) in enumerate(named.items()):
+        bins = reliability(np.array([one.score for one in found]), np.array([one.right for one in found]))
+        points_of = [(bin.confidence, bin.right) for bin in bins if bin.count >= FEW]
+        lines.append(Line(name, points_of, number))
+    ideal = Line("as confident as right", [(0.0, 0.0), (1.0, 1.0)], 7, faint=True)
+    text = f"Of 15 bins of confidence those that hold fewer than {FEW} answers are left out."
+    return line_chart("share right", [ideal, *lines], "confidence", percent=True, span=(0.0, 1.02), text=text)
+
+
+def chart_section(named: Mapping[str, Any], charts: Sequence[Chart]) -> Section:
+    """Learning curves over each other, and what else is a chart."""
+    charts = [*charts]
+    finished = {name: source.measured for name, source in named.items() if source.measured.get("precision")}
+    if len(finished) > 1:
+        charts.append(precision_chart(finished))
+    return Section("curves", "Curves", render("charts.html", charts=charts, text="", table=None))

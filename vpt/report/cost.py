@@ -1,0 +1,68 @@
+"""What a run cost: parameters, disk, time, memory, energy."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vpt.report.html import Column, Section, Table, count, duration, percent, render, size
+
+NOT_MEASURED = "not measured"
+
+
+def energy(joules: float | None) -> str:
+    """Joules as watt-hours.
+
+    >>> energy(7200.0), energy(None)
+    ('2.00 Wh', 'not measured')
+    """
+    return NOT_MEASURED if joules is None else f"{joules / 3600:.2f} Wh"
+
+
+def seconds_per_epoch(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Median over epochs, validation left out; None where none has ended.
+
+    >>> seconds_per_epoch([{"kind": "epoch", "seconds": 2.0}, {"kind": "epoch", "seconds": 4.0}])
+    3.0
+    """
+    found = [row["seconds"] for row in rows if row["kind"] == "epoch" and "seconds" in row]
+    return statistics.median(found) if found else None
+
+
+def facts(metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Names and values, in the order of the table; what a run did not measure says so."""
+    parameters = metrics.get("parameters")
+    learning = NOT_MEASURED
+    if parameters:
+        share = percent(parameters["learning"] / max(1, parameters["total"]), 3)
+        learning = f"{count(parameters['learning'])} of {count(parameters['total'])} ({share})"
+    taken = metrics.get("seconds")
+    if taken is None:
+        spans = [row["seconds"] for row in rows if row["kind"] == "epoch" and "seconds" in row]
+        taken = sum(spans) if spans else None
+    epoch = seconds_per_epoch(rows)
+    peak = metrics.get("peak_bytes")
+    return [
+        ("parameters that learn", learning),
+        ("artifact", size(metrics["artifact_bytes"]) if "artifact_bytes" in metrics else NOT_MEASURED),
+        ("training and validation", duration(taken) if taken is not None else NOT_MEASURED),
+        ("an epoch of training (median)", duration(epoch) if epoch is not None else NOT_MEASURED),
+        ("peak memory while training", size(peak) if peak else NOT_MEASURED),
+        ("energy of the GPU", energy(metrics.get("joules"))),
+        ("computed on", metrics.get("device", NOT_MEASURED)),
+        ("precision", metrics.get("precision", NOT_MEASURED)),
+    ]
+
+
+def section(named: Mapping[str, tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]]) -> Section:
+    """Costs of one run, or of several beside each other: name -> metrics and rows of the log."""
+    columns = {name: facts(*found) for name, found in named.items()}
+    labels = [label for label, _ in next(iter(columns.values()))]
+    rows = [[label, *(found[at][1] for found in columns.values())] for at, label in enumerate(labels)]
+    heads = [Column("", "text"), *(Column(name if len(named) > 1 else "", "text") for name in named)]
+    cpu = not any(metrics.get("joules") for metrics, _ in named.values())
+    text = "Memory on a CPU is that of the whole process, Python included; on a GPU what torch holds there."
+    if cpu:
+        text += " Energy is read from the GPU (NVML, package nvidia-ml-py); a CPU does not tell it."
+    return Section("cost", "Cost", render("cost.html", table=Table("cost of training", heads, rows), text=text))

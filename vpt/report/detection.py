@@ -1,0 +1,209 @@
+"""Detection: predicted boxes beside true ones, precision over recall, and classes and sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from vpt.data.boxes.records import BoxRecord
+from vpt.data.images import BadImage, read
+from vpt.data.records import Record
+from vpt.detection.pictures import SHOWN
+from vpt.report.html import Column, Section, Table, percent, render
+from vpt.report.images import photo_uri, small
+from vpt.report.svg import Chart, Line, line_chart, tag
+
+SIDE = 320
+DRAWN = 10  # predicted boxes that are drawn of one image
+OVERLAP = 0.5
+SIZES = {"map_small": "small, under 32² pixels", "map_medium": "medium", "map_large": "large, over 96² pixels"}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Boxes of one image, judged.
+
+    Args:
+        right: of each predicted box, whether it found a true one of its class.
+        found: of each true box, whether it was found.
+    """
+
+    right: Sequence[bool]
+    found: Sequence[bool]
+
+    @property
+    def errors(self) -> int:
+        """False alarms and boxes that were missed."""
+        return self.right.count(False) + self.found.count(False)
+
+
+def overlaps(some: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Intersection over union (n, m) of boxes (n, 4) and (m, 4), x1, y1, x2, y2.
+
+    >>> overlaps(np.array([[0, 0, 2, 2]]), np.array([[0, 0, 2, 2], [1, 0, 3, 2], [5, 5, 6, 6]])).round(3).tolist()
+    [[1.0, 0.333, 0.0]]
+    """
+    low = np.maximum(some[:, None, :2], others[None, :, :2])
+    high = np.minimum(some[:, None, 2:], others[None, :, 2:])
+    inside = np.clip(high - low, 0, None).prod(2)
+    areas = [np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(1) for boxes in (some, others)]
+    return inside / np.maximum(areas[0][:, None] + areas[1][None] - inside, 1e-12)
+
+
+def judge(
+    predicted: Sequence[tuple[str, float, Sequence[float]]],
+    wanted: Sequence[tuple[str, Sequence[float]]],
+    least: float = OVERLAP,
+) -> Judged:
+    """Which predicted boxes are right: by falling score, each takes the true box of its class that it overlaps most, if
+    that is free and the overlap is enough, as COCO matches.
+
+    Args:
+        predicted: label, score, box.
+        wanted: label, box.
+        least: overlap that is enough.
+
+    >>> judge([("cat", 0.9, [0, 0, 2, 2]), ("cat", 0.8, [0, 0, 2, 2])], [("cat", [0, 0, 2, 2])])
+    Judged(right=[True, False], found=[True])
+    """
+    right, found = [False] * len(predicted), [False] * len(wanted)
+    if predicted and wanted:
+        table = overlaps(np.array([box for _, _, box in predicted], float), np.array([box for _, box in wanted], float))
+        for at in sorted(range(len(predicted)), key=lambda at: -predicted[at][1]):
+            free = [
+                (table[at, to], to)
+                for to in range(len(wanted))
+                if not found[to] and wanted[to][0] == predicted[at][0] and table[at, to] >= least
+            ]
+            if free:
+                found[max(free, key=lambda pair: pair[0])[1]] = right[at] = True
+    return Judged(right, found)
+
+
+def numbers_section(measured: Mapping[str, Any]) -> Section:
+    """Curves, classes and sizes, from the metrics of the run."""
+    charts = [precision_chart({"": measured})] if measured.get("precision") else []
+    sizes = [[name, percent(measured[key])] for key, name in SIZES.items() if key in measured]
+    tables = []
+    if measured.get("per_class"):
+        rows = [[row["class"], row["boxes"], percent(row["map"])] for row in measured["per_class"]]
+        heads = [Column("class", "text"), Column("boxes"), Column("mAP")]
+        tables.append(Table("every class", heads, rows, sortable=True))
+    if sizes:
+        tables.append(Table("by size of the true boxes", [Column("boxes", "text"), Column("mAP")], sizes))
+    body = render("detection.html", charts=charts, tables=tables)
+    return Section("boxes", "Precision and recall", body)
+
+
+def precision_chart(named: Mapping[str, Mapping[str, Any]]) -> Chart:
+    """Precision over recall: of one run at two overlaps and in the mean; of several in the mean."""
+    lines = []
+    for number, (name, measured) in enumerate(named.items()):
+        curves = measured["precision"]
+        keys = [("0.50", "overlap 0.50"), ("0.75", "overlap 0.75"), ("mean", "mean of 0.50 to 0.95")]
+        for tone, (key, told) in enumerate(keys if len(named) == 1 else [("mean", name)]):
+            values = curves[key]
+            points = list(zip(np.linspace(0, 1, len(values)).tolist(), values, strict=True))
+            lines.append(Line(told, points, tone if len(named) == 1 else number))
+    return line_chart("precision, mean over classes", lines, "recall", percent=True, span=(0.0, 1.02))
+
+
+def pictures_section(
+    rows: Sequence[Mapping[str, Any]], records: Mapping[str, Record], classes: Sequence[str], most: int, max_pixels: int
+) -> Section:
+    """Photos with the true boxes and with the predicted ones, from the worst image to the best."""
+    judged: list[tuple[Judged, BoxRecord, list[tuple[str, float, list[float]]]]] = []
+    for row in rows:
+        record = records.get(row["image"])
+        if isinstance(record, BoxRecord):
+            sure = [(box["label"], box["score"], box["box_xyxy"]) for box in row["boxes"] if box["score"] >= SHOWN]
+            truth = [(classes[label], box) for label, box in zip(record.labels, record.boxes, strict=True)]
+            judged.append((judge(sure, truth), record, sure))
+    ranked = sorted(judged, key=lambda one: -one[0].errors)
+    chosen = [ranked[at] for at in _spread(len(ranked), most)]
+    tiles = [tile for number, one in enumerate(chosen) if (tile := _tile(number, *one, classes, max_pixels))]
+    body = render(
+        "boxes.html",
+        tiles=tiles,
+        score=SHOWN,
+        drawn=DRAWN,
+        overlap=OVERLAP,
+        table=error_table([(each, record, sure) for each, record, sure in judged], classes),
+        images=len(judged),
+    )
+    return Section("pictures", "Predictions beside truth", body)
+
+
+def error_table(
+    judged: Sequence[tuple[Judged, BoxRecord, Sequence[tuple[str, float, Sequence[float]]]]], classes: Sequence[str]
+) -> Table:
+    """Of every class: true boxes, how many were found and missed, and false alarms."""
+    there, found, alarms = (dict.fromkeys(classes, 0) for _ in range(3))
+    for each, record, sure in judged:
+        for label, hit in zip(record.labels, each.found, strict=True):
+            there[classes[label]] += 1
+            found[classes[label]] += hit
+        for (label_name, _, _), right in zip(sure, each.right, strict=True):
+            alarms[label_name] = alarms.get(label_name, 0) + (not right)
+    rows = [[name, there[name], found[name], there[name] - found[name], alarms[name]] for name in classes]
+    heads = [Column("class", "text"), *(Column(name) for name in ("boxes", "found", "missed", "false alarms"))]
+    return Table(f"boxes of a score of {SHOWN:g} or more", heads, rows, sortable=True)
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """Indices spread evenly from first to last.
+
+    >>> _spread(10, 4)
+    [0, 3, 6, 9]
+    """
+    return sorted({round(at) for at in np.linspace(0, count - 1, min(count, most)).tolist()}) if count else []
+
+
+def _tile(
+    number: int,
+    judged: Judged,
+    record: BoxRecord,
+    sure: Sequence[tuple[str, float, Sequence[float]]],
+    classes: Sequence[str],
+    max_pixels: int,
+) -> dict[str, Any] | None:
+    try:
+        pixels = read(record, max_pixels).pixels
+    except BadImage:
+        return None
+    shown = small(pixels, SIDE)
+    scale = SIDE / max(pixels.shape[:2])  # also of photos that are smaller: lines and names keep their size
+    high, wide = (side * scale for side in pixels.shape[:2])
+    truth = [
+        _box(box, scale, classes[label], "found" if hit else "missed")
+        for label, box, hit in zip(record.labels, record.boxes, judged.found, strict=True)
+    ]
+    guess = [
+        _box(box, scale, f"{label} {score:.2f}", "found" if right else "alarm")
+        for (label, score, box), right in sorted(
+            sorted(zip(sure, judged.right, strict=True), key=lambda pair: -pair[0][1])[:DRAWN], key=lambda pair: pair[1]
+        )
+    ]
+    return {
+        "id": f"scene{number}",
+        "name": record.name,
+        "uri": photo_uri(shown),
+        "wide": f"{wide:.0f}",
+        "high": f"{high:.0f}",
+        "truth": Markup("").join(truth),
+        "guess": Markup("").join(guess),
+        "found": judged.found.count(True),
+        "there": len(judged.found),
+        "alarms": judged.right.count(False),
+    }
+
+
+def _box(box: Sequence[float], scale: float, caption: str, kind: str) -> Markup:
+    x1, y1, x2, y2 = (edge * scale for edge in box)
+    rect = tag("rect", x=f"{x1:.1f}", y=f"{y1:.1f}", width=f"{max(0, x2 - x1):.1f}", height=f"{max(0, y2 - y1):.1f}")
+    label = tag("text", caption, x=f"{x1 + 3:.1f}", y=f"{y1 - 4 if y1 > 16 else y1 + 14:.1f}")
+    return tag("g", rect + label, class_=f"box {kind}")

@@ -1,0 +1,138 @@
+"""From values to HTML: templates that escape whatever they are given, and numbers as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: its anchor, its heading, and HTML."""
+
+    anchor: str
+    title: str
+    body: Markup
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table. `kind` is text or number; numbers stand right."""
+
+    title: str
+    kind: str = "number"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Text of a table that is sorted by a number which it does not begin with, as in 2 min 3 s."""
+
+    text: str
+    number: float
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a caption; cells are text or numbers, which are escaped, or a Cell.
+
+    A sortable one gets buttons in its heads.
+    """
+
+    caption: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Any]]
+    sortable: bool = False
+
+
+def render(template: str, **values: Any) -> Markup:
+    """A template of this package as HTML; all values are escaped but those that are Markup.
+
+    >>> render("note.html", text="<b>")
+    Markup('<p class="note">&lt;b&gt;</p>')
+    """
+    return Markup(environment().get_template(template).render(**values).strip())
+
+
+@cache
+def environment() -> Environment:
+    """The templates, with the filters below."""
+    made = Environment(
+        loader=PackageLoader("vpt", "report/templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"percent": percent, "count": count, "duration": duration, "size": size}
+    return made
+
+
+def note(text: str) -> Markup:
+    """A line that says why something is not shown."""
+    return render("note.html", text=text)
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share of one in percent.
+
+    >>> percent(0.98607), percent(None)
+    ('98.6%', '–')
+    """
+    return NOTHING if share is None else f"{100 * share:.{digits}f}%"
+
+
+def points(difference: float, digits: int = 1) -> str:
+    """A difference of shares, with its sign.
+
+    >>> points(-0.0139), points(0.02)
+    ('−1.4', '+2.0')
+    """
+    return f"{100 * difference:+.{digits}f}".replace("-", "−")
+
+
+def count(number: float | None) -> str:
+    """A whole number with thousands apart.
+
+    >>> count(13450)
+    '13,450'
+    """
+    return NOTHING if number is None else f"{number:,.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as a person says them.
+
+    >>> duration(5.26), duration(158), duration(3 * 3600 + 120)
+    ('5.3 s', '2 min 38 s', '3 h 2 min')
+    """
+    if seconds is None:
+        return NOTHING
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def size(number: float | None) -> str:
+    """Bytes, in decimal units.
+
+    >>> size(56616), size(2_780_732)
+    ('57 kB', '2.78 MB')
+    """
+    if number is None:
+        return NOTHING
+    for unit in ("bytes", "kB", "MB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit != "MB" else f"{number:.2f} MB"
+        number /= 1000
+    return f"{number:.2f} GB"

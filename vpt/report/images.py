@@ -1,0 +1,55 @@
+"""Pixels inside the page: small files as data URIs."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+from PIL import Image
+
+SMALL = 64  # a picture of so few pixels a side stays as it is, without loss
+
+
+def small(pixels: np.ndarray, side: int) -> np.ndarray:
+    """A picture (H, W, 3) brought down to at most `side` pixels a side; smaller ones stay.
+
+    >>> small(np.zeros((300, 100, 3), np.uint8), 60).shape
+    (60, 20, 3)
+    """
+    high, wide = pixels.shape[:2]
+    scale = side / max(high, wide)
+    if scale >= 1:
+        return pixels
+    size = (max(1, round(wide * scale)), max(1, round(high * scale)))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+
+
+def photo_uri(pixels: np.ndarray) -> str:
+    """A photo (H, W, 3) uint8 as a JPEG, or as a PNG where it is tiny."""
+    tiny = max(pixels.shape[:2]) <= SMALL
+    return png_uri(pixels) if tiny else _uri(Image.fromarray(pixels), "JPEG", quality=80)
+
+
+def png_uri(pixels: np.ndarray) -> str:
+    """A picture (H, W), (H, W, 3) or (H, W, 4) uint8 as a PNG.
+
+    >>> png_uri(np.zeros((1, 1), np.uint8))[:22]
+    'data:image/png;base64,'
+    """
+    return _uri(Image.fromarray(pixels), "PNG", optimize=True)
+
+
+def heat_uri(heat: np.ndarray) -> str:
+    """A map (h, w) of 0 to 1 as colours, dark blue to yellow, half of the picture under it showing through."""
+    from matplotlib import colormaps
+
+    colours = (colormaps["inferno"](heat) * 255).round().astype(np.uint8)
+    colours[..., 3] = np.clip(120 + 90 * heat, 0, 255).astype(np.uint8)
+    return png_uri(colours)
+
+
+def _uri(image: Image.Image, form: str, **options: int | bool) -> str:
+    file = io.BytesIO()
+    image.save(file, format=form, **options)
+    return f"data:image/{form.lower()};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"

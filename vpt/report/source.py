@@ -1,0 +1,152 @@
+"""What a run folder holds, read without its data and its backbone; whatever is missing is empty, with a note."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vpt.artifact import Artifact, read_artifact
+from vpt.comparison import method_name
+from vpt.config import RunConfig, load_config, read_yaml
+from vpt.errors import UserError
+from vpt.metrics import ranking
+from vpt.predictions import Answer, read_answers
+from vpt.runlog import read_rows
+
+
+@dataclass(frozen=True)
+class Source:
+    """A run as its folder tells it."""
+
+    folder: Path
+    config: RunConfig
+    rows: Sequence[dict[str, Any]]  # of log.jsonl
+    metrics: dict[str, Any]  # of metrics.json; empty while the run is not finished
+    split: str  # whose numbers the page shows
+    answers: Sequence[Answer]  # classification
+    boxes: Sequence[dict[str, Any]]  # detection: image, and its boxes with label, score, box_xyxy
+    artifact: Artifact | None
+    notes: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def name(self) -> str:
+        """What the run is called."""
+        return self.folder.resolve().name
+
+    @property
+    def method(self) -> str:
+        """What it trained, in words."""
+        return method_name({"prompt": self.config.prompt.kind, "tuning": self.config.tuning.kind})
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """The metrics of the split; empty where there are none."""
+        return self.metrics.get(self.split) or {}
+
+    @property
+    def metric(self) -> str:
+        """What the split is ranked by: accuracy or map."""
+        if self.measured:
+            return ranking(self.measured)
+        named = [key for row in self.rows for key in row if key in ("val_accuracy", "val_map")]
+        return named[-1].removeprefix("val_") if named else "accuracy"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of their numbers; empty where nothing tells."""
+        if self.artifact is not None:
+            return self.artifact.classes
+        if self.measured:
+            return tuple(row["class"] for row in self.measured["per_class"])
+        return tuple(sorted({name for answer in self.answers for name in (answer.true, answer.predicted)}))
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether an image has several labels."""
+        return self.artifact.multilabel if self.artifact is not None else "exact_match" in self.measured
+
+
+def read_source(folder: str | Path, split: str | None = None, data: str | None = None) -> Source:
+    """Read a run folder.
+
+    Args:
+        folder: of the run, finished or not.
+        split: test or val; default: test where it was measured.
+        data: where the data lies now, if it moved.
+
+    Raises:
+        UserError: no run there, a split that was not measured, settings that cannot be read.
+    """
+    folder = Path(folder)
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"{folder} is not a run folder; it has no config.yaml")
+    overrides = [] if data is None else [f"data.path={json.dumps(data)}"]
+    config = load_config(base=read_yaml(folder / "config.yaml"), overrides=overrides)
+    notes: list[str] = []
+    metrics = _json(folder / "metrics.json", dict, notes)
+    if not metrics:
+        notes.append("this run is not finished, or was interrupted: the page shows what there is")
+    elif split is not None and not metrics.get(split):
+        there = [name for name in ("test", "val") if metrics.get(name)]
+        raise UserError(f"{folder} was not measured on {split}; choose --split {' or '.join(there) or 'val'}")
+    split = split or ("test" if metrics.get("test") or not metrics.get("val") else "val")
+    answers: Sequence[Answer] = ()
+    boxes: Sequence[dict[str, Any]] = ()
+    if config.task == "detection":
+        boxes = _boxes(_json(folder / f"predictions-{split}.json", list, notes), notes)
+    elif (file := folder / f"predictions-{split}.csv").is_file():
+        try:
+            answers = read_answers(file)
+        except UserError as error:
+            notes.append(str(error))
+    return Source(
+        folder, config, read_rows(folder), metrics, split, answers, boxes, _artifact(folder, notes), tuple(notes)
+    )
+
+
+def _artifact(folder: Path, notes: list[str]) -> Artifact | None:
+    if not (folder / "artifact.safetensors").is_file():
+        return None
+    try:
+        return read_artifact(folder)
+    except UserError as error:
+        notes.append(str(error))
+        return None
+
+
+def _json(path: Path, kind: type[Any], notes: list[str]) -> Any:
+    if not path.is_file():
+        return kind()
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        notes.append(f"{path} cannot be read: {error}")
+        return kind()
+    if not isinstance(value, kind):
+        notes.append(f"{path} is of another form")
+        return kind()
+    return value
+
+
+def _boxes(rows: Sequence[Any], notes: list[str]) -> Sequence[dict[str, Any]]:
+    try:
+        return [
+            {
+                "image": str(row["image"]),
+                "boxes": [
+                    {
+                        "label": str(box["label"]),
+                        "score": float(box["score"]),
+                        "box_xyxy": [float(edge) for edge in box["box_xyxy"]],
+                    }
+                    for box in row["boxes"]
+                ],
+            }
+            for row in rows
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        notes.append(f"the predicted boxes are of another form: {error!r}")
+        return ()

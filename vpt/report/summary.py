@@ -1,0 +1,142 @@
+"""The head of the page: what was trained on what, and how well it does, in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vpt.config import RunConfig
+from vpt.report.agreement import wilson
+from vpt.report.curves import label_of
+from vpt.report.html import count, percent
+from vpt.report.source import Source
+
+SPLITS = {"test": "test", "val": "validation"}
+SIZES = ("tokens", "layers", "size", "shape", "depth", "text_tokens", "kv_tokens", "rank")  # told also as defaults
+HEADLINES = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "top5": "top-5 accuracy",
+    "map": "mean average precision",
+    "map50": "at overlap 0.5",
+    "map75": "at overlap 0.75",
+    "recall": "recall, 100 boxes",
+    "micro_f1": "micro F1",
+    "exact_match": "all labels right",
+}
+
+
+def settings_in_words(section: Any) -> str:
+    """A prompt, head or tuning: its kind, its sizes, and what is not as by default.
+
+    >>> from vpt.config import DeepPrompt
+    >>> settings_in_words(DeepPrompt(tokens=5, dropout=0.1))
+    'deep (tokens 5, layers all, dropout 0.1)'
+    """
+    plain = {name: info.get_default(call_default_factory=True) for name, info in type(section).model_fields.items()}
+    told = [
+        f"{name.replace('_', ' ')} {value}"
+        for name, value in section.model_dump(mode="json").items()
+        if name != "kind" and (name in SIZES or value != plain[name]) and value is not None
+    ]
+    order = sorted(told, key=lambda text: not text.startswith(tuple(name.replace("_", " ") for name in SIZES)))
+    order.sort(key=lambda text: not text.startswith("tokens"))
+    return section.kind + (f" ({', '.join(order)})" if order else "")
+
+
+def facts(source: Source) -> list[tuple[str, str]]:
+    """What was trained on what: names and values."""
+    config: RunConfig = source.config
+    backbone = config.backbone.name
+    if config.backbone.weights is not None:
+        backbone += f", weights {config.backbone.weights}"
+    elif not config.backbone.pretrained:
+        backbone += f", random weights (seed {config.backbone.seed})"
+    if config.backbone.image_size is not None:
+        backbone += f", at {config.backbone.image_size} px"
+    data = config.data.path + (f": {source.metrics['data']}" if "data" in source.metrics else "")
+    if config.data.shots is not None:
+        data += f" ({config.data.shots} shots)"
+    optimizer = config.train.optimizer
+    rates = {role: rate for role, rate in optimizer.lr.model_dump().items() if role in _learning(source)}
+    told = ", ".join(f"{role} {rate:g}" for role, rate in rates.items())
+    epochs = count(source.metrics.get("epochs", _epochs_logged(source.rows)))
+    epochs += f" of {config.train.epochs}" if config.train.epochs else ""
+    if source.metrics.get("best_epoch"):
+        best = source.metrics["best_epoch"]
+        kept = "a mean over epochs is" if config.train.average else "the last is"
+        told_best = f"the best on validation was {best}"
+        epochs += f"; {best}, the best on validation, is kept" if _keeps_best(config) else f"; {kept} kept, {told_best}"
+    return [
+        ("backbone", backbone),
+        ("prompt", settings_in_words(config.prompt)),
+        ("tuning", settings_in_words(config.tuning)),
+        ("head", settings_in_words(config.head)),
+        ("data", data),
+        ("epochs", epochs),
+        ("batch and rate", f"{config.train.batch_size} images, {optimizer.kind}" + (f" ({told})" if told else "")),
+        ("augmentation", config.data.augment),
+        ("seed", f"{config.train.seed}, of splits {config.data.split_seed}"),
+    ]
+
+
+def headline(source: Source) -> str:
+    """How well it does, in one sentence."""
+    found, split = source.measured, SPLITS[source.split]
+    if not found:
+        done = _epochs_logged(source.rows)
+        of = f" of {source.config.train.epochs}" if source.config.train.epochs else ""
+        last = next((row for row in reversed(source.rows) if f"val_{source.metric}" in row), None)
+        so_far = (
+            f" Validation {label_of(source.metric)} is {percent(last[f'val_{source.metric}'])} so far." if last else ""
+        )
+        return f"Not finished: {done}{of} epochs are done.{so_far}"
+    if source.metric == "accuracy":
+        images = found["images"]
+        right = round(found["accuracy"] * images)
+        low, high = wilson(right, images)
+        return (
+            f"{right:,} of {images:,} {split} images are right: {percent(found['accuracy'])}. On endless images of "
+            f"this kind it would be between {percent(low)} and {percent(high)} (95% interval)."
+        )
+    if source.config.task == "detection":
+        return (
+            f"Mean average precision is {percent(found['map'])} on {found['images']:,} {split} images with "
+            f"{found['boxes']:,} boxes (COCO's, over overlaps of 0.5 to 0.95); at overlap 0.5 it is "
+            f"{percent(found.get('map50'))}."
+        )
+    return (
+        f"Mean average precision is {percent(found['map'])} on {found['images']:,} {split} images; all labels are "
+        f"right on {percent(found.get('exact_match'))} of them."
+    )
+
+
+def numbers(source: Source) -> list[tuple[str, str]]:
+    """The figures under the headline."""
+    found = source.measured
+    return [(name, percent(found[key])) for key, name in HEADLINES.items() if key in found]
+
+
+def beside(found: Mapping[str, Any]) -> str:
+    """Accuracy or mAP with its interval where that is known, for a table.
+
+    >>> beside({"accuracy": 0.5, "images": 10})
+    '50.0% (23.7% to 76.3%)'
+    """
+    if "accuracy" in found:
+        low, high = wilson(round(found["accuracy"] * found["images"]), found["images"])
+        return f"{percent(found['accuracy'])} ({percent(low)} to {percent(high)})"
+    return percent(found.get("map"))
+
+
+def _keeps_best(config: RunConfig) -> bool:
+    return config.train.keep == "best" and config.train.average is None
+
+
+def _learning(source: Source) -> set[str]:
+    return {role for row in source.rows if row["kind"] == "step" for role in row.get("lr", ())}
+
+
+def _epochs_logged(rows: Sequence[Mapping[str, Any]]) -> int:
+    return sum(row["kind"] == "epoch" for row in rows)
