@@ -140,7 +140,11 @@ class TestDifferences:
     def test_disagreements_come_surest_first(self):
         names = ["a", "b", "c"]
         one = [Answer(name, "cat", "cat", score, score) for name, score in zip(names, (0.5, 0.9, 0.9), strict=True)]
-        other = [Answer("a", "cat", "dog", 0.5, 0), Answer("b", "cat", "cat", 0.9, 0.9), Answer("c", "cat", "x", 0.9, 0)]
+        other = [
+            Answer("a", "cat", "dog", 0.5, 0),
+            Answer("b", "cat", "cat", 0.9, 0.9),
+            Answer("c", "cat", "x", 0.9, 0),
+        ]
         assert disagreements(Common({"one": one, "other": other})) == [2, 0]
 
 
@@ -194,30 +198,33 @@ class TestBoxes:
         assert found.found == [True, False]
         assert found.errors == 4
 
-    @pytest.mark.parametrize(("predicted", "wanted"), [([], []), ([("a", 0.9, [0, 0, 1, 1])], []), ([], [("a", [0] * 4)])])
+    @pytest.mark.parametrize(
+        ("predicted", "wanted"), [([], []), ([("a", 0.9, [0, 0, 1, 1])], []), ([], [("a", [0] * 4)])]
+    )
     def test_nothing_to_match(self, predicted: list, wanted: list):
         found = judge(predicted, wanted)
         assert found.errors == len(predicted) + len(wanted)
 
 
-class TestCurves:
-    ROWS = [
-        *({"kind": "step", "step": step, "loss": 1 / step, "lr": {"head": 0.1}} for step in range(1, 1001)),
-        {"kind": "epoch", "step": 500, "train_loss": 2.0, "seconds": 4.0},
-        {"kind": "epoch", "step": 1000, "train_loss": 1.0, "val_loss": 3.0, "seconds": 8.0},
-    ]
+ROWS = [
+    *({"kind": "step", "step": step, "loss": 1 / step, "lr": {"head": 0.1}} for step in range(1, 1001)),
+    {"kind": "epoch", "step": 500, "train_loss": 2.0, "seconds": 4.0},
+    {"kind": "epoch", "step": 1000, "train_loss": 1.0, "val_loss": 3.0, "seconds": 8.0},
+]
 
+
+class TestCurves:
     def test_steps_are_thinned_and_end_where_they_end(self):
-        found = steps_of(self.ROWS, "loss")
+        found = steps_of(ROWS, "loss")
         assert len(found) < 300
         assert found[0] == (1 / 500, 1.0)
         assert found[-1] == (2.0, 1 / 1000)
         assert all(value == pytest.approx(1 / (500 * epoch)) for epoch, value in found)
-        assert steps_of(self.ROWS, "lr", "prompt") == []
+        assert steps_of(ROWS, "lr", "prompt") == []
 
     def test_epochs(self):
-        assert epochs_of(self.ROWS, "train_loss") == [(1.0, 2.0), (2.0, 1.0)]
-        assert epochs_of(self.ROWS, "val_loss") == [(2.0, 3.0)]
+        assert epochs_of(ROWS, "train_loss") == [(1.0, 2.0), (2.0, 1.0)]
+        assert epochs_of(ROWS, "val_loss") == [(2.0, 3.0)]
 
     @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
     def test_ticks_are_round_and_inside(self, low: float, span: float):
@@ -229,7 +236,7 @@ class TestCurves:
 def test_what_was_not_measured_says_so():
     told = dict(cost_facts({}, []))
     assert set(told.values()) == {"not measured"}
-    told = dict(cost_facts({"joules": 3600.0, "peak_bytes": 2_000_000, "seconds": 61.0}, TestCurves.ROWS))
+    told = dict(cost_facts({"joules": 3600.0, "peak_bytes": 2_000_000, "seconds": 61.0}, ROWS))
     assert told["energy of the GPU"] == "1.00 Wh"
     assert told["peak memory while training"] == "2.00 MB"
     assert told["an epoch of training (median)"] == "6.0 s"
