@@ -109,7 +109,8 @@ def section(
             tables.append(_pairs_table(pairs))
     every = class_table(measured, answers if multilabel else ())
     if every is not None:
-        tables.insert(0, every)
+        # Of many classes nobody reads the table first.
+        tables.insert(0 if len(classes) <= AS_TABLE else len(tables), every)
     return Section("classes", "Classes", render("confusion.html", text=text, matrices=charts, tables=tables))
 
 
