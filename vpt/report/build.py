@@ -162,7 +162,8 @@ def _classes(source: Source, wishes: Wishes, console: Console) -> list[Section]:
         answers = answers_of(names, observed.logits, labels, source.classes)
     sections = []
     if source.measured or answers:
-        sections.append(confusion.section(source.measured, answers, source.classes, source.multilabel))
+        given = (source.measured, answers, source.classes, source.multilabel)
+        sections.append(_or_note("classes", "Classes", lambda: confusion.section(*given)))
     if answers:
         most = source.config.data.max_pixels
         sections.append(mistakes.section(answers, records, wishes.images, most))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from vpt.errors import UserError
 from vpt.predictions import Answer
 from vpt.report.html import Column, Section, Table, percent, render
 from vpt.report.svg import Chart, picture, tag
@@ -32,12 +33,17 @@ class Pair:
 def matrix_of(answers: Sequence[Answer], classes: Sequence[str]) -> np.ndarray:
     """Counts (K, K), truth in rows.
 
+    Raises:
+        UserError: an answer that names another class.
+
     >>> matrix_of([Answer("a.png", "cat", "dog", 0.9, 0.1)], ["cat", "dog"]).tolist()
     [[0, 1], [0, 0]]
     """
     place = {name: number for number, name in enumerate(classes)}
     counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
     for answer in answers:
+        if unknown := {answer.true, answer.predicted} - set(place):
+            raise UserError(f"the predictions name a class that the run does not have: {unknown.pop()}")
         counts[place[answer.true], place[answer.predicted]] += 1
     return counts
 
@@ -103,7 +109,8 @@ def section(
             tables.append(_pairs_table(pairs))
     every = class_table(measured, answers if multilabel else ())
     if every is not None:
-        tables.insert(0, every)
+        # Of many classes nobody reads the table first.
+        tables.insert(0 if len(classes) <= AS_TABLE else len(tables), every)
     return Section("classes", "Classes", render("confusion.html", text=text, matrices=charts, tables=tables))
 
 

@@ -50,6 +50,8 @@ def layout(features: np.ndarray, kind: Map = "tsne", seed: int = 0) -> np.ndarra
     """
     count = len(features)
     rows = features.astype(np.float64)
+    if np.ptp(rows, axis=0).max() == 0:  # a network that says the same of every image
+        return np.full((count, 2), 0.5)
     if kind == "umap":
         from umap import UMAP
 

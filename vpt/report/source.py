@@ -102,9 +102,9 @@ def read_source(folder: str | Path, split: str | None = None, data: str | None =
             answers = read_answers(file)
         except UserError as error:
             notes.append(str(error))
-    return Source(
-        folder, config, read_rows(folder), metrics, split, answers, boxes, _artifact(folder, notes), tuple(notes)
-    )
+    rows = [row for row in read_rows(folder) if isinstance(row, dict) and {"kind", "step"} <= set(row)]
+    artifact = _artifact(folder, notes)
+    return Source(folder, config, rows, metrics, split, answers, boxes, artifact, tuple(notes))
 
 
 def _artifact(folder: Path, notes: list[str]) -> Artifact | None:

@@ -64,10 +64,12 @@ def facts(source: Source) -> list[tuple[str, str]]:
     epochs = count(source.metrics.get("epochs", _epochs_logged(source.rows)))
     epochs += f" of {config.train.epochs}" if config.train.epochs else ""
     if source.metrics.get("best_epoch"):
-        best = source.metrics["best_epoch"]
-        kept = "a mean over epochs is" if config.train.average else "the last is"
-        told_best = f"the best on validation was {best}"
-        epochs += f"; {best}, the best on validation, is kept" if _keeps_best(config) else f"; {kept} kept, {told_best}"
+        best, average = source.metrics["best_epoch"], config.train.average is not None
+        if config.train.keep == "best" and not average:
+            epochs += f"; kept: {best}, the best on validation"
+        else:
+            kept = "a mean over epochs" if average else "the last"
+            epochs += f"; kept: {kept} (the best on validation was {best})"
     return [
         ("backbone", backbone),
         ("prompt", settings_in_words(config.prompt)),
@@ -128,10 +130,6 @@ def beside(found: Mapping[str, Any]) -> str:
         low, high = wilson(round(found["accuracy"] * found["images"]), found["images"])
         return f"{percent(found['accuracy'])} ({percent(low)} to {percent(high)})"
     return percent(found.get("map"))
-
-
-def _keeps_best(config: RunConfig) -> bool:
-    return config.train.keep == "best" and config.train.average is None
 
 
 def _learning(source: Source) -> set[str]:

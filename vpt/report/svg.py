@@ -42,7 +42,7 @@ def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     >>> ticks(0, 1)
     [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     >>> ticks(0, 34)
-    [0.0, 10.0, 20.0, 30.0]
+    [0.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0]
     """
     if not high > low:
         return [low]

@@ -1,0 +1,113 @@
+"""Reports of detection runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from runs import QUIET
+from test_report import report
+
+from vpt.config import load_config
+from vpt.data.boxes.sources import load_boxes
+from vpt.detection.pictures import SHOWN
+from vpt.errors import UserError
+from vpt.report.detection import judge
+from vpt.run import train
+
+HOSTILE = "</text><script>alert(1)</script>"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import warnings
+
+    words = ["task=detection", "backbone=vpt_nano", "prompt.tokens=2", "head.channels=64", "data.shots=4"]
+    words += [
+        "train.epochs=1",
+        "head.scales=[1.0,0.5]",
+        "head.size=64",
+        f"out={tmp_path_factory.mktemp('det')}",
+        "name=run",
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return train(load_config(overrides=words), QUIET).folder
+
+
+@pytest.fixture
+def sure(run: Path, tmp_path: Path) -> Path:
+    """A copy that predicts the truth of the first images, but shifted in every second one, and by a wrong name in every
+    third."""
+    folder = Path(shutil.copytree(run, tmp_path / "copy"))
+    data = load_boxes(load_config(overrides=["task=detection"]).data)
+    rows = []
+    for number, record in enumerate(data.test[:30]):
+        boxes = []
+        for label, box in zip(record.labels, record.boxes, strict=True):
+            shift = 40.0 if number % 2 else 1.0
+            name = HOSTILE if number % 3 == 2 else data.classes[label]
+            boxes.append({"label": name, "score": 0.9, "box_xyxy": [edge + shift for edge in box]})
+            boxes.append({"label": name, "score": SHOWN / 2, "box_xyxy": list(box)})
+        rows.append({"image": record.name, "boxes": boxes})
+    (folder / "predictions-test.json").write_text(json.dumps(rows))
+    return folder
+
+
+def test_every_section_is_there(run: Path, tmp_path: Path):
+    page = report(run, tmp_path / "page.html")
+    assert list(page.sections)[1:] == ["curves", "boxes", "pictures", "cost", "settings"]
+    assert "Mean average precision is" in page.told("")
+    assert "by size of the true boxes" in page.told("boxes")
+
+
+def test_errors_are_counted_and_names_are_only_text(sure: Path, tmp_path: Path):
+    page = report(sure, tmp_path / "page.html", images=4)
+    assert HOSTILE in page.text
+    assert page.told("pictures").count("found,") == 4
+    data = load_boxes(load_config(overrides=["task=detection"]).data)
+    truth = {record.name: record for record in data.test}
+    found = dict.fromkeys(data.classes, 0)
+    for row in json.loads((sure / "predictions-test.json").read_text()):
+        record = truth[row["image"]]
+        wanted = [(data.classes[label], box) for label, box in zip(record.labels, record.boxes, strict=True)]
+        said = [(box["label"], box["score"], box["box_xyxy"]) for box in row["boxes"] if box["score"] >= SHOWN]
+        for (name, _), hit in zip(wanted, judge(said, wanted).found, strict=True):
+            found[name] += hit
+    assert sum(found.values()) > 0
+    there = dict.fromkeys(data.classes, 0)
+    for record in data.test[:30]:
+        for label in record.labels:
+            there[data.classes[label]] += 1
+    text = page.told("pictures")
+    for name in data.classes:
+        assert f"{name}{there[name]}{found[name]}{there[name] - found[name]}" in text
+
+
+def test_data_that_is_gone(run: Path, tmp_path: Path):
+    page = report(run, tmp_path / "page.html", data=str(tmp_path / "gone"))
+    assert "Not shown: there is no" in page.told("pictures")
+    assert "every class" in page.told("boxes")
+
+
+def test_boxes_of_another_form_are_told(sure: Path, tmp_path: Path):
+    (sure / "predictions-test.json").write_text('[{"image": "a"}]')
+    page = report(sure, tmp_path / "page.html")
+    assert "of another form" in page.told("")
+    assert "pictures" not in page.sections
+
+
+def test_two_runs(run: Path, sure: Path, tmp_path: Path):
+    page = report([run, sure], tmp_path / "page.html")
+    assert "mAP of every class" in page.told("classes")
+    assert "precision, mean over classes" in page.told("curves")
+
+
+def test_classification_beside_detection_is_refused(run: Path, tmp_path: Path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.yaml").write_text("data: digits\n")
+    with pytest.raises(UserError, match="do not compare"):
+        report([run, other], tmp_path / "page.html")
