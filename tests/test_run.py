@@ -269,7 +269,9 @@ def test_a_signal_lets_the_step_end_and_saves(shapes: Path, tmp_path: Path, monk
 def test_a_second_signal_acts_at_once(shapes: Path, tmp_path: Path, monkeypatch):
     def interrupted(state, *args):
         os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)  # two at once may reach Python as one
         os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)
         pytest.fail("went on")
 
     monkeypatch.setattr(loop, "_step", interrupted)
