@@ -96,7 +96,7 @@ def test_boxes_of_another_form_are_told(sure: Path, tmp_path: Path):
     (sure / "predictions-test.json").write_text('[{"image": "a"}]')
     page = report(sure, tmp_path / "page.html")
     assert "of another form" in page.told("")
-    assert "pictures" not in page.sections
+    assert "holds no predictions-test.json" in page.told("pictures")
 
 
 def test_two_runs(run: Path, sure: Path, tmp_path: Path):

@@ -242,13 +242,15 @@ def _boxes(source: Source, wishes: Wishes, console: Console) -> list[Section]:
     sections = [detection.numbers_section(source.measured)] if source.measured else []
 
     def pictures() -> Section:
+        if not source.boxes:
+            raise UserError(f"{source.folder} holds no predictions-{source.split}.json; older runs did not write it")
         data = _data(source)
         if isinstance(data, UserError):
             raise data
         records, most = _by_name(data, source.split), source.config.data.max_pixels
         return detection.pictures_section(source.boxes, records, source.classes, wishes.images, most)
 
-    if source.boxes:
+    if source.boxes or source.measured:
         sections.append(_or_note("pictures", "Predictions beside truth", pictures))
     return sections
 

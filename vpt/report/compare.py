@@ -125,8 +125,8 @@ def lead(named: Mapping[str, Source], common: Common | None) -> str:
     score = {name: float(source.measured[source.metric]) for name, source in finished.items()}
     first = max(score, key=lambda name: score[name])
     told = f"{first} has the highest {label_of(finished[first].metric)}, {percent(score[first])}."
-    if common is None:
-        return told
+    if common is None or first not in common.answers:
+        return f"{told} Whether its lead is more than chance is not known, for want of answers image by image."
     clear = [other for one, other in _against(first, common) if one.clear and one.difference < 0]
     others = len(common.answers) - 1
     if not clear:

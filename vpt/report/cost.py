@@ -50,8 +50,8 @@ def facts(metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list
         ("an epoch of training (median)", duration(epoch) if epoch is not None else NOT_MEASURED),
         ("peak memory while training", size(peak) if peak else NOT_MEASURED),
         ("energy of the GPU", energy(metrics.get("joules"))),
-        ("computed on", metrics.get("device", NOT_MEASURED)),
-        ("precision", metrics.get("precision", NOT_MEASURED)),
+        ("computed on", metrics.get("device", "not recorded")),
+        ("precision", metrics.get("precision", "not recorded")),
     ]
 
 

@@ -79,7 +79,7 @@ def facts(source: Source) -> list[tuple[str, str]]:
         ("epochs", epochs),
         ("batch and rate", f"{config.train.batch_size} images, {optimizer.kind}" + (f" ({told})" if told else "")),
         ("augmentation", config.data.augment),
-        ("seed", f"{config.train.seed}, of splits {config.data.split_seed}"),
+        ("seed", f"{config.train.seed} (of splits: {config.data.split_seed})"),
     ]
 
 
