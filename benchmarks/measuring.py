@@ -13,6 +13,8 @@ from typing import Any
 import timm
 import torch
 
+from vpt.usage import energy_counter, processor
+
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -48,25 +50,17 @@ def settle(device: torch.device) -> None:
 
 def joules(step: Callable[[], object], device: torch.device, seconds: float = 2.0) -> float | None:
     """Energy of one step by the GPU's own counter (NVML), over as many steps as fill `seconds`; None without one."""
-    if device.type != "cuda":
-        return None
-    try:
-        import pynvml
-    except ImportError:
-        return None
-    try:
-        pynvml.nvmlInit()
-        # By identity: CUDA_VISIBLE_DEVICES renumbers torch's devices, not NVML's.
-        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
-        before = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
-    except pynvml.NVMLError:
+    counter = energy_counter(device)
+    before = counter() if counter else None
+    if counter is None or before is None:
         return None
     count, started = 0, time.perf_counter()
     while time.perf_counter() - started < seconds:
         step()
         settle(device)
         count += 1
-    return (pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) - before) / 1000 / count
+    after = counter()
+    return None if after is None else (after - before) / count
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, rounds: int = 7) -> float:
@@ -98,16 +92,9 @@ def operations(step: Callable[[], object]) -> int:
 def machine(device: torch.device) -> dict[str, Any]:
     """What the figures were measured on."""
     return {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else _processor(),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else processor(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "timm": timm.__version__,
         "python": platform.python_version(),
     }
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()

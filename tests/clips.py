@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -34,6 +36,18 @@ def build_clip(kind: str = "clip", seed: int = 0) -> nn.Module:
             if parameter.ndim > 0:
                 parameter.add_(0.05 * torch.randn_like(parameter))
     return model.eval().requires_grad_(False)
+
+
+def register_tiny(folder: Path, name: str, layers: int) -> str:
+    """Make a model of the smallest sides known to open_clip, with its own tokenizer; the name for `backbone=`."""
+    sides = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 32, "layers": layers, "head_width": 16},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": layers},
+    }
+    (folder / f"{name}.json").write_text(json.dumps(sides))
+    open_clip.add_model_config(folder / f"{name}.json")
+    return f"open_clip:{name}"
 
 
 def tokenizer() -> Any:

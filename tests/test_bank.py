@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from clips import register_tiny
 from PIL import Image
 
 import vpt
@@ -121,22 +122,14 @@ def test_tasks_of_one_shape_share_a_pass(bank: Bank, photos: list[np.ndarray], m
 
 
 def test_zero_shot_tasks_and_probes_on_one_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    import json
-
     import open_clip
     from safetensors.torch import save_file
 
-    shape = {
-        "embed_dim": 16,
-        "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16},
-        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2},
-    }
-    (tmp_path / "tiny-bank.json").write_text(json.dumps(shape))
-    open_clip.add_model_config(tmp_path / "tiny-bank.json")
+    backbone = register_tiny(tmp_path, "tiny-bank", layers=2)
     torch.manual_seed(0)
     clip = open_clip.create_model("tiny-bank")
     save_file({name: value.contiguous() for name, value in clip.state_dict().items()}, tmp_path / "clip.safetensors")
-    base = ["backbone=open_clip:tiny-bank", f"backbone.weights={tmp_path / 'clip.safetensors'}"]
+    base = [f"backbone={backbone}", f"backbone.weights={tmp_path / 'clip.safetensors'}"]
     bank = Bank(device="cpu")
     own = {}
     for seed, words in enumerate(

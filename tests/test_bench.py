@@ -7,8 +7,8 @@ import json
 import statistics
 from pathlib import Path
 
-import open_clip
 import pytest
+from clips import register_tiny
 from runs import NET, QUIET
 from standins import CLASSES, dassl_set, fgvc_set, resisc, vtab_task
 
@@ -281,15 +281,8 @@ class TestRuns:
 
     @pytest.fixture
     def clip(self, tmp_path: Path) -> list[str]:
-        sides = {
-            "embed_dim": 16,
-            "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 32, "layers": 1, "head_width": 16},
-            "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-        }
-        (tmp_path / "tiny-bench.json").write_text(json.dumps(sides))
-        open_clip.add_model_config(tmp_path / "tiny-bench.json")
         words = [
-            "backbone=open_clip:tiny-bench",
+            f"backbone={register_tiny(tmp_path, 'tiny-bench', layers=1)}",
             "head=zeroshot",
             "prompt=coop",
             "prompt.tokens=2",

@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from vpt.metrics import calibration_error
+from vpt.comparison import disagreements
+from vpt.metrics import calibration_error, reliability
 from vpt.predictions import Answer, answers_of
 from vpt.report.agreement import mcnemar, paired, wilson
 from vpt.report.attention import examples
-from vpt.report.calibration import brier, reliability, softmax
-from vpt.report.compare import Common, disagreements, in_common
+from vpt.report.calibration import brier, softmax
+from vpt.report.compare import in_common
 from vpt.report.confusion import confused_pairs, label_errors, matrix_of
 from vpt.report.cost import facts as cost_facts
 from vpt.report.curves import epochs_of, steps_of
@@ -135,7 +136,7 @@ class TestDifferences:
         other = [Answer("c", "dog", "dog", 0.9, 0.9), Answer("a", "dog|cat", "dog|cat", 0.8, 0.8)]
         common = in_common({"one": one, "other": other})
         assert [answer.image for answer in common.answers["other"]] == ["a"]
-        assert disagreements(common) == [0]
+        assert disagreements(list(common.answers.values())) == [0]
 
     def test_disagreements_come_surest_first(self):
         names = ["a", "b", "c"]
@@ -145,7 +146,7 @@ class TestDifferences:
             Answer("b", "cat", "cat", 0.9, 0.9),
             Answer("c", "cat", "x", 0.9, 0),
         ]
-        assert disagreements(Common({"one": one, "other": other})) == [2, 0]
+        assert disagreements([one, other]) == [2, 0]
 
 
 class TestFeatures:

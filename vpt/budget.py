@@ -39,9 +39,9 @@ class Budget:
         """
         return (
             f"{self.learning:,} of {self.total:,} parameters learn ({100 * self.learning / self.total:.3f}%)\n"
-            f"memory expected: {_size(self.memory)} (weights {_size(self.weights)}, activations "
-            f"{_size(self.activations)}, gradients and optimiser {_size(self.optimizer)}), and what Python takes\n"
-            f"the artifact will have {_size(self.artifact)}"
+            f"memory expected: {size(self.memory)} (weights {size(self.weights)}, activations "
+            f"{size(self.activations)}, gradients and optimiser {size(self.optimizer)}), and what Python takes\n"
+            f"the artifact will have {size(self.artifact)}"
         )
 
 
@@ -50,12 +50,17 @@ def total_parameters(model: Prompted) -> int:
     return sum(parameter.numel() for parameter in model.parameters()) + model.backbone.elsewhere
 
 
-def _size(count: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit in ("bytes", "kB") else f"{count:.2f} {unit}"
+def size(count: float) -> str:
+    """Bytes in words, in decimal units.
+
+    >>> size(56616), size(2_780_732)
+    ('57 kB', '2.78 MB')
+    """
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.2f} MB" if unit == "MB" else f"{count:.0f} {unit}"
         count /= 1000
-    raise AssertionError
+    return f"{count:.2f} GB"
 
 
 def estimate(

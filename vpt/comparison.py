@@ -75,7 +75,7 @@ def comparison_png(
     axes.margins(x=0.15)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(f"mistakes on {len(records)} images never seen before")
-    shown = _disagreements(list(answers.values()))[:TILES]
+    shown = disagreements(list(answers.values()))[:TILES]
     right.suptitle("images on which they disagree" if shown else "they agree on every image")
     places = right.subplots(2, TILES // 2, squeeze=False).flat
     for place in places:
@@ -94,7 +94,15 @@ def comparison_png(
     return save(figure, path)
 
 
-def _disagreements(answers: Sequence[Sequence[Answer]]) -> list[int]:
-    """Images on which methods say different things, the surest first."""
+def disagreements(answers: Sequence[Sequence[Answer]]) -> list[int]:
+    """Images on which methods say different things, the surest first.
+
+    Args:
+        answers: of each method, for the same images in the same order.
+
+    >>> one = Answer("a", "cat", "cat", 0.9, 0.9)
+    >>> disagreements([[one], [Answer("a", "cat", "dog", 0.8, 0.2)]])
+    [0]
+    """
     apart = [at for at, row in enumerate(zip(*answers, strict=True)) if len({one.predicted for one in row}) > 1]
     return sorted(apart, key=lambda at: -float(np.mean([found[at].score for found in answers])))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+BINS = 15  # of confidence
 
 Floats = NDArray[np.floating[Any]]
 
@@ -112,15 +115,45 @@ def _per_class(classes: Sequence[str], *columns: Any) -> list[dict[str, Any]]:
     ]
 
 
-def calibration_error(confidence: Floats, right: NDArray[np.bool_], bins: int = 15) -> float:
+@dataclass(frozen=True)
+class Bin:
+    """Answers whose confidence lies from `low` to `high`."""
+
+    low: float
+    high: float
+    count: int
+    confidence: float  # mean
+    right: float  # share
+
+
+def reliability(confidence: Floats, right: NDArray[np.bool_], bins: int = BINS) -> list[Bin]:
+    """Answers by confidence, in bins of equal width; empty ones are left out.
+
+    Args:
+        confidence: (N,) from 0 to 1.
+        right: (N,) whether the answer was right.
+
+    >>> [bin.count for bin in reliability(np.array([0.1, 0.95, 1.0]), np.array([False, True, True]), bins=10)]
+    [1, 2]
+    """
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    return [
+        Bin(
+            each / bins,
+            (each + 1) / bins,
+            int((place == each).sum()),
+            float(confidence[place == each].mean()),
+            float(right[place == each].mean()),
+        )
+        for each in np.unique(place)
+    ]
+
+
+def calibration_error(confidence: Floats, right: NDArray[np.bool_], bins: int = BINS) -> float:
     """Expected calibration error (Guo et al. 2017, section 2): gap between confidence and accuracy, by bins.
 
     >>> calibration_error(np.array([0.75] * 4), np.array([True, True, True, False]))
     0.0
     """
-    place = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = [
-        abs(confidence[place == each].mean() - right[place == each].mean()) * (place == each).mean()
-        for each in np.unique(place)
-    ]
-    return float(sum(gaps))
+    gaps = [abs(bin.confidence - bin.right) * bin.count for bin in reliability(confidence, right, bins)]
+    return sum(gaps) / max(1, len(right))

@@ -16,7 +16,7 @@ from vpt.config import RunConfig, load_config
 from vpt.console import Console
 from vpt.errors import UserError
 from vpt.files import write_json
-from vpt.run import evaluate, evaluate_untrained, resume, train
+from vpt.run import evaluate, evaluate_untrained, finished, resume, train
 
 SHOTS = (1, 2, 4, 8, 16)
 SEEDS = (1, 2, 3)
@@ -147,8 +147,8 @@ def measured(config: RunConfig, name: str, words: Sequence[str], console: Consol
     mine = _with(config, [*words, f"out={folder.parent}", f"name={name}"])
     if not _learns(mine):
         return _once(folder.with_suffix(".json"), lambda: evaluate_untrained(mine, "test", console))
-    if (folder / "metrics.json").is_file():
-        return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["test"]
+    if (done := finished(folder)) is not None:
+        return done.metrics["test"]
     if (folder / "checkpoint.safetensors").is_file():
         return resume(folder, console=console).metrics["test"]
     if (folder / "config.yaml").is_file():

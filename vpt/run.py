@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,6 +54,18 @@ class TrainResult:
     folder: Path
     artifact: Path
     metrics: dict[str, Any]
+
+
+def finished(folder: Path) -> TrainResult | None:
+    """The run that finished in a folder, if one did.
+
+    >>> finished(Path("no/such/run")) is None
+    True
+    """
+    file = folder / "metrics.json"
+    if not file.is_file():
+        return None
+    return TrainResult(folder, folder / "artifact.safetensors", json.loads(file.read_text(encoding="utf-8")))
 
 
 def train(config: RunConfig, console: Console | None = None) -> TrainResult:
@@ -200,7 +213,6 @@ def training(
         backbone: one that is loaded already and shared; default: one of its own.
     """
     config, data, console = setting.config, setting.data, setting.console
-    finished = folder / "metrics.json"
     task = task_of(config)
     model = task.build(config, data.classes, backbone)
     arrange(model, config.train, setting.device)
@@ -212,18 +224,18 @@ def training(
     scaler = torch.amp.GradScaler(setting.device.type, enabled=setting.precision == "fp16")
     state = TrainState(model, optimizer, scaler, Progress())
     checkpoint = folder / "checkpoint.safetensors"
-    identity = {
-        "settings": _identity(config),
+    stands_on = {
+        "settings": identity(config),
         "data": data.fingerprint(),
         "backbone": model.backbone.fingerprint,
     }
 
     def save() -> None:
         if is_first():
-            save_checkpoint(checkpoint, state, identity)
+            save_checkpoint(checkpoint, state, stands_on)
 
     if fresh or not checkpoint.is_file():
-        if not fresh and finished.exists():
+        if not fresh and (folder / "metrics.json").exists():
             raise UserError(f"{folder} is finished and has no checkpoint to resume from")
         if is_first():
             _create(folder, config)
@@ -232,7 +244,7 @@ def training(
             state.start = {name: value.clone() for name, value in model.owned_state().items()}
         save()
     else:
-        load_checkpoint(checkpoint, state, identity)
+        load_checkpoint(checkpoint, state, stands_on)
         console.say(f"resuming {folder} at epoch {state.progress.epoch + 1}, step {state.progress.step}")
     with open_log(folder, None if fresh else state.progress.step, write=is_first()) as log:
         console.attach(log)
@@ -318,7 +330,8 @@ def _conclude(state: TrainState, setting: Setting, folder: Path, log: RunLog) ->
     return TrainResult(folder, artifact, summary)
 
 
-def _identity(config: RunConfig) -> dict[str, Any]:
+def identity(config: RunConfig) -> dict[str, Any]:
+    """The settings on which a result depends."""
     tree = config.model_dump(mode="json", exclude={"out", "name", "compare"})
     for section, keys in FREE_AT_RESUME.items():
         for key in keys:

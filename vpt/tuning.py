@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from vpt.backbones.backbone import Backbone
-from vpt.backbones.held import HeldLinear
+from vpt.backbones.held import PLAIN
 from vpt.config import BiasTuning, FrozenTuning, FullTuning, LoraTuning, Tuning
 from vpt.errors import UserError
 
@@ -53,7 +53,7 @@ def _inject_lora(tuning: LoraTuning, net: nn.Module, name: str) -> None:
         key
         for key, layer in net.named_modules()
         # Only plain layers: torch's MultiheadAttention reads its output layer's weight past any adapter.
-        if type(layer) in (nn.Linear, HeldLinear)
+        if type(layer) in PLAIN
     ]
     found = [key for key in linears if key.rsplit(".", 1)[-1] in tuning.targets]
     if not found:

@@ -85,10 +85,11 @@ def device_name(device: torch.device) -> str:
     if device.type != "cpu":
         return device.type
     threads = torch.get_num_threads()
-    return f"{_processor()}, {threads} thread{'' if threads == 1 else 's'}"
+    return f"{processor()}, {threads} thread{'' if threads == 1 else 's'}"
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The CPU's name, as well as the machine tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -184,6 +184,10 @@ class Block:
     gate: nn.Module | None = None  # gated attention: its sigmoid multiplies the attention output
     inner_norm: Chain = Chain(())
     rotate_half: bool = False
+
+    def parts(self) -> dict[str, Any]:
+        """What it is made of, for another view of the same layer."""
+        return {field.name: getattr(self, field.name) for field in fields(Block)}
 
     def whole(self) -> AbstractContextManager[None]:
         """While it lasts, all weights of the layer are here; for whoever reads its parts instead of calling it."""

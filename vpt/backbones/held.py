@@ -38,6 +38,9 @@ class HeldLinear(nn.Linear):
         return linear(rows, self.weight, self.bias)
 
 
+PLAIN = (nn.Linear, HeldLinear)  # layers that are what their weight and bias say, and nothing around them
+
+
 def hold(net: nn.Module, how: Dtype, name: str) -> None:
     """Hold the weights of all linear layers of `net` in fewer bits, in place.
 

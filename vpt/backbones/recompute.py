@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -33,7 +33,7 @@ class Recomputed(Block):
     @classmethod
     def of(cls, block: Block) -> Self:
         """The same layer."""
-        return cls(**{field.name: getattr(block, field.name) for field in fields(Block)})
+        return cls(**block.parts())
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """See Block.forward."""

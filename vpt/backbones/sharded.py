@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -83,50 +83,41 @@ class Shard:
                 place.module._parameters[place.key] = before
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sharded(Block):
     """A layer whose weights are gathered whenever it computes."""
 
-    shard: Shard | None = None
-    inner: Block | None = None
+    shard: Shard
+    inner: Block  # whose methods call each other without gathering again
 
     @classmethod
     def of(cls, block: Block, shard: Shard) -> Sharded:
         """The same layer."""
-        same = {field.name: getattr(block, field.name) for field in fields(Block)}
-        return cls(**same, shard=shard, inner=block)
+        return cls(**block.parts(), shard=shard, inner=block)
 
     def whole(self) -> AbstractContextManager[None]:
         """See Block.whole."""
-        assert self.shard is not None
         return self.shard.gathered()
 
     def _gathered(self, compute: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        assert self.shard is not None
-        shard = self.shard
-
         def run(*args: Any, **kwargs: Any) -> Any:
-            with shard.gathered():
+            with self.shard.gathered():
                 return compute(*args, **kwargs)
 
         return recomputed(run, *args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """See Block.forward."""
-        assert self.inner is not None
         return self._gathered(self.inner.forward, *args, **kwargs)
 
     def keys_values(self, *args: Any, **kwargs: Any) -> KeyValue:
         """See Block.keys_values."""
-        assert self.inner is not None
         return self._gathered(self.inner.keys_values, *args, **kwargs)
 
     def cross(self, *args: Any, **kwargs: Any) -> Tensor:
         """See Block.cross."""
-        assert self.inner is not None
         return self._gathered(self.inner.cross, *args, **kwargs)
 
     def queries_keys_values(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
         """See Block.queries_keys_values."""
-        assert self.inner is not None
         return self._gathered(self.inner.queries_keys_values, *args, **kwargs)

@@ -25,7 +25,7 @@ from vpt.backbones.block import (
     WrappedProjection,
     chain,
 )
-from vpt.backbones.held import HeldLinear
+from vpt.backbones.held import PLAIN
 from vpt.backbones.tower import Tower
 
 
@@ -156,9 +156,7 @@ def _projection(attention: Any) -> Projection:
     if attention.qkv is None:
         return SplitProjection(attention.q_proj, attention.k_proj, attention.v_proj)
     fused: Projection = (
-        FusedProjection(attention.qkv)
-        if type(attention.qkv) in (nn.Linear, HeldLinear)
-        else WrappedProjection(attention.qkv)
+        FusedProjection(attention.qkv) if type(attention.qkv) in PLAIN else WrappedProjection(attention.qkv)
     )
     if getattr(attention, "q_bias", None) is not None:
         return BiasedProjection(fused, attention)

@@ -26,7 +26,7 @@ from vpt.console import Console
 from vpt.errors import UserError
 from vpt.files import write_json, write_text
 from vpt.protocols import SHOTS, base_to_new, few_shot, measured
-from vpt.run import FREE_AT_RESUME
+from vpt.run import identity
 
 if TYPE_CHECKING:
     from vpt.sweep.space import SpaceFile
@@ -126,7 +126,7 @@ def _usable(bench: Bench, console: Console) -> list[Task]:
 
 def _same(bench: Bench) -> dict[str, Any]:
     """What the folder is of, for bench.json; a folder of something else is refused."""
-    told = {"suite": bench.suite.name, "settings": identity(bench.config), "space": _told(bench)}
+    told = {"suite": bench.suite.name, "settings": _settings(bench.config), "space": _told(bench)}
     mine: dict[str, Any] = json.loads(json.dumps(told))
     folder, file = bench.folder, bench.folder / "bench.json"
     if file.is_file():
@@ -147,12 +147,10 @@ def _write_down(bench: Bench, told: dict[str, Any]) -> None:
         write_text(bench.folder / "settings.yaml", text)
 
 
-def identity(config: RunConfig) -> dict[str, Any]:
+def _settings(config: RunConfig) -> dict[str, Any]:
     """The settings on which results depend, beside data and seed, which the bench gives."""
-    tree = config.model_dump(mode="json", exclude={"out", "name", "compare"})
-    for section, keys in (*FREE_AT_RESUME.items(), ("data", {"path"}), ("train", {"seed"})):
-        for key in keys:
-            tree[section].pop(key, None)
+    tree = identity(config)
+    del tree["data"]["path"], tree["train"]["seed"]
     return tree
 
 

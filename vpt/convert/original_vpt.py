@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vpt.convert.source import IMAGENET_MEAN, IMAGENET_STD, Source, fit
+from vpt.backbones.loading import NORMALISATIONS
+from vpt.convert.source import Source, fit
 from vpt.errors import UserError
 from vpt.model import PromptedModel
 from vpt.preprocess import Preprocess
@@ -69,8 +70,9 @@ class OriginalVpt(Source):
 
     def preprocess(self, pre: Preprocess) -> Preprocess:
         """ImageNet's mean and standard deviation, whatever the backbone was pretrained with."""
+        mean, std = NORMALISATIONS["imagenet"]
         share = pre.size / RESIZED.get(pre.size, round(pre.size * 256 / 224))
-        return replace(pre, mean=IMAGENET_MEAN, std=IMAGENET_STD, interpolation="bilinear", crop_pct=share)
+        return replace(pre, mean=mean, std=std, interpolation="bilinear", crop_pct=share)
 
     def owned(self, model: PromptedModel) -> dict[str, Tensor]:
         """Prompts of all layers in one tensor, the projection, the head."""

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from vpt.backbones.backbone import Backbone
+from vpt.backbones.loading import NORMALISATIONS
 from vpt.config import RunConfig
-from vpt.convert.source import IMAGENET_MEAN, IMAGENET_STD, Source, fit
+from vpt.convert.source import Source, fit
 from vpt.errors import UserError
 from vpt.heads.labelmap import LabelMap
 from vpt.model import PromptedModel
@@ -65,7 +66,8 @@ class Pixels(Source):
         """CLIP's own, or 256 pixels cropped to 224 with ImageNet's mean and standard deviation."""
         if self.on_clip:
             return pre
-        return replace(pre, mean=IMAGENET_MEAN, std=IMAGENET_STD, interpolation="bilinear", crop_pct=224 / 256)
+        mean, std = NORMALISATIONS["imagenet"]
+        return replace(pre, mean=mean, std=std, interpolation="bilinear", crop_pct=224 / 256)
 
     def owned(self, model: PromptedModel) -> dict[str, Tensor]:
         """The pixels where the prompt is, row by row."""

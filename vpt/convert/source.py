@@ -14,8 +14,6 @@ from vpt.errors import UserError
 from vpt.model import PromptedModel
 from vpt.preprocess import Preprocess
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
 
 class Source:
     """A file of another project.

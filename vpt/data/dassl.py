@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from vpt.data.entries import Entry, Found, is_image, shown
-from vpt.data.lists import found_folder, inside, read_lines, read_mapping
-from vpt.errors import UserError, nearest
+from vpt.data.lists import folder_of, inside, read_lines, read_mapping
+from vpt.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,8 @@ def read_dassl(name: str, root: Path) -> Found:
     ...
     vpt.errors.UserError: data.path=dassl:caltech does not exist; did you mean 'caltech101'?; known: imagenet, ...
     """
-    if name not in SETS:
-        raise UserError(f"data.path=dassl:{name} does not exist{nearest(name, SETS)}; known: {', '.join(SETS)}")
+    folder = folder_of("dassl", name, SETS, root, lambda name: [SETS[name].folder])
     layout = SETS[name]
-    folder = found_folder(root, [layout.folder], f"dassl:{name}")
     if layout.split is not None:
         return _from_split(folder, layout)
     if name == "fgvc_aircraft":

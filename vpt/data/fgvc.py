@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from vpt.data.entries import Entry, Found
-from vpt.data.lists import found_folder, inside, read_mapping
-from vpt.errors import UserError, nearest
+from vpt.data.lists import folder_of, inside, read_mapping
+from vpt.errors import UserError
 
 HAD = "the split files that the README of github.com/KMnP/vpt links to"
 
@@ -58,9 +58,7 @@ def read_fgvc(name: str, root: Path) -> Found:
     ...
     vpt.errors.UserError: data.path=fgvc:birds does not exist; did you mean 'nabirds'?; known: cub, ...
     """
-    if name not in SETS:
-        raise UserError(f"data.path=fgvc:{name} does not exist{nearest(name, SETS)}; known: {', '.join(SETS)}")
-    folder = found_folder(root, places(name), f"fgvc:{name}")
+    folder = folder_of("fgvc", name, SETS, root, places)
     found = Found()
     for split in ("train", "val", "test"):
         file = folder / f"{split}.json"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from vpt.errors import UserError
+from vpt.errors import UserError, nearest
 
 
 def found_folder(root: Path, places: Sequence[str], what: str) -> Path:
@@ -25,6 +25,26 @@ def found_folder(root: Path, places: Sequence[str], what: str) -> Path:
         if (root / place).is_dir():
             return root / place
     raise UserError(f"{what} should lie in {(root / places[0]).absolute()}, which does not exist; set data.root")
+
+
+def folder_of(kind: str, name: str, known: Collection[str], root: Path, places: Callable[[str], Sequence[str]]) -> Path:
+    """Where the data set `kind:name` lies below `root`.
+
+    Args:
+        known: all names.
+        places: where one of them may lie, below the root.
+
+    Raises:
+        UserError: no such name, or no such folder.
+
+    >>> folder_of("fgvc", "birds", ["nabirds"], Path("data"), lambda name: [name])
+    Traceback (most recent call last):
+    ...
+    vpt.errors.UserError: data.path=fgvc:birds does not exist; did you mean 'nabirds'?; known: nabirds
+    """
+    if name not in known:
+        raise UserError(f"data.path={kind}:{name} does not exist{nearest(name, known)}; known: {', '.join(known)}")
+    return found_folder(root, places(name), f"{kind}:{name}")
 
 
 def read_lines(file: Path) -> list[str]:

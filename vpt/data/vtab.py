@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vpt.data.entries import Entry, Found
-from vpt.data.lists import found_folder, inside, read_lines
-from vpt.errors import UserError, nearest
+from vpt.data.lists import folder_of, inside, read_lines
+from vpt.errors import UserError
 
 TRAIN, VAL, JOINED, TEST = "train800.txt", "val200.txt", "train800val200.txt", "test.txt"
 
@@ -73,9 +73,7 @@ def read_vtab(name: str, root: Path) -> Found:
     ...
     vpt.errors.UserError: data.path=vtab:cifar100 does not exist; did you mean 'cifar'?; known: cifar, ...
     """
-    if name not in TASKS:
-        raise UserError(f"data.path=vtab:{name} does not exist{nearest(name, TASKS)}; known: {', '.join(TASKS)}")
-    folder = found_folder(root, places(name), f"vtab:{name}")
+    folder = folder_of("vtab", name, TASKS, root, places)
     count = TASKS[name].classes
     found = Found(classes=tuple(str(label) for label in range(count)))
     if (folder / TRAIN).is_file() or (folder / VAL).is_file():

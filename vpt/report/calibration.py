@@ -3,50 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup
 
-from vpt.metrics import calibration_error
+from vpt.metrics import Bin, calibration_error, reliability
 from vpt.report.html import Section, percent, render
 from vpt.report.svg import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, Chart, Frame, picture, tag
-
-BINS = 15
-
-
-@dataclass(frozen=True)
-class Bin:
-    """Answers whose confidence lies from `low` to `high`."""
-
-    low: float
-    high: float
-    count: int
-    confidence: float  # mean
-    right: float  # share
-
-
-def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> list[Bin]:
-    """Answers by confidence, in bins of equal width; empty ones are left out.
-
-    Args:
-        confidence: (N,) from 0 to 1.
-        right: (N,) whether the answer was right.
-
-    >>> [bin.count for bin in reliability(np.array([0.1, 0.95, 1.0]), np.array([False, True, True]), bins=10)]
-    [1, 2]
-    """
-    place = np.minimum((confidence * bins).astype(int), bins - 1)
-    return [
-        Bin(
-            each / bins,
-            (each + 1) / bins,
-            int((place == each).sum()),
-            float(confidence[place == each].mean()),
-            float(right[place == each].mean()),
-        )
-        for each in np.unique(place)
-    ]
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -91,7 +54,7 @@ def section(
         of: on which images, where not on all.
     """
     numbers: list[tuple[str, str]] = [
-        ("expected calibration error", percent(calibration_error(confidence, right, BINS))),
+        ("expected calibration error", percent(calibration_error(confidence, right))),
         ("mean confidence", percent(float(confidence.mean()))),
         (f"{what} right", percent(float(right.mean()))),
     ]

@@ -5,15 +5,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from vpt.comparison import disagreements
 from vpt.data.records import Record
 from vpt.errors import UserError
+from vpt.metrics import reliability
 from vpt.predictions import Answer
 from vpt.report.agreement import Paired, paired
-from vpt.report.calibration import reliability
 from vpt.report.curves import label_of
 from vpt.report.detection import precision_chart
 from vpt.report.html import Cell, Column, Section, Table, count, duration, percent, points, render, size
@@ -35,6 +37,12 @@ class Common:
     def images(self) -> int:
         """How many."""
         return len(next(iter(self.answers.values())))
+
+    @cached_property
+    def pairs(self) -> list[tuple[str, str, Paired]]:
+        """Every pair of runs, the second against the first."""
+        right = {run: [answer.right for answer in found] for run, found in self.answers.items()}
+        return [(one, other, paired(right[one], right[other])) for one, other in itertools.combinations(right, 2)]
 
 
 def in_common(answers: Mapping[str, Sequence[Answer]]) -> Common:
@@ -100,12 +108,6 @@ def table_section(named: Mapping[str, Source]) -> Section:
     return Section("runs", "Runs", render("tables.html", tables=[table], text=text))
 
 
-def differences(common: Common) -> list[tuple[str, str, Paired]]:
-    """Every pair of runs, the second against the first."""
-    right = {run: [answer.right for answer in found] for run, found in common.answers.items()}
-    return [(one, other, paired(right[one], right[other])) for one, other in itertools.combinations(right, 2)]
-
-
 def verdict(found: Paired) -> str:
     """A difference in plain words.
 
@@ -127,22 +129,22 @@ def lead(named: Mapping[str, Source], common: Common | None) -> str:
     told = f"{first} has the highest {label_of(finished[first].metric)}, {percent(score[first])}."
     if common is None or first not in common.answers:
         return f"{told} Whether its lead is more than chance is not known, for want of answers image by image."
-    clear = [other for one, other in _against(first, common) if one.clear and one.difference < 0]
+    gains = [
+        found.difference if other == first else -found.difference
+        for one, other, found in common.pairs
+        if found.clear and first in (one, other)
+    ]
+    clear = [gain for gain in gains if gain > 0]
     others = len(common.answers) - 1
     if not clear:
         return f"{told} Its lead could be the luck of the test images: no difference to it is clear."
     return f"{told} That is more than chance explains against {len(clear)} of the {others} other{'s' * (others > 1)}."
 
 
-def _against(first: str, common: Common) -> list[tuple[Paired, str]]:
-    right = {run: [answer.right for answer in found] for run, found in common.answers.items()}
-    return [(paired(right[first], right[other]), other) for other in right if first in right and other != first]
-
-
 def difference_section(common: Common, several: bool) -> Section:
     """A row for every pair: difference, interval, test, and what to make of it."""
     rows = []
-    for one, other, found in differences(common):
+    for one, other, found in common.pairs:
         interval = f"{points(found.low)} to {points(found.high)}"
         p = "< 0.001" if found.p < 0.001 else f"{found.p:.3f}"
         alone = [found.only_second, found.only_first]
@@ -162,21 +164,9 @@ def difference_section(common: Common, several: bool) -> Section:
     return Section("differences", "Differences", render("tables.html", tables=[Table("", heads, rows)], text=text))
 
 
-def disagreements(common: Common) -> list[int]:
-    """Images about which the runs say different things: first those on which fewest are right, then the surest.
-
-    >>> one = Answer("a", "cat", "cat", 0.9, 0.9)
-    >>> disagreements(Common({"x": [one], "y": [Answer("a", "cat", "dog", 0.8, 0.2)]}))
-    [0]
-    """
-    rows = list(zip(*common.answers.values(), strict=True))
-    apart = [at for at, row in enumerate(rows) if len({answer.predicted for answer in row}) > 1]
-    return sorted(apart, key=lambda at: -float(np.mean([answer.score for answer in rows[at]])))
-
-
 def disagreement_section(common: Common, records: Mapping[str, Record] | None, most: int, max_pixels: int) -> Section:
     """Thumbnails of images about which the runs disagree."""
-    apart = disagreements(common)
+    apart = disagreements(list(common.answers.values()))
     tiles = []
     for at in apart[:most]:
         row = {run: found[at] for run, found in common.answers.items()}

@@ -26,8 +26,12 @@ def seconds_per_epoch(rows: Sequence[Mapping[str, Any]]) -> float | None:
     >>> seconds_per_epoch([{"kind": "epoch", "seconds": 2.0}, {"kind": "epoch", "seconds": 4.0}])
     3.0
     """
-    found = [row["seconds"] for row in rows if row["kind"] == "epoch" and "seconds" in row]
+    found = _seconds(rows)
     return statistics.median(found) if found else None
+
+
+def _seconds(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    return [row["seconds"] for row in rows if row["kind"] == "epoch" and "seconds" in row]
 
 
 def facts(metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
@@ -39,7 +43,7 @@ def facts(metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list
         learning = f"{count(parameters['learning'])} of {count(parameters['total'])} ({share})"
     taken = metrics.get("seconds")
     if taken is None:
-        spans = [row["seconds"] for row in rows if row["kind"] == "epoch" and "seconds" in row]
+        spans = _seconds(rows)
         taken = sum(spans) if spans else None
     epoch = seconds_per_epoch(rows)
     peak = metrics.get("peak_bytes")

@@ -10,6 +10,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from vpt import budget
+
 NOTHING = "–"
 
 
@@ -129,10 +131,4 @@ def size(number: float | None) -> str:
     >>> size(56616), size(2_780_732)
     ('57 kB', '2.78 MB')
     """
-    if number is None:
-        return NOTHING
-    for unit in ("bytes", "kB", "MB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit != "MB" else f"{number:.2f} MB"
-        number /= 1000
-    return f"{number:.2f} GB"
+    return NOTHING if number is None else budget.size(number)

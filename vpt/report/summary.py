@@ -7,7 +7,7 @@ from typing import Any
 
 from vpt.config import RunConfig
 from vpt.report.agreement import wilson
-from vpt.report.curves import label_of
+from vpt.report.curves import label_of, roles_of
 from vpt.report.html import count, percent
 from vpt.report.source import Source
 
@@ -59,7 +59,7 @@ def facts(source: Source) -> list[tuple[str, str]]:
     if config.data.shots is not None:
         data += f" ({config.data.shots} shots)"
     optimizer = config.train.optimizer
-    rates = {role: rate for role, rate in optimizer.lr.model_dump().items() if role in _learning(source)}
+    rates = {role: rate for role, rate in optimizer.lr.model_dump().items() if role in roles_of(source.rows)}
     told = ", ".join(f"{role} {rate:g}" for role, rate in rates.items())
     epochs = count(source.metrics.get("epochs", _epochs_logged(source.rows)))
     epochs += f" of {config.train.epochs}" if config.train.epochs else ""
@@ -130,10 +130,6 @@ def beside(found: Mapping[str, Any]) -> str:
         low, high = wilson(round(found["accuracy"] * found["images"]), found["images"])
         return f"{percent(found['accuracy'])} ({percent(low)} to {percent(high)})"
     return percent(found.get("map"))
-
-
-def _learning(source: Source) -> set[str]:
-    return {role for row in source.rows if row["kind"] == "step" for role in row.get("lr", ())}
 
 
 def _epochs_logged(rows: Sequence[Mapping[str, Any]]) -> int:

@@ -24,7 +24,7 @@ from vpt.errors import UserError
 from vpt.files import write_json
 from vpt.metrics import ranking
 from vpt.model import backbone_for
-from vpt.run import TrainResult, training
+from vpt.run import TrainResult, finished, training
 from vpt.setting import prepare
 from vpt.sweep.pictures import sweep_png
 from vpt.sweep.space import Axis, Choices, grid_of, suggest
@@ -192,7 +192,7 @@ def _shared(base: RunConfig, plan: Sweep) -> Backbone | None:
 
 
 def _run(config: RunConfig, folder: Path, trial: optuna.Trial, backbone: Backbone | None) -> float:
-    done = _stored(folder)
+    done = finished(folder)
     if done is not None:
         measured = done.metrics["val"]
         return float(measured[ranking(measured)])
@@ -217,14 +217,6 @@ def _run(config: RunConfig, folder: Path, trial: optuna.Trial, backbone: Backbon
     fresh = not (folder / "checkpoint.safetensors").is_file()
     result = alone(training(setting, folder, fresh, backbone), look)
     return float(result.metrics["val"][name])
-
-
-def _stored(folder: Path) -> TrainResult | None:
-    """The run that finished in a folder, if one did."""
-    file = folder / "metrics.json"
-    if not file.is_file():
-        return None
-    return TrainResult(folder, folder / "artifact.safetensors", json.loads(file.read_text(encoding="utf-8")))
 
 
 def _conclude(study: optuna.Study, plan: Sweep, folder: Path, console: Console) -> Chosen:
@@ -253,7 +245,7 @@ def _final(config: RunConfig, folder: Path, console: Console) -> TrainResult:
     setting = prepare(config, task_of(config).load, console)
     if stored != setting.config.model_dump(mode="json"):
         shutil.rmtree(folder, ignore_errors=True)  # of a shorter sweep before
-    elif (done := _stored(folder)) is not None:
+    elif (done := finished(folder)) is not None:
         return done
     fresh = not (folder / "checkpoint.safetensors").is_file()
     return alone(training(setting, folder, fresh))
