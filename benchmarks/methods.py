@@ -6,11 +6,12 @@
     python benchmarks/methods.py clothing --data ../shared/data/clothing
     python benchmarks/methods.py clothing --data ../shared/data/clothing --methods all \\
         --backbone vit_small_patch16_224 --weights ../shared/weights/FILE -- backbone.image_size=112
-    python benchmarks/methods.py raccoon --data ../shared/data/raccoon \\
+    python benchmarks/methods.py raccoon --data ../shared/data/raccoon --methods all \\
         --backbone vit_small_patch16_224 --weights ../shared/weights/FILE -- head.size=256
 
-Results go to benchmarks/results/methods-TASK-BACKBONE.json; runs that are finished are only read, so a benchmark that
-was stopped goes on. The rate is chosen on validation with seed 0; test is measured with the chosen rate, seeds 0 to 2.
+Results go to benchmarks/results/methods-TASK-BACKBONE.json. A benchmark that was stopped goes on: methods that stand
+there with the same settings are kept (--again measures them anew), and finished runs are only read. The rate is chosen
+on validation with seed 0; test is measured with the chosen rate, seeds 0 to 2.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import gzip
 import json
 import shutil
 import statistics
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -74,27 +76,43 @@ def main() -> None:
     parser.add_argument("--weights", help="file of the backbone's weights")
     parser.add_argument("--random", action="store_true", help="random weights")
     parser.add_argument("--methods", nargs="+", choices=[*METHODS, *BOXES, "baselines", "all"], default=["baselines"])
+    parser.add_argument("--again", action="store_true", help="measure anew what the results already have")
     parser.add_argument("--runs", type=Path, default=Path("runs/methods"))
     parser.add_argument("settings", nargs="*", help="key=value words for every run")
     options = parser.parse_intermixed_args()
     label = f"{options.task}-{'random' if options.random else options.backbone}"
     place, shared = words_of(options)
     out = RESULTS / f"methods-{label}.json"
-    rows = json.loads(out.read_text())["rows"] if out.exists() else []
     known = BOXES if options.task == "raccoon" else METHODS
-    for method in BOXES if options.task == "raccoon" else chosen(options.methods):
+    for method in chosen(options.methods, known):
+        if not options.again and any(done(row, method, known[method][0]) for row in rows_of(out, shared)):
+            print(f"{label} {method}: already measured", flush=True)
+            continue
         row = measure(method, known[method], [*place, *shared], options.runs / label)
-        rows = [other for other in rows if other["method"] != method] + [row]
+        # Read again, because another process may have measured another method meanwhile.
+        rows = [other for other in rows_of(out, shared) if other["method"] != method] + [row]
         rows.sort(key=lambda row: list(known).index(row["method"]))
         found = {"task": options.task, "settings": shared, "machine": machine(torch.device("cpu")), "rows": rows}
         write_json(out, found)
         print(f"{label} {method}: {row['mean']:.4f} +- {row['spread']:.4f}", flush=True)
 
 
-def chosen(names: list[str]) -> list[str]:
+def rows_of(out: Path, shared: list[str]) -> list[dict[str, Any]]:
+    """The methods measured so far with these settings; rows of other settings would not be comparable."""
+    found = json.loads(out.read_text()) if out.exists() else {"settings": shared, "rows": []}
+    if found["settings"] != shared:
+        raise UserError(f"{out} was measured with {found['settings']}, not {shared}: move it away to start anew")
+    return found["rows"]
+
+
+def done(row: dict[str, Any], method: str, words: list[str]) -> bool:
+    return row["method"] == method and row["words"] == words
+
+
+def chosen(names: list[str], known: Collection[str]) -> list[str]:
     if "all" in names:
-        return list(METHODS)
-    return [name for name in METHODS if name in names or ("baselines" in names and name in BASELINES)]
+        return list(known)
+    return [name for name in known if name in names or ("baselines" in names and name in BASELINES)]
 
 
 def words_of(options: argparse.Namespace) -> tuple[list[str], list[str]]:
