@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 import vpt
 from vpt.backbones.held import HeldLinear, hold, plain_parts
 from vpt.backbones.loading import load_backbone
+from vpt.backbones.nf4 import BLOCK, is_packed, packed_linear, packer
 from vpt.backbones.recompute import Recomputed
 from vpt.budget import estimate
 from vpt.config import BackboneConfig, load_config
@@ -61,22 +63,35 @@ def test_recomputed_layers_keep_a_tenth_and_the_budget_knows():
     assert 0 < activations("train.recompute=true") < 0.15 * activations()
 
 
+def unpacked(weight: Tensor) -> Tensor:
+    """The numbers that a weight stands for; four bits are looked up one by one."""
+    if not is_packed(weight):
+        return (weight.dequantize() if hasattr(weight, "dequantize") else weight).detach().float()
+    packed: Any = weight
+    scales = packed.quantized_scalers.float().view(len(packed.quantization_factor), -1)
+    scales = (scales / packed.quantization_factor.float()[:, None]).flatten() + packed.scaler_mean.float()
+    numbers = []
+    for place, byte in enumerate(packed.quantized_data.tolist()):
+        scale = scales[2 * place // BLOCK]
+        numbers += [packed.nf4[byte >> 4].float() * scale, packed.nf4[byte & 15].float() * scale]
+    return torch.stack(numbers).view(weight.shape)
+
+
 def rounded(model: PromptedModel) -> None:
     """The slow twin of held weights: ordinary layers with the values that are held."""
     for module in model.backbone.modules():
         for name, layer in list(module.named_children()):
             if isinstance(layer, HeldLinear):
                 plain = nn.Linear(layer.in_features, layer.out_features)
-                weight = layer.weight.dequantize() if hasattr(layer.weight, "dequantize") else layer.weight
-                plain.weight.data, plain.bias.data = weight.detach().float(), layer.bias.detach()
+                plain.weight.data, plain.bias.data = unpacked(layer.weight), layer.bias.detach()
                 setattr(module, name, plain.requires_grad_(False))
     model.backbone.tower = model.backbone._read()
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "int8"])
+@pytest.mark.parametrize("dtype", ["bf16", "int8", "nf4"])
 @pytest.mark.parametrize("more", [[], ["tuning=bias"]], ids=["deep", "bias"])
 def test_held_weights_compute_as_what_they_are_rounded_to(dtype: str, more: list[str]):
-    if dtype == "int8":
+    if dtype != "bf16":
         pytest.importorskip("torchao")
     held, twin = (model_of(f"backbone.dtype={dtype}", *more) for _ in range(2))
     rounded(twin)
@@ -92,7 +107,7 @@ def test_held_weights_compute_as_what_they_are_rounded_to(dtype: str, more: list
         assert (gradients[name] - gradient).norm() < 0.03 * gradient.norm(), name
 
 
-def test_held_weights_take_half_and_a_quarter():
+def test_held_weights_take_a_half_a_quarter_and_an_eighth():
     pytest.importorskip("torchao")
 
     def size(dtype: str) -> int:
@@ -102,6 +117,38 @@ def test_held_weights_take_half_and_a_quarter():
     whole = size("fp32")
     assert 0.5 < size("bf16") / whole < 0.55
     assert 0.25 < size("int8") / whole < 0.31
+    assert 0.12 < size("nf4") / whole < 0.18
+
+
+def test_four_bits_keep_the_order_of_weights_and_leave_what_is_odd():
+    pytest.importorskip("torchao")
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, 96), nn.Linear(96, 5), nn.Linear(64, 64))
+    nn.init.zeros_(net[2].weight)  # a block of zeros has no scale
+    before = net[0].weight.detach().clone()
+    hold(net, "nf4", "toy")
+    assert [is_packed(layer.weight) for layer in net] == [True, False, False]
+    after = unpacked(net[0].weight)
+    # The widest step of NF4 is 0.3 of a block's largest weight.
+    largest = before.reshape(-1, BLOCK).abs().amax(1, keepdim=True)
+    assert ((after - before).reshape(-1, BLOCK).abs() <= 0.16 * largest).all()
+    torch.testing.assert_close(after, net[0].weight.get_original_weight().float(), rtol=0.02, atol=1e-3)
+
+
+def test_a_span_of_packed_outputs_and_its_gradient():
+    pytest.importorskip("torchao")
+    weight = packer()(torch.randn(96, 64, generator=torch.Generator().manual_seed(0)))
+    plain = unpacked(weight)[32:].to(torch.bfloat16)
+    rows = torch.randn(2, 5, 64, dtype=torch.bfloat16, requires_grad=True)
+    bias = torch.randn(64, dtype=torch.bfloat16, requires_grad=True)
+    packed_linear(rows, weight, bias, slice(32, 96)).square().sum().backward()
+    mine = rows.grad, bias.grad
+    rows.grad = bias.grad = None
+    nn.functional.linear(rows, plain, bias).square().sum().backward()
+    for one, other in zip(mine, (rows.grad, bias.grad), strict=True):
+        assert one is not None
+        assert other is not None
+        assert (one - other).norm() < 0.02 * other.norm()
 
 
 @pytest.mark.parametrize("name", ["open_clip:ViT-B-32", "eva02_tiny_patch14_224", "vit_tiny_patch16_224"])
@@ -129,6 +176,7 @@ def test_a_network_without_linear_layers_is_refused():
     [
         (["tuning=full", "backbone.dtype=bf16"], "set backbone.dtype=fp32"),
         (["tuning=lora", "backbone.dtype=int8"], "set backbone.dtype=bf16"),
+        (["tuning=lora", "backbone.dtype=nf4"], "set backbone.dtype=bf16"),
         (["tuning=full", "train.shard=true"], "deals out frozen weights"),
         (["task=detection", "train.shard=true"], "leave it out"),
     ],
@@ -138,11 +186,14 @@ def test_what_does_not_go_together_is_said_at_once(words: list[str], said: str):
         load_config(overrides=words)
 
 
-def test_a_run_with_held_weights_loads_and_fits_the_backbone_in_float32(tmp_path: Path):
-    words = [*WORDS, "backbone.dtype=bf16", "train.epochs=1", "train.recompute=true", f"out={tmp_path}"]
+@pytest.mark.parametrize("dtype", ["bf16", "nf4"])
+def test_a_run_with_held_weights_loads_and_fits_the_backbone_in_float32(tmp_path: Path, dtype: str):
+    if dtype == "nf4":
+        pytest.importorskip("torchao")
+    words = [*WORDS, f"backbone.dtype={dtype}", "train.epochs=1", "train.recompute=true", f"out={tmp_path}"]
     run = vpt.train(load_config(overrides=words), Console(quiet=True))
     picture = np.full((64, 64, 3), 120, dtype=np.uint8)
-    held, whole = (vpt.load(run.artifact, dtype=dtype).predict(picture)[0] for dtype in (None, "fp32"))  # type: ignore[arg-type]
+    held, whole = (vpt.load(run.artifact, dtype=other).predict(picture)[0] for other in (None, "fp32"))  # type: ignore[arg-type]
     assert abs(held.score - whole.score) < 0.03
     assert isinstance(vpt.load(run.artifact).model.backbone.tower.blocks[0].mlp.fc1, HeldLinear)
 

@@ -27,7 +27,7 @@ def load_model(
         device: auto, cpu, cuda, cuda:1, mps.
         weights: another place of the backbone's weight file.
         backbone: another name for the backbone.
-        dtype: hold the backbone's weights in another type than in training: fp32, bf16, int8.
+        dtype: hold the backbone's weights in another type than in training: fp32, bf16, int8, nf4.
 
     Raises:
         UserError: what `read_artifact` raises, a backbone that cannot be had, or another one than it was trained on.

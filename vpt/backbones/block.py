@@ -60,7 +60,7 @@ class FusedProjection:
         weight, bias = getattr(self.module, self.weight), getattr(self.module, self.bias)
         width = weight.shape[0] // 3
         span = slice(wanted.start * width, wanted.stop * width)
-        out = linear(rows, weight[span], None if bias is None else bias[span])
+        out = linear(rows, weight, bias, span)
         return out.split(width, dim=-1)
 
 

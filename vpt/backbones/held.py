@@ -13,21 +13,41 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vpt.backbones import nf4
 from vpt.errors import UserError
 
-Dtype = Literal["fp32", "bf16", "int8"]
+Dtype = Literal["fp32", "bf16", "int8", "nf4"]
 
 
-def linear(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def linear(rows: Tensor, weight: Tensor, bias: Tensor | None, span: slice | None = None) -> Tensor:
     """`F.linear`, whatever `weight` is held in; the result has the type of `rows`, or under autocast that of autocast.
 
-    >>> linear(torch.ones(1, 2), torch.ones(3, 2, dtype=torch.bfloat16), torch.zeros(3))
-    tensor([[2., 2., 2.]])
+    Args:
+        rows: (..., in).
+        weight: (out, in).
+        bias: (out,), or none.
+        span: the outputs wanted, all by default.
+
+    >>> linear(torch.ones(1, 2), torch.ones(3, 2, dtype=torch.bfloat16), torch.zeros(3), slice(1, 3))
+    tensor([[2., 2.]])
     """
+    if bias is not None and span is not None:
+        bias = bias[span]
+    if nf4.is_packed(weight):
+        rounded = None if bias is None else bias.to(weight.dtype)
+        out = nf4.packed_linear(rows.to(weight.dtype), weight, rounded, span)
+        return out.to(_wanted(rows))
+    if span is not None:
+        weight = weight[span]
     if weight.dtype is torch.float32:
         return F.linear(rows, weight, bias)
     out = F.linear(rows.to(weight.dtype), weight, None if bias is None else bias.to(weight.dtype))
-    return out if torch.is_autocast_enabled(rows.device.type) else out.to(rows.dtype)
+    return out.to(_wanted(rows))
+
+
+def _wanted(rows: Tensor) -> torch.dtype:
+    device = rows.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else rows.dtype
 
 
 class HeldLinear(nn.Linear):
@@ -46,7 +66,8 @@ def hold(net: nn.Module, how: Dtype, name: str) -> None:
 
     Args:
         net: a frozen network in float32.
-        how: bf16 halves them; int8 quarters them, with a scale for each output channel (torchao).
+        how: bf16 halves them; int8 quarters them, with a scale for each output channel, and nf4 takes four bits and a
+            bit's eighth each (both by torchao). A layer too odd for four bits is held in bf16.
         name: of the backbone, for messages.
 
     Raises:
@@ -85,7 +106,10 @@ def _held(layer: nn.Linear, narrow: Callable[[Tensor], nn.Parameter]) -> HeldLin
 
 def _narrower(how: Dtype) -> Callable[[Tensor], nn.Parameter]:
     if how == "bf16":
-        return lambda weight: nn.Parameter(weight.detach().to(torch.bfloat16), requires_grad=False)
+        return _halved
+    if how == "nf4":
+        pack = nf4.packer()
+        return lambda weight: pack(weight) if nf4.fits(weight) else _halved(weight)
     try:
         from torchao.quantization import Int8WeightOnlyConfig, quantize_
     except ImportError:
@@ -99,6 +123,10 @@ def _narrower(how: Dtype) -> Callable[[Tensor], nn.Parameter]:
         return nn.Parameter(layer.weight.detach(), requires_grad=False)
 
     return quantised
+
+
+def _halved(weight: Tensor) -> nn.Parameter:
+    return nn.Parameter(weight.detach().to(torch.bfloat16), requires_grad=False)
 
 
 def plain_parts(tensor: Any) -> list[Tensor]:

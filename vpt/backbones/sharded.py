@@ -53,7 +53,7 @@ class Shard:
                 if weight is None or weight.requires_grad:
                     continue
                 if plain_parts(weight) != [weight]:
-                    raise UserError("train.shard does not go with backbone.dtype=int8; set backbone.dtype=bf16")
+                    raise UserError("train.shard does not go with weights held in int8 or nf4; set backbone.dtype=bf16")
                 # Bytes, for not every backend gathers every type; each weight begins at a multiple of 16.
                 data = weight.detach().contiguous().flatten().view(torch.uint8)
                 self.places.append(_Place(module, key, weight.shape, weight.dtype, at, at + len(data)))

@@ -23,8 +23,8 @@ class BackboneConfig(Section):
         "own", description="pixel mean and std: the backbone's own, ImageNet's, or none (pixels from 0 to 1)"
     )
     seed: int = Field(0, ge=0, description="seed of random weights (pretrained=false)")
-    dtype: Literal["fp32", "bf16", "int8"] = Field(
+    dtype: Literal["fp32", "bf16", "int8", "nf4"] = Field(
         "fp32",
-        description="what its frozen weights are held in: bf16 halves their memory, int8 quarters it (torchao); what "
-        "learns is in float32",
+        description="what its frozen weights are held in: bf16 halves their memory, int8 quarters it, nf4 takes an "
+        "eighth (both by torchao); what learns is in float32",
     )
