@@ -34,7 +34,7 @@ LAYERS = [
     ["vpt.heads"],
     ["vpt.clip"],
     ["vpt.prompted"],
-    ["vpt.model", "vpt.detection"],
+    ["vpt.model", "vpt.detection", "vpt.wrapped"],
     ["vpt.artifact"],
     ["vpt.budget", "vpt.objectives", "vpt.training"],
     ["vpt.setting"],

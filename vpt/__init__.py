@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vpt.results import Classification, Detections
     from vpt.run import TrainResult, evaluate, resume, train
     from vpt.together import train_together
+    from vpt.wrapped import Wrapped, load_prompt, wrap
 
 _HOME = {
     "Bank": "vpt.bank.bank",
@@ -32,12 +33,15 @@ _HOME = {
     "RunConfig": "vpt.config",
     "TrainResult": "vpt.run",
     "UserError": "vpt.errors",
+    "Wrapped": "vpt.wrapped",
     "evaluate": "vpt.run",
     "load": "vpt.predict",
     "load_config": "vpt.config",
+    "load_prompt": "vpt.wrapped",
     "resume": "vpt.run",
     "train": "vpt.run",
     "train_together": "vpt.together",
+    "wrap": "vpt.wrapped",
     "write_report": "vpt.report.build",
 }
 __all__ = [
@@ -48,12 +52,15 @@ __all__ = [
     "RunConfig",
     "TrainResult",
     "UserError",
+    "Wrapped",
     "evaluate",
     "load",
     "load_config",
+    "load_prompt",
     "resume",
     "train",
     "train_together",
+    "wrap",
     "write_report",
 ]
 

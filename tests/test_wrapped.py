@@ -1,0 +1,193 @@
+"""Prompts in a network of one's own: what it computes, what learns, what is saved, what is refused."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from families import BUILDERS, SIZE, SMALL
+from test_parity import close
+from torch import Tensor, nn
+from twin import twin_features
+
+import vpt
+from vpt.prompts.base import Shape
+from vpt.prompts.vpt import VisualPrompts
+from vpt.tensorfile import write_tensors
+from vpt.wrapped import Wrapped, load_prompt, wrap
+
+FAMILIES = ["vit", "vit-avg", "deit-distilled", "dinov3", "eva02", "siglip", "clip", "clip-over-timm"]
+
+
+def small(classes: int = 3, name: str = "vit_tiny_patch16_224", **more: Any) -> nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model(name, **{**SMALL, "num_classes": classes, **more})
+
+
+def photos(count: int = 2, height: int = SIZE, width: int = SIZE) -> Tensor:
+    return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def loud(model: Wrapped) -> Wrapped:
+    """Prompts large enough that a mistake shows."""
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for parameter in model.prompt.parameters():  # type: ignore[union-attr]
+            parameter.copy_(torch.randn_like(parameter))
+    return model
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_it_says_what_the_network_says_with_prompts_in_its_sequence(family: str):
+    net = BUILDERS[family]()
+    model = loud(wrap(net, "deep", tokens=3, image_size=SIZE)).eval()
+    tokens = model.tokens.sets(1)
+    inserted = model.tokens.inserted
+    outs = model(photos()), twin_features(model.backbone, photos(), tokens, inserted, "carry")
+    close(*outs)
+    weights = torch.randn(outs[0].shape)  # a plain sum would be flat behind a norm
+    mine, theirs = (torch.autograd.grad((out * weights).sum(), list(model.learning())) for out in outs)
+    for one, other in zip(mine, theirs, strict=True):
+        close(one, other)
+
+
+def test_its_own_classifier_follows_and_learns():
+    model = loud(wrap(small(), "shallow", tokens=3)).eval()
+    features = twin_features(model.backbone, photos(), model.tokens.sets(1), {0: 0}, "carry")
+    close(model(photos()), model.net.head(features))
+    assert {(name, role) for name, role, _ in model.trainable()} == {
+        ("prompt.tokens", "prompt"),
+        ("backbone.net.head.weight", "head"),
+        ("backbone.net.head.bias", "head"),
+    }
+    assert [role for _, role, _ in wrap(small(), "shallow", head=False).trainable()] == ["prompt"]
+
+
+def test_a_loop_of_ones_own_trains_what_learns_and_nothing_else():
+    net = small()
+    before = copy.deepcopy(net.state_dict())
+    model = wrap(net, "deep", tokens=4, dropout=0.1).train()
+    assert not net.training
+    optimizer = torch.optim.AdamW(model.learning(), lr=1e-2)
+    images, labels = photos(12), torch.arange(12) % 3
+    losses = []
+    for _ in range(30):
+        loss = nn.functional.cross_entropy(model(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, before[name]) != name.startswith("head"), name
+
+
+@pytest.mark.parametrize("kind", ["deep", "shallow", "vfpt", "e2vpt", "cvpt", "vapt", "gated", "bpt", "pixel"])
+def test_saved_and_loaded_it_gives_the_same_bits(kind: str, tmp_path: Path):
+    settings = {"size": 4} if kind == "pixel" else {"tokens": 3, **({"init": "uniform"} if kind == "bpt" else {})}
+    model = loud(wrap(small(), kind, **settings)).eval()
+    model.net.norm.requires_grad_(True)  # belongs to the task from now on
+    with torch.no_grad():
+        model.net.norm.weight.mul_(1.5)
+        model.net.head.weight.mul_(0.5)
+    path = model.save(tmp_path / "prompt.safetensors")
+    again = load_prompt(small(), path).eval()
+    assert torch.equal(again(photos()), model(photos()))
+    assert {name for name, _, _ in again.trainable()} == {name for name, _, _ in model.trainable()}
+    assert again.save(tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+
+
+def test_a_prompt_of_ones_own(tmp_path: Path):
+    def last(shape: Shape) -> VisualPrompts:
+        return VisualPrompts(shape, {shape.depth - 1: 0}, tokens=2)
+
+    model = loud(wrap(small(), last)).eval()
+    path = model.save(tmp_path / "prompt.safetensors")
+    assert torch.equal(load_prompt(small(), path, prompt=last).eval()(photos()), model(photos()))
+    with pytest.raises(vpt.UserError, match=r"of your own making: give load_prompt\(\.\.\., prompt=FUNCTION\)"):
+        load_prompt(small(), path)
+    with pytest.raises(vpt.UserError, match="tokens: a prompt of your own takes its settings where it is made"):
+        wrap(small(), last, tokens=3)
+
+
+def test_it_starts_from_images():
+    model = wrap(small(), "deep", tokens=2, init="sample", images=photos(8))
+    patches = model._tower().patches(photos(8)).flatten(0, 1)
+    first = model.tokens.sets(1)[0]
+    assert all((patches - token).abs().amax(1).min() < 1e-6 for token in first)
+
+
+def test_patch_grids_for_dense_tasks():
+    model = loud(wrap(small(0, dynamic_img_size=True), "deep", tokens=3))
+    model.eval()
+    last, second = model.grids(photos(2, 40, 24), layers=(-1, 1))
+    assert last.shape == second.shape == (2, 48, 5, 3)
+    last.square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in model.learning())
+    with pytest.raises(vpt.UserError, match="there is no layer 4: count from 0 to 3, or from the end, -1 to -4"):
+        model.grids(photos(), layers=(4,))
+
+
+def test_pixels_through_networks_of_two_libraries():
+    from torchvision.models import resnet18
+
+    for net, mean, std in (
+        (resnet18(num_classes=4), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        (timm.create_model("resnet10t", num_classes=4), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    ):
+        model = loud(wrap(net, "pixel", size=5, image_size=64))
+        images = photos(2, 64, 64)
+        frame = model.prompt.canvas(1)  # type: ignore[union-attr]
+        raw = images * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1) + frame
+        close(model(images), net((raw - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)))
+        assert sum(p.numel() for _, role, p in model.trainable() if role == "pixels") == 3 * (64**2 - 54**2)
+        assert sum(p.numel() for _, role, p in model.trainable() if role == "head") == 4 * 512 + 4
+        with pytest.raises(vpt.UserError, match="pixel prompts have no tokens"):
+            model.grids(images)
+
+
+def test_other_weights_and_other_files_are_refused(tmp_path: Path):
+    path = wrap(small(), "deep").save(tmp_path / "prompt.safetensors")
+    other = small()
+    nn.init.ones_(other.blocks[0].mlp.fc1.weight)  # type: ignore[union-attr,index]
+    with pytest.raises(vpt.UserError, match=r"other weights .* build the network it was trained in"):
+        load_prompt(other, path)
+    strange = write_tensors(tmp_path / "strange.safetensors", {}, {"kind": "vpt artifact"})
+    with pytest.raises(vpt.UserError, match="is a vpt artifact, not a saved prompt"):
+        load_prompt(small(), strange)
+    with pytest.raises(vpt.UserError, match="is a vpt prompt, not an artifact"):
+        vpt.load(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "said"),
+    [
+        ("depe", {}, "prompt.kind=depe does not exist; did you mean 'deep'"),
+        ("deep", {"tokns": 3}, "unknown key 'prompt.tokns'; did you mean 'tokens'"),
+        ("deep", {"layers": [7]}, "list distinct layers from 0 to 3"),
+        ("none", {}, "leaves nothing to wrap"),
+        ("coop", {}, "needs a CLIP's text side"),
+        ("deep", {"init": "sample"}, r"give wrap\(\.\.\., images=BATCH\), or init='uniform'"),
+        ("e2vpt", {"prune_tokens": 0.5}, "pruning trains twice"),
+        ("pixel", {"size": 4, "shrink": True}, "shrink changes the size"),
+    ],
+)
+def test_mistakes_are_named(kind: str, settings: dict[str, Any], said: str):
+    with pytest.raises(vpt.UserError, match=said):
+        wrap(small(), kind, **settings)
+
+
+def test_networks_that_take_no_tokens_are_refused():
+    with pytest.raises(vpt.UserError, match="resnet10t takes no token prompts: ResNet is not a vision transformer"):
+        wrap(timm.create_model("resnet10t"), "deep")
+    open_clip = pytest.importorskip("open_clip")
+    tiny = {"image_size": 32, "patch_size": 16, "width": 32, "layers": 2, "head_width": 16}
+    text = {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1}
+    clip = open_clip.CLIP(embed_dim=16, vision_cfg=tiny, text_cfg=text)
+    with pytest.raises(vpt.UserError, match=r"wrap its image tower: vpt\.wrap\(clip\.visual\)"):
+        wrap(clip, "deep")
+    assert wrap(clip.visual, "deep", tokens=2)(photos()).shape == (2, 16)
