@@ -9,9 +9,9 @@
     python benchmarks/methods.py raccoon --data ../shared/data/raccoon --methods all \\
         --backbone vit_small_patch16_224 --weights ../shared/weights/FILE -- head.size=256
 
-Results go to benchmarks/results/methods-TASK-BACKBONE.json. A benchmark that was stopped goes on: methods that stand
-there with the same settings are kept (--again measures them anew), and finished runs are only read. The rate is chosen
-on validation with seed 0; test is measured with the chosen rate, seeds 0 to 2.
+Results go to benchmarks/results/methods-TASK-BACKBONE.json, every finished run as soon as it is there, so a benchmark
+that was stopped goes on, on another machine too (--again measures anew). The rate is chosen on validation with seed 0;
+test is measured with the chosen rate, seeds 0 to 2.
 """
 
 from __future__ import annotations
@@ -82,31 +82,61 @@ def main() -> None:
     options = parser.parse_intermixed_args()
     label = f"{options.task}-{'random' if options.random else options.backbone}"
     place, shared = words_of(options)
-    out = RESULTS / f"methods-{label}.json"
     known = BOXES if options.task == "raccoon" else METHODS
+    record = Record(RESULTS / f"methods-{label}.json", options.task, shared)
     for method in chosen(options.methods, known):
-        if not options.again and any(done(row, method, known[method][0]) for row in rows_of(out, shared)):
+        if options.again:
+            record.forget(method)
+        if record.has(method, known[method][0]):
             print(f"{label} {method}: already measured", flush=True)
             continue
-        row = measure(method, known[method], [*place, *shared], options.runs / label)
-        # Read again, because another process may have measured another method meanwhile.
-        rows = [other for other in rows_of(out, shared) if other["method"] != method] + [row]
-        rows.sort(key=lambda row: list(known).index(row["method"]))
-        found = {"task": options.task, "settings": shared, "machine": machine(torch.device("cpu")), "rows": rows}
-        write_json(out, found)
+        row = measure(method, known[method], [*place, *shared], options.runs / label, record)
+        record.add(row, list(known))
         print(f"{label} {method}: {row['mean']:.4f} +- {row['spread']:.4f}", flush=True)
 
 
-def rows_of(out: Path, shared: list[str]) -> list[dict[str, Any]]:
-    """The methods measured so far with these settings; rows of other settings would not be comparable."""
-    found = json.loads(out.read_text()) if out.exists() else {"settings": shared, "rows": []}
-    if found["settings"] != shared:
-        raise UserError(f"{out} was measured with {found['settings']}, not {shared}: move it away to start anew")
-    return found["rows"]
+class Record:
+    """The file of results. It is read before every change, because other processes may measure other methods."""
 
+    def __init__(self, path: Path, task: str, shared: list[str]) -> None:
+        self.path = path
+        self.empty: dict[str, Any] = {"task": task, "settings": shared, "rows": [], "runs": {}}
+        self.read()
 
-def done(row: dict[str, Any], method: str, words: list[str]) -> bool:
-    return row["method"] == method and row["words"] == words
+    def read(self) -> dict[str, Any]:
+        found = self.empty | json.loads(self.path.read_text()) if self.path.exists() else self.empty
+        if found["settings"] != self.empty["settings"]:
+            raise UserError(
+                f"{self.path} was measured with {found['settings']}, not {self.empty['settings']}: "
+                "results of other settings cannot be compared; move it away to start anew"
+            )
+        return {**found, "machine": machine(torch.device("cpu")), "runs": dict(found["runs"])}
+
+    def has(self, method: str, words: list[str]) -> bool:
+        return any(row["method"] == method and row["words"] == words for row in self.read()["rows"])
+
+    def forget(self, method: str) -> None:
+        found = self.read()
+        rows = [row for row in found["rows"] if row["method"] != method]
+        runs = {name: run for name, run in found["runs"].items() if run["method"] != method}
+        write_json(self.path, {**found, "rows": rows, "runs": runs})
+
+    def add(self, row: dict[str, Any], order: list[str]) -> None:
+        """A method is measured; its single runs are in its row now."""
+        found = self.read()
+        rows = [other for other in found["rows"] if other["method"] != row["method"]] + [row]
+        rows.sort(key=lambda row: order.index(row["method"]))
+        runs = {name: run for name, run in found["runs"].items() if run["method"] != row["method"]}
+        write_json(self.path, {**found, "rows": rows, "runs": runs})
+
+    def run(self, name: str, words: list[str]) -> dict[str, Any] | None:
+        """What an earlier run measured, of the same settings."""
+        found = self.read()["runs"].get(name)
+        return found if found and found["words"] == words else None
+
+    def add_run(self, name: str, run: dict[str, Any]) -> None:
+        found = self.read()
+        write_json(self.path, {**found, "runs": {**found["runs"], name: run}})
 
 
 def chosen(names: list[str], known: Collection[str]) -> list[str]:
@@ -157,19 +187,24 @@ def fashion(runs: Path) -> Path:
     return runs / "fashion"
 
 
-def measure(method: str, how: tuple[list[str], str, tuple[float, ...]], words: list[str], runs: Path) -> dict[str, Any]:
+def measure(
+    method: str, how: tuple[list[str], str, tuple[float, ...]], words: list[str], runs: Path, record: Record
+) -> dict[str, Any]:
     """Search a method's rate, then measure it with several seeds."""
     settings, role, rates = how
     stem = "".join(c if c.isalnum() else "-" for c in method)
-    tried = {}
-    for rate in rates:
-        word = f"train.optimizer.lr.{role}={rate}"
-        tried[rate] = run([*words, *settings, word, "train.seed=0"], runs / f"{stem}-{rate}-seed0")
+
+    def measured(rate: float, seed: int) -> dict[str, Any]:
+        name, own = f"{stem}-{rate}-seed{seed}", [*settings, f"train.optimizer.lr.{role}={rate}", f"train.seed={seed}"]
+        found = record.run(name, own)
+        if found is None:
+            found = {"method": method, "words": own, **run([*words, *own], runs / name)}
+            record.add_run(name, found)
+        return found
+
+    tried = {rate: measured(rate, SEEDS[0]) for rate in rates}
     best = max(rates, key=lambda rate: (tried[rate]["val"], -(tried[rate]["val_loss"] or 0.0)))
-    seeds = [tried[best]]
-    for seed in SEEDS[1:]:
-        words_now = [*words, *settings, f"train.optimizer.lr.{role}={best}", f"train.seed={seed}"]
-        seeds.append(run(words_now, runs / f"{stem}-{best}-seed{seed}"))
+    seeds = [tried[best], *(measured(best, seed) for seed in SEEDS[1:])]
     tests = [row["test"] for row in seeds]
     first = seeds[0]
     return {
@@ -189,29 +224,25 @@ def measure(method: str, how: tuple[list[str], str, tuple[float, ...]], words: l
 
 
 def run(words: list[str], folder: Path) -> dict[str, Any]:
-    """Train, or resume, or only read a run; what it measured."""
-    measured = folder / "measured.json"
-    if not measured.is_file():
-        cpu = torch.device("cpu")
-        before = reset_peak(cpu)
-        if (folder / "checkpoint.safetensors").is_file():
-            result = resume(folder, console=Console(quiet=True))
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
-            config = load_config(overrides=[*words, f"out={folder.parent}", f"name={folder.name}"])
-            result = train(config, Console(quiet=True))
-        metrics = result.metrics
-        key = ranking(metrics["val"])
-        found = {
-            "val": metrics["val"][key],
-            "val_loss": metrics["val"].get("loss"),
-            "test": metrics["test"][key],
-            "map50": metrics["test"].get("map50"),
-            "peak_bytes": peak(cpu) - before,
-            **{key: metrics[key] for key in ("parameters", "artifact_bytes", "seconds", "epochs")},
-        }
-        write_json(measured, found)
-    return json.loads(measured.read_text())
+    """Train, or go on with a run that was stopped; what it measured."""
+    cpu = torch.device("cpu")
+    before = reset_peak(cpu)
+    if (folder / "checkpoint.safetensors").is_file():
+        result = resume(folder, console=Console(quiet=True))
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        config = load_config(overrides=[*words, f"out={folder.parent}", f"name={folder.name}"])
+        result = train(config, Console(quiet=True))
+    metrics = result.metrics
+    key = ranking(metrics["val"])
+    return {
+        "val": metrics["val"][key],
+        "val_loss": metrics["val"].get("loss"),
+        "test": metrics["test"][key],
+        "map50": metrics["test"].get("map50"),
+        "peak_bytes": peak(cpu) - before,
+        **{key: metrics[key] for key in ("parameters", "artifact_bytes", "seconds", "epochs")},
+    }
 
 
 if __name__ == "__main__":
