@@ -12,6 +12,8 @@
 Results go to benchmarks/results/methods-TASK-BACKBONE.json, every finished run as soon as it is there, so a benchmark
 that was stopped goes on, on another machine too (--again measures anew). The rate is chosen on validation with seed 0;
 test is measured with the chosen rate, seeds 0 to 2.
+
+    python benchmarks/methods.py ... --times      # on a quiet machine: time of an epoch anew, all methods taking turns
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from vpt.metrics import ranking
 from vpt.run import resume, train
 
 SEEDS = (0, 1, 2)
+ROUNDS = 3
 PROMPT = ("prompt", (1e-3, 3e-3, 1e-2))
 # method -> settings, the role whose rate is searched, and the rates.
 METHODS: dict[str, tuple[list[str], str, tuple[float, ...]]] = {
@@ -77,6 +80,7 @@ def main() -> None:
     parser.add_argument("--random", action="store_true", help="random weights")
     parser.add_argument("--methods", nargs="+", choices=[*METHODS, *BOXES, "baselines", "all"], default=["baselines"])
     parser.add_argument("--again", action="store_true", help="measure anew what the results already have")
+    parser.add_argument("--times", action="store_true", help="measure only the time of an epoch, of what is measured")
     parser.add_argument("--runs", type=Path, default=Path("runs/methods"))
     parser.add_argument("settings", nargs="*", help="key=value words for every run")
     options = parser.parse_intermixed_args()
@@ -84,6 +88,9 @@ def main() -> None:
     place, shared = words_of(options)
     known = BOXES if options.task == "raccoon" else METHODS
     record = Record(RESULTS / f"methods-{label}.json", options.task, shared)
+    if options.times:
+        record.retime(timed(record.read()["rows"], [*place, *shared], options.runs / label))
+        return
     for method in chosen(options.methods, known):
         if options.again:
             record.forget(method)
@@ -128,6 +135,12 @@ class Record:
         rows.sort(key=lambda row: order.index(row["method"]))
         runs = {name: run for name, run in found["runs"].items() if run["method"] != row["method"]}
         write_json(self.path, {**found, "rows": rows, "runs": runs})
+
+    def retime(self, seconds: dict[str, float]) -> None:
+        found = self.read()
+        for row in found["rows"]:
+            row["seconds_per_epoch"] = seconds.get(row["method"], row["seconds_per_epoch"])
+        write_json(self.path, {**found, "timed": f"{ROUNDS} alternating rounds"})
 
     def run(self, name: str, words: list[str]) -> dict[str, Any] | None:
         """What an earlier run measured, of the same settings."""
@@ -221,6 +234,19 @@ def measure(
         "seconds_per_epoch": statistics.median(row["seconds"] / row["epochs"] for row in [*tried.values(), *seeds]),
         "peak_bytes": statistics.median(row["peak_bytes"] for row in [*tried.values(), *seeds]),
     }
+
+
+def timed(rows: list[dict[str, Any]], words: list[str], runs: Path) -> dict[str, float]:
+    """Seconds of an epoch of every method: medians of rounds in which all take turns, two epochs each."""
+    seconds: dict[str, list[float]] = {row["method"]: [] for row in rows}
+    for number in range(ROUNDS):
+        for row in rows:
+            folder = runs / "timed"
+            shutil.rmtree(folder, ignore_errors=True)
+            found = run([*words, *row["words"], "train.epochs=2"], folder)
+            seconds[row["method"]].append(found["seconds"] / found["epochs"])
+            print(f"round {number + 1}, {row['method']}: {seconds[row['method']][-1]:.2f} s an epoch", flush=True)
+    return {method: statistics.median(found) for method, found in seconds.items()}
 
 
 def run(words: list[str], folder: Path) -> dict[str, Any]:
