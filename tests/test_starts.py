@@ -92,7 +92,8 @@ class TestVipamin:
             best = likeness.sort(descending=True).indices[:2]
             torch.testing.assert_close(found[0, number], rows[:, 1:].mean(0)[best].mean(0), atol=1e-5, rtol=1e-4)
 
-    def test_expanded_prompts_have_values_outside_the_attention_outputs(self):
+    def test_expanded_prompts_have_values_outside_the_attention_outputs(self, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr("vpt.prompts.init.vipamin.DAMPING", 1e-12)
         found, tokens, backbone, images = self.start(nearest=2, expand=1.0)
         net = backbone.net
         rows = net._pos_embed(net.patch_embed(images))
@@ -101,14 +102,29 @@ class TestVipamin:
         hook = attention.proj.register_forward_pre_hook(lambda _module, inputs: outputs.append(inputs[0]))
         net.blocks[0](rows)
         hook.remove()
-        weight, bias = attention.qkv.weight[96:], attention.qkv.bias[96:]
-        values = found[0] @ weight.T + bias
+        weight = attention.qkv.weight[96:]
         used = outputs[0].mean(0)
-        assert (values @ used.T).abs().max() < 1e-3 * values.norm(dim=1).max() * used.norm(dim=1).max()
-        # The part that was outside already is what it was.
         basis = torch.linalg.qr(used.T).Q
-        before = tokens[0] @ weight.T + bias
-        torch.testing.assert_close(values, before - before @ basis @ basis.T, atol=1e-4, rtol=1e-3)
+        before, after = tokens[0] @ weight.T, found[0] @ weight.T
+        assert (after @ basis).norm() < 1e-3 * (before @ basis).norm()
+        # The part that was outside already is what it was.
+        torch.testing.assert_close(after, before - before @ basis @ basis.T, atol=1e-4, rtol=1e-3)
+
+    def test_a_layer_that_hardly_sees_some_directions_makes_no_long_prompts(self):
+        """Real layers do; an inverse without damping made prompts 1,000 times as long as patch rows, all alike."""
+        backbone = build_backbone("vit")
+        tower = backbone.require_tower("prompts")
+        values = backbone.net.blocks[0].attn.qkv.weight.data[96:]
+        left, sizes, right = torch.linalg.svd(values)
+        values.copy_(left @ torch.diag(sizes * torch.logspace(0, -5, 48)) @ right)
+        backbone.net.blocks[0].attn.qkv.bias.data[96:] = 10 * torch.randn(48)
+        torch.manual_seed(1)
+        tokens = 0.1 * torch.randn(1, 5, 48)
+        with torch.no_grad():
+            found = vipamin(tower, images_for(backbone, 4), tokens, [0], 2, 1.0)[0]
+        assert (found.norm(dim=1) < 2 * tokens[0].norm(dim=1)).all()
+        alike = torch.cosine_similarity(found[:, None], found[None], dim=-1)
+        assert (alike - torch.eye(5)).abs().max() < 0.6
 
     def test_a_mix_lies_between(self):
         selected, expanded, mixed = (self.start(nearest=2, expand=share)[0] for share in (0.0, 1.0, 0.25))

@@ -12,6 +12,8 @@ from vpt.backbones.block import Block, attend
 from vpt.backbones.tower import Tower
 from vpt.prompts.init.whitening import affine
 
+DAMPING = 0.01  # of the mean square gain of a layer's map to values
+
 
 def vipamin(tower: Tower, images: Tensor, tokens: Tensor, layers: Sequence[int], nearest: int, expand: float) -> Tensor:
     """Start of VPT prompts: (1 - expand) * selected + expand * expanded, for every prompted layer.
@@ -58,15 +60,21 @@ def _selected(block: Block, patches: Tensor, tokens: Tensor, nearest: int) -> Te
 
 
 def _expanded(block: Block, rows: Tensor, tokens: Tensor, rope: Tensor | None, prefix: int) -> Tensor:
-    """(P, C): tokens whose values lie outside the span of the batch-mean attention outputs.
+    """(P, C): tokens moved so that their values lie outside the span of the batch-mean attention outputs.
 
-    The released code leaves out a transpose on the way back from values to tokens; this inverts the map itself.
+    Three things differ from the released code. It leaves out a transpose on the way back from values to tokens; here
+    the map itself is inverted. The bias of the values, which is the same for all, is left out: most of it lies in that
+    span, and cancelling it would send all prompts the same way. And as real layers have directions that hardly reach
+    the values, the way back is damped; without, prompts become hundreds of times as long as patch rows.
     """
     query, key, value = block.queries_keys_values(rows, rope, prefix)
     used = attend(query, key, value).transpose(1, 2).flatten(2).mean(0)  # (N, C)
-    basis = torch.linalg.qr(used.T.float()).Q
+    basis = torch.linalg.qr(used.T.double()).Q
     with block.whole():
-        matrix, bias = affine(block, 2, tokens.shape[1])
-    values = tokens @ matrix + bias
-    outside = values - (values.float() @ basis @ basis.T).to(values.dtype)
-    return (outside - bias) @ torch.linalg.pinv(matrix.float()).to(values.dtype)
+        matrix = affine(block, 2, tokens.shape[1])[0].double()
+    inside = tokens.double() @ matrix @ basis @ basis.T
+    square = matrix @ matrix.T
+    damping = DAMPING * square.diagonal().mean() * torch.eye(len(square), dtype=square.dtype, device=square.device)
+    # The smallest move whose value is minus what lies inside, up to the damping.
+    move = torch.linalg.solve(square + damping, matrix @ inside.T).T
+    return (tokens.double() - move).to(tokens.dtype)
