@@ -36,7 +36,7 @@ LAYERS = [
     ["vpt.prompted"],
     ["vpt.model", "vpt.detection"],
     ["vpt.artifact"],
-    ["vpt.budget", "vpt.objectives", "vpt.training"],
+    ["vpt.budget", "vpt.objectives", "vpt.reading", "vpt.training"],
     ["vpt.setting"],
     ["vpt.tasks"],
     ["vpt.fitting", "vpt.loading"],

@@ -31,8 +31,9 @@ from vpt.predictions import read_answers
 from vpt.prompted import Prompted
 from vpt.prompts.picture import prompt_picture
 from vpt.prompts.pixels import PixelPrompts
+from vpt.reading import checked
 from vpt.runlog import RunLog, open_log
-from vpt.setting import Setting, checked, prepare
+from vpt.setting import Setting, prepare
 from vpt.tasks import task_of
 from vpt.training.arrange import arrange
 from vpt.training.checkpoint import Progress, TrainState, load_checkpoint, save_checkpoint
@@ -176,10 +177,10 @@ def _split_of(config: RunConfig, split: str, console: Console) -> tuple[Labelled
     data = task_of(config).load(config)
     if not data.split(split):
         raise UserError(f"{config.data.path} has no {split} split; use split=val or give data.{split}=FOLDER")
-    if isinstance(config.head, TipHead):
-        data = checked(data, config, console)  # its cache is made of training images
-        return data, data.split(split)
-    good = checked(_only(data, split), config, console)
+    # A Tip-Adapter's cache is made of training images, whatever the split.
+    good, warning = checked(data if isinstance(config.head, TipHead) else _only(data, split), config)
+    if warning:
+        console.warn(warning)
     return good, good.split(split)
 
 

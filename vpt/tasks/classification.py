@@ -42,9 +42,13 @@ class Classification:
         check_backbone(config.backbone)
         return load_data(config.data)
 
+    def backbone(self, config: RunConfig) -> Backbone:
+        """The backbone that `build` puts a prompt and a head on, loaded anew."""
+        return backbone_for(config)
+
     def build(self, config: RunConfig, classes: Sequence[str], backbone: Backbone | None = None) -> PromptedModel:
         """The model, on a backbone that is loaded already or on a fresh one."""
-        return build_model(config, backbone or backbone_for(config), classes)
+        return build_model(config, backbone or self.backbone(config), classes)
 
     def metric(self, data: LabelledData) -> str:
         """The metric by which epochs are ranked; larger is better."""

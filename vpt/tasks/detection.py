@@ -20,7 +20,7 @@ from vpt.data.records import LabelledData, Record
 from vpt.detection import pictures
 from vpt.detection.frozen import FrozenDetector, build_frozen
 from vpt.detection.metrics import detection_metrics, require_metrics
-from vpt.detection.model import Detector, build_detector
+from vpt.detection.model import Detector, build_detector, dynamic_backbone
 from vpt.errors import UserError
 from vpt.files import write_json
 from vpt.prompted import Prompted
@@ -40,6 +40,11 @@ class Detection:
         """Read the data set; headers of images are opened where boxes are shares of them."""
         require_metrics()
         return load_boxes(config.data)
+
+    def backbone(self, config: RunConfig) -> Backbone | None:
+        """The backbone that `build` puts a prompt and a head on, loaded anew; None for a whole detector, whose training
+        mode changes what it is."""
+        return None if isinstance(config.head, NativeHead) else dynamic_backbone(config)
 
     def build(self, config: RunConfig, classes: Sequence[str], backbone: Backbone | None = None) -> Prompted:
         """The model, on a backbone that is loaded already or on a fresh one."""
