@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from vpt.data.records import LabelledData, Record
 from vpt.device import pick_device, pick_precision
 from vpt.distributed import first_goes_ahead, is_first, joined, told, wait
 from vpt.errors import UserError
-from vpt.files import write_json, write_text
+from vpt.files import read_json, write_json, write_text
 from vpt.fitting import rounds, train_model
 from vpt.heads.zeroshot import ZeroShot
 from vpt.loading import load_model
@@ -66,7 +65,8 @@ def finished(folder: Path) -> TrainResult | None:
     file = folder / "metrics.json"
     if not file.is_file():
         return None
-    return TrainResult(folder, folder / "artifact.safetensors", json.loads(file.read_text(encoding="utf-8")))
+    metrics = read_json(file, "train again", "remove it and train again")
+    return TrainResult(folder, folder / "artifact.safetensors", metrics)
 
 
 def train(config: RunConfig, console: Console | None = None) -> TrainResult:
