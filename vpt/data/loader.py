@@ -155,30 +155,33 @@ class _Batches(Sampler[list[_Key]]):
     """Lists of keys. `epoch` and `start` are set before each pass, so that workers can live on between passes."""
 
     def __init__(
-        self, count: int, batch_size: int, seed: int, shuffle: bool, drop_last: bool, rank: int, ranks: int
+        self, count: int, batch_size: int, seed: int, shuffle: bool, drop_last: bool, rank: int, ranks: int, whole: bool
     ) -> None:
         self.count = count
         self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
-        self.rank = rank
         self.ranks = ranks
         self.epoch = 0
         self.start = 0
-        self.batches = count // batch_size if drop_last else math.ceil(count / batch_size)
+        batches = range(count // batch_size if drop_last else math.ceil(count / batch_size))
+        # Either some of the batches, or of every batch some of its images.
+        self.batches = batches[rank::ranks] if whole else batches
+        self.share = slice(None) if whole else slice(rank, None, ranks)
 
     def __len__(self) -> int:
-        return max(0, self.batches - self.start)
+        return max(0, len(self.batches) - self.start)
 
     def __iter__(self) -> Iterator[list[_Key]]:
         order = epoch_order(self.count, self.seed, self.epoch) if self.shuffle else np.arange(self.count)
-        for batch in range(self.start, self.batches):
+        for batch in self.batches[self.start :]:
             whole = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield [_Key(self.epoch, int(index)) for index in whole[self.rank :: self.ranks]]
+            yield [_Key(self.epoch, int(index)) for index in whole[self.share]]
 
 
 class Loader:
-    """Serves epochs of batches; made by `make_loader`. `len()` is the number of batches in a whole epoch."""
+    """Serves epochs of batches; made by `make_loader`. `len()` is the number of its batches in a whole
+    epoch."""
 
     def __init__(self, loader: DataLoader[Any], images: _Items, batches: _Batches) -> None:
         self._loader: DataLoader[Any] | None = loader
@@ -187,14 +190,14 @@ class Loader:
         self._turn = 0
 
     def __len__(self) -> int:
-        return self._batches.batches
+        return len(self._batches.batches)
 
     def __iter__(self) -> Iterator[Batch]:
         return self.epoch(0)
 
     @property
     def ranks(self) -> int:
-        """Processes that each batch is dealt out to."""
+        """Processes that batches are dealt out to."""
         return self._batches.ranks
 
     @property
@@ -307,8 +310,13 @@ def loader_of(
     pin_memory: bool = False,
     rank: int = 0,
     ranks: int = 1,
+    whole: bool = False,
 ) -> Loader:
-    """A loader of whatever `maker` makes of decoded images; the other arguments are those of `make_loader`."""
+    """A loader of whatever `maker` makes of decoded images; the other arguments are those of `make_loader`.
+
+    `whole` deals out whole batches instead of the images of each: rank r gets batches r, r + ranks, ..., as a single
+    process makes them. What is found in an image may depend on the images beside it, where sizes differ.
+    """
     if not records:
         raise UserError("there are no images to load; check data.path")
     if drop_last and len(records) < batch_size:
@@ -321,7 +329,7 @@ def loader_of(
     if workers:
         desk.share_memory_()
     items = _Items(records, maker, seed, cache, max_pixels, desk)
-    batches = _Batches(len(records), batch_size, seed, shuffle, drop_last, rank, ranks)
+    batches = _Batches(len(records), batch_size, seed, shuffle, drop_last, rank, ranks, whole)
     loader: DataLoader[Any] = DataLoader(
         items,
         batch_sampler=batches,
