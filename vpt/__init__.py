@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from vpt.bank.bank import Bank
     from vpt.config import RunConfig, load_config
     from vpt.errors import UserError
+    from vpt.evaluation import evaluate
     from vpt.predict import Predictor, load
     from vpt.report.build import write_report
     from vpt.results import Classification, Detections
-    from vpt.run import TrainResult, evaluate, resume, train
+    from vpt.run import resume, train
+    from vpt.runfolder import TrainResult
     from vpt.together import train_together
 
 _HOME = {
@@ -30,9 +32,9 @@ _HOME = {
     "Detections": "vpt.results",
     "Predictor": "vpt.predict",
     "RunConfig": "vpt.config",
-    "TrainResult": "vpt.run",
+    "TrainResult": "vpt.runfolder",
     "UserError": "vpt.errors",
-    "evaluate": "vpt.run",
+    "evaluate": "vpt.evaluation",
     "load": "vpt.predict",
     "load_config": "vpt.config",
     "resume": "vpt.run",

@@ -14,8 +14,10 @@ from typing import Any
 from vpt.config import RunConfig, load_config
 from vpt.console import Console
 from vpt.errors import UserError
+from vpt.evaluation import evaluate, evaluate_untrained
 from vpt.files import read_json, write_json
-from vpt.run import evaluate, evaluate_untrained, finished, resume, train
+from vpt.run import resume, train
+from vpt.runfolder import finished
 
 SHOTS = (1, 2, 4, 8, 16)
 SEEDS = (1, 2, 3)

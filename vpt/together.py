@@ -30,7 +30,8 @@ from vpt.metrics import ranking
 from vpt.model import PromptedModel, backbone_for
 from vpt.prompts.pixels import PixelPrompts
 from vpt.reading import Readings
-from vpt.run import TrainResult, run_folder, training
+from vpt.run import training
+from vpt.runfolder import TrainResult, run_folder
 from vpt.setting import Setting, prepare
 from vpt.tasks import task_of
 from vpt.training.loop import Done, Request, Steps, finish_step, step_seed

@@ -26,7 +26,7 @@ from vpt.console import Console
 from vpt.errors import UserError
 from vpt.files import read_json, write_json, write_text
 from vpt.protocols import SHOTS, base_to_new, few_shot, measured
-from vpt.run import identity
+from vpt.runfolder import identity
 
 if TYPE_CHECKING:
     from vpt.sweep.space import SpaceFile

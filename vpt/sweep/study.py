@@ -22,7 +22,8 @@ from vpt.distributed import refuse
 from vpt.errors import UserError
 from vpt.files import write_json
 from vpt.metrics import ranking
-from vpt.run import TrainResult, finished, training
+from vpt.run import training
+from vpt.runfolder import TrainResult, finished
 from vpt.sweep.pictures import sweep_png
 from vpt.sweep.shared import Shared
 from vpt.sweep.space import Axis, Choices, grid_of, suggest

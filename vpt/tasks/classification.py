@@ -27,8 +27,9 @@ from vpt.prompts.init.start import start, wants_images
 from vpt.setting import Setting
 from vpt.tasks.base import Fitting
 from vpt.tasks.mapping import make_head, map_by_frequency, settle_head
+from vpt.training.collect import collect, inference
 from vpt.training.features import FeatureLoader
-from vpt.training.loop import Batches, Forward, collect, inference
+from vpt.training.loop import Batches, Forward
 from vpt.training.loss import build_loss, class_weights
 
 INIT_IMAGES = 64  # images whose patch tokens a data-driven start draws on
