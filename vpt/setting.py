@@ -11,10 +11,11 @@ import torch
 from vpt.config import DataConfig, RunConfig
 from vpt.console import Console
 from vpt.data.cache import ImageCache
-from vpt.data.loader import Loader, default_workers, make_loader
+from vpt.data.loader import Loader, make_loader
 from vpt.data.records import LabelledData, Record
 from vpt.data.transforms import Transform, eval_transform, train_transform
 from vpt.data.views import Views
+from vpt.data.workers import default_workers
 from vpt.device import Autocast, autocast, pick_device, pick_precision
 from vpt.distributed import own_device, ranks
 from vpt.model import PromptedModel

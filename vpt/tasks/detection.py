@@ -15,8 +15,9 @@ from vpt.data.boxes.loader import BoxMaker
 from vpt.data.boxes.records import BoxRecord
 from vpt.data.boxes.sources import load_boxes
 from vpt.data.boxes.transforms import BoxTransform, Target
-from vpt.data.loader import Loader, default_workers, loader_of
+from vpt.data.loader import Loader, loader_of
 from vpt.data.records import LabelledData, Record
+from vpt.data.workers import default_workers
 from vpt.detection import pictures
 from vpt.detection.frozen import FrozenDetector, build_frozen
 from vpt.detection.metrics import detection_metrics, require_metrics
