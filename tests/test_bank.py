@@ -15,7 +15,7 @@ import vpt
 from vpt.artifact import save_artifact
 from vpt.bank.bank import Bank
 from vpt.config import load_config
-from vpt.data.images import BadImage
+from vpt.data.images import BadImage, decode
 from vpt.errors import UserError
 from vpt.results import Classification, Detections
 from vpt.tasks import task_of
@@ -233,6 +233,25 @@ def test_adding_and_removing_under_load(artifacts: dict[str, Path], photos: list
     for thread in threads:
         thread.join(timeout=60)
     assert not errors, errors[0]
+
+
+def test_a_batch_under_way_leaves_nothing_of_a_task_that_was_replaced(
+    artifacts: dict[str, Path], photos: list[np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    bank = Bank(device="cpu")
+    bank.add("task", artifacts["deep"])
+    other = make(tmp_path, "deep", 3)
+    before, after = (vpt.load(path, device="cpu").predict(photos[0])[0] for path in (artifacts["deep"], other))
+    waiting = [other]
+
+    def replaced_meanwhile(*words):
+        if waiting:
+            bank.add("task", waiting.pop())
+        return decode(*words)
+
+    monkeypatch.setattr("vpt.bank.bank.decode", replaced_meanwhile)
+    same(bank.predict([photos[0]], ["task"])[0], before)
+    same(bank.predict([photos[0]], ["task"])[0], after)
 
 
 def test_images_from_files(bank: Bank, photos: list[np.ndarray], tmp_path: Path):

@@ -131,6 +131,11 @@ def test_boxes_are_cut_at_the_edge_or_left_out_by_name(tmp_path: Path):
     [
         (lambda tree: tree["images"][0].update(file_name="../../etc/passwd"), "does not lie below"),
         (lambda tree: tree["images"][0].update(file_name="/etc/passwd"), "does not lie below"),
+        (
+            lambda tree: tree["images"][0].update(file_name="a\0b.png"),
+            r"names 'a\\x00b\.png', which does not lie below",
+        ),
+        (lambda tree: tree["images"][0].update(file_name=""), "names '', which does not lie below"),
         (lambda tree: tree["images"][0].update(file_name="gone.png"), "cannot be found: gone.png"),
         (lambda tree: tree["annotations"][0].update(category_id=9), "category 9, which is not listed"),
         (lambda tree: tree["annotations"][0].update(image_id=9), "image 9, which is not listed"),
@@ -138,12 +143,37 @@ def test_boxes_are_cut_at_the_edge_or_left_out_by_name(tmp_path: Path):
         (lambda tree: tree["categories"][0].update(name="cat"), "two categories are named 'cat'"),
         (lambda tree: tree.pop("images"), "is not a COCO file"),
         (lambda tree: tree["images"][0].update(width="wide"), "'width' must be a whole number"),
+        (lambda tree: tree["images"][0].update(width=float("nan")), "'width' must be a whole number"),
     ],
 )
 def test_damaged_coco_files_are_one_sentence(tmp_path: Path, change: Any, sentence: str):
     coco(tmp_path, change=change)
     with pytest.raises(UserError, match=sentence) as caught:
         load_boxes(DataConfig(path=str(tmp_path)))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_backslash_before_a_zero_is_no_nul_byte(tmp_path: Path):
+    coco(tmp_path, change=lambda tree: tree["images"][0].update(file_name="scan\\01.png"))
+    picture(tmp_path / "images" / "scan\\01.png")
+    data = load_boxes(DataConfig(path=str(tmp_path), val_fraction=0.3))
+    assert any(record.source.name == "scan\\01.png" for record in (*data.train, *data.val))
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b'{"images": ', "cannot be read as JSON: Expecting value"),
+        (b"\xff\xfe", "cannot be read as JSON: 'utf-8' codec"),
+        (b"[" * 100_000, "cannot be read as JSON: it is nested too deeply; take another copy"),
+    ],
+)
+def test_json_that_is_none_is_one_sentence(tmp_path: Path, content: bytes, sentence: str):
+    file = coco(tmp_path)
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=sentence) as caught:
+        load_boxes(DataConfig(path=str(tmp_path)))
+    assert str(file) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

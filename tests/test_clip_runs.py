@@ -18,8 +18,9 @@ from vpt.backbones.loading import load_backbone
 from vpt.config import RunConfig, load_config
 from vpt.data.digits import NAMES
 from vpt.errors import UserError
+from vpt.evaluation import evaluate, evaluate_untrained
 from vpt.predict import load
-from vpt.run import evaluate, evaluate_untrained, resume, train
+from vpt.run import resume, train
 from vpt.training import loop
 
 SENTENCE = "a picture of the digit {}."
@@ -150,13 +151,13 @@ def test_learners_resume_bit_identically(
 
 def test_the_mean_over_epochs_is_gaussian(digits_clip: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     states = []
-    usual = loop._finish_epoch
+    usual = loop.finish_epoch
 
     def remember(state, *args):
         states.append({name: value.clone() for name, value in state.model.owned_state().items()})
         usual(state, *args)
 
-    monkeypatch.setattr(loop, "_finish_epoch", remember)
+    monkeypatch.setattr(loop, "finish_epoch", remember)
     words = ["prompt=coop", "prompt.tokens=5", "train.epochs=3", "train.average={mean: 2, std: 0.8}"]
     result = train(settings(digits_clip, tmp_path, *words), QUIET)
     weights = torch.tensor([-((epoch - 2) ** 2) / (2 * 0.8**2) for epoch in (1, 2, 3)]).softmax(0)

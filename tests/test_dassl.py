@@ -104,7 +104,7 @@ def test_imagenet_and_its_shifts(tmp_path: Path):
         (lambda tree: [], "must hold train, val and test"),
         (lambda tree: {**tree, "train": {"a": 1}}, "must be lists"),
         (lambda tree: {**tree, "train": [["a.jpg", "0", "cat"]]}, r"not of the form \[path, label, class name\]"),
-        (lambda tree: {**tree, "train": [["../../etc/passwd", 0, "name_4"]]}, "lies outside"),
+        (lambda tree: {**tree, "train": [["../../etc/passwd", 0, "name_4"]]}, "does not lie below"),
         (lambda tree: {**tree, "train": [["a.jpg", 0, "other"], *tree["train"]]}, "class 0 has two names"),
     ],
 )

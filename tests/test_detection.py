@@ -25,11 +25,12 @@ from vpt.detection.metrics import detection_metrics
 from vpt.detection.model import Detector, PyramidDetection
 from vpt.detection.pyramid import SimplePyramid
 from vpt.errors import UserError
+from vpt.evaluation import evaluate
 from vpt.predict import load
 from vpt.prompts.base import Shape
 from vpt.prompts.build import build_tokens
 from vpt.prompts.plan import Reads, plan
-from vpt.run import evaluate, resume, train
+from vpt.run import resume, train
 from vpt.tasks.detection import Detection
 from vpt.training import loop
 

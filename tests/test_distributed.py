@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from measured import measured
 from safetensors.torch import load_file
+from test_boxes_data import coco, picture
 
 import vpt
 from vpt.config import load_config
@@ -21,7 +24,7 @@ WORDS += ["train.epochs=2", "train.device=cpu", "name=run"]
 
 TOGETHER = """
 import sys, torch
-from vpt.distributed import agreed, gathered, joined, ranks, sum_step, told
+from vpt.distributed import agreed, gathered, gathered_lists, joined, ranks, sum_step, told
 with joined():
     rank, count = ranks().rank, ranks().count
     assert count == 2
@@ -33,6 +36,12 @@ with joined():
     only = torch.tensor([0, 1] if rank == 0 else [], dtype=torch.int64)
     rows = only[:, None].repeat(1, 3) if rank == 0 else torch.zeros(0, 1, dtype=torch.int64)
     assert gathered(rows, only).tolist() == [[0, 0, 0], [1, 1, 1]]
+    lists = [torch.full((n, 2), float(n)) for n in ([3, 0] if rank == 0 else [1])]
+    whole = gathered_lists(lists, torch.tensor([2, 0] if rank == 0 else [1]), torch.zeros(0, 2))
+    assert [rows.tolist() for rows in whole] == [[], [[1.0, 1.0]], [[3.0, 3.0]] * 3]
+    mine = [torch.ones(0, 2)] if rank == 0 else []
+    (none,) = gathered_lists(mine, torch.arange(len(mine)), torch.zeros(0, 2))
+    assert none.shape == (0, 2)
     weight = torch.ones(2, requires_grad=True)
     if rank == 0:
         (weight * torch.tensor([1.0, 2.0])).sum().backward()
@@ -83,6 +92,35 @@ def test_losses_and_result_are_those_of_one_process(tmp_path: Path, more: list[s
             (tmp_path / side / folder / "predictions-test.csv").read_text().splitlines() for side in ("one", "two")
         ]
         assert [line.split(",")[:3] for line in answers[0]] == [line.split(",")[:3] for line in answers[1]]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_boxes_are_measured_in_shares_and_exactly_as_by_one_process(tmp_path: Path):
+    data = coco(tmp_path / "boxes", 12).parent.parent
+    # Of many sizes, so that an image is padded by those beside it.
+    for number in range(12):
+        picture(data / "images" / f"{number}.png", (30 + 7 * number, 90 - 5 * number))
+    base = [f"data={data}", "head.score=0"]
+    cases = {
+        "uneven": [*base, "data.val_fraction=0.6", "train.batch_size=2"],  # seven images: 2 + 2 and 2 + 1
+        "cached": [*base, "data.val_fraction=0.6", "train.batch_size=3", "data.cache=true"],
+        "for one process": [*base, "data.val_fraction=0.3", "train.batch_size=8"],
+        "nothing found": [*base, "data.val_fraction=0.6", "train.batch_size=2", "head.score=0.99"],
+    }
+    done = torchrun(str(Path(__file__).parent / "measured.py"), json.dumps([*cases.values()]), str(tmp_path / "two"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    for number, (name, words) in enumerate(cases.items()):
+        one, two = tmp_path / f"one-{number}", tmp_path / "two" / str(number)
+        one.mkdir()
+        alone = measured(words, one)
+        for rank in range(2):
+            assert json.loads((two / f"metrics-{rank}.json").read_text()) == json.loads(json.dumps(alone)), name
+        assert (two / "predictions-val.json").read_text() == (one / "predictions-val.json").read_text(), name
+        whole = json.loads((one / "seen-0.json").read_text())
+        shares = [json.loads((two / f"seen-{rank}.json").read_text()) for rank in range(2)]
+        assert shares == [whole[0::2], whole[1::2]], name
+        rows = json.loads((one / "predictions-val.json").read_text())
+        assert any(row["boxes"] for row in rows) == (name != "nothing found")
 
 
 def test_what_takes_one_process_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

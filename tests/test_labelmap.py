@@ -13,10 +13,11 @@ from runs import QUIET
 from vpt.artifact import read_artifact
 from vpt.config import LabelMapHead, RunConfig, load_config
 from vpt.errors import UserError
+from vpt.evaluation import evaluate
 from vpt.heads.build import build_head
 from vpt.heads.labelmap import LabelMap, confusion_counts, frequency_map, random_map, semantic_map
 from vpt.model import backbone_for, build_model
-from vpt.run import evaluate, resume, train
+from vpt.run import resume, train
 from vpt.training import loop
 
 pytestmark = pytest.mark.usefixtures("small_net")

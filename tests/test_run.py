@@ -17,7 +17,8 @@ from runs import QUIET, settings
 from vpt.artifact import read_artifact
 from vpt.backbones.loading import fingerprint, load_backbone
 from vpt.errors import UserError
-from vpt.run import evaluate, resume, train
+from vpt.evaluation import evaluate
+from vpt.run import resume, train
 from vpt.runlog import RunLog, read_rows
 from vpt.training import loop
 from vpt.training.stop import Stopped
@@ -94,13 +95,13 @@ def test_the_best_epoch_on_validation_is_kept(shapes: Path, tmp_path: Path, monk
     scores = iter([0.2, 0.9, 0.5])
     monkeypatch.setattr("vpt.tasks.classification._metrics", lambda *_: {"loss": 0.0, "accuracy": next(scores, 0.0)})
     states = []
-    usual = loop._finish_epoch
+    usual = loop.finish_epoch
 
     def remember(state, *args):
         states.append({name: value.clone() for name, value in state.model.owned_state().items()})
         usual(state, *args)
 
-    monkeypatch.setattr(loop, "_finish_epoch", remember)
+    monkeypatch.setattr(loop, "finish_epoch", remember)
     result = train(settings(shapes, tmp_path), QUIET)
     assert result.metrics["best_epoch"] == 2
     tensors = read_artifact(result.artifact).tensors

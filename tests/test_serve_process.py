@@ -40,7 +40,7 @@ class TestCommand:
             (["{folder}", "--max-batch", "0"], "--max-batch 0"),
             (["{folder}", "--queue", "-5"], "--queue -5"),
             (["{folder}", "--workers", "0"], "--workers 0 must be at least 1"),
-            (["{folder}", "--keys", "nokeys.json"], "the keys nokeys.json cannot be read"),
+            (["{folder}", "--keys", "nokeys.json"], "there is no file nokeys.json; make one with: vpt serve --new-key"),
             (["{folder}", "--new-key", "a*"], "name the file of keys"),
             (["{folder}", "--device", "cuda:99"], "cuda:99"),
             (["{folder}", "--host", "nowhere.invalid"], "cannot listen at nowhere.invalid"),

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import json
 import re
+from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from runs import QUIET
+from safetensors.torch import load_file
+from test_boxes_data import coco
 
+import vpt
+from vpt import reading
+from vpt.backbones.recompute import Recomputed
 from vpt.cli.main import main
 from vpt.config import load_config, read_yaml
 from vpt.errors import UserError
+from vpt.runlog import read_rows
+from vpt.sweep.shared import Shared
 from vpt.sweep.space import Choices, Range, grid_of, read_space
-from vpt.sweep.study import Sweep, sweep
+from vpt.sweep.study import Sweep, search, sweep
 from vpt.training import loop
 
 ROOT = Path(__file__).parent.parent
@@ -138,6 +147,159 @@ def test_the_last_training_may_join_the_validation_images(shapes: Path, tmp_path
     assert "48 training" in metrics["data"]
     assert "val" not in metrics
     assert metrics["test"]["accuracy"] > 0
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch, *places: str) -> dict[str, int]:
+    """How often functions are called from here on, by their names."""
+    counts = dict.fromkeys(places, 0)
+    for place in places:
+        module, _, name = place.rpartition(".")
+        usual = getattr(import_module(module), name)
+
+        def watched(*args, place=place, usual=usual, **kwargs):
+            counts[place] += 1
+            return usual(*args, **kwargs)
+
+        monkeypatch.setattr(place, watched)
+    return counts
+
+
+def settings_of(folder: Path) -> str:
+    return json.dumps({**read_yaml(folder / "config.yaml"), "name": None, "out": None})
+
+
+READING = ["vpt.tasks.classification.load_data", "vpt.reading.check", "vpt.reading.ImageCache"]
+LOADING = "vpt.model.load_backbone"
+
+
+class TestWhatTrialsShare:
+    """Each trial ends bit for bit as a training of its own, whatever it shares with the others."""
+
+    @staticmethod
+    def swept(base: list[str], out: Path, *over: str) -> list[tuple[Path, vpt.TrainResult]]:
+        """The folder of each trial of a grid, beside a training of its own with the very same settings."""
+        found = search(Sweep(base, read_space(over), grid=True, prune=False), QUIET)
+        trials = {settings_of(folder): folder for folder in (found.folder / "trials").iterdir()}
+        pairs = []
+        for number, row in enumerate(found.trials):
+            assert row["state"] == "complete", row
+            words = [word.replace("'", "") for word in row["words"]]
+            alone = vpt.train(load_config(overrides=[*base, *words, f"out={out}", f"name=alone{number}"]), QUIET)
+            pairs.append((trials[settings_of(alone.folder)], alone))
+        return pairs
+
+    @staticmethod
+    def same(trial: Path, alone: vpt.TrainResult) -> None:
+        mine, theirs = load_file(trial / "artifact.safetensors"), load_file(alone.artifact)
+        assert mine.keys() == theirs.keys()
+        for name, value in mine.items():
+            np.testing.assert_array_equal(value, theirs[name], err_msg=name)
+        measured = json.loads((trial / "metrics.json").read_text())
+        assert {split: measured[split] for split in ("val", "test")} == {
+            split: alone.metrics[split] for split in ("val", "test")
+        }
+        rows = [
+            [{key: value for key, value in row.items() if key not in ("time", "seconds")} for row in read_rows(folder)]
+            for folder in (trial, alone.folder)
+        ]
+        steps = [[row for row in side if row["kind"] in ("step", "epoch")] for side in rows]
+        assert steps[0] == steps[1]
+
+    def test_data_and_backbone_are_read_once(self, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        counts = count_calls(monkeypatch, *READING, LOADING)
+        plan = Sweep(words(shapes, tmp_path, "data.cache=true"), read_space(["prompt.tokens=1,2,3"]), grid=True)
+        sweep(plan, QUIET)
+        # The last training shares them too. Three splits are decoded.
+        assert list(counts.values()) == [1, 1, 3, 1]
+
+    def test_a_trial_equals_a_training_of_its_own(self, shapes: Path, tmp_path: Path):
+        base = words(shapes, tmp_path, "data.cache=true", "prompt.dropout=0.1")
+        for trial, alone in self.swept(base, tmp_path, "prompt.tokens=1,2", "data.augment=light,none"):
+            self.same(trial, alone)
+
+    def test_other_data_is_read(self, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        base = words(shapes, tmp_path)
+        with monkeypatch.context() as patched:
+            counts = count_calls(patched, *READING[:2], LOADING)
+            axes = read_space(["data.augment=light,none", "data.shots=2,4"])
+            search(Sweep(base, axes, grid=True, prune=False), QUIET)
+            assert list(counts.values()) == [2, 2, 1]
+        pairs = self.swept(base, tmp_path, "data.augment=light,none", "data.shots=2,4")
+        assert len(pairs) == 4
+        for trial, alone in pairs:
+            self.same(trial, alone)
+
+    def test_readings_do_not_pile_up(self, monkeypatch: pytest.MonkeyPatch):
+        read = []
+        monkeypatch.setattr(reading, "read", lambda config, load: read.append(config.data.shots) or object())
+
+        def asked(*shots: int, cache: str) -> list[int]:
+            read.clear()
+            readings = reading.Readings()
+            for count in shots:
+                readings.of(load_config(overrides=[f"data.shots={count}", f"data.cache={cache}"]), lambda config: None)
+            return read
+
+        assert asked(1, 2, 1, 2, cache="false") == [1, 2]
+        assert asked(*range(1, 10), 9, 2, 1, cache="false") == [*range(1, 10), 1]  # eight are kept
+        assert asked(1, 1, 2, 2, 1, cache="true") == [1, 2, 1]  # decoded images of one data set at a time
+
+    def test_a_backbone_that_learns_is_a_trials_own(
+        self, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        base = words(shapes, tmp_path, "prompt=none", "train.epochs=2")
+        over = ["tuning=full,frozen,bias,lora", "train.optimizer.lr=0.01,0.02"]
+        with monkeypatch.context() as patched:
+            counts = count_calls(patched, LOADING)
+            search(Sweep(base, read_space(over), grid=True, prune=False), QUIET)
+            assert counts[LOADING] == 7  # three kinds learn at two rates; the frozen ones share
+        for trial, alone in self.swept(base, tmp_path, *over):
+            self.same(trial, alone)
+
+    def test_what_is_laid_around_layers_stays_with_the_trial(self, shapes: Path, tmp_path: Path):
+        config = load_config(overrides=[*words(shapes, tmp_path), "train.recompute=true"])
+        shared = Shared()
+        first, second = shared.backbone(config), shared.backbone(config)
+        assert first is not None
+        assert second is not None
+        assert first.net is second.net
+        first.with_blocks(Recomputed.of)
+        assert first.tower is not None
+        assert second.tower is not None
+        assert isinstance(first.tower.blocks[0], Recomputed)
+        assert not isinstance(second.tower.blocks[0], Recomputed)
+
+    def test_another_kind_of_head_may_need_another_backbone(
+        self, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        base = [*words(shapes, tmp_path), "backbone=test_classifier_32"]
+        over = ["head=linear,labelmap"]
+        with monkeypatch.context() as patched:
+            counts = count_calls(patched, LOADING)
+            search(Sweep(base, read_space(over), grid=True, prune=False), QUIET)
+            assert counts[LOADING] == 2
+        for trial, alone in self.swept(base, tmp_path, *over):
+            self.same(trial, alone)
+
+    def test_a_detector_shares_too(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        coco(tmp_path / "boxes", 12)
+        base = ["task=detection", f"data={tmp_path / 'boxes'}", "data.val_fraction=0.3", "data.test_fraction=0.3"]
+        base += [f"out={tmp_path}", "name=sweep", "data.workers=0", "train.epochs=1"]
+        base += ["backbone=vpt_nano", "head.size=32", "head.scales=[1.0]"]
+        with monkeypatch.context() as patched:
+            counts = count_calls(patched, "vpt.tasks.detection.load_boxes", "vpt.detection.model.load_backbone")
+            search(Sweep(base, read_space(["prompt.tokens=1,2"]), grid=True, prune=False), QUIET)
+            assert list(counts.values()) == [1, 1]
+        for trial, alone in self.swept(base, tmp_path, "prompt.tokens=1,2"):
+            self.same(trial, alone)
+
+    def test_a_mistake_in_common_ends_the_sweep_at_once(
+        self, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr("vpt.sweep.study._run", lambda *_: pytest.fail("a trial began"))
+        for wrong in ["data=no/such/folder", "head=zeroshot"]:
+            with pytest.raises(UserError, match=r"no/such/folder|no text tower"):
+                search(Sweep([*words(shapes, tmp_path), wrong], read_space(["prompt.tokens=1,2"])), QUIET)
 
 
 class TestCommand:

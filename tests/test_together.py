@@ -13,7 +13,7 @@ from runs import QUIET, settings
 from safetensors.torch import load_file
 
 import vpt
-from vpt import together
+from vpt import reading, together
 from vpt.backbones.backbone import Backbone
 from vpt.cli.main import main
 from vpt.config import RunConfig
@@ -102,6 +102,20 @@ def _counting(found: list[Loader]):
         usual(self, loader)
 
     return made
+
+
+def test_data_is_read_once_for_all_that_read_the_same(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    made = []
+    usual = reading.read
+
+    def watched(config, load):
+        made.append(config.data.shots)
+        return usual(config, load)
+
+    monkeypatch.setattr(reading, "read", watched)
+    runs = [[], ["prompt.tokens=2"], ["data.shots=3"], ["data.augment=none"], ["data.shots=3", "prompt=shallow"]]
+    train_together(named(shapes, tmp_path, *runs), QUIET)
+    assert made == [None, 3]
 
 
 def test_a_run_that_fails_is_named_and_the_others_finish(shapes: Path, tmp_path: Path):

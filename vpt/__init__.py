@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from vpt.bank.bank import Bank
     from vpt.config import RunConfig, load_config
     from vpt.errors import UserError
+    from vpt.evaluation import evaluate
     from vpt.predict import Predictor, load
     from vpt.report.build import write_report
     from vpt.results import Classification, Detections
-    from vpt.run import TrainResult, evaluate, resume, train
+    from vpt.run import resume, train
+    from vpt.runfolder import TrainResult
     from vpt.together import train_together
     from vpt.wrapped import Wrapped, load_prompt, wrap
 
@@ -31,10 +33,10 @@ _HOME = {
     "Detections": "vpt.results",
     "Predictor": "vpt.predict",
     "RunConfig": "vpt.config",
-    "TrainResult": "vpt.run",
+    "TrainResult": "vpt.runfolder",
     "UserError": "vpt.errors",
     "Wrapped": "vpt.wrapped",
-    "evaluate": "vpt.run",
+    "evaluate": "vpt.evaluation",
     "load": "vpt.predict",
     "load_config": "vpt.config",
     "load_prompt": "vpt.wrapped",

@@ -8,7 +8,7 @@ is pickled between the processes.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -153,7 +153,27 @@ def gathered(rows: Tensor, index: Tensor) -> Tensor:
     whole = torch.zeros(count, *wide, dtype=rows.dtype)
     if len(index):
         whole[index] = rows
-    return _sum(whole)
+    return _sum(whole) if count else whole
+
+
+def gathered_lists(lists: Sequence[Tensor], index: Tensor, like: Tensor) -> list[Tensor]:
+    """All processes' lists of rows, each (n, ...) with an n of its own, in the order of `index`.
+
+    Args:
+        lists: of this process; maybe none.
+        index: (len(lists),) int64, which together numbers the lists of all processes from 0 on.
+        like: a list without rows, of the type and shape of the others.
+
+    >>> [len(rows) for rows in gathered_lists([torch.ones(2), torch.ones(0)], torch.tensor([1, 0]), torch.ones(0))]
+    [0, 2]
+    """
+    if ranks().count == 1:
+        return [lists[at] for at in index.argsort().tolist()]
+    counts = gathered(torch.tensor([len(rows) for rows in lists], dtype=torch.int64), index)
+    starts = counts.cumsum(0) - counts
+    places = [torch.arange(len(rows)) + starts[at] for rows, at in zip(lists, index.tolist(), strict=True)]
+    rows = gathered(torch.cat([like, *lists]), torch.cat([torch.zeros(0, dtype=torch.int64), *places]))
+    return list(rows.split(counts.tolist()))
 
 
 def _sum(values: Tensor) -> Tensor:

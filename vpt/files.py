@@ -58,3 +58,30 @@ def write_text(path: str | Path, text: str) -> Path:
 def write_json(path: str | Path, value: Any) -> Path:
     """Write `value` to `path` as indented JSON, atomically (see `write_atomic`)."""
     return write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | Path, absent: str, damaged: str = "take another copy of it") -> Any:
+    """What a JSON file holds.
+
+    Args:
+        path: the file.
+        absent: the mend where there is no such file.
+        damaged: the mend where it cannot be read.
+
+    Raises:
+        UserError: it is missing, cannot be read, or is no JSON.
+
+    >>> read_json("no/such.json", "check data.path")
+    Traceback (most recent call last):
+    ...
+    vpt.errors.UserError: there is no file no/such.json; check data.path
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}; {absent}") from None
+    except RecursionError:
+        reason = "it is nested too deeply"
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+    raise UserError(f"{path} cannot be read as JSON: {reason}; {damaged}")

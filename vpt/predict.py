@@ -28,7 +28,7 @@ from vpt.prompts.picture import pixels_of
 from vpt.results import Classification, Detections
 from vpt.setting import evaluation_transform
 from vpt.tasks.detection import sizes
-from vpt.training.loop import inference
+from vpt.training.collect import inference
 
 
 def load(

@@ -5,7 +5,6 @@ Every run is a run folder of its own below `out`; what is finished is only read,
 
 from __future__ import annotations
 
-import json
 import shutil
 import statistics
 from collections.abc import Callable, Sequence
@@ -15,8 +14,10 @@ from typing import Any
 from vpt.config import RunConfig, load_config
 from vpt.console import Console
 from vpt.errors import UserError
-from vpt.files import write_json
-from vpt.run import evaluate, evaluate_untrained, finished, resume, train
+from vpt.evaluation import evaluate, evaluate_untrained
+from vpt.files import read_json, write_json
+from vpt.run import resume, train
+from vpt.runfolder import finished
 
 SHOTS = (1, 2, 4, 8, 16)
 SEEDS = (1, 2, 3)
@@ -175,7 +176,7 @@ def _learns(config: RunConfig) -> bool:
 def _once(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     if not path.is_file():
         write_json(path, make())
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path, "measure again", "remove it and measure again")
 
 
 def _kept(config: RunConfig, protocol: str, found: dict[str, Any]) -> dict[str, Any]:

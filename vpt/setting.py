@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -11,15 +11,15 @@ import torch
 from vpt.config import DataConfig, RunConfig
 from vpt.console import Console
 from vpt.data.cache import ImageCache
-from vpt.data.check import apply, check
-from vpt.data.loader import Loader, default_workers, make_loader
-from vpt.data.records import SPLITS, LabelledData, Record
+from vpt.data.loader import Loader, make_loader
+from vpt.data.records import LabelledData, Record
 from vpt.data.transforms import Transform, eval_transform, train_transform
 from vpt.data.views import Views
+from vpt.data.workers import default_workers
 from vpt.device import Autocast, autocast, pick_device, pick_precision
 from vpt.distributed import own_device, ranks
-from vpt.errors import UserError
 from vpt.model import PromptedModel
+from vpt.reading import Load, Readings
 from vpt.training.schedule import default_epochs
 from vpt.training.shared import SharedLoader
 
@@ -33,7 +33,7 @@ class Setting:
     device: torch.device
     precision: str
     console: Console
-    caches: dict[str, ImageCache] = field(default_factory=dict)  # decoded images by split, when they are to be kept
+    caches: Mapping[str, ImageCache] = field(default_factory=dict)  # decoded images by split, when they are to be kept
     shared: dict[Hashable, SharedLoader] | None = None  # training loaders of runs that train together
 
     @property
@@ -101,40 +101,31 @@ def evaluation_transform(model: PromptedModel, data: DataConfig) -> Transform:
     return Views(plain, model.test_time.views, model.test_time.augmix)
 
 
-def prepare(config: RunConfig, load: Callable[[RunConfig], LabelledData], console: Console) -> Setting:
+def prepare(config: RunConfig, load: Load, console: Console, readings: Readings | None = None) -> Setting:
     """Check a configuration against machine, backbone and data, and settle what it leaves open.
 
     Args:
         config: the run.
         load: reads its data; a task's.
         console: where notes are said.
+        readings: what runs beside this one have read, to be shared; default: nothing.
 
     Raises:
         UserError: whatever is wrong, before anything is written.
     """
     device = pick_device(own_device(config.train.device))
     precision = pick_precision(config.train.precision, device)
-    data = load(config)
-    for note in data.notes:
+    reading = (readings or Readings()).of(config, load)
+    data = reading.data
+    for note in reading.notes:
         console.say(note)
-    if not data.train:
-        raise UserError(f"data.path={config.data.path} is made for testing alone; train on another data set")
-    data = checked(data, config, console)
+    if reading.warning:
+        console.warn(reading.warning)
     console.say(f"data: {config.data.path}: {data.summary()}")
     if config.train.epochs is None:
         epochs = default_epochs(math.ceil(len(data.train) / config.train.batch_size))
         config = config.model_copy(update={"train": config.train.model_copy(update={"epochs": epochs})})
-    caches = {}
-    if config.data.cache:
-        caches = {s: ImageCache(data.split(s), config.data.max_pixels) for s in SPLITS if data.split(s)}
-        console.say(f"{sum(cache.nbytes for cache in caches.values()) / 1e6:.0f} MB of decoded images kept in memory")
-    return Setting(config, data, device, precision, console, caches)
-
-
-def checked(data: LabelledData, config: RunConfig, console: Console) -> LabelledData:
-    """The data without images that cannot be read, or a UserError that names them."""
-    report = check(data, config.data.max_pixels)
-    good = apply(data, report, config.data.on_bad)
-    if report.bad or report.leaks:
-        console.warn(report.text())
-    return good
+    if reading.caches:
+        held = sum(cache.nbytes for cache in reading.caches.values())
+        console.say(f"{held / 1e6:.0f} MB of decoded images kept in memory")
+    return Setting(config, data, device, precision, console, reading.caches)

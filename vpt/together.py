@@ -29,7 +29,9 @@ from vpt.errors import UserError
 from vpt.metrics import ranking
 from vpt.model import PromptedModel, backbone_for
 from vpt.prompts.pixels import PixelPrompts
-from vpt.run import TrainResult, run_folder, training
+from vpt.reading import Readings
+from vpt.run import training
+from vpt.runfolder import TrainResult, run_folder
 from vpt.setting import Setting, prepare
 from vpt.tasks import task_of
 from vpt.training.loop import Done, Request, Steps, finish_step, step_seed
@@ -52,12 +54,13 @@ def train_together(configs: Sequence[RunConfig], console: Console | None = None)
     refuse("training runs side by side")
     _check(configs)
     shared: dict[Hashable, SharedLoader] = {}
+    readings = Readings()
     folders = _folders(configs)
     backbone: Backbone | None = None
     runs: list[Steps[TrainResult]] = []
     for config, folder in zip(configs, folders, strict=True):
         mine = Console(quiet=True)
-        setting: Setting = replace(prepare(config, task_of(config).load, mine), shared=shared)
+        setting: Setting = replace(prepare(config, task_of(config).load, mine, readings), shared=shared)
         if backbone is None:
             backbone = backbone_for(setting.config).to(setting.device)
         runs.append(training(setting, folder, backbone=backbone))

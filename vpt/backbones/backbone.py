@@ -81,10 +81,18 @@ class Backbone(nn.Module):
         mine = Backbone(net, self.library, self.name, self.preprocess, self.fingerprint, self.text)
         return mine.train(self.training)
 
-    def at_size(self, preprocess: Preprocess) -> Backbone:
-        """The same network, not copied, for images of another size; it must have been loaded with `dynamic=True`."""
-        mine = Backbone(self.net, self.library, self.name, preprocess, self.fingerprint, self.text)
+    def view(self) -> Backbone:
+        """The same network, not copied, under a view of its own: what one run lays around its layers (recomputed,
+        compiled) stays with that run."""
+        text = None if self.text is None else TextEncoder(self.text.clip, self.text.tokenizer, self.text.name)
+        mine = Backbone(self.net, self.library, self.name, self.preprocess, self.fingerprint, text)
         mine.fingerprints = self.fingerprints
+        return mine
+
+    def at_size(self, preprocess: Preprocess) -> Backbone:
+        """A view for images of another size; the backbone must have been loaded with `dynamic=True`."""
+        mine = self.view()
+        mine.preprocess = preprocess
         return mine
 
     def with_blocks(self, change: Callable[[Block], Block]) -> None:

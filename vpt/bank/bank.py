@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,23 @@ from torch import Tensor
 from vpt.artifact import Artifact, find_artifact, read_artifact
 from vpt.attention import as_heat, attention_of, require_attention
 from vpt.backbones.backbone import Backbone
-from vpt.backbones.ports import LayerPrompt
-from vpt.bank.stacking import Stack, shape_of, stack
-from vpt.config import BackboneConfig, LabelMapHead, NativeHead, OwlHead, ZeroShotHead
+from vpt.backbones.loading import load_backbone
+from vpt.bank.stacking import Stack, stack
+from vpt.bank.task import (
+    LoadedClassifier,
+    LoadedTask,
+    check_fits,
+    check_shares,
+    load_task,
+    name_of,
+    reads_names,
+)
+from vpt.config import BackboneConfig
 from vpt.data.images import BadImage, decode
 from vpt.device import pick_device
 from vpt.errors import UserError, nearest
-from vpt.heads.zeroshot import ZeroShot
 from vpt.inputs import Picture
-from vpt.model import PromptedModel
-from vpt.predict import BoxPredictor, Classifier, Predictor
 from vpt.results import Classification, Detections
-from vpt.tasks import task_of
 
 Result = Classification | Detections
 
@@ -48,22 +53,27 @@ class TaskInfo:
 class _Entry:
     """A task: where it came from, and, unless memory was short, what it computes with."""
 
-    name: str
     artifact: Artifact
-    predictor: Predictor | None = None
-    layers: list[LayerPrompt] | None = None
-    head: Callable[[Tensor], Tensor] | None = None
-    shape: Hashable = None
+    loaded: LoadedTask | None = None
     bytes: int = 0
 
+    def load(self, name: str, backbone: Backbone, device: torch.device) -> LoadedTask:
+        self.loaded = load_task(name, self.artifact, backbone, device)
+        self.bytes = self.loaded.bytes
+        return self.loaded
 
-@dataclass
+
 class _Group:
-    """Tasks that go through the backbone together."""
+    """Tasks that go through the backbone together, with their prompts stacked."""
 
-    names: tuple[str, ...]
-    stack: Stack
-    place: dict[str, int] = field(default_factory=dict)
+    def __init__(self, members: Mapping[str, LoadedClassifier]) -> None:
+        self.members = members
+        self.place = {name: place for place, name in enumerate(members)}
+        self.stack: Stack = stack([member.layers for member in members.values()])
+
+    def holds(self, tasks: Mapping[str, LoadedClassifier]) -> bool:
+        """Whether these very tasks are among its members: a name may have come to mean another one."""
+        return all(self.members.get(name) is task for name, task in tasks.items())
 
 
 class Bank:
@@ -96,9 +106,9 @@ class Bank:
         if not name or len(name) > 200:
             raise UserError("a task needs a name of at most 200 characters")
         found = read_artifact(find_artifact(artifact))
-        self._check(name, found)
-        entry = _Entry(name, found)
-        self._load(entry)
+        check_shares(name, found)
+        entry = _Entry(found)
+        entry.load(name, self._backbone_of(name, found), self._device)
         with self._lock:
             self._tasks[name] = entry
             self._tasks.move_to_end(name)
@@ -144,13 +154,13 @@ class Bank:
                 config.prompt.kind,
                 found.preprocess.size,
                 entry.bytes,
-                entry.predictor is not None,
+                entry.loaded is not None,
             )
 
     def bytes(self) -> int:
         """Bytes that loaded tasks take beside the backbone."""
         with self._lock:
-            return sum(entry.bytes for entry in self._tasks.values() if entry.predictor is not None)
+            return sum(entry.bytes for entry in self._tasks.values() if entry.loaded is not None)
 
     def predict(self, images: Sequence[Picture], tasks: Sequence[str], top: int = 5) -> list[Result | BadImage]:
         """What each image shows to its task; an image that cannot be read gives its BadImage instead.
@@ -165,30 +175,27 @@ class Bank:
         """
         if len(images) != len(tasks):
             raise UserError(f"{len(images)} images with {len(tasks)} tasks; give one task an image")
-        entries = self._use(tasks)
+        loaded = self._use(tasks)
         results: list[Result | BadImage | None] = [None] * len(images)
         waiting: dict[Hashable, list[tuple[int, Tensor]]] = {}
         for index, (image, name) in enumerate(zip(images, tasks, strict=True)):
-            entry = entries[name]
-            assert entry.predictor is not None
-            label = str(image) if isinstance(image, str | Path) else f"image {index + 1}"
+            task = loaded[name]
+            label = name_of(image, index)
             try:
-                pixels = decode(image, entry.artifact.config.data.max_pixels, label)
+                pixels = decode(image, task.artifact.config.data.max_pixels, label)
             except BadImage as error:
                 results[index] = error
                 continue
-            if isinstance(entry.predictor, Classifier):
-                ready = entry.predictor.transform(pixels, 0)
-                waiting.setdefault((entry.shape, ready.shape[-1]), []).append((index, ready))
+            if isinstance(task, LoadedClassifier):
+                ready = task.predictor.transform(pixels, 0)
+                waiting.setdefault((task.shape, ready.shape[-1]), []).append((index, ready))
             else:
-                results[index] = entry.predictor.batch([label], [pixels], top)[0]
+                results[index] = task.predictor.batch([label], [pixels], top)[0]
         for batch in waiting.values():
-            places = [index for index, _ in batch]
-            scores = self.logits(
-                torch.stack([ready for _, ready in batch]), [tasks[index] for index in places], entries
-            )
-            for index, row in zip(places, scores, strict=True):
-                results[index] = _classified(entries[tasks[index]], images[index], index, row, top)
+            mine = [_classifier(loaded[tasks[index]]) for index, _ in batch]
+            scores = self._scores(torch.stack([ready for _, ready in batch]), mine)
+            for (index, _), task, row in zip(batch, mine, scores, strict=True):
+                results[index] = task.result(name_of(images[index], index), row, top)
         with self._lock:
             self._make_room(keep=set())  # a batch may have needed more tasks than there is room for
         return [result for result in results if result is not None]
@@ -203,12 +210,10 @@ class Bank:
         Raises:
             UserError: no such task, one that finds boxes, or a backbone without patches.
         """
-        entry = self._use([task])[task]
-        predictor = entry.predictor
-        assert predictor is not None
-        model = require_attention(predictor.model)
-        assert isinstance(predictor, Classifier)
-        square = predictor.transform(decode(image, entry.artifact.config.data.max_pixels, "image"), 0)
+        loaded = self._use([task])[task]
+        model = require_attention(loaded.predictor.model)
+        assert isinstance(loaded, LoadedClassifier)
+        square = loaded.predictor.transform(decode(image, loaded.artifact.config.data.max_pixels, "image"), 0)
         (maps,) = attention_of(model, square[None].to(self._device))
 
         def lists(layers: Tensor | None) -> list[Any]:
@@ -223,76 +228,69 @@ class Bank:
             "prompts": lists(maps.prompts),
         }
 
-    @torch.inference_mode()
-    def logits(self, images: Tensor, tasks: Sequence[str], entries: dict[str, _Entry] | None = None) -> list[Tensor]:
+    def logits(self, images: Tensor, tasks: Sequence[str]) -> list[Tensor]:
         """Scores (classes of its task,) of each image, on the CPU in float32, before softmax or sigmoid.
 
         Args:
             images: (B, 3, S, S) uint8, of the size that their tasks want.
             tasks: the task of each image; of one shape, or they are passed in turn.
-            entries: loaded tasks, from `predict`.
+
+        Raises:
+            UserError: no such task.
         """
-        entries = entries or self._use(tasks)
-        found: list[Tensor | None] = [None] * len(tasks)
-        shapes: dict[Hashable, list[int]] = {}
-        for index, name in enumerate(tasks):
-            shapes.setdefault(entries[name].shape, []).append(index)
+        loaded = self._use(tasks)
+        return self._scores(images, [_classifier(loaded[name]) for name in tasks])
+
+    @torch.inference_mode()
+    def _scores(self, images: Tensor, tasks: Sequence[LoadedClassifier]) -> list[Tensor]:
+        """What `logits` gives, of images (B, 3, S, S) and the task of each."""
         images = images.to(self._device)
-        for shape, places in shapes.items():
-            names = [tasks[index] for index in places]
-            group = self._group(shape, names, entries)
-            first = entries[names[0]].predictor
-            assert first is not None
-            model: PromptedModel = first.model
-            batch = images if len(places) == len(tasks) else images[torch.tensor(places, device=self._device)]
-            ids = torch.tensor([group.place[name] for name in names], device=self._device)
-            pixels = self._normalised(batch, names, entries)
-            features = model.backbone.features(pixels, model.steps, model.pool, group.stack.of(ids))
-            for name in dict.fromkeys(names):
-                rows = [row for row, other in enumerate(names) if other == name]
-                head = entries[name].head
-                assert head is not None
-                mine = features if len(rows) == len(names) else features[torch.tensor(rows, device=self._device)]
-                for row, score in zip(rows, head(mine).float().cpu(), strict=True):
-                    found[places[row]] = score
-        return [score for score in found if score is not None]
+        found: dict[int, Tensor] = {}
+        shapes: dict[Hashable, list[int]] = {}
+        for index, task in enumerate(tasks):
+            shapes.setdefault(task.shape, []).append(index)
+        for places in shapes.values():
+            found |= zip(places, self._pass(_rows(images, places), [tasks[index] for index in places]), strict=True)
+        return [found[index] for index in range(len(tasks))]
 
-    def _normalised(self, images: Tensor, names: Sequence[str], entries: dict[str, _Entry]) -> Tensor:
-        """Normalised images, each under its own task's pixel prompt if it has one."""
-        models = {name: entries[name].predictor.model for name in dict.fromkeys(names)}  # type: ignore[union-attr]
-        plain = [name for name, model in models.items() if model.image_size == model.backbone.preprocess.size]
-        if len(plain) == len(models) and not any(_has_pixels(model) for model in models.values()):
-            return next(iter(models.values())).normalise(images)
-        parts = [models[name].normalise(images[row : row + 1]) for row, name in enumerate(names)]
-        return torch.cat(parts)
+    def _pass(self, images: Tensor, tasks: Sequence[LoadedClassifier]) -> list[Tensor]:
+        """Scores of images whose tasks have one shape, by one pass through the backbone."""
+        group = self._group(tasks)
+        model = tasks[0].model
+        ids = torch.tensor([group.place[task.name] for task in tasks], device=self._device)
+        features = model.backbone.features(_normalised(images, tasks), model.steps, model.pool, group.stack.of(ids))
+        found: dict[int, Tensor] = {}
+        for name, task in {task.name: task for task in tasks}.items():
+            rows = [row for row, other in enumerate(tasks) if other.name == name]
+            found |= zip(rows, task.head(_rows(features, rows)).float().cpu(), strict=True)
+        return [found[row] for row in range(len(tasks))]
 
-    def _group(self, shape: Hashable, names: Sequence[str], entries: dict[str, _Entry]) -> _Group:
-        """The stacked prompts of all loaded tasks of a shape, made anew after tasks came or went."""
+    def _group(self, tasks: Sequence[LoadedClassifier]) -> _Group:
+        """A group of all loaded tasks of the shape that these have, made anew after tasks came or went."""
+        wanted = {task.name: task for task in tasks}
+        shape = tasks[0].shape
         with self._lock:
             group = self._groups.get(shape)
-            if group is not None and all(name in group.place for name in names):
-                return group
-            members = {name: entry for name, entry in self._tasks.items() if entry.shape == shape and entry.predictor}
-            members |= {name: entries[name] for name in names}
-            made = _Group(tuple(members), stack([entry.layers for entry in members.values()]))
-            made.place = {name: place for place, name in enumerate(members)}
-            self._groups[shape] = made
-            return made
+            if group is None or not group.holds(wanted):
+                every = [entry.loaded for entry in self._tasks.values()]
+                members = {t.name: t for t in every if isinstance(t, LoadedClassifier) and t.shape == shape}
+                group = self._groups[shape] = _Group(members | wanted)
+            return group
 
-    def _use(self, tasks: Sequence[str]) -> dict[str, _Entry]:
-        """The entries of tasks, loaded and marked as used."""
+    def _use(self, tasks: Sequence[str]) -> dict[str, LoadedTask]:
+        """Tasks, loaded and marked as used; one that is evicted meanwhile still finishes its batch."""
         with self._lock:
             wanted = {name: self._entry(name) for name in dict.fromkeys(tasks)}
             for name in wanted:
                 self._tasks.move_to_end(name)
-            missing = [entry for entry in wanted.values() if entry.predictor is None]
-            for entry in missing:
-                self._load(entry)
+            found, missing = {}, False
+            for name, entry in wanted.items():
+                missing |= entry.loaded is None
+                found[name] = entry.loaded or entry.load(name, self._backbone_of(name, entry.artifact), self._device)
             if missing:
                 self._groups.clear()
                 self._make_room(keep=set(wanted))
-            # Copies, so that a task that is evicted meanwhile still finishes this batch.
-            return {name: _Entry(**vars(entry)) for name, entry in wanted.items()}
+            return found
 
     def _entry(self, name: str) -> _Entry:
         if name not in self._tasks:
@@ -306,82 +304,33 @@ class Bank:
             if self.bytes() <= self._memory:
                 return
             entry = self._tasks[name]
-            if entry.predictor is not None and name not in keep:
-                entry.predictor = entry.layers = entry.head = None
+            if entry.loaded is not None and name not in keep:
+                entry.loaded = None
                 self._groups.clear()
 
-    def _check(self, name: str, artifact: Artifact) -> None:
-        config = artifact.config
-        if config.tuning.kind != "frozen":
-            raise UserError(
-                f"task {name} changes weights of the backbone (tuning={config.tuning.kind}); a bank shares it"
-            )
-        if isinstance(config.head, LabelMapHead | NativeHead):
-            raise UserError(f"task {name} needs a backbone of its own (head={config.head.kind}); serve it alone")
+    def _backbone_of(self, name: str, artifact: Artifact) -> Backbone:
+        """The backbone, which the first task brings, for one more task."""
         with self._lock:
             if self._backbone is None:
-                wanted = self._config or config.backbone
-                self._backbone = _shared(wanted, text=isinstance(config.head, ZeroShotHead | OwlHead))
-                self._backbone.to(self._device)
+                wanted = self._config or artifact.config.backbone
+                self._backbone = load_backbone(wanted, text=reads_names(artifact), dynamic=True).to(self._device)
             backbone = self._backbone
-            if isinstance(config.head, ZeroShotHead | OwlHead) and backbone.text is None:
-                raise UserError(
-                    f"task {name} needs the text tower; add a zero-shot task first, or start the bank with one"
-                )
-        if artifact.backbone["fingerprint"] not in backbone.fingerprints:
-            raise UserError(
-                f"task {name} was trained on backbone {artifact.backbone['name']} "
-                f"(weights {artifact.backbone['fingerprint'][:12]}), not on {backbone.name} "
-                f"(weights {backbone.fingerprint[:12]})"
-            )
-
-    def _load(self, entry: _Entry) -> None:
-        """Build a task's model around the shared backbone."""
-        assert self._backbone is not None
-        artifact = entry.artifact
-        backbone = self._backbone.at_size(artifact.preprocess)
-        model = task_of(artifact.config).build(artifact.config, artifact.classes, backbone)
-        model.set_preprocess(artifact.preprocess)
-        model.load_owned(dict(artifact.tensors))
-        # Before the freeze: what a task owns is what learned.
-        owned = sum(tensor.numel() * tensor.element_size() for tensor in model.owned_state().values())
-        model.requires_grad_(False)
-        model.to(self._device).eval()
-        if isinstance(model, PromptedModel):
-            with torch.inference_mode():
-                entry.layers = model.constants()
-                entry.head = model.head.ready() if isinstance(model.head, ZeroShot) else model.head
-            entry.shape = (model.pool, shape_of(model.steps, entry.layers))
-            entry.predictor = Classifier(model, artifact)
-            owned += sum(_layer_bytes(layer) for layer in entry.layers or ())
-        else:
-            entry.shape = ("detection", entry.name)
-            entry.predictor = BoxPredictor(model, artifact)
-        entry.bytes = owned
+        check_fits(name, artifact, backbone)
+        return backbone
 
 
-def _has_pixels(model: Any) -> bool:
-    from vpt.prompts.pixels import PixelPrompts
-
-    return isinstance(model.prompt, PixelPrompts)
-
-
-def _classified(entry: _Entry, image: Any, index: int, scores: Tensor, top: int) -> Classification:
-    predictor = entry.predictor
-    assert isinstance(predictor, Classifier)
-    if not torch.isfinite(scores).all():
-        raise UserError(f"task {entry.name} gives scores that are not finite; train it again")
-    share = scores.sigmoid() if entry.artifact.multilabel else scores.softmax(0)
-    name = str(image) if isinstance(image, str | Path) else f"image {index + 1}"
-    return predictor.result(name, share, top)
+def _classifier(task: LoadedTask) -> LoadedClassifier:
+    assert isinstance(task, LoadedClassifier)
+    return task
 
 
-def _layer_bytes(layer: LayerPrompt) -> int:
-    parts = [layer.tokens, *(layer.extra or ()), *(layer.branch or ())]
-    return sum(part.numel() * part.element_size() for part in parts if isinstance(part, Tensor))
+def _rows(values: Tensor, rows: Sequence[int]) -> Tensor:
+    """Some rows; not copied where they are all."""
+    return values if len(rows) == len(values) else values[torch.tensor(rows, device=values.device)]
 
 
-def _shared(config: BackboneConfig, text: bool) -> Backbone:
-    from vpt.backbones.loading import load_backbone
-
-    return load_backbone(config, text=text, dynamic=True)
+def _normalised(images: Tensor, tasks: Sequence[LoadedClassifier]) -> Tensor:
+    """Normalised images, each under its own task's pixel prompt if it has one."""
+    if not any(task.own_pixels for task in tasks):
+        return tasks[0].model.normalise(images)
+    return torch.cat([task.model.normalise(images[row : row + 1]) for row, task in enumerate(tasks)])

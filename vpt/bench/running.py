@@ -24,14 +24,15 @@ from vpt.bench.suites import Suite, Task
 from vpt.config import RunConfig, load_config, parse_overrides
 from vpt.console import Console
 from vpt.errors import UserError
-from vpt.files import write_json, write_text
+from vpt.files import read_json, write_json, write_text
 from vpt.protocols import SHOTS, base_to_new, few_shot, measured
-from vpt.run import identity
+from vpt.runfolder import identity
 
 if TYPE_CHECKING:
     from vpt.sweep.space import SpaceFile
 
 NEW_SHOTS = 16  # of base-to-new
+AGAIN = "give the same command again"
 TRIALS = 20  # of a space that is no grid and names no number
 
 
@@ -130,7 +131,7 @@ def _same(bench: Bench) -> dict[str, Any]:
     mine: dict[str, Any] = json.loads(json.dumps(told))
     folder, file = bench.folder, bench.folder / "bench.json"
     if file.is_file():
-        differing = _differing(json.loads(file.read_text(encoding="utf-8")), mine)
+        differing = _differing(read_json(file, AGAIN), mine)
         if differing:
             names = ", ".join(differing[:5])
             raise UserError(f"{folder} was begun with other settings ({names}); give the same, or another name=...")
@@ -191,7 +192,7 @@ def _has(file: Path, bench: Bench) -> bool:
     """Whether a protocol's result is there, of as many seeds and shots as are asked for."""
     if not file.is_file():
         return False
-    found = json.loads(file.read_text(encoding="utf-8"))
+    found = read_json(file, AGAIN, f"remove it, and {AGAIN}")
     if found["protocol"] == "few-shot" and [row["shots"] for row in found["rows"]] != list(bench.shots):
         return False
     counts = {len(row["seeds"]) for row in found.get("rows", [found.get("base")])}
@@ -216,5 +217,5 @@ def _chosen(bench: Bench, task: Task, folder: Path, console: Console) -> list[st
             prune=not space.grid,
         )
         write_json(file, search(plan, console).words)
-    found: list[str] = json.loads(file.read_text(encoding="utf-8"))
+    found: list[str] = read_json(file, AGAIN, f"remove it, and {AGAIN}")
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from vpt.bench.published import Published, published
 from vpt.bench.suites import Suite, suite_of
 from vpt.config import RunConfig, load_config, read_yaml
 from vpt.errors import UserError
-from vpt.files import write_json, write_text
+from vpt.files import read_json, write_json, write_text
 from vpt.protocols import harmonic
 
 PLAIN, HARMONIC = "accuracy", "harmonic mean"
@@ -78,7 +77,7 @@ def collect(folder: Path) -> Ours:
     """
     if not (folder / "bench.json").is_file():
         raise UserError(f"{folder} is no folder of vpt bench run; it has no bench.json")
-    suite = suite_of(json.loads((folder / "bench.json").read_text(encoding="utf-8"))["suite"])
+    suite = suite_of(read_json(folder / "bench.json", "run the bench")["suite"])
     config = load_config(base=read_yaml(folder / "settings.yaml"))
     scores: dict[str, dict[str, Score]] = {}
     for task in suite.tasks:
@@ -108,7 +107,7 @@ def _scores(suite: Suite, folder: Path) -> Iterator[tuple[str, Score]]:
 
 
 def _json(file: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    found: dict[str, Any] = read_json(file, "run the bench")
     return found
 
 

@@ -39,7 +39,7 @@ def _eval(options: argparse.Namespace) -> int:
     from vpt.config import load_config
 
     config = None if artifact else load_config(file, overrides)
-    from vpt.run import evaluate, evaluate_untrained
+    from vpt.evaluation import evaluate, evaluate_untrained
 
     if config is not None:
         found = evaluate_untrained(config, split)

@@ -53,7 +53,7 @@ def _train_each(file: str | None, overrides: list[str], each: Sequence[str]) -> 
 
     grid = [_values(word) for word in each]
     named = [(words, load_config(file, [*overrides, *words])) for words in itertools.product(*grid)]
-    from vpt.run import run_folder
+    from vpt.runfolder import run_folder
     from vpt.together import train_together
 
     configs = []

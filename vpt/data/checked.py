@@ -16,7 +16,7 @@ from vpt.cachedir import cache_dir
 from vpt.data.images import Decoded
 from vpt.data.records import Item
 from vpt.errors import UserError
-from vpt.files import write_text
+from vpt.files import read_json, write_text
 
 # Another Pillow may read a file differently, and so may we. Raise the number when `Decoded` changes meaning.
 _FORMAT = f"1 pillow-{PIL.__version__}"
@@ -105,8 +105,8 @@ def _key(source: Path) -> str:
 
 def _load(file: Path) -> dict[str, Any]:
     try:
-        tree = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        tree = read_json(file, "it is made anew")
+    except UserError:
         return {}
     if not isinstance(tree, dict) or tree.get("format") != _FORMAT or not isinstance(tree.get("files"), dict):
         return {}

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from vpt.data.entries import Entry, Found, is_image, shown
-from vpt.data.lists import folder_of, inside, read_lines, read_mapping
+from vpt.data.lists import folder_of, read_lines, read_mapping
+from vpt.data.paths import inside
 from vpt.errors import UserError
 
 

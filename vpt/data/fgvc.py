@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from vpt.data.entries import Entry, Found
-from vpt.data.lists import folder_of, inside, read_mapping
+from vpt.data.lists import folder_of, read_mapping
+from vpt.data.paths import inside
 from vpt.errors import UserError
 
 HAD = "the split files that the README of github.com/KMnP/vpt links to"

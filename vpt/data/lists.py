@@ -1,13 +1,13 @@
-"""Files that list images: lines of text or JSON, whose mistakes are told by the file's name."""
+"""Where data sets lie that are given by name, and the files that list their images."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from vpt.errors import UserError, nearest
+from vpt.files import read_json
 
 
 def found_folder(root: Path, places: Sequence[str], what: str) -> Path:
@@ -70,25 +70,7 @@ def read_mapping(file: Path, had: str, form: str) -> dict[str, Any]:
     Raises:
         UserError: it is missing, no JSON, or holds something else.
     """
-    try:
-        tree = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"there is no {file}; it is among {had}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file} cannot be read as JSON ({type(error).__name__}); take another copy of it") from None
+    tree = read_json(file, f"it is among {had}")
     if not isinstance(tree, dict):
         raise UserError(f"{file} is not a split file: it must hold {form}")
     return tree
-
-
-def inside(root: Path, path: str, file: Path) -> Path:
-    """A path that `file` lists, which must not leave the data set.
-
-    >>> inside(Path("data"), "../secret.png", Path("list.txt"))
-    Traceback (most recent call last):
-    ...
-    vpt.errors.UserError: list.txt names ../secret.png, which lies outside data
-    """
-    if Path(path).is_absolute() or ".." in Path(path).parts:
-        raise UserError(f"{file} names {path}, which lies outside {root}")
-    return root / path

@@ -6,49 +6,23 @@ The number of worker processes, the batch at which a resumed run starts, and the
 from __future__ import annotations
 
 import math
-import multiprocessing
-import os
-import signal
-import threading
-import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from vpt.data.batch import Batch, ImageMaker, Maker
 from vpt.data.cache import ImageCache
 from vpt.data.images import MAX_PIXELS, BadImage, read
 from vpt.data.ordering import epoch_order, sample_seed
 from vpt.data.records import Record
 from vpt.data.transforms import Transform
+from vpt.data.workers import Desk, default_workers, iterate, start_worker
 from vpt.errors import UserError
 
 __all__ = ["Batch", "Loader", "default_workers", "epoch_order", "loader_of", "make_loader"]
-
-
-class Batch(NamedTuple):
-    """Images (B, 3, H, W) uint8; labels (B,) int64, or (B, K) float32 of 0 and 1; record indices (B,) int64."""
-
-    images: torch.Tensor
-    labels: torch.Tensor
-    index: torch.Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody wants of a batch
-
-    def parts(self, count: int) -> list[Batch]:
-        """The batch in at most `count` smaller ones, in order."""
-        cut = (self.images.chunk(count), self.labels.chunk(count), self.index.chunk(count))
-        return [Batch(*part) for part in zip(*cut, strict=True)]
-
-    def blank(self) -> Batch:
-        """One black image like these, with a label."""
-        images = torch.zeros(1, *self.images.shape[1:], dtype=self.images.dtype)
-        return Batch(images, torch.zeros(1, *self.labels.shape[1:], dtype=self.labels.dtype), torch.zeros(1).long())
-
-    def to(self, device: torch.device) -> Batch:
-        """Images and labels on a device."""
-        images, labels = (part.to(device, non_blocking=True) for part in (self.images, self.labels))
-        return Batch(images, labels, self.index)
 
 
 class _Key(NamedTuple):
@@ -63,45 +37,6 @@ class _Failure(NamedTuple):
     text: str
 
 
-class Maker(Protocol):
-    """What becomes of a decoded image, and of several such things; runs in the worker processes."""
-
-    def one(self, record: Any, pixels: np.ndarray, seed: int) -> Any:
-        """An item, a function of its arguments."""
-
-    def batch(self, items: Sequence[Any], records: Sequence[Any], index: torch.Tensor) -> Any:
-        """A batch of items; `index` are the places of their records."""
-
-
-class ImageMaker:
-    """Squares and labels: a Batch."""
-
-    def __init__(self, transform: Transform, classes: int, multilabel: bool) -> None:
-        self.transform = transform
-        self.classes = classes
-        self.multilabel = multilabel
-
-    def one(self, record: Record, pixels: np.ndarray, seed: int) -> torch.Tensor:
-        """The image as the model takes it."""
-        return self.transform(pixels, seed)
-
-    def batch(self, items: Sequence[torch.Tensor], records: Sequence[Record], index: torch.Tensor) -> Batch:
-        """Images in one tensor, labels in another."""
-        # Copied by numpy: torch would start its thread pool for each image, seven times slower on a busy machine.
-        images = np.empty((len(items), *self.transform.shape), dtype=np.uint8)
-        for row, item in enumerate(items):
-            images[row] = item.numpy()
-        return Batch(torch.from_numpy(images), self._labels(records), index)
-
-    def _labels(self, records: Sequence[Record]) -> torch.Tensor:
-        if not self.multilabel:
-            return torch.tensor([record.labels[0] for record in records], dtype=torch.int64)
-        labels = torch.zeros((len(records), self.classes), dtype=torch.float32)
-        for row, record in enumerate(records):
-            labels[row, list(record.labels)] = 1.0
-        return labels
-
-
 class _Items(Dataset[Any]):
     """Turns a list of keys into a batch; runs in the worker processes."""
 
@@ -112,7 +47,7 @@ class _Items(Dataset[Any]):
         seed: int,
         cache: ImageCache | None,
         max_pixels: int,
-        desk: torch.Tensor,
+        desk: Desk,
     ) -> None:
         self.records = records
         self.maker = maker
@@ -129,13 +64,13 @@ class _Items(Dataset[Any]):
         except UserError as error:
             return _Failure(None, str(error))
         finally:
-            self._note(-1)
+            self.desk.note(None)
         index = torch.tensor([key.at for key in keys], dtype=torch.int64)
         return self.maker.batch(items, [self.records[key.at] for key in keys], index)
 
     def _one(self, key: _Key) -> Any:
         record = self.records[key.at]
-        self._note(key.at)
+        self.desk.note(key.at)
         pixels = self.cache[key.at] if self.cache else read(record, self.max_pixels).pixels
         try:
             return self.maker.one(record, pixels, sample_seed(self.seed, key.epoch, key.at))
@@ -144,41 +79,38 @@ class _Items(Dataset[Any]):
         except UserError as error:
             raise UserError(f"{record.name}: {error}") from error
 
-    def _note(self, at: int) -> None:
-        """Leave word of the image at hand, so that the main process can name it if this one is killed over it."""
-        worker = torch.utils.data.get_worker_info()
-        if worker is not None:
-            self.desk[worker.id] = torch.tensor([os.getpid(), at])
-
 
 class _Batches(Sampler[list[_Key]]):
     """Lists of keys. `epoch` and `start` are set before each pass, so that workers can live on between passes."""
 
     def __init__(
-        self, count: int, batch_size: int, seed: int, shuffle: bool, drop_last: bool, rank: int, ranks: int
+        self, count: int, batch_size: int, seed: int, shuffle: bool, drop_last: bool, rank: int, ranks: int, whole: bool
     ) -> None:
         self.count = count
         self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
-        self.rank = rank
         self.ranks = ranks
         self.epoch = 0
         self.start = 0
-        self.batches = count // batch_size if drop_last else math.ceil(count / batch_size)
+        batches = range(count // batch_size if drop_last else math.ceil(count / batch_size))
+        # Either some of the batches, or of every batch some of its images.
+        self.batches = batches[rank::ranks] if whole else batches
+        self.share = slice(None) if whole else slice(rank, None, ranks)
 
     def __len__(self) -> int:
-        return max(0, self.batches - self.start)
+        return max(0, len(self.batches) - self.start)
 
     def __iter__(self) -> Iterator[list[_Key]]:
         order = epoch_order(self.count, self.seed, self.epoch) if self.shuffle else np.arange(self.count)
-        for batch in range(self.start, self.batches):
+        for batch in self.batches[self.start :]:
             whole = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield [_Key(self.epoch, int(index)) for index in whole[self.rank :: self.ranks]]
+            yield [_Key(self.epoch, int(index)) for index in whole[self.share]]
 
 
 class Loader:
-    """Serves epochs of batches; made by `make_loader`. `len()` is the number of batches in a whole epoch."""
+    """Serves epochs of batches; made by `make_loader`. `len()` is the number of its batches in a whole
+    epoch."""
 
     def __init__(self, loader: DataLoader[Any], images: _Items, batches: _Batches) -> None:
         self._loader: DataLoader[Any] | None = loader
@@ -187,14 +119,14 @@ class Loader:
         self._turn = 0
 
     def __len__(self) -> int:
-        return self._batches.batches
+        return len(self._batches.batches)
 
     def __iter__(self) -> Iterator[Batch]:
         return self.epoch(0)
 
     @property
     def ranks(self) -> int:
-        """Processes that each batch is dealt out to."""
+        """Processes that batches are dealt out to."""
         return self._batches.ranks
 
     @property
@@ -222,9 +154,9 @@ class Loader:
         if turn != self._turn or self._loader is None:
             raise RuntimeError("this epoch's iterator was given up when another one was started")
         self._batches.epoch, self._batches.start = epoch, start
-        self._images.desk.fill_(-1)
+        self._images.desk.clear()
         try:
-            for batch in _iterate(self._loader):
+            for batch in iterate(self._loader):
                 if isinstance(batch, _Failure):
                     raise UserError(batch.text) if batch.name is None else BadImage(batch.name, batch.text)
                 yield batch
@@ -236,8 +168,7 @@ class Loader:
             raise UserError(self._obituary(error)) from error
 
     def _obituary(self, error: RuntimeError) -> str:
-        alive = {child.pid for child in multiprocessing.active_children()}
-        held = [self.records[at].name for pid, at in self._images.desk.tolist() if at >= 0 and pid not in alive]
+        held = [self.records[at].name for at in self._images.desk.left_behind()]
         names = f" while it read {' or '.join(held)}" if held else ""
         return (
             f"a data loader process died{names} ({' '.join(str(error).split())}); if memory ran out, use fewer with "
@@ -307,8 +238,13 @@ def loader_of(
     pin_memory: bool = False,
     rank: int = 0,
     ranks: int = 1,
+    whole: bool = False,
 ) -> Loader:
-    """A loader of whatever `maker` makes of decoded images; the other arguments are those of `make_loader`."""
+    """A loader of whatever `maker` makes of decoded images; the other arguments are those of `make_loader`.
+
+    `whole` deals out whole batches instead of the images of each: rank r gets batches r, r + ranks, ..., as a single
+    process makes them. What is found in an image may depend on the images beside it, where sizes differ.
+    """
     if not records:
         raise UserError("there are no images to load; check data.path")
     if drop_last and len(records) < batch_size:
@@ -317,11 +253,8 @@ def loader_of(
         raise ValueError(f"the cache holds {len(cache)} images, not {len(records)}")
     if not 0 <= rank < ranks:
         raise ValueError(f"rank {rank} of {ranks}")
-    desk = torch.full((max(1, workers), 2), -1, dtype=torch.int64)
-    if workers:
-        desk.share_memory_()
-    items = _Items(records, maker, seed, cache, max_pixels, desk)
-    batches = _Batches(len(records), batch_size, seed, shuffle, drop_last, rank, ranks)
+    items = _Items(records, maker, seed, cache, max_pixels, Desk(workers))
+    batches = _Batches(len(records), batch_size, seed, shuffle, drop_last, rank, ranks, whole)
     loader: DataLoader[Any] = DataLoader(
         items,
         batch_sampler=batches,
@@ -329,49 +262,12 @@ def loader_of(
         collate_fn=_as_is,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         # Of its own, for otherwise each epoch draws from torch's global generator and so moves dropout.
         generator=torch.Generator(),
     )
     return Loader(loader, items, batches)
 
 
-def default_workers() -> int:
-    """Loader processes that suit this machine: 0 on two cores or fewer without a GPU, else all but one, at most 8.
-
-    >>> 0 <= default_workers() <= 8
-    True
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if cores <= 2 and not torch.cuda.is_available():
-        return 0
-    return min(8, max(1, cores - 1))
-
-
-def _iterate(loader: DataLoader[Any]) -> Iterator[Any]:
-    """`iter(loader)`, but the death of a worker is found when a batch is fetched.
-
-    torch sets a signal handler that raises RuntimeError wherever the main program happens to be at that moment.
-    """
-    if not loader.num_workers or threading.current_thread() is not threading.main_thread():
-        return iter(loader)
-    before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
-    batches = iter(loader)
-    if before is not None:
-        signal.signal(signal.SIGCHLD, before)
-    return batches
-
-
 def _as_is(batch: Any) -> Any:
     return batch
-
-
-def _start_worker(worker_id: int) -> None:
-    import cv2
-
-    # Ctrl-C reaches all processes of a terminal; the training decides when its workers end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # OpenCV's threads do not survive a fork, and the workers are the parallelism.
-    cv2.setNumThreads(0)
-    warnings.filterwarnings("ignore", module=r"PIL\b")

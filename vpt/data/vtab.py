@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vpt.data.entries import Entry, Found
-from vpt.data.lists import folder_of, inside, read_lines
+from vpt.data.lists import folder_of, read_lines
+from vpt.data.paths import inside
 from vpt.errors import UserError
 
 TRAIN, VAL, JOINED, TEST = "train800.txt", "val200.txt", "train800val200.txt", "test.txt"

@@ -189,21 +189,25 @@ class OwlDetection(nn.Module):
         return found
 
 
+def dynamic_backbone(config: RunConfig) -> Backbone:
+    """The backbone of a detector, which takes images of any size, with its text tower where the head reads names."""
+    return load_backbone(config.backbone, text=isinstance(config.head, OwlHead), dynamic=True)
+
+
 def build_detector(config: RunConfig, classes: Sequence[str], backbone: Backbone | None = None) -> Detector:
     """Load the backbone, put prompt and head on it, mark what learns. New parameters are drawn from `train.seed`.
 
     Args:
         config: the run.
         classes: names of the classes.
-        backbone: one that is loaded already, with `dynamic=True`.
+        backbone: one from `dynamic_backbone`; tuning changes it. Default: a fresh one.
 
     Raises:
         UserError: a backbone without patches, layers that do not exist, scales that are unknown.
     """
     head = config.head
     assert isinstance(head, FcosHead | RetinaHead | FasterHead | OwlHead)
-    if backbone is None:
-        backbone = load_backbone(config.backbone, text=isinstance(head, OwlHead), dynamic=True)
+    backbone = backbone or dynamic_backbone(config)
     tower = backbone.require_tower("patch grids")
     if tower.patch[0] != tower.patch[1]:
         raise UserError(f"backbone {backbone.name} has patches of {tower.patch} pixels; detection needs square ones")

@@ -12,6 +12,7 @@ from vpt.artifact import Artifact, read_artifact
 from vpt.comparison import method_name
 from vpt.config import RunConfig, load_config, read_yaml
 from vpt.errors import UserError
+from vpt.files import read_json
 from vpt.metrics import ranking
 from vpt.predictions import Answer, read_answers
 from vpt.runlog import read_rows
@@ -121,9 +122,9 @@ def _json(path: Path, kind: type[Any], notes: list[str]) -> Any:
     if not path.is_file():
         return kind()
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        notes.append(f"{path} cannot be read: {error}")
+        value = read_json(path, "it went away while it was read")
+    except UserError as error:
+        notes.append(str(error))
         return kind()
     if not isinstance(value, kind):
         notes.append(f"{path} is of another form")

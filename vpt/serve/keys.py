@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from vpt.errors import UserError
-from vpt.files import write_text
+from vpt.files import read_json, write_text
 
 
 class Keys:
@@ -78,10 +78,7 @@ def read_keys(path: Path) -> Keys:
     Raises:
         UserError: a file that is missing or has another form.
     """
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"the keys {path} cannot be read: {error}") from None
+    tree = read_json(path, "make one with: vpt serve --new-key")
     good = isinstance(tree, dict) and all(
         len(digest) == 64 and isinstance(patterns, list) and all(isinstance(pattern, str) for pattern in patterns)
         for digest, patterns in tree.items()

@@ -16,17 +16,16 @@ import optuna
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import TrialState
 
-from vpt.backbones.backbone import Backbone
-from vpt.config import FrozenTuning, RunConfig, load_config, read_yaml
+from vpt.config import RunConfig, load_config, read_yaml
 from vpt.console import Console
 from vpt.distributed import refuse
 from vpt.errors import UserError
 from vpt.files import write_json
 from vpt.metrics import ranking
-from vpt.model import backbone_for
-from vpt.run import TrainResult, finished, training
-from vpt.setting import prepare
+from vpt.run import training
+from vpt.runfolder import TrainResult, finished
 from vpt.sweep.pictures import sweep_png
+from vpt.sweep.shared import Shared
 from vpt.sweep.space import Axis, Choices, grid_of, suggest
 from vpt.tasks import task_of
 from vpt.training.loop import Request, alone
@@ -87,22 +86,29 @@ def sweep(plan: Sweep, console: Console | None = None) -> SweepResult:
         UserError: as `search` does.
     """
     console = console or Console()
-    found = search(plan, console)
+    shared = Shared()
+    found = search(plan, console, shared)
     words = [*plan.words, *found.words, *plan.final, "name=best", f"out={found.folder}", "compare=[]"]
     config = load_config(plan.file, words)
     final = f" with {' '.join(plan.final)}" if plan.final else ""
     console.say(f"chosen: {' '.join(found.words)}; trained again{final}")
-    return SweepResult(found.folder, found.trials, found.words, _final(config, found.folder / "best", console))
+    return SweepResult(found.folder, found.trials, found.words, _final(config, found.folder / "best", shared, console))
 
 
-def search(plan: Sweep, console: Console | None = None) -> Chosen:
+def search(plan: Sweep, console: Console | None = None, shared: Shared | None = None) -> Chosen:
     """Search, or go on with a search that was interrupted: the same call again, with the same name and out folder.
+
+    Args:
+        plan: what to search.
+        console: where is said how far it is.
+        shared: where trials leave what later runs can take up; default: it ends with the search.
 
     Raises:
         UserError: any mistake in the configuration, the axes or the data, before anything is trained; no trial that
             finished.
     """
     console = console or Console()
+    shared = shared or Shared()
     refuse("a sweep")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if not plan.axes:
@@ -115,9 +121,10 @@ def search(plan: Sweep, console: Console | None = None) -> Chosen:
     study = _study(plan, folder)
     if plan.storage is None:  # in a shared database other machines' trials are running
         _take_up(study, console)
-    backbone = _shared(base, plan)
     failures = 0
     trials = math.prod(map(len, grid_of(plan.axes).values())) if plan.grid else plan.trials
+    if _ended(study) < trials:
+        _read_ahead(base, plan, shared)
     while (number := _ended(study) + failures) < trials:
         if plan.grid and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             break
@@ -126,7 +133,7 @@ def search(plan: Sweep, console: Console | None = None) -> Chosen:
             words = suggest(trial, plan.axes)
             config = load_config(plan.file, [*plan.words, *words])
             console.say(f"trial {number + 1} of {trials}: {' '.join(words)}")
-            score = _run(config, folder / "trials" / _digest(words), trial, backbone)
+            score = _run(config, folder / "trials" / _digest(words), trial, shared)
         except optuna.TrialPruned:
             study.tell(trial, state=TrialState.PRUNED)
             console.say("  pruned")
@@ -183,22 +190,20 @@ def _take_up(study: optuna.Study, console: Console) -> None:
             console.say(f"trial {trial.number + 1} was interrupted and goes on")
 
 
-def _shared(base: RunConfig, plan: Sweep) -> Backbone | None:
-    """One backbone for all trials, where none of them changes it."""
-    fixed = not any(key.startswith(("tuning", "head")) for key in plan.axes)
-    if base.task != "classification" or not isinstance(base.tuning, FrozenTuning) or not fixed:
-        return None
-    return backbone_for(base)
+def _read_ahead(base: RunConfig, plan: Sweep, shared: Shared) -> None:
+    """Read what all trials have in common before the first: a mistake in it ends the sweep instead of each trial."""
+    if not any(key.startswith("data") for key in plan.axes):
+        shared.setting(base, Console(quiet=True))
+    if not any(key.startswith(("head", "tuning")) for key in plan.axes):
+        shared.backbone(base)
 
 
-def _run(config: RunConfig, folder: Path, trial: optuna.Trial, backbone: Backbone | None) -> float:
+def _run(config: RunConfig, folder: Path, trial: optuna.Trial, shared: Shared) -> float:
     done = finished(folder)
     if done is not None:
         measured = done.metrics["val"]
         return float(measured[ranking(measured)])
-    setting = prepare(
-        config.model_copy(update={"name": folder.name, "compare": []}), task_of(config).load, Console(quiet=True)
-    )
+    setting = shared.setting(config.model_copy(update={"name": folder.name, "compare": []}), Console(quiet=True))
     if not setting.data.val:
         raise UserError("a sweep chooses by validation, but there is none; set data.val_fraction")
     name = task_of(config).metric(setting.data)
@@ -215,7 +220,7 @@ def _run(config: RunConfig, folder: Path, trial: optuna.Trial, backbone: Backbon
         seen = len(history)
 
     fresh = not (folder / "checkpoint.safetensors").is_file()
-    result = alone(training(setting, folder, fresh, backbone), look)
+    result = alone(training(setting, folder, fresh, shared.backbone(setting.config)), look)
     return float(result.metrics["val"][name])
 
 
@@ -239,16 +244,16 @@ def _conclude(study: optuna.Study, plan: Sweep, folder: Path, console: Console) 
     return Chosen(folder, rows, [f"{key}={params[key]}" for key in plan.axes])
 
 
-def _final(config: RunConfig, folder: Path, console: Console) -> TrainResult:
+def _final(config: RunConfig, folder: Path, shared: Shared, console: Console) -> TrainResult:
     """Train with the chosen settings, or read the run that did."""
     stored = read_yaml(folder / "config.yaml") if (folder / "config.yaml").is_file() else None
-    setting = prepare(config, task_of(config).load, console)
+    setting = shared.setting(config, console)
     if stored != setting.config.model_dump(mode="json"):
         shutil.rmtree(folder, ignore_errors=True)  # of a shorter sweep before
     elif (done := finished(folder)) is not None:
         return done
     fresh = not (folder / "checkpoint.safetensors").is_file()
-    return alone(training(setting, folder, fresh))
+    return alone(training(setting, folder, fresh, shared.backbone(setting.config)))
 
 
 def _row(trial: optuna.trial.FrozenTrial, plan: Sweep) -> dict[str, Any]:

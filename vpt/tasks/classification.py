@@ -27,8 +27,9 @@ from vpt.prompts.init.start import start, wants_images
 from vpt.setting import Setting
 from vpt.tasks.base import Fitting
 from vpt.tasks.mapping import make_head, map_by_frequency, settle_head
+from vpt.training.collect import collect, inference
 from vpt.training.features import FeatureLoader
-from vpt.training.loop import Batches, Forward, collect, inference
+from vpt.training.loop import Batches, Forward
 from vpt.training.loss import build_loss, class_weights
 
 INIT_IMAGES = 64  # images whose patch tokens a data-driven start draws on
@@ -42,9 +43,13 @@ class Classification:
         check_backbone(config.backbone)
         return load_data(config.data)
 
+    def backbone(self, config: RunConfig) -> Backbone:
+        """The backbone that `build` puts a prompt and a head on, loaded anew."""
+        return backbone_for(config)
+
     def build(self, config: RunConfig, classes: Sequence[str], backbone: Backbone | None = None) -> PromptedModel:
         """The model, on a backbone that is loaded already or on a fresh one."""
-        return build_model(config, backbone or backbone_for(config), classes)
+        return build_model(config, backbone or self.backbone(config), classes)
 
     def metric(self, data: LabelledData) -> str:
         """The metric by which epochs are ranked; larger is better."""

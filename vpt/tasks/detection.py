@@ -15,12 +15,14 @@ from vpt.data.boxes.loader import BoxMaker
 from vpt.data.boxes.records import BoxRecord
 from vpt.data.boxes.sources import load_boxes
 from vpt.data.boxes.transforms import BoxTransform, Target
-from vpt.data.loader import Loader, default_workers, loader_of
+from vpt.data.loader import Loader, loader_of
 from vpt.data.records import LabelledData, Record
+from vpt.data.workers import default_workers
 from vpt.detection import pictures
 from vpt.detection.frozen import FrozenDetector, build_frozen
 from vpt.detection.metrics import detection_metrics, require_metrics
-from vpt.detection.model import Detector, build_detector
+from vpt.detection.model import Detector, build_detector, dynamic_backbone
+from vpt.distributed import gathered_lists, ranks
 from vpt.errors import UserError
 from vpt.files import write_json
 from vpt.prompted import Prompted
@@ -40,6 +42,11 @@ class Detection:
         """Read the data set; headers of images are opened where boxes are shares of them."""
         require_metrics()
         return load_boxes(config.data)
+
+    def backbone(self, config: RunConfig) -> Backbone | None:
+        """The backbone that `build` puts a prompt and a head on, loaded anew; None for a whole detector, whose training
+        mode changes what it is."""
+        return None if isinstance(config.head, NativeHead) else dynamic_backbone(config)
 
     def build(self, config: RunConfig, classes: Sequence[str], backbone: Backbone | None = None) -> Prompted:
         """The model, on a backbone that is loaded already or on a fresh one."""
@@ -93,7 +100,7 @@ class Detection:
         self, model: Prompted, setting: Setting, records: Sequence[Record], split: str, folder: Path | None = None
     ) -> dict[str, Any]:
         """COCO's metrics of a trained model, in pixels of the photos; with a folder, its boxes are written there."""
-        predicted, wanted = predictions(model, setting, records, split)
+        predicted, wanted = predictions(model, setting, records, split, dealt=True)
         if folder is not None:
             write_json(folder / f"predictions-{split}.json", _rows(records, predicted, setting.data.classes))
         measured = detection_metrics(predicted, wanted, setting.data.classes)
@@ -117,7 +124,7 @@ class Detection:
         split = "test" if measured.get("test") else "val"
         pictures.precision_png(measured[split]["precision"], folder / "precision-recall.png")
         records = [record for record in setting.data.split(split) if isinstance(record, BoxRecord)][:12]
-        predicted, _ = predictions(model, setting, records, split, quiet=True)
+        predicted, _ = predictions(model, setting, records)
         pictures.grid_png(
             records, predicted, setting.data.classes, setting.config.data.max_pixels, folder / "boxes.png"
         )
@@ -147,8 +154,9 @@ def box_loader(
     records: Sequence[Record],
     split: str = "",
     shuffle: bool = False,
+    dealt: bool = False,
 ) -> Loader:
-    """Batches of records with boxes."""
+    """Batches of records with boxes; whole batches dealt out to all processes, or all of them to each."""
     config = setting.config
     if not all(isinstance(record, BoxRecord) for record in records):
         raise UserError(f"{config.data.path} has no boxes; choose task=classification")
@@ -161,24 +169,39 @@ def box_loader(
         workers=default_workers() if config.data.workers is None else config.data.workers,
         cache=setting.caches.get(split),
         max_pixels=config.data.max_pixels,
+        rank=ranks().rank if dealt else 0,
+        ranks=ranks().count if dealt else 1,
+        whole=True,
     )
 
 
 def predictions(
-    model: Prompted, setting: Setting, records: Sequence[Record], split: str, quiet: bool = False
+    model: Prompted, setting: Setting, records: Sequence[Record], split: str = "", dealt: bool = False
 ) -> tuple[list[Found], list[Found]]:
-    """Predicted and true boxes of records in pixels of the photos, on the CPU."""
+    """Predicted and true boxes of records in pixels of the photos, on the CPU.
+
+    Args:
+        model: a detector.
+        setting: of the run.
+        records: with boxes.
+        split: whose records these are, all of them; "" for others.
+        dealt: several processes are here, and each finds boxes in its share of the batches.
+    """
     detector = _detector(model)
-    loader = box_loader(setting, BoxTransform(*sizes(setting.config, model)), records, "" if quiet else split)
+    loader = box_loader(setting, BoxTransform(*sizes(setting.config, model)), records, split, dealt=dealt)
     predicted: list[Found] = []
+    index = [torch.zeros(0, dtype=torch.int64)]
     wanted: list[Found] = []
-    with setting.console.progress(len(loader), f"measuring {split}") as bar:
+    with setting.console.progress(len(loader), f"measuring {split}".rstrip()) as bar:
         for batch in loader.epoch(0):
             with setting.autocast():
                 found = detector.detect([image.to(setting.device) for image in batch.images])
             predicted += [restored(one, image, target) for one, image, target in zip(found, batch.images, batch.labels)]
+            index.append(batch.index)
             bar.advance(1, images=len(batch.images))
     loader.close()
+    if dealt:
+        predicted = _of_all(predicted, torch.cat(index))
     for record in records:
         assert isinstance(record, BoxRecord)
         wanted.append(
@@ -189,6 +212,13 @@ def predictions(
             }
         )
     return predicted, wanted
+
+
+def _of_all(predicted: Sequence[Found], index: Tensor) -> list[Found]:
+    """What all processes found, in the order of the records that `index` points into."""
+    empty = {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0, dtype=torch.int64)}
+    columns = [gathered_lists([found[key] for found in predicted], index, like) for key, like in empty.items()]
+    return [dict(zip(empty, parts, strict=True)) for parts in zip(*columns, strict=True)]
 
 
 def restored(found: Found, image: Tensor, target: Target) -> Found:

@@ -18,7 +18,7 @@ from vpt.heads.tip import TipAdapter
 from vpt.heads.zeroshot import class_features
 from vpt.model import PromptedModel
 from vpt.setting import Setting
-from vpt.training.loop import collect
+from vpt.training.collect import collect
 
 
 def make_head(model: PromptedModel, setting: Setting) -> None:

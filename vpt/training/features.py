@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from vpt.data.loader import Batch
+from vpt.data.batch import Batch
 from vpt.data.ordering import epoch_order
 
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from vpt.config import TrainConfig
 from vpt.console import Console
 from vpt.device import Autocast
-from vpt.distributed import agreed, gathered, ranks, sum_step
+from vpt.distributed import agreed, ranks, sum_step
 from vpt.errors import UserError
-from vpt.model import PromptedModel
 from vpt.runlog import RunLog
 from vpt.training.checkpoint import TrainState
+from vpt.training.epoch import finish_epoch
 from vpt.training.optim import set_rates
 from vpt.training.schedule import rate
 from vpt.training.stop import Stopped, listening
@@ -180,7 +180,7 @@ def fit(
                 bar.advance(1, images=count, loss=progress.loss_sum / progress.seen)
                 if time.monotonic() - saved_at > config.checkpoint_minutes * 60 and progress.batch < len(train):
                     keep()
-        _finish_epoch(state, validate, metric, config, time.monotonic() - started, log, console)
+        finish_epoch(state, validate, metric, config, time.monotonic() - started, log, console)
         keep()
 
 
@@ -252,109 +252,9 @@ def step_seed(seed: int, step: int, part: int = 0, rank: int = 0) -> int:
     )
 
 
-def _finish_epoch(
-    state: TrainState,
-    validate: Callable[[], dict[str, Any]] | None,
-    metric: str,
-    config: TrainConfig,
-    seconds: float,
-    log: RunLog,
-    console: Console,
-) -> None:
-    progress = state.progress
-    row: dict[str, Any] = {
-        "epoch": progress.epoch + 1,
-        "train_loss": progress.loss_sum / max(1, progress.seen),
-        "lr": {group["role"]: group["lr"] for group in state.optimizer.param_groups},
-    }
-    if progress.correct is not None:
-        row["train_accuracy"] = progress.correct / max(1, progress.seen)
-    last = progress.epoch + 1 == config.epochs
-    if validate is not None and (last or (progress.epoch + 1) % config.eval_every == 0):
-        measured = validate()
-        row |= {f"val_{key}": measured[key] for key in ("loss", metric) if key in measured}
-        _rank(state, measured[metric], config)
-    if config.average is not None:
-        _average(state, config)
-    progress.history.append(row)
-    progress.epoch += 1
-    progress.batch, progress.loss_sum, progress.correct, progress.seen = 0, 0.0, 0.0, 0
-    log.row("epoch", step=progress.step, seconds=round(seconds, 3), **row)
-    best = " (best)" if progress.best_epoch == row["epoch"] else ""
-    validation = f", validation {metric} {row[f'val_{metric}']:.4f}{best}" if f"val_{metric}" in row else ""
-    told = f", train accuracy {row['train_accuracy']:.4f}" if "train_accuracy" in row else ""
-    console.say(
-        f"epoch {row['epoch']}/{config.epochs}: loss {row['train_loss']:.4f}{told}{validation} [{seconds:.1f} s]"
-    )
-    if config.patience is not None and progress.stale >= config.patience:
-        console.say(f"stopped early: no better validation {metric} in {progress.stale} validations")
-        progress.finished = True
-    progress.finished = progress.finished or last
-
-
-def _rank(state: TrainState, score: float, config: TrainConfig) -> None:
-    """Remember the best epoch. A tie goes to the later epoch only if the score rose: the earlier one trained less."""
-    progress = state.progress
-    if progress.best_score is None or score > progress.best_score:
-        progress.best_score, progress.best_epoch, progress.stale = score, progress.epoch + 1, 0
-        if config.keep == "best":
-            state.best = {name: value.to("cpu", copy=True) for name, value in state.model.owned_state().items()}
-    else:
-        progress.stale += 1
-
-
-def _average(state: TrainState, config: TrainConfig) -> None:
-    """Add this epoch's weights to the mean over all epochs; after the last one it is complete."""
-    assert config.average is not None
-    assert config.epochs is not None
-    weight = gaussian_weights(config.epochs, config.average.mean, config.average.std)[state.progress.epoch]
-    owned = {name: value.to("cpu", torch.float32) * weight for name, value in state.model.owned_state().items()}
-    before = state.average or {name: torch.zeros_like(value) for name, value in owned.items()}
-    state.average = {name: before[name] + value for name, value in owned.items()}
-
-
-def gaussian_weights(epochs: int, mean: float, std: float) -> list[float]:
-    """Weights of epochs counted from 1, summing to one.
-
-    >>> [round(weight, 3) for weight in gaussian_weights(3, mean=2, std=1)]
-    [0.274, 0.452, 0.274]
-    """
-    weights = [math.exp(-((epoch - mean) ** 2) / (2 * std**2)) for epoch in range(1, epochs + 1)]
-    return [weight / sum(weights) for weight in weights]
-
-
 def _diverged(loss: float, step: int, rates: dict[str, float], images: list[str]) -> str:
     shown = ", ".join(f"{role} {rate:g}" for role, rate in rates.items())
     return (
         f"the loss became {loss} at step {step + 1} (learning rates: {shown}; images: {', '.join(images[:4])}, ...); "
         "the last good state is kept. Lower train.optimizer.lr, or set train.clip_norm, in a new run"
     )
-
-
-def collect(
-    forward: Forward, loader: Batches, device: torch.device, autocast: Autocast, console: Console, what: str
-) -> tuple[Tensor, Tensor]:
-    """Outputs and labels of a whole loader, on the CPU, in float32; of all processes, where these share it."""
-    outputs, labels, index = [], [], []
-    with torch.inference_mode(), console.progress(len(loader), what) as bar:
-        for batch in loader.epoch(0):
-            labels.append(batch.labels)
-            index.append(batch.index)
-            count = len(batch.index)
-            # Without images of its own a process still takes the pass: others may need its slice of the backbone.
-            images = batch.images if count else batch.blank().images
-            with autocast():
-                out = forward(images.to(device, non_blocking=True))
-            outputs.append(out.float().cpu()[:count])
-            bar.advance(1, images=len(batch.index))
-    if getattr(loader, "ranks", 1) == 1:
-        return torch.cat(outputs), torch.cat(labels)
-    order = torch.cat(index)
-    return gathered(torch.cat(outputs), order), gathered(torch.cat(labels), order)
-
-
-def inference(model: PromptedModel) -> Forward:
-    """The model with what does not depend on the image computed once."""
-    model.eval()
-    with torch.inference_mode():
-        return model.ready()

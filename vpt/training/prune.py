@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from vpt.data.loader import Batch
+from vpt.data.batch import Batch
 from vpt.device import Autocast
 from vpt.model import PromptedModel
 from vpt.prompts.e2vpt import EffectivePrompts

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vpt.data.boxes.paths import inside
 from vpt.data.boxes.records import BoxEntry, BoxFound, BoxRecord, RawBox
 from vpt.data.entries import SPLIT_NAMES, listed
+from vpt.data.paths import inside
 from vpt.errors import UserError
+from vpt.files import read_json
 
 
 def find_coco(folder: Path) -> dict[str, Path]:
@@ -100,12 +100,7 @@ def _locate(file: Path, root: Path | None, name: str) -> Path:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        tree = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"there is no file {file}; check data.path") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file} cannot be read as JSON: {' '.join(str(error).split())[:200]}") from None
+    tree = read_json(file, "check data.path")
     if not isinstance(tree, dict) or not all(isinstance(tree.get(key), list) for key in ("images", "annotations")):
         raise UserError(f"{file} is not a COCO file: it must hold the lists images, annotations and categories")
     return tree
@@ -120,7 +115,8 @@ def _items(tree: dict[str, Any], key: str, file: Path) -> list[dict[str, Any]]:
 
 def _number(item: dict[str, Any], key: str, file: Path) -> int:
     value = item.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+    whole = value.is_integer() if isinstance(value, float) else isinstance(value, int) and not isinstance(value, bool)
+    if value is None or not whole:  # JSON as Python reads it has NaN and Infinity
         raise UserError(f"{file}: '{key}' must be a whole number in {str(item)[:80]}")
     return int(value)
 

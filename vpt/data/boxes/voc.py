@@ -7,9 +7,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
-from vpt.data.boxes.paths import inside
 from vpt.data.boxes.records import BoxEntry, BoxFound, BoxRecord, RawBox
 from vpt.data.entries import SPLIT_NAMES, is_image, listed
+from vpt.data.paths import inside
 from vpt.errors import UserError
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from vpt.config import read_yaml
-from vpt.data.boxes.paths import inside, upright_size
 from vpt.data.boxes.records import BoxEntry, BoxFound, BoxRecord, RawBox
+from vpt.data.boxes.sizes import upright_size
 from vpt.data.entries import SPLIT_NAMES, is_image, listed, shown
+from vpt.data.paths import inside
 from vpt.errors import UserError
 
 

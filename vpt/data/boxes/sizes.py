@@ -1,4 +1,4 @@
-"""Paths and sizes that annotation files name, checked before they are used."""
+"""Sizes of images from their headers, where annotations are shares of them."""
 
 from __future__ import annotations
 
@@ -8,21 +8,6 @@ from pathlib import Path
 from PIL import Image
 
 from vpt.data.pillow import pillow_settings
-from vpt.errors import UserError
-
-
-def inside(root: Path, name: str, file: Path) -> Path:
-    """The path `name` below `root`.
-
-    Raises:
-        UserError: an absolute path or one that leaves the root; annotation files of others are not to be trusted.
-
-    >>> inside(Path("images"), "a/b.jpg", Path("x.json")).as_posix()
-    'images/a/b.jpg'
-    """
-    if not name or Path(name).is_absolute() or ".." in Path(name).parts or "\\0" in name:
-        raise UserError(f"{file} names the image '{name[:100]}', which does not lie below {root}")
-    return root / name
 
 
 def upright_size(path: Path, max_pixels: int) -> tuple[int, int] | None:

@@ -1,0 +1,153 @@
+"""A task beside a backbone that it shares: whether it can, and what it computes with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vpt.artifact import Artifact
+from vpt.backbones.backbone import Backbone
+from vpt.backbones.ports import LayerPrompt
+from vpt.bank.stacking import shape_of
+from vpt.config import LabelMapHead, NativeHead, OwlHead, ZeroShotHead
+from vpt.errors import UserError
+from vpt.heads.zeroshot import ZeroShot
+from vpt.model import PromptedModel
+from vpt.predict import BoxPredictor, Classifier, Predictor
+from vpt.prompts.pixels import PixelPrompts
+from vpt.results import Classification
+from vpt.tasks import task_of
+
+
+@dataclass(frozen=True)
+class LoadedTask:
+    """A task as it is computed with; it stays whole for who holds it, whatever becomes of its bank.
+
+    Args:
+        name: of the task.
+        artifact: where it came from.
+        predictor: its own model, on the shared backbone.
+        shape: tasks of one shape go through the backbone together.
+        bytes: that it takes beside the backbone.
+    """
+
+    name: str
+    artifact: Artifact
+    predictor: Predictor
+    shape: Hashable
+    bytes: int
+
+
+@dataclass(frozen=True)
+class LoadedClassifier(LoadedTask):
+    """One that classifies.
+
+    Args:
+        layers: what its token prompts do in each layer; None without any.
+        head: features (B, D) to scores (B, K).
+    """
+
+    predictor: Classifier
+    model: PromptedModel
+    layers: list[LayerPrompt] | None
+    head: Callable[[Tensor], Tensor]
+
+    @property
+    def own_pixels(self) -> bool:
+        """Whether it sees images otherwise than the backbone expects them."""
+        model = self.model
+        return isinstance(model.prompt, PixelPrompts) or model.image_size != model.backbone.preprocess.size
+
+    def result(self, image: str, scores: Tensor, top: int) -> Classification:
+        """The result of scores (K,) of an image, by its name.
+
+        Raises:
+            UserError: scores that are not finite.
+        """
+        if not torch.isfinite(scores).all():
+            raise UserError(f"task {self.name} gives scores that are not finite; train it again")
+        share = scores.sigmoid() if self.artifact.multilabel else scores.softmax(0)
+        return self.predictor.result(image, share, top)
+
+
+def name_of(image: Any, index: int) -> str:
+    """What an image is called in results.
+
+    >>> name_of("a.png", 0), name_of(None, 0)
+    ('a.png', 'image 1')
+    """
+    return str(image) if isinstance(image, str | Path) else f"image {index + 1}"
+
+
+def reads_names(artifact: Artifact) -> bool:
+    """Whether a task needs the text tower."""
+    return isinstance(artifact.config.head, ZeroShotHead | OwlHead)
+
+
+def check_shares(name: str, artifact: Artifact) -> None:
+    """Whether a task can share a backbone at all.
+
+    Raises:
+        UserError: it changes weights of the backbone, or needs one of its own.
+    """
+    config = artifact.config
+    if config.tuning.kind != "frozen":
+        raise UserError(f"task {name} changes weights of the backbone (tuning={config.tuning.kind}); a bank shares it")
+    if isinstance(config.head, LabelMapHead | NativeHead):
+        raise UserError(f"task {name} needs a backbone of its own (head={config.head.kind}); serve it alone")
+
+
+def check_fits(name: str, artifact: Artifact, backbone: Backbone) -> None:
+    """Whether a task goes with this backbone.
+
+    Raises:
+        UserError: it was trained on another one, or needs a text tower that is not there.
+    """
+    if reads_names(artifact) and backbone.text is None:
+        raise UserError(f"task {name} needs the text tower; add a zero-shot task first, or start the bank with one")
+    if artifact.backbone["fingerprint"] not in backbone.fingerprints:
+        raise UserError(
+            f"task {name} was trained on backbone {artifact.backbone['name']} "
+            f"(weights {artifact.backbone['fingerprint'][:12]}), not on {backbone.name} "
+            f"(weights {backbone.fingerprint[:12]})"
+        )
+
+
+def load_task(name: str, artifact: Artifact, backbone: Backbone, device: torch.device) -> LoadedTask:
+    """Build a task's model around the shared backbone.
+
+    Raises:
+        UserError: an artifact that does not fit the model which its own header describes.
+    """
+    model = task_of(artifact.config).build(artifact.config, artifact.classes, backbone.at_size(artifact.preprocess))
+    model.set_preprocess(artifact.preprocess)
+    model.load_owned(dict(artifact.tensors))
+    # Before the freeze: what a task owns is what learned.
+    owned = sum(tensor.numel() * tensor.element_size() for tensor in model.owned_state().values())
+    model.requires_grad_(False)
+    model.to(device).eval()
+    if not isinstance(model, PromptedModel):
+        return LoadedTask(name, artifact, BoxPredictor(model, artifact), ("detection", name), owned)
+    with torch.inference_mode():
+        layers = model.constants()
+        head = model.head.ready() if isinstance(model.head, ZeroShot) else model.head
+    return LoadedClassifier(
+        name=name,
+        artifact=artifact,
+        predictor=Classifier(model, artifact),
+        shape=(model.pool, shape_of(model.steps, layers)),
+        bytes=owned + sum(_layer_bytes(layer) for layer in layers or ()),
+        layers=layers,
+        model=model,
+        head=head,
+    )
+
+
+def _layer_bytes(layer: LayerPrompt) -> int:
+    parts = [layer.tokens, *(layer.extra or ()), *(layer.branch or ())]
+    return sum(part.numel() * part.element_size() for part in parts if isinstance(part, Tensor))
