@@ -210,6 +210,24 @@ def test_damaged_yolo_labels_name_the_line(tmp_path: Path, lines: str, sentence:
         load_boxes(DataConfig(path=str(yolo(tmp_path, lines))))
 
 
+def test_label_files_that_are_no_text_are_named(tmp_path: Path):
+    folder = yolo(tmp_path)
+    label = next((folder / "labels").rglob("*.txt"))
+    label.write_bytes(b"0 0.1 0.1 \xff\xfe")
+    with pytest.raises(UserError, match=rf"cannot read .*{label.name}: it is not a text file; check data\.path"):
+        load_boxes(DataConfig(path=str(folder)))
+
+
+def test_splits_are_set_apart_as_for_classes(tmp_path: Path):
+    file = coco(tmp_path, 12)
+    given = {"path": str(file), "test_fraction": 0.25, "val_fraction": 0.25}
+    plain = load_boxes(DataConfig(**given))
+    assert plain.test
+    held = load_boxes(DataConfig(**given, hold_test=True, join_val=True))
+    assert (len(held.train), held.val, held.test) == (len(plain.train) + len(plain.val), (), ())
+    assert 0 < len(load_boxes(DataConfig(**given, val_shots=1)).val) < len(plain.val)
+
+
 def test_voc_without_splits_and_damaged_xml(tmp_path: Path):
     picture(tmp_path / "images" / "a.png")
     picture(tmp_path / "images" / "b.png")

@@ -47,17 +47,26 @@ def folder_of(kind: str, name: str, known: Collection[str], root: Path, places: 
     return found_folder(root, places(name), f"{kind}:{name}")
 
 
-def read_lines(file: Path) -> list[str]:
+def read_lines(file: Path, mend: str = "check data.root") -> list[str]:
     """The lines of a text file that hold something, stripped.
 
     Raises:
         UserError: it cannot be read.
     """
+    return [line.strip() for line in read_text(file, mend).splitlines() if line.strip()]
+
+
+def read_text(file: Path, mend: str) -> str:
+    """A text file of a data set.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     try:
-        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not a text file"
-        raise UserError(f"cannot read {file}: {reason}; check data.root") from None
+        raise UserError(f"cannot read {file}: {reason}; {mend}") from None
 
 
 def read_mapping(file: Path, had: str, form: str) -> dict[str, Any]:

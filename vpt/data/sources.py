@@ -13,7 +13,7 @@ from vpt.data.entries import Entry, Found, listed, number_of
 from vpt.data.fgvc import read_fgvc
 from vpt.data.folder import read_folder, read_split_folder
 from vpt.data.records import SPLITS, LabelledData, Record
-from vpt.data.splits import TEST, draw_shots, split_off
+from vpt.data.splits import TEST, draw_shots, set_apart, split_off
 from vpt.data.table import is_csv, read_csv
 from vpt.data.torchvision_sets import read_torchvision
 from vpt.data.vtab import read_vtab
@@ -58,12 +58,7 @@ def load_data(config: DataConfig) -> LabelledData:
         if short:
             few = [f"{classes[label]} ({count})" for label, count in short.items()]
             notes.append(f"fewer training images than data.shots={config.shots}, so all are used: {listed(few)}")
-    if config.val_shots is not None:
-        val, _ = draw_shots(val, config.val_shots, config.split_seed)
-    if config.join_val:
-        train, val = [*train, *val], []
-    if config.hold_test:
-        test = []
+    train, val, test = set_apart(train, val, test, config)
     return LabelledData(classes, found.multilabel, tuple(train), tuple(val), tuple(test), tuple(notes))
 
 

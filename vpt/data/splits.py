@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from vpt.config import DataConfig
 from vpt.data.ordering import split_order
 from vpt.data.records import Record
 
@@ -59,6 +60,23 @@ def draw_shots(records: Sequence[Record], shots: int, seed: int) -> tuple[list[R
             seen.update(labels)
     short = {label: seen[label] for label in sorted(seen) if seen[label] < shots}
     return [record for index, record in enumerate(records) if index in chosen], short
+
+
+def set_apart(
+    train: Sequence[Record], val: Sequence[Record], test: Sequence[Record], config: DataConfig
+) -> tuple[list[Record], list[Record], list[Record]]:
+    """The splits as `val_shots`, `join_val` and `hold_test` want them.
+
+    >>> from pathlib import Path
+    >>> one = [Record("a", Path("a"), (0,))]
+    >>> [len(split) for split in set_apart(one, one, one, DataConfig(join_val=True, hold_test=True))]
+    [2, 0, 0]
+    """
+    if config.val_shots is not None:
+        val, _ = draw_shots(val, config.val_shots, config.split_seed)
+    if config.join_val:
+        train, val = [*train, *val], []
+    return list(train), list(val), [] if config.hold_test else list(test)
 
 
 def _strata(records: Sequence[Record]) -> dict[int, list[int]]:

@@ -121,7 +121,9 @@ class Detection:
 
     def pictures(self, model: Prompted, setting: Setting, measured: dict[str, Any], folder: Path) -> None:
         """Precision over recall, and photos with predicted boxes beside true ones."""
-        split = "test" if measured.get("test") else "val"
+        split = next((split for split in ("test", "val") if measured.get(split)), None)
+        if split is None:  # validation was joined to training, and test is left alone
+            return
         pictures.precision_png(measured[split]["precision"], folder / "precision-recall.png")
         records = [record for record in setting.data.split(split) if isinstance(record, BoxRecord)][:12]
         predicted, _ = predictions(model, setting, records)

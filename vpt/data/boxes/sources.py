@@ -13,7 +13,7 @@ from vpt.data.boxes.voc import find_voc, read_voc
 from vpt.data.boxes.yolo import read_yolo
 from vpt.data.entries import listed, number_of
 from vpt.data.records import LabelledData, Record
-from vpt.data.splits import TEST, draw_shots, split_off
+from vpt.data.splits import TEST, draw_shots, set_apart, split_off
 from vpt.errors import UserError
 
 
@@ -58,7 +58,8 @@ def load_boxes(config: DataConfig) -> LabelledData:
         raise UserError(f"data.path={config.path} has too few images to split validation off; give data.val")
     if config.shots is not None:
         records, _ = draw_shots(records, config.shots, config.split_seed)
-    return LabelledData(classes, False, tuple(records), tuple(val), tuple(test), tuple(notes))
+    parts = set_apart(records, val, test, config)
+    return LabelledData(classes, False, tuple(parts[0]), tuple(parts[1]), tuple(parts[2]), tuple(notes))
 
 
 def _read(path: str, max_pixels: int) -> BoxFound:

@@ -9,6 +9,7 @@ from xml.sax.saxutils import escape
 
 from vpt.data.boxes.records import BoxEntry, BoxFound, BoxRecord, RawBox
 from vpt.data.entries import SPLIT_NAMES, is_image, listed
+from vpt.data.lists import read_lines
 from vpt.data.paths import inside
 from vpt.errors import UserError
 
@@ -47,7 +48,7 @@ def read_voc(folder: Path) -> BoxFound:
     for file in sorted(lists.glob("*.txt")) if lists.is_dir() else []:
         split = SPLIT_NAMES.get(file.stem.lower())
         if split is not None:
-            names = [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.split()]
+            names = [line.split()[0] for line in read_lines(file, "check data.path")]
             unknown = [name for name in names if name not in entries]
             if unknown:
                 raise UserError(f"{file} lists images without an XML file: {listed(unknown)}")

@@ -10,8 +10,11 @@ from vpt.config import read_yaml
 from vpt.data.boxes.records import BoxEntry, BoxFound, BoxRecord, RawBox
 from vpt.data.boxes.sizes import upright_size
 from vpt.data.entries import SPLIT_NAMES, is_image, listed, shown
+from vpt.data.lists import read_lines, read_text
 from vpt.data.paths import inside
 from vpt.errors import UserError
+
+MEND = "check data.path"
 
 
 def read_yolo(file: Path, max_pixels: int) -> BoxFound:
@@ -68,8 +71,7 @@ def _images(root: Path, place: str, file: Path) -> list[Path]:
     if path.is_dir():
         return sorted(image for image in path.rglob("*") if image.is_file() and is_image(image.name))
     if path.suffix == ".txt" and path.is_file():
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return [inside(root, line.removeprefix("./"), path) for line in lines]
+        return [inside(root, line.removeprefix("./"), path) for line in read_lines(path, MEND)]
     raise UserError(f"{file}: there is no folder or list {path}")
 
 
@@ -78,7 +80,8 @@ def _entry(root: Path, image: Path, names: Sequence[str], max_pixels: int) -> Bo
     labels = _label_file(image)
     boxes = []
     # A file that cannot be read is told by the check; its boxes have no meaning without a size.
-    for number, line in enumerate(labels.read_text(encoding="utf-8").splitlines() if labels.is_file() else [], 1):
+    lines = read_text(labels, MEND).splitlines() if labels.is_file() else []
+    for number, line in enumerate(lines, 1):
         if line.strip():
             boxes.append(_box(line.split(), names, size or (1, 1), f"{labels}, line {number}"))
     return BoxEntry(
