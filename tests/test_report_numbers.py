@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from vpt.comparison import disagreements
+from vpt.detection.matching import overlaps
 from vpt.metrics import calibration_error, reliability
 from vpt.predictions import Answer, answers_of
 from vpt.report.agreement import mcnemar, paired, wilson
@@ -21,7 +22,7 @@ from vpt.report.compare import in_common
 from vpt.report.confusion import confused_pairs, label_errors, matrix_of
 from vpt.report.cost import facts as cost_facts
 from vpt.report.curves import epochs_of, steps_of
-from vpt.report.detection import judge, overlaps
+from vpt.report.detection import judge
 from vpt.report.features import layout, neighbour_agreement
 from vpt.report.mistakes import surest_mistakes
 from vpt.report.svg import ticks
@@ -198,6 +199,13 @@ class TestBoxes:
         assert found.right == [False, True, False, False]
         assert found.found == [True, False]
         assert found.errors == 4
+
+    def test_a_crowd_is_neither_missed_nor_a_false_alarm(self):
+        wanted = [("cat", [0, 0, 40, 40]), ("cat", [50, 50, 60, 60])]
+        predicted = [("cat", 0.9, [5, 5, 15, 15]), ("cat", 0.8, [20, 20, 30, 30]), ("dog", 0.7, [20, 20, 30, 30])]
+        found = judge(predicted, wanted, [True, False])
+        assert found.right == [True, True, False]
+        assert found.found == [True, False]
 
     @pytest.mark.parametrize(
         ("predicted", "wanted"), [([], []), ([("a", 0.9, [0, 0, 1, 1])], []), ([], [("a", [0] * 4)])]
