@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -176,6 +178,36 @@ class TestFeatures:
 
     def test_equal_features_do_not_break_it(self):
         assert np.isfinite(layout(np.ones((12, 4)))).all()
+
+    @pytest.mark.filterwarnings("ignore:Tensorflow not installed:ImportWarning")
+    def test_umap_keeps_groups_and_repeats_itself(self):
+        pytest.importorskip("umap")
+        groups = np.repeat(np.arange(3), 20)
+        features = CHANCE.normal(size=(60, 80)) + 20 * np.eye(3, 80)[groups]
+        places = layout(features, "umap")
+        assert (places == layout(features, "umap")).all()
+        assert (places.min(), places.max()) == (0, 1)
+        assert neighbour_agreement(places - places.mean(0), groups) > 0.9
+        assert layout(features[:10], "umap").shape == (10, 2)
+
+    @pytest.mark.parametrize(("images", "neighbours"), [(10, 9), (60, 15)])
+    def test_what_umap_is_asked(self, monkeypatch: pytest.MonkeyPatch, images: int, neighbours: int):
+        """No more neighbours than there are, a fixed seed, one thread (with more the seed would not hold)."""
+        asked = []
+
+        class UMAP:
+            def __init__(self, **settings: int) -> None:
+                asked.append(settings)
+
+            def fit_transform(self, rows: np.ndarray) -> np.ndarray:
+                return rows[:, :2] * 7 + 3
+
+        monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=UMAP))
+        features = CHANCE.normal(size=(images, 8)).astype(np.float32)
+        places = layout(features, "umap", seed=5)
+        assert asked == [{"n_neighbors": neighbours, "random_state": 5, "n_jobs": 1}]
+        low, high = features[:, :2].min(0), features[:, :2].max(0)
+        assert places == pytest.approx((features[:, :2] - low) / (high - low), abs=1e-5)
 
 
 class TestBoxes:
