@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -69,7 +70,7 @@ def test_every_section_is_there(run: Path, tmp_path: Path):
 def test_errors_are_counted_and_names_are_only_text(sure: Path, tmp_path: Path):
     page = report(sure, tmp_path / "page.html", images=4)
     assert HOSTILE in page.text
-    assert page.told("pictures").count("found,") == 4
+    assert len(re.findall(r"\.png: (?:\d of \d found|no true box), \d+ false alarm", page.told("pictures"))) == 4
     data = load_boxes(load_config(overrides=["task=detection"]).data)
     truth = {record.name: record for record in data.test}
     found = dict.fromkeys(data.classes, 0)
@@ -87,6 +88,22 @@ def test_errors_are_counted_and_names_are_only_text(sure: Path, tmp_path: Path):
     text = page.told("pictures")
     for name in data.classes:
         assert f"{name}{there[name]}{found[name]}{there[name] - found[name]}" in text
+
+
+def test_names_that_would_cover_each_other_are_left_out(sure: Path, tmp_path: Path):
+    """The right one of two equal boxes keeps its name; both are drawn, and told to the pointer."""
+    data = load_boxes(load_config(overrides=["task=detection"]).data)
+    record = next(record for record in data.test if len(record.boxes) == 1)
+    true = data.classes[record.labels[0]]
+    other = next(name for name in data.classes if name != true)
+    box = list(record.boxes[0])
+    boxes = [{"label": name, "score": score, "box_xyxy": box} for name, score in ((other, 0.9), (true, 0.5))]
+    (sure / "predictions-test.json").write_text(json.dumps([{"image": record.name, "boxes": boxes}]))
+    text = (report(sure, tmp_path / "page.html"), (tmp_path / "page.html").read_text())[1]
+    assert f">{true} 0.50</text>" in text
+    assert f">{other} 0.90</text>" not in text
+    assert f"<title>{other} 0.90</title>" in text
+    assert text.count('class="box alarm"') == 1
 
 
 def test_data_that_is_gone(run: Path, tmp_path: Path):

@@ -23,10 +23,14 @@ def method_name(metrics: Mapping[str, Any]) -> str:
 
     >>> method_name({"prompt": "none", "tuning": "frozen"}), method_name({"prompt": "deep", "tuning": "frozen"})
     ('linear probe', 'deep prompts')
+    >>> method_name({"prompt": "none", "tuning": "frozen", "head": "fcos"})
+    'head only'
     """
     if metrics["prompt"] != "none":
         return f"{metrics['prompt']} prompts"
-    names = {"frozen": "linear probe", "full": "full fine-tuning", "lora": "LoRA", "bias": "bias tuning"}
+    head = metrics.get("head", "linear")
+    probe = {"linear": "linear probe", "zeroshot": "zero-shot"}.get(head, "head only")
+    names = {"frozen": probe, "full": "full fine-tuning", "lora": "LoRA", "bias": "bias tuning"}
     return names[metrics["tuning"]]
 
 

@@ -300,6 +300,7 @@ def _conclude(state: TrainState, setting: Setting, folder: Path, log: RunLog) ->
         "backbone": model.backbone.name,
         "prompt": config.prompt.kind,
         "tuning": config.tuning.kind,
+        "head": config.head.kind,
         "data": data.summary(),
         **measured,
     }

@@ -107,7 +107,7 @@ def single(source: Source, wishes: Wishes, console: Console) -> str:
     make = _boxes if source.config.task == "detection" else _classes
     sections += make(source, wishes, console)
     if (source.folder / "prompt.png").is_file():
-        sections.append(_or_note("prompt", "Pixel prompt", lambda: _prompt(source.folder / "prompt.png")))
+        sections.append(_or_note("prompt", "Pixel prompt", lambda: _prompt(source)))
     sections.append(cost.section({source.name: (source.metrics, source.rows)}))
     sections.append(_settings({source.name: source}))
     title = f"{source.method} on {Path(source.config.data.path).name}"
@@ -310,13 +310,15 @@ def _labels(records: Sequence[Record], classes: int, multilabel: bool) -> np.nda
     return labels
 
 
-def _prompt(path: Path) -> Section:
+def _prompt(source: Source) -> Section:
+    path = source.folder / "prompt.png"
     try:
         with Image.open(path, formats=["PNG"]) as file:
             pixels = np.asarray(file.convert("RGBA"))
     except (OSError, ValueError, SyntaxError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
-    body = render("prompt.html", uri=png_uri(pixels), side=pixels.shape[0])
+    sigmoid = getattr(source.config.prompt, "squash", None) == "sigmoid"
+    body = render("prompt.html", uri=png_uri(pixels), side=pixels.shape[0], sigmoid=sigmoid)
     return Section("prompt", "Pixel prompt", body)
 
 

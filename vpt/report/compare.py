@@ -133,7 +133,7 @@ def lead(named: Mapping[str, Source], pairs: Sequence[tuple[str, str, Paired | G
     clear = [found for second, found in its if found.clear and (found.difference > 0) == second]
     others = len(its)
     if not clear:
-        return f"{told} Its lead could be the luck of the test images: no difference to it is clear."
+        return f"{told} That may be the luck of the test images: against no other run is its lead clear."
     return f"{told} That is more than chance explains against {len(clear)} of the {others} other{'s' * (others > 1)}."
 
 
@@ -145,8 +145,9 @@ def difference_section(common: Common, several: bool) -> Section:
         p = "< 0.001" if found.p < 0.001 else f"{found.p:.3f}"
         alone = [found.only_second, found.only_first]
         rows.append([other, one, points(found.difference), interval, *alone, p, verdict(found)])
-    heads = [Column("run", "text"), Column("against", "text"), Column("points"), Column("95% interval")]
-    heads += [Column("it alone right"), Column("the other alone right"), Column("McNemar p"), Column("so", "text")]
+    heads = [Column("run", "text"), Column("against", "text phrase"), Column("points"), Column("95% interval")]
+    heads += [Column(title) for title in ("it alone right", "the other alone right", "McNemar p")]
+    heads.append(Column("so", "text phrase"))
     text = (
         f"On the same {common.images:,} images. The interval is a paired bootstrap over images (10,000 draws), p is "
         "McNemar's exact test. Both tell of the luck in which images were tested; what another training seed "
@@ -218,7 +219,8 @@ def calibration_chart(named: Mapping[str, Sequence[Answer]]) -> Chart:
         lines.append(Line(name, points_of, number))
     ideal = Line("as confident as right", [(0.0, 0.0), (1.0, 1.0)], 7, faint=True)
     text = f"Of 15 bins of confidence those that hold fewer than {FEW} answers are left out."
-    return line_chart("share right", [ideal, *lines], "confidence", percent=True, span=(0.0, 1.02), text=text)
+    title = "calibration: share right by confidence"
+    return line_chart(title, [ideal, *lines], "confidence", percent=True, span=(0.0, 1.02), text=text)
 
 
 def chart_section(named: Mapping[str, Any], charts: Sequence[Chart]) -> Section:

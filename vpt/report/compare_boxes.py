@@ -89,8 +89,8 @@ def resampled(
 
 def difference_section(found: Scored) -> Section:
     """A row for every pair: difference, interval, and what to make of it."""
-    heads = [Column("run", "text"), Column("against", "text"), Column("mAP"), Column("of the other")]
-    heads += [Column("points"), Column("95% interval"), Column("so", "text")]
+    heads = [Column("run", "text"), Column("against", "text phrase"), Column("mAP"), Column("mAP of the other")]
+    heads += [Column("points"), Column("95% interval"), Column("so", "text phrase")]
     rows = []
     for one, other, each in found.pairs:
         interval = f"{points(each.low)} to {points(each.high)}"

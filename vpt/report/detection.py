@@ -20,6 +20,7 @@ from vpt.report.svg import Chart, Line, line_chart, tag
 
 SIDE = 320
 DRAWN = 10  # predicted boxes that are drawn of one image
+LETTER = 7.6  # width of a letter of a caption, about
 OVERLAP = 0.5
 SIZES = {"map_small": "small, under 32² pixels", "map_medium": "medium", "map_large": "large, over 96² pixels"}
 
@@ -169,31 +170,45 @@ def _tile(
     scale = SIDE / max(pixels.shape[:2])  # also of photos that are smaller: lines and names keep their size
     high, wide = (side * scale for side in pixels.shape[:2])
     truth = [
-        _box(box, scale, classes[label], "found" if hit else "missed")
+        (box, classes[label], "found" if hit else "missed")
         for label, box, hit in zip(record.labels, record.boxes, judged.found, strict=True)
     ]
-    guess = [
-        _box(box, scale, f"{label} {score:.2f}", "found" if right else "alarm")
-        for (label, score, box), right in sorted(
-            sorted(zip(sure, judged.right, strict=True), key=lambda pair: -pair[0][1])[:DRAWN], key=lambda pair: pair[1]
-        )
-    ]
+    best = sorted(zip(sure, judged.right, strict=True), key=lambda pair: (not pair[1], -pair[0][1]))[:DRAWN]
+    guess = [(box, f"{label} {score:.2f}", "found" if right else "alarm") for (label, score, box), right in best]
     return {
         "id": f"scene{number}",
         "name": record.name,
         "uri": photo_uri(shown),
         "wide": f"{wide:.0f}",
         "high": f"{high:.0f}",
-        "truth": Markup("").join(truth),
-        "guess": Markup("").join(guess),
+        "truth": _drawing(truth, scale, wide),
+        "guess": _drawing(guess, scale, wide),
         "found": judged.found.count(True) - sum(record.crowds),
         "there": len(judged.found) - sum(record.crowds),
         "alarms": judged.right.count(False),
     }
 
 
-def _box(box: Sequence[float], scale: float, caption: str, kind: str) -> Markup:
-    x1, y1, x2, y2 = (edge * scale for edge in box)
-    rect = tag("rect", x=f"{x1:.1f}", y=f"{y1:.1f}", width=f"{max(0, x2 - x1):.1f}", height=f"{max(0, y2 - y1):.1f}")
-    label = tag("text", caption, x=f"{x1 + 3:.1f}", y=f"{y1 - 4 if y1 > 16 else y1 + 14:.1f}")
-    return tag("g", rect + label, class_=f"box {kind}")
+def _drawing(boxes: Sequence[tuple[Sequence[float], str, str]], scale: float, wide: float) -> Markup:
+    """Boxes with captions and kinds, the first ones on top. A caption that would cover one of a box before it is left
+    out of the drawing and told where the pointer rests on the box."""
+    taken: list[tuple[float, float, float]] = []
+    rects, labels = [], []
+    for box, caption, kind in boxes:
+        x1, y1, x2, y2 = (edge * scale for edge in box)
+        length = LETTER * len(caption)
+        x, y = max(0.0, min(x1 + 3, wide - length)), y1 - 4 if y1 > 16 else y1 + 14
+        free = all(abs(y - line) >= 14 or x >= end or x + length <= start for start, end, line in taken)
+        rect = tag(
+            "rect",
+            tag("title", caption),
+            x=f"{x1:.1f}",
+            y=f"{y1:.1f}",
+            width=f"{max(0, x2 - x1):.1f}",
+            height=f"{max(0, y2 - y1):.1f}",
+        )
+        rects.append(tag("g", rect, class_=f"box {kind}"))
+        if free:
+            taken.append((x, x + length, y))
+            labels.append(tag("g", tag("text", caption, x=f"{x:.1f}", y=f"{y:.1f}"), class_=f"box {kind}"))
+    return Markup("").join([*reversed(rects), *labels])
