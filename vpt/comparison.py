@@ -77,6 +77,7 @@ def comparison_png(
     axes.bar_label(bars, padding=4)
     axes.invert_yaxis()
     axes.margins(x=0.15)
+    axes.xaxis.get_major_locator().set_params(integer=True)  # there are no halves of mistakes
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(f"mistakes on {len(records)} images never seen before")
     shown = disagreements(list(answers.values()))[:TILES]

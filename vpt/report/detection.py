@@ -13,14 +13,14 @@ from vpt.data.boxes.records import BoxRecord
 from vpt.data.images import BadImage, read
 from vpt.data.records import Record
 from vpt.detection.matching import match, overlaps
-from vpt.detection.pictures import SHOWN
+from vpt.detection.pictures import SHOWN, uncovered
 from vpt.report.html import Column, Section, Table, percent, render
 from vpt.report.images import photo_uri, small
 from vpt.report.svg import Chart, Line, line_chart, tag
 
 SIDE = 320
 DRAWN = 10  # predicted boxes that are drawn of one image
-LETTER = 7.6  # width of a letter of a caption, about
+LETTER, LINE = 7.6, 14.0  # about the width of a letter of a caption, and its height
 OVERLAP = 0.5
 SIZES = {"map_small": "small, under 32² pixels", "map_medium": "medium", "map_large": "large, over 96² pixels"}
 
@@ -192,13 +192,9 @@ def _tile(
 def _drawing(boxes: Sequence[tuple[Sequence[float], str, str]], scale: float, wide: float) -> Markup:
     """Boxes with captions and kinds, the first ones on top. A caption that would cover one of a box before it is left
     out of the drawing and told where the pointer rests on the box."""
-    taken: list[tuple[float, float, float]] = []
-    rects, labels = [], []
+    rects, labels, places = [], [], []
     for box, caption, kind in boxes:
         x1, y1, x2, y2 = (edge * scale for edge in box)
-        length = LETTER * len(caption)
-        x, y = max(0.0, min(x1 + 3, wide - length)), y1 - 4 if y1 > 16 else y1 + 14
-        free = all(abs(y - line) >= 14 or x >= end or x + length <= start for start, end, line in taken)
         rect = tag(
             "rect",
             tag("title", caption),
@@ -208,7 +204,9 @@ def _drawing(boxes: Sequence[tuple[Sequence[float], str, str]], scale: float, wi
             height=f"{max(0, y2 - y1):.1f}",
         )
         rects.append(tag("g", rect, class_=f"box {kind}"))
-        if free:
-            taken.append((x, x + length, y))
-            labels.append(tag("g", tag("text", caption, x=f"{x:.1f}", y=f"{y:.1f}"), class_=f"box {kind}"))
-    return Markup("").join([*reversed(rects), *labels])
+        length = LETTER * len(caption)
+        x, y = max(0.0, min(x1 + 3, wide - length)), y1 - 4 if y1 > 16 else y1 + 14
+        places.append((x, y - LINE, x + length, y))
+        labels.append(tag("g", tag("text", caption, x=f"{x:.1f}", y=f"{y:.1f}"), class_=f"box {kind}"))
+    free = [label for label, shown in zip(labels, uncovered(places), strict=True) if shown]
+    return Markup("").join([*reversed(rects), *free])
