@@ -97,9 +97,9 @@ def difference_section(found: Scored) -> Section:
         scores = [percent(found.score[other]), percent(found.score[one])]
         rows.append([other, one, *scores, points(each.difference), interval, verdict(each)])
     text = (
-        f"On the same {found.images:,} images. The interval is a paired bootstrap over images: {DRAWS:,} times as many "
-        "images are drawn with replacement, the same for all runs, and COCO's mAP of each draw is computed anew. It "
-        "tells of the luck in which images were tested; what another training seed would give it does not know."
+        f"On the same {found.images:,} images. The interval is a paired bootstrap over images: they are drawn anew "
+        f"with replacement, {DRAWS:,} times, the same for all runs, and COCO's mAP of each draw is computed in full. "
+        "It tells of the luck in which images were tested; what another training seed would give it does not know."
     )
     text += several_pairs(len(rows))
     return Section("differences", "Differences", render("tables.html", tables=[Table("", heads, rows)], text=text))
