@@ -395,7 +395,7 @@ class TestPredict:
         rows = json.loads(capsys.readouterr().out)
         assert all(row["file_name"] == photo and len(row["bbox"]) == 4 for row in rows)
         with Image.open(next((tmp_path / "drawn").iterdir())) as drawn:
-            assert drawn.size == (128, 128)
+            assert drawn.size == (512, 512)  # enlarged, so that names can be read
         for form in ("table", "csv", "json"):
             assert main(["predict", str(trained), photo, "--format", form]) == 0
         assert main(["predict", str(trained), photo, "--classes", "a,b"]) == 2

@@ -188,7 +188,7 @@ class TestMissing:
         [
             ({"split": "train"}, "split=train does not exist"),
             ({"images": -1}, "must not be negative"),
-            ({"map": "umap"}, "pip install umap-learn"),
+            ({"map": "umap"}, r"pip install 'vpt\[umap\]'"),
         ],
     )
     def test_wishes_that_cannot_be_met(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,9 @@ from vpt.config import load_config
 from vpt.data.boxes.sources import load_boxes
 from vpt.detection.pictures import SHOWN
 from vpt.errors import UserError
+from vpt.report.compare_boxes import scored, verdict
 from vpt.report.detection import judge
+from vpt.report.source import read_source
 from vpt.run import train
 
 HOSTILE = "</text><script>alert(1)</script>"
@@ -66,7 +70,7 @@ def test_every_section_is_there(run: Path, tmp_path: Path):
 def test_errors_are_counted_and_names_are_only_text(sure: Path, tmp_path: Path):
     page = report(sure, tmp_path / "page.html", images=4)
     assert HOSTILE in page.text
-    assert page.told("pictures").count("found,") == 4
+    assert len(re.findall(r"\.png: (?:\d of \d found|no true box), \d+ false alarm", page.told("pictures"))) == 4
     data = load_boxes(load_config(overrides=["task=detection"]).data)
     truth = {record.name: record for record in data.test}
     found = dict.fromkeys(data.classes, 0)
@@ -86,6 +90,22 @@ def test_errors_are_counted_and_names_are_only_text(sure: Path, tmp_path: Path):
         assert f"{name}{there[name]}{found[name]}{there[name] - found[name]}" in text
 
 
+def test_names_that_would_cover_each_other_are_left_out(sure: Path, tmp_path: Path):
+    """The right one of two equal boxes keeps its name; both are drawn, and told to the pointer."""
+    data = load_boxes(load_config(overrides=["task=detection"]).data)
+    record = next(record for record in data.test if len(record.boxes) == 1)
+    true = data.classes[record.labels[0]]
+    other = next(name for name in data.classes if name != true)
+    box = list(record.boxes[0])
+    boxes = [{"label": name, "score": score, "box_xyxy": box} for name, score in ((other, 0.9), (true, 0.5))]
+    (sure / "predictions-test.json").write_text(json.dumps([{"image": record.name, "boxes": boxes}]))
+    text = (report(sure, tmp_path / "page.html"), (tmp_path / "page.html").read_text())[1]
+    assert f">{true} 0.50</text>" in text
+    assert f">{other} 0.90</text>" not in text
+    assert f"<title>{other} 0.90</title>" in text
+    assert text.count('class="box alarm"') == 1
+
+
 def test_data_that_is_gone(run: Path, tmp_path: Path):
     page = report(run, tmp_path / "page.html", data=str(tmp_path / "gone"))
     assert "Not shown: there is no" in page.told("pictures")
@@ -103,6 +123,46 @@ def test_two_runs(run: Path, sure: Path, tmp_path: Path):
     page = report([run, sure], tmp_path / "page.html")
     assert "mAP of every class" in page.told("classes")
     assert "precision, mean over classes" in page.told("curves")
+    assert "On the same 30 images" in page.told("differences")
+    assert "more than chance explains" in page.told("differences")  # truth with a few shifts beside a run of one epoch
+    assert "has the highest mean average precision" in page.told("")
+
+
+def test_the_score_by_matches_is_that_of_the_run(run: Path, sure: Path):
+    """On the images as they are; then no pair of equal runs is told apart."""
+    source, data = read_source(run), load_boxes(load_config(overrides=["task=detection"]).data)
+    found = scored({"one": (source.boxes, data), "other": (source.boxes, data)}, "test")
+    assert found.score["one"] == pytest.approx(source.measured["map"], abs=1e-7)
+    assert source.measured["map"] > 0
+    assert [verdict(gain) for _, _, gain in found.pairs] == ["they score the same"]
+    less = scored({"one": (source.boxes, data), "other": (read_source(sure).boxes, data)}, "test")
+    assert less.images == 30
+
+
+def test_the_interval_holds_the_difference_and_turns_with_the_order(run: Path, sure: Path):
+    data = load_boxes(load_config(overrides=["task=detection"]).data)
+    one, other = ((read_source(folder).boxes, data) for folder in (run, sure))
+    (_, _, ahead), (_, _, behind) = (
+        scored(runs, "test").pairs[0] for runs in ({"a": one, "b": other}, {"b": other, "a": one})
+    )
+    assert 0 < ahead.low < ahead.difference < ahead.high
+    assert (behind.low, behind.difference, behind.high) == pytest.approx((-ahead.high, -ahead.difference, -ahead.low))
+
+
+def test_runs_that_do_not_pair_are_told(run: Path, sure: Path, tmp_path: Path):
+    data = load_boxes(load_config(overrides=["task=detection"]).data)
+    source = read_source(run)
+    moved = replace(data, test=tuple(replace(record, boxes=record.boxes[::-1]) for record in data.test))
+    with pytest.raises(UserError, match="measured on different data"):
+        scored({"one": (source.boxes, data), "other": (source.boxes, moved)}, "test")
+    renamed = [{**row, "image": f"other {row['image']}"} for row in source.boxes]
+    with pytest.raises(UserError, match="no image in common"):
+        scored({"one": (source.boxes, data), "other": (renamed, data)}, "test")
+    (sure / "predictions-test.json").unlink()
+    page = report([run, sure], tmp_path / "page.html")
+    assert "Not shown: fewer than two of the runs" in page.told("differences")
+    page = report([run, run], tmp_path / "page.html", data=str(tmp_path / "gone"))
+    assert "Not shown: there is no" in page.told("differences")
 
 
 def test_classification_beside_detection_is_refused(run: Path, tmp_path: Path):

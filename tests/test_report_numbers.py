@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from vpt.comparison import disagreements
+from vpt.detection.matching import overlaps
 from vpt.metrics import calibration_error, reliability
 from vpt.predictions import Answer, answers_of
 from vpt.report.agreement import mcnemar, paired, wilson
@@ -21,7 +24,7 @@ from vpt.report.compare import in_common
 from vpt.report.confusion import confused_pairs, label_errors, matrix_of
 from vpt.report.cost import facts as cost_facts
 from vpt.report.curves import epochs_of, steps_of
-from vpt.report.detection import judge, overlaps
+from vpt.report.detection import judge
 from vpt.report.features import layout, neighbour_agreement
 from vpt.report.mistakes import surest_mistakes
 from vpt.report.svg import ticks
@@ -176,6 +179,36 @@ class TestFeatures:
     def test_equal_features_do_not_break_it(self):
         assert np.isfinite(layout(np.ones((12, 4)))).all()
 
+    @pytest.mark.filterwarnings("ignore:Tensorflow not installed:ImportWarning")
+    def test_umap_keeps_groups_and_repeats_itself(self):
+        pytest.importorskip("umap")
+        groups = np.repeat(np.arange(3), 20)
+        features = CHANCE.normal(size=(60, 80)) + 20 * np.eye(3, 80)[groups]
+        places = layout(features, "umap")
+        assert (places == layout(features, "umap")).all()
+        assert (places.min(), places.max()) == (0, 1)
+        assert neighbour_agreement(places - places.mean(0), groups) > 0.9
+        assert layout(features[:10], "umap").shape == (10, 2)
+
+    @pytest.mark.parametrize(("images", "neighbours"), [(10, 9), (60, 15)])
+    def test_what_umap_is_asked(self, monkeypatch: pytest.MonkeyPatch, images: int, neighbours: int):
+        """No more neighbours than there are, a fixed seed, one thread (with more the seed would not hold)."""
+        asked = []
+
+        class UMAP:
+            def __init__(self, **settings: int) -> None:
+                asked.append(settings)
+
+            def fit_transform(self, rows: np.ndarray) -> np.ndarray:
+                return rows[:, :2] * 7 + 3
+
+        monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=UMAP))
+        features = CHANCE.normal(size=(images, 8)).astype(np.float32)
+        places = layout(features, "umap", seed=5)
+        assert asked == [{"n_neighbors": neighbours, "random_state": 5, "n_jobs": 1}]
+        low, high = features[:, :2].min(0), features[:, :2].max(0)
+        assert places == pytest.approx((features[:, :2] - low) / (high - low), abs=1e-5)
+
 
 class TestBoxes:
     def test_overlaps_are_counted_in_pixels(self):
@@ -198,6 +231,13 @@ class TestBoxes:
         assert found.right == [False, True, False, False]
         assert found.found == [True, False]
         assert found.errors == 4
+
+    def test_a_crowd_is_neither_missed_nor_a_false_alarm(self):
+        wanted = [("cat", [0, 0, 40, 40]), ("cat", [50, 50, 60, 60])]
+        predicted = [("cat", 0.9, [5, 5, 15, 15]), ("cat", 0.8, [20, 20, 30, 30]), ("dog", 0.7, [20, 20, 30, 30])]
+        found = judge(predicted, wanted, [True, False])
+        assert found.right == [True, True, False]
+        assert found.found == [True, False]
 
     @pytest.mark.parametrize(
         ("predicted", "wanted"), [([], []), ([("a", 0.9, [0, 0, 1, 1])], []), ([], [("a", [0] * 4)])]

@@ -120,6 +120,18 @@ def test_light_dark_and_paper(browser: Any, pages: dict[str, Path]):
         page.close()
 
 
+def test_paper_holds_two_charts_a_row(browser: Any, pages: dict[str, Path]):
+    """On a sheet of 190 mm too, where the screen would have one; heads of tables are text, for Chromium repeats no
+    buttons on the next page."""
+    page = opened(browser, pages["18"], 720)
+    columns = "getComputedStyle(document.querySelector('.charts')).gridTemplateColumns.split(' ').length"
+    assert page.evaluate(columns) == 1
+    page.emulate_media(media="print")
+    assert page.evaluate(columns) == 2
+    assert page.evaluate("getComputedStyle(document.querySelector('th button')).display") == "contents"
+    page.close()
+
+
 def colour(page: Any, variable: str) -> tuple[int, ...]:
     """A CSS colour as red, green, blue."""
     told = page.evaluate(

@@ -23,10 +23,14 @@ def method_name(metrics: Mapping[str, Any]) -> str:
 
     >>> method_name({"prompt": "none", "tuning": "frozen"}), method_name({"prompt": "deep", "tuning": "frozen"})
     ('linear probe', 'deep prompts')
+    >>> method_name({"prompt": "none", "tuning": "frozen", "head": "fcos"})
+    'head only'
     """
     if metrics["prompt"] != "none":
         return f"{metrics['prompt']} prompts"
-    names = {"frozen": "linear probe", "full": "full fine-tuning", "lora": "LoRA", "bias": "bias tuning"}
+    head = metrics.get("head", "linear")
+    probe = {"linear": "linear probe", "zeroshot": "zero-shot"}.get(head, "head only")
+    names = {"frozen": probe, "full": "full fine-tuning", "lora": "LoRA", "bias": "bias tuning"}
     return names[metrics["tuning"]]
 
 
@@ -73,6 +77,7 @@ def comparison_png(
     axes.bar_label(bars, padding=4)
     axes.invert_yaxis()
     axes.margins(x=0.15)
+    axes.xaxis.get_major_locator().set_params(integer=True)  # there are no halves of mistakes
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(f"mistakes on {len(records)} images never seen before")
     shown = disagreements(list(answers.values()))[:TILES]

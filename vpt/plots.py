@@ -24,19 +24,14 @@ def curves_png(rows: Sequence[Mapping[str, Any]], path: Path, metric: str) -> Pa
     left.set_title("loss")
     _line(right, rows, "train_accuracy", "training", BLUE)
     _line(right, rows, f"val_{metric}", "validation", ORANGE)
-    right.set_title("mean average precision" if metric == "map" else metric)
+    name = "mean average precision" if metric == "map" else metric
+    right.set_title(name)
     scored = [row for row in rows if f"val_{metric}" in row]
     if scored:
         best = max(scored, key=lambda row: row[f"val_{metric}"])
         for axes in (left, right):
             axes.axvline(best["epoch"], color=GREY, linestyle=":", linewidth=1)
-        right.annotate(
-            f"best {best[f'val_{metric}']:.3f}\nepoch {best['epoch']}",
-            (best["epoch"], best[f"val_{metric}"]),
-            xytext=(6, -30),
-            textcoords="offset points",
-            color=GREY,
-        )
+        right.set_title(f"{name}: best {best[f'val_{metric}']:.3f} on validation, epoch {best['epoch']}")
     for axes in (left, right):
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.25)

@@ -193,6 +193,7 @@ def _summary(state: TrainState, setting: Setting) -> dict[str, Any]:
         "backbone": model.backbone.name,
         "prompt": config.prompt.kind,
         "tuning": config.tuning.kind,
+        "head": config.head.kind,
         "data": setting.data.summary(),
     }
 

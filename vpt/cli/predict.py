@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--top", type=int, default=5, help="classes named for each image (default 5)")
     parser.add_argument("--score", type=float, default=0.3, help="boxes below this score are left out (default 0.3)")
     parser.add_argument("--output", type=Path, help="write to this file instead of stdout")
-    parser.add_argument("--draw", type=Path, metavar="DIR", help="write pictures with the boxes drawn on them")
+    parser.add_argument("--draw", type=Path, metavar="DIR", help="write pictures with boxes drawn, small ones enlarged")
     parser.add_argument("--classes", help="other class names, comma-separated, where the head reads names (zeroshot)")
     parser.add_argument("--prompted", type=Path, metavar="DIR", help="write what the backbone sees, as PNG")
     parser.add_argument("--batch-size", type=int, default=32)
@@ -90,15 +90,19 @@ def _write_prompted(predictor: Predictor, images: Sequence[str], folder: Path) -
 
 
 def _write_drawn(predictor: Predictor, results: Sequence[Detections], folder: Path) -> None:
+    import numpy as np
+
     from vpt.data.images import decode
-    from vpt.detection.pictures import draw_boxes
+    from vpt.detection.pictures import draw_boxes, enlarged
     from vpt.plots import picture_png
 
     names = list(predictor.classes)
     for number, found in enumerate(results, 1):
         labels = [names.index(label) for label in found.labels]
         captions = [f"{label} {score:.2f}" for label, score in zip(found.labels, found.scores, strict=True)]
-        drawn = draw_boxes(decode(found.image), found.boxes_xyxy, labels, captions)
+        pixels, times = enlarged(decode(found.image))
+        boxes = np.asarray(found.boxes_xyxy).reshape(-1, 4) * times
+        drawn = draw_boxes(pixels, boxes, labels, captions)
         picture_png(drawn, folder / f"{number:04d}-{Path(found.image).stem}.png")
 
 

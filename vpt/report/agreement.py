@@ -38,6 +38,35 @@ class Paired:
         return self.p < 0.05
 
 
+@dataclass(frozen=True)
+class Gain:
+    """A score of the second method minus that of the first, on the same images.
+
+    Args:
+        difference: of the scores.
+        low, high: 95% interval, by the paired bootstrap.
+    """
+
+    difference: float
+    low: float
+    high: float
+
+    @property
+    def clear(self) -> bool:
+        """Whether chance in which images were tested is a poor explanation: zero is outside of the interval."""
+        return self.low > 0 or self.high < 0
+
+
+def gain(first: np.ndarray, second: np.ndarray, difference: float) -> Gain:
+    """The 95% interval of a difference, from the scores (draws,) of both methods on the same draws of images.
+
+    >>> gain(np.zeros(100), np.linspace(0.1, 0.2, 100), 0.15).clear
+    True
+    """
+    low, high = np.quantile(second - first, [0.025, 0.975])
+    return Gain(difference, float(low), float(high))
+
+
 def wilson(right: int, images: int) -> tuple[float, float]:
     """95% interval of a share (Wilson 1927): where the accuracy on endless images of this kind lies.
 

@@ -17,7 +17,20 @@ from vpt.data.records import LabelledData, Record
 from vpt.errors import UserError
 from vpt.files import write_text
 from vpt.predictions import Answer, answers_of
-from vpt.report import attention, calibration, compare, confusion, cost, curves, detection, features, mistakes, summary
+from vpt.report import (
+    attention,
+    calibration,
+    compare,
+    compare_boxes,
+    confusion,
+    cost,
+    curves,
+    detection,
+    features,
+    mistakes,
+    summary,
+)
+from vpt.report.agreement import Gain, Paired
 from vpt.report.features import Map, require_map
 from vpt.report.html import Section, note, render
 from vpt.report.images import png_uri
@@ -94,7 +107,7 @@ def single(source: Source, wishes: Wishes, console: Console) -> str:
     make = _boxes if source.config.task == "detection" else _classes
     sections += make(source, wishes, console)
     if (source.folder / "prompt.png").is_file():
-        sections.append(_or_note("prompt", "Pixel prompt", lambda: _prompt(source.folder / "prompt.png")))
+        sections.append(_or_note("prompt", "Pixel prompt", lambda: _prompt(source)))
     sections.append(cost.section({source.name: (source.metrics, source.rows)}))
     sections.append(_settings({source.name: source}))
     title = f"{source.method} on {Path(source.config.data.path).name}"
@@ -120,25 +133,46 @@ def several(sources: Sequence[Source], wishes: Wishes, console: Console) -> str:
     if answered and not multilabel:
         charts.append(compare.calibration_chart(answered))
     sections = [compare.table_section(named), compare.chart_section(named, charts)]
-    common: compare.Common | None = None
-    if sources[0].config.task == "classification":
-        try:
+    pairs: Sequence[tuple[str, str, Paired | Gain]] = ()
+    try:
+        if sources[0].config.task == "detection":
+            scored = _scored(named)
+            pairs = scored.pairs
+            sections.append(compare_boxes.difference_section(scored))
+        else:
             common = _in_common(answered)
+            pairs = common.pairs
             sections += _differences(common, sources[0], multilabel, wishes)
-        except UserError as error:
-            sections.append(Section("differences", "Differences", note(f"Not shown: {error}")))
+    except UserError as error:
+        sections.append(Section("differences", "Differences", note(f"Not shown: {error}")))
     sections.append(_or_note("classes", "Classes", lambda: compare.class_section(named)))
     sections.append(cost.section({name: (source.metrics, source.rows) for name, source in named.items()}))
     sections.append(_settings(named))
     notes = [f"{name}: {text}" for name, source in named.items() for text in source.notes]
     title = f"{len(sources)} runs compared"
-    return _page(title, ", ".join(named), compare.lead(named, common), [], [], notes, sections)
+    return _page(title, ", ".join(named), compare.lead(named, pairs), [], [], notes, sections)
 
 
 def _in_common(answered: Mapping[str, Sequence[Answer]]) -> compare.Common:
     if len(answered) < 2:
         raise UserError("fewer than two of the runs have written their predictions")
     return compare.in_common(answered)
+
+
+def _scored(named: Mapping[str, Source]) -> compare_boxes.Scored:
+    splits = {source.split for source in named.values() if source.boxes}
+    if len(splits) > 1:
+        raise UserError("the runs were not measured on the same split")
+    known: dict[str, LabelledData | UserError] = {}  # runs that have the same data read it once
+    found = {}
+    for name, source in named.items():
+        if source.boxes:
+            key = source.config.data.model_dump_json()
+            data = known[key] = known[key] if key in known else _data(source)
+            if isinstance(data, UserError):
+                raise data
+            found[name] = (source.boxes, data)
+    return compare_boxes.scored(found, splits.pop() if splits else "test")
 
 
 def _differences(common: compare.Common, source: Source, multilabel: bool, wishes: Wishes) -> list[Section]:
@@ -276,13 +310,15 @@ def _labels(records: Sequence[Record], classes: int, multilabel: bool) -> np.nda
     return labels
 
 
-def _prompt(path: Path) -> Section:
+def _prompt(source: Source) -> Section:
+    path = source.folder / "prompt.png"
     try:
         with Image.open(path, formats=["PNG"]) as file:
             pixels = np.asarray(file.convert("RGBA"))
     except (OSError, ValueError, SyntaxError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
-    body = render("prompt.html", uri=png_uri(pixels), side=pixels.shape[0])
+    sigmoid = getattr(source.config.prompt, "squash", None) == "sigmoid"
+    body = render("prompt.html", uri=png_uri(pixels), side=pixels.shape[0], sigmoid=sigmoid)
     return Section("prompt", "Pixel prompt", body)
 
 

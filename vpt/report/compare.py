@@ -15,7 +15,7 @@ from vpt.data.records import Record
 from vpt.errors import UserError
 from vpt.metrics import reliability
 from vpt.predictions import Answer
-from vpt.report.agreement import Paired, paired
+from vpt.report.agreement import Gain, Paired, paired
 from vpt.report.curves import label_of
 from vpt.report.detection import precision_chart
 from vpt.report.html import Cell, Column, Section, Table, count, duration, percent, points, render, size
@@ -119,25 +119,21 @@ def verdict(found: Paired) -> str:
     return "more than chance explains" if found.clear else "could well be chance"
 
 
-def lead(named: Mapping[str, Source], common: Common | None) -> str:
-    """What a reader should take away, in a sentence or two."""
+def lead(named: Mapping[str, Source], pairs: Sequence[tuple[str, str, Paired | Gain]]) -> str:
+    """What a reader should take away, in a sentence or two; `pairs` are the differences that are known."""
     finished = {name: source for name, source in named.items() if source.measured}
     if len(finished) < 2 or len({source.metric for source in finished.values()}) > 1:
         return ""
     score = {name: float(source.measured[source.metric]) for name, source in finished.items()}
     first = max(score, key=lambda name: score[name])
     told = f"{first} has the highest {label_of(finished[first].metric)}, {percent(score[first])}."
-    if common is None or first not in common.answers:
+    its = [(other == first, found) for one, other, found in pairs if first in (one, other)]
+    if not its:
         return f"{told} Whether its lead is more than chance is not known, for want of answers image by image."
-    gains = [
-        found.difference if other == first else -found.difference
-        for one, other, found in common.pairs
-        if found.clear and first in (one, other)
-    ]
-    clear = [gain for gain in gains if gain > 0]
-    others = len(common.answers) - 1
+    clear = [found for second, found in its if found.clear and (found.difference > 0) == second]
+    others = len(its)
     if not clear:
-        return f"{told} Its lead could be the luck of the test images: no difference to it is clear."
+        return f"{told} That may be the luck of the test images: against no other run is its lead clear."
     return f"{told} That is more than chance explains against {len(clear)} of the {others} other{'s' * (others > 1)}."
 
 
@@ -149,9 +145,9 @@ def difference_section(common: Common, several: bool) -> Section:
         p = "< 0.001" if found.p < 0.001 else f"{found.p:.3f}"
         alone = [found.only_second, found.only_first]
         rows.append([other, one, points(found.difference), interval, *alone, p, verdict(found)])
-    heads = [Column("run", "text"), Column("against", "text"), Column("points"), Column("95% interval")]
-    heads += [Column("it alone right"), Column("the other alone right"), Column("McNemar p"), Column("so", "text")]
-    pairs = len(rows)
+    heads = [Column("run", "text"), Column("against", "text phrase"), Column("points"), Column("95% interval")]
+    heads += [Column(title) for title in ("it alone right", "the other alone right", "McNemar p")]
+    heads.append(Column("so", "text phrase"))
     text = (
         f"On the same {common.images:,} images. The interval is a paired bootstrap over images (10,000 draws), p is "
         "McNemar's exact test. Both tell of the luck in which images were tested; what another training seed "
@@ -159,9 +155,19 @@ def difference_section(common: Common, several: bool) -> Section:
     )
     if several:
         text = "An image counts as right when all its labels are. " + text
-    if pairs > 1:
-        text += f" With {pairs} pairs, about {0.05 * pairs:.1f} would look like more than chance although none were."
+    text += several_pairs(len(rows))
     return Section("differences", "Differences", render("tables.html", tables=[Table("", heads, rows)], text=text))
+
+
+def several_pairs(pairs: int) -> str:
+    """What to think of many comparisons, as a sentence to be put behind others.
+
+    >>> several_pairs(3)
+    ' With 3 pairs, about 0.2 would look like more than chance although none were.'
+    """
+    if pairs < 2:
+        return ""
+    return f" With {pairs} pairs, about {0.05 * pairs:.1f} would look like more than chance although none were."
 
 
 def disagreement_section(common: Common, records: Mapping[str, Record] | None, most: int, max_pixels: int) -> Section:
@@ -213,7 +219,8 @@ def calibration_chart(named: Mapping[str, Sequence[Answer]]) -> Chart:
         lines.append(Line(name, points_of, number))
     ideal = Line("as confident as right", [(0.0, 0.0), (1.0, 1.0)], 7, faint=True)
     text = f"Of 15 bins of confidence those that hold fewer than {FEW} answers are left out."
-    return line_chart("share right", [ideal, *lines], "confidence", percent=True, span=(0.0, 1.02), text=text)
+    title = "calibration: share right by confidence"
+    return line_chart(title, [ideal, *lines], "confidence", percent=True, span=(0.0, 1.02), text=text)
 
 
 def chart_section(named: Mapping[str, Any], charts: Sequence[Chart]) -> Section:

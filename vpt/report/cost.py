@@ -64,7 +64,9 @@ def section(named: Mapping[str, tuple[Mapping[str, Any], Sequence[Mapping[str, A
     columns = {name: facts(*found) for name, found in named.items()}
     labels = [label for label, _ in next(iter(columns.values()))]
     rows = [[label, *(found[at][1] for found in columns.values())] for at, label in enumerate(labels)]
-    heads = [Column("", "text"), *(Column(name if len(named) > 1 else "", "text") for name in named)]
+    heads = [Column("", "text"), Column("", "text")]
+    if len(named) > 1:
+        heads[1:] = [Column(name, "text phrase") for name in named]
     cpu = not any(metrics.get("joules") for metrics, _ in named.values())
     text = "Memory on a CPU is that of the whole process, Python included; on a GPU what torch holds there."
     if cpu:

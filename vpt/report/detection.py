@@ -12,13 +12,15 @@ from markupsafe import Markup
 from vpt.data.boxes.records import BoxRecord
 from vpt.data.images import BadImage, read
 from vpt.data.records import Record
-from vpt.detection.pictures import SHOWN
+from vpt.detection.matching import match, overlaps
+from vpt.detection.pictures import SHOWN, uncovered
 from vpt.report.html import Column, Section, Table, percent, render
 from vpt.report.images import photo_uri, small
 from vpt.report.svg import Chart, Line, line_chart, tag
 
 SIDE = 320
 DRAWN = 10  # predicted boxes that are drawn of one image
+LETTER, LINE = 7.6, 14.0  # about the width of a letter of a caption, and its height
 OVERLAP = 0.5
 SIZES = {"map_small": "small, under 32² pixels", "map_medium": "medium", "map_large": "large, over 96² pixels"}
 
@@ -28,8 +30,8 @@ class Judged:
     """Boxes of one image, judged.
 
     Args:
-        right: of each predicted box, whether it found a true one of its class.
-        found: of each true box, whether it was found.
+        right: of each predicted box, whether it found a true one of its class, or lies in a crowd.
+        found: of each true box, whether it was found, or is a crowd.
     """
 
     right: Sequence[bool]
@@ -41,47 +43,36 @@ class Judged:
         return self.right.count(False) + self.found.count(False)
 
 
-def overlaps(some: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Intersection over union (n, m) of boxes (n, 4) and (m, 4), x1, y1, x2, y2.
-
-    >>> overlaps(np.array([[0, 0, 2, 2]]), np.array([[0, 0, 2, 2], [1, 0, 3, 2], [5, 5, 6, 6]])).round(3).tolist()
-    [[1.0, 0.333, 0.0]]
-    """
-    low = np.maximum(some[:, None, :2], others[None, :, :2])
-    high = np.minimum(some[:, None, 2:], others[None, :, 2:])
-    inside = np.clip(high - low, 0, None).prod(2)
-    areas = [np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(1) for boxes in (some, others)]
-    return inside / np.maximum(areas[0][:, None] + areas[1][None] - inside, 1e-12)
-
-
 def judge(
     predicted: Sequence[tuple[str, float, Sequence[float]]],
     wanted: Sequence[tuple[str, Sequence[float]]],
+    crowds: Sequence[bool] = (),
     least: float = OVERLAP,
 ) -> Judged:
-    """Which predicted boxes are right: by falling score, each takes the true box of its class that it overlaps most, if
-    that is free and the overlap is enough, as COCO matches.
+    """Which predicted boxes are right, matched as COCO does.
 
     Args:
         predicted: label, score, box.
         wanted: label, box.
+        crowds: which of the true boxes stand for a crowd; default none. A crowd cannot be missed, and a box in it that
+            found nothing else counts as right.
         least: overlap that is enough.
 
     >>> judge([("cat", 0.9, [0, 0, 2, 2]), ("cat", 0.8, [0, 0, 2, 2])], [("cat", [0, 0, 2, 2])])
     Judged(right=[True, False], found=[True])
     """
-    right, found = [False] * len(predicted), [False] * len(wanted)
-    if predicted and wanted:
-        table = overlaps(np.array([box for _, _, box in predicted], float), np.array([box for _, box in wanted], float))
-        for at in sorted(range(len(predicted)), key=lambda at: -predicted[at][1]):
-            free = [
-                (table[at, to], to)
-                for to in range(len(wanted))
-                if not found[to] and wanted[to][0] == predicted[at][0] and table[at, to] >= least
-            ]
-            if free:
-                found[max(free, key=lambda pair: pair[0])[1]] = right[at] = True
-    return Judged(right, found)
+    crowd = np.array(crowds or [False] * len(wanted), bool)
+    right, found = np.zeros(len(predicted), bool), crowd.copy()
+    order = np.argsort([-score for _, score, _ in predicted], kind="stable")
+    for label in {label for label, _ in wanted}:
+        mine = np.array([at for at in order if predicted[at][0] == label], int)
+        theirs = np.array([at for at, one in enumerate(wanted) if one[0] == label])
+        some = np.array([predicted[at][2] for at in mine], float).reshape(-1, 4)
+        table = overlaps(some, np.array([wanted[at][1] for at in theirs], float), crowd[theirs])
+        hits, ignored, taken = match(table, crowd[theirs], np.array([least]))
+        right[mine] = hits[0] | ignored[0]
+        found[theirs] |= taken[0]
+    return Judged(right.tolist(), found.tolist())
 
 
 def numbers_section(measured: Mapping[str, Any]) -> Section:
@@ -122,7 +113,7 @@ def pictures_section(
         if isinstance(record, BoxRecord):
             sure = [(box["label"], box["score"], box["box_xyxy"]) for box in row["boxes"] if box["score"] >= SHOWN]
             truth = [(classes[label], box) for label, box in zip(record.labels, record.boxes, strict=True)]
-            judged.append((judge(sure, truth), record, sure))
+            judged.append((judge(sure, truth, record.crowds), record, sure))
     ranked = sorted(judged, key=lambda one: -one[0].errors)
     chosen = [ranked[at] for at in _spread(len(ranked), most)]
     tiles = [tile for number, one in enumerate(chosen) if (tile := _tile(number, *one, classes, max_pixels))]
@@ -141,12 +132,12 @@ def pictures_section(
 def error_table(
     judged: Sequence[tuple[Judged, BoxRecord, Sequence[tuple[str, float, Sequence[float]]]]], classes: Sequence[str]
 ) -> Table:
-    """Of every class: true boxes, how many were found and missed, and false alarms."""
+    """Of every class: true boxes (crowds left out), how many were found and missed, and false alarms."""
     there, found, alarms = (dict.fromkeys(classes, 0) for _ in range(3))
     for each, record, sure in judged:
-        for label, hit in zip(record.labels, each.found, strict=True):
-            there[classes[label]] += 1
-            found[classes[label]] += hit
+        for label, hit, crowd in zip(record.labels, each.found, record.crowds, strict=True):
+            there[classes[label]] += not crowd
+            found[classes[label]] += hit and not crowd
         for (label_name, _, _), right in zip(sure, each.right, strict=True):
             alarms[label_name] = alarms.get(label_name, 0) + (not right)
     rows = [[name, there[name], found[name], there[name] - found[name], alarms[name]] for name in classes]
@@ -179,31 +170,43 @@ def _tile(
     scale = SIDE / max(pixels.shape[:2])  # also of photos that are smaller: lines and names keep their size
     high, wide = (side * scale for side in pixels.shape[:2])
     truth = [
-        _box(box, scale, classes[label], "found" if hit else "missed")
+        (box, classes[label], "found" if hit else "missed")
         for label, box, hit in zip(record.labels, record.boxes, judged.found, strict=True)
     ]
-    guess = [
-        _box(box, scale, f"{label} {score:.2f}", "found" if right else "alarm")
-        for (label, score, box), right in sorted(
-            sorted(zip(sure, judged.right, strict=True), key=lambda pair: -pair[0][1])[:DRAWN], key=lambda pair: pair[1]
-        )
-    ]
+    best = sorted(zip(sure, judged.right, strict=True), key=lambda pair: (not pair[1], -pair[0][1]))[:DRAWN]
+    guess = [(box, f"{label} {score:.2f}", "found" if right else "alarm") for (label, score, box), right in best]
     return {
         "id": f"scene{number}",
         "name": record.name,
         "uri": photo_uri(shown),
         "wide": f"{wide:.0f}",
         "high": f"{high:.0f}",
-        "truth": Markup("").join(truth),
-        "guess": Markup("").join(guess),
-        "found": judged.found.count(True),
-        "there": len(judged.found),
+        "truth": _drawing(truth, scale, wide),
+        "guess": _drawing(guess, scale, wide),
+        "found": judged.found.count(True) - sum(record.crowds),
+        "there": len(judged.found) - sum(record.crowds),
         "alarms": judged.right.count(False),
     }
 
 
-def _box(box: Sequence[float], scale: float, caption: str, kind: str) -> Markup:
-    x1, y1, x2, y2 = (edge * scale for edge in box)
-    rect = tag("rect", x=f"{x1:.1f}", y=f"{y1:.1f}", width=f"{max(0, x2 - x1):.1f}", height=f"{max(0, y2 - y1):.1f}")
-    label = tag("text", caption, x=f"{x1 + 3:.1f}", y=f"{y1 - 4 if y1 > 16 else y1 + 14:.1f}")
-    return tag("g", rect + label, class_=f"box {kind}")
+def _drawing(boxes: Sequence[tuple[Sequence[float], str, str]], scale: float, wide: float) -> Markup:
+    """Boxes with captions and kinds, the first ones on top. A caption that would cover one of a box before it is left
+    out of the drawing and told where the pointer rests on the box."""
+    rects, labels, places = [], [], []
+    for box, caption, kind in boxes:
+        x1, y1, x2, y2 = (edge * scale for edge in box)
+        rect = tag(
+            "rect",
+            tag("title", caption),
+            x=f"{x1:.1f}",
+            y=f"{y1:.1f}",
+            width=f"{max(0, x2 - x1):.1f}",
+            height=f"{max(0, y2 - y1):.1f}",
+        )
+        rects.append(tag("g", rect, class_=f"box {kind}"))
+        length = LETTER * len(caption)
+        x, y = max(0.0, min(x1 + 3, wide - length)), y1 - 4 if y1 > 16 else y1 + 14
+        places.append((x, y - LINE, x + length, y))
+        labels.append(tag("g", tag("text", caption, x=f"{x:.1f}", y=f"{y:.1f}"), class_=f"box {kind}"))
+    free = [label for label, shown in zip(labels, uncovered(places), strict=True) if shown]
+    return Markup("").join([*reversed(rects), *free])

@@ -22,7 +22,7 @@ Map = Literal["tsne", "umap"]
 def require_map(kind: Map) -> None:
     """A UserError if what lays features out is not installed."""
     if kind == "umap" and find_spec("umap") is None:
-        raise UserError("--map umap needs umap-learn: pip install umap-learn, or leave out --map for t-SNE")
+        raise UserError("--map umap needs umap-learn: pip install 'vpt[umap]', or leave out --map for t-SNE")
 
 
 def neighbour_agreement(features: np.ndarray, labels: np.ndarray) -> float:

@@ -26,7 +26,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table. `kind` is text or number; numbers stand right."""
+    """A column of a table. `kind` is text or number, which stands right, or text phrase, which stays on one line."""
 
     title: str
     kind: str = "number"
@@ -96,10 +96,11 @@ def percent(share: float | None, digits: int = 1) -> str:
 def points(difference: float, digits: int = 1) -> str:
     """A difference of shares, with its sign.
 
-    >>> points(-0.0139), points(0.02)
-    ('−1.4', '+2.0')
+    >>> points(-0.0139), points(0.02), points(-0.0001)
+    ('−1.4', '+2.0', '0.0')
     """
-    return f"{100 * difference:+.{digits}f}".replace("-", "−")
+    value = round(100 * difference, digits)
+    return f"{value:+.{digits}f}".replace("-", "−") if value else f"{0:.{digits}f}"
 
 
 def count(number: float | None) -> str:
@@ -119,6 +120,8 @@ def duration(seconds: float | None) -> str:
     """
     if seconds is None:
         return NOTHING
+    if 0 < seconds < 0.05:
+        return "under 0.1 s"
     if seconds < 60:
         return f"{seconds:.1f} s"
     whole = round(seconds)

@@ -40,7 +40,8 @@ class Source:
     @property
     def method(self) -> str:
         """What it trained, in words."""
-        return method_name({"prompt": self.config.prompt.kind, "tuning": self.config.tuning.kind})
+        config = self.config
+        return method_name({"prompt": config.prompt.kind, "tuning": config.tuning.kind, "head": config.head.kind})
 
     @property
     def measured(self) -> dict[str, Any]:

@@ -61,6 +61,7 @@ def facts(source: Source) -> list[tuple[str, str]]:
     optimizer = config.train.optimizer
     rates = {role: rate for role, rate in optimizer.lr.model_dump().items() if role in roles_of(source.rows)}
     told = ", ".join(f"{role} {rate:g}" for role, rate in rates.items())
+    batch = f"{config.train.batch_size} images, {optimizer.kind}"
     epochs = count(source.metrics.get("epochs", _epochs_logged(source.rows)))
     epochs += f" of {config.train.epochs}" if config.train.epochs else ""
     if source.metrics.get("best_epoch"):
@@ -77,7 +78,7 @@ def facts(source: Source) -> list[tuple[str, str]]:
         ("head", settings_in_words(config.head)),
         ("data", data),
         ("epochs", epochs),
-        ("batch and rate", f"{config.train.batch_size} images, {optimizer.kind}" + (f" ({told})" if told else "")),
+        ("batch and learning rate", batch + (f" ({told})" if told else "")),
         ("augmentation", config.data.augment),
         ("seed", f"{config.train.seed} (of splits: {config.data.split_seed})"),
     ]

@@ -98,7 +98,7 @@ def line_chart(
     frame = Frame(min(xs), max(xs), low, high)
     parts = [frame.axes(x, percent)]
     if mark is not None:
-        parts.append(frame.upright(*mark))
+        parts.append(frame.upright(*mark, high=sum(ys) / len(ys) < (low + high) / 2))
     parts += [frame.line(line) for line in sorted(lines, key=lambda line: not line.faint)]
     told = "; ".join(f"{line.name}: {_course(line.points, percent)}" for line in lines)
     legend = [(_tone(line), line.name) for line in lines] if len(lines) > 1 else []
@@ -157,12 +157,13 @@ class Frame:
             parts.append(tag("path", d=dots, class_=f"dots {_tone(line)}"))
         return Markup("").join(parts)
 
-    def upright(self, x: float, text: str) -> Markup:
-        """A dotted line at x with its name."""
+    def upright(self, x: float, text: str, high: bool = False) -> Markup:
+        """A dotted line at x with its name at the foot, or up high where the lines of the chart lie low."""
         place, _ = self.at(x, self.y0)
         bottom = self.height - BOTTOM
         late = place > self.width * 0.6
-        label = tag("text", text, x=f"{place + (-5 if late else 5):.1f}", y=bottom - 6, class_="end" if late else None)
+        y = TOP + 12 if high else bottom - 6
+        label = tag("text", text, x=f"{place + (-5 if late else 5):.1f}", y=y, class_="halo end" if late else "halo")
         return tag("path", d=f"M{place:.1f} {TOP}V{bottom}", class_="mark") + label
 
 
