@@ -346,6 +346,13 @@ def test_runs_resume_and_round_trip_bit_identically(tmp_path: Path, monkeypatch:
     assert first == second
 
 
+def test_a_run_without_measured_splits_ends_well(tmp_path: Path):
+    words = ["data.shots=2", "data.join_val=true", "data.hold_test=true", "train.epochs=1"]
+    run = train(settings(tmp_path, *words), QUIET)
+    assert not {"val", "test"} & run.metrics.keys()
+    assert run.artifact.is_file()
+
+
 def _scenes() -> list[Path]:
     from vpt.cachedir import cache_dir
 
