@@ -122,7 +122,8 @@ def written_out(
     if cross is not None:
         query = _heads(parts["qkv"](rows)[0], parts["heads"])
         _, key, value = (_heads(part, parts["heads"]) for part in parts["qkv"](cross.expand(len(rows), -1, -1)))
-        rows = rows + parts["out"](_attended(parts["q_norm"](query), parts["k_norm"](key), value, 1.0))
+        mixed = _attended(parts["q_norm"](query), parts["k_norm"](key), value, 1.0)
+        rows = rows + parts["scale1"](parts["out"](mixed))
     return rows + parts["scale2"](parts["mlp"](parts["norm2"](rows)))
 
 

@@ -203,13 +203,14 @@ class Block:
         return KeyValue(self.key_norm(key), value)
 
     def cross(self, rows: Tensor, prompt: KeyValue) -> Tensor:
-        """Rows (B, N, C), as they are, attend to a prompt's keys and values with the layer's own weights."""
+        """Rows (B, N, C), as they are, attend to a prompt's keys and values with the layer's own weights, its scale of
+        what attention adds (LayerScale) included."""
         (query,) = (self._heads(part) for part in self.project(rows, "q"))
         query = self.query_norm(query)
         shape = (query.shape[0], *prompt.key.shape[1:])
         key, value = (part.to(query.dtype).expand(shape) for part in prompt)
         mixed = self.inner_norm(attend(query, key, value).transpose(1, 2).flatten(2))
-        return self.out(mixed)
+        return self.after1(self.out(mixed))
 
     def forward(
         self,
