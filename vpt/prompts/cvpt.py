@@ -18,8 +18,8 @@ class CrossPrompts(TokenPrompts):
     """Prompts that are never in the sequence: x + CA(x, prompts) between self-attention and MLP, without any norm.
 
     The cross-attention's weights are the layer's own frozen ones (the paper's weight sharing), output projection
-    included, and LayerScale, which the paper's backbones lack: without it the branch would outweigh the layer. Even zero
-    prompts change the network, for values have a bias.
+    included, and LayerScale, which the paper's backbones lack: without it the branch would outweigh the layer. Even
+    zero prompts change the network, for values have a bias.
 
     Args:
         shape: of the backbone.
