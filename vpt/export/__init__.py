@@ -1,0 +1,11 @@
+"""A trained model as one file for other runtimes: prompts folded in as constants, preprocessing inside.
+
+`write.py` is the way through. `classifier.py` and `detector.py` say what is written, `files.py` how, and `agreement.py`
+what counts as equal. `finders.py`, `traceable.py` and `suppress.py` find boxes in operators that can be traced.
+
+An extra: pip install 'vpt[export]'.
+"""
+
+from vpt.export.write import Exported, export
+
+__all__ = ["Exported", "export"]
