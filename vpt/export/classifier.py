@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from vpt.backbones.ports import LayerPrompt
+from vpt.data.transforms import EvalTransform
 from vpt.errors import UserError
 from vpt.export.files import Program, Run
 from vpt.export.pictures import noise
-from vpt.export.resize import resized
+from vpt.export.square import Square
 from vpt.heads.zeroshot import ZeroShot
 from vpt.predict import Classifier
-from vpt.preprocess import Preprocess
 
 LARGEST_BATCH = 1024
 
@@ -24,7 +24,8 @@ class FoldedClassifier(nn.Module):
 
     Args:
         predictor: a loaded classifier; what its prompt does in each layer becomes constants.
-        size: height and width of the images; unless it is the model's own square, they are resized and cropped inside.
+        size: height and width of the images; unless it is the model's own square, they become squares inside, as at
+            prediction.
 
     Raises:
         UserError: a model whose pass depends on more than one image: test-time tuning.
@@ -38,10 +39,8 @@ class FoldedClassifier(nn.Module):
         self.model = model.eval()
         self.multilabel = predictor.artifact.multilabel
         self.size = size
-        self.side = model.image_size
-        self.pre: Preprocess = predictor.artifact.preprocess
-        self.squash = predictor.artifact.config.data.resize == "squash"
-        self.crop_pct = predictor.artifact.config.data.crop_pct or self.pre.crop_pct
+        assert isinstance(predictor.transform, EvalTransform)
+        self.square = Square(predictor.transform, size)
         # Constants must not be inference tensors, which cannot be traced.
         with torch.no_grad():
             self.layers: list[LayerPrompt] | None = model.constants()
@@ -51,27 +50,12 @@ class FoldedClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Scores of a batch."""
-        pixels = images.permute(0, 3, 1, 2)
-        if self.size != (self.side, self.side):
-            pixels = self._square(pixels)
+        pixels = self.square(images.permute(0, 3, 1, 2))
         features = self.model.backbone.features(
             self.model.normalise(pixels), self.model.steps, self.model.pool, self.layers
         )
         scores = self.head(features).float()
         return scores.sigmoid() if self.multilabel else scores.softmax(1)
-
-    def _square(self, pixels: Tensor) -> Tensor:
-        """Resized and cropped at the centre, as at evaluation."""
-        height, width = self.size
-        large = max(self.side, round(self.side / self.crop_pct))
-        if self.squash:
-            new = (self.side, self.side)
-        else:
-            scale = large / min(height, width)
-            new = (max(large, round(height * scale)), max(large, round(width * scale)))
-        wide = resized(pixels, new, "bilinear" if self.pre.interpolation == "bilinear" else "bicubic")
-        top, left = (new[0] - self.side) // 2, (new[1] - self.side) // 2
-        return wide[:, :, top : top + self.side, left : left + self.side].to(torch.uint8)
 
 
 def program_of(folded: FoldedClassifier, predictor: Classifier) -> Program:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,12 +65,11 @@ def default_size(predictor: BoxPredictor) -> tuple[int, int]:
 def program_of(folded: FoldedDetector, predictor: BoxPredictor) -> Program:
     """What is written of it."""
     rule = folded.finder.rule
-    head: Any = predictor.artifact.config.head
-    told = {
+    told: dict[str, object] = {
         "classes": list(predictor.classes),
         "image": f"uint8 ({folded.size[0]}, {folded.size[1]}, 3), RGB; one image at a time",
         "boxes": "float32 (N, 4): x1, y1, x2, y2 in pixels of the image, best first; N differs from image to image",
-        "scores": f"float32 (N,), from {head.score} on",
+        "scores": f"float32 (N,), from {folded.finder.least} on",
         "labels": "int64 (N,): places in classes",
         "overlap": rule.overlap,
         "most": rule.most,

@@ -14,7 +14,7 @@ from vpt.detection.frozen import FrozenDetector
 from vpt.detection.model import Detector, OwlDetection, PyramidDetection
 from vpt.detection.torchvision_heads import first_label
 from vpt.export.suppress import Candidates, Rule
-from vpt.export.traceable import Shape, anchors_of, candidates, rule_of
+from vpt.export.traceable import Shape, anchors_of, candidates, least_of, rule_of
 from vpt.prompts.base import TokenPrompts
 
 
@@ -24,11 +24,12 @@ class Finder(nn.Module):
     Args:
         rule: by which they are chosen; boxes are in pixels of its shape.
         classes: what each label stands for among the classes of the task; -1 is none of them.
+        least: no candidate has a lower score.
     """
 
-    def __init__(self, rule: Rule, classes: Tensor) -> None:
+    def __init__(self, rule: Rule, classes: Tensor, least: float) -> None:
         super().__init__()
-        self.rule = rule
+        self.rule, self.least = rule, least
         self.classes: Tensor
         self.register_buffer("classes", classes, persistent=False)
 
@@ -65,7 +66,7 @@ class PyramidFinder(Finder):
     def __init__(self, model: Detector, head: PyramidDetection, shape: Shape) -> None:
         net: Any = head.detector
         rule = rule_of(net, shape)
-        super().__init__(rule, torch.arange(rule.labels) - first_label(net))
+        super().__init__(rule, torch.arange(rule.labels) - first_label(net), least_of(net))
         self.grids, self.pyramid, self.net = Grids(model, shape, net.transform.size_divisible), head.pyramid, net
         features = self.pyramid(self.grids(torch.zeros(3, *shape, dtype=torch.uint8)))
         self.anchors = anchors_of(net, self.grids.padded, shape, features)
@@ -82,9 +83,8 @@ class OwlFinder(Finder):
         grids = Grids(model, shape, head.patch)
         labels = len(head.text)
         rule = Rule(head.config.overlap, head.config.boxes, labels, shape, max(grids.padded))
-        super().__init__(rule, torch.arange(labels))
-        self.grids, self.owl, self.least = grids, head.owl, head.config.score
-        self.text = head.text
+        super().__init__(rule, torch.arange(labels), head.config.score)
+        self.grids, self.owl, self.text = grids, head.owl, head.text
         self.scale = torch.tensor([*grids.padded[::-1]] * 2)
 
     def forward(self, image: Tensor) -> Candidates:
@@ -108,7 +108,7 @@ class NativeFinder(Finder):
         # Backwards: of classes that share a label, the first counts.
         for place, label in reversed(list(enumerate(model.labels.tolist()))):
             classes[label] = place
-        super().__init__(rule, classes)
+        super().__init__(rule, classes, least_of(net))
         self.model = model
         self.anchors = anchors_of(net, images.tensors.shape[2:], rule.shape, features)
 

@@ -63,10 +63,19 @@ def labels_of(net: Any) -> int:
     return int(net.head.classification_head.num_classes)
 
 
+def least_of(net: Any) -> float:
+    """The score below which a detector says nothing."""
+    return float(_last_part(net).score_thresh)
+
+
 def rule_of(net: Any, shape: Shape) -> Rule:
-    """By what a detector chooses among its candidates."""
-    part = net.roi_heads if isinstance(net, FasterRCNN) else net
+    """By what a detector chooses among its candidates for an image of that height and width."""
+    part = _last_part(net)
     return Rule(float(part.nms_thresh), int(part.detections_per_img), labels_of(net), shape, max(shape))
+
+
+def _last_part(net: Any) -> Any:
+    return net.roi_heads if isinstance(net, FasterRCNN) else net
 
 
 def candidates(net: Any, features: dict[str, Tensor], anchors: Sequence[Tensor], shape: Shape) -> Candidates:
