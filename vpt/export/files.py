@@ -15,12 +15,15 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.export.graph_signature import InputKind
 
 from vpt.errors import UserError
 
 Format = Literal["onnx", "torch"]
 Run = Callable[[Tensor], tuple[Tensor, ...]]
 SUFFIX: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}
+
+HELD = (InputKind.PARAMETER, InputKind.BUFFER)
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,17 @@ class Program:
     told: dict[str, Any]
 
     def traced(self) -> Any:
-        """The torch.export program."""
-        return torch.export.export(self.module, (self.example,), dynamic_shapes={self.input: self.dynamic})
+        """The torch.export program, without weights that nothing reads, such as those of a text tower."""
+        made = torch.export.export(self.module, (self.example,), dynamic_shapes={self.input: self.dynamic})
+        specs = {spec.arg.name: spec for spec in made.graph_signature.input_specs}
+        for node in list(made.graph.nodes):
+            if node.op == "placeholder" and not node.users and specs[node.name].kind in HELD:
+                spec = specs[node.name]
+                made.graph_signature.input_specs.remove(spec)
+                made.graph.erase_node(node)
+                made.state_dict.pop(spec.target, None)
+        made.graph_module.recompile()
+        return made
 
 
 def write(program: Program, format: Format, path: Path) -> None:

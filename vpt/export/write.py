@@ -15,7 +15,7 @@ from vpt.inputs import Picture
 from vpt.predict import BoxPredictor, Classifier, load
 
 CLOSE = 1e-3  # of scores from 0 to 1, between runtimes
-ALONE = 0.02  # share of boxes that only one runtime finds; see agreement.py
+ALONE = 0.05  # share of boxes that only one runtime finds; see agreement.py
 
 Check = Picture | Sequence[Picture] | None
 
