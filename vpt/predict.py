@@ -13,7 +13,7 @@ import torch
 
 from vpt.artifact import Artifact
 from vpt.backbones.held import Dtype
-from vpt.data.boxes.transforms import scale_for
+from vpt.data.boxes.transforms import size_for
 from vpt.data.images import BadImage, decode
 from vpt.data.transforms import to_tensor
 from vpt.detection.frozen import FrozenDetector
@@ -166,7 +166,7 @@ class BoxPredictor(Predictor):
     def __init__(self, model: Prompted, artifact: Artifact) -> None:
         super().__init__(model, artifact)
         assert isinstance(model, Detector | FrozenDetector)
-        self._sizes = sizes(artifact.config, model)
+        self.sizes = sizes(artifact.config, model)  # short and longest side that images are resized to
 
     def batch(self, names: list[str], pixels: list[np.ndarray], top: int) -> list[Detections]:
         """Results of decoded pictures (H, W, 3) uint8 with their names."""
@@ -185,8 +185,7 @@ class BoxPredictor(Predictor):
         from PIL import Image
 
         height, width = pixels.shape[:2]
-        scale = scale_for(width, height, *self._sizes)
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        size = size_for(width, height, *self.sizes)
         picture = Image.fromarray(pixels)
         return to_tensor(
             np.asarray(picture if size == (width, height) else picture.resize(size, Image.Resampling.BILINEAR))

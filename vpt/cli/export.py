@@ -5,20 +5,24 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vpt.errors import UserError
+
+if TYPE_CHECKING:
+    from vpt.export import Exported
 
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("export", help="write a classifier as ONNX or torch.export program, prompts folded in")
+    parser = commands.add_parser("export", help="write a model as ONNX or torch.export program, prompts folded in")
     parser.add_argument("artifact", metavar="RUN", help="run folder or artifact")
     parser.add_argument("--format", choices=["onnx", "torch"], default="onnx")
     parser.add_argument("--output", type=Path, help="file to write; default: beside the artifact")
     parser.add_argument(
-        "--size", metavar="HxW", help="images it will get, resized and cropped inside; default: the model's own square"
+        "--size", metavar="HxW", help="images it will get, resized inside; default: the square it was trained for"
     )
+    parser.add_argument("--check", nargs="+", metavar="PHOTOS", help="photos, folders or globs to try the file on")
     parser.add_argument("--weights", help="where the backbone's weight file lies now")
     parser.set_defaults(run=_export)
 
@@ -32,10 +36,18 @@ def _export(options: argparse.Namespace) -> int:
         size = (int(height), int(width))
     from vpt.export import export
 
-    found = export(options.artifact, options.output, options.format, size, options.weights)
+    found = export(options.artifact, options.output, options.format, size, options.weights, options.check)
     print(found.path)
-    print(
-        f"{found.bytes / 1e6:.1f} MB, {found.milliseconds:.1f} ms for one image on this CPU, "
-        f"scores differ from vpt's by {found.difference:.0e} at most"
-    )
+    print(f"{found.bytes / 1e6:.1f} MB, {found.milliseconds:.1f} ms for one image on this CPU, {_agreement(found)}")
     return 0
+
+
+def _agreement(found: Exported) -> str:
+    if found.boxes is None:
+        return f"scores differ from vpt's by {found.difference:.0e} at most"
+    if not found.boxes:
+        return "finds nothing in the drawn pictures it was tried on, as vpt; try it on photos with --check"
+    return (
+        f"scores differ from vpt's by {found.difference:.0e} at most, edges of boxes by {found.pixels:.0e} pixels "
+        f"({found.boxes // 2} boxes)"
+    )

@@ -63,8 +63,7 @@ class BoxTransform:
         places = np.arange(len(boxes))
         if self.pipeline is not None:
             image, boxes, places = self._changed(image, boxes, seed)
-        scale = scale_for(image.shape[1], image.shape[0], self.size, self.longest)
-        new = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+        new = size_for(image.shape[1], image.shape[0], self.size, self.longest)
         if new != (image.shape[1], image.shape[0]):
             image = np.asarray(Image.fromarray(image).resize(new, Image.Resampling.BILINEAR))
         stretch = np.array([new[0] / width, new[1] / height] * 2)
@@ -105,6 +104,16 @@ def scale_for(width: int, height: int, size: int, longest: int) -> float:
     (0.5, 0.25)
     """
     return min(size / min(width, height), longest / max(width, height))
+
+
+def size_for(width: int, height: int, size: int, longest: int) -> tuple[int, int]:
+    """Width and height that an image is resized to, its aspect kept but for the rounding.
+
+    >>> size_for(400, 201, size=100, longest=1000)
+    (199, 100)
+    """
+    scale = scale_for(width, height, size, longest)
+    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def _pipeline(augment: str) -> Any:

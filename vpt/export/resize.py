@@ -1,0 +1,31 @@
+"""Pillow's resizing in operators that can be traced."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+from torch.nn import functional as F
+
+# Halves are rounded up, as Pillow does; a little more, so that runtimes agree about them.
+HALF = 0.5 + 1e-3
+
+
+def resized(pixels: Tensor, size: tuple[int, int], mode: Literal["bilinear", "bicubic"]) -> Tensor:
+    """Images (B, 3, H, W) with values from 0 to 255 at another size, as floats that are whole numbers.
+
+    As Pillow does it: along rows and then along columns, rounded after either.
+
+    Args:
+        size: height and width.
+
+    >>> import torch
+    >>> resized(torch.tensor([[[[0, 255]]]], dtype=torch.uint8), (1, 4), "bilinear").flatten().tolist()
+    [0.0, 64.0, 191.0, 255.0]
+    """
+    pixels = pixels.float()
+    for new in ((pixels.shape[2], size[1]), size):
+        if new != tuple(pixels.shape[2:]):
+            pixels = F.interpolate(pixels, size=new, mode=mode, antialias=True)
+            pixels = (pixels + HALF).floor().clamp(0, 255)
+    return pixels
