@@ -64,17 +64,15 @@ def test_recomputed_layers_keep_a_tenth_and_the_budget_knows():
 
 
 def unpacked(weight: Tensor) -> Tensor:
-    """The numbers that a weight stands for; four bits are looked up one by one."""
+    """The numbers that a weight stands for."""
     if not is_packed(weight):
         return (weight.dequantize() if hasattr(weight, "dequantize") else weight).detach().float()
     packed: Any = weight
     scales = packed.quantized_scalers.float().view(len(packed.quantization_factor), -1)
     scales = (scales / packed.quantization_factor.float()[:, None]).flatten() + packed.scaler_mean.float()
-    numbers = []
-    for place, byte in enumerate(packed.quantized_data.tolist()):
-        scale = scales[2 * place // BLOCK]
-        numbers += [packed.nf4[byte >> 4].float() * scale, packed.nf4[byte & 15].float() * scale]
-    return torch.stack(numbers).view(weight.shape)
+    places = torch.stack([packed.quantized_data >> 4, packed.quantized_data & 15], 1).flatten()
+    numbers = packed.nf4[places.long()].float().view(-1, BLOCK) * scales[:, None]
+    return numbers.view(weight.shape)
 
 
 def rounded(model: PromptedModel) -> None:
