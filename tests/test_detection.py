@@ -503,6 +503,18 @@ class TestFrozenDetector:
             config = load_config(overrides=["task=detection", "backbone=torchvision:fcos_resnet50_fpn", *self.words])
             Detection().build(config, ["raccoon"])
 
+    @pytest.mark.parametrize("name", ["ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_320_fpn"])
+    def test_what_is_told_is_the_detectors_own_choice_or_the_users(self, tmp_path: Path, name: str):
+        backbone = f"backbone=torchvision:{name}"
+        own, mine = (
+            self.built(tmp_path, backbone, *more).backbone.net
+            for more in ([], ["head.score=0.001", "head.overlap=0.9", "head.boxes=7"])
+        )
+        own, mine = (getattr(net, "roi_heads", net) for net in (own, mine))
+        assert (mine.score_thresh, mine.nms_thresh, mine.detections_per_img) == (0.001, 0.9, 7)
+        assert own.detections_per_img > 7
+        assert own.score_thresh > 0.001
+
     def test_the_frame_is_stretched_to_the_image(self, tmp_path: Path):
         model = self.built(tmp_path)
         with torch.no_grad():

@@ -61,6 +61,15 @@ class NativeHead(_BoxHead):
     """A whole frozen detector of torchvision, behind a pixel prompt."""
 
     kind: Literal["native"] = "native"
+    score: float | None = Field(  # type: ignore[assignment]
+        None, ge=0, lt=1, description="boxes below this score are not predicted; default: the detector's own"
+    )
+    overlap: float | None = Field(  # type: ignore[assignment]
+        None, gt=0, lt=1, description="of two boxes that overlap more, one is dropped; default: the detector's own"
+    )
+    boxes: int | None = Field(  # type: ignore[assignment]
+        None, ge=1, description="boxes predicted in an image at most; default: the detector's own"
+    )
     classes: dict[str, str] = Field(
         default_factory=dict,
         description="class of the task: class of the detector that stands for it, where names differ",

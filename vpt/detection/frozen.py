@@ -125,6 +125,10 @@ def load_detector(config: BackboneConfig, head: NativeHead) -> tuple[Backbone, t
         load_strictly(net, read_weights(Path(config.weights)), config)
     net.transform.min_size = (head.size or 320,)
     net.transform.max_size = int(head.longest * (head.size or 320))
+    last = getattr(net, "roi_heads", net)  # Faster R-CNN chooses its boxes in its second stage
+    for key, value in (("score_thresh", head.score), ("nms_thresh", head.overlap), ("detections_per_img", head.boxes)):
+        if value is not None:
+            setattr(last, key, value)
     net.requires_grad_(False).eval()
     pre = Preprocess(head.size or 320, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "bilinear")
     names = tuple(weights.meta["categories"])
