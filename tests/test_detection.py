@@ -508,12 +508,12 @@ class TestFrozenDetector:
         backbone = f"backbone=torchvision:{name}"
         own, mine = (
             self.built(tmp_path, backbone, *more).backbone.net
-            for more in ([], ["head.score=0.001", "head.overlap=0.9", "head.boxes=7"])
+            for more in ([], ["head.score=0.3", "head.overlap=0.9", "head.boxes=7"])
         )
         own, mine = (getattr(net, "roi_heads", net) for net in (own, mine))
-        assert (mine.score_thresh, mine.nms_thresh, mine.detections_per_img) == (0.001, 0.9, 7)
+        assert (mine.score_thresh, mine.nms_thresh, mine.detections_per_img) == (0.3, 0.9, 7)
         assert own.detections_per_img > 7
-        assert own.score_thresh > 0.001
+        assert own.score_thresh < 0.3
 
     def test_the_frame_is_stretched_to_the_image(self, tmp_path: Path):
         model = self.built(tmp_path)
