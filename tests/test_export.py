@@ -123,9 +123,11 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path):
 def test_a_file_that_is_not_right_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     artifact = make(tmp_path, "probe", 4)
     monkeypatch.setattr("vpt.export.write.opened", lambda *_: lambda images: (torch.zeros(len(images), 3),))
+    artifact.with_suffix(".pt2").write_text("what was there before")
     with pytest.raises(UserError, match="differ from ours"):
         export(artifact, format="torch")
-    assert not artifact.with_suffix(".pt2").exists()
+    assert artifact.with_suffix(".pt2").read_text() == "what was there before"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["probe-4.pt2", "probe-4.safetensors"]
 
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

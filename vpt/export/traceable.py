@@ -64,7 +64,12 @@ def labels_of(net: Any) -> int:
 
 
 def least_of(net: Any) -> float:
-    """The score below which a detector says nothing."""
+    """The score below which a detector says nothing.
+
+    >>> from torchvision.models.detection import ssdlite320_mobilenet_v3_large
+    >>> least_of(ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None))
+    0.001
+    """
     return float(_last_part(net).score_thresh)
 
 

@@ -1,13 +1,15 @@
-"""From an artifact to a file that was run before it is left on disk."""
+"""From an artifact to a file that was run before it gets its name."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from vpt.errors import UserError
 from vpt.export import classifier, detector
+from vpt.export.agreement import Difference
 from vpt.export.files import SUFFIX, Format, Program, Run, latency, opened, write
 from vpt.export.pictures import drawn, noise, photos
 from vpt.files import write_atomic
@@ -17,6 +19,7 @@ from vpt.predict import BoxPredictor, Classifier, load
 CLOSE = 1e-3  # of scores from 0 to 1, between runtimes
 ALONE = 0.05  # share of boxes that only one runtime finds; see agreement.py
 
+T = TypeVar("T")
 Check = Picture | Sequence[Picture] | None
 
 
@@ -76,26 +79,40 @@ def export(
 def _classifier(predictor: Classifier, path: Path, format: Format, size: tuple[int, int], check: Check) -> Exported:
     folded = classifier.FoldedClassifier(predictor, size).requires_grad_(False).eval()
     batches = [noise(count, size) for count in (1, 3, 8)] + ([] if check is None else [photos(check, size)])
-    run = _written(classifier.program_of(folded, predictor), format, path)
-    worst = classifier.compare(folded, run, batches)
-    if not worst < CLOSE:
-        path.unlink()
-        raise UserError(f"{path} gave scores that differ from ours by {worst:.2g}; it was removed")
-    return Exported(path, path.stat().st_size, worst, latency(run, batches[0]))
+
+    def tried(run: Run) -> tuple[float, float]:
+        worst = classifier.compare(folded, run, batches)
+        if not worst < CLOSE:
+            raise UserError(f"{path} would give scores that differ from ours by {worst:.2g}; it was not written")
+        return worst, latency(run, batches[0])
+
+    worst, taken = _written(classifier.program_of(folded, predictor), format, path, tried)
+    return Exported(path, path.stat().st_size, worst, taken)
 
 
 def _detector(predictor: BoxPredictor, path: Path, format: Format, size: tuple[int, int], check: Check) -> Exported:
     folded = detector.FoldedDetector(predictor, size).requires_grad_(False).eval()
     images = [*noise(1, size), *drawn(3, size), *([] if check is None else photos(check, size))]
-    run = _written(detector.program_of(folded, predictor), format, path)
-    found = detector.compare(folded, predictor, run, images)
-    if found.alone > ALONE * found.boxes:
-        path.unlink()
-        raise UserError(f"{path} gave boxes that are not ours, {found.alone} of {found.boxes}; it was removed")
-    taken = latency(run, images[-1])
+
+    def tried(run: Run) -> tuple[Difference, float]:
+        found = detector.compare(folded, predictor, run, images)
+        if found.alone > ALONE * found.boxes:
+            raise UserError(
+                f"{path} would give boxes that are not ours, {found.alone} of {found.boxes}; it was not written"
+            )
+        return found, latency(run, images[-1])
+
+    found, taken = _written(detector.program_of(folded, predictor), format, path, tried)
     return Exported(path, path.stat().st_size, found.score, taken, found.boxes, found.pixels)
 
 
-def _written(program: Program, format: Format, path: Path) -> Run:
-    write_atomic(path, lambda temporary: write(program, format, temporary))
-    return opened(path, format)
+def _written(program: Program, format: Format, path: Path, tried: Callable[[Run], T]) -> T:
+    """What trying the file gave; one that fails never gets its name, and what was there before stays."""
+    given = []
+
+    def fill(temporary: Path) -> None:
+        write(program, format, temporary)
+        given.append(tried(opened(temporary, format)))
+
+    write_atomic(path, fill)
+    return given[0]
