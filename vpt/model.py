@@ -115,8 +115,12 @@ class PromptedModel(Prompted):
             assert isinstance(self.head, ZeroShot)
             how = self.test_time
             return tuning_forward(lambda images: self.features(images, layers), self.head, how.share, how.lr, how.steps)
-        head = self.head.ready() if isinstance(self.head, ZeroShot) else self.head
+        head = self.ready_head()
         return lambda images: head(self.features(images, layers))
+
+    def ready_head(self) -> Callable[[Tensor], Tensor]:
+        """The head for inference, features (B, D) to logits (B, classes): text is encoded once, here."""
+        return self.head.ready() if isinstance(self.head, ZeroShot) else self.head
 
 
 def plan_for(backbone: Backbone, prompt: nn.Module | None, pool: Pool) -> tuple[Step, ...]:

@@ -16,7 +16,6 @@ from vpt.backbones.ports import LayerPrompt
 from vpt.bank.stacking import shape_of
 from vpt.config import LabelMapHead, NativeHead, OwlHead, ZeroShotHead
 from vpt.errors import UserError
-from vpt.heads.zeroshot import ZeroShot
 from vpt.model import PromptedModel
 from vpt.predict import BoxPredictor, Classifier, Predictor
 from vpt.prompts.pixels import PixelPrompts
@@ -135,7 +134,7 @@ def load_task(name: str, artifact: Artifact, backbone: Backbone, device: torch.d
         return LoadedTask(name, artifact, BoxPredictor(model, artifact), ("detection", name), owned)
     with torch.inference_mode():
         layers = model.constants()
-        head = model.head.ready() if isinstance(model.head, ZeroShot) else model.head
+        head = model.ready_head()
     return LoadedClassifier(
         name=name,
         artifact=artifact,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,6 @@ from vpt.errors import UserError
 from vpt.export.files import Program, Run
 from vpt.export.pictures import noise
 from vpt.export.square import Square
-from vpt.heads.zeroshot import ZeroShot
 from vpt.predict import Classifier
 
 LARGEST_BATCH = 1024
@@ -44,9 +43,7 @@ class FoldedClassifier(nn.Module):
         # Constants must not be inference tensors, which cannot be traced.
         with torch.no_grad():
             self.layers: list[LayerPrompt] | None = model.constants()
-            self.head: Callable[[Tensor], Tensor] = (
-                model.head.ready() if isinstance(model.head, ZeroShot) else model.head
-            )
+            self.head = model.ready_head()
 
     def forward(self, images: Tensor) -> Tensor:
         """Scores of a batch."""

@@ -18,7 +18,6 @@ from vpt.data.records import Record
 from vpt.data.transforms import Transform
 from vpt.device import autocast, pick_precision
 from vpt.errors import UserError
-from vpt.heads.zeroshot import ZeroShot
 from vpt.loading import load_model
 from vpt.model import PromptedModel, backbone_for
 from vpt.report.source import Source
@@ -92,7 +91,7 @@ class Observer:
         kept: list[Record] = []
         before, after, logits = [], [], []
         constants = self.model.constants()
-        head = self.model.head.ready() if isinstance(self.model.head, ZeroShot) else self.model.head
+        head = self.model.ready_head()
         with console.progress(len(records), "features") as bar:
             for chunk, images, plain_images in self._batches(records):
                 with self._autocast():
