@@ -116,7 +116,7 @@ def test_a_prompt_of_ones_own(tmp_path: Path):
 
 def test_it_starts_from_images():
     model = wrap(small(), "deep", tokens=2, init="sample", images=photos(8))
-    patches = model._tower().patches(photos(8)).flatten(0, 1)
+    patches = model.backbone.require_tower("patches").patches(photos(8)).flatten(0, 1)
     first = model.tokens.sets(1)[0]
     assert all((patches - token).abs().amax(1).min() < 1e-6 for token in first)
 

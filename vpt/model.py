@@ -85,11 +85,8 @@ class PromptedModel(Prompted):
         return (pixels - self.mean) / self.std
 
     def constants(self, batch: int = 1) -> list[LayerPrompt] | None:
-        """What token prompts do in every layer. At inference it does not depend on the image, and is valid until a
-        parameter changes; in training dropout draws for `batch` images."""
-        if not isinstance(self.prompt, TokenPrompts):
-            return None
-        return self.prompt.layers(self.backbone.require_tower("token prompts"), self.steps, batch)
+        """What token prompts do in every layer of the model's own plan: see `layers`."""
+        return self.layers(self.steps, batch)
 
     def features(self, images: Tensor, constants: Sequence[LayerPrompt] | None = None) -> Tensor:
         """What the head reads (B, features) of uint8 images."""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from vpt.backbones.backbone import Backbone
+from vpt.backbones.ports import LayerPrompt
 from vpt.errors import UserError
 from vpt.heads.tip import TipAdapter
 from vpt.preprocess import Preprocess
 from vpt.prompts.base import TokenPrompts
 from vpt.prompts.pixels import PixelPrompts
+from vpt.prompts.plan import Step
 
 Role = Literal["prompt", "pixels", "head", "bias", "lora", "backbone"]
 
@@ -50,6 +52,13 @@ class Prompted(nn.Module):
             if "lora_dropout" in name:
                 module.train(mode)
         return self
+
+    def layers(self, steps: Sequence[Step], batch: int = 1) -> list[LayerPrompt] | None:
+        """What token prompts do in every layer of a plan; None without any. At inference it does not depend on the
+        image, and is valid until a parameter changes; in training dropout draws for `batch` images."""
+        if not isinstance(self.prompt, TokenPrompts):
+            return None
+        return self.prompt.layers(self.backbone.require_tower("token prompts"), steps, batch)
 
     def set_preprocess(self, pre: Preprocess) -> None:
         """Take what an artifact was trained with, whatever the library says of its pixels by now."""

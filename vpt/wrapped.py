@@ -6,18 +6,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import timm
 import torch
 from torch import Tensor, nn
 
-from vpt.backbones.backbone import Backbone
+from vpt.backbones.backbone import Backbone, Pool
 from vpt.backbones.loading import fingerprint
 from vpt.backbones.open_clip_reader import is_open_clip_vit
 from vpt.backbones.timm_reader import is_timm_vit
 from vpt.config import ClipPrompt, NoPrompt, PixelPrompt, load_config
 from vpt.errors import UserError
+from vpt.model import plan_for
 from vpt.preprocess import Preprocess
 from vpt.prompted import Prompted, Role
 from vpt.prompts.base import Shape, TokenPrompts
@@ -43,6 +44,8 @@ class Wrapped(Prompted):
     def __init__(self, backbone: Backbone, prompt: TokenPrompts | PixelPrompts, settings: dict[str, Any]) -> None:
         super().__init__(backbone, prompt, nn.Identity())
         self.settings = settings
+        self.pool: Pool = "native" if backbone.library == "open_clip" else "classifier"
+        self.steps = plan_for(backbone, prompt, self.pool)
         pre = backbone.preprocess
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
@@ -59,26 +62,22 @@ class Wrapped(Prompted):
         if isinstance(self.prompt, PixelPrompts):
             mean, std = self.pixel_mean, self.pixel_std
             return self.net(self.prompt(images * std + mean, mean, std))
-        tower = self._tower()
-        pool: Literal["native", "classifier"] = "native" if self.backbone.library == "open_clip" else "classifier"
-        steps = plan(len(tower.blocks), self.tokens.inserted, self.tokens.after, self.backbone.reads(pool))
-        return self.backbone.features(images, steps, pool, self.tokens.layers(tower, steps, len(images)))
+        return self.backbone.features(images, self.steps, self.pool, self.layers(self.steps, len(images)))
 
     def grids(self, images: Tensor, layers: Sequence[int] = (-1,)) -> list[Tensor]:
         """Patch grids (B, C, h, w), normed, one for each of `layers`; for segmentation, depth and the like.
 
         Images other than of the network's own size need a network built with `dynamic_img_size=True`.
         """
-        inserted = self.tokens.inserted
-        tower = self._tower()
-        depth = len(tower.blocks)
+        tokens = self.tokens
+        depth = len(self.backbone.require_tower("token prompts").blocks)
         if wrong := [layer for layer in layers if not -depth <= layer < depth]:
             raise UserError(
                 f"there is no layer {wrong[0]}: count from 0 to {depth - 1}, or from the end, -1 to -{depth}"
             )
-        steps = plan(depth, inserted, self.tokens.after, Reads(image="patches"))
+        steps = plan(depth, tokens.inserted, tokens.after, Reads(image="patches"))
         taps = [layer % depth for layer in layers]
-        return self.backbone.grids(images, steps, taps, self.tokens.layers(tower, steps, len(images)))
+        return self.backbone.grids(images, steps, taps, self.layers(steps, len(images)))
 
     @property
     def tokens(self) -> TokenPrompts:
@@ -86,9 +85,6 @@ class Wrapped(Prompted):
         if not isinstance(self.prompt, TokenPrompts):
             raise UserError("pixel prompts have no tokens; wrap with prompt='deep' or another token prompt")
         return self.prompt
-
-    def _tower(self) -> Any:
-        return self.backbone.require_tower("token prompts")
 
     def _role(self, name: str) -> Role:
         return "head" if name.startswith("backbone.") else super()._role(name)

@@ -71,9 +71,8 @@ class Detector(Prompted):
     def grids(self, images: Tensor) -> list[Tensor]:
         """Patch grids (B, C, h, w) of a batch of normalised images (B, 3, H, W)."""
         layers: Sequence[LayerPrompt] | None = self.__dict__["constants"]
-        if layers is None and self.prompt is not None:
-            assert isinstance(self.prompt, TokenPrompts)
-            layers = self.prompt.layers(self.backbone.require_tower("patch grids"), self.steps, len(images))
+        if layers is None:
+            layers = self.layers(self.steps, len(images))
         return self.backbone.grids(images, self.steps, self.taps, layers)
 
     def eval(self) -> Detector:
@@ -91,10 +90,7 @@ class Detector(Prompted):
         """Boxes (n, 4), labels (n,) and scores (n,) of uint8 images (3, h, w), in their pixels, best first."""
         head: Any = self.head
         self.eval()
-        if self.prompt is not None and self.__dict__["constants"] is None:
-            assert isinstance(self.prompt, TokenPrompts)
-            tower = self.backbone.require_tower("patch grids")
-            self.__dict__["constants"] = self.prompt.layers(tower, self.steps, 1)
+        self.__dict__["constants"] = self.layers(self.steps)
         try:
             return head.detect([self.normalise(image) for image in images])
         finally:

@@ -9,13 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import box_convert
 
-from vpt.backbones.ports import LayerPrompt
 from vpt.detection.frozen import FrozenDetector
 from vpt.detection.model import Detector, OwlDetection, PyramidDetection
 from vpt.detection.torchvision_heads import first_label
 from vpt.export.suppress import Candidates, Rule
 from vpt.export.traceable import Shape, anchors_of, candidates, least_of, rule_of
-from vpt.prompts.base import TokenPrompts
 
 
 class Finder(nn.Module):
@@ -47,10 +45,7 @@ class Grids(nn.Module):
         super().__init__()
         self.backbone = model.backbone
         self.normalise, self.steps, self.taps = model.normalise, model.steps, model.taps
-        self.layers: list[LayerPrompt] | None = None
-        if model.prompt is not None:
-            assert isinstance(model.prompt, TokenPrompts)
-            self.layers = model.prompt.layers(model.backbone.require_tower("patch grids"), model.steps, 1)
+        self.layers = model.layers(model.steps)
         self.margin = (0, -shape[1] % patch, 0, -shape[0] % patch)
         self.padded = (shape[0] + self.margin[3], shape[1] + self.margin[1])
 
