@@ -16,7 +16,8 @@ from vpt.config import load_config
 from vpt.data.boxes.sources import load_boxes
 from vpt.detection.pictures import SHOWN
 from vpt.errors import UserError
-from vpt.report.compare_boxes import scored, verdict
+from vpt.report.agreement import verdict
+from vpt.report.compare_boxes import scored
 from vpt.report.detection import judge
 from vpt.report.source import read_source
 from vpt.run import train

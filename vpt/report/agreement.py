@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from vpt.errors import UserError
 
 Z95 = 1.959963984540054  # of the normal distribution: 95% lie within
 
@@ -37,6 +40,11 @@ class Paired:
         """Whether chance in which images were tested is a poor explanation (p < 0.05)."""
         return self.p < 0.05
 
+    @property
+    def same(self) -> str:
+        """What to say if nothing tells them apart, or ""."""
+        return "" if self.only_first or self.only_second else "they are right on the same images"
+
 
 @dataclass(frozen=True)
 class Gain:
@@ -56,6 +64,11 @@ class Gain:
         """Whether chance in which images were tested is a poor explanation: zero is outside of the interval."""
         return self.low > 0 or self.high < 0
 
+    @property
+    def same(self) -> str:
+        """What to say if nothing tells them apart, or ""."""
+        return "they score the same" if self.low == self.difference == self.high == 0 else ""
+
 
 def gain(first: np.ndarray, second: np.ndarray, difference: float) -> Gain:
     """The 95% interval of a difference, from the scores (draws,) of both methods on the same draws of images.
@@ -65,6 +78,39 @@ def gain(first: np.ndarray, second: np.ndarray, difference: float) -> Gain:
     """
     low, high = np.quantile(second - first, [0.025, 0.975])
     return Gain(difference, float(low), float(high))
+
+
+def shared_images(truth: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The images that all runs answered, by name, in the first run's order.
+
+    Args:
+        truth: run -> image -> what is true of it, of every image that the run answered.
+
+    Raises:
+        UserError: no image in common, or another truth for the same image.
+
+    >>> shared_images({"one": {"a.png": "cat", "b.png": "dog"}, "other": {"b.png": "dog"}})
+    ['b.png']
+    """
+    first = next(iter(truth.values()))
+    names = [name for name in first if all(name in found for found in truth.values())]
+    if not names:
+        raise UserError("the runs answered no image in common, so they cannot be compared image by image")
+    for name in names:
+        if any(found[name] != first[name] for found in truth.values()):
+            raise UserError(f"the runs differ in what is true of {name}; they were measured on different data")
+    return names
+
+
+def verdict(found: Paired | Gain) -> str:
+    """A difference in plain words.
+
+    >>> verdict(paired([True] * 10, [True] * 10)), verdict(Gain(0.02, -0.01, 0.05))
+    ('they are right on the same images', 'could well be chance')
+    """
+    if found.same:
+        return found.same
+    return "more than chance explains" if found.clear else "could well be chance"
 
 
 def wilson(right: int, images: int) -> tuple[float, float]:

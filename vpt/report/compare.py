@@ -15,7 +15,7 @@ from vpt.data.records import Record
 from vpt.errors import UserError
 from vpt.metrics import reliability
 from vpt.predictions import Answer
-from vpt.report.agreement import Gain, Paired, paired
+from vpt.report.agreement import Gain, Paired, paired, shared_images, verdict
 from vpt.report.curves import label_of
 from vpt.report.detection import precision_chart
 from vpt.report.html import Cell, Column, Section, Table, count, duration, percent, points, render, size
@@ -52,14 +52,12 @@ def in_common(answers: Mapping[str, Sequence[Answer]]) -> Common:
         UserError: no image in common, or another truth for the same image.
     """
     by_name = {run: {answer.image: answer for answer in found} for run, found in answers.items()}
-    first = next(iter(by_name.values()))
-    names = [name for name in first if all(name in found for found in by_name.values())]
-    if not names:
-        raise UserError("the runs answered no image in common, so they cannot be compared image by image")
-    for name in names:
-        truths = {"|".join(sorted(found[name].true.split("|"))) for found in by_name.values()}
-        if len(truths) > 1:
-            raise UserError(f"the runs differ in what is true of {name}; they were measured on different data")
+    names = shared_images(
+        {
+            run: {name: sorted(answer.true.split("|")) for name, answer in found.items()}
+            for run, found in by_name.items()
+        }
+    )
     return Common({run: [found[name] for name in names] for run, found in by_name.items()})
 
 
@@ -106,17 +104,6 @@ def table_section(named: Mapping[str, Source]) -> Section:
         text = "Beware: these runs do not have the same data."
     table = Table("what they reached", heads, rows, sortable=True)
     return Section("runs", "Runs", render("tables.html", tables=[table], text=text))
-
-
-def verdict(found: Paired) -> str:
-    """A difference in plain words.
-
-    >>> verdict(paired([True] * 10, [True] * 10))
-    'they are right on the same images'
-    """
-    if not found.only_first and not found.only_second:
-        return "they are right on the same images"
-    return "more than chance explains" if found.clear else "could well be chance"
 
 
 def lead(named: Mapping[str, Source], pairs: Sequence[tuple[str, str, Paired | Gain]]) -> str:

@@ -13,7 +13,7 @@ from vpt.data.boxes.records import BoxRecord
 from vpt.data.records import LabelledData
 from vpt.detection.matching import Boxes, Matches, match_all, mean_average_precision
 from vpt.errors import UserError
-from vpt.report.agreement import Gain, gain
+from vpt.report.agreement import Gain, gain, shared_images, verdict
 from vpt.report.compare import several_pairs
 from vpt.report.html import Column, Section, Table, percent, points, render
 
@@ -49,14 +49,12 @@ def scored(runs: Mapping[str, tuple[Sequence[Mapping[str, Any]], LabelledData]],
     if len(runs) < 2:
         raise UserError("fewer than two of the runs have written their predictions")
     said = {run: {row["image"]: row["boxes"] for row in rows} for run, (rows, _) in runs.items()}
-    truth = {run: _truth(data, split) for run, (_, data) in runs.items()}
+    truth = {
+        run: {name: boxes for name, boxes in _truth(data, split).items() if name in said[run]}
+        for run, (_, data) in runs.items()
+    }
+    names = shared_images(truth)
     first = next(iter(truth.values()))
-    names = [name for name in first if all(name in said[run] and name in truth[run] for run in runs)]
-    if not names:
-        raise UserError("the runs answered no image in common, so they cannot be compared image by image")
-    for name in names:
-        if any(found[name] != first[name] for found in truth.values()):
-            raise UserError(f"the runs differ in what is true of {name}; they were measured on different data")
     classes = sorted({label for name in names for label, _, _ in first[name]})
     wanted = [_boxes([(*one, 0.0) for one in first[name]], classes) for name in names]
     matches = {}
@@ -103,17 +101,6 @@ def difference_section(found: Scored) -> Section:
     )
     text += several_pairs(len(rows))
     return Section("differences", "Differences", render("tables.html", tables=[Table("", heads, rows)], text=text))
-
-
-def verdict(found: Gain) -> str:
-    """A difference of mAP in plain words.
-
-    >>> verdict(Gain(0.02, -0.01, 0.05))
-    'could well be chance'
-    """
-    if found.low == found.difference == found.high == 0:
-        return "they score the same"
-    return "more than chance explains" if found.clear else "could well be chance"
 
 
 def _truth(data: LabelledData, split: str) -> dict[str, list[tuple[str, tuple[float, ...], bool]]]:
