@@ -13,7 +13,7 @@ from markupsafe import Markup
 from vpt.errors import UserError
 from vpt.predictions import Answer
 from vpt.report.html import Column, Section, Table, percent, render
-from vpt.report.svg import Chart, picture, tag
+from vpt.report.svg import Chart, picture, rectangle, tag
 
 AS_TABLE = 20  # classes of a matrix that is still a table of numbers
 AS_PICTURE = 200  # classes of one that is still a picture
@@ -169,17 +169,9 @@ def _as_picture(matrix: np.ndarray, classes: Sequence[str]) -> Chart:
     parts = [tag("rect", x=0, y=0, width=400, height=400, class_="field")]
     for row, column in np.argwhere(matrix):
         told = f"{classes[row]} taken for {classes[column]}: {matrix[row, column]}"
-        cell = tag(
-            "rect",
-            tag("title", told),
-            x=f"{column * side:.2f}",
-            y=f"{row * side:.2f}",
-            width=f"{side:.2f}",
-            height=f"{side:.2f}",
-            class_="cell t0" if row == column else "cell t1",
-            opacity=f"{0.2 + 0.8 * float(share[row, column]) ** 0.5:.2f}",
-        )
-        parts.append(cell)
+        look = "cell t0" if row == column else "cell t1"
+        opacity = f"{0.2 + 0.8 * float(share[row, column]) ** 0.5:.2f}"
+        parts.append(rectangle(told, column * side, row * side, side, side, class_=look, opacity=opacity))
     told = f"Confusion matrix of {size} classes; the pairs confused most often are in a table beside it"
     text = (
         "Rows are true classes, columns predicted ones, both in the order of the table; stay on a cell for its names."

@@ -16,7 +16,7 @@ from vpt.detection.matching import match, overlaps
 from vpt.detection.pictures import SHOWN, uncovered
 from vpt.report.html import Column, Section, Table, percent, render
 from vpt.report.images import photo_uri, small
-from vpt.report.svg import Chart, Line, line_chart, tag
+from vpt.report.svg import Chart, Line, line_chart, rectangle, tag
 
 SIDE = 320
 DRAWN = 10  # predicted boxes that are drawn of one image
@@ -193,16 +193,9 @@ def _drawing(boxes: Sequence[tuple[Sequence[float], str, str]], scale: float, wi
     """Boxes with captions and kinds, the first ones on top. A caption that would cover one of a box before it is left
     out of the drawing and told where the pointer rests on the box."""
     rects, labels, places = [], [], []
-    for box, caption, kind in boxes:
-        x1, y1, x2, y2 = (edge * scale for edge in box)
-        rect = tag(
-            "rect",
-            tag("title", caption),
-            x=f"{x1:.1f}",
-            y=f"{y1:.1f}",
-            width=f"{max(0, x2 - x1):.1f}",
-            height=f"{max(0, y2 - y1):.1f}",
-        )
+    for corners, caption, kind in boxes:
+        x1, y1, x2, y2 = (edge * scale for edge in corners)
+        rect = rectangle(caption, x1, y1, max(0, x2 - x1), max(0, y2 - y1))
         rects.append(tag("g", rect, class_=f"box {kind}"))
         length = LETTER * len(caption)
         x, y = max(0.0, min(x1 + 3, wide - length)), y1 - 4 if y1 > 16 else y1 + 14

@@ -187,6 +187,16 @@ def tag(name: str, content: str | Markup | None = None, /, **attributes: str | f
     return Markup(f"<{name}{told}/>" if content is None else f"<{name}{told}>{escape(content)}</{name}>")
 
 
+def rectangle(told: str, x: float, y: float, wide: float, high: float, **attributes: str) -> Markup:
+    """A rectangle that says something where the pointer rests on it; `attributes` as of `tag`.
+
+    >>> rectangle("cat", 1, 2, 3.456, 4, class_="cell")
+    Markup('<rect x="1.00" y="2.00" width="3.46" height="4.00" class="cell"><title>cat</title></rect>')
+    """
+    x_, y_, wide_, high_ = (f"{value:.2f}" for value in (x, y, wide, high))
+    return tag("rect", tag("title", told), x=x_, y=y_, width=wide_, height=high_, **attributes)
+
+
 def tone(index: int) -> str:
     """The CSS classes of a colour; after the last one they come again, dashed.
 
