@@ -130,4 +130,4 @@ def read_artifact(path: str | Path) -> Artifact:
 
 def artifact_bytes(model: Prompted) -> int:
     """Size the artifact of this model will have: its tensors, and some kilobytes of header."""
-    return sum(t.numel() * t.element_size() for t in model.owned_state().values()) + 4096
+    return sum(t.nbytes for t in model.owned_state().values()) + 4096

@@ -80,7 +80,7 @@ def estimate(
         autocast: context of the pass.
     """
     learning = sum(parameter.numel() for _, _, parameter in model.trainable())
-    trainable_bytes = sum(p.numel() * p.element_size() for _, _, p in model.trainable())
+    trainable_bytes = sum(p.nbytes for _, _, p in model.trainable())
     tensors = [*model.parameters(), *model.buffers()]
     one, two = (_saved_bytes(model, partial(trial, count), autocast) for count in (1, 2))
     return Budget(

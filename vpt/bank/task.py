@@ -127,7 +127,7 @@ def load_task(name: str, artifact: Artifact, backbone: Backbone, device: torch.d
     model.set_preprocess(artifact.preprocess)
     model.load_owned(dict(artifact.tensors))
     # Before the freeze: what a task owns is what learned.
-    owned = sum(tensor.numel() * tensor.element_size() for tensor in model.owned_state().values())
+    owned = sum(tensor.nbytes for tensor in model.owned_state().values())
     model.requires_grad_(False)
     model.to(device).eval()
     if not isinstance(model, PromptedModel):
@@ -149,4 +149,4 @@ def load_task(name: str, artifact: Artifact, backbone: Backbone, device: torch.d
 
 def _layer_bytes(layer: LayerPrompt) -> int:
     parts = [layer.tokens, *(layer.extra or ()), *(layer.branch or ())]
-    return sum(part.numel() * part.element_size() for part in parts if isinstance(part, Tensor))
+    return sum(part.nbytes for part in parts if isinstance(part, Tensor))
