@@ -19,6 +19,7 @@ from vpt.errors import UserError
 from vpt.report.agreement import verdict
 from vpt.report.compare_boxes import scored
 from vpt.report.detection import judge
+from vpt.report.resample import interval
 from vpt.report.source import read_source
 from vpt.run import train
 
@@ -138,6 +139,20 @@ def test_the_score_by_matches_is_that_of_the_run(run: Path, sure: Path):
     assert [verdict(gain) for _, _, gain in found.pairs] == ["they score the same"]
     less = scored({"one": (source.boxes, data), "other": (read_source(sure).boxes, data)}, "test")
     assert less.images == 30
+
+
+def test_the_interval_of_one_run(run: Path, sure: Path, tmp_path: Path):
+    """That of the pair it makes with a run that finds nothing, whose score is 0 on any images."""
+    source, data = read_source(run), load_boxes(load_config(overrides=["task=detection"]).data)
+    low, high = interval(source.boxes, data, "test")
+    nothing = [{**row, "boxes": []} for row in source.boxes]
+    (_, _, ahead) = scored({"a": (nothing, data), "b": (source.boxes, data)}, "test").pairs[0]
+    assert (low, high) == (ahead.low, ahead.high)
+    assert low < source.measured["map"] < high
+    lead = "On endless images of this kind it would be between"
+    assert lead in report(run, tmp_path / "page.html").told("")
+    (sure / "predictions-test.json").write_text('[{"image": "another", "boxes": []}]')
+    assert lead not in report(sure, tmp_path / "page.html").told("")
 
 
 def test_the_interval_holds_the_difference_and_turns_with_the_order(run: Path, sure: Path):

@@ -28,6 +28,7 @@ from vpt.report import (
     detection,
     features,
     mistakes,
+    resample,
     summary,
 )
 from vpt.report.agreement import Gain, Paired
@@ -104,8 +105,13 @@ def write_report(
 def single(source: Source, wishes: Wishes, console: Console) -> str:
     """The page of one run."""
     sections = [curves.section(source.rows, source.metric, source.metrics.get("best_epoch"))]
-    make = _boxes if source.config.task == "detection" else _classes
-    sections += make(source, wishes, console)
+    data = _data(source)
+    interval = None
+    if source.config.task == "detection":
+        interval = _interval(source, data)
+        sections += _boxes(source, data, wishes)
+    else:
+        sections += _classes(source, data, wishes, console)
     if (source.folder / "prompt.png").is_file():
         sections.append(_or_note("prompt", "Pixel prompt", lambda: _prompt(source)))
     sections.append(cost.section({source.name: (source.metrics, source.rows)}))
@@ -114,7 +120,7 @@ def single(source: Source, wishes: Wishes, console: Console) -> str:
     return _page(
         title,
         source.name,
-        summary.headline(source),
+        summary.headline(source, interval),
         summary.numbers(source),
         summary.facts(source),
         source.notes,
@@ -184,9 +190,8 @@ def _differences(common: compare.Common, source: Source, multilabel: bool, wishe
     ]
 
 
-def _classes(source: Source, wishes: Wishes, console: Console) -> list[Section]:
+def _classes(source: Source, data: LabelledData | UserError, wishes: Wishes, console: Console) -> list[Section]:
     """Sections of a classification run, as far as they can be had."""
-    data = _data(source)
     records = None if isinstance(data, UserError) else _by_name(data, source.split)
     observer, observed = _observed(source, wishes, data, console)
     answers = source.answers
@@ -271,14 +276,23 @@ def _features(source: Source, observed: Observed, wishes: Wishes) -> Section:
     return features.section(observed.before, observed.after, labels, wrong, source.classes, wishes.map)
 
 
-def _boxes(source: Source, wishes: Wishes, console: Console) -> list[Section]:
+def _interval(source: Source, data: LabelledData | UserError) -> tuple[float, float] | None:
+    """Where the mAP of a detection run would lie on other images, if boxes and truth are there."""
+    if isinstance(data, UserError) or not source.boxes or not source.measured:
+        return None
+    try:
+        return resample.interval(source.boxes, data, source.split)
+    except UserError:
+        return None  # the pictures tell what is missing
+
+
+def _boxes(source: Source, data: LabelledData | UserError, wishes: Wishes) -> list[Section]:
     """Sections of a detection run."""
     sections = [detection.numbers_section(source.measured)] if source.measured else []
 
     def pictures() -> Section:
         if not source.boxes:
             raise UserError(f"{source.folder} holds no predictions-{source.split}.json; older runs did not write it")
-        data = _data(source)
         if isinstance(data, UserError):
             raise data
         records, most = _by_name(data, source.split), source.config.data.max_pixels

@@ -84,8 +84,8 @@ def facts(source: Source) -> list[tuple[str, str]]:
     ]
 
 
-def headline(source: Source) -> str:
-    """How well it does, in one sentence."""
+def headline(source: Source, interval: tuple[float, float] | None = None) -> str:
+    """How well it does, in a sentence or two; `interval` is that of a detection run's mAP, where it is known."""
     found, split = source.measured, SPLITS[source.split]
     if not found:
         done = _epochs_logged(source.rows)
@@ -100,19 +100,24 @@ def headline(source: Source) -> str:
         right = round(found["accuracy"] * images)
         low, high = wilson(right, images)
         return (
-            f"{right:,} of {images:,} {split} images are right: {percent(found['accuracy'])}. On endless images of "
-            f"this kind it would be between {percent(low)} and {percent(high)} (95% interval)."
+            f"{right:,} of {images:,} {split} images are right: {percent(found['accuracy'])}. "
+            f"{_on_endless(low, high)} (95% interval)."
         )
     if source.config.task == "detection":
+        sure = f" {_on_endless(*interval)} (95% interval, by drawing the images anew)." if interval else ""
         return (
             f"Mean average precision is {percent(found['map'])} on {found['images']:,} {split} images with "
             f"{found['boxes']:,} boxes (COCO's, over overlaps of 0.5 to 0.95); at overlap 0.5 it is "
-            f"{percent(found.get('map50'))}."
+            f"{percent(found.get('map50'))}.{sure}"
         )
     return (
         f"Mean average precision is {percent(found['map'])} on {found['images']:,} {split} images; all labels are "
         f"right on {percent(found.get('exact_match'))} of them."
     )
+
+
+def _on_endless(low: float, high: float) -> str:
+    return f"On endless images of this kind it would be between {percent(low)} and {percent(high)}"
 
 
 def numbers(source: Source) -> list[tuple[str, str]]:
