@@ -11,8 +11,9 @@
 
 Results go to benchmarks/results/methods-TASK-BACKBONE.json, every finished run as soon as it is there, so a benchmark
 that was stopped goes on, on another machine too (--again measures anew). The rate is chosen on validation with seed 0;
-test is measured with the chosen rate, seeds 0 to 2.
+test is measured with the chosen rate, seeds 0 to 2, or more where a difference is small:
 
+    python benchmarks/methods.py raccoon ... --methods "head only" deep --seeds 8
     python benchmarks/methods.py ... --times      # on a quiet machine: time of an epoch anew, all methods taking turns
 """
 
@@ -24,6 +25,7 @@ import json
 import shutil
 import statistics
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,6 @@ from vpt.files import write_json
 from vpt.metrics import ranking
 from vpt.run import resume, train
 
-SEEDS = (0, 1, 2)
 ROUNDS = 3
 PROMPT = ("prompt", (1e-3, 3e-3, 1e-2))
 # method -> settings, the role whose rate is searched, and the rates.
@@ -81,9 +82,12 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=[*METHODS, *BOXES, "baselines", "all"], default=["baselines"])
     parser.add_argument("--again", action="store_true", help="measure anew what the results already have")
     parser.add_argument("--times", action="store_true", help="measure only the time of an epoch, of what is measured")
+    parser.add_argument("--seeds", type=int, default=3, help="how many, at least two; what is measured gets more")
     parser.add_argument("--runs", type=Path, default=Path("runs/methods"))
     parser.add_argument("settings", nargs="*", help="key=value words for every run")
     options = parser.parse_intermixed_args()
+    if options.seeds < 2:
+        parser.error("--seeds must be 2 or more: one has no spread")
     label = f"{options.task}-{'random' if options.random else options.backbone}"
     place, shared = words_of(options)
     known = BOXES if options.task == "raccoon" else METHODS
@@ -94,10 +98,13 @@ def main() -> None:
     for method in chosen(options.methods, known):
         if options.again:
             record.forget(method)
-        if record.has(method, known[method][0]):
+        row = record.row(method, known[method][0])
+        if row is not None and len(row["test"]) >= options.seeds:
             print(f"{label} {method}: already measured", flush=True)
             continue
-        row = measure(method, known[method], [*place, *shared], options.runs / label, record)
+        bench = Bench(method, *known[method], [*place, *shared], options.runs / label, record)
+        row = bench.search() if row is None else row
+        row = bench.repeat(row, options.seeds)
         record.add(row, list(known))
         print(f"{label} {method}: {row['mean']:.4f} +- {row['spread']:.4f}", flush=True)
 
@@ -119,8 +126,10 @@ class Record:
             )
         return {**found, "machine": machine(torch.device("cpu")), "runs": dict(found["runs"])}
 
-    def has(self, method: str, words: list[str]) -> bool:
-        return any(row["method"] == method and row["words"] == words for row in self.read()["rows"])
+    def row(self, method: str, words: list[str]) -> dict[str, Any] | None:
+        """What is known of a method, with the same settings."""
+        rows = self.read()["rows"]
+        return next((row for row in rows if row["method"] == method and row["words"] == words), None)
 
     def forget(self, method: str) -> None:
         found = self.read()
@@ -200,40 +209,70 @@ def fashion(runs: Path) -> Path:
     return runs / "fashion"
 
 
-def measure(
-    method: str, how: tuple[list[str], str, tuple[float, ...]], words: list[str], runs: Path, record: Record
-) -> dict[str, Any]:
-    """Search a method's rate, then measure it with several seeds."""
-    settings, role, rates = how
-    stem = "".join(c if c.isalnum() else "-" for c in method)
+@dataclass(frozen=True)
+class Bench:
+    """Measures one method.
 
-    def measured(rate: float, seed: int) -> dict[str, Any]:
-        name, own = f"{stem}-{rate}-seed{seed}", [*settings, f"train.optimizer.lr.{role}={rate}", f"train.seed={seed}"]
-        found = record.run(name, own)
+    Args:
+        method: its name.
+        settings: that make it.
+        role: whose rate is searched.
+        rates: that are tried.
+        words: settings of every run.
+        runs: where run folders go.
+        record: what is measured already, and where results go.
+    """
+
+    method: str
+    settings: list[str]
+    role: str
+    rates: tuple[float, ...]
+    words: list[str]
+    runs: Path
+    record: Record
+
+    def search(self) -> dict[str, Any]:
+        """The best rate on validation, with one seed."""
+        tried = {rate: self.measured(rate, 0) for rate in self.rates}
+        best = max(self.rates, key=lambda rate: (tried[rate]["val"], -(tried[rate]["val_loss"] or 0.0)))
+        found = tried[best]
+        return {
+            "method": self.method,
+            "words": self.settings,
+            "searched": {f"{self.role}={rate}": each["val"] for rate, each in tried.items()},
+            "chosen": f"{self.role}={best}",
+            **{key: [found[key]] for key in ("test", "val", "map50") if found.get(key) is not None},
+            **{key: found[key] for key in ("parameters", "artifact_bytes")},
+            "seconds": [each["seconds"] / each["epochs"] for each in tried.values()],
+            "peak_bytes": statistics.median(each["peak_bytes"] for each in tried.values()),
+        }
+
+    def repeat(self, row: dict[str, Any], seeds: int) -> dict[str, Any]:
+        """The row with the chosen rate measured on that many seeds."""
+        rate = float(row["chosen"].partition("=")[2])
+        more = [self.measured(rate, seed) for seed in range(len(row["test"]), seeds)]
+        longer = {key: row[key] + [each[key] for each in more] for key in ("test", "val", "map50") if row.get(key)}
+        test = longer["test"]
+        seconds = row.get("seconds", []) + [each["seconds"] / each["epochs"] for each in more]
+        return {
+            **row,
+            **longer,
+            "mean": statistics.mean(test),
+            "spread": statistics.stdev(test),
+            "seconds": seconds,
+            "seconds_per_epoch": statistics.median(seconds),
+        }
+
+    def measured(self, rate: float, seed: int) -> dict[str, Any]:
+        """One run, or what is known of it."""
+        stem = "".join(c if c.isalnum() else "-" for c in self.method)
+        name = f"{stem}-{rate}-seed{seed}"
+        own = [*self.settings, f"train.optimizer.lr.{self.role}={rate}", f"train.seed={seed}"]
+        found = self.record.run(name, own)
         if found is None:
-            found = {"method": method, "words": own, **run([*words, *own], runs / name)}
-            record.add_run(name, found)
+            found = {"method": self.method, "words": own, **run([*self.words, *own], self.runs / name)}
+            self.record.add_run(name, found)
         return found
-
-    tried = {rate: measured(rate, SEEDS[0]) for rate in rates}
-    best = max(rates, key=lambda rate: (tried[rate]["val"], -(tried[rate]["val_loss"] or 0.0)))
-    seeds = [tried[best], *(measured(best, seed) for seed in SEEDS[1:])]
-    tests = [row["test"] for row in seeds]
-    first = seeds[0]
-    return {
-        "method": method,
-        "words": settings,
-        "searched": {f"{role}={rate}": row["val"] for rate, row in tried.items()},
-        "chosen": f"{role}={best}",
-        "test": tests,
-        "mean": statistics.mean(tests),
-        "spread": statistics.stdev(tests),
-        "val": [row["val"] for row in seeds],
-        "map50": [row["map50"] for row in seeds] if first.get("map50") is not None else None,
-        **{key: first[key] for key in ("parameters", "artifact_bytes")},
-        "seconds_per_epoch": statistics.median(row["seconds"] / row["epochs"] for row in [*tried.values(), *seeds]),
-        "peak_bytes": statistics.median(row["peak_bytes"] for row in [*tried.values(), *seeds]),
-    }
 
 
 def timed(rows: list[dict[str, Any]], words: list[str], runs: Path) -> dict[str, float]:

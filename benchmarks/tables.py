@@ -10,7 +10,7 @@ import argparse
 import json
 import re
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -253,8 +253,31 @@ def methods(*stems: str) -> str:
     score += ["random weights"] * (len(every) - 1) if not boxes else []
     header = ["method", *score, "rate", "parameters that learn", "artifact", "time of an epoch", "peak memory"]
     settings = " ".join(f"`{word}`" for word in every[0]["settings"])
-    caption = f"Mean and standard deviation of three seeds, in percent. Settings: {settings}."
+    caption = f"Mean and standard deviation of {_seeds(every[0]['rows'])}, in percent. Settings: {settings}."
     return f"{rows(header, body)}\n\n{caption}"
+
+
+def _seeds(measured: Sequence[dict[str, Any]]) -> str:
+    """How often each method was measured: "3 seeds", or "3 seeds (8 of deep, linear)"."""
+    count = {row["method"]: len(row["test"]) for row in measured}
+    least = min(count.values())
+    more = [f"{number} of {', '.join(name for name in count if count[name] == number)}" for number in count.values()]
+    longer = dict.fromkeys(text for text, number in zip(more, count.values(), strict=True) if number > least)
+    return f"{least} seeds" + (f" ({'; '.join(longer)})" if longer else "")
+
+
+def gain(stem: str, method: str, base: str) -> str:
+    """By how much a method beats another, with Welch's interval over seeds."""
+    from scipy.stats import ttest_ind
+
+    by_name = {row["method"]: row["test"] for row in read(f"methods-{stem}")["rows"]}
+    mine, other = by_name[method], by_name[base]
+    interval = ttest_ind(mine, other, equal_var=False).confidence_interval(0.95)
+    points = 100 * (sum(mine) / len(mine) - sum(other) / len(other))
+    return (
+        f"`{method}` against `{base}`: {points:+.1f} points in the mean of {len(mine)} seeds each "
+        f"(95% interval of Welch's t: {100 * interval.low:+.1f} to {100 * interval.high:+.1f})."
+    )
 
 
 def _spread(row: dict[str, Any]) -> str:
@@ -369,6 +392,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "clothing-vit": lambda: methods("clothing-vit_small_patch16_224"),
     "clothing-nano": lambda: methods("clothing-vpt_nano", "clothing-random"),
     "raccoon": lambda: methods("raccoon-vit_small_patch16_224"),
+    "raccoon-gain": lambda: gain("raccoon-vit_small_patch16_224", "deep", "head only"),
     "bank": bank,
     "load": load,
     "clip-cache": clip_cache,
