@@ -48,6 +48,19 @@ def test_help_needs_no_heavy_import():
     assert "vpt train configs/quickstart.yaml" in done.stdout
 
 
+def test_predicting_imports_nothing_that_only_training_needs(trained: Path, tmp_path: Path):
+    """Each of these takes a fifth of a second or more."""
+    Image.new("RGB", (40, 30)).save(tmp_path / "photo.png")
+    code = (
+        "import sys, vpt\n"
+        f"vpt.load({str(trained)!r}, device='cpu').predict({str(tmp_path / 'photo.png')!r})\n"
+        "spare = {'albumentations', 'cv2', 'scipy', 'sklearn', 'matplotlib', 'tensorboard', 'torchmetrics'}\n"
+        "sys.exit(f'imports {spare & set(sys.modules)}' if spare & set(sys.modules) else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_public_names_are_there():
     import vpt
 

@@ -1,4 +1,8 @@
-"""Augmentation pipelines. The only file that imports albumentations: its last MIT release must stay replaceable."""
+"""Augmentation pipelines, for images and for images with boxes.
+
+The only file that imports albumentations, and only for training: its last MIT release must stay replaceable, and takes
+half a second to import.
+"""
 
 from __future__ import annotations
 
@@ -45,6 +49,29 @@ def preset(name: str, fit: EvalTransform) -> A.Compose:
     if name == "strong":
         steps += [A.SomeOf(_strong_steps(), n=2, p=1.0), A.CoarseDropout((1, 4), (0.1, 0.25), (0.1, 0.25), fit.fill)]
     return A.Compose(steps)
+
+
+def box_preset(name: str) -> A.Compose:
+    """The same names for images with boxes, which keep their size or become smaller.
+
+    >>> len(box_preset("light").transforms)
+    1
+    """
+    steps: list[Any] = [A.HorizontalFlip(p=0.5)]
+    if name in ("standard", "strong", "crop"):
+        steps.append(A.BBoxSafeRandomCrop(erosion_rate=0.2, p=0.5))
+    if name in ("standard", "strong"):
+        steps.append(_jitter(0.2 if name == "standard" else 0.4, hue=0.0, p=0.8))
+    if name == "strong":
+        steps += [A.Affine(scale=(0.8, 1.2), rotate=(-8, 8), p=0.5), A.ToGray(p=0.1)]
+    return A.Compose(steps)
+
+
+def with_boxes(pipeline: A.Compose) -> A.Compose:
+    """The steps of a pipeline for images with boxes: these are shares of the image, each with its place in a list; what
+    is cut down to less than a fifth is dropped."""
+    params = A.BboxParams(format="albumentations", label_fields=["places"], min_visibility=0.2, clip=True)
+    return A.Compose(pipeline.transforms, bbox_params=params)
 
 
 def _strong_steps() -> list[Any]:

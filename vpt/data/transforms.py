@@ -205,17 +205,30 @@ def train_transform(
         from vpt.data.augment import preset
 
         return TrainTransform(preset(augment, fit), fit, augment)
+    path = pipeline_file(augment)
+    from vpt.data.augment import from_yaml
+
+    transform = TrainTransform(from_yaml(path), fit, str(path))
+    _try_out(transform)
+    return transform
+
+
+def pipeline_file(augment: str) -> Path:
+    """The file that `data.augment` names, if it is no preset.
+
+    Raises:
+        UserError: it is neither.
+
+    >>> pipeline_file("mine.yaml").name
+    'mine.yaml'
+    """
     path = Path(augment)
     if path.suffix.lower() not in (".yaml", ".yml"):
         raise UserError(
             f"data.augment={augment} does not exist{nearest(augment, PRESETS)}; "
             f"known: {', '.join(PRESETS)}, or an albumentations file ending in .yaml"
         )
-    from vpt.data.augment import from_yaml
-
-    transform = TrainTransform(from_yaml(path), fit, str(path))
-    _try_out(transform)
-    return transform
+    return path
 
 
 def _try_out(transform: TrainTransform) -> None:

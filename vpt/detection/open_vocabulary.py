@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import batched_nms, box_convert, generalized_box_iou, sigmoid_focal_loss
@@ -96,6 +95,8 @@ def owl_loss(boxes: Tensor, scores: Tensor, wanted: Sequence[Tensor], labels: Se
 @torch.no_grad()
 def match(boxes: Tensor, scores: Tensor, wanted: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """The cheapest one-to-one matching of predicted boxes (N, 4) to wanted ones (n, 4): indices of either."""
+    from scipy.optimize import linear_sum_assignment  # for training alone; half a second to import
+
     chance = scores[:, labels].float().sigmoid()
     cost = -COST["class"] * chance
     cost = cost + COST["box"] * torch.cdist(boxes.float(), wanted.float(), p=1)

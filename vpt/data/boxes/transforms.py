@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import random
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-
-import albumentations as A
-
 from vpt.data.boxes.records import BoxRecord
-from vpt.data.transforms import PRESETS, to_tensor
-from vpt.errors import UserError, nearest
+from vpt.data.transforms import PRESETS, pipeline_file, to_tensor
+from vpt.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -119,23 +113,7 @@ def size_for(width: int, height: int, size: int, longest: int) -> tuple[int, int
 def _pipeline(augment: str) -> Any:
     if augment == "none":
         return None
-    params = A.BboxParams(format="albumentations", label_fields=["places"], min_visibility=0.2, clip=True)
-    if augment in PRESETS:
-        steps: list[Any] = [A.HorizontalFlip(p=0.5)]
-        if augment in ("standard", "strong", "crop"):
-            steps.append(A.BBoxSafeRandomCrop(erosion_rate=0.2, p=0.5))
-        if augment in ("standard", "strong"):
-            share = 0.2 if augment == "standard" else 0.4
-            span = (1 - share, 1 + share)
-            steps.append(A.ColorJitter(brightness=span, contrast=span, saturation=span, hue=(0.0, 0.0), p=0.8))
-        if augment == "strong":
-            steps += [A.Affine(scale=(0.8, 1.2), rotate=(-8, 8), p=0.5), A.ToGray(p=0.1)]
-        return A.Compose(steps, bbox_params=params)
-    if not augment.lower().endswith((".yaml", ".yml")):
-        raise UserError(
-            f"data.augment={augment} does not exist{nearest(augment, PRESETS)}; known: {', '.join(PRESETS)}, or an "
-            "albumentations file ending in .yaml"
-        )
-    from vpt.data.augment import from_yaml
+    path = None if augment in PRESETS else pipeline_file(augment)
+    from vpt.data.augment import box_preset, from_yaml, with_boxes
 
-    return A.Compose(from_yaml(Path(augment)).transforms, bbox_params=params)
+    return with_boxes(box_preset(augment) if path is None else from_yaml(path))
