@@ -14,6 +14,7 @@ that was stopped goes on, on another machine too (--again measures anew). The ra
 test is measured with the chosen rate, seeds 0 to 2, or more where a difference is small:
 
     python benchmarks/methods.py raccoon ... --methods "head only" deep --seeds 8
+    python benchmarks/methods.py raccoon ... --methods "head only" deep --label long -- ... train.epochs=36
     python benchmarks/methods.py ... --times      # on a quiet machine: time of an epoch anew, all methods taking turns
 """
 
@@ -83,12 +84,14 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="measure anew what the results already have")
     parser.add_argument("--times", action="store_true", help="measure only the time of an epoch, of what is measured")
     parser.add_argument("--seeds", type=int, default=3, help="how many, at least two; what is measured gets more")
+    parser.add_argument("--label", help="results of other settings, in a file of their own: -- train.epochs=36")
     parser.add_argument("--runs", type=Path, default=Path("runs/methods"))
     parser.add_argument("settings", nargs="*", help="key=value words for every run")
     options = parser.parse_intermixed_args()
     if options.seeds < 2:
         parser.error("--seeds must be 2 or more: one has no spread")
     label = f"{options.task}-{'random' if options.random else options.backbone}"
+    label += f"-{options.label}" if options.label else ""
     place, shared = words_of(options)
     known = BOXES if options.task == "raccoon" else METHODS
     record = Record(RESULTS / f"methods-{label}.json", options.task, shared)
@@ -191,7 +194,8 @@ def words_of(options: argparse.Namespace) -> tuple[list[str], list[str]]:
         shared += ["data=digits", "data.augment=none"]
     epochs = 20 if options.task in ("clothing", "fashion") else 12
     shared += [f"train.epochs={epochs}", "train.eval_every=1000", "data.cache=true", "train.keep=last"]
-    return place, [*shared, *options.settings]
+    given = {word.partition("=")[0] for word in options.settings}
+    return place, [*(word for word in shared if word.partition("=")[0] not in given), *options.settings]
 
 
 def fashion(runs: Path) -> Path:
