@@ -6,6 +6,7 @@
     python benchmarks/methods.py clothing --data ../shared/data/clothing
     python benchmarks/methods.py clothing --data ../shared/data/clothing --methods all \\
         --backbone vit_small_patch16_224 --weights ../shared/weights/FILE -- backbone.image_size=112
+    python benchmarks/methods.py scenes --methods all                     # boxes, the embedded backbone
     python benchmarks/methods.py raccoon --data ../shared/data/raccoon --methods all \\
         --backbone vit_small_patch16_224 --weights ../shared/weights/FILE -- head.size=256
 
@@ -75,7 +76,7 @@ BASELINES = ("linear", "shallow", "deep", "bias", "lora", "full")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=["digits", "fashion", "clothing", "raccoon"])
+    parser.add_argument("task", choices=["digits", "fashion", "clothing", "scenes", "raccoon"])
     parser.add_argument("--data", help="folder of the clothing or raccoon data set")
     parser.add_argument("--backbone", default="vpt_nano")
     parser.add_argument("--weights", help="file of the backbone's weights")
@@ -93,7 +94,7 @@ def main() -> None:
     label = f"{options.task}-{'random' if options.random else options.backbone}"
     label += f"-{options.label}" if options.label else ""
     place, shared = words_of(options)
-    known = BOXES if options.task == "raccoon" else METHODS
+    known = BOXES if options.task in ("scenes", "raccoon") else METHODS
     record = Record(RESULTS / f"methods-{label}.json", options.task, shared)
     if options.times:
         record.retime(timed(record.read()["rows"], [*place, *shared], options.runs / label))
@@ -187,6 +188,8 @@ def words_of(options: argparse.Namespace) -> tuple[list[str], list[str]]:
     elif options.task == "raccoon":
         # The split is made by a fixed rule: see vpt/data/splits.py.
         shared += ["task=detection", "data.test_fraction=0.25", "data.val_fraction=0.15", "data.augment=light"]
+    elif options.task == "scenes":
+        shared += ["task=detection", "data=scenes", "head.taps=[1,3,5]", "data.augment=light"]
     elif options.task == "fashion":
         place.append(f"data.root={fashion(options.runs)}")
         shared += ["data=torchvision:FashionMNIST", "data.shots=100", "data.val_fraction=0.0167", "data.augment=light"]

@@ -232,7 +232,7 @@ def quickstart() -> str:
 def methods(*stems: str) -> str:
     """Methods in rows; accuracy for each backbone, the rest from the first."""
     every = [read(f"methods-{stem}") for stem in stems if (RESULTS / f"methods-{stem}.json").is_file()]
-    boxes = every[0]["task"] == "raccoon"
+    boxes = "task=detection" in every[0]["settings"]
     body = []
     for row in every[0]["rows"]:
         line = [row["method"], _spread(row)]
@@ -391,6 +391,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "fashion": lambda: methods("fashion-vpt_nano", "fashion-random"),
     "clothing-vit": lambda: methods("clothing-vit_small_patch16_224"),
     "clothing-nano": lambda: methods("clothing-vpt_nano", "clothing-random"),
+    "scenes": lambda: methods("scenes-vpt_nano"),
     "raccoon": lambda: methods("raccoon-vit_small_patch16_224"),
     "raccoon-gain": lambda: gain("raccoon-vit_small_patch16_224", "deep", "head only"),
     "bank": bank,
