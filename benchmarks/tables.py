@@ -214,6 +214,22 @@ def search() -> str:
     return f"{table}\n\nSettings of all runs where the question says nothing else: {settings}."
 
 
+def search_boxes() -> str:
+    found = read("boxes-search")
+    body = [
+        [
+            f"`{row['kind']}`",
+            " ".join(f"`{word.removeprefix('train.optimizer.')}`" for word in row["setting"]),
+            f"{100 * row['val']['map']:.1f}",
+            f"{100 * row['val']['map50']:.1f}",
+        ]
+        for row in found["rows"]
+    ]
+    settings = " ".join(f"`{word}`" for word in found["settings"])
+    table = rows(["what learns", "rates", "validation mAP", "mAP50"], body)
+    return f"{table}\n\nOne seed. Settings of all runs: {settings}."
+
+
 def quickstart() -> str:
     found = read("quickstart")
     body = [
@@ -386,12 +402,14 @@ TABLES: dict[str, Callable[[], str]] = {
     "vtab-sized": lambda: vtab_sized("cuda"),
     "clothing": clothing,
     "search": search,
+    "search-boxes": search_boxes,
     "quickstart": quickstart,
     "digits": lambda: methods("digits-vpt_nano", "digits-random"),
     "fashion": lambda: methods("fashion-vpt_nano", "fashion-random"),
     "clothing-vit": lambda: methods("clothing-vit_small_patch16_224"),
     "clothing-nano": lambda: methods("clothing-vpt_nano", "clothing-random"),
     "scenes": lambda: methods("scenes-vpt_nano"),
+    "scenes-gain": lambda: gain("scenes-vpt_nano", "deep", "head only"),
     "raccoon": lambda: methods("raccoon-vit_small_patch16_224"),
     "raccoon-gain": lambda: gain("raccoon-vit_small_patch16_224", "deep", "head only"),
     "bank": bank,

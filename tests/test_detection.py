@@ -531,5 +531,5 @@ def test_the_default_head_is_fcos():
     config = load_config(overrides=["task=detection"])
     assert isinstance(config.head, FcosHead)
     assert config.train.batch_size == 8
-    assert config.train.optimizer.lr.head == 1e-3
+    assert config.train.optimizer.lr.head == 5e-4
     assert load_config(overrides=["task=detection", "head.channels=96"]).head.channels == 96

@@ -55,7 +55,7 @@ class RunConfig(Section):
             given = training["optimizer"]
             if isinstance(given, Mapping) and given.get("kind", "adamw") == "adamw":
                 rates = given.get("lr", {})
-                rates = {"head": 1e-3, **rates} if isinstance(rates, Mapping) else rates
+                rates = {"head": 5e-4, **rates} if isinstance(rates, Mapping) else rates
                 training["optimizer"] = {**given, "lr": rates}
             filled["train"] = training
         return filled

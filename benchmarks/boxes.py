@@ -1,0 +1,75 @@
+"""How the learning rates of detection were chosen: on the embedded scenes, by validation; test is not looked at.
+
+    python benchmarks/boxes.py            # about three core-minutes a row
+
+Writes benchmarks/results/boxes-search.json. Runs that are already finished are only read.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from measuring import RESULTS, machine
+
+from vpt.config import load_config
+from vpt.console import Console
+from vpt.files import write_json
+from vpt.run import resume, train
+from vpt.runfolder import finished
+
+RATE = "train.optimizer.lr"
+SHARED = [
+    "task=detection",
+    "backbone=vpt_nano",
+    "data=scenes",
+    "head.taps=[1,3,5]",
+    "data.augment=light",
+    "train.epochs=12",
+    "train.eval_every=1000",
+    "train.keep=last",
+    "train.precision=bf16",
+]
+HEADS = (1e-4, 2.5e-4, 5e-4, 1e-3)
+# What trains -> the settings that are compared.
+SEARCH: dict[str, list[list[str]]] = {
+    "prompt=none": [[f"{RATE}.head={head}"] for head in HEADS],
+    "prompt=deep": [
+        *([f"{RATE}.head={head}", f"{RATE}.prompt=0.001"] for head in HEADS[1:]),
+        *([f"{RATE}.head=0.0005", f"{RATE}.prompt={prompt}"] for prompt in (3e-4, 3e-3)),
+        *([f"{RATE}.head=0.00025", f"{RATE}.prompt={prompt}"] for prompt in (3e-4, 3e-3)),
+    ],
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs/boxes"))
+    options = parser.parse_args()
+    rows = []
+    for kind, settings in SEARCH.items():
+        for setting in settings:
+            name = "-".join([kind, *setting]).replace(f"{RATE}.", "").replace("=", "-")
+            measured = run([*SHARED, kind, *setting], options.runs / name)
+            rows.append({"kind": kind, "setting": setting, "val": measured})
+            print(kind, setting, measured, flush=True)
+            write_json(
+                RESULTS / "boxes-search.json",
+                {"settings": SHARED, "machine": machine(torch.device("cpu")), "rows": rows},
+            )
+
+
+def run(words: list[str], folder: Path) -> dict[str, float]:
+    """Train, go on, or only read a run; its mAP on validation."""
+    result = finished(folder)
+    if result is None and (folder / "checkpoint.safetensors").is_file():
+        result = resume(folder, console=Console(quiet=True))
+    if result is None:
+        place = [f"out={folder.parent}", f"name={folder.name}", "data.cache=true"]
+        result = train(load_config(overrides=[*words, *place]), Console(quiet=True))
+    return {key: result.metrics["val"][key] for key in ("map", "map50")}
+
+
+if __name__ == "__main__":
+    main()
