@@ -33,6 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["task=detection", "backbone=vpt_nano", "prompt.tokens=2", "head.channels=64", "data.shots=4"]
     words += [
         "train.epochs=1",
+        "train.optimizer.lr.head=0.001",  # five steps must find something
         "head.scales=[1.0,0.5]",
         "head.size=64",
         f"out={tmp_path_factory.mktemp('det')}",
