@@ -105,13 +105,13 @@ def write_report(
 def single(source: Source, wishes: Wishes, console: Console) -> str:
     """The page of one run."""
     sections = [curves.section(source.rows, source.metric, source.metrics.get("best_epoch"))]
-    data = _data(source)
     interval = None
     if source.config.task == "detection":
+        data = _data_of_boxes(source)
         interval = _interval(source, data)
         sections += _boxes(source, data, wishes)
     else:
-        sections += _classes(source, data, wishes, console)
+        sections += _classes(source, wishes, console)
     if (source.folder / "prompt.png").is_file():
         sections.append(_or_note("prompt", "Pixel prompt", lambda: _prompt(source)))
     sections.append(cost.section({source.name: (source.metrics, source.rows)}))
@@ -190,8 +190,9 @@ def _differences(common: compare.Common, source: Source, multilabel: bool, wishe
     ]
 
 
-def _classes(source: Source, data: LabelledData | UserError, wishes: Wishes, console: Console) -> list[Section]:
+def _classes(source: Source, wishes: Wishes, console: Console) -> list[Section]:
     """Sections of a classification run, as far as they can be had."""
+    data = _data(source)
     records = None if isinstance(data, UserError) else _by_name(data, source.split)
     observer, observed = _observed(source, wishes, data, console)
     answers = source.answers
@@ -276,9 +277,16 @@ def _features(source: Source, observed: Observed, wishes: Wishes) -> Section:
     return features.section(observed.before, observed.after, labels, wrong, source.classes, wishes.map)
 
 
+def _data_of_boxes(source: Source) -> LabelledData | UserError:
+    """The data set of a detection run, which is read only if there are predictions to hold it against."""
+    if not source.boxes:
+        return UserError(f"{source.folder} holds no predictions-{source.split}.json; older runs did not write it")
+    return _data(source)
+
+
 def _interval(source: Source, data: LabelledData | UserError) -> tuple[float, float] | None:
     """Where the mAP of a detection run would lie on other images, if boxes and truth are there."""
-    if isinstance(data, UserError) or not source.boxes or not source.measured:
+    if isinstance(data, UserError) or not source.measured:
         return None
     try:
         return resample.interval(source.boxes, data, source.split)
@@ -291,8 +299,6 @@ def _boxes(source: Source, data: LabelledData | UserError, wishes: Wishes) -> li
     sections = [detection.numbers_section(source.measured)] if source.measured else []
 
     def pictures() -> Section:
-        if not source.boxes:
-            raise UserError(f"{source.folder} holds no predictions-{source.split}.json; older runs did not write it")
         if isinstance(data, UserError):
             raise data
         records, most = _by_name(data, source.split), source.config.data.max_pixels
