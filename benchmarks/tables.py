@@ -10,7 +10,7 @@ import argparse
 import json
 import re
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,11 @@ def rows(header: list[str], body: list[list[str]]) -> str:
     """A Markdown table; all columns but the first are aligned right."""
     rule = ["---", *["---:"] * (len(header) - 1)]
     return "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *body])
+
+
+def _words(settings: Iterable[str]) -> str:
+    """Settings as code."""
+    return " ".join(f"`{word}`" for word in settings)
 
 
 def speed() -> str:
@@ -165,7 +170,7 @@ def vtab_sized(device: str) -> str:
             f"{found['images_per_second']:.0f}",
         ]
     ]
-    settings = " ".join(f"`{word}`" for word in found["settings"])
+    settings = _words(found["settings"])
     header = ["device", "run", "end to end", "of it training", "images a second"]
     return f"{rows(header, body)}\n\nSettings: {settings}."
 
@@ -193,7 +198,7 @@ def clothing() -> str:
         ]
         for row in found["rows"]
     ]
-    settings = " ".join(f"`{word}`" for word in found["settings"])
+    settings = _words(found["settings"])
     header = ["method", "test accuracy", "validation", "parameters that learn", "artifact", "epochs", "time"]
     return f"{rows(header, body)}\n\nSettings beside the defaults: {settings}."
 
@@ -203,13 +208,13 @@ def search() -> str:
     body = [
         [
             row["question"],
-            " ".join(f"`{word.removeprefix('train.optimizer.')}`" for word in row["setting"]),
+            _words(word.removeprefix("train.optimizer.") for word in row["setting"]),
             f"{100 * row['val']['accuracy']:.1f}%",
             f"{row['val']['loss']:.3f}",
         ]
         for row in found["rows"]
     ]
-    settings = " ".join(f"`{word}`" for word in found["settings"])
+    settings = _words(found["settings"])
     table = rows(["question", "setting", "validation accuracy", "validation loss"], body)
     return f"{table}\n\nSettings of all runs where the question says nothing else: {settings}."
 
@@ -219,13 +224,13 @@ def search_boxes() -> str:
     body = [
         [
             f"`{row['kind']}`",
-            " ".join(f"`{word.removeprefix('train.optimizer.')}`" for word in row["setting"]),
+            _words(word.removeprefix("train.optimizer.") for word in row["setting"]),
             f"{100 * row['val']['map']:.1f}",
             f"{100 * row['val']['map50']:.1f}",
         ]
         for row in found["rows"]
     ]
-    settings = " ".join(f"`{word}`" for word in found["settings"])
+    settings = _words(found["settings"])
     table = rows(["what learns", "rates", "validation mAP", "mAP50"], body)
     return f"{table}\n\nOne seed. Settings of all runs: {settings}."
 
@@ -268,18 +273,19 @@ def methods(*stems: str) -> str:
     score = ["mAP", *["mAP, random weights"] * (len(every) - 1), "mAP50"] if boxes else ["test accuracy"]
     score += ["random weights"] * (len(every) - 1) if not boxes else []
     header = ["method", *score, "rate", "parameters that learn", "artifact", "time of an epoch", "peak memory"]
-    settings = " ".join(f"`{word}`" for word in every[0]["settings"])
+    settings = _words(every[0]["settings"])
     caption = f"Mean and standard deviation of {_seeds(every[0]['rows'])}, in percent. Settings: {settings}."
     return f"{rows(header, body)}\n\n{caption}"
 
 
 def _seeds(measured: Sequence[dict[str, Any]]) -> str:
     """How often each method was measured: "3 seeds", or "3 seeds (8 of deep, linear)"."""
-    count = {row["method"]: len(row["test"]) for row in measured}
-    least = min(count.values())
-    more = [f"{number} of {', '.join(name for name in count if count[name] == number)}" for number in count.values()]
-    longer = dict.fromkeys(text for text, number in zip(more, count.values(), strict=True) if number > least)
-    return f"{least} seeds" + (f" ({'; '.join(longer)})" if longer else "")
+    names: dict[int, list[str]] = {}
+    for row in measured:
+        names.setdefault(len(row["test"]), []).append(row["method"])
+    least = min(names)
+    more = [f"{count} of {', '.join(names[count])}" for count in sorted(names) if count > least]
+    return f"{least} seeds" + (f" ({'; '.join(more)})" if more else "")
 
 
 def gain(stem: str, method: str, base: str) -> str:
