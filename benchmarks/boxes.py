@@ -12,12 +12,10 @@ from pathlib import Path
 
 import torch
 from measuring import RESULTS, machine
+from training import trained
 
-from vpt.config import load_config
 from vpt.console import Console
 from vpt.files import write_json
-from vpt.run import resume, train
-from vpt.runfolder import finished
 
 RATE = "train.optimizer.lr"
 SHARED = [
@@ -51,24 +49,15 @@ def main() -> None:
     for kind, settings in SEARCH.items():
         for setting in settings:
             name = "-".join([kind, *setting]).replace(f"{RATE}.", "").replace("=", "-")
-            measured = run([*SHARED, kind, *setting], options.runs / name)
+            words = [*SHARED, "data.cache=true", kind, *setting]
+            found = trained(words, options.runs / name, Console(quiet=True)).metrics["val"]
+            measured = {key: found[key] for key in ("map", "map50")}
             rows.append({"kind": kind, "setting": setting, "val": measured})
             print(kind, setting, measured, flush=True)
             write_json(
                 RESULTS / "boxes-search.json",
                 {"settings": SHARED, "machine": machine(torch.device("cpu")), "rows": rows},
             )
-
-
-def run(words: list[str], folder: Path) -> dict[str, float]:
-    """Train, go on, or only read a run; its mAP on validation."""
-    result = finished(folder)
-    if result is None and (folder / "checkpoint.safetensors").is_file():
-        result = resume(folder, console=Console(quiet=True))
-    if result is None:
-        place = [f"out={folder.parent}", f"name={folder.name}", "data.cache=true"]
-        result = train(load_config(overrides=[*words, *place]), Console(quiet=True))
-    return {key: result.metrics["val"][key] for key in ("map", "map50")}
 
 
 if __name__ == "__main__":

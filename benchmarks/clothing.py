@@ -17,11 +17,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from vpt.config import load_config
+from training import trained
+
 from vpt.console import Console
 from vpt.errors import UserError
 from vpt.files import write_json
-from vpt.run import resume, train
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -68,8 +68,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=None, help="questions or methods")
     parser.add_argument("settings", nargs="*", help="key=value words for every run")
     options = parser.parse_intermixed_args()
-    place = [f"data={options.data}", f"backbone.weights={options.weights}", f"out={options.runs}"]
-    place += ["data.cache=true"]
+    place = [f"data={options.data}", f"backbone.weights={options.weights}", "data.cache=true"]
     shared = ["backbone=vit_small_patch16_224", *options.settings]
     if options.what == "search":
         search([*SMALL, *shared], place, options)
@@ -117,12 +116,7 @@ def _stored(out: Path) -> list[dict[str, Any]]:
 
 def run(words: list[str], folder: Path) -> dict[str, Any]:
     """Train, or resume, or only read a run; what it measured."""
-    if not (folder / "metrics.json").is_file():
-        if (folder / "checkpoint.safetensors").is_file():
-            resume(folder, console=Console())
-        else:
-            train(load_config(overrides=[*words, f"name={folder.name}"]), Console())
-    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics = trained(words, folder, Console()).metrics
     kept = ("accuracy", "balanced_accuracy", "macro_f1", "loss")
     return {
         "val": {key: metrics["val"][key] for key in kept},
