@@ -62,7 +62,7 @@ METHODS: dict[str, tuple[list[str], str, tuple[float, ...]]] = {
     "lora": (["prompt=none", "tuning=lora"], "lora", (3e-4, 1e-3, 3e-3)),
     "full": (["prompt=none", "tuning=full"], "backbone", (3e-5, 1e-4, 3e-4)),
 }
-# Boxes take much longer to learn, so every method gets two rates. (Of 0.001 and 0.003 the prompts always took the higher.)
+# Boxes take much longer to learn, so every method gets two rates. Of 0.001 and 0.003 prompts always took the higher.
 BOX_PROMPT = ("prompt", (3e-3, 1e-2))
 BOXES: dict[str, tuple[list[str], str, tuple[float, ...]]] = {
     "head only": (["prompt=none"], "head", (5e-4, 1e-3)),
