@@ -66,7 +66,7 @@ def dassl_set(root: Path, name: str) -> Path:
     for split in COUNTS:
         for label, number in _each(split):
             path = f"{label}/{split}_{number}.jpg"
-            picture(folder / layout.images / path, label, number)
+            picture(folder / layout.images_in / path, label, number)
             tree.setdefault(split, []).append((path, label, ["cat", "dog", "owl", "fox"][label]))
     assert layout.split is not None
     (folder / layout.split).write_text(json.dumps(tree))

@@ -29,7 +29,7 @@ def split_file(root: Path, name: str, classes: int = 4, each: int = 3) -> dict[s
         for label in range(classes):
             for image in range(each):
                 path = f"class_{label}/{split}_{image}.jpg"
-                picture(root / layout.folder / layout.images / path, 40 * label + 10 * image + number)
+                picture(root / layout.folder / layout.images_in / path, 40 * label + 10 * image + number)
                 tree[split].append([path, label, f"name_{classes - label}"])
     assert layout.split is not None
     (root / layout.folder / layout.split).write_text(json.dumps(tree))

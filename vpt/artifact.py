@@ -110,7 +110,7 @@ def read_artifact(path: str | Path) -> Artifact:
     if header.get("kind") != KIND:
         raise UserError(f"{path} is a {header.get('kind', 'file of another kind')}, not an artifact")
     if header["format"] > FORMAT:
-        raise UserError(f"{path} was written by vpt {header['vpt']}; upgrade with: pip install -U vpt")
+        raise UserError(f"{path} was written by vpt {header['vpt']}; install that or a newer one")
     try:
         config = RunConfig.model_validate(header["config"])
     except ValidationError as error:

@@ -1,6 +1,7 @@
 """The ways CLIP's prompt learners are compared: few shots, base to new classes, and transfer to other data.
 
 Every run is a run folder of its own below `out`; what is finished is only read, so a protocol that was stopped goes on.
+A folder is of one configuration: see `settings.json` in it.
 """
 
 from __future__ import annotations
@@ -11,16 +12,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vpt.config import RunConfig, load_config
+from vpt.config import RunConfig, load_config, word
 from vpt.console import Console
 from vpt.errors import UserError
 from vpt.evaluation import evaluate, evaluate_untrained
 from vpt.files import read_json, write_json
 from vpt.run import resume, train
-from vpt.runfolder import finished
+from vpt.runfolder import finished, identity, refuse_other, stem_of
 
 SHOTS = (1, 2, 4, 8, 16)
 SEEDS = (1, 2, 3)
+GIVEN = {"data": ("half", "shots", "val_shots", "split_seed"), "train": ("seed",)}
 LAST = {"harmonic mean": "harmonic_mean", "average of the others": "average"}
 
 
@@ -31,6 +33,7 @@ def few_shot(
 
     Validation has as many images a class, but at most four.
     """
+    _begin(config)
     rows = []
     for count in shots:
         found = []
@@ -48,10 +51,11 @@ def base_to_new(
 
     As in the papers, the harmonic mean is that of the mean accuracies.
     """
+    _begin(config)
     base, new = [], []
     for seed in seeds:
         words = ["data.half=base", f"data.shots={shots}", f"data.val_shots={min(shots, 4)}", *_seed(seed)]
-        name = f"base-seed{seed}"
+        name = f"base-{shots}-shot-seed{seed}"
         base.append(measured(config, name, words, console)["accuracy"])
         other = ["data.half=new", *words[1:]]
         new.append(_elsewhere(config, name, other, console)["accuracy"])
@@ -75,14 +79,21 @@ def transfer(
     """
     if not targets:
         raise UserError("transfer needs other data sets to test on: --to DATA [DATA ...]")
+    _begin(config)
     words = [] if shots is None else [f"data.shots={shots}", f"data.val_shots={min(shots, 4)}"]
     source: list[float] = []
     others: dict[str, list[float]] = {target: [] for target in targets}
     for seed in seeds:
-        name = f"transfer-seed{seed}"
+        name = f"{'all' if shots is None else shots}-shot-transfer-seed{seed}"
         source.append(measured(config, name, [*words, *_seed(seed)], console)["accuracy"])
         for target in targets:
-            there = [f"data.path={target}", "data.val=null", "data.test=null", "data.shots=null", "data.val_shots=null"]
+            there = [
+                word("data.path", target),
+                "data.val=null",
+                "data.test=null",
+                "data.shots=null",
+                "data.val_shots=null",
+            ]
             others[target].append(_elsewhere(config, name, there, console)["accuracy"])
     rows = [{"data": target, **_mean(found)} for target, found in others.items()]
     average = statistics.mean(row["mean"] for row in rows)
@@ -129,7 +140,18 @@ def _mean(found: Sequence[float]) -> dict[str, Any]:
 
 
 def _folder(config: RunConfig) -> Path:
-    return config.out / (config.name or "protocol")
+    return config.out / (config.name or f"protocol-{stem_of(config)}")
+
+
+def _begin(config: RunConfig) -> None:
+    """Write down of which settings the folder is, beside those a protocol gives itself."""
+    told = identity(config)
+    for section, keys in GIVEN.items():
+        for key in keys:
+            del told[section][key]
+    file = _folder(config) / "settings.json"
+    refuse_other(file, told)
+    write_json(file, told)
 
 
 def _with(config: RunConfig, words: Sequence[str]) -> RunConfig:
@@ -145,7 +167,7 @@ def measured(config: RunConfig, name: str, words: Sequence[str], console: Consol
         words: settings of this run.
     """
     folder = _folder(config) / name
-    mine = _with(config, [*words, f"out={folder.parent}", f"name={name}"])
+    mine = _with(config, [*words, word("out", folder.parent), word("name", name)])
     if not _learns(mine):
         return _once(folder.with_suffix(".json"), lambda: evaluate_untrained(mine, "test", console))
     if (done := finished(folder)) is not None:

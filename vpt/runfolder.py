@@ -1,4 +1,7 @@
-"""Run folders: how they are called, what tells that a run has finished, and on which settings its result depends."""
+"""Run folders: how they are called, what tells that a run has finished, and on which settings its result depends.
+
+Folders that hold several runs keep a file of the settings they were begun with, so that they never mix two experiments.
+"""
 
 from __future__ import annotations
 
@@ -48,6 +51,38 @@ def identity(config: RunConfig) -> dict[str, Any]:
     return tree
 
 
+def refuse_other(file: Path, told: dict[str, Any]) -> None:
+    """Whether a folder of several runs may be gone on with.
+
+    Args:
+        file: in the folder; holds the settings with which it was begun.
+        told: the settings it is to be gone on with, as JSON gives them back.
+
+    Raises:
+        UserError: it was begun with others, or holds something else.
+    """
+    folder = file.parent
+    if not folder.is_dir() or all(item == file for item in folder.iterdir()):
+        return
+    if not file.is_file():
+        raise UserError(f"{folder} exists and holds something else; choose another name=...")
+    names = _differing(read_json(file, "give the same command again"), told)
+    if names:
+        raise UserError(
+            f"{folder} was begun with other settings ({', '.join(names[:5])}); give the same, or another name=..."
+        )
+
+
+def _differing(old: Any, new: Any, path: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            found
+            for key in sorted({*old, *new})
+            for found in _differing(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+        ]
+    return [] if old == new else [path.removeprefix("settings.")]
+
+
 def run_folder(config: RunConfig) -> Path:
     """A new folder. A name that was given is taken as it is, one that was made gets a number if it exists."""
     if config.name is not None:
@@ -58,10 +93,14 @@ def run_folder(config: RunConfig) -> Path:
                 f"or go on with: vpt train resume={folder}"
             )
         return folder
-    stem = "-".join([Path(config.data.path).name, config.backbone.name, config.prompt.kind])
-    stem += "" if config.tuning.kind == "frozen" else f"-{config.tuning.kind}"
-    stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in stem)
-    number = 1
+    stem, number = stem_of(config), 1
     while (folder := config.out / (stem if number == 1 else f"{stem}-{number}")).exists():
         number += 1
     return folder
+
+
+def stem_of(config: RunConfig) -> str:
+    """Data, backbone and method, as part of a folder's name."""
+    stem = "-".join([Path(config.data.path).name, config.backbone.name, config.prompt.kind])
+    stem += "" if config.tuning.kind == "frozen" else f"-{config.tuning.kind}"
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in stem)

@@ -21,12 +21,12 @@ import yaml
 
 from vpt.bench.check import check
 from vpt.bench.suites import Suite, Task
-from vpt.config import RunConfig, load_config, parse_overrides
+from vpt.config import RunConfig, load_config, parse_overrides, word
 from vpt.console import Console
 from vpt.errors import UserError
 from vpt.files import read_json, write_json, write_text
 from vpt.protocols import SHOTS, base_to_new, few_shot, measured
-from vpt.runfolder import identity
+from vpt.runfolder import identity, refuse_other
 
 if TYPE_CHECKING:
     from vpt.sweep.space import SpaceFile
@@ -129,20 +129,12 @@ def _same(bench: Bench) -> dict[str, Any]:
     """What the folder is of, for bench.json; a folder of something else is refused."""
     told = {"suite": bench.suite.name, "settings": _settings(bench.config), "space": _told(bench)}
     mine: dict[str, Any] = json.loads(json.dumps(told))
-    folder, file = bench.folder, bench.folder / "bench.json"
-    if file.is_file():
-        differing = _differing(read_json(file, AGAIN), mine)
-        if differing:
-            names = ", ".join(differing[:5])
-            raise UserError(f"{folder} was begun with other settings ({names}); give the same, or another name=...")
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"{folder} exists and holds something else; choose another name=...")
+    refuse_other(bench.folder / "bench.json", mine)
     return mine
 
 
 def _write_down(bench: Bench, told: dict[str, Any]) -> None:
-    if not (bench.folder / "bench.json").is_file():
-        write_json(bench.folder / "bench.json", told)
+    write_json(bench.folder / "bench.json", told)
     if not (bench.folder / "settings.yaml").is_file():
         text = yaml.safe_dump(bench.config.model_dump(mode="json"), sort_keys=False)
         write_text(bench.folder / "settings.yaml", text)
@@ -161,18 +153,8 @@ def _told(bench: Bench) -> Any:
     return {"axes": {key: repr(axis) for key, axis in bench.space.axes.items()}, "final": bench.space.final}
 
 
-def _differing(old: Any, new: Any, path: str = "") -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            found
-            for key in sorted({*old, *new})
-            for found in _differing(old.get(key), new.get(key), f"{path}.{key}" if path else key)
-        ]
-    return [] if old == new else [path.removeprefix("settings.")]
-
-
 def _task(bench: Bench, task: Task, console: Console) -> None:
-    words = [*task.settings(bench.root), f"out={bench.folder}", f"name={task.name}"]
+    words = [*task.settings(bench.root), word("out", bench.folder), word("name", task.name)]
     config = load_config(base=bench.config.model_dump(mode="json"), overrides=words)
     folder = bench.folder / task.name
     if bench.suite.protocol == "few-shot":
@@ -183,7 +165,7 @@ def _task(bench: Bench, task: Task, console: Console) -> None:
             base_to_new(config, NEW_SHOTS, bench.seeds, console)
     else:
         chosen = _chosen(bench, task, folder, console)
-        final = bench.space.final if bench.space and bench.space.final else bench.suite.final
+        final = [*bench.suite.final, *(bench.space.final if bench.space else [])]
         for seed in bench.seeds:
             measured(config, f"seed{seed}", [*chosen, *final, f"train.seed={seed}"], console)
 
@@ -206,7 +188,7 @@ def _chosen(bench: Bench, task: Task, folder: Path, console: Console) -> list[st
     if not file.is_file():
         from vpt.sweep.study import Sweep, search
 
-        words = [*task.settings(bench.root), f"out={folder}", "name=search", "data.hold_test=true", "compare=[]"]
+        words = [*task.settings(bench.root), word("out", folder), "name=search", "data.hold_test=true", "compare=[]"]
         space = bench.space
         plan = Sweep(
             words,

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from vpt.config import word
 from vpt.data import dassl, fgvc, vtab
+from vpt.data.lists import found_at
 from vpt.errors import UserError, nearest
 
 Protocol = Literal["chosen", "few-shot", "base-to-new"]
@@ -20,7 +22,7 @@ class Task:
     Args:
         name: in commands and tables.
         data: what `data.path` becomes; {root} stands for the root.
-        places: where it may lie below the root; any one of them is enough.
+        places: where it may lie below the root, as `found_at` reads them; any one of them is enough.
         group: whose mean it belongs to.
         classes: how many it has; None where that was not looked up.
         images: how many each split has, as far as it is known.
@@ -37,11 +39,11 @@ class Task:
 
     def settings(self, root: Path) -> list[str]:
         """The `key=value` words that name this task's data below `root`."""
-        return [f"data.path={self.data.format(root=root)}", f"data.root={root}", *self.words]
+        return [word("data.path", self.data.format(root=root)), word("data.root", root), *self.words]
 
     def lies_in(self, root: Path) -> Path | None:
         """The place below `root` where it was found, or None."""
-        return next((root / place for place in self.places if (root / place).exists()), None)
+        return found_at(root, self.places)
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,8 @@ def _fgvc() -> dict[str, Task]:
 
 
 def _dassl(name: str, called: str | None = None) -> Task:
-    return Task(called or name, f"dassl:{name}", (dassl.SETS[name].folder,))
+    one = dassl.SETS[name]
+    return Task(called or name, f"dassl:{name}", (one.folder,), classes=one.classes, images=one.images)
 
 
 def _eleven() -> dict[str, Task]:

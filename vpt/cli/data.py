@@ -28,13 +28,20 @@ def add(commands: Any) -> None:
 
 
 def _config(words: Sequence[str], task: str | None = None) -> RunConfig:
+    from vpt.config import load_config, word
+
     first, *rest = words
-    words = words if "=" in first or first.endswith((".yaml", ".yml")) else [f"data.path={first}", *rest]
+    words = words if "=" in first or _is_config(first) else [word("data.path", first), *rest]
     if task is not None:
         words = [*words, f"task={task}"]
-    from vpt.config import load_config
-
     return load_config(*file_and_overrides(words))
+
+
+def _is_config(path: str) -> bool:
+    """Whether a first word is a file of settings; YOLO's data.yaml is data."""
+    from vpt.config import read_yaml
+
+    return path.endswith((".yaml", ".yml")) and "names" not in read_yaml(path)
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ from vpt.config.backbone import BackboneConfig
 from vpt.config.data import DataConfig
 from vpt.config.detection import BoxHead, FasterHead, FcosHead, NativeHead, OwlHead, RetinaHead
 from vpt.config.head import Head, LabelMapHead, LinearHead, MlpHead, Pool, TipHead, ZeroShotHead
-from vpt.config.load import load_config, parse_overrides, read_yaml
+from vpt.config.load import load_config, parse_overrides, read_yaml, word
 from vpt.config.prompt import (
     BptPrompt,
     ClipPrompt,
@@ -86,4 +86,5 @@ __all__ = [
     "load_config",
     "parse_overrides",
     "read_yaml",
+    "word",
 ]

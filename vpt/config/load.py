@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -66,12 +67,7 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
         key, equals, text = word.partition("=")
         if not equals or not key:
             raise UserError(f"'{word}' is not of the form key=value, as in train.epochs=10")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            value = text
-        if isinstance(value, str) and _is_number(value):
-            value = float(value)  # YAML 1.1 reads 1e-3 as text
+        value = _value(text)
         branch: dict[str, Any] = {}
         leaf = branch
         *parents, last = key.split(".")
@@ -80,6 +76,30 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
         leaf[last] = value
         tree = _merge(tree, branch)
     return tree
+
+
+def word(key: str, value: object) -> str:
+    """A `key=value` word that gives back any text as it is, paths above all.
+
+    >>> parse_overrides([word("out", Path("2024"))])
+    {'out': '2024'}
+    """
+    return f"{key}={json.dumps(str(value))}"
+
+
+def _value(text: str) -> Any:
+    """A value as YAML reads it, but for what people do not mean on a command line: a comment, a mapping or a list
+    without brackets, a date. A path may look like any of them."""
+    text = text.strip()
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    if text[:1] not in ("{", "[", '"', "'") and (text[:1] == "#" or not isinstance(value, bool | int | float | None)):
+        value = text
+    if isinstance(value, str) and _is_number(value):
+        value = float(value)  # YAML 1.1 reads 1e-3 as text
+    return value
 
 
 def _is_number(text: str) -> bool:

@@ -19,32 +19,78 @@ from vpt.errors import UserError
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a data set lies below the root, and the template its authors wrote for it."""
+    """Where a data set lies below the root, how large it is, and the template its authors wrote for it."""
 
     folder: str
-    images: str  # below the folder; paths of a split file start there
-    split: str | None = None
+    images_in: str  # below the folder; paths of a split file start there
+    split: str | None
+    classes: int
+    counts: tuple[int, ...]  # images for training, validation and test; of test alone
     template: str = "a photo of a {}."
 
+    @property
+    def images(self) -> dict[str, int]:
+        """How many images each split has, as far as it is told."""
+        splits = ("train", "val", "test") if len(self.counts) == 3 else ("test",)
+        return dict(zip(splits, self.counts, strict=True))
 
+
+# Numbers are those of CoOp's table of data sets (Zhou et al. 2022, appendix A).
 SETS: dict[str, Layout] = {
-    "imagenet": Layout("imagenet", "images"),
-    "caltech101": Layout("caltech-101", "101_ObjectCategories", "split_zhou_Caltech101.json"),
-    "oxford_pets": Layout("oxford_pets", "images", "split_zhou_OxfordPets.json", "a photo of a {}, a type of pet."),
-    "stanford_cars": Layout("stanford_cars", "", "split_zhou_StanfordCars.json"),
-    "oxford_flowers": Layout(
-        "oxford_flowers", "jpg", "split_zhou_OxfordFlowers.json", "a photo of a {}, a type of flower."
+    "imagenet": Layout("imagenet", "images", None, 1000, (50_000,)),
+    "caltech101": Layout(
+        "caltech-101", "101_ObjectCategories", "split_zhou_Caltech101.json", 100, (4_128, 1_649, 2_465)
     ),
-    "food101": Layout("food-101", "images", "split_zhou_Food101.json", "a photo of {}, a type of food."),
-    "fgvc_aircraft": Layout("fgvc_aircraft", "images", None, "a photo of a {}, a type of aircraft."),
-    "sun397": Layout("sun397", "SUN397", "split_zhou_SUN397.json"),
-    "dtd": Layout("dtd", "images", "split_zhou_DescribableTextures.json", "{} texture."),
-    "eurosat": Layout("eurosat", "2750", "split_zhou_EuroSAT.json", "a centered satellite photo of {}."),
-    "ucf101": Layout("ucf101", "UCF-101-midframes", "split_zhou_UCF101.json", "a photo of a person doing {}."),
-    "imagenetv2": Layout("imagenetv2", "imagenetv2-matched-frequency-format-val"),
-    "imagenet_sketch": Layout("imagenet-sketch", "images"),
-    "imagenet_a": Layout("imagenet-adversarial", "imagenet-a"),
-    "imagenet_r": Layout("imagenet-rendition", "imagenet-r"),
+    "oxford_pets": Layout(
+        "oxford_pets",
+        "images",
+        "split_zhou_OxfordPets.json",
+        37,
+        (2_944, 736, 3_669),
+        "a photo of a {}, a type of pet.",
+    ),
+    "stanford_cars": Layout("stanford_cars", "", "split_zhou_StanfordCars.json", 196, (6_509, 1_635, 8_041)),
+    "oxford_flowers": Layout(
+        "oxford_flowers",
+        "jpg",
+        "split_zhou_OxfordFlowers.json",
+        102,
+        (4_093, 1_633, 2_463),
+        "a photo of a {}, a type of flower.",
+    ),
+    "food101": Layout(
+        "food-101",
+        "images",
+        "split_zhou_Food101.json",
+        101,
+        (50_500, 20_200, 30_300),
+        "a photo of {}, a type of food.",
+    ),
+    "fgvc_aircraft": Layout(
+        "fgvc_aircraft", "images", None, 100, (3_334, 3_333, 3_333), "a photo of a {}, a type of aircraft."
+    ),
+    "sun397": Layout("sun397", "SUN397", "split_zhou_SUN397.json", 397, (15_880, 3_970, 19_850)),
+    "dtd": Layout("dtd", "images", "split_zhou_DescribableTextures.json", 47, (2_820, 1_128, 1_692), "{} texture."),
+    "eurosat": Layout(
+        "eurosat",
+        "2750",
+        "split_zhou_EuroSAT.json",
+        10,
+        (13_500, 5_400, 8_100),
+        "a centered satellite photo of {}.",
+    ),
+    "ucf101": Layout(
+        "ucf101",
+        "UCF-101-midframes",
+        "split_zhou_UCF101.json",
+        101,
+        (7_639, 1_898, 3_783),
+        "a photo of a person doing {}.",
+    ),
+    "imagenetv2": Layout("imagenetv2", "imagenetv2-matched-frequency-format-val", None, 1000, (10_000,)),
+    "imagenet_sketch": Layout("imagenet-sketch", "images", None, 1000, (50_889,)),
+    "imagenet_a": Layout("imagenet-adversarial", "imagenet-a", None, 200, (7_500,)),
+    "imagenet_r": Layout("imagenet-rendition", "imagenet-r", None, 200, (30_000,)),
 }
 SHIFTS = ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")
 
@@ -92,7 +138,7 @@ def _from_split(folder: Path, layout: Layout) -> Found:
             known = names.setdefault(label, name)
             if known != name:
                 raise UserError(f"{file}: class {label} has two names, '{known}' and '{name}'; take another copy of it")
-            entries.append(Entry(path, inside(folder / layout.images, path, file), (name,)))
+            entries.append(Entry(path, inside(folder / layout.images_in, path, file), (name,)))
         found.splits[split] = entries
     found.classes = tuple(names[label] for label in sorted(names))
     return found
@@ -117,7 +163,7 @@ def _aircraft(folder: Path, layout: Layout) -> Found:
             image, _, name = line.partition(" ")
             if name not in names:
                 raise UserError(f"{file}: '{name}' is not among the variants; take another copy of it")
-            entries.append(Entry(f"{image}.jpg", inside(folder / layout.images, f"{image}.jpg", file), (name,)))
+            entries.append(Entry(f"{image}.jpg", inside(folder / layout.images_in, f"{image}.jpg", file), (name,)))
         found.splits[split] = entries
     return found
 
@@ -127,13 +173,13 @@ def _imagenet(name: str, folder: Path, layout: Layout) -> Found:
     names = _imagenet_names(folder)
     found = Found()
     if name == "imagenet":
-        found.splits["train"] = _by_id(folder / layout.images / "train", names.__getitem__)
-        found.splits["test"] = _by_id(folder / layout.images / "val", names.__getitem__)
+        found.splits["train"] = _by_id(folder / layout.images_in / "train", names.__getitem__)
+        found.splits["test"] = _by_id(folder / layout.images_in / "val", names.__getitem__)
         found.classes = tuple(names.values())
         return found
     by_number = list(names.values())
     read = (lambda number: by_number[int(number)]) if name == "imagenetv2" else names.__getitem__
-    entries = _by_id(folder / layout.images, read)
+    entries = _by_id(folder / layout.images_in, read)
     present = {entry.labels[0] for entry in entries}
     found.splits["test"] = entries
     found.classes = tuple(label for label in by_number if label in present)

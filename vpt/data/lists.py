@@ -10,8 +10,18 @@ from vpt.errors import UserError, nearest
 from vpt.files import read_json
 
 
+def found_at(root: Path, places: Sequence[str]) -> Path | None:
+    """The first of `places` below `root` that is there; a place that is a file stands for the folder it lies in.
+
+    >>> found_at(Path("no/root"), ["vtab-1k/dtd", "dtd/test.txt"]) is None
+    True
+    """
+    place = next((root / place for place in places if (root / place).exists()), None)
+    return place.parent if place is not None and place.is_file() else place
+
+
 def found_folder(root: Path, places: Sequence[str], what: str) -> Path:
-    """The first of `places` below `root` that is a folder.
+    """The folder that is the first of `places` below `root`, as `found_at` has it.
 
     Raises:
         UserError: there is none.
@@ -21,9 +31,8 @@ def found_folder(root: Path, places: Sequence[str], what: str) -> Path:
     ...
     vpt.errors.UserError: vtab:dtd should lie in .../no/root/vtab-1k/dtd, which does not exist; set data.root
     """
-    for place in places:
-        if (root / place).is_dir():
-            return root / place
+    if (place := found_at(root, places)) is not None:
+        return place
     raise UserError(f"{what} should lie in {(root / places[0]).absolute()}, which does not exist; set data.root")
 
 

@@ -73,13 +73,18 @@ def read_torchvision(name: str, root: Path, download: bool) -> Found:
             match = match.replace(f"'{lower}'", f"'{proper}'")
         raise UserError(f"data.path=torchvision:{name} does not exist{match}; known: {', '.join(SETS)}")
     found = Found()
+    names: dict[int, str] = {}
     for split, arguments in SETS[key].items():
         dataset = _open(key, root, download, arguments)
         labels = _labels(dataset)
-        names = _class_names(dataset, labels) if found.classes is None else found.classes
-        if labels and max(labels) >= len(names):
-            raise UserError(f"torchvision:{key} has a label {max(labels)} but only {len(names)} classes")
-        found.classes = names
+        if found.classes is None:
+            named = _named_classes(dataset)
+            # Without names a class is called by its label, which need not count from 0: CLEVR's are 3 to 10.
+            names = dict(enumerate(named)) if named else {label: str(label) for label in sorted(set(labels))}
+            found.classes = tuple(names.values())
+        unknown = next((label for label in labels if label not in names), None)
+        if unknown is not None:
+            raise UserError(f"torchvision:{key} has a label {unknown} that is not one of its {len(names)} classes")
         found.splits[split] = [
             Entry(f"{key}/{split}/{at:06d}", Item(dataset, at), (names[label],)) for at, label in enumerate(labels)
         ]
@@ -123,13 +128,14 @@ def _integers(values: Iterable[Any]) -> list[int]:
     return [int(value) for value in values]
 
 
-def _class_names(dataset: Any, labels: list[int]) -> tuple[str, ...]:
+def _named_classes(dataset: Any) -> tuple[str, ...]:
+    """Their names as torchvision has them, or none."""
     for attribute in ("classes", "categories"):
         names = getattr(dataset, attribute, None)
         if names:
             # ImageNet gives several names a class.
             return _distinct([name if isinstance(name, str) else ", ".join(name) for name in names])
-    return tuple(str(label) for label in range(max(labels, default=-1) + 1))
+    return ()
 
 
 def _distinct(names: list[str]) -> tuple[str, ...]:

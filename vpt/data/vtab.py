@@ -12,7 +12,9 @@ from pathlib import Path
 
 from vpt.data.entries import Entry, Found
 from vpt.data.lists import folder_of, read_lines
+from vpt.data.ordering import split_order
 from vpt.data.paths import inside
+from vpt.data.splits import VALIDATION
 from vpt.errors import UserError
 
 TRAIN, VAL, JOINED, TEST = "train800.txt", "val200.txt", "train800val200.txt", "test.txt"
@@ -51,20 +53,20 @@ TASKS: dict[str, VtabTask] = {
 
 
 def places(name: str) -> tuple[str, ...]:
-    """Where a task may lie below the root.
+    """Where a task may lie below the root; a folder beside other data needs VTAB's lists, for CoOp's has the same name.
 
     >>> places("dtd")
-    ('vtab-1k/dtd', 'dtd')
+    ('vtab-1k/dtd', 'dtd/test.txt')
     """
-    return (f"vtab-1k/{name}", name)
+    return (f"vtab-1k/{name}", f"{name}/{TEST}")
 
 
 def read_vtab(name: str, root: Path) -> Found:
     """The task `name` below `root`: 800 training images, 200 for validation, the whole test set.
 
     All classes are known by their numbers, as the training images do not show every one of them. `data.join_val=true`
-    makes the 1,000 images of the final training. Copies that have only `train800val200.txt` are split by
-    `data.val_fraction`.
+    makes the 1,000 images of the final training. Of copies that have only `train800val200.txt` a fixed draw of a fifth
+    is for validation.
 
     Raises:
         UserError: no such task, or lists that are missing or damaged, named.
@@ -81,11 +83,15 @@ def read_vtab(name: str, root: Path) -> Found:
         lists = {"train": TRAIN, "val": VAL, "test": TEST}
     else:
         lists = {"train": JOINED, "test": TEST}
-        found.notes.append(
-            f"vtab:{name} has no {TRAIN}; {JOINED} is split, which data.val_fraction=0.2 does by 800/200"
-        )
     for split, file in lists.items():
         found.splits[split] = _entries(folder, folder / file, count)
+    if "val" not in lists:
+        found.notes.append(f"vtab:{name} has no {TRAIN}; a fifth of {JOINED}, drawn at random, is for validation")
+        both = found.splits["train"]
+        # Not class by class: of SUN397's 397 classes that would take 297 images instead of 200.
+        drawn = set(split_order(len(both), 0, VALIDATION)[: len(both) // 5].tolist())
+        found.splits["val"] = [entry for at, entry in enumerate(both) if at in drawn]
+        found.splits["train"] = [entry for at, entry in enumerate(both) if at not in drawn]
     return found
 
 

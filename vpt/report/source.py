@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from vpt.artifact import Artifact, read_artifact
 from vpt.comparison import method_name
-from vpt.config import RunConfig, load_config, read_yaml
+from vpt.config import RunConfig, load_config, read_yaml, word
 from vpt.errors import UserError
 from vpt.files import read_json
 from vpt.metrics import ranking
@@ -85,7 +84,7 @@ def read_source(folder: str | Path, split: str | None = None, data: str | None =
     folder = Path(folder)
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{folder} is not a run folder; it has no config.yaml")
-    overrides = [] if data is None else [f"data.path={json.dumps(data)}"]
+    overrides = [] if data is None else [word("data.path", data)]
     config = load_config(base=read_yaml(folder / "config.yaml"), overrides=overrides)
     notes: list[str] = []
     metrics = _json(folder / "metrics.json", dict, notes)

@@ -16,7 +16,7 @@ import optuna
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import TrialState
 
-from vpt.config import RunConfig, load_config, read_yaml
+from vpt.config import RunConfig, load_config, read_yaml, word
 from vpt.console import Console
 from vpt.distributed import refuse
 from vpt.errors import UserError
@@ -88,7 +88,7 @@ def sweep(plan: Sweep, console: Console | None = None) -> SweepResult:
     console = console or Console()
     shared = Shared()
     found = search(plan, console, shared)
-    words = [*plan.words, *found.words, *plan.final, "name=best", f"out={found.folder}", "compare=[]"]
+    words = [*plan.words, *found.words, *plan.final, "name=best", word("out", found.folder), "compare=[]"]
     config = load_config(plan.file, words)
     final = f" with {' '.join(plan.final)}" if plan.final else ""
     console.say(f"chosen: {' '.join(found.words)}; trained again{final}")
