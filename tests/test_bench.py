@@ -64,6 +64,28 @@ class TestData:
         with pytest.raises(UserError, match=sentence):
             load_data(DataConfig(path="vtab:dtd", root=str(tmp_path)))
 
+    def test_a_list_of_1000_alone_is_split_into_800_and_200(self, tmp_path: Path):
+        """Not class by class: few images of many classes would all but end in validation."""
+        folder = vtab_task(tmp_path, "sun397")
+        (folder / vtab.TRAIN).unlink()
+        (folder / vtab.VAL).unlink()
+        for number in range(1000):
+            (folder / "images" / f"{number}.jpg").touch()
+        (folder / vtab.JOINED).write_text("".join(f"images/{number}.jpg {number % 397}\n" for number in range(1000)))
+        for joined, sizes in ((False, [800, 200]), (True, [1000, 0])):
+            data = load_data(DataConfig(path="vtab:sun397", root=str(tmp_path), join_val=joined))
+            assert [len(data.train), len(data.val)] == sizes
+        assert any("a fifth of train800val200.txt" in note for note in data.notes)
+
+    def test_a_folder_of_the_same_name_is_another_data_set(self, tmp_path: Path):
+        dassl_set(tmp_path, "dtd")
+        assert SUITES["vtab"].tasks["dtd"].lies_in(tmp_path) is None
+        with pytest.raises(UserError, match=r"vtab:dtd should lie in .*vtab-1k/dtd"):
+            load_data(DataConfig(path="vtab:dtd", root=str(tmp_path)))
+        vtab_task(tmp_path, "kitti").rename(tmp_path / "kitti")
+        assert SUITES["vtab"].tasks["kitti"].lies_in(tmp_path) == tmp_path / "kitti"
+        assert load_data(DataConfig(path="vtab:kitti", root=str(tmp_path))).test
+
     @pytest.mark.parametrize("name", ["cub", "nabirds", "flowers", "dogs", "cars"])
     def test_fgvc(self, tmp_path: Path, name: str):
         folder = fgvc_set(tmp_path, name)
@@ -126,6 +148,20 @@ class TestSuites:
         assert found["svhn"].odd[-1] == "train800val200.txt has other labels than train800.txt and val200.txt together"
         assert "test.txt, line 1" in (found["kitti"].broken or "")
         assert not any(report.good for report in found.values())
+        dassl_set(tmp_path, "eurosat")
+        found = {report.task: report for report in check(SUITES["few-shot"], tmp_path)}
+        assert "12 test images, published are 8100" in found["eurosat"].odd
+
+    def test_every_task_knows_how_large_it_is(self):
+        for suite in SUITES.values():
+            assert all(task.classes and task.images for task in suite.tasks.values())
+
+    def test_a_root_may_have_any_name(self, tmp_path: Path):
+        root = tmp_path / "data: all #1"
+        vtab_task(root, "dtd")
+        found = {report.task: report for report in check(SUITES["vtab"], root)}
+        assert not found["dtd"].missing
+        assert found["dtd"].broken is None
 
 
 class TestMeans:
@@ -219,7 +255,9 @@ class TestRuns:
 
         for name in ("dtd", "kitti"):
             vtab_task(tmp_path, name)
-        space = SpaceFile(read_space(["train.optimizer.lr=1e-6,0.02"]), ("train.optimizer.kind=adamw",), True)
+        axes = read_space(["train.optimizer.lr=1e-6,0.02"])
+        smooth = ("train.label_smoothing=0.1",)
+        space = SpaceFile(axes, ("train.optimizer.kind=adamw",), True, final=smooth)
         whole = run(self.bench("vtab", tmp_path, tmp_path / "whole", space=space), QUIET)
         plan = self.bench("vtab", tmp_path, tmp_path / "cut", space=space)
         usual, steps = loop._step, []
@@ -241,7 +279,8 @@ class TestRuns:
         assert "test" not in trial
         final = json.loads((folder / "dtd" / "seed0" / "metrics.json").read_text())
         assert "val" not in final
-        assert "24 training" in final["data"]
+        assert "24 training" in final["data"]  # a space's own `final` leaves the suite's as it is
+        assert "label_smoothing: 0.1" in (folder / "dtd" / "seed0" / "config.yaml").read_text()
         mine, other = collect(folder).scores, collect(whole).scores
         assert mine == other
         assert mine["accuracy"]["dtd"].seeds == 1

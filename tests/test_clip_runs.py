@@ -330,6 +330,9 @@ class TestProtocols:
         monkeypatch.setattr(loop, "_step", lambda *_: pytest.fail("trained again"))
         assert few_shot(config, shots=[1, 2], seeds=[1], console=QUIET) == first
         assert [row["shots"] for row in first["rows"]] == [1, 2]
+        other = settings(digits_clip, tmp_path, *self.words, "prompt.tokens=4", "train.epochs=1")
+        with pytest.raises(UserError, match=r"other settings \(prompt\.tokens, train\.epochs\)"):
+            few_shot(other, shots=[1, 2], seeds=[1], console=QUIET)
 
     def test_transfer_to_a_folder_of_ones_own(self, digits_clip: list[str], tmp_path: Path, shapes: Path):
         from vpt.protocols import as_table, transfer
@@ -345,3 +348,6 @@ class TestProtocols:
 
         found = base_to_new(settings(digits_clip, tmp_path, "prompt=none"), seeds=[1], console=QUIET)
         assert found["base"]["mean"] > 0.5
+        other = settings(digits_clip, tmp_path, "prompt=none", "head.templates=single")
+        with pytest.raises(UserError, match=r"other settings \(head\.templates\)"):
+            base_to_new(other, seeds=[1], console=QUIET)

@@ -46,6 +46,9 @@ def test_rates_are_one_number_or_one_for_a_role():
 
 
 def test_values_are_read_as_yaml():
+    paths = ["a=/photos #1/x", "b=photos: mine", "c=- photos", "d=2024-11-25", "e=#1"]
+    assert list(parse_overrides(paths).values()) == [path[2:] for path in paths]
+    assert parse_overrides(["a={b: c}", "b='x #1'"]) == {"a": {"b": "c"}, "b": "x #1"}
     assert parse_overrides(["a=1e-3", "b=null", "c=[1, 2]", "d=yes please", "e=", "f=a=b", "g=nan"]) == {
         "a": 0.001,
         "b": None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import shutil
 import struct
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from images import class_folders, photo, save
+from PIL import Image
 
 from vpt.cachedir import cache_dir
 from vpt.config import DataConfig
@@ -295,6 +297,24 @@ def test_torchvision_with_files(tmp_path: Path) -> None:
     assert data.classes == ("Forest", "River")
     assert read(data.val[0]).pixels.shape == (24, 32, 3)
     assert data.test == ()
+
+
+def test_torchvision_labels_need_not_count_from_zero(tmp_path: Path) -> None:
+    """CLEVR's are numbers of things in the picture, 3 to 10."""
+    for split in ("train", "val"):
+        folder = tmp_path / "clevr" / "CLEVR_v1.0" / "images" / split
+        folder.mkdir(parents=True)
+        scenes = []
+        for number, count in enumerate([*range(3, 11)] * 2):
+            name = f"CLEVR_{split}_{number:06d}.png"
+            Image.new("RGB", (8, 8), (20 * count, number, 0)).save(folder / name)
+            scenes.append({"image_filename": name, "objects": [{}] * count})
+        file = tmp_path / "clevr" / "CLEVR_v1.0" / "scenes" / f"CLEVR_{split}_scenes.json"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps({"scenes": scenes}))
+    data = load("torchvision:CLEVRClassification", root=str(tmp_path))
+    assert data.classes == ("3", "4", "5", "6", "7", "8", "9", "10")
+    assert [record.labels for record in data.test] == [(label,) for label in range(8)] * 2
 
 
 def test_torchvision_that_is_missing(tmp_path: Path) -> None:

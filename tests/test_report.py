@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from runs import NET, QUIET, settings
 
@@ -263,6 +264,21 @@ class TestSeveralRuns:
         file.write_text(file.read_text().replace(",square,", ",standing,"))
         page = report([run, copy], tmp_path / "page.html")
         assert "measured on different data" in page.told("differences")
+
+    def test_other_pictures_of_the_same_names_are_not_compared(self, run: Path, copy: Path, tmp_path: Path):
+        settings = yaml.safe_load((run / "config.yaml").read_text())
+        moved = tmp_path / "moved"
+        shutil.copytree(settings["data"]["path"], moved)
+        settings["data"]["path"] = str(moved)
+        (copy / "config.yaml").write_text(yaml.safe_dump(settings))
+        assert "right on the same images" in report([run, copy], tmp_path / "page.html").told("differences")
+        for picture in (moved / "test").rglob("*.png"):
+            Image.new("RGB", (8, 8)).save(picture)
+        page = report([run, copy], tmp_path / "page.html")
+        assert "they were measured on other data" in page.told("differences")
+        assert "for want of answers image by image" in page.told("")
+        shutil.rmtree(moved)
+        assert "cannot be looked at" in report([run, copy], tmp_path / "page.html").told("differences")
 
     def test_with_one_unfinished(self, run: Path, copy: Path, tmp_path: Path):
         for name in ("metrics.json", "artifact.safetensors", "predictions-test.csv"):

@@ -36,8 +36,11 @@ from vpt.report.features import Map, require_map
 from vpt.report.html import Section, note, render
 from vpt.report.images import png_uri
 from vpt.report.observe import Observed, Observer, sample
+from vpt.report.same import refuse_other_pictures
 from vpt.report.source import Source, read_source
 from vpt.tasks import task_of
+
+WHERE = {"path", "val", "test", "root"}  # settings of data that say where they lie
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,7 @@ def several(sources: Sequence[Source], wishes: Wishes, console: Console) -> str:
     sections = [compare.table_section(named), compare.chart_section(named, charts)]
     pairs: Sequence[tuple[str, str, Paired | Gain]] = ()
     try:
+        _same_pictures(named)
         if sources[0].config.task == "detection":
             scored = _scored(named)
             pairs = scored.pairs
@@ -157,6 +161,20 @@ def several(sources: Sequence[Source], wishes: Wishes, console: Console) -> str:
     notes = [f"{name}: {text}" for name, source in named.items() for text in source.notes]
     title = f"{len(sources)} runs compared"
     return _page(title, ", ".join(named), compare.lead(named, pairs), [], [], notes, sections)
+
+
+def _same_pictures(named: Mapping[str, Source]) -> None:
+    """Refuse runs that saw other pictures under the same names. Data that lie in one place are the same."""
+    places = {name: source.config.data.model_dump_json(include=WHERE) for name, source in named.items()}
+    if len(set(places.values())) == 1:
+        return
+    measured = {}
+    for name in {place: name for name, place in places.items()}.values():
+        data = _data(named[name])
+        if isinstance(data, UserError):
+            raise UserError(f"{name} names data of its own, which cannot be looked at: {data}")
+        measured[name] = data
+    refuse_other_pictures(measured, next(iter(named.values())).split)
 
 
 def _in_common(answered: Mapping[str, Sequence[Answer]]) -> compare.Common:
