@@ -13,11 +13,11 @@ from runs import NET, QUIET
 from standins import CLASSES, dassl_set, fgvc_set, resisc, vtab_task
 
 from vpt.bench.check import check
-from vpt.bench.means import ALL, GROUPS, means
+from vpt.bench.means import ALL, GROUPS, Mean, means
 from vpt.bench.published import published
 from vpt.bench.running import Bench, run, settings_of
 from vpt.bench.suites import SUITES, suite_of
-from vpt.bench.table import as_markdown, build, collect
+from vpt.bench.table import _published_mean, as_markdown, build, collect
 from vpt.cli.main import main
 from vpt.config import DataConfig, load_config
 from vpt.data import vtab
@@ -227,6 +227,16 @@ class TestPublished:
                         compared += 1
         assert compared > 20
 
+    def test_a_mean_that_is_not_stated_is_that_of_the_tasks(self):
+        suite = SUITES["vtab"]
+        lora = next(entry for entry in published("vtab") if entry.method == "LoRA")
+        of_all = Mean(GROUPS, "", 0.0, tuple(suite.tasks), True)
+        groups = [
+            statistics.mean(number for task, number in lora.tasks.items() if suite.tasks[task].group == group)
+            for group in suite.groups
+        ]
+        assert _published_mean(lora, of_all, "accuracy", suite) == pytest.approx(statistics.mean(groups))
+
     def test_harmonic_means_are_harmonic(self):
         for entry in published("base-to-new"):
             base, new, both = (entry.number(ALL, part, mean=True) for part in ("base", "new", "harmonic mean"))
@@ -236,6 +246,12 @@ class TestPublished:
         deep = load_config(overrides=["prompt=deep"])
         names = {entry.method for entry in published("vtab") if entry.is_method_of(deep)}
         assert names == {"VPT-deep"}
+        vipamin = load_config(overrides=["prompt=deep", "prompt.init=vipamin"])
+        assert {entry.method for entry in published("vtab") if entry.is_method_of(vipamin)} == {"VIPAMIN"}
+        clips = {"vpt": {"Deep vision prompting"}, "ivlp": {"IVLP, 5 epochs", "IVLP, 20 epochs"}, "maple": {"MaPLe"}}
+        for recipe, methods in clips.items():
+            config = load_config(Path(__file__).parent.parent / "configs" / "clip" / f"{recipe}.yaml")
+            assert {entry.method for entry in published("base-to-new") if entry.is_method_of(config)} == methods
         bias = load_config(overrides=["prompt=none", "tuning=bias"])
         assert {entry.method for entry in published("fgvc") if entry.is_method_of(bias)} == {"Bias", "BitFit"}
 

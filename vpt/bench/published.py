@@ -3,7 +3,7 @@
 An entry is of one suite, method and backbone. `tasks` holds percent by task, `means` by a group's name, "group means"
 or "all tasks"; either may lack. In base-to-new a number is a mapping of base, new and harmonic mean. `pixels` is the
 normalisation ("imagenet", "own", "none"), None where the source does not say. `like` names settings of ours that are
-the same method.
+the same method; a list of such: any of them.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Published:
     pixels: str | None
     tasks: Mapping[str, Number]
     means: Mapping[str, Number]
-    like: Mapping[str, str]
+    like: tuple[Mapping[str, Any], ...]
     note: str | None
 
     def number(self, place: str, measure: str, mean: bool = False) -> float | None:
@@ -62,7 +62,11 @@ class Published:
 
     def is_method_of(self, config: RunConfig) -> bool:
         """Whether these settings are this method."""
-        return bool(self.like) and all(_setting(config, key) == value for key, value in self.like.items())
+        return any(all(_setting(config, key) == value for key, value in like.items()) for like in self.like)
+
+
+def _alternatives(like: Any) -> tuple[Mapping[str, Any], ...]:
+    return tuple(like if isinstance(like, list) else [like])
 
 
 def _setting(config: RunConfig, key: str) -> Any:
@@ -87,7 +91,7 @@ def _stored() -> tuple[Published, ...]:
             pixels=entry["pixels"],
             tasks=entry.get("tasks", {}),
             means=entry.get("means", {}),
-            like=entry.get("like", {}),
+            like=_alternatives(entry.get("like", [])),
             note=entry.get("note"),
         )
         for entry in tree["results"]

@@ -202,13 +202,18 @@ def _published_mean(entry: Published, mean: Mean, measure: str, suite: Suite) ->
         if stated is not None:
             return stated
     if mean.key == GROUPS:
-        groups = [entry.number(group, measure, mean=True) for group in suite.groups]
+        groups = [_published_mean(entry, _whole(suite, group), measure, suite) for group in suite.groups]
         return None if None in groups else statistics.mean(value for value in groups if value is not None)
     if measure == HARMONIC:
         base, new = (_published_mean(entry, mean, part, suite) for part in ("base", "new"))
         return None if base is None or new is None else harmonic(base, new)
     numbers = [entry.number(task, measure) for task in mean.tasks]
     return None if None in numbers else statistics.mean(value for value in numbers if value is not None)
+
+
+def _whole(suite: Suite, group: str) -> Mean:
+    """A group of which no task lacks, its value left open."""
+    return Mean(group, group, 0.0, tuple(task.name for task in suite.tasks.values() if task.group == group), True)
 
 
 def as_markdown(table: dict[str, Any]) -> str:
