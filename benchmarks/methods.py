@@ -313,8 +313,15 @@ def run(words: list[str], folder: Path) -> dict[str, Any]:
         "test": metrics["test"][key],
         "map50": metrics["test"].get("map50"),
         "peak_bytes": peak(cpu) - before,
-        **{key: metrics[key] for key in ("parameters", "artifact_bytes", "seconds", "epochs")},
+        "epochs": _epochs(folder),
+        **{key: metrics[key] for key in ("parameters", "artifact_bytes", "seconds")},
     }
+
+
+def _epochs(folder: Path) -> int:
+    """How many epochs a run took in all: a prompt that is pruned is trained twice."""
+    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return sum(json.loads(line)["kind"] == "epoch" for line in lines)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,16 @@ import json
 import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vpt.config.describe import described
 from vpt.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+SECTIONS = ("backbone", "prompt", "tuning", "head", "data", "train")  # of settings
 
 
 def main() -> None:
@@ -54,8 +57,9 @@ def rows(header: list[str], body: list[list[str]]) -> str:
 
 
 def _words(settings: Iterable[str]) -> str:
-    """Settings as code."""
-    return " ".join(f"`{word}`" for word in settings)
+    """Settings as code; of a key that is given twice the last one holds."""
+    last = {word.partition("=")[0]: word for word in settings}
+    return " ".join(f"`{word}`" for word in last.values())
 
 
 def speed() -> str:
@@ -235,6 +239,23 @@ def search_boxes() -> str:
     return f"{table}\n\nOne seed. Settings of all runs: {settings}."
 
 
+def settings(section: str) -> str:
+    """All settings of a section; "" for those of none."""
+    found = [one for one in described(section) if section or one.key.partition(".")[0] not in SECTIONS]
+    kinds = any(one.kinds for one in found)
+    body = [
+        [
+            f"`{one.key}`",
+            f"`{one.default}`".replace("|", "\\|"),
+            one.meaning,
+            *[", ".join(one.kinds)] * kinds,
+        ]
+        for one in found
+    ]
+    header = ["setting", "default", "meaning", *["kinds"] * kinds]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *body])
+
+
 def quickstart() -> str:
     found = read("quickstart")
     body = [
@@ -272,9 +293,20 @@ def methods(*stems: str) -> str:
         body.append(line)
     score = ["mAP", *["mAP, random weights"] * (len(every) - 1), "mAP50"] if boxes else ["test accuracy"]
     score += ["random weights"] * (len(every) - 1) if not boxes else []
-    header = ["method", *score, "rate", "parameters that learn", "artifact", "time of an epoch", "peak memory"]
+    header = [
+        "method",
+        *score,
+        "rate",
+        "parameters that learn",
+        "artifact",
+        "time of an epoch",
+        "memory above the start",
+    ]
     settings = _words(every[0]["settings"])
     caption = f"Mean and standard deviation of {_seeds(every[0]['rows'])}, in percent. Settings: {settings}."
+    own = {row["method"]: [word for word in row["words"] if "." in word.partition("=")[0]] for row in every[0]["rows"]}
+    more = "; ".join(f"{method} {_words(words)}" for method, words in own.items() if words)
+    caption += f" Of single methods: {more}." if more else ""
     return f"{rows(header, body)}\n\n{caption}"
 
 
@@ -409,6 +441,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "clothing": clothing,
     "search": search,
     "search-boxes": search_boxes,
+    **{f"settings-{section or 'run'}": partial(settings, section) for section in ("", *SECTIONS)},
     "quickstart": quickstart,
     "digits": lambda: methods("digits-vpt_nano", "digits-random"),
     "fashion": lambda: methods("fashion-vpt_nano", "fashion-random"),

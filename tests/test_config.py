@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from vpt.config import DeepPrompt, NoPrompt, SgdConfig, load_config, parse_overrides
+from vpt.config.describe import described
 from vpt.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -43,6 +44,28 @@ def test_rates_are_one_number_or_one_for_a_role():
     assert load_config(overrides=["train.optimizer.lr=1e-2"]).train.optimizer.lr.head == 0.01
     changed = load_config(overrides=["train.optimizer.lr.prompt=2e-2"]).train.optimizer
     assert (changed.lr.prompt, changed.lr.head) == (0.02, usual.lr.head)
+
+
+def test_every_setting_is_explained():
+    found = described()
+    assert not [one.key for one in found if not one.meaning]
+    tree = load_config().model_dump(mode="json")
+    keys = {one.key for one in found}
+    flat = [
+        (f"{section}.{key}", value) for section in ("backbone", "data", "train") for key, value in tree[section].items()
+    ]
+    assert not [key for key, value in flat if not isinstance(value, dict) and key not in keys]
+    usual = {one.key: one.default for one in found if not one.kinds}
+    assert {key: usual[key] for key, value in flat if type(value) is int} == {
+        key: str(value) for key, value in flat if type(value) is int
+    }
+    assert [one.kinds for one in described("prompt.rank")] == [("bpt",)]
+
+
+def test_a_home_folder_is_one_everywhere(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert str(load_config(overrides=["out=~/runs"]).out) == "/home/somebody/runs"
+    assert str(load_config(overrides=["out=~nobody-here/runs"]).out) == "~nobody-here/runs"
 
 
 def test_values_are_read_as_yaml():

@@ -55,6 +55,15 @@ def write_text(path: str | Path, text: str) -> Path:
     return write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def at_home(path: str | Path) -> Path:
+    """A path whose `~` is the home folder; one that names no user's is left as it is.
+
+    >>> at_home("~no-such-user/photos")
+    PosixPath('~no-such-user/photos')
+    """
+    return Path(os.path.expanduser(path))  # Path's own raises where there is no such user
+
+
 def write_json(path: str | Path, value: Any) -> Path:
     """Write `value` to `path` as indented JSON, atomically (see `write_atomic`)."""
     return write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

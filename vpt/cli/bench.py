@@ -10,6 +10,7 @@ from typing import Any
 
 from vpt.cli.base import USAGE, Parser, file_and_overrides
 from vpt.errors import UserError
+from vpt.files import at_home
 
 
 class _Runner(Parser):
@@ -131,7 +132,7 @@ def _table(options: argparse.Namespace) -> int:
 
 
 def _root(options: argparse.Namespace) -> Path:
-    root: Path = options.root.expanduser().absolute()
+    root: Path = at_home(options.root).absolute()
     if not root.is_dir() and options.run is not _list:
         raise UserError(f"--root {options.root}: there is no such folder")
     return root

@@ -16,6 +16,9 @@ def add(commands: Any) -> None:
     show = actions.add_parser("show", help="every setting with its value")
     show.add_argument("words", nargs="*", metavar="CONFIG.yaml | key=value")
     show.set_defaults(run=_config_show)
+    explain = actions.add_parser("explain", help="what settings mean, with their defaults")
+    explain.add_argument("section", nargs="?", default="", metavar="SECTION | KEY", help="as in train, prompt.tokens")
+    explain.set_defaults(run=_config_explain)
     schema = actions.add_parser("schema", help="JSON Schema of a config file")
     schema.set_defaults(run=_config_schema)
 
@@ -27,6 +30,23 @@ def _config_show(options: argparse.Namespace) -> int:
 
     config = load_config(*file_and_overrides(options.words))
     sys.stdout.write(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    return 0
+
+
+def _config_explain(options: argparse.Namespace) -> int:
+    import textwrap
+
+    from vpt.config.describe import described
+    from vpt.errors import UserError, nearest
+
+    found = described(options.section)
+    if not found:
+        known = [one.key for one in described()]
+        raise UserError(f"there is no setting '{options.section}'{nearest(options.section, known)}")
+    for one in found:
+        kinds = f"   [{', '.join(one.kinds)}]" if one.kinds else ""
+        print(f"{one.key}={one.default}{kinds}")
+        print(textwrap.indent(textwrap.fill(one.meaning, 100), "    "))
     return 0
 
 

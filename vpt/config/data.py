@@ -32,7 +32,7 @@ class DataConfig(Section):
     half: Literal["all", "base", "new"] = Field(
         "all", description="the first half of the classes, the second half, or all (base-to-new protocol)"
     )
-    split_seed: int = Field(0, ge=0)
+    split_seed: int = Field(0, ge=0, description="of splitting and of drawing shots")
     separator: str = Field("|", min_length=1, description="between several labels in a CSV cell")
     augment: str = Field("light", description="none, light, standard, strong, crop, or an albumentations YAML file")
     resize: Literal["crop", "squash", "pad"] = Field("crop", description="how a photo becomes a square")

@@ -16,7 +16,7 @@ class LinearHead(Section):
     """One linear layer."""
 
     kind: Literal["linear"] = "linear"
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout on what the head reads")
     pool: Pool = Field(
         "native",
         description="what the head reads: the backbone's own pooling, CLS, mean of patches, of prompts, of both",
@@ -27,7 +27,9 @@ class MlpHead(LinearHead):
     """Hidden layers with GELU, then a linear layer."""
 
     kind: Literal["mlp"] = "mlp"  # type: ignore[assignment]
-    hidden: list[Annotated[int, Field(ge=1)]] = Field(default_factory=lambda: [512], min_length=1)
+    hidden: list[Annotated[int, Field(ge=1)]] = Field(
+        default_factory=lambda: [512], min_length=1, description="widths of the hidden layers"
+    )
 
 
 class LabelMapHead(Section):

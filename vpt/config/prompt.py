@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from vpt.config.section import Section, short
 
+WORDS = "context starts from the embeddings of these words; null: from random numbers"
+
 
 class NoPrompt(Section):
     """No prompt: the head reads the backbone's own features (linear probe)."""
@@ -88,7 +90,7 @@ class VaptPrompt(_Tokens):
     kind: Literal["vapt"] = "vapt"
     kernel: int = Field(2, ge=1, le=64, description="side of the shared convolution, in patches")
     bottleneck: int = Field(8, ge=1, description="width of the projector that all layers share")
-    dropout: float = Field(0.1, ge=0, lt=1)
+    dropout: float = Field(0.1, ge=0, lt=1, description="dropout on the prompts that are made")
 
 
 class GatedPrompt(_Tokens):
@@ -135,7 +137,7 @@ class PixelPrompt(Section):
 
 
 class _Words(Section):
-    words: str | None = Field(None, description="context starts from the embeddings of these words")
+    words: str | None = Field(None, description=WORDS)
 
 
 class CoopPrompt(_Words):
@@ -152,7 +154,7 @@ class CocoopPrompt(_Words):
 
     kind: Literal["cocoop"] = "cocoop"
     tokens: int = Field(4, ge=1, le=64, description="context tokens M")
-    words: str | None = "a photo of a"
+    words: str | None = Field("a photo of a", description=WORDS)
     chunk: int = Field(4, ge=1, description="images whose texts are computed at a time; bounds memory")
 
 
@@ -161,7 +163,7 @@ class KgcoopPrompt(_Words):
 
     kind: Literal["kgcoop"] = "kgcoop"
     tokens: int = Field(4, ge=1, le=64, description="context tokens M")
-    words: str | None = "a photo of a"
+    words: str | None = Field("a photo of a", description=WORDS)
     weight: float = Field(8.0, ge=0, description="of one minus the mean cosine to the fixed text features")
 
 
@@ -173,7 +175,7 @@ class IvlpPrompt(_Words):
     depth: int = Field(9, ge=1, description="prompted layers of the image tower, the first ones")
     text_tokens: int = Field(4, ge=0, le=64, description="context tokens of the text tower; 0: none")
     text_depth: int = Field(9, ge=1, description="prompted layers of the text tower, the first ones")
-    words: str | None = "a photo of a"
+    words: str | None = Field("a photo of a", description=WORDS)
 
     @model_validator(mode="after")
     def _some(self) -> IvlpPrompt:
@@ -188,7 +190,7 @@ class MaplePrompt(_Words):
     kind: Literal["maple"] = "maple"
     tokens: int = Field(2, ge=1, le=64, description="tokens of either tower")
     depth: int = Field(9, ge=1, description="prompted layers of either tower, the first ones")
-    words: str | None = "a photo of a"
+    words: str | None = Field("a photo of a", description=WORDS)
 
 
 class PromptsrcPrompt(IvlpPrompt):
@@ -208,11 +210,11 @@ class TptPrompt(_Words):
 
     kind: Literal["tpt"] = "tpt"
     tokens: int = Field(4, ge=1, le=64, description="context tokens M")
-    words: str | None = "a photo of a"
+    words: str | None = Field("a photo of a", description=WORDS)
     views: int = Field(64, ge=2, description="views of an image, the plain one included")
     share: float = Field(0.1, gt=0, le=1, description="share of views, the surest ones, that count")
-    lr: float = Field(5e-3, gt=0)
-    steps: int = Field(1, ge=1)
+    lr: float = Field(5e-3, gt=0, description="learning rate, for each image anew")
+    steps: int = Field(1, ge=1, description="AdamW steps for each image")
     augmix: bool = Field(False, description="mix the views with mild changes (the paper's way on all but ImageNet)")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from vpt.config.backbone import BackboneConfig
 from vpt.config.data import DataConfig
@@ -16,6 +16,7 @@ from vpt.config.prompt import DeepPrompt, NoPrompt, PixelPrompt, Prompt, TokenPr
 from vpt.config.section import Section, short
 from vpt.config.training import TrainConfig
 from vpt.config.tuning import FrozenTuning, Tuning
+from vpt.files import at_home
 
 
 class RunConfig(Section):
@@ -25,14 +26,14 @@ class RunConfig(Section):
     10
     """
 
-    task: Literal["classification", "detection"] = "classification"
+    task: Literal["classification", "detection"] = Field("classification", description="what is learned")
     backbone: Annotated[BackboneConfig, short("name")] = BackboneConfig()
     prompt: Prompt = DeepPrompt()
     tuning: Tuning = FrozenTuning()
     head: Head = LinearHead()
     data: Annotated[DataConfig, short("path")] = DataConfig()
     train: TrainConfig = TrainConfig()
-    out: Path = Field(Path("runs"), description="folder that holds run folders")
+    out: Path = Field(Path("runs"), description="folder that holds run folders; ~ is the home folder")
     name: str | None = Field(None, description="name of the run folder; default: made from the settings")
     compare: list[str] = Field(
         default_factory=list,
@@ -59,6 +60,11 @@ class RunConfig(Section):
                 training["optimizer"] = {**given, "lr": rates}
             filled["train"] = training
         return filled
+
+    @field_validator("out")
+    @classmethod
+    def _home(cls, out: Path) -> Path:
+        return at_home(out)
 
     @model_validator(mode="after")
     def _parts_fit(self) -> RunConfig:

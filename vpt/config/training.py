@@ -13,12 +13,12 @@ from vpt.config.section import Section, short
 class PerRole(Section):
     """A number for each role a parameter can have."""
 
-    prompt: float = Field(ge=0, description="prompt tokens")
-    pixels: float = Field(ge=0, description="pixel prompts")
-    head: float = Field(ge=0)
-    bias: float = Field(ge=0, description="backbone biases under tuning=bias")
-    lora: float = Field(ge=0)
-    backbone: float = Field(ge=0, description="every backbone weight under tuning=full")
+    prompt: float = Field(ge=0, description="of prompt tokens")
+    pixels: float = Field(ge=0, description="of pixel prompts")
+    head: float = Field(ge=0, description="of the head")
+    bias: float = Field(ge=0, description="of the backbone's biases under tuning=bias")
+    lora: float = Field(ge=0, description="of the matrices under tuning=lora")
+    backbone: float = Field(ge=0, description="of every backbone weight under tuning=full")
 
 
 class _ByRole(Section):
@@ -45,7 +45,7 @@ class AdamWConfig(_ByRole):
     kind: Literal["adamw"] = "adamw"
     lr: PerRole = PerRole(prompt=2.5e-3, pixels=1e-2, head=1e-2, bias=1e-3, lora=1e-3, backbone=5e-5)
     weight_decay: PerRole = PerRole(prompt=0.0, pixels=0.0, head=1e-2, bias=0.0, lora=0.0, backbone=1e-2)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[float, float] = Field((0.9, 0.999), description="how fast the running means forget")
 
 
 class SgdConfig(_ByRole):
@@ -54,7 +54,7 @@ class SgdConfig(_ByRole):
     kind: Literal["sgd"] = "sgd"
     lr: PerRole = PerRole(prompt=0.5, pixels=10.0, head=0.1, bias=0.05, lora=0.05, backbone=0.005)
     weight_decay: PerRole = PerRole(prompt=1e-4, pixels=0.0, head=1e-4, bias=0.0, lora=1e-4, backbone=1e-4)
-    momentum: float = Field(0.9, ge=0, lt=1)
+    momentum: float = Field(0.9, ge=0, lt=1, description="share of the last step that is kept")
 
 
 Optimizer = Annotated[AdamWConfig | SgdConfig, Field(discriminator="kind"), short("kind", "adamw")]
@@ -92,8 +92,10 @@ class TrainConfig(Section):
         default_factory=lambda: [0.5, 0.72], description="schedule=steps: shares of the run"
     )
     warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps spent warming up")
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    class_weights: Literal["none", "balanced"] | list[float] = "none"
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of a label that is spread over all classes")
+    class_weights: Literal["none", "balanced"] | list[float] = Field(
+        "none", description="of the loss: none, balanced (rare classes weigh more), or a number for each class"
+    )
     clip_norm: float | None = Field(1.0, gt=0, description="largest gradient norm; null: no clipping")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: bf16 on a GPU, else fp32")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
@@ -102,7 +104,7 @@ class TrainConfig(Section):
     average: AverageConfig | None = Field(None, description="mean of the weights of all epochs (PromptSRC)")
     eval_every: int = Field(1, ge=1, description="epochs between validations")
     checkpoint_minutes: float = Field(1.0, ge=0, description="minutes between checkpoints inside an epoch")
-    seed: int = Field(0, ge=0, lt=2**32)
+    seed: int = Field(0, ge=0, lt=2**32, description="of weights, order of the images, augmentation and dropout")
 
     @model_validator(mode="after")
     def _whole_passes(self) -> TrainConfig:

@@ -25,9 +25,9 @@ class LoraTuning(Section):
     """Low-rank updates of linear layers (Hu et al. 2022), by the peft library."""
 
     kind: Literal["lora"] = "lora"
-    rank: int = Field(8, ge=1)
-    alpha: int = Field(16, ge=1)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    rank: int = Field(8, ge=1, description="of the two matrices beside every layer")
+    alpha: int = Field(16, ge=1, description="their product is scaled by alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout on what they read")
     targets: list[str] = Field(
         default_factory=lambda: ["qkv", "q_proj", "k_proj", "v_proj", "out_proj", "proj"],
         min_length=1,

@@ -18,6 +18,7 @@ from vpt.data.table import is_csv, read_csv
 from vpt.data.torchvision_sets import read_torchvision
 from vpt.data.vtab import read_vtab
 from vpt.errors import UserError
+from vpt.files import at_home
 
 
 def load_data(config: DataConfig) -> LabelledData:
@@ -38,7 +39,7 @@ def load_data(config: DataConfig) -> LabelledData:
     found = _read(config)
     for split, path in (("val", config.val), ("test", config.test)):
         if path is not None:
-            _override(found, split, Path(path).expanduser(), config.separator)
+            _override(found, split, at_home(path), config.separator)
     found.splits = {split: _once(entries, config.separator, found.notes) for split, entries in found.splits.items()}
     _refuse_shared(found.splits)
 
@@ -67,14 +68,14 @@ def _read(config: DataConfig) -> Found:
     if config.path == "digits":
         return read_digits()
     if colon and kind == "dassl":
-        return read_dassl(name, Path(config.root).expanduser())
+        return read_dassl(name, at_home(config.root))
     if colon and kind == "vtab":
-        return read_vtab(name, Path(config.root).expanduser())
+        return read_vtab(name, at_home(config.root))
     if colon and kind == "fgvc":
-        return read_fgvc(name, Path(config.root).expanduser())
+        return read_fgvc(name, at_home(config.root))
     if colon and kind == "torchvision":
-        return read_torchvision(name, Path(config.root).expanduser(), config.download)
-    path = Path(config.path).expanduser()
+        return read_torchvision(name, at_home(config.root), config.download)
+    path = at_home(config.path)
     if is_csv(path):
         return read_csv(path, config.separator)
     if path.is_file():

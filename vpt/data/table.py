@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vpt.data.entries import SPLIT_NAMES, Entry, Found, listed, number_of, shown
 from vpt.errors import UserError, nearest
+from vpt.files import at_home
 
 
 def read_csv(file: Path, separator: str = "|") -> Found:
@@ -29,7 +30,7 @@ def read_csv(file: Path, separator: str = "|") -> Found:
         text = row["path"]
         split = _split(file, line, row["split"]) if "split" in row else "train"
         labels = tuple(dict.fromkeys(part.strip() for part in row["label"].split(separator) if part.strip()))
-        path = folder / Path(text).expanduser() if text else folder
+        path = folder / at_home(text) if text else folder
         if not text or not path.is_file():
             missing.append(f"{text or '(empty)'} (line {line})")
             continue

@@ -46,6 +46,17 @@ def steps_per_epoch(rows: Rows) -> int:
     return next((max(1, row["step"]) for row in rows if row["kind"] == "epoch"), 1)
 
 
+def best_place(rows: Rows, best_epoch: int | None) -> float | None:
+    """Where the best epoch stands on the axis: a prompt that is pruned counts anew, and its last round is kept.
+
+    >>> twice = [{"kind": "epoch", "step": 5 * at, "epoch": epoch} for at, epoch in enumerate([1, 2, 1, 2], 1)]
+    >>> best_place(twice, 2), best_place(twice, None)
+    (4.0, None)
+    """
+    steps = [row["step"] for row in rows if row["kind"] == "epoch" and row.get("epoch") == best_epoch]
+    return steps[-1] / steps_per_epoch(rows) if steps else None
+
+
 def roles_of(rows: Rows) -> list[str]:
     """What has a learning rate of its own, in the order of the log."""
     return list(dict.fromkeys(role for row in rows if row["kind"] == "step" for role in row.get("lr", ())))
@@ -64,7 +75,8 @@ def charts(rows: Rows, metric: str, best_epoch: int | None = None) -> list[Chart
     """Loss, metric, learning rate, seconds of an epoch; what was not logged is left out."""
     started = any(row["kind"] == "epoch" for row in rows)
     x = "epoch" if started else "step"
-    mark = (float(best_epoch), "best epoch") if best_epoch and started else None
+    best = best_place(rows, best_epoch)
+    mark = None if best is None else (best, "best epoch")
     steps = Line("one step", steps_of(rows, "loss"), 7, faint=True)
     losses = [Line("training", epochs_of(rows, "train_loss"), 0), Line("validation", epochs_of(rows, "val_loss"), 1)]
     scores = [

@@ -15,6 +15,7 @@ from vpt.data.entries import listed, number_of
 from vpt.data.records import LabelledData, Record
 from vpt.data.splits import TEST, draw_shots, set_apart, split_off
 from vpt.errors import UserError
+from vpt.files import at_home
 
 
 def load_boxes(config: DataConfig) -> LabelledData:
@@ -65,7 +66,7 @@ def load_boxes(config: DataConfig) -> LabelledData:
 def _read(path: str, max_pixels: int) -> BoxFound:
     if path == "scenes":
         return read_scenes()
-    place = Path(path).expanduser()
+    place = at_home(path)
     if not place.exists():
         raise UserError(f"there is no {path}; check data.path")
     if place.is_file():
