@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from vpt.data.boxes.records import BoxRecord
 from vpt.data.boxes.sources import load_boxes
 from vpt.data.boxes.transforms import BoxTransform, scale_for
 from vpt.data.loader import loader_of
+from vpt.data.sources import load_data
 from vpt.errors import UserError
 
 BOXES = [((2.0, 3.0, 20.0, 30.0), "cat"), ((10.0, 5.0, 40.0, 25.0), "dog")]
@@ -87,12 +89,50 @@ def test_coco_with_sparse_ids_crowds_and_empty_images(tmp_path: Path):
     assert first.labels == (0, 1)
 
 
+def test_images_without_boxes_are_told(tmp_path: Path):
+    coco(tmp_path)
+    notes = load_boxes(DataConfig(path=str(tmp_path), val_fraction=0.3)).notes
+    assert any(note.startswith("1 image without boxes, of background alone: ") for note in notes)
+
+
+def test_voc_without_sizes_reads_those_of_the_images(tmp_path: Path):
+    coco(tmp_path / "source")
+    convert(load_boxes(DataConfig(path=str(tmp_path / "source"), val_fraction=0.3)), tmp_path / "made", "voc")
+    whole = contents(tmp_path / "made")
+    files = sorted((tmp_path / "made" / "Annotations").glob("*.xml"))
+    for number, file in enumerate(files):
+        empty = "<size><width>0</width><height>0</height></size>" if number % 2 else ""
+        file.write_text(re.sub(r"<size>.*</size>", empty, file.read_text()))
+    assert contents(tmp_path / "made") == whole
+
+
+def test_boxes_that_are_all_left_out_are_told_of(tmp_path: Path):
+    def change(tree: dict[str, Any]) -> None:
+        for annotation in tree["annotations"]:
+            annotation["bbox"] = [5, 5, 0, 0]
+
+    coco(tmp_path, change=change)
+    with pytest.raises(UserError, match=r"no boxes in its training images; .*left out \d+ boxes without area"):
+        load_boxes(DataConfig(path=str(tmp_path)))
+
+
+@pytest.mark.parametrize("form", ["coco", "voc", "yolo"])
+def test_boxes_are_told_from_classes(tmp_path: Path, form: str):
+    coco(tmp_path / "source")
+    convert(load_boxes(DataConfig(path=str(tmp_path / "source"), val_fraction=0.3)), tmp_path / "made", form)
+    with pytest.raises(UserError, match=r"holds boxes \(.*\); set task=detection|for boxes set task=detection"):
+        load_data(DataConfig(path=str(tmp_path / "made")))
+
+
 @pytest.mark.parametrize("form", ["coco", "voc", "yolo"])
 def test_converting_loses_nothing(tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]):
     coco(tmp_path / "source")
     words = ["data", "convert", str(tmp_path / "source"), "--to", form, "--output", str(tmp_path / "made")]
     assert main([*words]) == 0
-    assert "6 training" in capsys.readouterr().out or True
+    assert (
+        f"2 classes, 5 training, 1 validation and 0 test images written to {words[-1]} as {form}"
+        in capsys.readouterr().out
+    )
     assert contents(tmp_path / "made") == contents(tmp_path / "source")
     assert main(words) == 2  # nothing is overwritten
     assert "exists and is not overwritten" in capsys.readouterr().err

@@ -257,6 +257,12 @@ def test_csv_that_is_none(tmp_path: Path) -> None:
     fails("cannot read", tmp_path / "folder.csv")
 
 
+def test_a_file_of_another_split_is_refused(tmp_path: Path) -> None:
+    class_folders(tmp_path / "photos", {"cat": 4, "dog": 4})
+    (tmp_path / "val.csv").write_text("path,label,split\nphotos/cat/0.png,cat,val\nphotos/dog/0.png,dog,val\n")
+    fails("lists val images alone, none for test", tmp_path / "photos", test=str(tmp_path / "val.csv"))
+
+
 # torchvision
 
 

@@ -238,6 +238,7 @@ def test_several_labels_an_image(tmp_path: Path):
     page = report(folder, tmp_path / "page.html")
     assert "Not shown" not in page.text
     assert "said wrongly" in page.told("classes")
+    assert "has the very same labels" in page.told("features")
     assert "labels right" in page.told("calibration")
     other = vpt.train(load_config(overrides=[*words, "name=other", "prompt=none"]), QUIET).folder
     assert "all its labels" in report([folder, other], tmp_path / "two.html").told("differences")

@@ -64,7 +64,9 @@ class TestClassification:
         assert [answer.score for answer in found] == wrong[:5]
         missed = Answer("a", "cat|dog", "cat", 0.6, 0.01)
         added = Answer("b", "cat", "cat|dog", 0.7, 0.9)
-        assert surest_mistakes([added, missed], 2) == [missed, added]
+        assert surest_mistakes([added, missed], 2, multilabel=True) == [missed, added]
+        # A class may have such a name where an image has one label.
+        assert surest_mistakes([added, missed], 2) == [added, missed]
 
     def test_examples_are_mistakes_and_right_answers_of_different_classes(self):
         found = examples(ANSWERS, 6)
@@ -165,6 +167,11 @@ class TestFeatures:
             ]
             hits += labels[int(np.argmax(likeness))] == labels[at]
         assert neighbour_agreement(features, labels) == pytest.approx(hits / 40)
+
+    def test_of_several_labels_all_must_agree(self):
+        rows = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
+        labels = np.array([[1, 1, 0], [1, 0, 1], [1, 1, 0], [1, 0, 1]])  # all have the first
+        assert neighbour_agreement(rows, labels) == 0.0
 
     def test_the_map_keeps_groups_and_repeats_itself(self):
         groups = np.repeat(np.arange(3), 20)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from vpt.config import DataConfig
+from vpt.data.boxes.layouts import layout_of
 from vpt.data.dassl import read_dassl
 from vpt.data.digits import read_digits
 from vpt.data.entries import Entry, Found, listed, number_of
@@ -51,7 +52,9 @@ def load_data(config: DataConfig) -> LabelledData:
     notes = list(found.notes)
     if not test and config.test_fraction is not None:
         train, test = split_off(train, config.test_fraction, config.split_seed, TEST)
-        notes.append(f"split {len(test)} images off for test (data.test_fraction={config.test_fraction:g})")
+        notes.append(
+            f"split {number_of(len(test), 'image')} off for test (data.test_fraction={config.test_fraction:g})"
+        )
     if not val and train:
         train, val = _with_validation(train, config, notes)
     if config.shots is not None:
@@ -79,15 +82,26 @@ def _read(config: DataConfig) -> Found:
     if is_csv(path):
         return read_csv(path, config.separator)
     if path.is_file():
-        raise UserError(f"data.path={config.path} is a file but no CSV; give a folder of class folders or a .csv file")
-    return read_folder(path)
+        raise UserError(
+            f"data.path={config.path} is a file but no CSV; give a folder of class folders or a .csv file, "
+            "or for boxes set task=detection"
+        )
+    try:
+        return read_folder(path)
+    except UserError:
+        # What boxes come in looks like class folders that are broken.
+        if (layout := layout_of(path)) is not None:
+            raise UserError(f"data.path={config.path} holds boxes ({layout}); set task=detection") from None
+        raise
 
 
 def _override(found: Found, split: str, path: Path, separator: str) -> None:
     """Let a folder or CSV of its own stand for one split."""
     other = read_csv(path, separator) if is_csv(path) else read_split_folder(path)
     # A CSV may list other splits as well.
-    entries = other.splits.get(split) or other.splits["train"]
+    entries = other.splits.get(split) or other.splits.get("train")
+    if entries is None:
+        raise UserError(f"data.{split}={path} lists {listed(sorted(other.splits))} images alone, none for {split}")
     if found.splits.get(split):
         found.notes.append(f"data.{split}={path} is used instead of the {split} images of data.path")
     # Named after its folder, as two folders tend to hold the same names.

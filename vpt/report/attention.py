@@ -18,14 +18,14 @@ EXAMPLES = 6
 SIDE = 168
 
 
-def examples(answers: Sequence[Answer], most: int = EXAMPLES) -> list[Answer]:
+def examples(answers: Sequence[Answer], most: int = EXAMPLES, multilabel: bool = False) -> list[Answer]:
     """Images to look at: a third surest mistakes, the rest right answers of different classes, the surest first.
 
     >>> found = examples([Answer("a", "cat", "cat", 0.9, 0.9), Answer("b", "dog", "cat", 0.8, 0.2)])
     >>> [answer.image for answer in found]
     ['b', 'a']
     """
-    wrong = surest_mistakes(answers, most // 3)
+    wrong = surest_mistakes(answers, most // 3, multilabel)
     seen: dict[str, int] = {}
     ranked: list[tuple[int, Answer]] = []
     for answer in sorted((one for one in answers if one.right), key=lambda one: -one.score):

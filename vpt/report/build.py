@@ -224,7 +224,7 @@ def _classes(source: Source, wishes: Wishes, console: Console) -> list[Section]:
         sections.append(_or_note("classes", "Classes", lambda: confusion.section(*given)))
     if answers:
         most = source.config.data.max_pixels
-        sections.append(mistakes.section(answers, records, wishes.images, most))
+        sections.append(mistakes.section(answers, records, wishes.images, most, source.multilabel))
         if isinstance(data, UserError):
             sections[-1] = _with_note(sections[-1], f"The images are not shown: {data}")
         sections.append(_or_note("calibration", "Calibration", lambda: _calibration(source, answers, observed)))
@@ -278,7 +278,8 @@ def _calibration(source: Source, answers: Sequence[Answer], observed: Observed |
 
 def _attention(observer: Observer, observed: Observed, answers: Sequence[Answer]) -> Section:
     by_name = {record.name: record for record in observed.records}
-    chosen = attention.examples([answer for answer in answers if answer.image in by_name])
+    here = [answer for answer in answers if answer.image in by_name]
+    chosen = attention.examples(here, multilabel=source.multilabel)
     found = observer.attention([by_name[answer.image] for answer in chosen])
     if not found:
         raise UserError("no image to look at")
@@ -289,7 +290,6 @@ def _features(source: Source, observed: Observed, wishes: Wishes) -> Section:
     labels = _labels(observed.records, len(source.classes), source.multilabel)
     if source.multilabel:
         wrong = ((observed.logits > 0) != (labels > 0.5)).any(1)
-        labels = labels.argmax(1)
     else:
         wrong = observed.logits.argmax(1) != labels
     return features.section(observed.before, observed.after, labels, wrong, source.classes, wishes.map)

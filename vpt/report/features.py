@@ -83,20 +83,21 @@ def section(
     Args:
         before: (N, C) features of the backbone as it was; None where they are those after training.
         after: (N, C).
-        labels: (N,) classes of the images; of several labels the first.
+        labels: (N,) classes of the images; or (N, K) zeros and ones: an image has the colour of its first label.
         wrong: (N,) which of them are told wrong.
         classes: names.
     """
     if len(after) < 10:
         raise UserError(f"{len(after)} images are too few to lay out")
     charts, numbers = [], []
+    colours = labels if labels.ndim == 1 else labels.argmax(1)
     for title, rows in (("before: the backbone alone", before), ("after training", after)):
         if rows is None:
             continue
         agree = neighbour_agreement(rows, labels)
         title = title if before is not None else "features that the head reads"
         numbers.append((title, percent(agree)))
-        chart = scatter(layout(rows, kind), labels, wrong if rows is after else np.zeros_like(wrong), classes, title)
+        chart = scatter(layout(rows, kind), colours, wrong if rows is after else np.zeros_like(wrong), classes, title)
         charts.append(chart)
     body = render(
         "features.html",
@@ -105,6 +106,7 @@ def section(
         images=len(after),
         kind={"tsne": "t-SNE", "umap": "UMAP"}[kind],
         same=before is None,
+        several=labels.ndim > 1,
         wrong=bool(wrong.any()),
     )
     return Section("features", "Features", body)

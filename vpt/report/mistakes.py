@@ -13,7 +13,7 @@ from vpt.report.images import photo_uri, small
 SIDE = 200  # pixels of a thumbnail
 
 
-def surest_mistakes(answers: Sequence[Answer], most: int) -> list[Answer]:
+def surest_mistakes(answers: Sequence[Answer], most: int, multilabel: bool = False) -> list[Answer]:
     """Wrong answers, the surest first.
 
     Of one label that is the score of the answer. Where images have several, the worst label counts: one that was said
@@ -23,20 +23,25 @@ def surest_mistakes(answers: Sequence[Answer], most: int) -> list[Answer]:
     >>> [answer.image for answer in surest_mistakes([right, wrong], 5)]
     ['b']
     """
-    return sorted((answer for answer in answers if not answer.right), key=lambda one: -sureness(one))[:most]
+    return sorted((answer for answer in answers if not answer.right), key=lambda one: -sureness(one, multilabel))[:most]
 
 
-def sureness(answer: Answer) -> float:
+def sureness(answer: Answer, multilabel: bool) -> float:
     """How sure a wrong answer was, from 0 to 1.
 
-    >>> sureness(Answer("a", "cat|dog", "", 0.0, 0.1))
+    >>> sureness(Answer("a", "cat|dog", "", 0.0, 0.1), multilabel=True)
     0.9
     """
-    several = "|" in answer.true or "|" in answer.predicted or not answer.predicted or not answer.true
-    return max(answer.score, 1 - answer.score_of_true) if several else answer.score
+    return max(answer.score, 1 - answer.score_of_true) if multilabel else answer.score
 
 
-def section(answers: Sequence[Answer], records: Mapping[str, Record] | None, most: int, max_pixels: int) -> Section:
+def section(
+    answers: Sequence[Answer],
+    records: Mapping[str, Record] | None,
+    most: int,
+    max_pixels: int,
+    multilabel: bool = False,
+) -> Section:
     """The thumbnails, or the same as a list where the images are not there.
 
     Args:
@@ -44,8 +49,9 @@ def section(answers: Sequence[Answer], records: Mapping[str, Record] | None, mos
         records: of the split by name; None where the data is not there.
         most: mistakes that are shown.
         max_pixels: larger images are left out.
+        multilabel: an image has several labels.
     """
-    chosen = surest_mistakes(answers, most)
+    chosen = surest_mistakes(answers, most, multilabel)
     wrong = sum(not answer.right for answer in answers)
     tiles = [
         {

@@ -57,8 +57,8 @@ class BoxFound:
 def mended(entries: Sequence[BoxEntry], notes: list[str]) -> list[BoxEntry]:
     """Entries whose boxes lie within their images and have an area; what was done goes to `notes`, by name.
 
-    Boxes that reach beyond the image are cut at its edge. Boxes without area, wholly outside, or with numbers that are
-    not finite are left out.
+    Images without boxes stay. Boxes that reach beyond the image are cut at its edge. Boxes without area, those wholly
+    outside, and those with numbers that are not finite are left out.
     """
     cut: list[str] = []
     lost: list[str] = []
@@ -80,6 +80,9 @@ def mended(entries: Sequence[BoxEntry], notes: list[str]) -> list[BoxEntry]:
                 cut.append(entry.name)
             boxes.append(raw._replace(box=inside))
         kept.append(entry._replace(boxes=tuple(boxes)))
+    empty = [entry.name for entry in kept if not entry.boxes]
+    if empty:
+        notes.append(f"{number_of(len(empty), 'image')} without boxes, of background alone: {listed(empty, 5)}")
     if lost:
         notes.append(f"left out {number_of(len(lost), 'box')} without area inside the image: {listed(lost, 5)}")
     if cut:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from vpt.config import DataConfig
 from vpt.data.boxes.coco import find_coco, read_coco
+from vpt.data.boxes.layouts import COCO, VOC, YOLO, layout_of, yolo_file
 from vpt.data.boxes.records import BoxEntry, BoxFound, BoxRecord, mended
 from vpt.data.boxes.scenes import read_scenes
-from vpt.data.boxes.voc import find_voc, read_voc
+from vpt.data.boxes.voc import read_voc
 from vpt.data.boxes.yolo import read_yolo
 from vpt.data.entries import listed, number_of
 from vpt.data.records import LabelledData, Record
@@ -35,24 +36,30 @@ def load_boxes(config: DataConfig) -> LabelledData:
     for split, path in (("val", config.val), ("test", config.test)):
         if path is not None:
             other = _read(path, config.max_pixels)
-            found.splits[split] = other.splits.get(split) or other.splits["train"]
+            entries = other.splits.get(split) or other.splits.get("train")
+            if entries is None:
+                there = listed(sorted(other.splits))
+                raise UserError(f"data.{split}={path} lists {there} images alone, none for {split}")
+            found.splits[split] = entries
             found.notes += other.notes
-    notes = list(found.notes)
-    found.splits = {split: mended(entries, notes) for split, entries in found.splits.items()}
+    found.splits = {split: mended(entries, found.notes) for split, entries in found.splits.items()}
     _refuse_shared(found.splits)
     classes = _classes(found, config.path)
+    notes = list(found.notes)
     numbers = {name: number for number, name in enumerate(classes)}
     train, val, test = (_numbered(found.splits.get(split, ()), split, numbers) for split in ("train", "val", "test"))
     records: Sequence[Record] = train
     if not test and config.test_fraction is not None:
         records, off = split_off(records, config.test_fraction, config.split_seed, TEST)
         test = [record for record in off if isinstance(record, BoxRecord)]
-        notes.append(f"split {len(test)} images off for test (data.test_fraction={config.test_fraction:g})")
+        notes.append(
+            f"split {number_of(len(test), 'image')} off for test (data.test_fraction={config.test_fraction:g})"
+        )
     if not val:
         records, off = split_off(records, config.val_fraction, config.split_seed)
         val = [record for record in off if isinstance(record, BoxRecord)]
         notes.append(
-            f"split {len(val)} images off for validation (data.val_fraction={config.val_fraction:g}, "
+            f"split {number_of(len(val), 'image')} off for validation (data.val_fraction={config.val_fraction:g}, "
             f"data.split_seed={config.split_seed})"
         )
     if not val:
@@ -75,14 +82,13 @@ def _read(path: str, max_pixels: int) -> BoxFound:
         if place.suffix.lower() in (".yaml", ".yml"):
             return read_yolo(place, max_pixels)
         raise UserError(f"data.path={path} is neither COCO's .json nor YOLO's .yaml; or give a folder")
-    for name in ("data.yaml", "data.yml", "dataset.yaml"):
-        if (place / name).is_file():
-            return read_yolo(place / name, max_pixels)
-    if find_voc(place) is not None:
-        return read_voc(place)
-    files = find_coco(place)
-    if "train" in files:
-        return read_coco(files)
+    layout = layout_of(place)
+    if layout == YOLO:
+        return read_yolo(yolo_file(place), max_pixels)
+    if layout == VOC:
+        return read_voc(place, max_pixels)
+    if layout == COCO:
+        return read_coco(find_coco(place))
     raise UserError(
         f"data.path={path} holds no boxes that are known: no data.yaml (YOLO), no Annotations/*.xml (Pascal VOC), no "
         "annotations/instances_train.json or train/_annotations.coco.json (COCO)"
@@ -95,7 +101,7 @@ def _classes(found: BoxFound, path: str) -> tuple[str, ...]:
         raise UserError(f"data.path={path} has no training images")
     classes = found.classes or tuple(sorted({raw.label for entry in train for raw in entry.boxes}))
     if not classes or not any(entry.boxes for entry in train):
-        raise UserError(f"data.path={path} has no boxes in its training images")
+        raise UserError("; ".join([f"data.path={path} has no boxes in its training images", *found.notes]))
     return classes
 
 

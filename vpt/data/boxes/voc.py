@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 from vpt.data.boxes.records import BoxEntry, BoxFound, BoxRecord, RawBox
+from vpt.data.boxes.sizes import upright_size
 from vpt.data.entries import SPLIT_NAMES, is_image, listed
 from vpt.data.lists import read_lines
 from vpt.data.paths import inside
@@ -22,10 +23,11 @@ def find_voc(folder: Path) -> Path | None:
     return folder if any(folder.glob("*.xml")) else None
 
 
-def read_voc(folder: Path) -> BoxFound:
+def read_voc(folder: Path, max_pixels: int) -> BoxFound:
     """Read a data set with XML files in Annotations/ and images in JPEGImages/, images/ or beside them.
 
     Difficult objects are kept; boxes count pixels from 1, as VOC's do. Without ImageSets all images are for training.
+    Where the XML tells no size, that of the image is read.
 
     Raises:
         UserError: XML that is damaged or lacks a box, images that do not exist, by name.
@@ -36,7 +38,7 @@ def read_voc(folder: Path) -> BoxFound:
     entries: dict[str, BoxEntry] = {}
     missing: list[str] = []
     for file in sorted(annotations.glob("*.xml")):
-        entry = _entry(folder, file)
+        entry = _entry(folder, file, max_pixels)
         if entry is None:
             missing.append(file.name)
         else:
@@ -58,19 +60,23 @@ def read_voc(folder: Path) -> BoxFound:
     return found
 
 
-def _entry(folder: Path, file: Path) -> BoxEntry | None:
+def _entry(folder: Path, file: Path, max_pixels: int) -> BoxEntry | None:
     try:
         # ElementTree follows no external entities, and expat limits those that expand.
         root = ElementTree.parse(file).getroot()
     except (ElementTree.ParseError, OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read as XML: {error}") from None
     boxes = tuple(_box(item, file) for item in root.iter("object"))
-    size = (_number(root, "size/width", file), _number(root, "size/height", file))
     name = (root.findtext("filename") or "").strip()
     path = _image(folder, file, name)
     if path is None:
         return None
-    return BoxEntry(path.name, path, boxes, (int(size[0]), int(size[1])))
+    width, height = (
+        int(_number(root, place, file)) if root.findtext(place) else 0 for place in ("size/width", "size/height")
+    )
+    if width <= 0 or height <= 0:
+        width, height = upright_size(path, max_pixels) or (1, 1)  # the check of the data tells who cannot be read
+    return BoxEntry(path.name, path, boxes, (width, height))
 
 
 def _box(item: ElementTree.Element, file: Path) -> RawBox:
