@@ -276,7 +276,7 @@ def _calibration(source: Source, answers: Sequence[Answer], observed: Observed |
     return calibration.section(confidence, right, "answers", nll, logits.astype(np.float64), labels, of)
 
 
-def _attention(observer: Observer, observed: Observed, answers: Sequence[Answer]) -> Section:
+def _attention(source: Source, observer: Observer, observed: Observed, answers: Sequence[Answer]) -> Section:
     by_name = {record.name: record for record in observed.records}
     here = [answer for answer in answers if answer.image in by_name]
     chosen = attention.examples(here, multilabel=source.multilabel)
