@@ -230,7 +230,7 @@ def _classes(source: Source, wishes: Wishes, console: Console) -> list[Section]:
         sections.append(_or_note("calibration", "Calibration", lambda: _calibration(source, answers, observed)))
     if isinstance(observer, Observer) and isinstance(observed, Observed):
         seen, looked = observer, observed
-        sections.append(_or_note("attention", "Attention", lambda: _attention(seen, looked, answers)))
+        sections.append(_or_note("attention", "Attention", lambda: _attention(source, seen, looked, answers)))
         sections.append(_or_note("features", "Features", lambda: _features(source, looked, wishes)))
     elif isinstance(observed, UserError):
         text = note(f"Attention and features are not shown: {observed}")
