@@ -79,10 +79,9 @@ class PromptedModel(Prompted):
         """uint8 images (B, 3, S, S) to what the backbone expects, with the pixel prompt if there is one."""
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images must be uint8 (B, 3, S, S), found {images.dtype} {tuple(images.shape)}")
-        pixels = images.to(self.mean.dtype)
         if isinstance(self.prompt, PixelPrompts):
-            return self.prompt(pixels / 255, self.mean / 255, self.std / 255)
-        return (pixels - self.mean) / self.std
+            return self.prompt(images.to(self.mean.dtype) / 255, self.mean / 255, self.std / 255)
+        return (images - self.mean).div_(self.std)
 
     def constants(self, batch: int = 1) -> list[LayerPrompt] | None:
         """What token prompts do in every layer of the model's own plan: see `layers`."""

@@ -14,7 +14,8 @@ from vpt.heads.zeroshot import ZeroShot
 from vpt.model import PromptedModel, plan_for
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-Objective = Callable[[Tensor, Tensor], tuple[Tensor, float]]  # images or features, labels -> loss, images told right
+# Images or features, and labels, to the loss and how many images were told right; both stay where they are computed.
+Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 REGULATED = (PromptsrcPrompt, KgcoopPrompt)  # their loss is more than a function of the scores
 
@@ -36,22 +37,22 @@ def build_objective(
     if isinstance(prompt, KgcoopPrompt):
         return knowledge_guided(model, loss_of, prompt.weight, cached)
 
-    def plain(inputs: Tensor, labels: Tensor) -> tuple[Tensor, float]:
+    def plain(inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         scores = forward(inputs)
         return loss_of(scores, labels), hits(scores.detach(), labels)
 
     return plain
 
 
-def hits(scores: Tensor, labels: Tensor) -> float:
-    """How many images are told right.
+def hits(scores: Tensor, labels: Tensor) -> Tensor:
+    """How many images are told right, a scalar that nobody waits for.
 
     >>> hits(torch.eye(3), torch.tensor([0, 1, 0]))
-    2.0
+    tensor(2.)
     """
     if labels.ndim == 2:  # several labels: an image counts by its share of labels told right
-        return float(((scores > 0) == (labels > 0.5)).float().mean(1).sum())
-    return float((scores.argmax(1) == labels).sum())
+        return ((scores > 0) == (labels > 0.5)).float().mean(1).sum()
+    return (scores.argmax(1) == labels).sum().float()
 
 
 def knowledge_guided(model: PromptedModel, loss_of: Loss, weight: float, cached: bool) -> Objective:
@@ -62,7 +63,7 @@ def knowledge_guided(model: PromptedModel, loss_of: Loss, weight: float, cached:
     head = model.head
     assert isinstance(head, ZeroShot)
 
-    def objective(inputs: Tensor, labels: Tensor) -> tuple[Tensor, float]:
+    def objective(inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         features = inputs if cached else model.features(inputs)
         text = head.text()
         scores = head.scores(features, text)
@@ -82,7 +83,7 @@ def self_regulating(
     assert isinstance(head, ZeroShot)
     steps = plan_for(model.backbone, None, "native")
 
-    def objective(images: Tensor, labels: Tensor) -> tuple[Tensor, float]:
+    def objective(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         features, text = model.features(images), head.text()
         scores = head.scores(features, text)
         with torch.no_grad():

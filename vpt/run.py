@@ -98,7 +98,7 @@ def training(
     config, data, console = setting.config, setting.data, setting.console
     task = task_of(config)
     model = task.build(config, data.classes, backbone)
-    arrange(model, config.train, setting.device)
+    arrange(model, config.train, setting.device, setting.precision)
     if not task.learns(model):
         raise UserError(
             "nothing learns in this run: no prompt, a frozen backbone and a fixed label mapping; add a prompt"

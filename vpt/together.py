@@ -234,14 +234,14 @@ def _step(parts: Sequence[_Part]) -> list[Done]:
             assert part.request.of_scores is not None
             loss, right = part.request.of_scores(part.model.head(mine), labels)
             losses.append(part.request.state.scaler.scale(loss))
-            done.append((float(loss.detach()), right, count))
+            done.append((float(loss.detach()), None if right is None else float(right), count))
     # A loss that is not finite would reach nobody else's gradients, but it is left out all the same.
     finite = [loss for loss, (value, *_) in zip(losses, done, strict=True) if math.isfinite(value)]
     if finite:
         torch.stack(finite).sum().backward()
     for part, (value, *_) in zip(parts, done, strict=True):
         finish_step(part.request.state, part.request.config, value)
-    return done
+    return [Done(*figures) for figures in done]
 
 
 def _random_state(device: torch.device) -> Tensor:

@@ -95,6 +95,11 @@ class Backbone(nn.Module):
         mine.preprocess = preprocess
         return mine
 
+    def all_blocks(self) -> list[Block]:
+        """The layers of the tower, and of a text tower that learns with it."""
+        towers = (self.tower, None if self.text is None else self.text.tower)
+        return [block for tower in towers if tower is not None for block in tower.blocks]
+
     def with_blocks(self, change: Callable[[Block], Block]) -> None:
         """Put other views of its layers in the place of those of the tower, and of a text tower that learns with it."""
         if self.tower is not None:

@@ -16,6 +16,7 @@ from timm.layers import apply_rot_embed_cat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vpt.backbones.cut_heads import cut_heads
 from vpt.backbones.held import linear
 
 Part = Literal["q", "kv", "qkv"]
@@ -57,11 +58,14 @@ class FusedProjection:
 
     def __call__(self, rows: Tensor, part: Part) -> tuple[Tensor, ...]:
         wanted = PARTS[part]
+        return self.packed(rows, part).chunk(wanted.stop - wanted.start, dim=-1)
+
+    def packed(self, rows: Tensor, part: Part) -> Tensor:
+        """The wanted ones side by side, (B, N, 1 to 3 times heads * head_dim)."""
+        wanted = PARTS[part]
         weight, bias = getattr(self.module, self.weight), getattr(self.module, self.bias)
         width = weight.shape[0] // 3
-        span = slice(wanted.start * width, wanted.stop * width)
-        out = linear(rows, weight, bias, span)
-        return out.split(width, dim=-1)
+        return linear(rows, weight, bias, slice(wanted.start * width, wanted.stop * width))
 
 
 @dataclass(frozen=True)
@@ -242,11 +246,9 @@ class Block:
         """
         rows = self.before1(x)
         kept, kept_rows = picked(x, queries), picked(rows, queries)
-        query, key, value = self._projected(rows, queries, rope, prefix)
+        query, key, value = self._projected(rows, queries, rope, prefix, extra)
         if temperature is not None:
             query = (query / temperature).to(query.dtype)
-        if extra is not None:
-            key, value = join(extra, KeyValue(key, value))
         if mask is not None and mask.ndim == 2 and queries is not None:
             mask = mask[queries] if isinstance(queries, slice) else mask[queries][:, None, None]
         mixed = attend(query, key, value, mask)
@@ -265,18 +267,33 @@ class Block:
         return self._projected(self.before1(x), None, rope, prefix)
 
     def _projected(
-        self, rows: Tensor, queries: slice | Tensor | None, rope: Tensor | None, prefix: int
+        self,
+        rows: Tensor,
+        queries: slice | Tensor | None,
+        rope: Tensor | None,
+        prefix: int,
+        extra: KeyValue | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, and keys and values behind those of `extra`."""
         first = queries.start if isinstance(queries, slice) else 0
-        if queries is None:
-            query, key, value = (self._heads(part) for part in self.project(rows, "qkv"))
+        part: Part = "qkv" if queries is None else "kv"
+        asked = () if queries is None else self.project(picked(rows, queries), "q")
+        if isinstance(self.project, FusedProjection) and rows.is_cuda and not torch.compiler.is_compiling():
+            # Keys that are normed or rotated first are joined with those of the prompt afterwards.
+            touched = bool(self.query_norm.parts or self.key_norm.parts) or rope is not None
+            joined = None if extra is None or touched or extra.key.shape[0] not in (1, len(rows)) else extra
+            packed = self.project.packed(rows, part)
+            cut = cut_heads(packed, len(part), self.heads, *(joined or (None, None)))
+            extra = None if joined else extra
         else:
-            (query,) = (self._heads(part) for part in self.project(picked(rows, queries), "q"))
-            key, value = (self._heads(part) for part in self.project(rows, "kv"))
+            cut = tuple(self._heads(one) for one in self.project(rows, part))
+        query, key, value = (*(self._heads(one) for one in asked), *cut)
         query, key = self.query_norm(query), self.key_norm(key)
         if rope is not None:
             query = self._rotate(query, rope, first - prefix).to(value.dtype)
             key = self._rotate(key, rope, -prefix).to(value.dtype)
+        if extra is not None:
+            key, value = join(extra, KeyValue(key, value))
         return query, key, value
 
     def _heads(self, rows: Tensor) -> Tensor:

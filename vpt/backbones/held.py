@@ -129,6 +129,32 @@ def _halved(weight: Tensor) -> nn.Parameter:
     return nn.Parameter(weight.detach().to(torch.bfloat16), requires_grad=False)
 
 
+def round_frozen(layer: nn.Module, dtype: torch.dtype) -> None:
+    """Hold frozen weights and biases of linear layers inside `layer` in the type autocast rounds them to, in place.
+
+    Autocast keeps a rounded weight for the length of a pass, and only if it learns. Frozen ones are rounded at every
+    use: half of all that a GPU is asked to do in a pass. Results under autocast stay the same to the last bit.
+
+    >>> layer = nn.Sequential(nn.Linear(4, 4)).requires_grad_(False)
+    >>> round_frozen(layer, torch.bfloat16)
+    >>> layer[0].weight.dtype, layer(torch.ones(1, 4)).dtype
+    (torch.bfloat16, torch.float32)
+    """
+    for module in layer.modules():
+        names = ("weight", "bias")
+        if isinstance(module, nn.MultiheadAttention):
+            names = ("in_proj_weight", "in_proj_bias")
+        elif type(module) not in PLAIN:
+            continue
+        for name in names:
+            value = getattr(module, name)
+            if value is not None and value.dtype is torch.float32 and not value.requires_grad:
+                setattr(module, name, nn.Parameter(value.detach().to(dtype), requires_grad=False))
+        if type(module) is nn.Linear:
+            # In place, for views of the layer refer to it.
+            module.__class__ = HeldLinear
+
+
 def plain_parts(tensor: Any) -> list[Tensor]:
     """The plain tensors that hold a tensor's numbers: itself, or those that a quantised one is made of.
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from timm.layers import Attention, AttentionRope
+from timm.layers import Attention, AttentionRope, PatchEmbed
+from timm.layers.format import Format, nchw_to
 from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
 from timm.models.vision_transformer import Block as TimmBlock
 from timm.models.vision_transformer import ResPostBlock, VisionTransformer
@@ -26,6 +27,7 @@ from vpt.backbones.block import (
     chain,
 )
 from vpt.backbones.held import PLAIN
+from vpt.backbones.patchify import is_patchwise, patchify
 from vpt.backbones.tower import Tower
 
 
@@ -68,12 +70,26 @@ def read_timm(net: Any) -> Tower:
     )
 
 
+def patch_embed(layer: Any, images: Tensor) -> Tensor:
+    """timm's patch embedding of images (B, 3, H, W); on a GPU as one matrix product where it is no more than that."""
+    whole = all(side % patch == 0 for side, patch in zip(images.shape[2:], layer.patch_size, strict=True))
+    fits = not layer.strict_img_size or layer.img_size is None or tuple(images.shape[2:]) == tuple(layer.img_size)
+    if not images.is_cuda or type(layer) is not PatchEmbed or not is_patchwise(layer.proj) or not (whole and fits):
+        return layer(images)
+    rows = patchify(layer.proj, images)
+    if layer.flatten:
+        rows = rows.flatten(1, 2)
+    elif layer.output_fmt != Format.NHWC:
+        rows = nchw_to(rows.permute(0, 3, 1, 2), layer.output_fmt)
+    return layer.norm(rows)
+
+
 @dataclass(frozen=True)
 class _Patches:
     net: Any
 
     def __call__(self, images: Tensor) -> Tensor:
-        patches = self.net.patch_embed(images)
+        patches = patch_embed(self.net.patch_embed, images)
         return patches.flatten(1, 2) if patches.ndim == 4 else patches  # (B, H, W, C) where any size may come
 
 
@@ -83,7 +99,7 @@ class _Embed:
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         net = self.net
-        return net.norm_pre(net.patch_drop(net._pos_embed(net.patch_embed(images)))), None
+        return net.norm_pre(net.patch_drop(net._pos_embed(patch_embed(net.patch_embed, images)))), None
 
 
 @dataclass(frozen=True)
@@ -91,7 +107,7 @@ class _EmbedWithRope:
     net: Any
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        rows, rotary = self.net._pos_embed(self.net.patch_embed(images))
+        rows, rotary = self.net._pos_embed(patch_embed(self.net.patch_embed, images))
         return self.net.norm_pre(rows), rotary
 
 

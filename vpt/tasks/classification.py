@@ -13,7 +13,7 @@ from vpt import metrics as scores
 from vpt import plots
 from vpt.backbones.backbone import Backbone
 from vpt.backbones.loading import check_backbone
-from vpt.config import FrozenTuning, LabelMapHead, RunConfig
+from vpt.config import FrozenTuning, FullTuning, LabelMapHead, RunConfig
 from vpt.data.loader import Loader
 from vpt.data.records import LabelledData, Record
 from vpt.data.sources import load_data
@@ -29,6 +29,7 @@ from vpt.tasks.base import Fitting
 from vpt.tasks.mapping import make_head, map_by_frequency, settle_head
 from vpt.training.collect import collect, inference
 from vpt.training.features import FeatureLoader
+from vpt.training.graphs import Replayed
 from vpt.training.loop import Batches, Forward
 from vpt.training.loss import build_loss, class_weights
 
@@ -104,8 +105,9 @@ class Classification:
                 map_by_frequency(model, setting)
 
         loss_of = loss_for(setting)
-        objective = build_objective(config.prompt, model, forward, loss_of, cached=forward is model.head)
         plain = forward is model and model.test_time is None and not isinstance(config.prompt, REGULATED)
+        step = _replayed(model, setting) if plain else forward
+        objective = build_objective(config.prompt, model, step, loss_of, cached=forward is model.head)
         return Fitting(
             train_batches,
             objective,
@@ -154,6 +156,17 @@ def loss_for(setting: Setting) -> Callable[[Tensor, Tensor], Tensor]:
             counts[label] += 1
     weights = class_weights(config.train.class_weights, counts)
     return build_loss(data.multilabel, config.train.label_smoothing, weights)
+
+
+def _replayed(model: PromptedModel, setting: Setting) -> Forward:
+    """The model's pass in training, replayed from a CUDA graph where there is a GPU and nothing speaks against it."""
+    train = setting.config.train
+    whole = isinstance(setting.config.tuning, FullTuning) or model.backbone.tower is None
+    if setting.device.type != "cuda" or train.compile != "auto" or train.recompute or train.shard or whole:
+        return model
+    learning = [parameter for _, _, parameter in model.trainable()]
+    features = Replayed(model.features, learning, setting.console.say)
+    return lambda images: model.head(features(images))
 
 
 def _features(setting: Setting, model: PromptedModel, split: str) -> FeatureLoader:

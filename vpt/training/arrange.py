@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from vpt.backbones.block import Block
+from vpt.backbones.held import round_frozen
 from vpt.backbones.recompute import Recomputed
 from vpt.backbones.sharded import Shard, Sharded
 from vpt.config import TrainConfig
@@ -14,9 +15,17 @@ from vpt.distributed import ranks
 from vpt.errors import UserError
 from vpt.prompted import Prompted
 
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
-def arrange(model: Prompted, config: TrainConfig, device: torch.device) -> None:
+
+def arrange(model: Prompted, config: TrainConfig, device: torch.device, precision: str = "fp32") -> None:
     """Bring a model to its device as `train.recompute`, `train.shard` and `train.compile` say, in place.
+
+    Args:
+        model: with a backbone of its own, or one shared by runs of the same precision.
+        config: the settings.
+        device: where it will train.
+        precision: in which; frozen layers are held in what autocast would round them to in every pass.
 
     Raises:
         UserError: a backbone without layers that could be recomputed or dealt out.
@@ -24,6 +33,9 @@ def arrange(model: Prompted, config: TrainConfig, device: torch.device) -> None:
     backbone = model.backbone
     if config.recompute or config.shard:
         backbone.require_tower("recomputed or dealt out layers")
+    if precision in DTYPES:
+        for block in backbone.all_blocks():
+            round_frozen(block.layer, DTYPES[precision])
     if config.shard and ranks().count > 1:
 
         def dealt(block: Block) -> Sharded:
@@ -37,7 +49,7 @@ def arrange(model: Prompted, config: TrainConfig, device: torch.device) -> None:
     elif config.recompute:
         backbone.with_blocks(Recomputed.of)
     model.to(device)
-    if config.compile != "none":
+    if config.compile not in ("auto", "none"):
         compiled: Any = backbone
         for name in ("features", "grids"):
             plain = getattr(type(backbone), name).__get__(backbone)  # not one that was compiled for a run beside this

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from vpt.config import TrainConfig
-from vpt.console import Console
+from vpt.console import Bar, Console
 from vpt.device import Autocast
 from vpt.distributed import agreed, ranks, sum_step
 from vpt.errors import UserError
 from vpt.runlog import RunLog
-from vpt.training.checkpoint import TrainState
+from vpt.training.checkpoint import Progress, TrainState
 from vpt.training.epoch import finish_epoch
 from vpt.training.optim import set_rates
 from vpt.training.schedule import rate
@@ -49,10 +49,41 @@ class Batches(Protocol):
 
 Forward = Callable[[Tensor], Tensor]  # a batch's images, or features computed before, to logits
 # The same and labels, to the mean loss and how many images were told right, where that has a meaning.
-Objective = Callable[[Any, Any], tuple[Tensor, float | None]]
-# The mean loss of a batch, how many of its images were told right, where that is known, and how many there were.
-Done = tuple[float, float | None, int]
+Objective = Callable[[Any, Any], tuple[Tensor, Tensor | None]]
 T = TypeVar("T")
+
+
+class Done:
+    """A step that was taken. Its figures come from a GPU by themselves, so that the next step need not wait for them.
+
+    Args:
+        loss: mean over the batch, a number or a scalar tensor.
+        hits: images told right, or None where that is not known.
+        count: images of the batch.
+    """
+
+    def __init__(self, loss: float | Tensor, hits: float | Tensor | None, count: int) -> None:
+        self.count = count
+        self._hits = hits is not None
+        figures = [torch.as_tensor(one).detach().double() for one in ((loss,) if hits is None else (loss, hits))]
+        self._event: torch.cuda.Event | None = None
+        if figures[0].is_cuda:
+            self._figures = torch.stack(figures).to("cpu", non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+        else:
+            self._figures = torch.stack(figures)
+
+    def figures(self) -> tuple[float, float | None]:
+        """Mean loss and images told right.
+
+        >>> Done(0.5, 3, count=4).figures()
+        (0.5, 3.0)
+        """
+        if self._event is not None:
+            self._event.synchronize()
+        loss, *hits = self._figures.tolist()
+        return loss, hits[0] if self._hits else None
 
 
 @dataclass(frozen=True)
@@ -160,28 +191,54 @@ def fit(
         state.model.train()
         started = time.monotonic()
         with console.progress(len(train), f"epoch {progress.epoch + 1}/{config.epochs}", progress.batch) as bar:
+            taken: _Taken | None = None  # the last step, whose figures are read when the next one is under way
             for batch in train.epoch(progress.epoch, progress.batch):
                 here = progress.step - progress.first_step
                 rates = set_rates(state.optimizer, lambda base: rate(base, here, len(train), config))  # noqa: B023
                 try:
-                    loss, hits, count = yield Request(state, batch, objective, of_scores, config, device, autocast)
+                    done = yield Request(state, batch, objective, of_scores, config, device, autocast)
                 except Stopped:
+                    _settle(taken, progress, log, bar, names)
                     keep()
                     console.say(f"stopped at step {progress.step}; the state is saved")
                     raise
-                if not math.isfinite(loss):
-                    raise UserError(_diverged(loss, progress.step, rates, names(batch.index)))
-                progress.loss_sum += loss * count
-                progress.correct = None if hits is None else (progress.correct or 0.0) + hits
-                progress.seen += count
                 progress.step += 1
                 progress.batch += 1
-                log.row("step", step=progress.step, epoch=progress.epoch + 1, loss=loss, lr=rates)
-                bar.advance(1, images=count, loss=progress.loss_sum / progress.seen)
+                _settle(taken, progress, log, bar, names)
+                taken = _Taken(done, progress.step, rates, batch.index)
                 if time.monotonic() - saved_at > config.checkpoint_minutes * 60 and progress.batch < len(train):
+                    _settle(taken, progress, log, bar, names)
+                    taken = None
                     keep()
+            _settle(taken, progress, log, bar, names)
         finish_epoch(state, validate, metric, config, time.monotonic() - started, log, console)
         keep()
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """A step whose figures are not read yet."""
+
+    done: Done
+    step: int  # counted from 1
+    rates: dict[str, float]
+    index: Tensor  # of the images
+
+
+def _settle(
+    taken: _Taken | None, progress: Progress, log: RunLog, bar: Bar, names: Callable[[Tensor], list[str]]
+) -> None:
+    """Add a step's figures to those of its epoch."""
+    if taken is None:
+        return
+    (loss, hits), count = taken.done.figures(), taken.done.count
+    if not math.isfinite(loss):
+        raise UserError(_diverged(loss, taken.step, taken.rates, names(taken.index)))
+    progress.loss_sum += loss * count
+    progress.correct = None if hits is None else (progress.correct or 0.0) + hits
+    progress.seen += count
+    log.row("step", step=taken.step, epoch=progress.epoch + 1, loss=loss, lr=taken.rates)
+    bar.advance(1, images=count, loss=progress.loss_sum / progress.seen)
 
 
 def _step(
@@ -193,8 +250,8 @@ def _step(
     autocast: Autocast,
 ) -> Done:
     """One optimiser step."""
-    loss_sum = 0.0
-    hits: float | None = 0.0
+    loss_sum, hits = torch.zeros((), device=device), torch.zeros((), device=device)
+    told = True
     count = len(batch.index)  # none, where a short last batch was dealt out to many processes
     parts = batch.parts(config.accumulate) if count else []
     for number, part in enumerate(parts):
@@ -205,15 +262,19 @@ def _step(
             loss, right = objective(there.images, there.labels)
         share = len(part.index) / count
         state.scaler.scale(loss * share).backward()
-        loss_sum += float(loss.detach()) * share
-        hits = None if hits is None or right is None else hits + right
+        loss_sum += loss.detach() * share
+        told = told and right is not None
+        hits += 0 if right is None else right
     if config.shard:
         _keep_pace(state, batch, objective, config.accumulate - len(parts), device, autocast)
     if ranks().count > 1:
         learning = (parameter for _, _, parameter in state.model.trainable())
-        loss_sum, hits, count = sum_step(learning, loss_sum, hits, count)
-    finish_step(state, config, loss_sum)
-    return loss_sum, hits, count
+        summed = sum_step(learning, float(loss_sum), float(hits) if told else None, count)
+        finish_step(state, config, summed[0])
+        return Done(*summed)
+    # A GPU is not waited for: after a loss that is not finite the run ends, and nobody keeps what this step makes.
+    finish_step(state, config, 0.0 if loss_sum.is_cuda else float(loss_sum))
+    return Done(loss_sum, hits if told else None, count)
 
 
 def _keep_pace(
@@ -255,6 +316,6 @@ def step_seed(seed: int, step: int, part: int = 0, rank: int = 0) -> int:
 def _diverged(loss: float, step: int, rates: dict[str, float], images: list[str]) -> str:
     shown = ", ".join(f"{role} {rate:g}" for role, rate in rates.items())
     return (
-        f"the loss became {loss} at step {step + 1} (learning rates: {shown}; images: {', '.join(images[:4])}, ...); "
+        f"the loss became {loss} at step {step} (learning rates: {shown}; images: {', '.join(images[:4])}, ...); "
         "the last good state is kept. Lower train.optimizer.lr, or set train.clip_norm, in a new run"
     )

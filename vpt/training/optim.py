@@ -37,7 +37,9 @@ def build_optimizer(model: Prompted, config: AdamWConfig | SgdConfig) -> torch.o
     if not groups:  # made from data alone; the optimiser has nothing to do
         groups = [{"params": [], "role": "none", "base_lr": 0.0, "lr": 0.0, "weight_decay": 0.0}]
     if isinstance(config, AdamWConfig):
-        return torch.optim.AdamW(groups, betas=config.betas)
+        # In one kernel on a GPU, where a step of so few weights is otherwise mostly the starting of kernels.
+        fused = any(parameter.is_cuda for group in roles.values() for parameter in group)
+        return torch.optim.AdamW(groups, betas=config.betas, fused=fused or None)
     return torch.optim.SGD(groups, momentum=config.momentum)
 
 
@@ -64,6 +66,7 @@ def load_optimizer_tensors(model: Prompted, optimizer: torch.optim.Optimizer, te
     for key, value in tensors.items():
         name, _, slot = key.rpartition("/")
         parameter = by_name[name]
-        # AdamW counts its steps in a CPU tensor, whatever device the parameter is on.
-        target = torch.device("cpu") if slot == "step" else parameter.device
+        # AdamW counts its steps in a CPU tensor, whatever device the parameter is on, unless it is fused.
+        fused = any(group.get("fused") for group in optimizer.param_groups)
+        target = torch.device("cpu") if slot == "step" and not fused else parameter.device
         optimizer.state[parameter][slot] = value.to(target)
