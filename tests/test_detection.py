@@ -480,8 +480,9 @@ class TestFrozenDetector:
         config = load_config(overrides=[*common, *words])
         return Detection().build(config, ["cat", "dog"])
 
-    def test_gradients_reach_the_pixels_and_nothing_else_moves(self, tmp_path: Path):
-        model = self.built(tmp_path).train()
+    @pytest.mark.parametrize("shape", ["pad", "random_patch"])
+    def test_gradients_reach_the_pixels_and_nothing_else_moves(self, tmp_path: Path, shape: str):
+        model = self.built(tmp_path, f"prompt.shape={shape}").train()
         before = {name: value.clone() for name, value in model.backbone.state_dict().items()}
         images = [torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)] * 2
         loss = model.loss(images, [target([[4, 4, 40, 44]], [1]), target([], [])])

@@ -45,9 +45,10 @@ class FrozenDetector(Prompted):
         if not isinstance(self.prompt, PixelPrompts):
             return pixels
         height, width = image.shape[1:]
-        canvas, mask = self.prompt.canvas(1), self.prompt.mask()
-        canvas = F.interpolate((canvas * mask)[None], (height, width), mode="bilinear")[0]
-        mask = F.interpolate(mask[None, None], (height, width), mode="nearest")[0, 0]
+        canvas, mask = self.prompt.canvas(1)
+        side = self.prompt.side
+        canvas = F.interpolate((canvas * mask).view(1, 3, side, side), (height, width), mode="bilinear")
+        mask = F.interpolate(mask.view(1, 1, side, side), (height, width), mode="nearest")
         zero, one = torch.zeros(3, 1, 1, device=image.device), torch.ones(3, 1, 1, device=image.device)
         return lay(pixels[None], canvas, mask, zero, one, "raw", self.prompt.config.squash)[0]
 
