@@ -20,6 +20,8 @@ from vpt.config import RunConfig, load_config
 from vpt.data.digits import NAMES
 from vpt.errors import UserError
 from vpt.evaluation import evaluate, evaluate_untrained
+from vpt.export import export
+from vpt.export.files import Format
 from vpt.predict import load
 from vpt.run import resume, train
 from vpt.tasks import task_of
@@ -223,6 +225,13 @@ def test_other_names_leave_the_predictor_as_it_was(digits_clip: list[str], tmp_p
     assert other.model.backbone is predictor.model.backbone
     encoder = predictor.model.head.__dict__["encoder"]
     assert all(part.__dict__.get("encoder", encoder) is encoder for part in other.model.modules())
+
+
+@pytest.mark.parametrize("form", ["torch", "onnx"])
+def test_a_context_that_depends_on_the_image_is_exported(digits_clip: list[str], tmp_path: Path, form: Format):
+    """In batches larger and smaller than a chunk; `export` compares them."""
+    done = export(untrained(digits_clip, tmp_path, *LEARNERS["cocoop"], "prompt.chunk=2"), format=form)
+    assert done.difference < 1e-4
 
 
 class TestTestTimeTuning:
