@@ -15,6 +15,7 @@ from vpt.backbones.loading import fingerprint
 from vpt.backbones.weights import load_strictly, no_weights, read_weights, seeded
 from vpt.config import BackboneConfig, NativeHead, NoPrompt, PixelPrompt, RunConfig
 from vpt.data.boxes.transforms import Target
+from vpt.detection.alike import each_with_its_like
 from vpt.errors import UserError, nearest
 from vpt.preprocess import Preprocess
 from vpt.prompted import Prompted
@@ -73,7 +74,13 @@ class FrozenDetector(Prompted):
         self.eval()
         net: Any = self.backbone.net
         found = []
-        for image in net([self.prompted(image) for image in images]):
+        # SSD brings images to one size; the others pad a batch to its largest.
+        fixed = net.transform.fixed_size
+        for image in each_with_its_like(
+            images,
+            lambda image: fixed or tuple(image.shape[1:]),
+            lambda some: net([self.prompted(image) for image in some]),
+        ):
             place = (image["labels"][:, None] == self.labels[None]).long()
             kept = place.any(1)
             found.append(
