@@ -440,6 +440,16 @@ class TestPredict:
         assert main(["predict", str(trained), photo, "--classes", "a,b"]) == 2
         assert "this artifact finds boxes" in capsys.readouterr().err
 
+    def test_the_command_line_measures(self, trained: Path, capsys):
+        capsys.readouterr()
+        assert main(["eval", str(trained)]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        found = json.loads((trained / "metrics.json").read_text())["test"]
+        assert lines[0].split() == ["map", f"{found['map']:.4f}"]
+        table = [line.split() for line in lines[lines.index("") + 1 :]]
+        rows = [[row["class"], f"{row['map']:.3f}", str(row["boxes"])] for row in found["per_class"]]
+        assert table == [["class", "mAP", "boxes"], *rows]
+
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
