@@ -204,6 +204,17 @@ def test_every_mistake_is_told_at_once(capsys):
     assert all(word in text for word in ("tokens", "epochs", "squash"))
 
 
+def test_settings_that_do_nothing_are_told_when_measuring(trained: Path, capsys):
+    text = told(
+        capsys, "eval", str(trained), "prompt=shallow", "train.epochs=3", "data.augment=none", "data.val_shots=2"
+    )
+    assert "prompt.kind, train.epochs, data.augment would do nothing" in text
+    assert "leave them out" in text
+    assert "train.epochs would do nothing" in told(capsys, "eval", "head=zeroshot", "prompt=none", "train.epochs=3")
+    assert "no such file" in told(capsys, "eval", "head=zeroshot", "prompt=none", "--weights", "/nowhere.pth")
+    assert "prompt.tokns" in told(capsys, "eval", str(trained), "prompt.tokns=3")
+
+
 def test_an_artifact_of_another_backbone(trained: Path, shapes: Path, capsys):
     text = told(capsys, "eval", str(trained), "backbone.name=vit_tiny_patch16_224", "backbone.pretrained=false")
     assert "vpt_nano" in text

@@ -449,6 +449,8 @@ class TestPredict:
         table = [line.split() for line in lines[lines.index("") + 1 :]]
         rows = [[row["class"], f"{row['map']:.3f}", str(row["boxes"])] for row in found["per_class"]]
         assert table == [["class", "mAP", "boxes"], *rows]
+        assert main(["eval", str(trained), "head.score=0.99", "--format", "json"]) == 0
+        assert json.loads(capsys.readouterr().out)["recall"] == 0
 
 
 @pytest.mark.parametrize(

@@ -373,6 +373,22 @@ def test_several_labels(shapes: Path, tmp_path: Path):
     result = train(settings(table, tmp_path, *words, "train.class_weights=balanced"), QUIET)
     assert read_artifact(result.artifact).classes == ("bar", "compact", "flat", "tall")
     assert result.metrics["test"]["map"] > 0.7  # chance is about 0.5
+    # It goes on telling several where other images happen to have one each.
+    plain = tmp_path / "plain.csv"
+    plain.write_text("\n".join(line.replace("|flat", "").replace("|tall", "") for line in lines))
+    measured = evaluate(result.artifact, "test", [f"data.path={plain}"], QUIET)
+    assert "map" in measured
+    assert "accuracy" not in measured
+
+
+def test_an_artifact_that_tells_one_label_is_not_measured_on_several(whole: Path, shapes: Path, tmp_path: Path):
+    lines = ["path,label"]
+    for name in ("lying", "standing"):
+        lines += [f"{file},square|{name}" for file in sorted((shapes / "train" / name).iterdir())]
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(lines))
+    with pytest.raises(UserError, match="several labels an image, and the artifact tells one"):
+        evaluate(whole, "val", [f"data.path={table}"], QUIET)
 
 
 def test_evaluating_other_data_takes_its_classes_by_name(shapes: Path, tmp_path: Path):

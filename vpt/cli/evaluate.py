@@ -37,12 +37,15 @@ def _eval(options: argparse.Namespace) -> int:
     if split not in known:
         raise UserError(f"split={split} does not exist{nearest(split, known)}; known: {', '.join(known)}")
     overrides = [word for word in overrides if not word.startswith("split=")]
-    from vpt.config import load_config
+    from vpt.config import load_config, word
 
+    if options.weights is not None and not artifact:
+        overrides.append(word("backbone.weights", options.weights))
     config = None if artifact else load_config(file, overrides)
-    from vpt.evaluation import evaluate, evaluate_untrained
+    from vpt.evaluation import UNTRAINED, evaluate, evaluate_untrained, refuse_idle
 
     if config is not None:
+        refuse_idle(overrides, UNTRAINED, "nothing is trained")
         found = evaluate_untrained(config, split)
     else:
         assert artifact is not None
