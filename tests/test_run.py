@@ -114,6 +114,9 @@ def test_early_stop_counts_validations_without_a_better_one(shapes: Path, tmp_pa
     result = train(settings(shapes, tmp_path, "train.epochs=9", "train.patience=2"), QUIET)
     assert result.metrics["epochs"] == 3
     assert result.metrics["best_epoch"] == 1
+    words = ["train.epochs=9", "train.patience=2", "train.eval_every=2"]
+    seldom = train(settings(shapes, tmp_path / "seldom", *words), QUIET)
+    assert seldom.metrics["epochs"] == 6  # validated after 2, 4 and 6
 
 
 @pytest.fixture(scope="module")
