@@ -116,7 +116,7 @@ def _value(text: str) -> Any:
         return text
     if text[:1] not in ("{", "[", '"', "'") and (text[:1] == "#" or not isinstance(value, bool | int | float | None)):
         value = text
-    if isinstance(value, str) and _is_number(value):
+    if isinstance(value, str) and text[:1] not in ('"', "'") and _is_number(value):
         value = float(value)  # YAML 1.1 reads 1e-3 as text
     return value
 
