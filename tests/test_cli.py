@@ -103,6 +103,31 @@ def test_predict_names_what_it_cannot_read_and_goes_on(trained: Path, shapes: Pa
     assert main(["predict", str(trained), str(tmp_path)]) == 2
 
 
+def test_predict_takes_from_a_folder_what_training_takes(shapes: Path, tmp_path: Path):
+    from vpt.data.folder import read_folder
+    from vpt.errors import UserError
+    from vpt.inputs import find_images
+
+    picture = (shapes / "test" / "square" / "0.png").read_bytes()
+    names = ("b.JFIF", "a.png", ".hidden.png", "._a.png", "notes.txt", "deeper/c.qoi", ".thumbnails/d.png")
+    for name in names:
+        for folder in ("photos/cat", "photos/dog"):
+            path = tmp_path / folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(picture)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "e.png").write_bytes(picture)
+    (tmp_path / "photos" / "cat" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "photos" / "cat" / "deeper" / "loop").symlink_to(tmp_path / "photos" / "cat")
+    found = [path for _, path in find_images(tmp_path / "photos")]
+    assert found == sorted(entry.source for entry in read_folder(tmp_path / "photos").splits["train"])
+    assert [path.name for path in found] == ["a.png", "b.JFIF", "c.qoi", "e.png", "a.png", "b.JFIF", "c.qoi"]
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "notes.txt").touch()
+    with pytest.raises(UserError, match=r"none holds no images; found only \.txt"):
+        find_images(tmp_path / "none")
+
+
 def test_predict_writes_a_file_whole(trained: Path, shapes: Path, tmp_path: Path, capsys):
     target = tmp_path / "out.json"
     words = ["predict", str(trained), f"{shapes}/test/*/0.png", "--format", "json", "--output", str(target)]
@@ -202,6 +227,17 @@ def test_mistakes_of_data(tmp_path: Path, capsys):
 def test_every_mistake_is_told_at_once(capsys):
     text = told(capsys, "train", "prompt.tokns=1", "train.epocs=2", "data.resize=stretch")
     assert all(word in text for word in ("tokens", "epochs", "squash"))
+
+
+def test_settings_that_do_nothing_are_told_when_measuring(trained: Path, capsys):
+    text = told(
+        capsys, "eval", str(trained), "prompt=shallow", "train.epochs=3", "data.augment=none", "data.val_shots=2"
+    )
+    assert "prompt.kind, train.epochs, data.augment would do nothing" in text
+    assert "leave them out" in text
+    assert "train.epochs would do nothing" in told(capsys, "eval", "head=zeroshot", "prompt=none", "train.epochs=3")
+    assert "no such file" in told(capsys, "eval", "head=zeroshot", "prompt=none", "--weights", "/nowhere.pth")
+    assert "prompt.tokns" in told(capsys, "eval", str(trained), "prompt.tokns=3")
 
 
 def test_an_artifact_of_another_backbone(trained: Path, shapes: Path, capsys):

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -13,14 +14,17 @@ from runs import QUIET
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from vpt.artifact import read_artifact
+from vpt.artifact import read_artifact, save_artifact
 from vpt.backbones.loading import load_backbone
 from vpt.config import RunConfig, load_config
 from vpt.data.digits import NAMES
 from vpt.errors import UserError
 from vpt.evaluation import evaluate, evaluate_untrained
+from vpt.export import export
+from vpt.export.files import Format
 from vpt.predict import load
 from vpt.run import resume, train
+from vpt.tasks import task_of
 from vpt.training import loop
 
 SENTENCE = "a picture of the digit {}."
@@ -66,6 +70,16 @@ def digits_clip(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def settings(clip: list[str], out: Path, *words: str) -> RunConfig:
     common = ["data=digits", "data.augment=none", "head=zeroshot", f"head.templates={SENTENCE}", f"out={out}"]
     return load_config(overrides=[*clip, *common, "name=run", "train.epochs=4", "train.batch_size=32", *words])
+
+
+def untrained(clip: list[str], out: Path, *words: str) -> Path:
+    """An artifact with scrambled weights."""
+    config = settings(clip, out, *words)
+    model = task_of(config).build(config, NAMES)
+    with torch.no_grad():
+        for _, _, parameter in model.trainable():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return save_artifact(out / "artifact.safetensors", model, config, NAMES)
 
 
 WORDS = "prompt.words=a picture of the digit"
@@ -198,6 +212,26 @@ def test_other_names_at_the_command_line(digits_clip: list[str], tmp_path: Path)
     assert sum(result.top == "seven" for result in found) >= 3
     with pytest.raises(UserError, match="two or more different"):
         predictor.with_classes(["seven"])
+
+
+@pytest.mark.parametrize("learner", ["cocoop", "maple", "visual prompts"])
+def test_other_names_leave_the_predictor_as_it_was(digits_clip: list[str], tmp_path: Path, learner: str):
+    predictor = load(untrained(digits_clip, tmp_path, *LEARNERS[learner]), device="cpu")
+    photo = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    before = predictor.predict(photo)
+    other = predictor.with_classes(["bird", "fish"])
+    assert predictor.predict(photo) == before
+    assert set(other.predict(photo)[0].labels) == {"bird", "fish"}
+    assert other.model.backbone is predictor.model.backbone
+    encoder = predictor.model.head.__dict__["encoder"]
+    assert all(part.__dict__.get("encoder", encoder) is encoder for part in other.model.modules())
+
+
+@pytest.mark.parametrize("form", ["torch", "onnx"])
+def test_a_context_that_depends_on_the_image_is_exported(digits_clip: list[str], tmp_path: Path, form: Format):
+    """In batches larger and smaller than a chunk; `export` compares them."""
+    done = export(untrained(digits_clip, tmp_path, *LEARNERS["cocoop"], "prompt.chunk=2"), format=form)
+    assert done.difference < 1e-4
 
 
 class TestTestTimeTuning:

@@ -122,16 +122,48 @@ def test_clip_images_of_any_size():
     assert own.shape[1] == 17
 
 
-def detector(head: str = "fcos", classes: int = 2, **words: object) -> Detector:
-    backbone = build_backbone("vit")
+def detector(head: str = "fcos", classes: int = 2, family: str = "vit", **words: object) -> Detector:
+    backbone = build_backbone(family)
     tower = backbone.require_tower("grids")
-    config = load_config(overrides=["task=detection", f"head={head}", "head.channels=64"]).head
+    settings = [f"head.{key}={value}" for key, value in words.items()]
+    config = load_config(overrides=["task=detection", f"head={head}", "head.channels=64", *settings]).head
     torch.manual_seed(0)
     made = PyramidDetection(config, tower.width, classes, tower.patch[0])
     prompt = build_tokens(DeepPrompt(tokens=2), Shape.of(tower))
-    model = Detector(backbone, prompt, made, [3])
+    model = Detector(backbone, prompt, made, [len(tower.blocks) - 1])
     made.__dict__["grids"] = model.grids
     return model
+
+
+def sized(*sides: tuple[int, int]) -> list[torch.Tensor]:
+    chance = torch.Generator().manual_seed(0)
+    return [torch.randint(0, 256, (3, *side), dtype=torch.uint8, generator=chance) for side in sides]
+
+
+def found_alone_and_together(model, images: list[torch.Tensor]) -> None:
+    """What is found in an image does not depend on those beside it, and comes in their order."""
+    together = model.detect(images)
+    assert all(len(found["boxes"]) for found in together)
+    for image, found in zip(images, together, strict=True):
+        (alone,) = model.detect([image])
+        best = {key: value[:3] for key, value in found.items()}  # further down are ties
+        assert torch.equal(best["labels"], alone["labels"][:3])
+        torch.testing.assert_close(best["scores"], alone["scores"][:3], atol=1e-4, rtol=0)
+        torch.testing.assert_close(best["boxes"], alone["boxes"][:3], atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("head", ["fcos", "retinanet", "faster_rcnn"])
+def test_a_photo_does_not_see_those_beside_it(head: str, monkeypatch: pytest.MonkeyPatch):
+    model = detector(head, family="clip", score=0.001)
+    with torch.no_grad():
+        for _, _, parameter in model.trainable():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    passes = []
+    usual = model.head.detect
+    monkeypatch.setattr(model.head, "detect", lambda images: passes.append(len(images)) or usual(images))
+    # The last one ends within the same patches as the first.
+    found_alone_and_together(model, sized((64, 24), (24, 64), (32, 32), (24, 64), (61, 20)))
+    assert passes[:3] == [2, 2, 1]
 
 
 @pytest.mark.parametrize("head", ["fcos", "retinanet", "faster_rcnn"])
@@ -408,6 +440,18 @@ class TestPredict:
         assert main(["predict", str(trained), photo, "--classes", "a,b"]) == 2
         assert "this artifact finds boxes" in capsys.readouterr().err
 
+    def test_the_command_line_measures(self, trained: Path, capsys):
+        capsys.readouterr()
+        assert main(["eval", str(trained)]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        found = json.loads((trained / "metrics.json").read_text())["test"]
+        assert lines[0].split() == ["map", f"{found['map']:.4f}"]
+        table = [line.split() for line in lines[lines.index("") + 1 :]]
+        rows = [[row["class"], f"{row['map']:.3f}", str(row["boxes"])] for row in found["per_class"]]
+        assert table == [["class", "mAP", "boxes"], *rows]
+        assert main(["eval", str(trained), "head.score=0.99", "--format", "json"]) == 0
+        assert json.loads(capsys.readouterr().out)["recall"] == 0
+
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
@@ -465,6 +509,7 @@ def test_a_clip_backbone_finds_by_name(tmp_path: Path):
     for image, one in zip(images, found, strict=True):
         assert (one["boxes"][:, 2] <= image.shape[2]).all()
         assert (one["boxes"][:, 3] <= image.shape[1]).all()
+    found_alone_and_together(model, images)
 
 
 class TestFrozenDetector:
@@ -480,8 +525,9 @@ class TestFrozenDetector:
         config = load_config(overrides=[*common, *words])
         return Detection().build(config, ["cat", "dog"])
 
-    def test_gradients_reach_the_pixels_and_nothing_else_moves(self, tmp_path: Path):
-        model = self.built(tmp_path).train()
+    @pytest.mark.parametrize("shape", ["pad", "random_patch"])
+    def test_gradients_reach_the_pixels_and_nothing_else_moves(self, tmp_path: Path, shape: str):
+        model = self.built(tmp_path, f"prompt.shape={shape}").train()
         before = {name: value.clone() for name, value in model.backbone.state_dict().items()}
         images = [torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)] * 2
         loss = model.loss(images, [target([[4, 4, 40, 44]], [1]), target([], [])])
@@ -492,6 +538,12 @@ class TestFrozenDetector:
         assert all(torch.equal(value, after[name]) for name, value in before.items())
         found = model.detect(images)
         assert all(set(image["labels"].tolist()) <= {0, 1} for image in found)
+
+    @pytest.mark.parametrize("name", ["ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_320_fpn"])
+    def test_a_photo_does_not_see_those_beside_it(self, tmp_path: Path, name: str):
+        model = self.built(tmp_path, f"backbone=torchvision:{name}", "head.score=0")
+        model.labels = torch.arange(91)  # without its weights it calls hardly anything a cat
+        found_alone_and_together(model, sized((96, 64), (64, 128), (96, 64)))
 
     def test_classes_are_found_by_name_or_mapping(self, tmp_path: Path):
         model = self.built(tmp_path, "head.classes={dog: horse}")

@@ -145,6 +145,13 @@ def test_iterative_mapping_follows_the_prompt(shapes: Path, tmp_path: Path, monk
     assert not torch.equal(seen[0], seen[1])
 
 
+def test_a_mapping_has_no_mean_over_epochs(shapes: Path, tmp_path: Path):
+    """Where weights are averaged, the mapping is the last epoch's: a mean of class numbers is another class."""
+    words = ["head.method=random", "train.average={mean: 2, std: 1}"]
+    result = train(settings(shapes, tmp_path, *words), QUIET)
+    assert torch.equal(read_artifact(result.artifact).tensors["head.index"], random_map(7, 3, 1, seed=0))
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

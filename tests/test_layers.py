@@ -15,7 +15,7 @@ FILES = sorted((ROOT / "vpt").rglob("*.py"))
 # From the bottom up: a module may import from its own layer's folder and from the layers before it.
 LAYERS = [
     ["vpt.errors"],
-    ["vpt.files", "vpt.preprocess", "vpt.results", "vpt.metrics", "vpt.inputs", "vpt.hub"],
+    ["vpt.files", "vpt.preprocess", "vpt.results", "vpt.metrics", "vpt.hub"],
     [
         "vpt.config",
         "vpt.tensorfile",
@@ -28,7 +28,7 @@ LAYERS = [
         "vpt.predictions",
     ],
     ["vpt.console", "vpt.data", "vpt.prompts.plan", "vpt.runfolder"],
-    ["vpt.comparison"],
+    ["vpt.comparison", "vpt.inputs"],
     ["vpt.backbones"],
     ["vpt.prompts", "vpt.tuning"],
     ["vpt.heads"],

@@ -45,7 +45,8 @@ def test_a_frame_is_four_strips_added_after_normalising():
     """Bahng et al.: top, bottom, left and right strips make up the frame; the image is whole and not clamped."""
     prompt = built(size=5, space="normalised")
     assert prompt.pixels.numel() == 4 * 3 * 5 * (SIDE - 5)
-    canvas = prompt.canvas(2)
+    canvas, mask = prompt.canvas(2)
+    assert int(mask.sum()) == 4 * 5 * (SIDE - 5)
     top, bottom = canvas[:, :5], canvas[:, -5:]
     left, right = canvas[:, 5:-5, :5], canvas[:, 5:-5, -5:]
     middle = torch.zeros(3, SIDE - 10, SIDE - 10)
@@ -61,30 +62,41 @@ def test_a_frame_is_four_strips_added_after_normalising():
 def test_other_shapes(shape: str, count: int):
     prompt = built(shape=shape, size=7).eval()
     assert prompt.pixels.numel() == count
-    canvas = prompt.canvas(2) * prompt.mask()
+    canvas, mask = prompt.canvas(2)
+    assert 3 * int(mask.sum()) == count
     expected = torch.zeros(3, SIDE, SIDE)
     if shape == "full":
         expected = prompt.pixels.view(3, SIDE, SIDE)
     else:
         start = 0 if shape == "patch" else (SIDE - 7) // 2
         expected[:, start : start + 7, start : start + 7] = prompt.pixels.view(3, 7, 7)
-    assert torch.equal(canvas, expected)
+    assert torch.equal(canvas * mask, expected)
     torch.testing.assert_close(prompt(images(), MEAN, STD), (images() + expected - MEAN) / STD)
 
 
 def test_a_wandering_patch_wanders_in_training_only():
     prompt = built(shape="random_patch", size=7).train()
     torch.manual_seed(1)
-    first, second = prompt.canvas(2)
+    first, second = prompt.canvas(2)[0]
     assert not torch.equal(first, second)
     for canvas in (first, second):
         places = canvas[0].nonzero()
         top, left = places.min(0).values
         assert torch.equal(canvas[:, top : top + 7, left : left + 7], prompt.pixels.view(3, 7, 7))
     torch.manual_seed(1)
-    assert torch.equal(prompt.canvas(2)[0], first)
+    assert torch.equal(prompt.canvas(2)[0][0], first)
     prompt.eval()
-    assert torch.equal(prompt.canvas(2), prompt.canvas(2))
+    assert torch.equal(prompt.canvas(2)[0], prompt.canvas(2)[0])
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_wandering_patch_leaves_the_rest_of_the_image_as_it_is(training: bool):
+    """The sigmoid of nothing is one half, which must not reach pixels that are beside the patch."""
+    prompt = built(shape="random_patch", size=7, squash="sigmoid").train(training)
+    change = prompt(images(), MEAN, STD) * STD + MEAN - images()
+    for each in change:
+        inside = each[:, each.abs().amax(0) > 1e-4].view(3, 7, 7)
+        torch.testing.assert_close(inside, prompt.pixels.sigmoid().view(3, 7, 7), atol=1e-5, rtol=0)
 
 
 def test_a_shrunk_image_stands_inside_a_frame_that_starts_grey():
@@ -116,7 +128,7 @@ def test_a_learned_size_samples_around_the_centre():
             (1 - dx) * padded[top + 1, left] + dx * padded[top + 1, left + 1]
         )
         torch.testing.assert_close(found[y, x], expected, atol=1e-4, rtol=0)
-    assert int(prompt.mask().sum()) == SIDE**2 - 25**2
+    assert int(prompt.canvas(1)[1].sum()) == SIDE**2 - 25**2
     gradient = torch.autograd.grad(prompt(images(20), MEAN, STD).pow(2).sum(), prompt.scale)[0]
     assert torch.isfinite(gradient)
     assert gradient != 0
@@ -134,9 +146,8 @@ def test_clamped_images_are_valid_pixels(space: str):
 
 def test_every_image_with_its_own_prompt_equals_one_at_a_time():
     prompts = [built(size=5), built(size=9)]
-    canvases = torch.stack([prompt.canvas(1) for prompt in prompts])
-    masks = torch.stack([prompt.mask() for prompt in prompts])[:, None]
-    together = lay(images(), canvases, masks, MEAN, STD, "raw", "none")
+    canvases, masks = (torch.stack(each) for each in zip(*(prompt.canvas(1) for prompt in prompts), strict=True))
+    together = lay(images(), canvases, masks[:, None], MEAN, STD, "raw", "none")
     for index, prompt in enumerate(prompts):
         assert torch.equal(together[index], prompt(images()[index : index + 1], MEAN, STD)[0])
 
@@ -185,7 +196,7 @@ def test_in_front_of_clip():
     backbone = Backbone(build_net("clip"), "open_clip", "clip", Preprocess(size=SIDE, mean=(0.5,) * 3, std=(0.5,) * 3))
     model = PromptedModel(backbone, built(size=4), build_linear(LinearHead(), 24, 3)).eval()
     batch = torch.randint(0, 256, (2, 3, SIDE, SIDE), dtype=torch.uint8)
-    prompted = (batch / 255 + model.prompt.canvas(2) - 0.5) / 0.5
+    prompted = (batch / 255 + model.prompt.canvas(2)[0] - 0.5) / 0.5
     torch.testing.assert_close(model(batch), model.head(backbone.net(prompted)), atol=1e-5, rtol=1e-4)
     model(batch).sum().backward()
     assert model.prompt.pixels.grad.abs().sum() > 0

@@ -114,6 +114,9 @@ def test_early_stop_counts_validations_without_a_better_one(shapes: Path, tmp_pa
     result = train(settings(shapes, tmp_path, "train.epochs=9", "train.patience=2"), QUIET)
     assert result.metrics["epochs"] == 3
     assert result.metrics["best_epoch"] == 1
+    words = ["train.epochs=9", "train.patience=2", "train.eval_every=2"]
+    seldom = train(settings(shapes, tmp_path / "seldom", *words), QUIET)
+    assert seldom.metrics["epochs"] == 6  # validated after 2, 4 and 6
 
 
 @pytest.fixture(scope="module")
@@ -373,6 +376,22 @@ def test_several_labels(shapes: Path, tmp_path: Path):
     result = train(settings(table, tmp_path, *words, "train.class_weights=balanced"), QUIET)
     assert read_artifact(result.artifact).classes == ("bar", "compact", "flat", "tall")
     assert result.metrics["test"]["map"] > 0.7  # chance is about 0.5
+    # It goes on telling several where other images happen to have one each.
+    plain = tmp_path / "plain.csv"
+    plain.write_text("\n".join(line.replace("|flat", "").replace("|tall", "") for line in lines))
+    measured = evaluate(result.artifact, "test", [f"data.path={plain}"], QUIET)
+    assert "map" in measured
+    assert "accuracy" not in measured
+
+
+def test_an_artifact_that_tells_one_label_is_not_measured_on_several(whole: Path, shapes: Path, tmp_path: Path):
+    lines = ["path,label"]
+    for name in ("lying", "standing"):
+        lines += [f"{file},square|{name}" for file in sorted((shapes / "train" / name).iterdir())]
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(lines))
+    with pytest.raises(UserError, match="several labels an image, and the artifact tells one"):
+        evaluate(whole, "val", [f"data.path={table}"], QUIET)
 
 
 def test_evaluating_other_data_takes_its_classes_by_name(shapes: Path, tmp_path: Path):

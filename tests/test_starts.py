@@ -19,6 +19,8 @@ from vpt.prompts.init.vipamin import vipamin
 from vpt.prompts.init.whitening import affine, whitened_columns, whitening
 from vpt.run import train
 from vpt.runlog import read_rows
+from vpt.training import loop
+from vpt.training.epoch import gaussian_weights
 
 pytestmark = pytest.mark.usefixtures("small_net")
 
@@ -160,3 +162,22 @@ def test_a_pruned_run_trains_twice_from_the_same_start(shapes: Path, tmp_path: P
     assert shares[:15] == shares[15:]
     again = train(settings(shapes, tmp_path / "again", *words), QUIET)
     assert again.artifact.read_bytes() == result.artifact.read_bytes()
+
+
+def test_a_pruned_run_averages_its_second_training_alone(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    states = []
+    usual = loop.finish_epoch
+
+    def remember(state, *args):
+        states.append({name: value.clone() for name, value in state.model.owned_state().items()})
+        usual(state, *args)
+
+    monkeypatch.setattr(loop, "finish_epoch", remember)
+    words = ["prompt=e2vpt", "prompt.tokens=4", "prompt.prune_tokens=0.5", "train.average={mean: 2, std: 0.8}"]
+    tensors = read_artifact(train(settings(shapes, tmp_path, *words), QUIET).artifact).tensors
+    assert sorted(tensors["prompt.token_mask"].tolist()) == [0, 0, 1, 1]
+    weights = gaussian_weights(3, mean=2, std=0.8)
+    for name, value in tensors.items():
+        if not name.endswith("_mask"):
+            expected = sum(weight * state[name] for weight, state in zip(weights, states[3:], strict=True))
+            torch.testing.assert_close(value, expected)

@@ -54,14 +54,21 @@ def same_as_alone(configs: list[RunConfig], out: Path) -> None:
         [["prompt=none"], ["prompt=none", "train.optimizer.lr.head=0.1"], ["prompt=deep"]],
         [["prompt=shallow", "train.seed=1"], ["prompt=shallow", "train.seed=2", "train.epochs=2"]],
         [["prompt=pixel", "prompt.size=4"], ["prompt=pixel", "prompt.size=6"], ["prompt=vapt"], ["prompt=gated"]],
+        [["prompt=pixel", "prompt.shape=random_patch", f"train.seed={seed}"] for seed in (1, 2)],
         [["train.batch_size=5"], ["train.label_smoothing=0.1"], ["train.accumulate=2"]],
         [["data.augment=none"], ["data.augment=none", "prompt=none"], ["data.shots=3"]],
     ],
-    ids=["settings", "upper layers", "probes", "seeds", "kinds", "batches", "data"],
+    ids=["settings", "upper layers", "probes", "seeds", "kinds", "places", "batches", "data"],
 )
 def test_each_ends_as_if_alone(shapes: Path, tmp_path: Path, runs: list[list[str]]):
     if any("head=mlp" in words for words in runs):
         runs = [words if "head=mlp" in words else [*words, "head=mlp"] for words in runs]
+    same_as_alone(named(shapes, tmp_path, *runs), tmp_path)
+
+
+def test_a_network_without_tokens(shapes: Path, tmp_path: Path):
+    words = ["backbone=test_resnet", "backbone.image_size=32", "prompt=none"]
+    runs = [words, [*words, "train.optimizer.lr.head=0.1"], [*words, "train.seed=1"]]
     same_as_alone(named(shapes, tmp_path, *runs), tmp_path)
 
 

@@ -141,7 +141,7 @@ def test_pixels_through_networks_of_two_libraries():
     ):
         model = loud(wrap(net, "pixel", size=5, image_size=64))
         images = photos(2, 64, 64)
-        frame = model.prompt.canvas(1)  # type: ignore[union-attr]
+        frame = model.prompt.canvas(1)[0]  # type: ignore[union-attr]
         raw = images * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1) + frame
         close(model(images), net((raw - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)))
         assert sum(p.numel() for _, role, p in model.trainable() if role == "pixels") == 3 * (64**2 - 54**2)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vpt.artifact import read_artifact
 from vpt.clip import templates_of
-from vpt.config import RunConfig, TipHead, ZeroShotHead, load_config
+from vpt.config import ClipPrompt, NativeHead, OwlHead, RunConfig, TipHead, ZeroShotHead, given_keys, load_config
 from vpt.console import Console
 from vpt.data.records import SPLITS, LabelledData, Record
 from vpt.device import pick_device, pick_precision
@@ -19,6 +19,10 @@ from vpt.loading import load_model
 from vpt.reading import checked
 from vpt.setting import Setting
 from vpt.tasks import task_of
+
+MACHINE = ["train.device", "train.precision", "train.batch_size"]
+# The settings that measuring goes by where nothing is trained.
+UNTRAINED = ["task", "backbone", "prompt", "tuning", "head", "data", *MACHINE, "train.seed"]
 
 
 def evaluate(
@@ -30,22 +34,36 @@ def evaluate(
 ) -> dict[str, Any]:
     """Metrics of an artifact on a split of its own data, or of other data given as `data.path=...`.
 
+    Args:
+        artifact: file or run folder.
+        split: train, val or test.
+        overrides: `key=value` words of settings that measuring goes by: of data, backbone, device, boxes kept.
+        console: where notes are said.
+        weights: another place of the backbone's weight file.
+
     Raises:
-        UserError: no such artifact, backbone, data or split; classes that the artifact does not know.
+        UserError: no such artifact, backbone, data or split; classes that the artifact does not know; several labels an
+            image where it knows one; settings that would do nothing.
     """
     console = console or Console()
     stored = read_artifact(artifact)
     config = load_config(base=stored.config.model_dump(mode="json"), overrides=overrides)
-    backbone = None if config.backbone.name == stored.config.backbone.name else config.backbone.name
-    other_weights = weights or (config.backbone.weights if config.backbone != stored.config.backbone else None)
+    refuse_idle(overrides, _measured_by(config), "an artifact is measured as it was trained")
     device = pick_device(config.train.device)
     precision = pick_precision(config.train.precision, device)
     data, records = _split_of(config, split, console)
+    if data.multilabel and not stored.multilabel:
+        raise UserError(
+            f"{config.data.path} has several labels an image, and the artifact tells one; give data with one label an "
+            "image, or train on data with several"
+        )
+    data = replace(data, multilabel=stored.multilabel)  # an artifact that tells several may meet images with one each
     takes_names = isinstance(stored.config.head, ZeroShotHead) and data.classes != stored.classes
     if not takes_names:
         data = _in_order_of(data, stored.classes, config.data.path)
         records = data.split(split)
-    model, _ = load_model(artifact, str(device), other_weights, backbone)
+    built = stored.config.model_copy(update={"backbone": config.backbone, "head": config.head})
+    model, _ = load_model(artifact, str(device), weights, config=built)
     if takes_names:
         assert isinstance(model.head, ZeroShot)
         model.head.set_names(data.classes, templates_of(config))
@@ -75,6 +93,43 @@ def evaluate_untrained(config: RunConfig, split: str = "test", console: Console 
     task.begin(model, setting)
     task.finish(model, setting)
     return task.measure(model, setting, records, split)
+
+
+def refuse_idle(words: Sequence[str], used: Collection[str], why: str) -> None:
+    """Refuse settings that would do nothing.
+
+    Args:
+        words: `key=value` words.
+        used: names of the settings that do something, or of whole sections.
+        why: the others do not.
+
+    Raises:
+        UserError: what would do nothing, named.
+
+    >>> refuse_idle(["data=photos", "train.epochs=3"], ["data", "train.device"], "nothing is trained")
+    Traceback (most recent call last):
+    ...
+    vpt.errors.UserError: train.epochs would do nothing, for nothing is trained; leave it out
+    """
+    idle = [key for key in given_keys(words) if key not in used and key.partition(".")[0] not in used]
+    if idle:
+        those = "it" if len(idle) == 1 else "them"
+        raise UserError(f"{', '.join(idle)} would do nothing, for {why}; leave {those} out")
+
+
+def _measured_by(config: RunConfig) -> list[str]:
+    """The settings that measuring a trained artifact goes by."""
+    backbone = [f"backbone.{key}" for key in ("name", "pretrained", "weights", "seed", "dtype")]
+    data = [f"data.{key}" for key in type(config.data).model_fields if key not in ("augment", "cache")]
+    prompt, head = config.prompt, config.head
+    boxes = ["score", "overlap", "boxes"] if config.task == "detection" else []
+    if config.task == "detection" and not isinstance(head, NativeHead):  # whose prompt has the size of its images
+        boxes += ["size", "longest"]
+    # A learned context stands in place of the templates.
+    fixed = not isinstance(prompt, ClipPrompt) or (prompt.kind == "ivlp" and not prompt.text_tokens)
+    if isinstance(head, OwlHead) or (isinstance(head, ZeroShotHead) and fixed):
+        boxes += ["templates"]
+    return [*data, *backbone, *(f"head.{key}" for key in boxes), *MACHINE]
 
 
 def _split_of(config: RunConfig, split: str, console: Console) -> tuple[LabelledData, tuple[Record, ...]]:

@@ -69,6 +69,7 @@ def _next_round(state: TrainState, setting: Setting) -> None:
         joules=before.joules,
     )
     state.best = None
+    state.average = None  # of weights that were pruned since
 
 
 def _round(state: TrainState, setting: Setting, task: Task, log: RunLog, save: Callable[[], None]) -> Steps[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vpt.data.folder import hint, images_below
 from vpt.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".ppm", ".pgm", ".jp2")
 Picture = str | Path | np.ndarray | Image.Image
 
 
 def find_images(images: Picture | Iterable[Picture]) -> list[tuple[str, Any]]:
     """Name and source of every picture meant by a path, folder, glob, picture, or a list of them.
+
+    In a folder and below it, images are what they are in a data set: see `images_below`.
 
     Raises:
         UserError: a path where nothing is, a folder without images, a glob without matches.
@@ -42,9 +45,10 @@ def find_images(images: Picture | Iterable[Picture]) -> list[tuple[str, Any]]:
 def _files(place: str | Path) -> list[Path]:
     path = Path(place)
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        ignored: Counter[str] = Counter()
+        files = sorted(images_below(path, ignored))
         if not files:
-            raise UserError(f"{path} holds no images ({', '.join(SUFFIXES[:4])}, ...)")
+            raise UserError(f"{path} holds no images; {hint(ignored)}")
         return files
     if path.is_file():
         return [path]

@@ -7,6 +7,7 @@ from typing import Any
 
 from vpt.artifact import Artifact, read_artifact
 from vpt.backbones.held import Dtype
+from vpt.config import RunConfig
 from vpt.device import pick_device
 from vpt.errors import UserError
 from vpt.prompted import Prompted
@@ -17,8 +18,8 @@ def load_model(
     path: str | Path,
     device: str = "auto",
     weights: str | Path | None = None,
-    backbone: str | None = None,
     dtype: Dtype | None = None,
+    config: RunConfig | None = None,
 ) -> tuple[Prompted, Artifact]:
     """Build the model an artifact describes and load it, ready to predict.
 
@@ -26,8 +27,8 @@ def load_model(
         path: artifact file or run folder.
         device: auto, cpu, cuda, cuda:1, mps.
         weights: another place of the backbone's weight file.
-        backbone: another name for the backbone.
         dtype: hold the backbone's weights in another type than in training: fp32, bf16, int8, nf4.
+        config: settings to build by, where they are not the artifact's own.
 
     Raises:
         UserError: what `read_artifact` raises, a backbone that cannot be had, or another one than it was trained on.
@@ -36,16 +37,15 @@ def load_model(
     changes: dict[str, Any] = {}
     if weights is not None:
         changes["weights"] = Path(weights)
-    if backbone is not None:
-        changes["name"] = backbone
     if dtype is not None:
         changes["dtype"] = dtype
-    wanted = artifact.config.backbone.model_copy(update=changes)
+    config = config or artifact.config
+    wanted = config.backbone.model_copy(update=changes)
     if wanted.weights is not None and not wanted.weights.is_file():
         raise UserError(
             f"the backbone's weights are not at {wanted.weights} any more; name the file with --weights FILE"
         )
-    config = artifact.config.model_copy(update={"backbone": wanted})
+    config = config.model_copy(update={"backbone": wanted})
     model = task_of(config).build(config, artifact.classes)
     found = model.backbone
     if found.fingerprint != artifact.backbone["fingerprint"]:

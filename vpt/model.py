@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 
 import torch
@@ -117,6 +118,18 @@ class PromptedModel(Prompted):
     def ready_head(self) -> Callable[[Tensor], Tensor]:
         """The head for inference, features (B, D) to logits (B, classes): text is encoded once, here."""
         return self.head.ready() if isinstance(self.head, ZeroShot) else self.head
+
+    def with_names(self, names: Sequence[str]) -> PromptedModel:
+        """A model of its own for other class names, on the same backbone; this one stays as it is.
+
+        Raises:
+            UserError: names that the zero-shot head cannot take.
+        """
+        shared = (self.backbone, self.backbone.text)
+        mine = copy.deepcopy(self, {id(part): part for part in shared})
+        assert isinstance(mine.head, ZeroShot)
+        mine.head.set_names(names)
+        return mine
 
 
 def plan_for(backbone: Backbone, prompt: nn.Module | None, pool: Pool) -> tuple[Step, ...]:

@@ -116,7 +116,7 @@ class Classifier(Predictor):
         self.transform = evaluation_transform(model, artifact.config.data)
 
     def with_classes(self, names: Sequence[str]) -> Classifier:
-        """The same model for other class names, where its head reads names.
+        """A classifier for other class names on the same backbone, where the head reads names; this one stays as it is.
 
         Raises:
             UserError: a head with classes of its own, or fewer than two different names.
@@ -127,8 +127,7 @@ class Classifier(Predictor):
             )
         if len(set(names)) != len(names) or len(names) < 2:
             raise UserError(f"give two or more different class names, not {', '.join(names) or 'none'}")
-        self.model.head.set_names(names)
-        return Classifier(self.model, replace(self.artifact, classes=tuple(names)))
+        return Classifier(self.model.with_names(names), replace(self.artifact, classes=tuple(names)))
 
     @torch.inference_mode()
     def prompted(self, images: Picture | Sequence[Picture]) -> Iterator[tuple[str, np.ndarray]]:

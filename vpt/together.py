@@ -177,7 +177,20 @@ class _Part:
     request: Request
     model: PromptedModel
     layers: list[LayerPrompt] | None
-    random: Tensor  # state of the generator after the prompt's dropout: the head's dropout goes on from there
+    random: list[Tensor]  # states of the generators after what was drawn so far: the next draw goes on from there
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images as the backbone expects them, a pixel prompt at the places that this run draws."""
+        device = self.request.device
+        _set_random_states(self.random, device)
+        found = self.model.normalise(images)
+        self.random = _random_states(device)
+        return found
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Of the head, with the dropout that this run draws."""
+        _set_random_states(self.random, self.request.device)
+        return self.model.head(features)
 
 
 def step_together(requests: Sequence[Request]) -> list[Done]:
@@ -204,7 +217,7 @@ def _part(request: Request, model: PromptedModel) -> _Part:
     torch.manual_seed(step_seed(request.config.seed, request.state.progress.step))
     with request.autocast():
         layers = model.constants(len(request.batch.index))
-    return _Part(request, model, layers, _random_state(request.device))
+    return _Part(request, model, layers, _random_states(request.device))
 
 
 def _key(part: _Part) -> Hashable:
@@ -222,17 +235,16 @@ def _step(parts: Sequence[_Part]) -> list[Done]:
     there = [part.request.batch.to(device) for part in (parts[:1] if same else parts)]
     losses, done = [], []
     with first.request.autocast():
-        images = [part.model.normalise(batch.images) for part, batch in zip(parts, there, strict=False)]
+        images = [part.normalise(batch.images) for part, batch in zip(parts, there, strict=False)]
         layers = beside([part.layers for part in parts], counts)
         model = first.model
         features = model.backbone.features(
             torch.cat(images), model.steps, model.pool, layers, copies=len(parts) if same else 1
         )
         for number, (part, mine, count) in enumerate(zip(parts, features.split(counts), counts, strict=True)):
-            _set_random_state(part.random, device)
             labels = there[0 if same else number].labels
             assert part.request.of_scores is not None
-            loss, right = part.request.of_scores(part.model.head(mine), labels)
+            loss, right = part.request.of_scores(part.scores(mine), labels)
             losses.append(part.request.state.scaler.scale(loss))
             done.append((float(loss.detach()), None if right is None else float(right), count))
     # A loss that is not finite would reach nobody else's gradients, but it is left out all the same.
@@ -244,12 +256,12 @@ def _step(parts: Sequence[_Part]) -> list[Done]:
     return [Done(*figures) for figures in done]
 
 
-def _random_state(device: torch.device) -> Tensor:
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+def _random_states(device: torch.device) -> list[Tensor]:
+    """Of the CPU, which draws places, and of a GPU, which draws dropout."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
 
 
-def _set_random_state(state: Tensor, device: torch.device) -> None:
-    if device.type == "cuda":
+def _set_random_states(states: Sequence[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    for state in states[1:]:
         torch.cuda.set_rng_state(state, device)
-    else:
-        torch.set_rng_state(state)

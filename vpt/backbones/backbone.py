@@ -167,8 +167,8 @@ class Backbone(nn.Module):
             copies: how often the batch is repeated, once prompts make copies differ; layers then speak of all of them.
         """
         if self.tower is None:
-            assert copies == 1
-            return self.library_net(images) if pool == "classifier" else self._library_features(images)
+            found = self.library_net(images) if pool == "classifier" else self._library_features(images)
+            return found.repeat(copies, 1)  # no prompt makes them differ
         tower = self.tower
         rows, rotary = tower.embed(images)
         lead = (tower.pool_rows or 1) if pool in ("native", "classifier") else 1

@@ -163,7 +163,7 @@ def picked(rows: Tensor, queries: slice | Tensor | None) -> Tensor:
         return rows
     if isinstance(queries, slice):
         return rows[:, queries]
-    return rows[torch.arange(len(rows), device=rows.device), queries][:, None]
+    return rows[torch.arange(rows.shape[0], device=rows.device), queries][:, None]
 
 
 @dataclass(frozen=True)

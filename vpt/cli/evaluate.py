@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,15 @@ def _eval(options: argparse.Namespace) -> int:
     if split not in known:
         raise UserError(f"split={split} does not exist{nearest(split, known)}; known: {', '.join(known)}")
     overrides = [word for word in overrides if not word.startswith("split=")]
-    from vpt.config import load_config
+    from vpt.config import load_config, word
 
+    if options.weights is not None and not artifact:
+        overrides.append(word("backbone.weights", options.weights))
     config = None if artifact else load_config(file, overrides)
-    from vpt.evaluation import evaluate, evaluate_untrained
+    from vpt.evaluation import UNTRAINED, evaluate, evaluate_untrained, refuse_idle
 
     if config is not None:
+        refuse_idle(overrides, UNTRAINED, "nothing is trained")
         found = evaluate_untrained(config, split)
     else:
         assert artifact is not None
@@ -54,8 +58,35 @@ def _eval(options: argparse.Namespace) -> int:
     for name, value in found.items():
         if isinstance(value, float | int):
             print(f"{name:<18} {value:.4f}" if isinstance(value, float) else f"{name:<18} {value}")
-    print(f"\n{'class':<24} {'precision':>9} {'recall':>9} {'f1':>9} {'images':>9}")
-    for row in found["per_class"]:
-        numbers = " ".join(f"{row[key]:>9.3f}" for key in ("precision", "recall", "f1"))
-        print(f"{row['class']:<24} {numbers} {row['support']:>9}")
+    print(f"\n{_by_class(found['per_class'])}")
     return 0
+
+
+# What is measured of a class, in either task, and the titles of its columns.
+COLUMNS = {
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "f1",
+    "map": "mAP",
+    "support": "images",
+    "boxes": "boxes",
+}
+
+
+def _by_class(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table of the measures of each class, "-" where there was nothing to measure.
+
+    >>> print(_by_class([{"class": "cat", "map": 0.5, "boxes": 3}, {"class": "dog", "map": None, "boxes": 0}]))
+    class                          mAP     boxes
+    cat                          0.500         3
+    dog                              -         0
+    """
+    shown = {key: title for key, title in COLUMNS.items() if rows and key in rows[0]}
+    lines = [f"{'class':<24}" + "".join(f" {title:>9}" for title in shown.values())]
+    for row in rows:
+        lines.append(f"{row['class']:<24}" + "".join(f" {_cell(row[key]):>9}" for key in shown))
+    return "\n".join(lines)
+
+
+def _cell(value: float | int | None) -> str:
+    return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -78,6 +78,25 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
     return tree
 
 
+def given_keys(words: Sequence[str]) -> list[str]:
+    """The settings that `key=value` words give, by their full names.
+
+    >>> given_keys(["data=photos", "train.optimizer=sgd", "head={kind: fcos, score: 0.1}"])
+    ['data.path', 'train.optimizer.kind', 'head.kind', 'head.score']
+    """
+
+    def walk(path: tuple[str, ...], value: Any) -> Iterator[str]:
+        if path and isinstance(value, str) and path[-1] in _SHORTHAND:
+            value = {_SHORTHAND[path[-1]]: value}
+        if not isinstance(value, Mapping):
+            yield ".".join(path)
+            return
+        for key, item in value.items():
+            yield from walk((*path, key), item)
+
+    return list(walk((), parse_overrides(words)))
+
+
 def word(key: str, value: object) -> str:
     """A `key=value` word that gives back any text as it is, paths above all.
 
@@ -97,7 +116,7 @@ def _value(text: str) -> Any:
         return text
     if text[:1] not in ("{", "[", '"', "'") and (text[:1] == "#" or not isinstance(value, bool | int | float | None)):
         value = text
-    if isinstance(value, str) and _is_number(value):
+    if isinstance(value, str) and text[:1] not in ('"', "'") and _is_number(value):
         value = float(value)  # YAML 1.1 reads 1e-3 as text
     return value
 

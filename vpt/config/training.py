@@ -101,7 +101,11 @@ class TrainConfig(Section):
     clip_norm: float | None = Field(1.0, gt=0, description="largest gradient norm; null: no clipping")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: bf16 on a GPU, else fp32")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
-    patience: int | None = Field(None, ge=1, description="epochs without a better validation score before stopping")
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="validations without a better score before stopping; there is one every `eval_every` epochs",
+    )
     keep: Literal["best", "last"] = Field("best", description="which epoch's weights the artifact holds")
     average: AverageConfig | None = Field(None, description="mean of the weights of all epochs (PromptSRC)")
     eval_every: int = Field(1, ge=1, description="epochs between validations")

@@ -76,20 +76,32 @@ def _classes(root: Path, folder: Path, ignored: Counter[str]) -> list[Entry]:
     empty: list[str] = []
     for name in _listing(folder)[0]:
         _refuse_nested(folder / name)
-        paths = _images_below(folder / name, ignored)
+        paths = images_below(folder / name, ignored)
         label = shown(name)
         entries += [Entry(shown(path.relative_to(root)), path, (label,)) for path in paths]
         if not paths:
             empty.append(label)
     if not entries:
-        raise UserError(f"there are no images in the class folders of {folder}; {_hint(ignored)}")
+        raise UserError(f"there are no images in the class folders of {folder}; {hint(ignored)}")
     # A split for validation or test may lack classes, but training cannot.
     if empty and (folder == root or SPLIT_NAMES.get(folder.name.lower()) == "train"):
         raise UserError(f"class folders without images in {folder}: {listed(empty)}; add images or remove the folders")
     return entries
 
 
-def _images_below(folder: Path, ignored: Counter[str]) -> list[Path]:
+def images_below(folder: Path, ignored: Counter[str]) -> list[Path]:
+    """The image files in `folder` and in the folders below it, links followed; nothing hidden.
+
+    Args:
+        folder: that exists.
+        ignored: takes the count of other files by extension.
+
+    Raises:
+        UserError: a folder that cannot be read.
+
+    >>> images_below(Path(__file__).parent, ignored := Counter()), ".py" in ignored
+    ([], True)
+    """
     paths: list[Path] = []
     seen: set[tuple[int, int]] = set()
     for parent, folders, files in os.walk(folder, followlinks=True, onerror=_refuse):
@@ -146,7 +158,12 @@ def _refuse_nested(folder: Path) -> None:
         raise UserError(f"{folder} is a data set of its own, with {listed(folders)}; set data.path={folder}")
 
 
-def _hint(ignored: Counter[str]) -> str:
+def hint(ignored: Counter[str]) -> str:
+    """What is said where no image was found.
+
+    >>> hint(Counter([".txt"])), hint(Counter())
+    ('found only .txt', 'put some there')
+    """
     if ignored:
         return f"found only {', '.join(kind or 'files without extension' for kind in list(ignored)[:8])}"
     return "put some there"

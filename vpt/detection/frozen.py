@@ -15,6 +15,7 @@ from vpt.backbones.loading import fingerprint
 from vpt.backbones.weights import load_strictly, no_weights, read_weights, seeded
 from vpt.config import BackboneConfig, NativeHead, NoPrompt, PixelPrompt, RunConfig
 from vpt.data.boxes.transforms import Target
+from vpt.detection.alike import each_with_its_like
 from vpt.errors import UserError, nearest
 from vpt.preprocess import Preprocess
 from vpt.prompted import Prompted
@@ -45,9 +46,10 @@ class FrozenDetector(Prompted):
         if not isinstance(self.prompt, PixelPrompts):
             return pixels
         height, width = image.shape[1:]
-        canvas, mask = self.prompt.canvas(1), self.prompt.mask()
-        canvas = F.interpolate((canvas * mask)[None], (height, width), mode="bilinear")[0]
-        mask = F.interpolate(mask[None, None], (height, width), mode="nearest")[0, 0]
+        canvas, mask = self.prompt.canvas(1)
+        side = self.prompt.side
+        canvas = F.interpolate((canvas * mask).view(1, 3, side, side), (height, width), mode="bilinear")
+        mask = F.interpolate(mask.view(1, 1, side, side), (height, width), mode="nearest")
         zero, one = torch.zeros(3, 1, 1, device=image.device), torch.ones(3, 1, 1, device=image.device)
         return lay(pixels[None], canvas, mask, zero, one, "raw", self.prompt.config.squash)[0]
 
@@ -72,7 +74,13 @@ class FrozenDetector(Prompted):
         self.eval()
         net: Any = self.backbone.net
         found = []
-        for image in net([self.prompted(image) for image in images]):
+        # SSD brings images to one size; the others pad a batch to its largest.
+        fixed = net.transform.fixed_size
+        for image in each_with_its_like(
+            images,
+            lambda image: fixed or tuple(image.shape[1:]),
+            lambda some: net([self.prompted(image) for image in some]),
+        ):
             place = (image["labels"][:, None] == self.labels[None]).long()
             kept = place.any(1)
             found.append(

@@ -16,6 +16,7 @@ from vpt.backbones.ports import LayerPrompt
 from vpt.config import FasterHead, FcosHead, FullTuning, NoPrompt, OwlHead, RetinaHead, RunConfig
 from vpt.data.boxes.transforms import Target
 from vpt.detection import open_vocabulary as owl
+from vpt.detection.alike import each_with_its_like
 from vpt.detection.pyramid import SCALES, SimplePyramid
 from vpt.detection.torchvision_heads import build_torchvision, first_label, losses_of
 from vpt.errors import UserError
@@ -87,12 +88,20 @@ class Detector(Prompted):
 
     @torch.no_grad()
     def detect(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
-        """Boxes (n, 4), labels (n,) and scores (n,) of uint8 images (3, h, w), in their pixels, best first."""
+        """Boxes (n, 4), labels (n,) and scores (n,) of uint8 images (3, h, w), in their pixels, best first.
+
+        An image is padded to whole patches and no further: what is found in it does not depend on the others.
+        """
         head: Any = self.head
+        patch = self.backbone.require_tower("patch grids").patch[0]
         self.eval()
         self.__dict__["constants"] = self.layers(self.steps)
         try:
-            return head.detect([self.normalise(image) for image in images])
+            return each_with_its_like(
+                images,
+                lambda image: tuple(math.ceil(side / patch) for side in image.shape[1:]),
+                lambda some: head.detect([self.normalise(image) for image in some]),
+            )
         finally:
             self.__dict__["constants"] = None
 

@@ -127,6 +127,8 @@ class ZeroShot(nn.Module):
         """Scores (B, K) of image features (B, D)."""
         if not self.conditional:
             return self.scores(features, self.text())
+        if torch.compiler.is_compiling():  # a file takes any batch, but as many chunks as it was traced with
+            return self._conditional(features)
         parts = []
         for some in features.split(self.chunk):
             # The texts of all classes for every image are many; their activations are made again going back.

@@ -21,14 +21,12 @@ def prompt_picture(prompt: PixelPrompts) -> np.ndarray:
     (8, 8, 4)
     """
     prompt = prompt.eval()
-    canvas, mask = prompt.canvas(1).float().cpu(), prompt.mask().float().cpu()
+    canvas, mask = (each.float().cpu() for each in prompt.canvas(1))
     if prompt.config.squash == "sigmoid":
         shown = canvas.sigmoid()
     else:
         largest = float((canvas * mask).abs().max())
         shown = 0.5 + canvas / (2 * largest) if largest > 0 else torch.full_like(canvas, 0.5)
-    if prompt.config.shape == "random_patch":
-        mask = (canvas != 0).any(0).float()
     picture = torch.cat([shown * mask, mask[None]])
     return (picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
 

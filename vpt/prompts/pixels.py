@@ -100,25 +100,20 @@ class PixelPrompts(nn.Module):
             std: of the backbone, (3, 1, 1).
         """
         images = self.placed(images)
-        return lay(images, self.canvas(images.shape[0]), self.mask(), mean, std, self.config.space, self.config.squash)
+        canvas, mask = self.canvas(images.shape[0])
+        return lay(images, canvas, mask, mean, std, self.config.space, self.config.squash)
 
-    def canvas(self, batch: int) -> Tensor:
-        """The prompt on its canvas, (3, side, side); a patch that wanders in training gives (batch, 3, side, side)."""
+    def canvas(self, batch: int) -> tuple[Tensor, Tensor]:
+        """The prompt on its canvas, (3, side, side), and where it is, (side, side); a patch that wanders in training
+        gives (batch, 3, side, side) and (batch, 1, side, side). With a learned size the prompt is what the image leaves
+        free."""
         if self.config.shape == "random_patch":
             return self._patch(batch)
         if self.config.learn_scale:
-            return self.pixels.view(3, self.side, self.side)
-        canvas = self.pixels.new_zeros(3, self.side, self.side)
-        return canvas.masked_scatter(self.frame.expand_as(canvas), self.pixels)
-
-    def mask(self) -> Tensor:
-        """Where the prompt is, (side, side); with a learned size the frame is what the image leaves free."""
-        if self.config.shape == "random_patch":
-            return torch.ones_like(self.frame, dtype=self.pixels.dtype)
-        if self.config.learn_scale:
             inner = min(self.side, int(self.inner * float(self.scale.detach().clamp(*SCALES))))
-            return _outside(self.side, inner).to(self.pixels)
-        return self.frame.to(self.pixels.dtype)
+            return self.pixels.view(3, self.side, self.side), _outside(self.side, inner).to(self.pixels)
+        canvas = self.pixels.new_zeros(3, self.side, self.side)
+        return canvas.masked_scatter(self.frame.expand_as(canvas), self.pixels), self.frame.to(self.pixels.dtype)
 
     def placed(self, images: Tensor) -> Tensor:
         """Images at their place on the canvas, (B, 3, side, side); black around a shrunk one."""
@@ -145,15 +140,18 @@ class PixelPrompts(nn.Module):
             frame[:] = True
         return frame
 
-    def _patch(self, batch: int) -> Tensor:
-        """A patch at a random place of each image in training, in the middle otherwise."""
+    def _patch(self, batch: int) -> tuple[Tensor, Tensor]:
+        """A patch at a random place of each image in training, in the middle otherwise, and its mask."""
         size, free = self.config.size, self.side - self.config.size
         patch = self.pixels.view(3, size, size)
+        patch = torch.cat([patch, torch.ones_like(patch[:1])])  # the mask goes where the pixels go
         if not self.training:
             before = free // 2
-            return F.pad(patch, (before, free - before, before, free - before))
+            laid = F.pad(patch, (before, free - before, before, free - before))
+            return laid[:3], laid[3]
         places = torch.randint(free + 1, (batch, 2)).tolist()
-        return torch.stack([F.pad(patch, (x, free - x, y, free - y)) for y, x in places])
+        laid = torch.stack([F.pad(patch, (x, free - x, y, free - y)) for y, x in places])
+        return laid[:, :3], laid[:, 3:]
 
 
 def _outside(side: int, inner: int) -> Tensor:

@@ -80,13 +80,22 @@ def _rank(state: TrainState, score: float, config: TrainConfig) -> None:
 
 
 def _average(state: TrainState, config: TrainConfig) -> None:
-    """Add this epoch's weights to the mean over all epochs; after the last one it is complete."""
+    """Add this epoch's weights to the mean over all epochs; after the last one it is complete.
+
+    What learns is averaged. Masks, mappings and counts have no mean that means anything: the last ones are kept.
+    """
     assert config.average is not None
     assert config.epochs is not None
     weight = gaussian_weights(config.epochs, config.average.mean, config.average.std)[state.progress.epoch]
-    owned = {name: value.to("cpu", torch.float32) * weight for name, value in state.model.owned_state().items()}
-    before = state.average or {name: torch.zeros_like(value) for name, value in owned.items()}
-    state.average = {name: before[name] + value for name, value in owned.items()}
+    learning = {name for name, _, _ in state.model.trainable()}
+    before, now = state.average or {}, {}
+    for name, value in state.model.owned_state().items():
+        if name in learning:
+            part = value.to("cpu", torch.float32) * weight
+            now[name] = before[name] + part if name in before else part
+        else:
+            now[name] = value.to("cpu", copy=True)
+    state.average = now
 
 
 def gaussian_weights(epochs: int, mean: float, std: float) -> list[float]:

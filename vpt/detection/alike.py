@@ -1,0 +1,28 @@
+"""Images of one size go through a detector together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def each_with_its_like(
+    images: Sequence[T], kind: Callable[[T], Hashable], find: Callable[[list[T]], Sequence[Any]]
+) -> list[Any]:
+    """What `find` gives for each image, in their order; images of one kind are given to it together.
+
+    A batch of several sizes would be padded to the largest, and attention sees the padding: what is found in an image
+    would depend on those beside it.
+
+    >>> each_with_its_like(["a", "bb", "c"], len, lambda some: [(image, len(some)) for image in some])
+    [('a', 2), ('bb', 1), ('c', 2)]
+    """
+    places: dict[Hashable, list[int]] = {}
+    for place, image in enumerate(images):
+        places.setdefault(kind(image), []).append(place)
+    found: dict[int, Any] = {}
+    for some in places.values():
+        found |= zip(some, find([images[place] for place in some]), strict=True)
+    return [found[place] for place in range(len(images))]
