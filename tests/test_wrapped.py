@@ -132,6 +132,14 @@ def test_patch_grids_for_dense_tasks():
         model.grids(photos(), layers=(4,))
 
 
+def test_patches_behind_a_convolutional_stem():
+    """Their size in pixels is the stem's reduction times what the patch takes of the stem's map."""
+    model = loud(wrap(BUILDERS["vit-hybrid"](), "vapt", tokens=2, kernel=1)).eval()
+    assert model.backbone.require_tower("patches").patch == (32, 32)
+    assert model(photos(2, 64, 64)).shape == (2, 48)
+    assert model.grids(photos(2, 64, 64))[0].shape == (2, 48, 2, 2)
+
+
 def test_pixels_through_networks_of_two_libraries():
     from torchvision.models import resnet18
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vpt.backbones.backbone import Backbone
 from vpt.backbones.held import hold
 from vpt.backbones.open_clip_loading import PREFIX, build_open_clip, check_open_clip
-from vpt.backbones.timm_reader import is_timm_vit
+from vpt.backbones.timm_reader import is_timm_vit, patch_of
 from vpt.backbones.weights import load_strictly, no_weights, not_built, read_weights, seeded
 from vpt.config import BackboneConfig
 from vpt.errors import UserError, nearest
@@ -178,7 +178,7 @@ def _resize(net: Any, size: int, config: BackboneConfig) -> None:
         if hasattr(net, "set_input_size"):
             _try_resize(net, size, config)
         return
-    patch = net.patch_embed.patch_size[0]
+    patch = patch_of(net)[0]
     if size % patch:
         below = size // patch * patch
         raise UserError(
