@@ -52,6 +52,7 @@ class Backbone(nn.Module):
         self.preprocess = preprocess
         self.fingerprint = fingerprint
         self.fingerprints = {fingerprint}  # of all parts that artifacts may stand on: with and without the text tower
+        self.any_size = False  # whether images of other sizes than its own may come
         self.text = text
         self.elsewhere = 0  # numbers of weights that are dealt out to several processes
         self.refusal = ""  # why token prompts cannot enter, where they cannot
@@ -86,7 +87,7 @@ class Backbone(nn.Module):
         compiled) stays with that run."""
         text = None if self.text is None else TextEncoder(self.text.clip, self.text.tokenizer, self.text.name)
         mine = Backbone(self.net, self.library, self.name, self.preprocess, self.fingerprint, text)
-        mine.fingerprints = self.fingerprints
+        mine.fingerprints, mine.any_size = self.fingerprints, self.any_size
         return mine
 
     def at_size(self, preprocess: Preprocess) -> Backbone:
