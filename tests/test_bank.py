@@ -37,6 +37,9 @@ KINDS: dict[str, list[str]] = {
     "pixels": ["prompt=pixel", "prompt.size=8"],
     "pixels-shrunk": ["prompt=pixel", "prompt.size=8", "prompt.shrink=true"],
     "small": ["prompt=deep", "prompt.tokens=3", "backbone.image_size=32"],
+    "small-probe": ["prompt=none", "backbone.image_size=48"],
+    "plain-pixels": ["prompt=deep", "prompt.tokens=3", "backbone.normalise=none"],
+    "plain-pixels-probe": ["prompt=none", "backbone.normalise=imagenet"],
     "pooled": ["prompt=deep", "prompt.tokens=3", "head.pool=avg"],
     "boxes": ["task=detection", "prompt.tokens=2", "head.size=64", "head.score=0.001"],
 }
@@ -107,15 +110,26 @@ def test_prompts_of_different_lengths_and_the_same_task_many_times(bank: Bank, p
         same(mine, bank.predict([image], [name])[0])
 
 
+@pytest.mark.parametrize("first", ["deep", "plain-pixels"])
+def test_each_image_is_normalised_as_its_own_task_wants(
+    bank: Bank, artifacts: dict[str, Path], photos: list[np.ndarray], first: str
+):
+    """Two tasks that share a pass and differ in nothing but the normalisation of their pixels."""
+    tasks = [first, *({"deep", "plain-pixels"} - {first}), first]
+    found = bank.predict([photos[0]] * 3, tasks)
+    for name, mine in zip(tasks, found, strict=True):
+        same(mine, vpt.load(artifacts[name], device="cpu").predict(photos[0])[0])
+
+
 def test_tasks_of_one_shape_share_a_pass(bank: Bank, photos: list[np.ndarray], monkeypatch: pytest.MonkeyPatch):
     from vpt.backbones.backbone import Backbone
 
     passes = []
     usual = Backbone.features
     monkeypatch.setattr(Backbone, "features", lambda self, *a, **k: (passes.append(len(a[0])), usual(self, *a, **k))[1])
-    tasks = ["deep", "deep-longer", "deep-mlp", "vfpt", "e2vpt", "deep"]
+    tasks = ["deep", "deep-longer", "deep-mlp", "vfpt", "e2vpt", "plain-pixels", "deep"]
     bank.predict([photos[0]] * len(tasks), tasks)
-    assert passes == [6]
+    assert passes == [7]
     passes.clear()
     bank.predict([photos[0]] * 3, ["deep", "shallow", "probe"])
     assert sorted(passes) == [1, 1, 1]

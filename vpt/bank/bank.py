@@ -330,7 +330,7 @@ def _rows(values: Tensor, rows: Sequence[int]) -> Tensor:
 
 
 def _normalised(images: Tensor, tasks: Sequence[LoadedClassifier]) -> Tensor:
-    """Normalised images, each under its own task's pixel prompt if it has one."""
-    if not any(task.own_pixels for task in tasks):
+    """Normalised images, each by its own task's mean and std, and under that task's pixel prompt if it has one."""
+    if len({task.sees for task in tasks}) == 1:
         return tasks[0].model.normalise(images)
     return torch.cat([task.model.normalise(images[row : row + 1]) for row, task in enumerate(tasks)])

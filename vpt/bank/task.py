@@ -57,10 +57,10 @@ class LoadedClassifier(LoadedTask):
     head: Callable[[Tensor], Tensor]
 
     @property
-    def own_pixels(self) -> bool:
-        """Whether it sees images otherwise than the backbone expects them."""
-        model = self.model
-        return isinstance(model.prompt, PixelPrompts) or model.image_size != model.backbone.preprocess.size
+    def sees(self) -> Hashable:
+        """How it sees images: tasks for which this is equal normalise a batch alike, without a prompt in the pixels."""
+        pre = self.model.backbone.preprocess
+        return id(self.model) if isinstance(self.model.prompt, PixelPrompts) else (pre.mean, pre.std)
 
     def result(self, image: str, scores: Tensor, top: int) -> Classification:
         """The result of scores (K,) of an image, by its name.
@@ -139,7 +139,8 @@ def load_task(name: str, artifact: Artifact, backbone: Backbone, device: torch.d
         name=name,
         artifact=artifact,
         predictor=Classifier(model, artifact),
-        shape=(model.pool, shape_of(model.steps, layers)),
+        # Of one size too: a prompt around the image makes it larger than it came.
+        shape=(model.pool, artifact.preprocess.size, shape_of(model.steps, layers)),
         bytes=owned + sum(_layer_bytes(layer) for layer in layers or ()),
         layers=layers,
         model=model,
