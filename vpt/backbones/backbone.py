@@ -32,7 +32,7 @@ class Backbone(nn.Module):
         library: "timm" or "open_clip".
         name: the name it was built from, for messages and artifacts.
         preprocess: what it expects of its pixels.
-        fingerprint: digest of its frozen weights, see loading.py.
+        fingerprint: digest of what is frozen in it, see fingerprint.py.
         text: the text side of a CLIP, where a head needs it.
     """
 
@@ -80,6 +80,7 @@ class Backbone(nn.Module):
         net = copy.deepcopy(self.net, memo)
         # The text side is only ever read.
         mine = Backbone(net, self.library, self.name, self.preprocess, self.fingerprint, self.text)
+        mine.fingerprints, mine.any_size = self.fingerprints, self.any_size
         return mine.train(self.training)
 
     def view(self) -> Backbone:

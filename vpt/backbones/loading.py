@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from importlib import resources
 from typing import Any
@@ -12,9 +10,10 @@ from typing import Any
 import safetensors.torch
 import timm
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import nn
 
 from vpt.backbones.backbone import Backbone
+from vpt.backbones.fingerprint import fingerprint
 from vpt.backbones.held import hold
 from vpt.backbones.open_clip_loading import PREFIX, build_open_clip, check_open_clip
 from vpt.backbones.sizes import fit_size
@@ -67,17 +66,15 @@ def load_backbone(
     if config.normalise != "own":
         mean, std = NORMALISATIONS[config.normalise]
         preprocess = replace(preprocess, mean=mean, std=std)
-    state = dict(net.state_dict())
-    if encoder is not None:
-        encoder.requires_grad_(False).eval()
-        state |= {f"text.{name}": value for name, value in encoder.state_dict().items()}
     net.requires_grad_(False).eval()
+    # As it was trained, so that an artifact fits at any image size and however weights are held.
+    digests = [fingerprint(net)]
+    if encoder is not None:
+        digests.insert(0, fingerprint(net, encoder.requires_grad_(False).eval()))
     size = config.image_size or preprocess.size
     any_size = fit_size(net, preprocess.size, size, dynamic, config.name)
     preprocess = replace(preprocess, size=size)
     library = "open_clip" if is_clip else "timm"
-    # Of the weights as they were trained, so that an artifact fits however they are held.
-    digests = [fingerprint(state)] + ([fingerprint(net.state_dict())] if encoder is not None else [])
     hold(net, config.dtype, config.name)
     backbone = Backbone(net, library, config.name, preprocess, digests[0], encoder)
     backbone.fingerprints.update(digests)
@@ -106,25 +103,6 @@ def check_backbone(config: BackboneConfig) -> None:
             f"backbone {config.name} does not exist in timm {timm.__version__}"
             f"{nearest(config.name.split('.')[0], known)}; list names with: vpt backbones"
         )
-
-
-def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """Digest of weights: sha256 over names, shapes and float32 values.
-
-    Position embeddings are left out: resampling for another image size changes them, not what the backbone is.
-
-    >>> import torch
-    >>> fingerprint({"a": torch.ones(2)}) == fingerprint({"a": torch.ones(2, dtype=torch.float16)})
-    True
-    """
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        if "pos_embed" in name or "positional_embedding" in name:
-            continue
-        tensor = state[name].detach().cpu().float().contiguous()
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _timm(config: BackboneConfig, classifier: bool) -> tuple[nn.Module, Preprocess]:

@@ -112,8 +112,8 @@ def check_fits(name: str, artifact: Artifact, backbone: Backbone) -> None:
     if artifact.backbone["fingerprint"] not in backbone.fingerprints:
         raise UserError(
             f"task {name} was trained on backbone {artifact.backbone['name']} "
-            f"(weights {artifact.backbone['fingerprint'][:12]}), not on {backbone.name} "
-            f"(weights {backbone.fingerprint[:12]})"
+            f"(fingerprint {artifact.backbone['fingerprint'][:12]}), not on {backbone.name} "
+            f"(fingerprint {backbone.fingerprint[:12]}), which has other weights or computes otherwise; serve it alone"
         )
 
 
