@@ -10,6 +10,7 @@ import pytest
 import torch
 from clips import register_tiny
 from PIL import Image
+from test_sizes import register
 
 import vpt
 from vpt.artifact import save_artifact
@@ -156,6 +157,55 @@ def test_zero_shot_tasks_and_probes_on_one_clip(tmp_path: Path, monkeypatch: pyt
     found = bank.predict([photo, photo], ["clip0", "clip1"])
     for name, mine in zip(own, found, strict=True):
         same(mine, own[name].predict(photo)[0])
+
+
+def clip_words(folder: Path, kind: str) -> list[str]:
+    """Settings that choose a small CLIP with an image tower of this kind, and a file of its weights."""
+    backbone, weights = register(folder, kind)
+    return [f"backbone={backbone}", f"backbone.weights={weights}", "head=linear"]
+
+
+@pytest.mark.parametrize("kind", ["transformer", "timm", "timm-convolutional"])
+@pytest.mark.parametrize("first", ["resized", "native"])
+def test_clip_tasks_of_several_image_sizes(tmp_path: Path, photos: list[np.ndarray], kind: str, first: str):
+    """Whichever comes first and brings the backbone."""
+    base = clip_words(tmp_path, kind)
+    prompt = ["prompt=none"] if kind == "timm-convolutional" else ["prompt=deep", "prompt.tokens=2"]
+    paths = {
+        name: make(tmp_path, name, seed, *base, *prompt, *size)
+        for seed, (name, size) in enumerate({"resized": ["backbone.image_size=64"], "native": []}.items())
+    }
+    bank = Bank(device="cpu")
+    for name in sorted(paths, key=lambda name: name != first):
+        bank.add(name, paths[name])
+    for name, mine in zip(paths, bank.predict([photos[0]] * 2, list(paths)), strict=True):
+        same(mine, vpt.load(paths[name], device="cpu").predict(photos[0])[0])
+
+
+def test_another_size_than_a_backbone_of_one_size_takes_is_refused(tmp_path: Path, photos: list[np.ndarray]):
+    base = [*clip_words(tmp_path, "resnet"), "prompt=none"]
+    bank = Bank(device="cpu")
+    bank.add("resized", make(tmp_path, "resized", 0, *base, "backbone.image_size=96"))
+    with pytest.raises(UserError, match=r"task native wants images of 64 pixels, but .* one size only, 96 pixels"):
+        bank.add("native", make(tmp_path, "native", 1, *base))
+    assert bank.predict([photos[0]], ["resized"])
+
+
+def test_a_network_without_a_token_sequence(tmp_path: Path, photos: list[np.ndarray]):
+    base = ["backbone=test_resnet", "backbone.pretrained=false", "backbone.image_size=64", "head=linear"]
+    bank = Bank(device="cpu")
+    paths = {
+        name: make(tmp_path, name, seed, *base, *words)
+        for seed, (name, words) in enumerate(
+            {"framed": ["prompt=pixel", "prompt.size=4"], "bare": ["prompt=none", "backbone.image_size=96"]}.items()
+        )
+    }
+    for name, path in paths.items():
+        bank.add(name, path)
+    for name, mine in zip(paths, bank.predict([photos[0]] * 2, list(paths)), strict=True):
+        same(mine, vpt.load(paths[name], device="cpu").predict(photos[0])[0])
+    with pytest.raises(UserError, match="on a vision transformer only"):
+        bank.attention(photos[0], "bare")
 
 
 def test_a_picture_that_cannot_be_read_is_named_and_the_others_are_served(bank: Bank, photos: list, tmp_path: Path):

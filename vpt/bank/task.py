@@ -105,7 +105,8 @@ def check_fits(name: str, artifact: Artifact, backbone: Backbone) -> None:
     """Whether a task goes with this backbone.
 
     Raises:
-        UserError: it was trained on another one, or needs a text tower that is not there.
+        UserError: it was trained on another one, needs a text tower that is not there, or images of a size that the
+            backbone, as it was loaded, does not take.
     """
     if reads_names(artifact) and backbone.text is None:
         raise UserError(f"task {name} needs the text tower; add a zero-shot task first, or start the bank with one")
@@ -115,6 +116,14 @@ def check_fits(name: str, artifact: Artifact, backbone: Backbone) -> None:
             f"(fingerprint {artifact.backbone['fingerprint'][:12]}), not on {backbone.name} "
             f"(fingerprint {backbone.fingerprint[:12]}), which has other weights or computes otherwise; serve it alone"
         )
+    own, taken = artifact.preprocess.size, backbone.preprocess.size
+    if not backbone.any_size and own != taken:
+        raise UserError(
+            f"task {name} wants images of {own} pixels, but {backbone.name} takes one size only, {taken} pixels in "
+            "this bank; serve it alone"
+        )
+    if not backbone.any_size and artifact.config.task == "detection":
+        raise UserError(f"task {name} wants images of any size, but {backbone.name} takes one only; serve it alone")
 
 
 def load_task(name: str, artifact: Artifact, backbone: Backbone, device: torch.device) -> LoadedTask:
