@@ -91,6 +91,12 @@ class Backbone(nn.Module):
         mine.fingerprints, mine.any_size = self.fingerprints, self.any_size
         return mine
 
+    def with_text(self, whole: Backbone) -> Backbone:
+        """The same network, not copied, beside the text tower of `whole`, which is the same backbone loaded with it."""
+        mine = Backbone(self.net, self.library, self.name, self.preprocess, whole.fingerprint, whole.text)
+        mine.fingerprints, mine.any_size = whole.fingerprints, self.any_size
+        return mine
+
     def at_size(self, preprocess: Preprocess) -> Backbone:
         """A view for images of another size; the backbone must have been loaded with `dynamic=True`."""
         mine = self.view()
