@@ -149,8 +149,8 @@ class Backbone(nn.Module):
         if self.library == "open_clip":
             # A convolutional tower does not name its width; one small image tells.
             with torch.no_grad():
-                size = self.preprocess.size
-                return int(self.net(torch.zeros(1, 3, size, size)).shape[1])
+                size, like = self.preprocess.size, next(self.net.parameters())
+                return int(self.net(like.new_zeros(1, 3, size, size)).shape[1])
         return int(self.library_net.head_hidden_size)
 
     def features(
