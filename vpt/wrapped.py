@@ -61,7 +61,7 @@ class Wrapped(Prompted):
         """What the network says of normalised images (B, 3, H, W): scores (B, classes), or features (B, C)."""
         if isinstance(self.prompt, PixelPrompts):
             mean, std = self.pixel_mean, self.pixel_std
-            return self.net(self.prompt(images * std + mean, mean, std))
+            return self.net(self.prompt(images * std + mean, mean, std).to(images.dtype))
         return self.backbone.features(images, self.steps, self.pool, self.layers(self.steps, len(images)))
 
     def grids(self, images: Tensor, layers: Sequence[int] = (-1,)) -> list[Tensor]:
@@ -113,7 +113,8 @@ def wrap(
 
     Args:
         net: a vision transformer of timm or an image tower of open_clip (`clip.visual`), not copied; for
-            prompt="pixel" any network that takes images. It is frozen in place and stays in evaluation mode.
+            prompt="pixel" any network that takes images. It is frozen in place and stays in evaluation mode. In a
+            network of fewer bits (bfloat16) the prompt stays in float32, and is cast where it enters.
         prompt: the kind, as in `prompt=` of a run, or a function that makes a `TokenPrompts` of a `Shape`.
         head: the network's own classifier learns too, where it has one.
         images: normalised images (B, 3, S, S) to start from, for `init="sample"` and the like.
@@ -146,7 +147,7 @@ def wrap(
     for parameter in learned.values():
         parameter.requires_grad_(True)
     described = {"prompt": None if config is None else config.model_dump(mode="json"), "head": head, "image_size": side}
-    return Wrapped(backbone, made, described)
+    return Wrapped(backbone, made, described).to(next(net.parameters()).device)
 
 
 def load_prompt(net: nn.Module, path: str | Path, prompt: Method | None = None) -> Wrapped:
