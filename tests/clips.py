@@ -12,7 +12,7 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
 from torch import nn
 
 from vpt.backbones.backbone import Backbone
-from vpt.backbones.loading import fingerprint
+from vpt.backbones.fingerprint import fingerprint
 from vpt.backbones.text_encoder import TextEncoder
 from vpt.preprocess import Preprocess
 
@@ -56,7 +56,7 @@ def tokenizer() -> Any:
 
 def clip_backbone(model: nn.Module) -> Backbone:
     """An open_clip model as a vpt backbone with its text side; the model keeps working."""
-    state = fingerprint(model.state_dict())
+    state = fingerprint(model)
     visual = model.visual
     encoder = TextEncoder(model, tokenizer(), "small clip")
     pre = Preprocess(size=32, mean=(0.5,) * 3, std=(0.5,) * 3)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import shutil
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from clips import register_tiny
 from PIL import Image
+from safetensors.torch import load_file
+from test_sizes import register
 
 import vpt
 from vpt.artifact import save_artifact
@@ -37,6 +40,9 @@ KINDS: dict[str, list[str]] = {
     "pixels": ["prompt=pixel", "prompt.size=8"],
     "pixels-shrunk": ["prompt=pixel", "prompt.size=8", "prompt.shrink=true"],
     "small": ["prompt=deep", "prompt.tokens=3", "backbone.image_size=32"],
+    "small-probe": ["prompt=none", "backbone.image_size=48"],
+    "plain-pixels": ["prompt=deep", "prompt.tokens=3", "backbone.normalise=none"],
+    "plain-pixels-probe": ["prompt=none", "backbone.normalise=imagenet"],
     "pooled": ["prompt=deep", "prompt.tokens=3", "head.pool=avg"],
     "boxes": ["task=detection", "prompt.tokens=2", "head.size=64", "head.score=0.001"],
 }
@@ -107,41 +113,106 @@ def test_prompts_of_different_lengths_and_the_same_task_many_times(bank: Bank, p
         same(mine, bank.predict([image], [name])[0])
 
 
+@pytest.mark.parametrize("first", ["deep", "plain-pixels"])
+def test_each_image_is_normalised_as_its_own_task_wants(
+    bank: Bank, artifacts: dict[str, Path], photos: list[np.ndarray], first: str
+):
+    """Two tasks that share a pass and differ in nothing but the normalisation of their pixels."""
+    tasks = [first, *({"deep", "plain-pixels"} - {first}), first]
+    found = bank.predict([photos[0]] * 3, tasks)
+    for name, mine in zip(tasks, found, strict=True):
+        same(mine, vpt.load(artifacts[name], device="cpu").predict(photos[0])[0])
+
+
 def test_tasks_of_one_shape_share_a_pass(bank: Bank, photos: list[np.ndarray], monkeypatch: pytest.MonkeyPatch):
     from vpt.backbones.backbone import Backbone
 
     passes = []
     usual = Backbone.features
     monkeypatch.setattr(Backbone, "features", lambda self, *a, **k: (passes.append(len(a[0])), usual(self, *a, **k))[1])
-    tasks = ["deep", "deep-longer", "deep-mlp", "vfpt", "e2vpt", "deep"]
+    tasks = ["deep", "deep-longer", "deep-mlp", "vfpt", "e2vpt", "plain-pixels", "deep"]
     bank.predict([photos[0]] * len(tasks), tasks)
-    assert passes == [6]
+    assert passes == [7]
     passes.clear()
     bank.predict([photos[0]] * 3, ["deep", "shallow", "probe"])
     assert sorted(passes) == [1, 1, 1]
 
 
-def test_zero_shot_tasks_and_probes_on_one_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    import open_clip
-    from safetensors.torch import save_file
-
-    backbone = register_tiny(tmp_path, "tiny-bank", layers=2)
-    torch.manual_seed(0)
-    clip = open_clip.create_model("tiny-bank")
-    save_file({name: value.contiguous() for name, value in clip.state_dict().items()}, tmp_path / "clip.safetensors")
-    base = [f"backbone={backbone}", f"backbone.weights={tmp_path / 'clip.safetensors'}"]
+@pytest.mark.parametrize("order", ["01", "10"])
+def test_zero_shot_tasks_and_probes_on_one_clip(tmp_path: Path, photos: list[np.ndarray], order: str):
+    """The text tower comes with the first task that reads names, whether or not that is the first of all."""
+    base = clip_words(tmp_path, "transformer")[:2]
+    words = (["head=zeroshot", "prompt=coop", "prompt.tokens=2"], ["prompt=deep", "prompt.tokens=2"])
+    paths = {f"clip{at}": make(tmp_path, f"clip{at}", at, *base, *each) for at, each in enumerate(words)}
     bank = Bank(device="cpu")
-    own = {}
-    for seed, words in enumerate(
-        (["head=zeroshot", "prompt=coop", "prompt.tokens=2"], ["prompt=deep", "prompt.tokens=2"])
-    ):
-        path = make(tmp_path, f"clip{seed}", seed, *base, *words)
-        bank.add(f"clip{seed}", path)
-        own[f"clip{seed}"] = vpt.load(path, device="cpu")
-    photo = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-    found = bank.predict([photo, photo], ["clip0", "clip1"])
-    for name, mine in zip(own, found, strict=True):
-        same(mine, own[name].predict(photo)[0])
+    for at in order:
+        bank.add(f"clip{at}", paths[f"clip{at}"])
+    found = bank.predict([photos[0]] * 2, list(paths))
+    for path, mine in zip(paths.values(), found, strict=True):
+        same(mine, vpt.load(path, device="cpu").predict(photos[0])[0])
+
+
+def test_a_task_that_is_tuned_on_every_image_is_refused(tmp_path: Path):
+    base = clip_words(tmp_path, "transformer")[:2]
+    path = make(tmp_path, "tuned", 1, *base, "head=zeroshot", "prompt=tpt", "prompt.views=2")
+    with pytest.raises(UserError, match=r"tuned anew on every image \(prompt=tpt\)"):
+        Bank(device="cpu").add("tuned", path)
+
+
+def test_a_task_that_reads_names_on_another_backbone_is_refused(bank: Bank, tmp_path: Path):
+    base = clip_words(tmp_path, "transformer")[:2]
+    path = make(tmp_path, "words", 1, *base, "head=zeroshot", "prompt=none")
+    with pytest.raises(UserError, match=r"was trained on backbone open_clip:sizes-transformer .*not on vpt_nano"):
+        bank.add("words", path)
+
+
+def clip_words(folder: Path, kind: str) -> list[str]:
+    """Settings that choose a small CLIP with an image tower of this kind, and a file of its weights."""
+    backbone, weights = register(folder, kind)
+    return [f"backbone={backbone}", f"backbone.weights={weights}", "head=linear"]
+
+
+@pytest.mark.parametrize("kind", ["transformer", "timm", "timm-convolutional"])
+@pytest.mark.parametrize("first", ["resized", "native"])
+def test_clip_tasks_of_several_image_sizes(tmp_path: Path, photos: list[np.ndarray], kind: str, first: str):
+    """Whichever comes first and brings the backbone."""
+    base = clip_words(tmp_path, kind)
+    prompt = ["prompt=none"] if kind == "timm-convolutional" else ["prompt=deep", "prompt.tokens=2"]
+    paths = {
+        name: make(tmp_path, name, seed, *base, *prompt, *size)
+        for seed, (name, size) in enumerate({"resized": ["backbone.image_size=64"], "native": []}.items())
+    }
+    bank = Bank(device="cpu")
+    for name in sorted(paths, key=lambda name: name != first):
+        bank.add(name, paths[name])
+    for name, mine in zip(paths, bank.predict([photos[0]] * 2, list(paths)), strict=True):
+        same(mine, vpt.load(paths[name], device="cpu").predict(photos[0])[0])
+
+
+def test_another_size_than_a_backbone_of_one_size_takes_is_refused(tmp_path: Path, photos: list[np.ndarray]):
+    base = [*clip_words(tmp_path, "resnet"), "prompt=none"]
+    bank = Bank(device="cpu")
+    bank.add("resized", make(tmp_path, "resized", 0, *base, "backbone.image_size=96"))
+    with pytest.raises(UserError, match=r"task native wants images of 64 pixels, but .* one size only, 96 pixels"):
+        bank.add("native", make(tmp_path, "native", 1, *base))
+    assert bank.predict([photos[0]], ["resized"])
+
+
+def test_a_network_without_a_token_sequence(tmp_path: Path, photos: list[np.ndarray]):
+    base = ["backbone=test_resnet", "backbone.pretrained=false", "backbone.image_size=64", "head=linear"]
+    bank = Bank(device="cpu")
+    paths = {
+        name: make(tmp_path, name, seed, *base, *words)
+        for seed, (name, words) in enumerate(
+            {"framed": ["prompt=pixel", "prompt.size=4"], "bare": ["prompt=none", "backbone.image_size=96"]}.items()
+        )
+    }
+    for name, path in paths.items():
+        bank.add(name, path)
+    for name, mine in zip(paths, bank.predict([photos[0]] * 2, list(paths)), strict=True):
+        same(mine, vpt.load(paths[name], device="cpu").predict(photos[0])[0])
+    with pytest.raises(UserError, match="on a vision transformer only"):
+        bank.attention(photos[0], "bare")
 
 
 def test_a_picture_that_cannot_be_read_is_named_and_the_others_are_served(bank: Bank, photos: list, tmp_path: Path):
@@ -164,6 +235,8 @@ def test_tasks_come_and_go(artifacts: dict[str, Path], photos: list[np.ndarray])
     assert "one" not in bank
     with pytest.raises(UserError, match="there is no task 'one'"):
         bank.predict([photos[0]], ["one"])
+    with pytest.raises(UserError, match="top=0 must be at least 1"):
+        bank.predict([photos[0]], ["two"], top=0)
     with pytest.raises(UserError, match="did you mean 'two'"):
         bank.predict([photos[0]], ["twoo"])
     bank.add("two", artifacts["shallow"])  # another artifact under the same name
@@ -185,6 +258,46 @@ def test_short_memory_evicts_what_was_used_longest_ago(artifacts: dict[str, Path
     bank.predict([photos[0]], ["deep"])
     assert bank.info("deep").loaded
     assert bank.bytes() <= sum(sizes) - 1
+
+
+def alive() -> int:
+    """Bytes of all tensors that there are."""
+    gc.collect()
+    found = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]
+    return sum({each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in found}.values())
+
+
+def test_what_leaves_memory_leaves_whole_and_comes_back_from_its_file(
+    artifacts: dict[str, Path], photos: list[np.ndarray], tmp_path: Path
+):
+    bank = Bank(device="cpu", memory=1)
+    bank.add("other", artifacts["deep-longer"])
+    bank.predict([photos[0]], ["other"])
+    empty = alive()  # but for the backbone
+    path = shutil.copy(artifacts["deep"], tmp_path / "deep.safetensors")
+    bank.add("deep", path)
+    assert alive() > empty  # the last task that came is never the first to leave
+    before = bank.predict([photos[0]], ["deep"])[0]
+    assert not bank.info("deep").loaded
+    assert alive() == empty
+    same(bank.predict([photos[0]], ["deep"])[0], before)
+    shutil.copy(artifacts["shallow"], path)  # as the file is by then
+    same(bank.predict([photos[0]], ["deep"])[0], vpt.load(path, device="cpu").predict(photos[0])[0])
+    assert bank.info("deep").prompt == "shallow"
+    Path(path).unlink()
+    with pytest.raises(UserError, match=r"task deep left memory and cannot come back: .*no such"):
+        bank.predict([photos[0]], ["deep"])
+
+
+def test_bytes_are_what_a_loaded_task_holds(artifacts: dict[str, Path], photos: list[np.ndarray]):
+    """Of all tensors that are alive beside those of an empty bank's backbone, after passes with another task."""
+    bank = Bank(device="cpu")
+    bank.add("first", artifacts["deep"])
+    bank.predict([photos[0]], ["first"])
+    before = alive()
+    told = bank.add("second", artifacts["deep-longer"]).bytes + bank.info("first").bytes
+    bank.predict([photos[0]] * 2, ["first", "second"])
+    assert alive() - before <= told
 
 
 @pytest.mark.parametrize(
@@ -264,7 +377,5 @@ def test_images_from_files(bank: Bank, photos: list[np.ndarray], tmp_path: Path)
 
 @pytest.mark.parametrize("name", sorted(KINDS))
 def test_a_tasks_bytes_are_at_least_what_it_owns(bank: Bank, artifacts: dict[str, Path], name: str):
-    from safetensors.torch import load_file
-
     owned = sum(value.numel() * value.element_size() for value in load_file(artifacts[name]).values())
     assert bank.info(name).bytes >= owned > 0

@@ -82,7 +82,14 @@ def test_grids_are_the_patch_rows_of_the_concatenating_definition(family: str):
 
 @pytest.mark.parametrize(
     "name",
-    ["vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2", "vit_small_patch16_dinov3", "eva02_tiny_patch14_224"],
+    [
+        "vit_tiny_patch16_224",
+        "vit_small_patch14_reg4_dinov2",
+        "vit_small_patch16_dinov3",
+        "vit_small_patch16_rope_mixed_224",
+        "vit_tiny_r_s16_p8_224",
+        "eva02_tiny_patch14_224",
+    ],
 )
 def test_images_of_any_size(name: str):
     """Position embeddings are resampled as timm resamples them."""

@@ -252,11 +252,38 @@ def slow_app(folder: Path, seconds: float, **settings: Any) -> Any:
 
 class TestPressure:
     def test_a_full_queue_is_429(self, folder: Path):
+        app = create_app(ServeSettings(folder=folder, device="cpu", queue=2, wait_ms=0))
+        batcher = app.state.service.batcher
+        usual, running, gate = batcher._run, threading.Event(), threading.Event()
+        batcher._run = lambda *words: (running.set(), gate.wait(60), usual(*words))[2]
+        found: list[int] = []
+        with TestClient(app) as client:
+            ready(client)
+            threads = [
+                threading.Thread(target=lambda n=count: found.append(ask(client, [png()] * n, ["deep"]).status_code))
+                for count in (1, 2)
+            ]
+            threads[0].start()
+            assert running.wait(60)
+            threads[1].start()
+            while batcher.waiting < 2:
+                time.sleep(0.01)
+            answer = ask(client, [png()], ["deep"])
+            gate.set()
+            for thread in threads:
+                thread.join()
+        assert answer.status_code == 429
+        assert answer.headers["retry-after"] == "1"
+        assert found == [200, 200]
+
+    def test_what_never_fits_into_the_queue_is_413(self, folder: Path):
         with TestClient(create_app(ServeSettings(folder=folder, device="cpu", queue=2))) as client:
             ready(client)
-            answer = ask(client, [png()] * 3, ["deep"])
-            assert answer.status_code == 429
-            assert answer.headers["retry-after"] == "1"
+            for images, tasks in ((3, ["deep"]), (2, ["deep", "shallow"])):
+                answer = ask(client, [png()] * images, tasks)
+                assert answer.status_code == 413
+                assert "more than the 2 that may wait; send fewer images or tasks" in answer.json()["detail"]
+                assert "retry-after" not in answer.headers
             assert ask(client, [png()] * 2, ["deep"]).status_code == 200
 
     def test_a_slow_answer_is_504_and_the_server_goes_on(self, folder: Path):

@@ -101,6 +101,47 @@ def test_saved_and_loaded_it_gives_the_same_bits(kind: str, tmp_path: Path):
     assert again.save(tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["deep", "shallow", "vfpt", "e2vpt", "cvpt", "vapt", "gated", "bpt", "pixel"])
+@pytest.mark.parametrize("family", ["vit", "vit-post-norm", "clip"])
+def test_a_network_of_half_the_bits(kind: str, dtype: torch.dtype, family: str):
+    """Prompts learn in float32; the answers are those of the same network in float32, but for rounding."""
+    settings = {"size": 4} if kind == "pixel" else {"tokens": 3, **({"init": "uniform"} if kind == "bpt" else {})}
+    net = BUILDERS[family]().to(dtype)
+    nets = net, copy.deepcopy(net).float()
+    half, full = (loud(wrap(each, kind, image_size=SIZE, **settings)).eval() for each in nets)
+    assert {p.dtype for p in half.prompt.parameters()} == {torch.float32}  # type: ignore[union-attr]
+    mine, theirs = half(photos().to(dtype)), full(photos().to(dtype).float())
+    assert mine.dtype is dtype
+    torch.testing.assert_close(mine.float(), theirs, atol=0.05 * float(theirs.detach().abs().max()), rtol=0)
+    weights = torch.randn(mine.shape)
+    grads = [
+        torch.autograd.grad((out.float() * weights).sum(), list(model.learning()))
+        for out, model in ((mine, half), (theirs, full))
+    ]
+    assert all(one.isfinite().all() for one in grads[0])
+    one, other = (torch.cat([each.float().flatten() for each in some]) for some in grads)
+    assert nn.functional.cosine_similarity(one, other, dim=0) > 0.9
+
+
+@pytest.mark.parametrize(
+    "settings", [{"init": "sample"}, {"init": "vipamin"}, {"init": "kmeans"}, {"kind": "bpt", "init": "whitening"}]
+)
+def test_a_network_of_half_the_bits_starts_from_images(settings: dict[str, Any]):
+    kind = settings.pop("kind", "deep")
+    model = wrap(small().bfloat16(), kind, tokens=2, images=photos(8).bfloat16(), **settings)
+    assert all(each.isfinite().all() for each in model.prompt.parameters())  # type: ignore[union-attr]
+    assert model(photos().bfloat16()).isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["deep", "pixel"])
+def test_prompts_stand_where_the_network_is(kind: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("vpt.wrapped.fingerprint", lambda *words, **named: "")  # there are no numbers on this device
+    model = wrap(small().to("meta"), kind, **({"size": 4} if kind == "pixel" else {}))
+    assert {each.device.type for each in [*model.parameters(), *model.buffers()]} == {"meta"}
+    assert model(photos().to("meta")).shape == (2, 3)
+
+
 def test_a_prompt_of_ones_own(tmp_path: Path):
     def last(shape: Shape) -> VisualPrompts:
         return VisualPrompts(shape, {shape.depth - 1: 0}, tokens=2)
@@ -132,6 +173,14 @@ def test_patch_grids_for_dense_tasks():
         model.grids(photos(), layers=(4,))
 
 
+def test_patches_behind_a_convolutional_stem():
+    """Their size in pixels is the stem's reduction times what the patch takes of the stem's map."""
+    model = loud(wrap(BUILDERS["vit-hybrid"](), "vapt", tokens=2, kernel=1)).eval()
+    assert model.backbone.require_tower("patches").patch == (32, 32)
+    assert model(photos(2, 64, 64)).shape == (2, 48)
+    assert model.grids(photos(2, 64, 64))[0].shape == (2, 48, 2, 2)
+
+
 def test_pixels_through_networks_of_two_libraries():
     from torchvision.models import resnet18
 
@@ -154,7 +203,7 @@ def test_other_weights_and_other_files_are_refused(tmp_path: Path):
     path = wrap(small(), "deep").save(tmp_path / "prompt.safetensors")
     other = small()
     nn.init.ones_(other.blocks[0].mlp.fc1.weight)  # type: ignore[union-attr,index]
-    with pytest.raises(vpt.UserError, match=r"other weights .* build the network it was trained in"):
+    with pytest.raises(vpt.UserError, match=r"other weights, or .* build the network it was trained in"):
         load_prompt(other, path)
     strange = write_tensors(tmp_path / "strange.safetensors", {}, {"kind": "vpt artifact"})
     with pytest.raises(vpt.UserError, match="is a vpt artifact, not a saved prompt"):

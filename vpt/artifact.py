@@ -16,9 +16,9 @@ from vpt.config import DataConfig, RunConfig, TrainConfig
 from vpt.errors import UserError
 from vpt.preprocess import Preprocess
 from vpt.prompted import Prompted
-from vpt.tensorfile import read_tensors, write_tensors
+from vpt.tensorfile import other_format, read_tensors, write_tensors
 
-FORMAT = 1
+FORMAT = 2  # 1: the backbone's fingerprint told of weights alone, without position embeddings
 KIND = "vpt artifact"
 
 
@@ -103,14 +103,14 @@ def read_artifact(path: str | Path) -> Artifact:
     """Read and check an artifact file or the one in a run folder.
 
     Raises:
-        UserError: missing, damaged, not an artifact, or of a newer format.
+        UserError: missing, damaged, not an artifact, or of another format.
     """
     path = find_artifact(path)
     tensors, header = read_tensors(path)
     if header.get("kind") != KIND:
         raise UserError(f"{path} is a {header.get('kind', 'file of another kind')}, not an artifact")
-    if header["format"] > FORMAT:
-        raise UserError(f"{path} was written by vpt {header['vpt']}; install that or a newer one")
+    if header["format"] != FORMAT:
+        raise UserError(other_format(path, header, FORMAT))
     try:
         config = RunConfig.model_validate(header["config"])
     except ValidationError as error:

@@ -51,8 +51,9 @@ def load_model(
     if found.fingerprint != artifact.backbone["fingerprint"]:
         raise UserError(
             f"{artifact.path} was trained on backbone {artifact.backbone['name']} "
-            f"(weights {artifact.backbone['fingerprint'][:12]}), not on {found.name} "
-            f"(weights {found.fingerprint[:12]}); give the backbone it was trained on"
+            f"(fingerprint {artifact.backbone['fingerprint'][:12]}), not on {found.name} "
+            f"(fingerprint {found.fingerprint[:12]}); give the backbone it was trained on, with "
+            "its weights, activation and pooling"
         )
     model.set_preprocess(artifact.preprocess)
     model.load_owned(dict(artifact.tensors))

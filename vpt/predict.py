@@ -29,6 +29,7 @@ from vpt.results import Classification, Detections
 from vpt.setting import evaluation_transform
 from vpt.tasks.detection import sizes
 from vpt.training.collect import inference
+from vpt.training.loop import Forward
 
 
 def load(
@@ -107,12 +108,18 @@ class Predictor:
 
 
 class Classifier(Predictor):
-    """Classifies pictures. What does not depend on the picture is computed once, here."""
+    """Classifies pictures. What does not depend on the picture is computed once, here.
 
-    def __init__(self, model: Prompted, artifact: Artifact) -> None:
+    Args:
+        model: the trained model.
+        artifact: where it came from.
+        forward: the model with what does not depend on the picture computed already.
+    """
+
+    def __init__(self, model: Prompted, artifact: Artifact, forward: Forward | None = None) -> None:
         super().__init__(model, artifact)
         assert isinstance(model, PromptedModel)
-        self._forward = inference(model)
+        self._forward = forward or inference(model)
         self.transform = evaluation_transform(model, artifact.config.data)
 
     def with_classes(self, names: Sequence[str]) -> Classifier:

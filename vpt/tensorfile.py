@@ -57,6 +57,17 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, json.loads(text)
 
 
+def other_format(path: Path | str, header: Mapping[str, Any], current: int) -> str:
+    """What to say of a file whose format is not the current one.
+
+    >>> other_format("a.safetensors", {"format": 1, "vpt": "0.1"}, 2)
+    'a.safetensors has the old format 1, which told too little of its backbone; train it again'
+    """
+    if header["format"] > current:
+        return f"{path} was written by vpt {header['vpt']}; install that or a newer one"
+    return f"{path} has the old format {header['format']}, which told too little of its backbone; train it again"
+
+
 def _open(path: Path) -> tuple[str, str]:
     if not path.is_file():
         raise UserError(f"{path}: there is no such file")

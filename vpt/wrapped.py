@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vpt.backbones.backbone import Backbone, Pool
-from vpt.backbones.loading import fingerprint
+from vpt.backbones.fingerprint import fingerprint
 from vpt.backbones.open_clip_reader import is_open_clip_vit
 from vpt.backbones.timm_reader import is_timm_vit
 from vpt.config import ClipPrompt, NoPrompt, PixelPrompt, load_config
@@ -26,9 +26,9 @@ from vpt.prompts.build import build_tokens
 from vpt.prompts.init.start import start, wants_images
 from vpt.prompts.pixels import PixelPrompts
 from vpt.prompts.plan import Reads, plan
-from vpt.tensorfile import read_tensors, write_tensors
+from vpt.tensorfile import other_format, read_tensors, write_tensors
 
-FORMAT = 1
+FORMAT = 2  # 1: the fingerprint told of weights alone, without position embeddings
 KIND = "vpt prompt"
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # what torchvision's networks expect
 Method = str | Callable[[Shape], TokenPrompts]
@@ -61,7 +61,7 @@ class Wrapped(Prompted):
         """What the network says of normalised images (B, 3, H, W): scores (B, classes), or features (B, C)."""
         if isinstance(self.prompt, PixelPrompts):
             mean, std = self.pixel_mean, self.pixel_std
-            return self.net(self.prompt(images * std + mean, mean, std))
+            return self.net(self.prompt(images * std + mean, mean, std).to(images.dtype))
         return self.backbone.features(images, self.steps, self.pool, self.layers(self.steps, len(images)))
 
     def grids(self, images: Tensor, layers: Sequence[int] = (-1,)) -> list[Tensor]:
@@ -113,7 +113,8 @@ def wrap(
 
     Args:
         net: a vision transformer of timm or an image tower of open_clip (`clip.visual`), not copied; for
-            prompt="pixel" any network that takes images. It is frozen in place and stays in evaluation mode.
+            prompt="pixel" any network that takes images. It is frozen in place and stays in evaluation mode. In a
+            network of fewer bits (bfloat16) the prompt stays in float32, and is cast where it enters.
         prompt: the kind, as in `prompt=` of a run, or a function that makes a `TokenPrompts` of a `Shape`.
         head: the network's own classifier learns too, where it has one.
         images: normalised images (B, 3, S, S) to start from, for `init="sample"` and the like.
@@ -137,8 +138,7 @@ def wrap(
     found = _read(net, side)
     net.requires_grad_(False)
     learned = _classifier(net) if head else {}
-    kept = {name: value for name, value in net.state_dict().items() if name not in learned}
-    backbone = Backbone(net.eval(), found.library, found.name, found.preprocess, fingerprint(kept))
+    backbone = Backbone(net.eval(), found.library, found.name, found.preprocess, fingerprint(net, without=learned))
     made = _built(prompt, config, backbone, side)
     if isinstance(made, TokenPrompts) and config is not None and wants_images(config):
         if images is None:
@@ -147,7 +147,7 @@ def wrap(
     for parameter in learned.values():
         parameter.requires_grad_(True)
     described = {"prompt": None if config is None else config.model_dump(mode="json"), "head": head, "image_size": side}
-    return Wrapped(backbone, made, described)
+    return Wrapped(backbone, made, described).to(next(net.parameters()).device)
 
 
 def load_prompt(net: nn.Module, path: str | Path, prompt: Method | None = None) -> Wrapped:
@@ -164,6 +164,8 @@ def load_prompt(net: nn.Module, path: str | Path, prompt: Method | None = None) 
     tensors, header = read_tensors(path)
     if header.get("kind") != KIND:
         raise UserError(f"{path} is a {header.get('kind', 'file of another kind')}, not a saved prompt")
+    if header["format"] != FORMAT:
+        raise UserError(other_format(path, header, FORMAT))
     settings = dict(header["prompt"] or {})
     kind: Method | None = prompt if header["prompt"] is None else settings.pop("kind")
     if kind is None:
@@ -173,9 +175,9 @@ def load_prompt(net: nn.Module, path: str | Path, prompt: Method | None = None) 
     model = wrap(net, kind, head=header["head"], image_size=header["image_size"], **settings)
     if model.backbone.fingerprint != header["backbone"]["fingerprint"]:
         raise UserError(
-            f"{path} was trained in {header['backbone']['name']} with other weights "
-            f"({header['backbone']['fingerprint'][:12]}, here {model.backbone.fingerprint[:12]}); "
-            "build the network it was trained in"
+            f"{path} was trained in {header['backbone']['name']} with other weights, or "
+            f"another activation, pooling or image size (fingerprint {header['backbone']['fingerprint'][:12]}, here "
+            f"{model.backbone.fingerprint[:12]}); build the network it was trained in"
         )
     model.settings = {key: header[key] for key in model.settings}
     for name in set(tensors) - set(model.owned_state()):  # what the user had unfrozen

@@ -32,7 +32,7 @@ class Backbone(nn.Module):
         library: "timm" or "open_clip".
         name: the name it was built from, for messages and artifacts.
         preprocess: what it expects of its pixels.
-        fingerprint: digest of its frozen weights, see loading.py.
+        fingerprint: digest of what is frozen in it, see fingerprint.py.
         text: the text side of a CLIP, where a head needs it.
     """
 
@@ -52,6 +52,7 @@ class Backbone(nn.Module):
         self.preprocess = preprocess
         self.fingerprint = fingerprint
         self.fingerprints = {fingerprint}  # of all parts that artifacts may stand on: with and without the text tower
+        self.any_size = False  # whether images of other sizes than its own may come
         self.text = text
         self.elsewhere = 0  # numbers of weights that are dealt out to several processes
         self.refusal = ""  # why token prompts cannot enter, where they cannot
@@ -79,6 +80,7 @@ class Backbone(nn.Module):
         net = copy.deepcopy(self.net, memo)
         # The text side is only ever read.
         mine = Backbone(net, self.library, self.name, self.preprocess, self.fingerprint, self.text)
+        mine.fingerprints, mine.any_size = self.fingerprints, self.any_size
         return mine.train(self.training)
 
     def view(self) -> Backbone:
@@ -86,7 +88,13 @@ class Backbone(nn.Module):
         compiled) stays with that run."""
         text = None if self.text is None else TextEncoder(self.text.clip, self.text.tokenizer, self.text.name)
         mine = Backbone(self.net, self.library, self.name, self.preprocess, self.fingerprint, text)
-        mine.fingerprints = self.fingerprints
+        mine.fingerprints, mine.any_size = self.fingerprints, self.any_size
+        return mine
+
+    def with_text(self, whole: Backbone) -> Backbone:
+        """The same network, not copied, beside the text tower of `whole`, which is the same backbone loaded with it."""
+        mine = Backbone(self.net, self.library, self.name, self.preprocess, whole.fingerprint, whole.text)
+        mine.fingerprints, mine.any_size = whole.fingerprints, self.any_size
         return mine
 
     def at_size(self, preprocess: Preprocess) -> Backbone:
@@ -146,8 +154,8 @@ class Backbone(nn.Module):
         if self.library == "open_clip":
             # A convolutional tower does not name its width; one small image tells.
             with torch.no_grad():
-                size = self.preprocess.size
-                return int(self.net(torch.zeros(1, 3, size, size)).shape[1])
+                size, like = self.preprocess.size, next(self.net.parameters())
+                return int(self.net(like.new_zeros(1, 3, size, size)).shape[1])
         return int(self.library_net.head_hidden_size)
 
     def features(

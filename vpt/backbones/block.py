@@ -193,6 +193,12 @@ class Block:
         """What it is made of, for another view of the same layer."""
         return {field.name: getattr(self, field.name) for field in fields(Block)}
 
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The type of its rows, where it computes in one type; its norms and biases tell, for weights may be held in
+        fewer bits."""
+        return next((each.dtype for each in self.layer.parameters() if each.ndim == 1 and each.numel()), None)
+
     def whole(self) -> AbstractContextManager[None]:
         """While it lasts, all weights of the layer are here; for whoever reads its parts instead of calling it."""
         return nullcontext()
@@ -202,7 +208,7 @@ class Block:
 
         `norm=False` leaves out the layer's first norm.
         """
-        rows = rows if rows.ndim == 3 else rows[None]
+        rows = (rows if rows.ndim == 3 else rows[None]).to(self.dtype)
         key, value = (self._heads(part) for part in self.project(self.before1(rows) if norm else rows, "kv"))
         return KeyValue(self.key_norm(key), value)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from importlib import resources
 from typing import Any
@@ -12,12 +10,13 @@ from typing import Any
 import safetensors.torch
 import timm
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import nn
 
 from vpt.backbones.backbone import Backbone
+from vpt.backbones.fingerprint import fingerprint
 from vpt.backbones.held import hold
 from vpt.backbones.open_clip_loading import PREFIX, build_open_clip, check_open_clip
-from vpt.backbones.timm_reader import is_timm_vit
+from vpt.backbones.sizes import fit_size
 from vpt.backbones.weights import load_strictly, no_weights, not_built, read_weights, seeded
 from vpt.config import BackboneConfig
 from vpt.errors import UserError, nearest
@@ -39,7 +38,8 @@ def load_backbone(
     Args:
         classifier: keep the library's own classifier, for a label mapping.
         text: keep a CLIP's text tower, for a zero-shot head.
-        dynamic: images of any size may come; position embeddings are resampled for each.
+        dynamic: images of any size may come, if the network can take them, which `any_size` of the backbone tells;
+            position embeddings are resampled for each.
 
     Raises:
         UserError: a name that does not exist, weights that cannot be had or do not fit, an impossible image size.
@@ -60,23 +60,25 @@ def load_backbone(
     if is_clip:
         net, encoder, preprocess = build_open_clip(config, text)
     elif config.name in EMBEDDED:
-        net, preprocess = _embedded(config, dynamic)
+        net, preprocess = _embedded(config)
     else:
-        net, preprocess = _timm(config, classifier, dynamic)
+        net, preprocess = _timm(config, classifier)
     if config.normalise != "own":
         mean, std = NORMALISATIONS[config.normalise]
         preprocess = replace(preprocess, mean=mean, std=std)
-    state = dict(net.state_dict())
-    if encoder is not None:
-        encoder.requires_grad_(False).eval()
-        state |= {f"text.{name}": value for name, value in encoder.state_dict().items()}
     net.requires_grad_(False).eval()
+    # As it was trained, so that an artifact fits at any image size and however weights are held.
+    digests = [fingerprint(net)]
+    if encoder is not None:
+        digests.insert(0, fingerprint(net, encoder.requires_grad_(False).eval()))
+    size = config.image_size or preprocess.size
+    any_size = fit_size(net, preprocess.size, size, dynamic, config.name)
+    preprocess = replace(preprocess, size=size)
     library = "open_clip" if is_clip else "timm"
-    # Of the weights as they were trained, so that an artifact fits however they are held.
-    digests = [fingerprint(state)] + ([fingerprint(net.state_dict())] if encoder is not None else [])
     hold(net, config.dtype, config.name)
     backbone = Backbone(net, library, config.name, preprocess, digests[0], encoder)
     backbone.fingerprints.update(digests)
+    backbone.any_size = any_size
     return backbone
 
 
@@ -103,26 +105,7 @@ def check_backbone(config: BackboneConfig) -> None:
         )
 
 
-def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """Digest of weights: sha256 over names, shapes and float32 values.
-
-    Position embeddings are left out: resampling for another image size changes them, not what the backbone is.
-
-    >>> import torch
-    >>> fingerprint({"a": torch.ones(2)}) == fingerprint({"a": torch.ones(2, dtype=torch.float16)})
-    True
-    """
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        if "pos_embed" in name or "positional_embedding" in name:
-            continue
-        tensor = state[name].detach().cpu().float().contiguous()
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _timm(config: BackboneConfig, classifier: bool, dynamic: bool) -> tuple[nn.Module, Preprocess]:
+def _timm(config: BackboneConfig, classifier: bool) -> tuple[nn.Module, Preprocess]:
     wants_download = config.pretrained is not False and config.weights is None
     if wants_download and not timm.is_model_pretrained(config.name):
         raise UserError(
@@ -131,15 +114,7 @@ def _timm(config: BackboneConfig, classifier: bool, dynamic: bool) -> tuple[nn.M
     with seeded(config.seed):
         try:
             classes: dict[str, Any] = {} if classifier else {"num_classes": 0}
-            if dynamic:
-                classes["dynamic_img_size"] = True
             net = timm.create_model(config.name, pretrained=wants_download, **classes)
-        except TypeError as error:
-            if "dynamic_img_size" not in str(error):
-                raise
-            raise UserError(
-                f"backbone {config.name} is no vision transformer that takes images of any size; choose a ViT"
-            ) from None
         except Exception as error:
             raise (no_weights(config, error) if wants_download else not_built(config, error)) from error
     if classifier and not getattr(net, "num_classes", 0):
@@ -147,49 +122,25 @@ def _timm(config: BackboneConfig, classifier: bool, dynamic: bool) -> tuple[nn.M
     if config.weights is not None:
         load_strictly(net, read_weights(config.weights), config)
     cfg = timm.data.resolve_model_data_config(net)
-    native = int(cfg["input_size"][-1])
-    size = config.image_size or native
-    if size != native and not dynamic:
-        _resize(net, size, config)
     return net, Preprocess(
-        size, tuple(cfg["mean"]), tuple(cfg["std"]), str(cfg["interpolation"]), float(cfg["crop_pct"])
+        int(cfg["input_size"][-1]),
+        tuple(cfg["mean"]),
+        tuple(cfg["std"]),
+        str(cfg["interpolation"]),
+        float(cfg["crop_pct"]),
     )
 
 
-def _embedded(config: BackboneConfig, dynamic: bool) -> tuple[nn.Module, Preprocess]:
+def _embedded(config: BackboneConfig) -> tuple[nn.Module, Preprocess]:
     folder = resources.files("vpt") / "assets"
     card: dict[str, Any] = json.loads((folder / f"{config.name}.json").read_text(encoding="utf-8"))
     with seeded(config.seed):
-        net = VisionTransformer(**card["architecture"], num_classes=0, dynamic_img_size=dynamic)
+        net = VisionTransformer(**card["architecture"], num_classes=0)
     if config.weights is not None:
         load_strictly(net, read_weights(config.weights), config)
     elif config.pretrained is not False:
         with resources.as_file(folder / f"{config.name}.safetensors") as path:
             load_strictly(net, safetensors.torch.load_file(path), config)
-    size = config.image_size or int(card["image_size"])
-    if size != card["image_size"] and not dynamic:
-        _resize(net, size, config)
-    return net, Preprocess(size, tuple(card["mean"]), tuple(card["std"]), card["interpolation"], card["crop_pct"])
-
-
-def _resize(net: Any, size: int, config: BackboneConfig) -> None:
-    """Resample position embeddings (and rotary tables) for another image size; convolutional nets need nothing."""
-    if not is_timm_vit(net):
-        if hasattr(net, "set_input_size"):
-            _try_resize(net, size, config)
-        return
-    patch = net.patch_embed.patch_size[0]
-    if size % patch:
-        below = size // patch * patch
-        raise UserError(
-            f"backbone.image_size={size} is no multiple of {config.name}'s patch of {patch} pixels; "
-            f"use {max(below, patch)} or {below + patch}"
-        )
-    _try_resize(net, size, config)
-
-
-def _try_resize(net: Any, size: int, config: BackboneConfig) -> None:
-    try:
-        net.set_input_size(img_size=(size, size))
-    except Exception as error:
-        raise UserError(f"backbone {config.name} cannot take backbone.image_size={size}: {error}") from error
+    return net, Preprocess(
+        int(card["image_size"]), tuple(card["mean"]), tuple(card["std"]), card["interpolation"], card["crop_pct"]
+    )

@@ -32,7 +32,8 @@ def check_open_clip(config: BackboneConfig) -> None:
 
 
 def build_open_clip(config: BackboneConfig, text: bool) -> tuple[nn.Module, TextEncoder | None, Preprocess]:
-    """The image tower, the text side if asked for, and what the image tower expects of its pixels.
+    """The image tower at the size it was trained for, the text side if asked for, and what the tower expects of its
+    pixels.
 
     Raises:
         UserError: weights that cannot be had or do not fit.
@@ -51,7 +52,6 @@ def build_open_clip(config: BackboneConfig, text: bool) -> tuple[nn.Module, Text
                 name,
                 pretrained=None if config.weights else tag,
                 force_quick_gelu=quick,
-                force_image_size=config.image_size,
                 pretrained_image=False,
                 pretrained_text=False,
                 load_weights=config.pretrained is not False,

@@ -40,6 +40,17 @@ def is_timm_vit(net: nn.Module) -> bool:
     return isinstance(net, VisionTransformer | Eva)
 
 
+def patch_of(net: Any) -> tuple[int, int]:
+    """Height and width of a patch in pixels; behind a convolutional stem its own size counts places of the stem's map.
+
+    >>> import timm
+    >>> patch_of(timm.create_model("vit_tiny_r_s16_p8_224", depth=1))
+    (32, 32)
+    """
+    height, width = net.patch_embed.feat_ratio(as_scalar=False)
+    return height, width
+
+
 def read_timm(net: Any) -> Tower:
     """Read a timm vision transformer built with `num_classes=0`.
 
@@ -49,7 +60,6 @@ def read_timm(net: Any) -> Tower:
     assert isinstance(net, VisionTransformer | Eva)
     blocks = tuple(_block(block) for block in net.blocks)
     rope = isinstance(net, Eva)
-    patch_embed = net.patch_embed
     return Tower(
         embed=_EmbedWithRope(net) if rope else _Embed(net),
         pre=net.norm_pre,
@@ -64,8 +74,8 @@ def read_timm(net: Any) -> Tower:
         has_class_row=getattr(net, "cls_token", None) is not None,
         width=net.embed_dim,
         features=net.num_features if not isinstance(net, Eva) else net.head_hidden_size,
-        patch=tuple(patch_embed.patch_size),
-        grid=tuple(patch_embed.grid_size),
+        patch=patch_of(net),
+        grid=tuple(net.patch_embed.grid_size),
         rope_per_layer=bool(getattr(net, "rope_mixed", False)),
     )
 

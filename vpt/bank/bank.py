@@ -51,16 +51,11 @@ class TaskInfo:
 
 @dataclass
 class _Entry:
-    """A task: where it came from, and, unless memory was short, what it computes with."""
+    """A task: what is known of it, and, unless memory was short, what it computes with."""
 
-    artifact: Artifact
-    loaded: LoadedTask | None = None
-    bytes: int = 0
-
-    def load(self, name: str, backbone: Backbone, device: torch.device) -> LoadedTask:
-        self.loaded = load_task(name, self.artifact, backbone, device)
-        self.bytes = self.loaded.bytes
-        return self.loaded
+    artifact: Artifact  # without its tensors
+    bytes: int
+    loaded: LoadedTask | None
 
 
 class _Group:
@@ -105,10 +100,7 @@ class Bank:
         """
         if not name or len(name) > 200:
             raise UserError("a task needs a name of at most 200 characters")
-        found = read_artifact(find_artifact(artifact))
-        check_shares(name, found)
-        entry = _Entry(found)
-        entry.load(name, self._backbone_of(name, found), self._device)
+        entry = self._read(name, find_artifact(artifact))
         with self._lock:
             self._tasks[name] = entry
             self._tasks.move_to_end(name)
@@ -171,8 +163,10 @@ class Bank:
             top: how many classes a classification names.
 
         Raises:
-            UserError: no such task, or lists of different lengths.
+            UserError: no such task, one that cannot come back from its file, or lists of different lengths.
         """
+        if top < 1:
+            raise UserError(f"top={top} must be at least 1")
         if len(images) != len(tasks):
             raise UserError(f"{len(images)} images with {len(tasks)} tasks; give one task an image")
         loaded = self._use(tasks)
@@ -285,12 +279,25 @@ class Bank:
                 self._tasks.move_to_end(name)
             found, missing = {}, False
             for name, entry in wanted.items():
-                missing |= entry.loaded is None
-                found[name] = entry.loaded or entry.load(name, self._backbone_of(name, entry.artifact), self._device)
+                if entry.loaded is None:
+                    missing = True
+                    try:
+                        self._tasks[name] = entry = self._read(name, entry.artifact.path)
+                    except UserError as error:
+                        raise UserError(f"task {name} left memory and cannot come back: {error}") from error
+                assert entry.loaded is not None
+                found[name] = entry.loaded
             if missing:
                 self._groups.clear()
                 self._make_room(keep=set(wanted))
             return found
+
+    def _read(self, name: str, path: Path) -> _Entry:
+        """A task from its file, as it is now: what left for want of memory comes back as what is there by then."""
+        artifact = read_artifact(path)
+        check_shares(name, artifact)
+        loaded = load_task(name, artifact, self._backbone_for(name, artifact), self._device)
+        return _Entry(loaded.artifact, loaded.bytes, loaded)
 
     def _entry(self, name: str) -> _Entry:
         if name not in self._tasks:
@@ -308,12 +315,16 @@ class Bank:
                 entry.loaded = None
                 self._groups.clear()
 
-    def _backbone_of(self, name: str, artifact: Artifact) -> Backbone:
-        """The backbone, which the first task brings, for one more task."""
+    def _backbone_for(self, name: str, artifact: Artifact) -> Backbone:
+        """The backbone for one more task: the first task brings it, and the first that reads names its text tower."""
+        wanted = self._config or artifact.config.backbone
         with self._lock:
             if self._backbone is None:
-                wanted = self._config or artifact.config.backbone
                 self._backbone = load_backbone(wanted, text=reads_names(artifact), dynamic=True).to(self._device)
+            elif self._backbone.text is None and reads_names(artifact) and self._backbone.name == wanted.name:
+                whole = load_backbone(wanted, text=True, dynamic=True)
+                if self._backbone.fingerprint in whole.fingerprints:
+                    self._backbone = self._backbone.with_text(whole).to(self._device)
             backbone = self._backbone
         check_fits(name, artifact, backbone)
         return backbone
@@ -330,7 +341,7 @@ def _rows(values: Tensor, rows: Sequence[int]) -> Tensor:
 
 
 def _normalised(images: Tensor, tasks: Sequence[LoadedClassifier]) -> Tensor:
-    """Normalised images, each under its own task's pixel prompt if it has one."""
-    if not any(task.own_pixels for task in tasks):
+    """Normalised images, each by its own task's mean and std, and under that task's pixel prompt if it has one."""
+    if len({task.sees for task in tasks}) == 1:
         return tasks[0].model.normalise(images)
     return torch.cat([task.model.normalise(images[row : row + 1]) for row, task in enumerate(tasks)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ from vpt.artifact import Artifact
 from vpt.backbones.backbone import Backbone
 from vpt.backbones.ports import LayerPrompt
 from vpt.bank.stacking import shape_of
-from vpt.config import LabelMapHead, NativeHead, OwlHead, ZeroShotHead
+from vpt.config import LabelMapHead, NativeHead, OwlHead, TptPrompt, ZeroShotHead
 from vpt.errors import UserError
 from vpt.model import PromptedModel
 from vpt.predict import BoxPredictor, Classifier, Predictor
+from vpt.prompted import Prompted
 from vpt.prompts.pixels import PixelPrompts
 from vpt.results import Classification
 from vpt.tasks import task_of
@@ -57,10 +58,10 @@ class LoadedClassifier(LoadedTask):
     head: Callable[[Tensor], Tensor]
 
     @property
-    def own_pixels(self) -> bool:
-        """Whether it sees images otherwise than the backbone expects them."""
-        model = self.model
-        return isinstance(model.prompt, PixelPrompts) or model.image_size != model.backbone.preprocess.size
+    def sees(self) -> Hashable:
+        """How it sees images: tasks for which this is equal normalise a batch alike, without a prompt in the pixels."""
+        pre = self.model.backbone.preprocess
+        return id(self.model) if isinstance(self.model.prompt, PixelPrompts) else (pre.mean, pre.std)
 
     def result(self, image: str, scores: Tensor, top: int) -> Classification:
         """The result of scores (K,) of an image, by its name.
@@ -88,6 +89,11 @@ def reads_names(artifact: Artifact) -> bool:
     return isinstance(artifact.config.head, ZeroShotHead | OwlHead)
 
 
+def without_tensors(artifact: Artifact) -> Artifact:
+    """What there is to know of an artifact, without its numbers."""
+    return replace(artifact, tensors={})
+
+
 def check_shares(name: str, artifact: Artifact) -> None:
     """Whether a task can share a backbone at all.
 
@@ -97,6 +103,8 @@ def check_shares(name: str, artifact: Artifact) -> None:
     config = artifact.config
     if config.tuning.kind != "frozen":
         raise UserError(f"task {name} changes weights of the backbone (tuning={config.tuning.kind}); a bank shares it")
+    if isinstance(config.prompt, TptPrompt):
+        raise UserError(f"task {name} is tuned anew on every image (prompt=tpt); load it with vpt.load instead")
     if isinstance(config.head, LabelMapHead | NativeHead):
         raise UserError(f"task {name} needs a backbone of its own (head={config.head.kind}); serve it alone")
 
@@ -105,16 +113,23 @@ def check_fits(name: str, artifact: Artifact, backbone: Backbone) -> None:
     """Whether a task goes with this backbone.
 
     Raises:
-        UserError: it was trained on another one, or needs a text tower that is not there.
+        UserError: it was trained on another one, or wants images of a size that the backbone, as it was loaded, does
+            not take.
     """
-    if reads_names(artifact) and backbone.text is None:
-        raise UserError(f"task {name} needs the text tower; add a zero-shot task first, or start the bank with one")
     if artifact.backbone["fingerprint"] not in backbone.fingerprints:
         raise UserError(
             f"task {name} was trained on backbone {artifact.backbone['name']} "
-            f"(weights {artifact.backbone['fingerprint'][:12]}), not on {backbone.name} "
-            f"(weights {backbone.fingerprint[:12]})"
+            f"(fingerprint {artifact.backbone['fingerprint'][:12]}), not on {backbone.name} "
+            f"(fingerprint {backbone.fingerprint[:12]}), which has other weights or computes otherwise; serve it alone"
         )
+    own, taken = artifact.preprocess.size, backbone.preprocess.size
+    if not backbone.any_size and own != taken:
+        raise UserError(
+            f"task {name} wants images of {own} pixels, but {backbone.name} takes one size only, {taken} pixels in "
+            "this bank; serve it alone"
+        )
+    if not backbone.any_size and artifact.config.task == "detection":
+        raise UserError(f"task {name} wants images of any size, but {backbone.name} takes one only; serve it alone")
 
 
 def load_task(name: str, artifact: Artifact, backbone: Backbone, device: torch.device) -> LoadedTask:
@@ -126,25 +141,34 @@ def load_task(name: str, artifact: Artifact, backbone: Backbone, device: torch.d
     model = task_of(artifact.config).build(artifact.config, artifact.classes, backbone.at_size(artifact.preprocess))
     model.set_preprocess(artifact.preprocess)
     model.load_owned(dict(artifact.tensors))
-    # Before the freeze: what a task owns is what learned.
-    owned = sum(tensor.nbytes for tensor in model.owned_state().values())
     model.requires_grad_(False)
     model.to(device).eval()
+    # The tensors are in the model by now.
+    artifact = without_tensors(artifact)
+    own = _own_bytes(model)
     if not isinstance(model, PromptedModel):
-        return LoadedTask(name, artifact, BoxPredictor(model, artifact), ("detection", name), owned)
+        return LoadedTask(name, artifact, BoxPredictor(model, artifact), ("detection", name), own)
     with torch.inference_mode():
         layers = model.constants()
         head = model.ready_head()
     return LoadedClassifier(
         name=name,
         artifact=artifact,
-        predictor=Classifier(model, artifact),
-        shape=(model.pool, shape_of(model.steps, layers)),
-        bytes=owned + sum(_layer_bytes(layer) for layer in layers or ()),
+        predictor=Classifier(model, artifact, lambda images: head(model.features(images, layers))),
+        # Of one size too: a prompt around the image makes it larger than it came.
+        shape=(model.pool, artifact.preprocess.size, shape_of(model.steps, layers)),
+        # Layers twice, for they lie once more in the stack of the tasks that they share a pass with.
+        bytes=own + 2 * sum(_layer_bytes(layer) for layer in layers or ()),
         layers=layers,
         model=model,
         head=head,
     )
+
+
+def _own_bytes(model: Prompted) -> int:
+    """What it holds beside the backbone: what learned, and what was made of class names."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return sum(tensor.nbytes for name, tensor in tensors.items() if not name.startswith("backbone."))
 
 
 def _layer_bytes(layer: LayerPrompt) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vpt.backbones.backbone import Backbone
-from vpt.backbones.loading import fingerprint
+from vpt.backbones.fingerprint import fingerprint
 from vpt.backbones.weights import load_strictly, no_weights, read_weights, seeded
 from vpt.config import BackboneConfig, NativeHead, NoPrompt, PixelPrompt, RunConfig
 from vpt.data.boxes.transforms import Target
@@ -140,7 +140,7 @@ def load_detector(config: BackboneConfig, head: NativeHead) -> tuple[Backbone, t
     net.requires_grad_(False).eval()
     pre = Preprocess(head.size or 320, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "bilinear")
     names = tuple(weights.meta["categories"])
-    return Backbone(net, "torchvision", config.name, pre, fingerprint(net.state_dict())), names
+    return Backbone(net, "torchvision", config.name, pre, fingerprint(net)), names
 
 
 def _label(name: str, mapping: Mapping[str, str], names: Sequence[str], backbone: str) -> int:

@@ -195,8 +195,19 @@ class OwlDetection(nn.Module):
 
 
 def dynamic_backbone(config: RunConfig) -> Backbone:
-    """The backbone of a detector, which takes images of any size, with its text tower where the head reads names."""
-    return load_backbone(config.backbone, text=isinstance(config.head, OwlHead), dynamic=True)
+    """The backbone of a detector, which takes images of any size, with its text tower where the head reads names.
+
+    Raises:
+        UserError: a backbone without patches, or one whose images have one size only.
+    """
+    backbone = load_backbone(config.backbone, text=isinstance(config.head, OwlHead), dynamic=True)
+    if backbone.tower is None or not backbone.any_size:
+        reason = backbone.refusal or f"its patch does not divide its own size of {backbone.preprocess.size} pixels"
+        raise UserError(
+            f"backbone {backbone.name} is no vision transformer that takes images of any size: {reason}; "
+            "choose another ViT"
+        )
+    return backbone
 
 
 def build_detector(config: RunConfig, classes: Sequence[str], backbone: Backbone | None = None) -> Detector:

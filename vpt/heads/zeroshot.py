@@ -35,7 +35,7 @@ def class_features(
 
     Args:
         encoder: a CLIP's text side.
-        fingerprint: of its weights.
+        fingerprint: of the whole CLIP, its tokenizer included.
         names: class names.
         templates: texts with `{}`.
         each_normal: features of single texts are normalised before the mean, as CLIP does.
@@ -66,7 +66,7 @@ class ZeroShot(nn.Module):
 
     Args:
         encoder: a CLIP's text side; not a part of this module.
-        fingerprint: of the CLIP's weights.
+        fingerprint: of the CLIP.
         names: class names.
         templates: texts with `{}`, whose mean text features are fixed.
         each_normal: features of single texts are normalised before the mean, as CLIP does.

@@ -145,10 +145,10 @@ class Contexts(nn.Module):
             )
         encoder: TextEncoder = self.__dict__["encoder"]
         tower = encoder.require_tower("learned context")
-        device = self.tokens.device
+        device = encoder.scale.device  # the backbone may be on an accelerator before what learns is
         made = layout(encoder, names, self.count, self.words, self.position)
         self.slots, self.ends = made.slots.to(device), made.ends.to(device)
-        positions = tower.positions().to(device)[: self.slots.shape[1]]
+        positions = tower.positions()[: self.slots.shape[1]]
         self.base = tower.embed(self.slots.clamp_min(0)) + positions
         self.shared = 0
         if tower.causal:

@@ -50,7 +50,8 @@ class AdaptivePrompts(VisualPrompts):
 
     def adapted(self, layer: int, rows: Tensor) -> Tensor:
         """Tokens (B, P, C) of a layer, from the image rows (B, N, C) that enter it."""
-        tokens = self.adapters[layer - 1](rows[:, self.shape.prefix :])
+        # Its own numbers stay what they are in a network of fewer bits.
+        tokens = self.adapters[layer - 1](rows[:, self.shape.prefix :].to(self.up.weight.dtype))
         hidden = nn.functional.dropout(torch.relu(self.down(tokens)), self.dropout, self.training)
         return tokens + self.up(hidden)
 

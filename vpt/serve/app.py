@@ -275,6 +275,13 @@ async def _predict(service: Service, request: Request) -> dict[str, Any]:
     images, tasks, fields = await _form(service, request)
     top = int(_number(fields, "top", 5, 1, 1000))
     least = _number(fields, "score", 0.3, 0, 1)
+    if (asked := len(images) * len(tasks)) > service.settings.queue:
+        # However long one waits, it would never fit: no 429, which says to try again.
+        raise HTTPException(
+            413,
+            f"{len(images)} images to {len(tasks)} tasks are {asked} answers in one request, more than the "
+            f"{service.settings.queue} that may wait; send fewer images or tasks at a time",
+        )
     decoded = await _decoded(service, images)
     if all(isinstance(each, BadImage) for each in decoded):
         raise HTTPException(422, "; ".join(str(each) for each in decoded))

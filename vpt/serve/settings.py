@@ -17,7 +17,7 @@ class ServeSettings(Section):
     memory_mb: int | None = Field(None, ge=1, description="memory for tasks beside the backbone; default: no limit")
     max_batch: int = Field(32, ge=1, le=1024, description="images in one pass of the backbone")
     wait_ms: float = Field(5.0, ge=0, le=1000, description="how long the first image of a batch waits for others")
-    queue: int = Field(256, ge=1, description="images that may wait; more are answered with 429")
+    queue: int = Field(256, ge=1, description="images that may wait, one for each task; more are answered with 429")
     timeout_s: float = Field(30.0, gt=0, description="an answer that takes longer is given up with 504")
     upload_s: float = Field(20.0, gt=0, description="a request that takes longer to arrive is given up with 408")
     upload_mb: float = Field(20.0, gt=0, description="a larger request is refused with 413")

@@ -36,11 +36,11 @@ def whitening(block: Block, rows: Tensor, share: float = 1e-3) -> Tensor:
     width = rows.shape[1]
     query, _ = affine(block, 0, width)
     key, _ = affine(block, 1, width)
-    met = (query @ key.T @ rows.T).double()
+    met = (query @ key.T @ rows.T.to(query.dtype)).double()
     covariance = met @ met.T / rows.shape[0]
     values, vectors = torch.linalg.eigh(covariance)
     values = values.clamp_min(0) + share * values.mean()
-    return (vectors / values.sqrt() @ vectors.T).to(rows.dtype)
+    return (vectors / values.sqrt() @ vectors.T).to(query.dtype)
 
 
 def whitened_columns(block: Block, rows: Tensor, rank: int, seed: int) -> Tensor:
