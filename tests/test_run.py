@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from runs import QUIET, settings
+from safetensors.torch import save_file
 
 from vpt.artifact import read_artifact
 from vpt.backbones.loading import fingerprint, load_backbone
@@ -169,15 +171,36 @@ class TestResume:
         assert (whole / "artifact.safetensors").read_bytes() == before
 
     def test_changed_settings_or_data_are_refused(self, whole: Path, shapes: Path):
-        with pytest.raises(UserError, match="the settings changed since"):
-            resume(whole, ["train.epochs=9"], QUIET)
+        with pytest.raises(UserError, match=r"changed since: prompt\.tokens, train\.epochs; restore"):
+            resume(whole, ["train.epochs=9", "prompt.tokens=5"], QUIET)
         extra = shapes / "train" / "square" / "extra.png"
         extra.write_bytes((shapes / "train" / "square" / "0.png").read_bytes())
         try:
-            with pytest.raises(UserError, match="the data changed since"):
+            with pytest.raises(UserError, match="changed since: the data; restore"):
                 resume(whole, console=QUIET)
         finally:
             extra.unlink()
+
+    def test_a_run_whose_data_and_weights_moved_goes_on(self, shapes: Path, tmp_path: Path, monkeypatch):
+        before, after = tmp_path / "before", tmp_path / "after"
+        for split in ("train", "val", "test"):
+            shutil.copytree(shapes / split, before / split)
+        weights = before / "weights.safetensors"
+        save_file(load_backbone(settings(shapes, tmp_path).backbone).net.state_dict(), weights)
+        words = [f"data.val={before / 'val'}", f"data.test={before / 'test'}", f"backbone.weights={weights}"]
+        config = settings(before / "train", tmp_path, *words)
+        whole = train(config.model_copy(update={"name": "whole"}), QUIET)
+        with monkeypatch.context() as patched, pytest.raises(Killed):
+            kill_at(7, patched)
+            train(config, QUIET)
+        before.rename(after)
+        moved = [word.replace(str(before), str(after)) for word in [f"data={before / 'train'}", *words]]
+        result = resume(tmp_path / "run", moved, QUIET)
+        one, other = read_artifact(whole.artifact).tensors, read_artifact(result.artifact).tensors
+        assert all(torch.equal(one[name], other[name]) for name in one)
+        (after / "train" / "square" / "0.png").rename(after / "train" / "lying" / "new.png")
+        with pytest.raises(UserError, match="changed since: the data; restore"):
+            resume(tmp_path / "run", moved, QUIET)
 
     def test_a_damaged_checkpoint_is_refused(self, shapes: Path, tmp_path: Path, monkeypatch):
         with monkeypatch.context() as patched, pytest.raises(Killed):

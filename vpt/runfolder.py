@@ -18,6 +18,8 @@ FREE_AT_RESUME = {
     "data": {"workers", "cache", "root"},
     "train": {"device", "checkpoint_minutes", "recompute", "shard", "compile"},
 }
+# Where data and weights lie. A resumed run may find them elsewhere: it is held to the fingerprints of what they hold.
+MOVABLE = {"data.path", "data.val", "data.test", "backbone.weights"}
 
 
 @dataclass(frozen=True)
@@ -66,19 +68,29 @@ def refuse_other(file: Path, told: dict[str, Any]) -> None:
         return
     if not file.is_file():
         raise UserError(f"{folder} exists and holds something else; choose another name=...")
-    names = _differing(read_json(file, "give the same command again"), told)
+    names = differing(read_json(file, "give the same command again"), told)
     if names:
         raise UserError(
             f"{folder} was begun with other settings ({', '.join(names[:5])}); give the same, or another name=..."
         )
 
 
-def _differing(old: Any, new: Any, path: str = "") -> list[str]:
+def differing(old: Any, new: Any, path: str = "") -> list[str]:
+    """The names of what differs between two trees of settings.
+
+    Args:
+        old: a tree, as JSON gives it back.
+        new: the other.
+        path: where in a larger tree they stand.
+
+    >>> differing({"settings": {"train": {"epochs": 1, "seed": 0}}}, {"settings": {"train": {"epochs": 3, "seed": 0}}})
+    ['train.epochs']
+    """
     if isinstance(old, dict) and isinstance(new, dict):
         return [
             found
             for key in sorted({*old, *new})
-            for found in _differing(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+            for found in differing(old.get(key), new.get(key), f"{path}.{key}" if path else key)
         ]
     return [] if old == new else [path.removeprefix("settings.")]
 
