@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import QUIET, settings
+from runs import NET, QUIET, settings
 from safetensors.torch import load_file
 
 import vpt
@@ -215,6 +215,20 @@ class TestCommand:
         ]
         for folder in folders:
             assert (Path(folder) / "artifact.safetensors").is_file()
+
+    def test_the_same_again_gets_a_number_but_for_a_given_name(self, shapes: Path, tmp_path: Path, capsys):
+        words = ["train", f"data={shapes}", f"out={tmp_path}", *NET, "train.epochs=1", "data.workers=0"]
+        each = ["--each", "prompt.tokens=2"]
+        assert [main([*words, *each]), main([*words, *each])] == [0, 0]
+        stem = f"{shapes.name}-test_vit_patch8_32-deep-tokens=2"
+        assert [Path(folder).name for folder in capsys.readouterr().out.split()] == [stem, f"{stem}-2"]
+        assert [main([*words, "name=mine", *each]), main([*words, "name=mine", *each])] == [0, 2]
+        assert "mine-tokens=2 exists and is not overwritten" in capsys.readouterr().err
+
+    def test_a_mistake_of_any_run_is_told_before_all(self, shapes: Path, tmp_path: Path):
+        with pytest.raises(UserError, match="did you mean 'light'"):
+            train_together(named(shapes, tmp_path / "new", [], ["data.augment=ligth"]), QUIET)
+        assert not (tmp_path / "new").exists()
 
     @pytest.mark.parametrize(
         ("words", "sentence"),

@@ -22,7 +22,7 @@ from vpt.distributed import refuse
 from vpt.errors import UserError
 from vpt.files import write_json
 from vpt.metrics import ranking
-from vpt.run import training
+from vpt.run import get_ready, training
 from vpt.runfolder import TrainResult, finished
 from vpt.sweep.pictures import sweep_png
 from vpt.sweep.shared import Shared
@@ -219,8 +219,7 @@ def _run(config: RunConfig, folder: Path, trial: optuna.Trial, shared: Shared) -
                     raise optuna.TrialPruned
         seen = len(history)
 
-    fresh = not (folder / "checkpoint.safetensors").is_file()
-    result = alone(training(setting, folder, fresh, shared.backbone(setting.config)), look)
+    result = alone(training(get_ready(setting, folder, shared.backbone(setting.config)), folder), look)
     return float(result.metrics["val"][name])
 
 
@@ -252,8 +251,7 @@ def _final(config: RunConfig, folder: Path, shared: Shared, console: Console) ->
         shutil.rmtree(folder, ignore_errors=True)  # of a shorter sweep before
     elif (done := finished(folder)) is not None:
         return done
-    fresh = not (folder / "checkpoint.safetensors").is_file()
-    return alone(training(setting, folder, fresh, shared.backbone(setting.config)))
+    return alone(training(get_ready(setting, folder, shared.backbone(setting.config)), folder))
 
 
 def _row(trial: optuna.trial.FrozenTrial, plan: Sweep) -> dict[str, Any]:

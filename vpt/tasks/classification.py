@@ -55,6 +55,16 @@ class Classification:
         """The metric by which epochs are ranked; larger is better."""
         return scores.main_metric(data.multilabel)
 
+    def check(self, model: Prompted, setting: Setting) -> None:
+        """Tell what is wrong with augmentation or loss, before anything is computed or written.
+
+        Raises:
+            UserError: an augmentation that does not exist or fails, or class weights that do not fit the classes.
+        """
+        assert isinstance(model, PromptedModel)
+        setting.training_transform(model)
+        loss_for(setting)
+
     def begin(self, model: Prompted, setting: Setting) -> None:
         """Bring a fresh model to where training starts: prompts and heads that are made from data."""
         assert isinstance(model, PromptedModel)
