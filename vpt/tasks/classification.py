@@ -135,11 +135,12 @@ class Classification:
             logits, labels = _scored(inference(model), loader, setting, split)
         finally:
             loader.close()
+        measured = _metrics(logits, labels, setting)
         if folder is not None:
             names = [record.name for record in records]
             answers = answers_of(names, logits.numpy(), labels.numpy(), setting.data.classes)
             write_answers(folder / f"predictions-{split}.csv", answers)
-        return _metrics(logits, labels, setting)
+        return measured
 
     def trial(self, model: Prompted, count: int, device: torch.device) -> Tensor:
         """The loss of a pass over `count` blank images, for counting what it keeps."""

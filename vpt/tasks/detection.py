@@ -107,9 +107,9 @@ class Detection:
     ) -> dict[str, Any]:
         """COCO's metrics of a trained model, in pixels of the photos; with a folder, its boxes are written there."""
         predicted, wanted = predictions(model, setting, records, split, dealt=True)
+        measured = detection_metrics(predicted, wanted, setting.data.classes)
         if folder is not None:
             write_json(folder / f"predictions-{split}.json", _rows(records, predicted, setting.data.classes))
-        measured = detection_metrics(predicted, wanted, setting.data.classes)
         measured["map"] = measured["map"] or 0.0
         return measured
 

@@ -16,7 +16,7 @@ from vpt.config import TrainConfig
 from vpt.console import Console
 from vpt.device import Autocast
 from vpt.distributed import agreed, ranks, sum_step
-from vpt.errors import UserError
+from vpt.errors import NotFinite
 from vpt.runlog import RunLog
 from vpt.training.checkpoint import TrainState
 from vpt.training.epoch import finish_epoch
@@ -136,7 +136,7 @@ def fit(
         names: the names of images by their indices, for messages.
 
     Raises:
-        UserError: a loss that is not finite.
+        NotFinite: a loss, or scores of the validation split.
     """
     assert config.epochs is not None
     progress = state.progress
@@ -170,7 +170,8 @@ def fit(
                     console.say(f"stopped at step {progress.step}; the state is saved")
                     raise
                 if not math.isfinite(loss):
-                    raise UserError(_diverged(loss, progress.step, rates, names(batch.index)))
+                    where = _where(state, f"; images: {', '.join(names(batch.index)[:4])}, ...", begun=1)
+                    raise NotFinite(f"the loss became {loss}", where)
                 progress.loss_sum += loss * count
                 progress.correct = None if hits is None else (progress.correct or 0.0) + hits
                 progress.seen += count
@@ -180,7 +181,10 @@ def fit(
                 bar.advance(1, images=count, loss=progress.loss_sum / progress.seen)
                 if time.monotonic() - saved_at > config.checkpoint_minutes * 60 and progress.batch < len(train):
                     keep()
-        finish_epoch(state, validate, metric, config, time.monotonic() - started, log, console)
+        try:
+            finish_epoch(state, validate, metric, config, time.monotonic() - started, log, console)
+        except NotFinite as error:
+            raise NotFinite(error.what, _where(state, "; validation")) from None
         keep()
 
 
@@ -252,9 +256,8 @@ def step_seed(seed: int, step: int, part: int = 0, rank: int = 0) -> int:
     )
 
 
-def _diverged(loss: float, step: int, rates: dict[str, float], images: list[str]) -> str:
-    shown = ", ".join(f"{role} {rate:g}" for role, rate in rates.items())
-    return (
-        f"the loss became {loss} at step {step + 1} (learning rates: {shown}; images: {', '.join(images[:4])}, ...); "
-        "the last good state is kept. Lower train.optimizer.lr, or set train.clip_norm, in a new run"
-    )
+def _where(state: TrainState, more: str = "", begun: int = 0) -> str:
+    """Where a training diverged, after the steps it has taken and those `begun`, and at which learning rates."""
+    rates = ", ".join(f"{group['role']} {group['lr']:g}" for group in state.optimizer.param_groups)
+    step = state.progress.step + begun
+    return f" at step {step} (learning rates: {rates}{more}); the last good state is kept"
