@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from vpt.errors import UserError
 
@@ -12,7 +12,19 @@ USAGE = 2  # exit code of a user's mistake
 
 
 class Parser(argparse.ArgumentParser):
-    """Speaks of mistakes as the rest of vpt does."""
+    """Speaks of mistakes as the rest of vpt does, and takes words before, between and after options."""
+
+    _within = False  # the call below calls it again, for options and for words
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As of any parser; of `--over a=1,2 data=photos` the last is a word, though options stand before it."""
+        if self._within or self._subparsers is not None:
+            return super().parse_known_args(args, namespace)
+        self._within = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._within = False
 
     def error(self, message: str) -> NoReturn:
         """One sentence, and where help is."""

@@ -68,8 +68,10 @@ def _train_each(file: str | None, overrides: list[str], each: Sequence[str]) -> 
 
 
 def _values(word: str) -> list[str]:
+    from vpt.config import split_values
+
     key, _, values = word.partition("=")
-    found = values.split(",")
+    found = split_values(values)
     if not key or not all(found):
         raise UserError(f"--each {word}: give a setting and its values, as in --each prompt.tokens=5,10,50")
     return [f"{key}={value}" for value in found]
