@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -26,7 +25,7 @@ from vpt.run import get_ready, training
 from vpt.runfolder import TrainResult, finished
 from vpt.sweep.pictures import sweep_png
 from vpt.sweep.shared import Shared
-from vpt.sweep.space import Axis, Choices, grid_of, suggest
+from vpt.sweep.space import TRIALS, Axis, Choices, grid_of, suggest, words_of
 from vpt.tasks import task_of
 from vpt.training.loop import Request, alone
 
@@ -52,7 +51,7 @@ class Sweep:
     words: Sequence[str]
     axes: Mapping[str, Axis]
     file: str | None = None
-    trials: int = 20
+    trials: int = TRIALS
     grid: bool = False
     final: Sequence[str] = ()
     storage: str | None = None
@@ -83,10 +82,11 @@ def sweep(plan: Sweep, console: Console | None = None) -> SweepResult:
     """Search, then train once more with what was chosen. The same call again goes on with an interrupted one.
 
     Raises:
-        UserError: as `search` does.
+        UserError: as `search` does, and any mistake in the settings of the last training.
     """
     console = console or Console()
     shared = Shared()
+    load_config(plan.file, [*plan.words, *plan.final])  # a mistake in `final` is not told after all trials
     found = search(plan, console, shared)
     words = [*plan.words, *found.words, *plan.final, "name=best", word("out", found.folder), "compare=[]"]
     config = load_config(plan.file, words)
@@ -120,7 +120,9 @@ def search(plan: Sweep, console: Console | None = None, shared: Shared | None = 
     folder.mkdir(parents=True, exist_ok=True)
     study = _study(plan, folder)
     if plan.storage is None:  # in a shared database other machines' trials are running
-        _take_up(study, console)
+        _take_up(study, plan, console)
+    if plan.grid:
+        _ask_for_grid(study, plan)
     failures = 0
     trials = math.prod(map(len, grid_of(plan.axes).values())) if plan.grid else plan.trials
     if _ended(study) < trials:
@@ -158,7 +160,7 @@ def _check_axes(plan: Sweep) -> None:
             raise UserError(f"{key} is not searched in a sweep; make a sweep for each")
         ends = axis.values if isinstance(axis, Choices) else (axis.low, axis.high)
         for value in ends:
-            load_config(plan.file, [*plan.words, f"{key}={json.dumps(value)}"])
+            load_config(plan.file, [*plan.words, word(key, value)])
 
 
 def _study(plan: Sweep, folder: Path) -> optuna.Study:
@@ -174,20 +176,38 @@ def _study(plan: Sweep, folder: Path) -> optuna.Study:
         direction="maximize",
         load_if_exists=True,
     )
-    if plan.grid:
-        grid = grid_of(plan.axes)
-        for point in itertools.product(*grid.values()):
-            study.enqueue_trial(dict(zip(grid, point, strict=True)), skip_if_exists=True)
     return study
 
 
-def _take_up(study: optuna.Study, console: Console) -> None:
+def _take_up(study: optuna.Study, plan: Sweep, console: Console) -> None:
     """Trials that a kill left running are asked for again; their runs go on from their checkpoints."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
-        if trial.params:
-            study.enqueue_trial(trial.params)
+        if params := _params(trial):
+            if not plan.grid:  # which asks for every point that has not ended
+                study.enqueue_trial(params)
             console.say(f"trial {trial.number + 1} was interrupted and goes on")
+
+
+def _ask_for_grid(study: optuna.Study, plan: Sweep) -> None:
+    """Ask for the points that have not ended and wait for nobody; those that failed once more."""
+    grid = grid_of(plan.axes)
+    states = tuple(state for state in TrialState if state != TrialState.FAIL)
+    known = {_point(_params(trial), grid) for trial in study.get_trials(deepcopy=False, states=states)}
+    for values in itertools.product(*grid.values()):
+        params = dict(zip(grid, values, strict=True))
+        if _point(params, grid) not in known:
+            study.enqueue_trial(params)
+
+
+def _params(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    """The settings of a trial, also of one that has not begun."""
+    params: dict[str, Any] = trial.system_attrs.get("fixed_params", trial.params)
+    return params
+
+
+def _point(params: Mapping[str, Any], grid: Mapping[str, Any]) -> str:
+    return repr([params.get(key) for key in grid])  # 1, 1.0 and true are three values
 
 
 def _read_ahead(base: RunConfig, plan: Sweep, shared: Shared) -> None:
@@ -240,7 +260,7 @@ def _conclude(study: optuna.Study, plan: Sweep, folder: Path, console: Console) 
     # Of equals the first by name, so that the order in which trials ran decides nothing.
     top = max(trial.value for trial in done if trial.value is not None)
     params = min((trial.params for trial in done if trial.value == top), key=repr)
-    return Chosen(folder, rows, [f"{key}={params[key]}" for key in plan.axes])
+    return Chosen(folder, rows, words_of(params, plan.axes))
 
 
 def _final(config: RunConfig, folder: Path, shared: Shared, console: Console) -> TrainResult:
@@ -255,7 +275,6 @@ def _final(config: RunConfig, folder: Path, shared: Shared, console: Console) ->
 
 
 def _row(trial: optuna.trial.FrozenTrial, plan: Sweep) -> dict[str, Any]:
-    words = [f"{key}={trial.params[key]!r}" for key in plan.axes if key in trial.params]
     last = max(trial.intermediate_values, default=None)
     value = trial.value if trial.state == TrialState.COMPLETE else trial.intermediate_values.get(last or 0)
     return {
@@ -264,7 +283,7 @@ def _row(trial: optuna.trial.FrozenTrial, plan: Sweep) -> dict[str, Any]:
         "params": trial.params,
         "validation": value,
         "epochs": last,
-        "words": words,
+        "words": words_of(trial.params, plan.axes),
     }
 
 
