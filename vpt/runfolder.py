@@ -72,10 +72,28 @@ def refuse_other(file: Path, told: dict[str, Any]) -> None:
         return
     if not file.is_file():
         raise UserError(f"{folder} exists and holds something else; choose another name=...")
-    names = differing(read_json(file, "give the same command again"), told)
-    if names:
+    refuse_changed(folder, read_json(file, "give the same command again"), told)
+
+
+def refuse_changed(place: object, old: Any, told: Any) -> None:
+    """Whether something is gone on with as it was begun.
+
+    Args:
+        place: what was begun, for the message.
+        old: the settings it was begun with.
+        told: the settings it is to be gone on with, as JSON gives them back.
+
+    Raises:
+        UserError: they differ.
+
+    >>> refuse_changed("runs/a", {"train": {"epochs": 1}}, {"train": {"epochs": 3}})
+    Traceback (most recent call last):
+    ...
+    vpt.errors.UserError: runs/a was begun with other settings (train.epochs); give the same, or another name=...
+    """
+    if names := differing(old, told):
         raise UserError(
-            f"{folder} was begun with other settings ({', '.join(names[:5])}); give the same, or another name=..."
+            f"{place} was begun with other settings ({', '.join(names[:5])}); give the same, or another name=..."
         )
 
 

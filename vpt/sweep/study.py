@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import math
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,15 +16,16 @@ from typing import Any
 import optuna
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
-from vpt.config import RunConfig, load_config, read_yaml, word
+from vpt.config import RunConfig, load_config, word
 from vpt.console import Console
 from vpt.distributed import refuse
 from vpt.errors import UserError
 from vpt.files import write_json
 from vpt.metrics import ranking
 from vpt.run import get_ready, training
-from vpt.runfolder import TrainResult, finished
+from vpt.runfolder import TrainResult, finished, identity, refuse_changed, refuse_other
 from vpt.sweep.pictures import sweep_png
 from vpt.sweep.shared import Shared
 from vpt.sweep.space import TRIALS, Axis, Choices, grid_of, suggest, words_of
@@ -98,14 +101,16 @@ def sweep(plan: Sweep, console: Console | None = None) -> SweepResult:
 def search(plan: Sweep, console: Console | None = None, shared: Shared | None = None) -> Chosen:
     """Search, or go on with a search that was interrupted: the same call again, with the same name and out folder.
 
+    Only trials, storage, prune and seed may differ; a folder or a database holds trials of one search.
+
     Args:
         plan: what to search.
         console: where is said how far it is.
         shared: where trials leave what later runs can take up; default: it ends with the search.
 
     Raises:
-        UserError: any mistake in the configuration, the axes or the data, before anything is trained; no trial that
-            finished.
+        UserError: any mistake in the configuration, the axes or the data, or a folder of another search, before
+            anything is written; no trial that finished.
     """
     console = console or Console()
     shared = shared or Shared()
@@ -117,8 +122,14 @@ def search(plan: Sweep, console: Console | None = None, shared: Shared | None = 
     # A sweep without a name takes that of its data, so that the same command finds it again.
     folder = base.out / (base.name or f"sweep-{Path(base.data.path).name}-{base.backbone.name}".replace("/", "_"))
     _check_axes(plan)
-    folder.mkdir(parents=True, exist_ok=True)
-    study = _study(plan, folder)
+    told = _experiment(base, plan)
+    settings = folder / "settings.json"
+    refuse_other(settings, told)
+    if not settings.is_file():
+        _read_ahead(base, plan, shared)  # what is wrong leaves nothing behind
+    database = None if plan.storage is None else _database(plan.storage)
+    write_json(settings, told)
+    study = _study(plan, folder, told, database)
     if plan.storage is None:  # in a shared database other machines' trials are running
         _take_up(study, plan, console)
     if plan.grid:
@@ -163,19 +174,40 @@ def _check_axes(plan: Sweep) -> None:
             load_config(plan.file, [*plan.words, word(key, value)])
 
 
-def _study(plan: Sweep, folder: Path) -> optuna.Study:
+def _experiment(base: RunConfig, plan: Sweep) -> dict[str, Any]:
+    """What all trials of one folder or database have in common."""
+    axes = {key: repr(axis) for key, axis in plan.axes.items()}
+    told: dict[str, Any] = json.loads(json.dumps({"settings": identity(base), "over": axes, "grid": plan.grid}))
+    return told
+
+
+def _database(url: str) -> optuna.storages.BaseStorage:
+    try:
+        return optuna.storages.get_storage(url)
+    except (ImportError, ValueError, SQLAlchemyError) as error:
+        reason = str(error).splitlines()[0]
+        shown = re.sub("//.*@", "//", url)  # without a password
+    raise UserError(f"--storage {shown} cannot be opened: {reason}")
+
+
+def _study(
+    plan: Sweep, folder: Path, told: dict[str, Any], database: optuna.storages.BaseStorage | None
+) -> optuna.Study:
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
     if plan.prune:
         pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2)
-    storage: Any = plan.storage or JournalStorage(JournalFileBackend(str(folder / "journal.log")))
     study = optuna.create_study(
-        storage=storage,
+        storage=database or JournalStorage(JournalFileBackend(str(folder / "journal.log"))),
         sampler=optuna.samplers.TPESampler(seed=plan.seed),
         pruner=pruner,
         study_name=STUDY if plan.storage is None else f"{STUDY}-{folder.name}",
         direction="maximize",
         load_if_exists=True,
     )
+    if "settings" not in study.user_attrs and not study.get_trials(deepcopy=False):
+        study.set_user_attr("settings", told)
+    place = folder if plan.storage is None else f"the sweep {study.study_name} in this database"
+    refuse_changed(place, study.user_attrs.get("settings", {}), told)
     return study
 
 
@@ -265,10 +297,10 @@ def _conclude(study: optuna.Study, plan: Sweep, folder: Path, console: Console) 
 
 def _final(config: RunConfig, folder: Path, shared: Shared, console: Console) -> TrainResult:
     """Train with the chosen settings, or read the run that did."""
-    stored = read_yaml(folder / "config.yaml") if (folder / "config.yaml").is_file() else None
     setting = shared.setting(config, console)
-    if stored != setting.config.model_dump(mode="json"):
-        shutil.rmtree(folder, ignore_errors=True)  # of a shorter sweep before
+    file = folder / "config.yaml"
+    if not file.is_file() or identity(load_config(file)) != identity(setting.config):
+        shutil.rmtree(folder, ignore_errors=True)  # of a shorter sweep before, or with another `final`
     elif (done := finished(folder)) is not None:
         return done
     return alone(training(get_ready(setting, folder, shared.backbone(setting.config)), folder))
