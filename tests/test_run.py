@@ -356,7 +356,13 @@ def test_a_named_run_is_never_overwritten(shapes: Path, tmp_path: Path):
 
 def test_a_mistake_leaves_no_folder_behind(shapes: Path, tmp_path: Path):
     """The corrected command may take the same name."""
-    wrong = ["data.augment=ligth", "train.class_weights=[1,2]", "backbone.image_size=30", "compare=[noen]"]
+    wrong = [
+        "data.augment=ligth",
+        "train.class_weights=[1,2]",
+        "train.class_weights=[1,2,-1]",
+        "backbone.image_size=30",
+        "compare=[noen]",
+    ]
     for words in [*wrong, "compare=[maple]", "head=zeroshot"]:
         with pytest.raises(UserError):
             train(settings(shapes, tmp_path / "runs", words), QUIET)

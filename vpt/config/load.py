@@ -200,7 +200,8 @@ def _explain(error: ValidationError) -> Iterator[str]:
     """One line for each mistake, in the user's own key names."""
     for item in error.errors():
         path = [str(part) for part in item["loc"]]
-        key = ".".join(part for index, part in enumerate(path) if not _is_tag(path, index))
+        # Of settings that may be one thing or another pydantic adds which it tried: list[float].
+        key = ".".join(part for index, part in enumerate(path) if not _is_tag(path, index) and "[" not in part)
         text = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             yield f"unknown key '{key}'{nearest(path[-1], _known_keys(path))}"
