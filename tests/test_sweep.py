@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from runs import QUIET
 from safetensors.torch import load_file
 from test_boxes_data import coco
 
 import vpt
-from runs import QUIET
 from vpt import reading
 from vpt.backbones.recompute import Recomputed
 from vpt.cli.main import main
@@ -342,7 +342,8 @@ class TestWhatTrialsShare:
         with monkeypatch.context() as patched:
             counts = count_calls(patched, LOADING)
             search(Sweep(base, read_space(over), grid=True, prune=False), QUIET)
-            assert counts[LOADING] == 7  # three kinds learn at two rates; the frozen ones share
+            # Three kinds learn at two rates, the frozen ones share, and one is looked at before the first trial.
+            assert counts[LOADING] == 8
         for trial, alone in self.swept(base, tmp_path, *over):
             self.same(trial, alone)
 

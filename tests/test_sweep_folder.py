@@ -73,12 +73,28 @@ def test_a_folder_of_something_else_is_left_alone(shapes: Path, tmp_path: Path):
 
 
 def test_a_mistake_leaves_no_folder_behind(shapes: Path, tmp_path: Path):
-    for more in (["data.val=/nowhere"], ["head=zeroshot"]):
+    for wrong in ["data.val=/nowhere", "head=zeroshot", "data.augment=ligth", "train.class_weights=[1,2]"]:
         with pytest.raises(UserError):
-            sweep(plan(shapes, tmp_path / "new", *more), QUIET)
+            sweep(plan(shapes, tmp_path / "new", wrong), QUIET)
+    with pytest.raises(UserError, match=r"data\.augment=ligth does not exist; did you mean 'light'"):
+        sweep(plan(shapes, tmp_path / "new", over="data.augment=ligth,lihgt"), QUIET)
     with pytest.raises(UserError, match="--storage nonsense cannot be opened"):
         sweep(plan(shapes, tmp_path / "new", storage="nonsense"), QUIET)
     assert not (tmp_path / "new").exists()
+
+
+def test_no_validation_is_told_before_anything_is_written(shapes: Path, tmp_path: Path):
+    with pytest.raises(UserError, match="a sweep chooses by validation, but there is none"):
+        sweep(plan(shapes, tmp_path / "new", "data.join_val=true"), QUIET)
+    assert not (tmp_path / "new").exists()
+
+
+def test_values_that_do_not_go_together_are_failed_trials(shapes: Path, tmp_path: Path):
+    found = search(plan(shapes, tmp_path, over="prompt.layers=[7],all", grid=True), QUIET)
+    assert sorted((row["state"], *row["words"]) for row in found.trials) == [
+        ("complete", "prompt.layers=all"),
+        ("fail", "prompt.layers=[7]"),
+    ]
 
 
 def test_machines_that_share_a_database_share_the_settings(shapes: Path, tmp_path: Path, monkeypatch):

@@ -67,7 +67,7 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
             setting = prepare(config, task_of(config).load, console)
         others = [_beside(setting, other) for other in compared]
         for other in others:
-            _model(other)  # what is wrong with it is told now, not after the first training
+            model_of(other)  # what is wrong with it is told now, not after the first training
         ready = get_ready(setting)
         folder = Path(told(str(claim(setting.config)) if is_first() else ""))
         result = alone(training(ready, folder))
@@ -112,7 +112,7 @@ def get_ready(setting: Setting, folder: Path | None = None, backbone: Backbone |
             that is damaged or belongs to others.
     """
     config, data = setting.config, setting.data
-    model = _model(setting, backbone)
+    model = model_of(setting, backbone)
     arrange(model, config.train, setting.device)
     optimizer = build_optimizer(model, config.train.optimizer)
     scaler = torch.amp.GradScaler(setting.device.type, enabled=setting.precision == "fp16")
@@ -137,8 +137,16 @@ def get_ready(setting: Setting, folder: Path | None = None, backbone: Backbone |
     return Ready(setting, state, stands_on, fresh)
 
 
-def _model(setting: Setting, backbone: Backbone | None = None) -> Prompted:
-    """The model of a run that can be trained."""
+def model_of(setting: Setting, backbone: Backbone | None = None) -> Prompted:
+    """The model of a run, which can be trained.
+
+    Args:
+        setting: what `prepare` made.
+        backbone: one that is loaded already and shared; default: one of its own.
+
+    Raises:
+        UserError: a backbone, prompt, head, augmentation or loss that cannot be made of these settings and data.
+    """
     task = task_of(setting.config)
     model = task.build(setting.config, setting.data.classes, backbone)
     if not task.learns(model):

@@ -24,8 +24,9 @@ from vpt.distributed import refuse
 from vpt.errors import UserError
 from vpt.files import write_json
 from vpt.metrics import ranking
-from vpt.run import get_ready, training
+from vpt.run import get_ready, model_of, training
 from vpt.runfolder import TrainResult, finished, identity, refuse_changed, refuse_other
+from vpt.setting import Setting
 from vpt.sweep.pictures import sweep_png
 from vpt.sweep.shared import Shared
 from vpt.sweep.space import TRIALS, Axis, Choices, grid_of, suggest, words_of
@@ -125,8 +126,9 @@ def search(plan: Sweep, console: Console | None = None, shared: Shared | None = 
     told = _experiment(base, plan)
     settings = folder / "settings.json"
     refuse_other(settings, told)
-    if not settings.is_file():
-        _read_ahead(base, plan, shared)  # what is wrong leaves nothing behind
+    taken_up = settings.is_file()
+    if not taken_up:
+        _look_ahead(plan, shared)  # what is wrong leaves nothing behind
     database = None if plan.storage is None else _database(plan.storage)
     write_json(settings, told)
     study = _study(plan, folder, told, database)
@@ -136,8 +138,8 @@ def search(plan: Sweep, console: Console | None = None, shared: Shared | None = 
         _ask_for_grid(study, plan)
     failures = 0
     trials = math.prod(map(len, grid_of(plan.axes).values())) if plan.grid else plan.trials
-    if _ended(study) < trials:
-        _read_ahead(base, plan, shared)
+    if taken_up and _ended(study) < trials:
+        _look_ahead(plan, shared)
     while (number := _ended(study) + failures) < trials:
         if plan.grid and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             break
@@ -169,8 +171,7 @@ def _check_axes(plan: Sweep) -> None:
     for key, axis in plan.axes.items():
         if key in ("name", "out", "task") or key.startswith("backbone"):
             raise UserError(f"{key} is not searched in a sweep; make a sweep for each")
-        ends = axis.values if isinstance(axis, Choices) else (axis.low, axis.high)
-        for value in ends:
+        for value in _ends(axis):
             load_config(plan.file, [*plan.words, word(key, value)])
 
 
@@ -242,12 +243,33 @@ def _point(params: Mapping[str, Any], grid: Mapping[str, Any]) -> str:
     return repr([params.get(key) for key in grid])  # 1, 1.0 and true are three values
 
 
-def _read_ahead(base: RunConfig, plan: Sweep, shared: Shared) -> None:
-    """Read what all trials have in common before the first: a mistake in it ends the sweep instead of each trial."""
-    if not any(key.startswith("data") for key in plan.axes):
-        shared.setting(base, Console(quiet=True))
-    if not any(key.startswith(("head", "tuning")) for key in plan.axes):
-        shared.backbone(base)
+def _look_ahead(plan: Sweep, shared: Shared) -> None:
+    """Read the data and build a model before the first trial: a mistake in common ends the sweep instead of each trial.
+
+    Where neither the first values of all axes nor the last ones can be trained, it is taken to be in common.
+    """
+    mistakes = []
+    for at in (0, -1):
+        values = {key: _ends(axis)[at] for key, axis in plan.axes.items()}
+        try:
+            config = load_config(plan.file, [*plan.words, *(word(key, value) for key, value in values.items())])
+            model_of(_setting(config, shared), shared.backbone(config))
+        except UserError as error:
+            mistakes.append(error)
+        else:
+            return
+    raise mistakes[0]
+
+
+def _ends(axis: Axis) -> tuple[Any, ...]:
+    return axis.values if isinstance(axis, Choices) else (axis.low, axis.high)
+
+
+def _setting(config: RunConfig, shared: Shared) -> Setting:
+    setting = shared.setting(config, Console(quiet=True))
+    if not setting.data.val:
+        raise UserError("a sweep chooses by validation, but there is none; set data.val_fraction")
+    return setting
 
 
 def _run(config: RunConfig, folder: Path, trial: optuna.Trial, shared: Shared) -> float:
@@ -255,9 +277,7 @@ def _run(config: RunConfig, folder: Path, trial: optuna.Trial, shared: Shared) -
     if done is not None:
         measured = done.metrics["val"]
         return float(measured[ranking(measured)])
-    setting = shared.setting(config.model_copy(update={"name": folder.name, "compare": []}), Console(quiet=True))
-    if not setting.data.val:
-        raise UserError("a sweep chooses by validation, but there is none; set data.val_fraction")
+    setting = _setting(config.model_copy(update={"name": folder.name, "compare": []}), shared)
     name = task_of(config).metric(setting.data)
     seen = 0
 
