@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -164,6 +165,35 @@ def test_eval(trained: Path, capsys):
     assert found["accuracy"] == stored["accuracy"]
     assert main(["eval", str(trained)]) == 0
     assert "standing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["shapes-lr=0.1", "a=b.safetensors"])
+@pytest.mark.parametrize("inside", [False, True], ids=["from without", "from within"])
+def test_runs_and_artifacts_whose_names_look_like_settings(
+    trained: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch, name: str, inside: bool
+):
+    if name.endswith(".safetensors"):
+        shutil.copy(trained / "artifact.safetensors", tmp_path / name)
+    else:
+        shutil.copytree(trained, tmp_path / name)
+    monkeypatch.chdir(tmp_path if inside else tmp_path.parent)
+    capsys.readouterr()
+    assert main(["eval", name if inside else f"{tmp_path.name}/{name}", "split=val", "--format", "json"]) == 0
+    stored = json.loads((trained / "metrics.json").read_text())["val"]
+    assert json.loads(capsys.readouterr().out)["accuracy"] == stored["accuracy"]
+
+
+def test_files_whose_names_look_like_settings(trained: Path, shapes: Path, tmp_path: Path, capsys):
+    config = tmp_path / "lr=0.1.yaml"
+    config.write_text("prompt: {tokens: 7}\n")
+    assert main(["config", "show", str(config)]) == 0
+    assert "tokens: 7" in capsys.readouterr().out
+    (tmp_path / "set=1").symlink_to(shapes)
+    assert main(["data", "check", str(tmp_path / "set=1")]) == 0
+    assert "no such run folder or artifact" in told(capsys, "eval", str(tmp_path / "lr=0.2"), "split=val")
+    assert f"--root {tmp_path}/a=b: there is no such folder" in told(
+        capsys, "bench", "run", "vtab", "--root", f"{tmp_path}/a=b", "train.epochs=1"
+    )
 
 
 def test_data_check(shapes: Path, tmp_path: Path, capsys):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vpt.config import DeepPrompt, NoPrompt, SgdConfig, load_config, parse_overrides
+from vpt.config import DeepPrompt, NoPrompt, SgdConfig, load_config, parse_overrides, split_values, word
 from vpt.config.describe import described
 from vpt.errors import UserError
 
@@ -81,6 +81,25 @@ def test_values_are_read_as_yaml():
         "f": "a=b",
         "g": "nan",
     }
+
+
+TEXTS = ["a", "2024", "1e-3", "null", "true", "", " a ", "#a", "a: b", "- a", "[0, 1]", "it's", '"', "a\nb", "\x85"]
+OTHERS = [None, True, 3, 0.1, 1e-5, 1e300, [0, [1e-7]], {"a": ["b"]}, ["it's, so", "😀"]]
+
+
+@pytest.mark.parametrize("value", [*TEXTS, *OTHERS])
+def test_a_written_word_gives_back_what_it_was(value: object):
+    found = parse_overrides([word("key", value)])["key"]
+    assert (type(found), found) == (type(value), value)
+    assert parse_overrides([word("key", Path("a") / str(value))]) == {"key": str(Path("a") / str(value))}
+
+
+def test_commas_in_brackets_and_quotes_do_not_part_values():
+    assert split_values("1,2") == ["1", "2"]
+    assert split_values("[0,1],[2,[3,4]],all") == ["[0,1]", "[2,[3,4]]", "all"]
+    assert split_values("it's,\"a,b\",['c,d', e]") == ["it's", '"a,b"', "['c,d', e]"]
+    assert split_values("a],b,[c,d") == ["a]", "b", "[c,d"]
+    assert split_values("") == [""]
 
 
 @pytest.mark.parametrize(

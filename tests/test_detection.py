@@ -24,7 +24,7 @@ from vpt.detection import open_vocabulary as owl
 from vpt.detection.metrics import detection_metrics
 from vpt.detection.model import Detector, PyramidDetection
 from vpt.detection.pyramid import SimplePyramid
-from vpt.errors import UserError
+from vpt.errors import NotFinite, UserError
 from vpt.evaluation import evaluate
 from vpt.predict import load
 from vpt.prompts.base import Shape
@@ -340,7 +340,7 @@ def test_boxes_that_are_not_finite_are_refused_before_they_score():
         "labels": torch.zeros(1).long(),
         "iscrowd": torch.zeros(1).long(),
     }
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(NotFinite, match="1 of 1 images have boxes or scores that are not finite"):
         detection_metrics([guess], [truth], ["a"])
 
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from vpt import plots
+from vpt.errors import NotFinite
 from vpt.metrics import calibration_error, classification_metrics
 from vpt.results import Classification
 
@@ -44,7 +45,7 @@ def test_several_labels_by_hand():
 
 
 def test_scores_that_are_not_finite_are_counted():
-    with pytest.raises(ValueError, match="1 of 2 images"):
+    with pytest.raises(NotFinite, match="1 of 2 images"):
         classification_metrics(np.array([[1.0, np.nan], [1.0, 0.0]]), np.array([0, 1]), classes="ab")
 
 

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from runs import QUIET, settings
+from safetensors.torch import save_file
 
+from vpt import run
 from vpt.artifact import read_artifact
 from vpt.backbones.fingerprint import fingerprint
 from vpt.backbones.loading import load_backbone
+from vpt.config import load_config, read_yaml, word
 from vpt.errors import UserError
 from vpt.evaluation import evaluate
 from vpt.run import resume, train
+from vpt.runfolder import claim, stem_of
 from vpt.runlog import RunLog, read_rows
 from vpt.training import loop
 from vpt.training.stop import Stopped
@@ -173,15 +179,36 @@ class TestResume:
         assert (whole / "artifact.safetensors").read_bytes() == before
 
     def test_changed_settings_or_data_are_refused(self, whole: Path, shapes: Path):
-        with pytest.raises(UserError, match="the settings changed since"):
-            resume(whole, ["train.epochs=9"], QUIET)
+        with pytest.raises(UserError, match=r"changed since: prompt\.tokens, train\.epochs; restore"):
+            resume(whole, ["train.epochs=9", "prompt.tokens=5"], QUIET)
         extra = shapes / "train" / "square" / "extra.png"
         extra.write_bytes((shapes / "train" / "square" / "0.png").read_bytes())
         try:
-            with pytest.raises(UserError, match="the data changed since"):
+            with pytest.raises(UserError, match="changed since: the data; restore"):
                 resume(whole, console=QUIET)
         finally:
             extra.unlink()
+
+    def test_a_run_whose_data_and_weights_moved_goes_on(self, shapes: Path, tmp_path: Path, monkeypatch):
+        before, after = tmp_path / "before", tmp_path / "after"
+        for split in ("train", "val", "test"):
+            shutil.copytree(shapes / split, before / split)
+        weights = before / "weights.safetensors"
+        save_file(load_backbone(settings(shapes, tmp_path).backbone).net.state_dict(), weights)
+        words = [f"data.val={before / 'val'}", f"data.test={before / 'test'}", f"backbone.weights={weights}"]
+        config = settings(before / "train", tmp_path, *words)
+        whole = train(config.model_copy(update={"name": "whole"}), QUIET)
+        with monkeypatch.context() as patched, pytest.raises(Killed):
+            kill_at(7, patched)
+            train(config, QUIET)
+        before.rename(after)
+        moved = [word.replace(str(before), str(after)) for word in [f"data={before / 'train'}", *words]]
+        result = resume(tmp_path / "run", moved, QUIET)
+        one, other = read_artifact(whole.artifact).tensors, read_artifact(result.artifact).tensors
+        assert all(torch.equal(one[name], other[name]) for name in one)
+        (after / "train" / "square" / "0.png").rename(after / "train" / "lying" / "new.png")
+        with pytest.raises(UserError, match="changed since: the data; restore"):
+            resume(tmp_path / "run", moved, QUIET)
 
     def test_a_damaged_checkpoint_is_refused(self, shapes: Path, tmp_path: Path, monkeypatch):
         with monkeypatch.context() as patched, pytest.raises(Killed):
@@ -329,6 +356,75 @@ def test_a_named_run_is_never_overwritten(shapes: Path, tmp_path: Path):
     with pytest.raises(UserError, match=r"exists and is not overwritten.*resume="):
         train(settings(shapes, tmp_path, "train.epochs=1"), QUIET)
     assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_a_mistake_leaves_no_folder_behind(shapes: Path, tmp_path: Path):
+    """The corrected command may take the same name."""
+    wrong = [
+        "data.augment=ligth",
+        "train.class_weights=[1,2]",
+        "train.class_weights=[1,2,-1]",
+        "backbone.image_size=30",
+        "compare=[noen]",
+    ]
+    for words in [*wrong, "compare=[maple]", "head=zeroshot"]:
+        with pytest.raises(UserError):
+            train(settings(shapes, tmp_path / "runs", words), QUIET)
+        assert not (tmp_path / "runs").exists(), words
+
+
+@pytest.mark.parametrize(("kind", "sentence"), [("noen", "did you mean 'none'"), ("maple", "set head=zeroshot")])
+def test_compared_prompts_are_checked_before_the_first_training(
+    shapes: Path, tmp_path: Path, monkeypatch, kind: str, sentence: str
+):
+    monkeypatch.setattr(loop, "_step", lambda *_: pytest.fail("training started"))
+    with pytest.raises(UserError, match=sentence):
+        train(settings(shapes, tmp_path, f"compare=[none, {kind}]"), QUIET)
+
+
+class TestFolder:
+    """Two runs that start together never share a folder."""
+
+    def test_a_made_name_gets_the_next_number(self, tmp_path: Path):
+        config = load_config(overrides=[word("out", tmp_path)])
+        (tmp_path / f"{stem_of(config)}-2").mkdir()
+        with ThreadPoolExecutor(8) as pool:
+            folders = list(pool.map(lambda _: claim(config), range(8)))
+        numbers = ["", *(f"-{number}" for number in range(3, 10))]
+        assert sorted(folder.name for folder in folders) == sorted(f"{stem_of(config)}{number}" for number in numbers)
+        assert all(read_yaml(folder / "config.yaml")["name"] == folder.name for folder in folders)
+        plain = tmp_path / "plain"
+        plain.mkdir()
+        assert {folder.stat().st_mode for folder in folders} == {plain.stat().st_mode}
+
+    def test_a_given_name_is_taken_once(self, tmp_path: Path):
+        (tmp_path / "mine").mkdir()  # an empty folder may be taken, by one
+        config = load_config(overrides=[word("out", tmp_path), "name=mine"])
+
+        with ThreadPoolExecutor(8) as pool:
+            attempts = [pool.submit(claim, config) for _ in range(8)]
+        refused = [str(attempt.exception()) for attempt in attempts if attempt.exception() is not None]
+        assert len(refused) == 7
+        assert all("exists and is not overwritten" in sentence for sentence in refused)
+        assert [item.name for item in tmp_path.iterdir()] == ["mine"]
+
+    def test_a_run_that_came_first_while_this_one_got_ready(self, shapes: Path, tmp_path: Path, monkeypatch):
+        usual = run.get_ready
+
+        def slow(setting, *more):
+            claim(setting.config)
+            return usual(setting, *more)
+
+        monkeypatch.setattr(run, "get_ready", slow)
+        with pytest.raises(UserError, match="exists and is not overwritten"):
+            train(settings(shapes, tmp_path), QUIET)
+        config = settings(shapes, tmp_path, "train.epochs=1").model_copy(update={"name": None})
+        assert train(config, QUIET).folder.name == f"{stem_of(config)}-2"
+
+    def test_a_place_that_is_no_folder_is_told(self, tmp_path: Path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(UserError, match="cannot write"):
+            claim(load_config(overrides=[word("out", tmp_path / "file")]))
 
 
 def test_no_space_left_is_one_sentence_and_loses_nothing(shapes: Path, tmp_path: Path, monkeypatch):

@@ -6,6 +6,7 @@ import json
 import re
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,11 +19,12 @@ import vpt
 from vpt import reading
 from vpt.backbones.recompute import Recomputed
 from vpt.cli.main import main
-from vpt.config import load_config, read_yaml
+from vpt.config import load_config, parse_overrides, read_yaml
 from vpt.errors import UserError
 from vpt.runlog import read_rows
+from vpt.sweep import study
 from vpt.sweep.shared import Shared
-from vpt.sweep.space import Choices, Range, grid_of, read_space
+from vpt.sweep.space import Choices, Range, grid_of, read_space, read_space_file, words_of
 from vpt.sweep.study import Sweep, search, sweep
 from vpt.training import loop
 
@@ -51,12 +53,71 @@ class TestSpace:
         assert read_space({"layers": [[0, 1], "all"]}) == {"layers": Choices(([0, 1], "all"))}
         assert grid_of({"layers": Choices(([0, 1], "all"))}) == {"layers": ["[0, 1]", "all"]}
 
+    def test_commas_in_brackets_belong_to_the_value(self):
+        assert read_space(["layers=[0, 1],[2,[3]],all"]) == {"layers": Choices(([0, 1], [2, [3]], "all"))}
+        assert read_space(["lr={head: 0.1, prompt: 0.2},0.3"])["lr"] == Choices(({"head": 0.1, "prompt": 0.2}, 0.3))
+
+    def test_a_path_upwards_is_no_range(self):
+        assert read_space(["data=../a,../b"]) == {"data": Choices(("../a", "../b"))}
+
     @pytest.mark.parametrize(
-        "word", ["a", "=1", "a=", "a=1,1", "a=2..1", "a=0..1:log", "a=1..2:lin", "a=x..y", "a=1..2..3"]
+        "value", [[0, [1, 2]], {"head": 0.1, "prompt": 1e-5}, None, True, 3, 1e-5, "all", "2024", "null", "#a", "a, b"]
+    )
+    def test_a_chosen_value_is_read_back_as_it_was(self, value: object):
+        axes = {"key": Choices((value, "another"))}
+        kept = json.loads(json.dumps(grid_of(axes)["key"][0]))  # as the journal does
+        (chosen,) = words_of({"key": kept}, axes)
+        found = parse_overrides([chosen])["key"]
+        assert (type(found), found) == (type(value), value)
+
+    def test_a_file_says_all_that_options_say(self, tmp_path: Path):
+        file = tmp_path / "space.yaml"
+        file.write_text("over: {lr: [1e-3, '2024', 0.1]}\ntrials: 3\nfinal: [data.join_val=true]\n")
+        space = read_space_file(file)
+        assert space.axes == {"lr": Choices((0.001, "2024", 0.1))}
+        assert (space.trials, space.grid, space.final, space.words) == (3, False, ("data.join_val=true",), ())
+
+    @pytest.mark.parametrize(
+        ("text", "sentence"),
+        [
+            ("trials: many", "trials=many must be a whole number"),
+            ("trials: 0", "at least 1"),
+            ("trials: true", "a whole number"),
+            ("grid: 'no'", "grid=no must be true or false"),
+            ("words: train.epochs=1", "words must be a list of key=value"),
+            ("final: [{data.join_val: true}]", "final must be a list of key=value"),
+            ("finally: []", "may hold words, grid, trials and final"),
+        ],
+    )
+    def test_mistakes_in_a_file(self, tmp_path: Path, text: str, sentence: str):
+        file = tmp_path / "space.yaml"
+        file.write_text(f"over: {{prompt.tokens: [1, 2]}}\n{text}\n")
+        with pytest.raises(UserError, match=f"space.yaml.*{re.escape(sentence)}"):
+            read_space_file(file)
+
+    @pytest.mark.parametrize(
+        "word",
+        [
+            "a",
+            "=1",
+            "a=",
+            "a=1,1",
+            "a=[0],[0]",
+            "a=2..1",
+            "a=0..1:log",
+            "a=1..2:lin",
+            "a=x..y",
+            "a=1..2..3",
+            "a=1..5,9",
+        ],
     )
     def test_mistakes_name_the_axis(self, word: str):
         with pytest.raises(UserError, match=re.escape(word)):
             read_space([word])
+
+    def test_an_axis_is_given_once(self):
+        with pytest.raises(UserError, match="--over a is given twice"):
+            read_space(["a=1", "a=2"])
 
     def test_a_grid_needs_values(self):
         with pytest.raises(UserError, match="d is a range"):
@@ -141,6 +202,36 @@ def test_a_trial_that_fails_is_told_and_the_others_go_on(shapes: Path, tmp_path:
     assert found.chosen == ["train.optimizer.lr=0.01"]
 
 
+def test_a_point_of_a_grid_that_failed_is_tried_again(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    plan = Sweep(words(shapes, tmp_path, "train.epochs=1"), read_space(["prompt.tokens=1,2,3"]), grid=True)
+    usual, tried = study._run, []
+
+    def failing(config, *more):
+        tried.append(config.prompt.tokens)
+        if config.prompt.tokens == 2 and len(tried) < 4:
+            raise UserError("the disk is full")
+        return usual(config, *more)
+
+    monkeypatch.setattr(study, "_run", failing)
+    assert sorted(row["state"] for row in search(plan, QUIET).trials) == ["complete", "complete", "fail"]
+    found = search(plan, QUIET)
+    done = [row["params"]["prompt.tokens"] for row in found.trials if row["state"] == "complete"]
+    assert (tried, sorted(done)) == ([1, 2, 3, 2], [1, 2, 3])
+    search(plan, QUIET)
+    assert len(tried) == 4
+
+
+def test_a_point_of_a_grid_that_was_killed_before_it_began_is_not_lost(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    plan = Sweep(words(shapes, tmp_path, "train.epochs=1"), read_space(["prompt.tokens=1,2"]), grid=True)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(study, "suggest", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        search(plan, QUIET)
+    done = [row["params"].get("prompt.tokens") for row in search(plan, QUIET).trials if row["state"] == "complete"]
+    assert sorted(done) == [1, 2]
+
+
 def test_the_last_training_may_join_the_validation_images(shapes: Path, tmp_path: Path):
     plan = Sweep(words(shapes, tmp_path), read_space(["prompt.tokens=1,3"]), trials=1, final=["data.join_val=true"])
     metrics = sweep(plan, QUIET).best.metrics
@@ -183,8 +274,7 @@ class TestWhatTrialsShare:
         pairs = []
         for number, row in enumerate(found.trials):
             assert row["state"] == "complete", row
-            words = [word.replace("'", "") for word in row["words"]]
-            alone = vpt.train(load_config(overrides=[*base, *words, f"out={out}", f"name=alone{number}"]), QUIET)
+            alone = vpt.train(load_config(overrides=[*base, *row["words"], f"out={out}", f"name=alone{number}"]), QUIET)
             pairs.append((trials[settings_of(alone.folder)], alone))
         return pairs
 
@@ -252,7 +342,8 @@ class TestWhatTrialsShare:
         with monkeypatch.context() as patched:
             counts = count_calls(patched, LOADING)
             search(Sweep(base, read_space(over), grid=True, prune=False), QUIET)
-            assert counts[LOADING] == 7  # three kinds learn at two rates; the frozen ones share
+            # Three kinds learn at two rates, the frozen ones share, and one is looked at before the first trial.
+            assert counts[LOADING] == 8
         for trial, alone in self.swept(base, tmp_path, *over):
             self.same(trial, alone)
 
@@ -308,6 +399,20 @@ class TestCommand:
         assert main(["sweep", *words(shapes, tmp_path), "--space", str(tmp_path / "space.yaml")]) == 0
         assert capsys.readouterr().out.strip() == str(tmp_path / "sweep" / "best")
 
+    def test_options_stand_anywhere_and_add_up(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+        plans: list[Sweep] = []
+        result = SimpleNamespace(best=SimpleNamespace(folder=tmp_path))
+        monkeypatch.setattr("vpt.sweep.study.sweep", lambda plan: plans.append(plan) or result)
+        (tmp_path / "space.yaml").write_text("over: {prompt.tokens: [1, 2]}\ntrials: 7\nfinal: [train.epochs=3]\n")
+        space = ["--space", str(tmp_path / "space.yaml")]
+        final = ["--final", "data.join_val=true", "--final", "train.epochs=9", "train.seed=1"]
+        assert main(["sweep", "data=a", *space, "train.seed=4", "prompt=deep", *final]) == 0
+        assert main(["sweep", *space, "--trials", "2", "data=a"]) == 0
+        assert main(["sweep", "--over", "prompt.tokens=1,2", "--grid", "data=a"]) == 0
+        assert [plan.words for plan in plans] == [["data=a", "train.seed=4", "prompt=deep"], ["data=a"], ["data=a"]]
+        assert plans[0].final == ["train.epochs=3", "data.join_val=true", "train.epochs=9", "train.seed=1"]
+        assert [(plan.trials, plan.grid) for plan in plans] == [(7, False), (2, False), (20, True)]
+
     @pytest.mark.parametrize(
         ("more", "sentence"),
         [
@@ -318,6 +423,8 @@ class TestCommand:
             (["--over", "backbone=a,b"], "backbone"),
             (["--over", "prompt.tokens=1,2", "--trials", "0"], "--trials 0"),
             (["--space", "nowhere.yaml"], "nowhere.yaml"),
+            (["--over", "prompt.tokens=1,2", "--final", "data.join_vall=true"], "data.join_vall"),
+            (["--over", "prompt.layers=[0],[1,2"], "[1,2 cannot be read; close its brackets"),
         ],
     )
     def test_mistakes_come_before_any_training(

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import QUIET, settings
+from runs import NET, QUIET, settings
 from safetensors.torch import load_file
 
 import vpt
 from vpt import reading, together
 from vpt.backbones.backbone import Backbone
 from vpt.cli.main import main
-from vpt.config import RunConfig
+from vpt.config import RunConfig, read_yaml
 from vpt.data.loader import Loader
 from vpt.errors import UserError
 from vpt.runlog import read_rows
@@ -222,6 +222,27 @@ class TestCommand:
         ]
         for folder in folders:
             assert (Path(folder) / "artifact.safetensors").is_file()
+
+    def test_a_value_may_be_a_list(self, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+        words = ["train", "--each", "prompt.layers=[0],[0, 1]", f"data={shapes}", f"out={tmp_path}", "name=a", *NET]
+        assert main([*words, "train.epochs=1", "data.workers=0"]) == 0
+        folders = [Path(line) for line in capsys.readouterr().out.splitlines()]
+        assert [folder.name for folder in folders] == ["a-layers=[0]", "a-layers=[0, 1]"]
+        assert [read_yaml(folder / "config.yaml")["prompt"]["layers"] for folder in folders] == [[0], [0, 1]]
+
+    def test_the_same_again_gets_a_number_but_for_a_given_name(self, shapes: Path, tmp_path: Path, capsys):
+        words = ["train", f"data={shapes}", f"out={tmp_path}", *NET, "train.epochs=1", "data.workers=0"]
+        each = ["--each", "prompt.tokens=2"]
+        assert [main([*words, *each]), main([*words, *each])] == [0, 0]
+        stem = f"{shapes.name}-test_vit_patch8_32-deep-tokens=2"
+        assert [Path(folder).name for folder in capsys.readouterr().out.split()] == [stem, f"{stem}-2"]
+        assert [main([*words, "name=mine", *each]), main([*words, "name=mine", *each])] == [0, 2]
+        assert "mine-tokens=2 exists and is not overwritten" in capsys.readouterr().err
+
+    def test_a_mistake_of_any_run_is_told_before_all(self, shapes: Path, tmp_path: Path):
+        with pytest.raises(UserError, match="did you mean 'light'"):
+            train_together(named(shapes, tmp_path / "new", [], ["data.augment=ligth"]), QUIET)
+        assert not (tmp_path / "new").exists()
 
     @pytest.mark.parametrize(
         ("words", "sentence"),

@@ -46,7 +46,7 @@ def test_class_weights():
     assert class_weights("none", [1, 2]) is None
     assert class_weights("balanced", [10, 30]).tolist() == pytest.approx([2.0, 2 / 3])
     assert class_weights([1.0, 0.0], [5, 5]).tolist() == [1.0, 0.0]
-    for wrong in ([1.0], [1.0, -1.0]):
+    for wrong in ([], [1.0], [1.0, -1.0], [1.0, math.nan], [1.0, math.inf], [0.0, 0.0]):
         with pytest.raises(UserError, match="2 classes need 2"):
             class_weights(wrong, [5, 5])
 

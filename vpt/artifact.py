@@ -16,6 +16,7 @@ from vpt.config import DataConfig, RunConfig, TrainConfig
 from vpt.errors import UserError
 from vpt.preprocess import Preprocess
 from vpt.prompted import Prompted
+from vpt.runfolder import CHECKPOINT
 from vpt.tensorfile import other_format, read_tensors, write_tensors
 
 FORMAT = 2  # 1: the backbone's fingerprint told of weights alone, without position embeddings
@@ -88,7 +89,7 @@ def find_artifact(path: str | Path) -> Path:
     if path.is_dir():
         inside = path / "artifact.safetensors"
         if not inside.is_file():
-            unfinished = (path / "checkpoint.safetensors").is_file()
+            unfinished = (path / CHECKPOINT).is_file()
             raise UserError(
                 f"{path} holds no artifact.safetensors; "
                 + (f"finish the run with: vpt train resume={path}" if unfinished else "is it a run folder?")

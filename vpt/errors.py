@@ -1,4 +1,4 @@
-"""The one exception a user's mistake raises: a sentence that names the thing and the mend."""
+"""The exception a user's mistake raises: a sentence that names the thing and the mend."""
 
 from __future__ import annotations
 
@@ -8,6 +8,22 @@ from collections.abc import Iterable
 
 class UserError(Exception):
     """A mistake of the caller's, told in one sentence. The command line prints it and exits with code 2."""
+
+
+class NotFinite(UserError):
+    """Scores, boxes or a loss are not finite: the training diverged.
+
+    Args:
+        what: is not finite, as the first part of the sentence.
+        where: and when, with what is known of the cause.
+
+    >>> str(NotFinite("the loss became nan"))
+    'the loss became nan; lower train.optimizer.lr, or set train.clip_norm, in a new run'
+    """
+
+    def __init__(self, what: str, where: str = "") -> None:
+        super().__init__(f"{what}{where}; lower train.optimizer.lr, or set train.clip_norm, in a new run")
+        self.what = what
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,9 +1,11 @@
-"""Files are replaced whole or not at all: write beside the target, flush, then rename."""
+"""Files and folders come whole or not at all: write beside the target, flush, then rename."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -35,19 +37,72 @@ def write_atomic(path: str | Path, write: Callable[[Path], object]) -> Path:
         write(temporary)
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        # mkstemp makes the file private to its owner; a result is an ordinary file.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(_open_to_others(0o666))
         temporary.replace(path)
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; free some space or choose another folder"
-        ) from error
+        raise _unwritten(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
     return path
+
+
+def make_folder(path: str | Path, fill: Callable[[Path], object]) -> bool:
+    """Let `fill` write into a folder beside `path`, then rename it onto `path`.
+
+    Of several processes that make the same folder at once, one does: it comes with something in it, and only an empty
+    folder gives way.
+
+    Args:
+        path: the folder; its parents are made too.
+        fill: writes at least one file.
+
+    Returns:
+        Whether it was made; False where something else stands there.
+
+    Raises:
+        UserError: the disk is full or the place cannot be written.
+
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "a"
+    >>> [make_folder(target, lambda folder: (folder / "b.txt").write_text("hello")) for _ in range(2)]
+    [True, False]
+    """
+    path = Path(path).resolve()  # a link to an empty folder stands for it
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+        fill(temporary)
+        temporary.chmod(_open_to_others(0o777))
+        return _renamed(temporary, path)
+    except OSError as error:
+        raise _unwritten(path, error) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _renamed(old: Path, new: Path) -> bool:
+    """Whether a folder could be renamed; not where a file or a folder with something in it stands."""
+    try:
+        old.rename(new)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        return False
+    return True
+
+
+def _open_to_others(mode: int) -> int:
+    """tempfile makes what it makes private to its owner; a result is an ordinary file or folder."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return mode & ~umask
+
+
+def _unwritten(path: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write {path}: {error.strerror or error}; free some space or choose another folder")
 
 
 def write_text(path: str | Path, text: str) -> Path:

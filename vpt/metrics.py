@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vpt.errors import NotFinite
+
 BINS = 15  # of confidence
 
 Floats = NDArray[np.floating[Any]]
@@ -47,14 +49,14 @@ def classification_metrics(
         label the confusion matrix with the truth in rows.
 
     Raises:
-        ValueError: logits that are not finite.
+        NotFinite: logits that are not.
 
     >>> classification_metrics(np.eye(3) * 9, np.arange(3), classes="abc")["accuracy"]
     1.0
     """
     bad = int((~np.isfinite(logits)).any(1).sum())
     if bad:
-        raise ValueError(f"{bad} of {len(logits)} images have scores that are not finite")
+        raise NotFinite(f"{bad} of {len(logits)} images have scores that are not finite")
     logits = logits.astype(np.float64)
     return _several(logits, labels, classes) if multilabel else _single(logits, labels, classes)
 

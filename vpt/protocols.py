@@ -18,7 +18,7 @@ from vpt.errors import UserError
 from vpt.evaluation import evaluate, evaluate_untrained
 from vpt.files import read_json, write_json
 from vpt.run import resume, train
-from vpt.runfolder import finished, identity, refuse_other, stem_of
+from vpt.runfolder import CHECKPOINT, finished, identity, refuse_other, stem_of
 
 SHOTS = (1, 2, 4, 8, 16)
 SEEDS = (1, 2, 3)
@@ -172,7 +172,7 @@ def measured(config: RunConfig, name: str, words: Sequence[str], console: Consol
         return _once(folder.with_suffix(".json"), lambda: evaluate_untrained(mine, "test", console))
     if (done := finished(folder)) is not None:
         return done.metrics["test"]
-    if (folder / "checkpoint.safetensors").is_file():
+    if (folder / CHECKPOINT).is_file():
         return resume(folder, console=console).metrics["test"]
     if (folder / "config.yaml").is_file():
         shutil.rmtree(folder)  # stopped before its first checkpoint

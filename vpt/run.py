@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from vpt import plots
 from vpt.artifact import save_artifact
@@ -19,13 +18,13 @@ from vpt.config import RunConfig, load_config, read_yaml
 from vpt.console import Console
 from vpt.distributed import first_goes_ahead, is_first, joined, told, wait
 from vpt.errors import UserError
-from vpt.files import write_json, write_text
+from vpt.files import write_json
 from vpt.fitting import rounds, train_model
 from vpt.predictions import read_answers
 from vpt.prompted import Prompted
 from vpt.prompts.picture import prompt_picture
 from vpt.prompts.pixels import PixelPrompts
-from vpt.runfolder import TrainResult, identity, run_folder
+from vpt.runfolder import CHECKPOINT, TrainResult, claim, identity, refuse_taken, write_config
 from vpt.runlog import RunLog, open_log
 from vpt.setting import Setting, prepare
 from vpt.tasks import task_of
@@ -36,6 +35,23 @@ from vpt.training.optim import build_optimizer
 from vpt.usage import device_name
 
 
+@dataclass(frozen=True)
+class Ready:
+    """A run in which nothing is wrong and of which nothing is written yet.
+
+    Args:
+        setting: what `prepare` made.
+        state: model, optimiser and progress; at the start, or where a checkpoint left it.
+        stands_on: which settings, data and backbone that belongs to.
+        fresh: it is at the start.
+    """
+
+    setting: Setting
+    state: TrainState
+    stands_on: Mapping[str, Any]
+    fresh: bool
+
+
 def train(config: RunConfig, console: Console | None = None) -> TrainResult:
     """Train what `config` describes into a new run folder, then the prompts it is to be compared with.
 
@@ -44,17 +60,20 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
     """
     with joined():
         console = console or Console(quiet=not is_first())
-        folder = Path(told(str(run_folder(config)) if is_first() else ""))
+        if is_first():
+            refuse_taken(config)
+        compared = _compared(config)
         with first_goes_ahead():
             setting = prepare(config, task_of(config).load, console)
-        config = setting.config
-        result = alone(training(setting, folder))
-        others = [
-            alone(training(replace(setting, config=_with_prompt(config, kind)), _sibling(folder, kind)))
-            for kind in config.compare
-        ]
-        _compare(setting, [result, *others])
-        return result
+        others = [_beside(setting, other) for other in compared]
+        for other in others:
+            model_of(other)  # what is wrong with it is told now, not after the first training
+        ready = get_ready(setting)
+        folder = Path(told(str(claim(setting.config)) if is_first() else ""))
+        result = alone(training(ready, folder))
+        return _compare(
+            setting, result, [alone(training(get_ready(other), _sibling(folder, other))) for other in others]
+        )
 
 
 def resume(run: str | Path, overrides: Sequence[str] = (), console: Console | None = None) -> TrainResult:
@@ -66,78 +85,104 @@ def resume(run: str | Path, overrides: Sequence[str] = (), console: Console | No
     folder = Path(run)
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{folder} is not a run folder; it has no config.yaml")
+    if (folder / "metrics.json").exists() and not (folder / CHECKPOINT).is_file():
+        raise UserError(f"{folder} is finished and has no checkpoint to resume from")
     config = load_config(base=read_yaml(folder / "config.yaml"), overrides=overrides)
+    compared = _compared(config)
     with joined():
         console = console or Console(quiet=not is_first())
         with first_goes_ahead():
             setting = prepare(config, task_of(config).load, console)
-        config = setting.config
-        result = alone(training(setting, folder, fresh=False))
-        others = []
-        for kind in config.compare:
-            sibling = _sibling(folder, kind)
-            started = (sibling / "checkpoint.safetensors").is_file()
-            wait()
-            other = replace(setting, config=_with_prompt(config, kind))
-            others.append(alone(training(other, sibling, fresh=not started)))
-        _compare(setting, [result, *others])
-        return result
+        result = alone(training(get_ready(setting, folder), folder))
+        others = [(other, _sibling(folder, other)) for other in (_beside(setting, each) for each in compared)]
+        beside = [alone(training(get_ready(other, sibling), sibling)) for other, sibling in others]
+        return _compare(setting, result, beside)
 
 
-def training(
-    setting: Setting, folder: Path, fresh: bool = True, backbone: Backbone | None = None
-) -> Steps[TrainResult]:
-    """A whole training as a generator that asks for its steps; `alone` takes them, or vpt/together.py.
+def get_ready(setting: Setting, folder: Path | None = None, backbone: Backbone | None = None) -> Ready:
+    """Build what a run trains. Whatever is wrong is told here, before anything is written.
 
     Args:
         setting: what `prepare` made.
-        folder: the run folder.
-        fresh: begin anew instead of going on.
+        folder: goes on from the checkpoint there, if there is one; default: from the start.
         backbone: one that is loaded already and shared; default: one of its own.
+
+    Raises:
+        UserError: a backbone, prompt, head or training that cannot be made of these settings and data; a checkpoint
+            that is damaged or belongs to others.
     """
-    config, data, console = setting.config, setting.data, setting.console
-    task = task_of(config)
-    model = task.build(config, data.classes, backbone)
+    config, data = setting.config, setting.data
+    model = model_of(setting, backbone)
     arrange(model, config.train, setting.device, setting.precision)
-    if not task.learns(model):
-        raise UserError(
-            "nothing learns in this run: no prompt, a frozen backbone and a fixed label mapping; add a prompt"
-        )
     optimizer = build_optimizer(model, config.train.optimizer)
     scaler = torch.amp.GradScaler(setting.device.type, enabled=setting.precision == "fp16")
     state = TrainState(model, optimizer, scaler, Progress())
-    checkpoint = folder / "checkpoint.safetensors"
     stands_on = {
         "settings": identity(config),
         "data": data.fingerprint(),
         "backbone": model.backbone.fingerprint,
     }
+    checkpoint = folder / CHECKPOINT if folder is not None else None
+    fresh = checkpoint is None or not checkpoint.is_file()
+    wait()  # before the first of several processes writes one
+    if fresh:
+        task_of(config).begin(model, setting)
+        if rounds(config.prompt) > 1:
+            state.start = {name: value.clone() for name, value in model.owned_state().items()}
+    else:
+        assert checkpoint is not None
+        load_checkpoint(checkpoint, state, stands_on)
+        progress = state.progress
+        setting.console.say(f"resuming {folder} at epoch {progress.epoch + 1}, step {progress.step}")
+    return Ready(setting, state, stands_on, fresh)
+
+
+def model_of(setting: Setting, backbone: Backbone | None = None) -> Prompted:
+    """The model of a run, which can be trained.
+
+    Args:
+        setting: what `prepare` made.
+        backbone: one that is loaded already and shared; default: one of its own.
+
+    Raises:
+        UserError: a backbone, prompt, head, augmentation or loss that cannot be made of these settings and data.
+    """
+    task = task_of(setting.config)
+    model = task.build(setting.config, setting.data.classes, backbone)
+    if not task.learns(model):
+        raise UserError(
+            "nothing learns in this run: no prompt, a frozen backbone and a fixed label mapping; add a prompt"
+        )
+    task.check(model, setting)
+    return model
+
+
+def training(ready: Ready, folder: Path) -> Steps[TrainResult]:
+    """A whole training as a generator that asks for its steps; `alone` takes them, or vpt/together.py.
+
+    Args:
+        ready: the run.
+        folder: its folder.
+    """
+    setting, state = ready.setting, ready.state
 
     def save() -> None:
         if is_first():
-            save_checkpoint(checkpoint, state, stands_on)
+            save_checkpoint(folder / CHECKPOINT, state, ready.stands_on)
 
-    if fresh or not checkpoint.is_file():
-        if not fresh and (folder / "metrics.json").exists():
-            raise UserError(f"{folder} is finished and has no checkpoint to resume from")
+    if ready.fresh:
         if is_first():
-            _create(folder, config)
-        task.begin(model, setting)
-        if rounds(config.prompt) > 1:
-            state.start = {name: value.clone() for name, value in model.owned_state().items()}
+            write_config(folder, setting.config)
         save()
-    else:
-        load_checkpoint(checkpoint, state, stands_on)
-        console.say(f"resuming {folder} at epoch {state.progress.epoch + 1}, step {state.progress.step}")
-    with open_log(folder, None if fresh else state.progress.step, write=is_first()) as log:
-        console.attach(log)
+    with open_log(folder, None if ready.fresh else state.progress.step, write=is_first()) as log:
+        setting.console.attach(log)
         try:
-            _introduce(setting, model, folder)
+            _introduce(setting, state.model, folder)
             with torch.random.fork_rng():
-                yield from train_model(state, setting, task, log, save)
+                yield from train_model(state, setting, task_of(setting.config), log, save)
             return _conclude(state, setting, folder, log)
         finally:
-            console.attach(None)
+            setting.console.attach(None)
 
 
 def _introduce(setting: Setting, model: Prompted, folder: Path) -> None:
@@ -232,28 +277,32 @@ def _write(
     return size
 
 
-def _create(folder: Path, config: RunConfig) -> None:
-    stored = config.model_copy(update={"name": folder.name})
-    write_text(folder / "config.yaml", yaml.safe_dump(stored.model_dump(mode="json"), sort_keys=False))
-
-
-def _with_prompt(config: RunConfig, kind: str) -> RunConfig:
+def _compared(config: RunConfig) -> list[RunConfig]:
+    """The same run with each of the prompts it is to be compared with."""
     tree = config.model_dump(mode="json")
-    return load_config(base=tree, overrides=[f"prompt.kind={kind}", "compare=[]"])
+    return [load_config(base=tree, overrides=[f"prompt.kind={kind}", "compare=[]"]) for kind in config.compare]
 
 
-def _sibling(folder: Path, kind: str) -> Path:
-    return folder / f"compare-{kind}"
+def _beside(setting: Setting, other: RunConfig) -> Setting:
+    """The setting of a compared run: that of the first, with what it has settled of training."""
+    return replace(setting, config=other.model_copy(update={"train": setting.config.train}))
 
 
-def _compare(setting: Setting, results: Sequence[TrainResult]) -> None:
-    if len(results) < 2 or not is_first():
-        return
-    say_comparison(setting.console, [result.metrics for result in results])
+def _sibling(folder: Path, other: Setting) -> Path:
+    return folder / f"compare-{other.config.prompt.kind}"
+
+
+def _compare(setting: Setting, result: TrainResult, others: Sequence[TrainResult]) -> TrainResult:
+    """Say and draw how a run compares with the others; returns it."""
+    if not others or not is_first():
+        return result
+    results = [result, *others]
+    say_comparison(setting.console, [each.metrics for each in results])
     split = "test" if setting.data.test else "val"
-    files = {method_name(result.metrics): result.folder / f"predictions-{split}.csv" for result in results}
+    files = {method_name(each.metrics): each.folder / f"predictions-{split}.csv" for each in results}
     if all(file.is_file() for file in files.values()):
         answers = {name: read_answers(file) for name, file in files.items()}
-        path = results[0].folder / "comparison.png"
+        path = result.folder / "comparison.png"
         comparison_png(answers, setting.data.split(split), setting.config.data.max_pixels, path)
         setting.console.say(f"picture: {path}")
+    return result

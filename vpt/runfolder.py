@@ -9,15 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from vpt.config import RunConfig
 from vpt.errors import UserError
-from vpt.files import read_json
+from vpt.files import make_folder, read_json, write_text
+
+CHECKPOINT = "checkpoint.safetensors"
 
 # Settings that change how a run is computed but not what comes out; a resumed run may change them.
 FREE_AT_RESUME = {
     "data": {"workers", "cache", "root"},
     "train": {"device", "checkpoint_minutes", "recompute", "shard", "compile"},
 }
+# Where data and weights lie. A resumed run may find them elsewhere: it is held to the fingerprints of what they hold.
+MOVABLE = {"data.path", "data.val", "data.test", "backbone.weights"}
 
 
 @dataclass(frozen=True)
@@ -66,37 +72,115 @@ def refuse_other(file: Path, told: dict[str, Any]) -> None:
         return
     if not file.is_file():
         raise UserError(f"{folder} exists and holds something else; choose another name=...")
-    names = _differing(read_json(file, "give the same command again"), told)
-    if names:
+    refuse_changed(folder, read_json(file, "give the same command again"), told)
+
+
+def refuse_changed(place: object, old: Any, told: Any) -> None:
+    """Whether something is gone on with as it was begun.
+
+    Args:
+        place: what was begun, for the message.
+        old: the settings it was begun with.
+        told: the settings it is to be gone on with, as JSON gives them back.
+
+    Raises:
+        UserError: they differ.
+
+    >>> refuse_changed("runs/a", {"train": {"epochs": 1}}, {"train": {"epochs": 3}})
+    Traceback (most recent call last):
+    ...
+    vpt.errors.UserError: runs/a was begun with other settings (train.epochs); give the same, or another name=...
+    """
+    if names := differing(old, told):
         raise UserError(
-            f"{folder} was begun with other settings ({', '.join(names[:5])}); give the same, or another name=..."
+            f"{place} was begun with other settings ({', '.join(names[:5])}); give the same, or another name=..."
         )
 
 
-def _differing(old: Any, new: Any, path: str = "") -> list[str]:
+def differing(old: Any, new: Any, path: str = "") -> list[str]:
+    """The names of what differs between two trees of settings.
+
+    Args:
+        old: a tree, as JSON gives it back.
+        new: the other.
+        path: where in a larger tree they stand.
+
+    >>> differing({"settings": {"train": {"epochs": 1, "seed": 0}}}, {"settings": {"train": {"epochs": 3, "seed": 0}}})
+    ['train.epochs']
+    """
     if isinstance(old, dict) and isinstance(new, dict):
         return [
             found
             for key in sorted({*old, *new})
-            for found in _differing(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+            for found in differing(old.get(key), new.get(key), f"{path}.{key}" if path else key)
         ]
     return [] if old == new else [path.removeprefix("settings.")]
 
 
-def run_folder(config: RunConfig) -> Path:
-    """A new folder. A name that was given is taken as it is, one that was made gets a number if it exists."""
-    if config.name is not None:
+def refuse_taken(config: RunConfig) -> None:
+    """Tell of a name that is taken before long work starts.
+
+    Raises:
+        UserError: the run has a name of its own, and something stands in that folder.
+
+    >>> refuse_taken(RunConfig(name="no-such-run"))
+    """
+    if config.name is None:
+        return
+    folder = config.out / config.name
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise _taken(folder)
+
+
+def claim(config: RunConfig, stem: str | None = None) -> Path:
+    """Make a run's folder, with its settings in it; no other process that wants one at the same time gets the same.
+
+    Args:
+        config: the run. A name that was given is taken as it is.
+        stem: a name that was made, which gets a number where there is such a folder already; default for a run without
+            a name: its data, backbone and method.
+
+    Raises:
+        UserError: the name that was given is taken, or the folder cannot be written.
+
+    >>> import tempfile
+    >>> config = RunConfig(out=Path(tempfile.mkdtemp()))
+    >>> [claim(config, "a").name for _ in range(3)]
+    ['a', 'a-2', 'a-3']
+    """
+
+    def made(folder: Path) -> bool:
+        return make_folder(folder, lambda new: write_config(new, config, folder.name))
+
+    if stem is None and config.name is not None:
         folder = config.out / config.name
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(
-                f"{folder} exists and is not overwritten; choose another name=..., "
-                f"or go on with: vpt train resume={folder}"
-            )
+        if not made(folder):
+            raise _taken(folder)
         return folder
-    stem, number = stem_of(config), 1
-    while (folder := config.out / (stem if number == 1 else f"{stem}-{number}")).exists():
+    first = folder = config.out / (stem or stem_of(config))
+    number = 1
+    while folder.exists() or not made(folder):
         number += 1
+        folder = first.with_name(f"{first.name}-{number}")
     return folder
+
+
+def write_config(folder: Path, config: RunConfig, name: str | None = None) -> None:
+    """Write a run's settings into its folder.
+
+    Args:
+        folder: where.
+        config: the settings.
+        name: of the run; default: the folder's.
+    """
+    stored = config.model_copy(update={"name": name or folder.name})
+    write_text(folder / "config.yaml", yaml.safe_dump(stored.model_dump(mode="json"), sort_keys=False))
+
+
+def _taken(folder: Path) -> UserError:
+    return UserError(
+        f"{folder} exists and is not overwritten; choose another name=..., or go on with: vpt train resume={folder}"
+    )
 
 
 def stem_of(config: RunConfig) -> str:

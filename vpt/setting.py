@@ -46,6 +46,15 @@ class Setting:
         """Images in one forward pass of training."""
         return -(-self.config.train.batch_size // self.config.train.accumulate)
 
+    def training_transform(self, model: PromptedModel) -> Transform:
+        """What makes of a decoded image what `model` trains on.
+
+        Raises:
+            UserError: an augmentation that does not exist, or fails.
+        """
+        pre, data = replace(model.backbone.preprocess, size=model.image_size), self.config.data
+        return train_transform(pre, data.augment, data.resize, data.crop_pct)
+
     def training_loader(self, model: PromptedModel) -> Loader | SharedLoader:
         """Batches of the training split, augmented and shuffled; shared with the runs beside this one that want the
         very same."""
@@ -69,12 +78,7 @@ class Setting:
         """Batches of records as `model` wants them; augmented and shuffled for training; dealt out to all processes,
         or all of them to each."""
         config, data = self.config, self.data
-        transform: Transform
-        if training:
-            pre = replace(model.backbone.preprocess, size=model.image_size)
-            transform = train_transform(pre, config.data.augment, config.data.resize, config.data.crop_pct)
-        else:
-            transform = evaluation_transform(model, config.data)
+        transform = self.training_transform(model) if training else evaluation_transform(model, config.data)
         return make_loader(
             records,
             transform,

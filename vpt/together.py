@@ -30,8 +30,8 @@ from vpt.metrics import ranking
 from vpt.model import PromptedModel, backbone_for
 from vpt.prompts.pixels import PixelPrompts
 from vpt.reading import Readings
-from vpt.run import training
-from vpt.runfolder import TrainResult, run_folder
+from vpt.run import Ready, get_ready, training
+from vpt.runfolder import TrainResult, claim, refuse_taken
 from vpt.setting import Setting, prepare
 from vpt.tasks import task_of
 from vpt.training.loop import Done, Request, Steps, finish_step, step_seed
@@ -39,12 +39,16 @@ from vpt.training.shared import SharedLoader
 from vpt.training.stop import Stopped, Wish, listening
 
 
-def train_together(configs: Sequence[RunConfig], console: Console | None = None) -> list[TrainResult]:
+def train_together(
+    configs: Sequence[RunConfig], console: Console | None = None, stems: Sequence[str] | None = None
+) -> list[TrainResult]:
     """Train runs side by side; each ends as if it had trained alone, but for rounding.
 
     Args:
         configs: classification on the same backbone, which stays frozen. Names that are given must differ.
         console: where is said how far they are.
+        stems: names of runs without a name, which get a number where there are such already; default: as `train` names
+            them.
 
     Raises:
         UserError: any mistake in configuration, data or backbone, before training starts; a run that failed, by name,
@@ -55,15 +59,17 @@ def train_together(configs: Sequence[RunConfig], console: Console | None = None)
     _check(configs)
     shared: dict[Hashable, SharedLoader] = {}
     readings = Readings()
-    folders = _folders(configs)
     backbone: Backbone | None = None
-    runs: list[Steps[TrainResult]] = []
-    for config, folder in zip(configs, folders, strict=True):
+    ready: list[Ready] = []
+    for config in configs:
         mine = Console(quiet=True)
         setting: Setting = replace(prepare(config, task_of(config).load, mine, readings), shared=shared)
         if backbone is None:
             backbone = backbone_for(setting.config).to(setting.device)
-        runs.append(training(setting, folder, backbone=backbone))
+        ready.append(get_ready(setting, backbone=backbone))
+    made: Sequence[str | None] = stems or [None] * len(ready)
+    folders = [claim(each.setting.config, stem) for each, stem in zip(ready, made, strict=True)]
+    runs = [training(each, folder) for each, folder in zip(ready, folders, strict=True)]
     console.say(f"{len(runs)} runs on {configs[0].backbone.name}, side by side")
     results, failures = _drive(runs, folders, console)
     _say(console, folders, results)
@@ -87,20 +93,10 @@ def _check(configs: Sequence[RunConfig]) -> None:
             )
         if config.train.device != first.train.device or config.train.precision != first.train.precision:
             raise UserError("runs that train together share train.device and train.precision")
-
-
-def _folders(configs: Sequence[RunConfig]) -> list[Path]:
-    """A new folder for each; names that were made, not given, get a number where they would meet."""
-    found: list[Path] = []
-    for config in configs:
-        folder = stem = run_folder(config)
-        number = 2
-        while folder in found:
-            if config.name is not None:
-                raise UserError(f"two runs are called {config.name}; give them different names")
-            folder, number = stem.with_name(f"{stem.name}-{number}"), number + 1
-        found.append(folder)
-    return found
+        refuse_taken(config)
+    names = [config.name for config in configs if config.name is not None]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"two runs are called {twice[0]}; give them different names")
 
 
 def _drive(

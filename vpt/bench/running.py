@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 NEW_SHOTS = 16  # of base-to-new
 AGAIN = "give the same command again"
-TRIALS = 20  # of a space that is no grid and names no number
 
 
 @dataclass(frozen=True)
@@ -186,6 +185,7 @@ def _chosen(bench: Bench, task: Task, folder: Path, console: Console) -> list[st
         return []
     file = folder / "chosen.json"
     if not file.is_file():
+        from vpt.sweep.space import TRIALS
         from vpt.sweep.study import Sweep, search
 
         words = [*task.settings(bench.root), word("out", folder), "name=search", "data.hold_test=true", "compare=[]"]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vpt.cli.base import USAGE, Parser, file_and_overrides
+from vpt.cli.base import USAGE, Parser, file_and_overrides, is_path
 from vpt.errors import UserError
 from vpt.files import at_home
 
@@ -19,7 +19,7 @@ class _Runner(Parser):
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Set the settings aside, then parse the rest."""
         words = list(sys.argv[1:] if args is None else args)
-        loose = [word for word in words if "=" in word and not word.startswith("-")]
+        loose = [word for word in words if not word.startswith("-") and not is_path(word)]
         found, extra = super().parse_known_args([word for word in words if word not in loose], namespace)
         found.settings = loose
         return found, extra

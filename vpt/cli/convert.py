@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from vpt.cli.base import is_path
 from vpt.errors import UserError
 
 
@@ -25,7 +26,7 @@ def add(commands: Any) -> None:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    files = [word for word in options.words if "=" not in word or Path(word).is_file()]
+    files = [word for word in options.words if is_path(word)]
     if not files:
         raise UserError("name the file to convert, as in: vpt convert model.pth.tar-50 backbone=... --output FILE")
     settings = [word for word in options.words if word not in files]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vpt.cli.base import USAGE, Parser, file_and_overrides
+from vpt.cli.base import USAGE, Parser, file_and_overrides, is_path
 
 if TYPE_CHECKING:
     from vpt.config import RunConfig
@@ -31,7 +31,8 @@ def _config(words: Sequence[str], task: str | None = None) -> RunConfig:
     from vpt.config import load_config, word
 
     first, *rest = words
-    words = words if "=" in first or _is_config(first) else [word("data.path", first), *rest]
+    is_data = (is_path(first) or Path(first).is_dir()) and not _is_config(first)
+    words = [word("data.path", first), *rest] if is_data else words
     if task is not None:
         words = [*words, f"task={task}"]
     return load_config(*file_and_overrides(words))

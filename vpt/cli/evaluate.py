@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vpt.cli.base import file_and_overrides
+from vpt.cli.base import file_and_overrides, is_path
 from vpt.errors import UserError, nearest
 
 
@@ -27,7 +27,7 @@ def add(commands: Any) -> None:
 
 def _eval(options: argparse.Namespace) -> int:
     first = options.words[0]
-    artifact = None if "=" in first or first.endswith((".yaml", ".yml")) else first
+    artifact = first if is_path(first) and not first.endswith((".yaml", ".yml")) else None
     file, overrides = file_and_overrides(options.words[1:] if artifact else options.words)
     if file and artifact:
         raise UserError(f"'{file}' is not of the form key=value, as in data=photos")

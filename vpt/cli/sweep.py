@@ -17,10 +17,17 @@ def add(commands: Any) -> None:
         "--over", action="append", default=[], metavar="key=VALUES", help="A,B,C; LOW..HIGH; LOW..HIGH:log"
     )
     parser.add_argument("--space", metavar="FILE.yaml", help="a YAML file with the mapping `over`, instead of --over")
-    parser.add_argument("--trials", type=int, default=20, help="how many, over all calls (default 20)")
+    parser.add_argument("--trials", type=int, help="how many, over all calls (default: of the space file, or 20)")
     parser.add_argument("--grid", action="store_true", help="every combination once")
     parser.add_argument("--no-prune", action="store_true", help="train every trial to its end")
-    parser.add_argument("--final", nargs="*", default=[], metavar="key=value", help="settings of the last training")
+    parser.add_argument(
+        "--final",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="key=value",
+        help="settings of the last training: all up to the next option",
+    )
     parser.add_argument(
         "--storage", metavar="URL", help="a database, for several machines: postgresql://..., sqlite:///f"
     )
@@ -31,29 +38,24 @@ def _sweep(options: argparse.Namespace) -> int:
     file, words = file_and_overrides(options.words)
     if bool(options.over) == bool(options.space):
         raise UserError("name what is searched, by --over key=VALUES or by --space FILE.yaml")
-    if options.trials < 1:
+    if options.trials is not None and options.trials < 1:
         raise UserError(f"--trials {options.trials} must be at least 1")
     try:
-        from vpt.sweep.space import read_space, read_space_file
+        from vpt.sweep.space import TRIALS, SpaceFile, read_space, read_space_file
         from vpt.sweep.study import Sweep, sweep
     except ImportError as error:
         raise UserError(f"sweeping needs {error.name}: pip install 'vpt[sweep]'") from None
-    if options.space:
-        space = read_space_file(options.space)
-        axes, words = space.axes, [*space.words, *words]
-        options.grid = options.grid or space.grid
-        options.final = [*space.final, *options.final]
-    else:
-        axes = read_space(options.over)
+    space = read_space_file(options.space) if options.space else SpaceFile(read_space(options.over))
+    grid = options.grid or space.grid
     plan = Sweep(
-        words,
-        axes,
+        [*space.words, *words],
+        space.axes,
         file,
-        options.trials,
-        options.grid,
-        options.final,
+        options.trials or space.trials or TRIALS,
+        grid,
+        [*space.final, *options.final],
         options.storage,
-        prune=not (options.no_prune or options.grid),
+        prune=not (options.no_prune or grid),
     )
     found = sweep(plan)
     print(found.best.folder)

@@ -53,23 +53,25 @@ def _train_each(file: str | None, overrides: list[str], each: Sequence[str]) -> 
 
     grid = [_values(word) for word in each]
     named = [(words, load_config(file, [*overrides, *words])) for words in itertools.product(*grid)]
-    from vpt.runfolder import run_folder
+    from vpt.runfolder import stem_of
     from vpt.together import train_together
 
-    configs = []
-    for words, config in named:
-        if config.compare:
-            raise UserError("--each compares settings already; leave out compare")
-        stem = config.name or run_folder(config).name
-        configs.append(config.model_copy(update={"name": "-".join([stem, *map(_told, words)])}))
-    for result in train_together(configs):
+    if any(config.compare for _, config in named):
+        raise UserError("--each compares settings already; leave out compare")
+    names = ["-".join([config.name or stem_of(config), *map(_told, words)]) for words, config in named]
+    configs = [config for _, config in named]
+    if configs[0].name is not None:  # a name that was given is taken as it is, one that was made may get a number
+        configs = [config.model_copy(update={"name": name}) for config, name in zip(configs, names, strict=True)]
+    for result in train_together(configs, stems=names if configs[0].name is None else None):
         print(result.folder)
     return 0
 
 
 def _values(word: str) -> list[str]:
+    from vpt.config import split_values
+
     key, _, values = word.partition("=")
-    found = values.split(",")
+    found = split_values(values)
     if not key or not all(found):
         raise UserError(f"--each {word}: give a setting and its values, as in --each prompt.tokens=5,10,50")
     return [f"{key}={value}" for value in found]

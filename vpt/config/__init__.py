@@ -7,7 +7,7 @@ from vpt.config.backbone import BackboneConfig
 from vpt.config.data import DataConfig
 from vpt.config.detection import BoxHead, FasterHead, FcosHead, NativeHead, OwlHead, RetinaHead
 from vpt.config.head import Head, LabelMapHead, LinearHead, MlpHead, Pool, TipHead, ZeroShotHead
-from vpt.config.load import given_keys, load_config, parse_overrides, read_yaml, word
+from vpt.config.load import given_keys, load_config, parse_overrides, read_value, read_yaml, split_values, word
 from vpt.config.prompt import (
     BptPrompt,
     ClipPrompt,
@@ -86,6 +86,8 @@ __all__ = [
     "given_keys",
     "load_config",
     "parse_overrides",
+    "read_value",
     "read_yaml",
+    "split_values",
     "word",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from vpt.config.section import Section
 from vpt.config.training import Optimizer, PerRole
 from vpt.config.tuning import Tuning
 from vpt.errors import UserError, nearest
+
+QUOTED = ("{", "[", '"', "'")  # what a value begins with whose end is told
 
 
 def load_config(
@@ -67,7 +70,7 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
         key, equals, text = word.partition("=")
         if not equals or not key:
             raise UserError(f"'{word}' is not of the form key=value, as in train.epochs=10")
-        value = _value(text)
+        value = read_value(text)
         branch: dict[str, Any] = {}
         leaf = branch
         *parents, last = key.split(".")
@@ -98,25 +101,64 @@ def given_keys(words: Sequence[str]) -> list[str]:
 
 
 def word(key: str, value: object) -> str:
-    """A `key=value` word that gives back any text as it is, paths above all.
+    """A `key=value` word that gives back any value as it is: numbers, lists, and texts, paths above all.
 
-    >>> parse_overrides([word("out", Path("2024"))])
-    {'out': '2024'}
+    >>> word("data", "photos"), word("out", Path("2024"))
+    ('data=photos', 'out="2024"')
+    >>> parse_overrides([word("out", Path("2024")), word("prompt.layers", [0, 1])])
+    {'out': '2024', 'prompt': {'layers': [0, 1]}}
     """
-    return f"{key}={json.dumps(str(value))}"
+    if isinstance(value, str | Path):
+        text = str(value)
+        if text[:1] not in QUOTED and read_value(text) == text:
+            return f"{key}={text}"
+    return f"{key}={json.dumps(value, default=str)}"
 
 
-def _value(text: str) -> Any:
+def split_values(text: str) -> list[str]:
+    """Values between commas; a comma inside brackets or quotes belongs to its value.
+
+    >>> split_values('all,[0, 1],{a: [2, 3], b: "4, 5"}')
+    ['all', '[0, 1]', '{a: [2, 3], b: "4, 5"}']
+    """
+    found, depth, quote, before = [""], 0, "", ","
+    for sign in text:
+        if quote:
+            quote = "" if sign == quote else quote
+        elif sign in "\"'" and before in ",[{:":  # elsewhere it is an apostrophe
+            quote = sign
+        elif sign in "[{":
+            depth += 1
+        elif sign in "]}":
+            depth = max(0, depth - 1)
+        elif sign == "," and depth == 0:
+            found.append("")
+            before = sign
+            continue
+        found[-1] += sign
+        before = sign if sign.strip() else before
+    return found
+
+
+def read_value(text: str) -> Any:
     """A value as YAML reads it, but for what people do not mean on a command line: a comment, a mapping or a list
-    without brackets, a date. A path may look like any of them."""
+    without brackets, a date. A path may look like any of them.
+
+    >>> [read_value(text) for text in ("3", "1e-3", "[0, 1]", "a: b", '"3"')]
+    [3, 0.001, [0, 1], 'a: b', '3']
+    """
     text = text.strip()
+    bare = text[:1] not in QUOTED
+    if not bare:
+        with contextlib.suppress(ValueError):
+            return json.loads(text)  # what `word` wrote; YAML knows fewer numbers, and splits signs such as emoji
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         return text
-    if text[:1] not in ("{", "[", '"', "'") and (text[:1] == "#" or not isinstance(value, bool | int | float | None)):
+    if bare and (text[:1] == "#" or not isinstance(value, bool | int | float | None)):
         value = text
-    if isinstance(value, str) and text[:1] not in ('"', "'") and _is_number(value):
+    if bare and isinstance(value, str) and _is_number(value):
         value = float(value)  # YAML 1.1 reads 1e-3 as text
     return value
 
@@ -177,7 +219,8 @@ def _explain(error: ValidationError) -> Iterator[str]:
     """One line for each mistake, in the user's own key names."""
     for item in error.errors():
         path = [str(part) for part in item["loc"]]
-        key = ".".join(part for index, part in enumerate(path) if not _is_tag(path, index))
+        # Of settings that may be one thing or another pydantic adds which it tried: list[float].
+        key = ".".join(part for index, part in enumerate(path) if not _is_tag(path, index) and "[" not in part)
         text = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             yield f"unknown key '{key}'{nearest(path[-1], _known_keys(path))}"

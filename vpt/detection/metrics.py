@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vpt.errors import UserError
+from vpt.errors import NotFinite, UserError
 
 KEYS = {
     "map": "map",
@@ -45,11 +45,11 @@ def detection_metrics(
 
     Raises:
         UserError: torchmetrics or faster-coco-eval is not installed.
-        ValueError: boxes or scores that are not finite; the evaluation would count them as right.
+        NotFinite: boxes or scores that are not; the evaluation would count them as right.
     """
-    for number, image in enumerate(predicted):
-        if not all(torch.isfinite(image[key]).all() for key in ("boxes", "scores")):
-            raise ValueError(f"the boxes or scores of image {number} are not finite")
+    bad = sum(not all(torch.isfinite(image[key]).all() for key in ("boxes", "scores")) for image in predicted)
+    if bad:
+        raise NotFinite(f"{bad} of {len(predicted)} images have boxes or scores that are not finite")
     require_metrics()
     from torchmetrics.detection import MeanAveragePrecision
 

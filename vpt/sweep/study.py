@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import math
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,18 +16,20 @@ from typing import Any
 import optuna
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
-from vpt.config import RunConfig, load_config, read_yaml, word
+from vpt.config import RunConfig, load_config, word
 from vpt.console import Console
 from vpt.distributed import refuse
 from vpt.errors import UserError
 from vpt.files import write_json
 from vpt.metrics import ranking
-from vpt.run import training
-from vpt.runfolder import TrainResult, finished
+from vpt.run import get_ready, model_of, training
+from vpt.runfolder import TrainResult, finished, identity, refuse_changed, refuse_other
+from vpt.setting import Setting
 from vpt.sweep.pictures import sweep_png
 from vpt.sweep.shared import Shared
-from vpt.sweep.space import Axis, Choices, grid_of, suggest
+from vpt.sweep.space import TRIALS, Axis, Choices, grid_of, suggest, words_of
 from vpt.tasks import task_of
 from vpt.training.loop import Request, alone
 
@@ -52,7 +55,7 @@ class Sweep:
     words: Sequence[str]
     axes: Mapping[str, Axis]
     file: str | None = None
-    trials: int = 20
+    trials: int = TRIALS
     grid: bool = False
     final: Sequence[str] = ()
     storage: str | None = None
@@ -83,10 +86,11 @@ def sweep(plan: Sweep, console: Console | None = None) -> SweepResult:
     """Search, then train once more with what was chosen. The same call again goes on with an interrupted one.
 
     Raises:
-        UserError: as `search` does.
+        UserError: as `search` does, and any mistake in the settings of the last training.
     """
     console = console or Console()
     shared = Shared()
+    load_config(plan.file, [*plan.words, *plan.final])  # a mistake in `final` is not told after all trials
     found = search(plan, console, shared)
     words = [*plan.words, *found.words, *plan.final, "name=best", word("out", found.folder), "compare=[]"]
     config = load_config(plan.file, words)
@@ -98,14 +102,16 @@ def sweep(plan: Sweep, console: Console | None = None) -> SweepResult:
 def search(plan: Sweep, console: Console | None = None, shared: Shared | None = None) -> Chosen:
     """Search, or go on with a search that was interrupted: the same call again, with the same name and out folder.
 
+    Only trials, storage, prune and seed may differ; a folder or a database holds trials of one search.
+
     Args:
         plan: what to search.
         console: where is said how far it is.
         shared: where trials leave what later runs can take up; default: it ends with the search.
 
     Raises:
-        UserError: any mistake in the configuration, the axes or the data, before anything is trained; no trial that
-            finished.
+        UserError: any mistake in the configuration, the axes or the data, or a folder of another search, before
+            anything is written; no trial that finished.
     """
     console = console or Console()
     shared = shared or Shared()
@@ -117,14 +123,23 @@ def search(plan: Sweep, console: Console | None = None, shared: Shared | None = 
     # A sweep without a name takes that of its data, so that the same command finds it again.
     folder = base.out / (base.name or f"sweep-{Path(base.data.path).name}-{base.backbone.name}".replace("/", "_"))
     _check_axes(plan)
-    folder.mkdir(parents=True, exist_ok=True)
-    study = _study(plan, folder)
+    told = _experiment(base, plan)
+    settings = folder / "settings.json"
+    refuse_other(settings, told)
+    taken_up = settings.is_file()
+    if not taken_up:
+        _look_ahead(plan, shared)  # what is wrong leaves nothing behind
+    database = None if plan.storage is None else _database(plan.storage)
+    write_json(settings, told)
+    study = _study(plan, folder, told, database)
     if plan.storage is None:  # in a shared database other machines' trials are running
-        _take_up(study, console)
+        _take_up(study, plan, console)
+    if plan.grid:
+        _ask_for_grid(study, plan)
     failures = 0
     trials = math.prod(map(len, grid_of(plan.axes).values())) if plan.grid else plan.trials
-    if _ended(study) < trials:
-        _read_ahead(base, plan, shared)
+    if taken_up and _ended(study) < trials:
+        _look_ahead(plan, shared)
     while (number := _ended(study) + failures) < trials:
         if plan.grid and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             break
@@ -156,46 +171,105 @@ def _check_axes(plan: Sweep) -> None:
     for key, axis in plan.axes.items():
         if key in ("name", "out", "task") or key.startswith("backbone"):
             raise UserError(f"{key} is not searched in a sweep; make a sweep for each")
-        ends = axis.values if isinstance(axis, Choices) else (axis.low, axis.high)
-        for value in ends:
-            load_config(plan.file, [*plan.words, f"{key}={json.dumps(value)}"])
+        for value in _ends(axis):
+            load_config(plan.file, [*plan.words, word(key, value)])
 
 
-def _study(plan: Sweep, folder: Path) -> optuna.Study:
+def _experiment(base: RunConfig, plan: Sweep) -> dict[str, Any]:
+    """What all trials of one folder or database have in common."""
+    axes = {key: repr(axis) for key, axis in plan.axes.items()}
+    told: dict[str, Any] = json.loads(json.dumps({"settings": identity(base), "over": axes, "grid": plan.grid}))
+    return told
+
+
+def _database(url: str) -> optuna.storages.BaseStorage:
+    try:
+        return optuna.storages.get_storage(url)
+    except (ImportError, ValueError, SQLAlchemyError) as error:
+        reason = str(error).splitlines()[0]
+        shown = re.sub("//.*@", "//", url)  # without a password
+    raise UserError(f"--storage {shown} cannot be opened: {reason}")
+
+
+def _study(
+    plan: Sweep, folder: Path, told: dict[str, Any], database: optuna.storages.BaseStorage | None
+) -> optuna.Study:
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
     if plan.prune:
         pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2)
-    storage: Any = plan.storage or JournalStorage(JournalFileBackend(str(folder / "journal.log")))
     study = optuna.create_study(
-        storage=storage,
+        storage=database or JournalStorage(JournalFileBackend(str(folder / "journal.log"))),
         sampler=optuna.samplers.TPESampler(seed=plan.seed),
         pruner=pruner,
         study_name=STUDY if plan.storage is None else f"{STUDY}-{folder.name}",
         direction="maximize",
         load_if_exists=True,
     )
-    if plan.grid:
-        grid = grid_of(plan.axes)
-        for point in itertools.product(*grid.values()):
-            study.enqueue_trial(dict(zip(grid, point, strict=True)), skip_if_exists=True)
+    if "settings" not in study.user_attrs and not study.get_trials(deepcopy=False):
+        study.set_user_attr("settings", told)
+    place = folder if plan.storage is None else f"the sweep {study.study_name} in this database"
+    refuse_changed(place, study.user_attrs.get("settings", {}), told)
     return study
 
 
-def _take_up(study: optuna.Study, console: Console) -> None:
+def _take_up(study: optuna.Study, plan: Sweep, console: Console) -> None:
     """Trials that a kill left running are asked for again; their runs go on from their checkpoints."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
-        if trial.params:
-            study.enqueue_trial(trial.params)
+        if params := _params(trial):
+            if not plan.grid:  # which asks for every point that has not ended
+                study.enqueue_trial(params)
             console.say(f"trial {trial.number + 1} was interrupted and goes on")
 
 
-def _read_ahead(base: RunConfig, plan: Sweep, shared: Shared) -> None:
-    """Read what all trials have in common before the first: a mistake in it ends the sweep instead of each trial."""
-    if not any(key.startswith("data") for key in plan.axes):
-        shared.setting(base, Console(quiet=True))
-    if not any(key.startswith(("head", "tuning")) for key in plan.axes):
-        shared.backbone(base)
+def _ask_for_grid(study: optuna.Study, plan: Sweep) -> None:
+    """Ask for the points that have not ended and wait for nobody; those that failed once more."""
+    grid = grid_of(plan.axes)
+    states = tuple(state for state in TrialState if state != TrialState.FAIL)
+    known = {_point(_params(trial), grid) for trial in study.get_trials(deepcopy=False, states=states)}
+    for values in itertools.product(*grid.values()):
+        params = dict(zip(grid, values, strict=True))
+        if _point(params, grid) not in known:
+            study.enqueue_trial(params)
+
+
+def _params(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    """The settings of a trial, also of one that has not begun."""
+    params: dict[str, Any] = trial.system_attrs.get("fixed_params", trial.params)
+    return params
+
+
+def _point(params: Mapping[str, Any], grid: Mapping[str, Any]) -> str:
+    return repr([params.get(key) for key in grid])  # 1, 1.0 and true are three values
+
+
+def _look_ahead(plan: Sweep, shared: Shared) -> None:
+    """Read the data and build a model before the first trial: a mistake in common ends the sweep instead of each trial.
+
+    Where neither the first values of all axes nor the last ones can be trained, it is taken to be in common.
+    """
+    mistakes = []
+    for at in (0, -1):
+        values = {key: _ends(axis)[at] for key, axis in plan.axes.items()}
+        try:
+            config = load_config(plan.file, [*plan.words, *(word(key, value) for key, value in values.items())])
+            model_of(_setting(config, shared), shared.backbone(config))
+        except UserError as error:
+            mistakes.append(error)
+        else:
+            return
+    raise mistakes[0]
+
+
+def _ends(axis: Axis) -> tuple[Any, ...]:
+    return axis.values if isinstance(axis, Choices) else (axis.low, axis.high)
+
+
+def _setting(config: RunConfig, shared: Shared) -> Setting:
+    setting = shared.setting(config, Console(quiet=True))
+    if not setting.data.val:
+        raise UserError("a sweep chooses by validation, but there is none; set data.val_fraction")
+    return setting
 
 
 def _run(config: RunConfig, folder: Path, trial: optuna.Trial, shared: Shared) -> float:
@@ -203,9 +277,7 @@ def _run(config: RunConfig, folder: Path, trial: optuna.Trial, shared: Shared) -
     if done is not None:
         measured = done.metrics["val"]
         return float(measured[ranking(measured)])
-    setting = shared.setting(config.model_copy(update={"name": folder.name, "compare": []}), Console(quiet=True))
-    if not setting.data.val:
-        raise UserError("a sweep chooses by validation, but there is none; set data.val_fraction")
+    setting = _setting(config.model_copy(update={"name": folder.name, "compare": []}), shared)
     name = task_of(config).metric(setting.data)
     seen = 0
 
@@ -219,8 +291,7 @@ def _run(config: RunConfig, folder: Path, trial: optuna.Trial, shared: Shared) -
                     raise optuna.TrialPruned
         seen = len(history)
 
-    fresh = not (folder / "checkpoint.safetensors").is_file()
-    result = alone(training(setting, folder, fresh, shared.backbone(setting.config)), look)
+    result = alone(training(get_ready(setting, folder, shared.backbone(setting.config)), folder), look)
     return float(result.metrics["val"][name])
 
 
@@ -241,23 +312,21 @@ def _conclude(study: optuna.Study, plan: Sweep, folder: Path, console: Console) 
     # Of equals the first by name, so that the order in which trials ran decides nothing.
     top = max(trial.value for trial in done if trial.value is not None)
     params = min((trial.params for trial in done if trial.value == top), key=repr)
-    return Chosen(folder, rows, [f"{key}={params[key]}" for key in plan.axes])
+    return Chosen(folder, rows, words_of(params, plan.axes))
 
 
 def _final(config: RunConfig, folder: Path, shared: Shared, console: Console) -> TrainResult:
     """Train with the chosen settings, or read the run that did."""
-    stored = read_yaml(folder / "config.yaml") if (folder / "config.yaml").is_file() else None
     setting = shared.setting(config, console)
-    if stored != setting.config.model_dump(mode="json"):
-        shutil.rmtree(folder, ignore_errors=True)  # of a shorter sweep before
+    file = folder / "config.yaml"
+    if not file.is_file() or identity(load_config(file)) != identity(setting.config):
+        shutil.rmtree(folder, ignore_errors=True)  # of a shorter sweep before, or with another `final`
     elif (done := finished(folder)) is not None:
         return done
-    fresh = not (folder / "checkpoint.safetensors").is_file()
-    return alone(training(setting, folder, fresh, shared.backbone(setting.config)))
+    return alone(training(get_ready(setting, folder, shared.backbone(setting.config)), folder))
 
 
 def _row(trial: optuna.trial.FrozenTrial, plan: Sweep) -> dict[str, Any]:
-    words = [f"{key}={trial.params[key]!r}" for key in plan.axes if key in trial.params]
     last = max(trial.intermediate_values, default=None)
     value = trial.value if trial.state == TrialState.COMPLETE else trial.intermediate_values.get(last or 0)
     return {
@@ -266,7 +335,7 @@ def _row(trial: optuna.trial.FrozenTrial, plan: Sweep) -> dict[str, Any]:
         "params": trial.params,
         "validation": value,
         "epochs": last,
-        "words": words,
+        "words": words_of(trial.params, plan.axes),
     }
 
 

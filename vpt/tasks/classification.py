@@ -56,6 +56,16 @@ class Classification:
         """The metric by which epochs are ranked; larger is better."""
         return scores.main_metric(data.multilabel)
 
+    def check(self, model: Prompted, setting: Setting) -> None:
+        """Tell what is wrong with augmentation or loss, before anything is computed or written.
+
+        Raises:
+            UserError: an augmentation that does not exist or fails, or class weights that do not fit the classes.
+        """
+        assert isinstance(model, PromptedModel)
+        setting.training_transform(model)
+        loss_for(setting)
+
     def begin(self, model: Prompted, setting: Setting) -> None:
         """Bring a fresh model to where training starts: prompts and heads that are made from data."""
         assert isinstance(model, PromptedModel)
@@ -127,11 +137,12 @@ class Classification:
             logits, labels = _scored(inference(model), loader, setting, split)
         finally:
             loader.close()
+        measured = _metrics(logits, labels, setting)
         if folder is not None:
             names = [record.name for record in records]
             answers = answers_of(names, logits.numpy(), labels.numpy(), setting.data.classes)
             write_answers(folder / f"predictions-{split}.csv", answers)
-        return _metrics(logits, labels, setting)
+        return measured
 
     def trial(self, model: Prompted, count: int, device: torch.device) -> Tensor:
         """The loss of a pass over `count` blank images, for counting what it keeps."""

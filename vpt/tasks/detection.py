@@ -58,6 +58,14 @@ class Detection:
         """The metric by which epochs are ranked; larger is better."""
         return "map"
 
+    def check(self, model: Prompted, setting: Setting) -> None:
+        """Tell what is wrong with the augmentation, before anything is computed or written.
+
+        Raises:
+            UserError: an augmentation that does not exist.
+        """
+        _training_transform(model, setting)
+
     def begin(self, model: Prompted, setting: Setting) -> None:
         """Prompts that start from images see them as squares of the backbone's own size."""
         config = setting.config
@@ -83,10 +91,8 @@ class Detection:
     def fitting(self, model: Prompted, setting: Setting) -> Fitting:
         """What one training needs."""
         detector = _detector(model)
-        config, data = setting.config, setting.data
-        size, longest = sizes(config, model)
-        transform = BoxTransform(size, longest, config.data.augment)
-        loader = box_loader(setting, transform, data.train, "train", shuffle=True)
+        data = setting.data
+        loader = box_loader(setting, _training_transform(model, setting), data.train, "train", shuffle=True)
 
         def objective(images: list[Tensor], targets: list[Target]) -> tuple[Tensor, None]:
             return detector.loss(images, targets), None
@@ -101,9 +107,9 @@ class Detection:
     ) -> dict[str, Any]:
         """COCO's metrics of a trained model, in pixels of the photos; with a folder, its boxes are written there."""
         predicted, wanted = predictions(model, setting, records, split, dealt=True)
+        measured = detection_metrics(predicted, wanted, setting.data.classes)
         if folder is not None:
             write_json(folder / f"predictions-{split}.json", _rows(records, predicted, setting.data.classes))
-        measured = detection_metrics(predicted, wanted, setting.data.classes)
         measured["map"] = measured["map"] or 0.0
         return measured
 
@@ -143,6 +149,10 @@ def _side(model: Prompted) -> int:
     """Side of images when none is asked for: twice the backbone's own."""
     own = model.backbone.preprocess.size
     return own if isinstance(model, FrozenDetector) else 2 * own
+
+
+def _training_transform(model: Prompted, setting: Setting) -> BoxTransform:
+    return BoxTransform(*sizes(setting.config, model), setting.config.data.augment)
 
 
 def _detector(model: Prompted) -> Detector | FrozenDetector:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vpt.errors import UserError
 from vpt.prompted import Prompted
+from vpt.runfolder import MOVABLE, differing
 from vpt.tensorfile import read_tensors, write_tensors
 from vpt.training.optim import load_optimizer_tensors, optimizer_tensors
 
@@ -74,17 +75,18 @@ def load_checkpoint(path: Path, state: TrainState, identity: Mapping[str, Any]) 
     """Put a checkpoint into `state`, whose model and optimiser are freshly built.
 
     Raises:
-        UserError: a damaged file, or a run whose settings, data or backbone are not those of the checkpoint.
+        UserError: a damaged file, or a run whose settings, data or backbone are not those of the checkpoint, by name.
+            Data and weights may have moved.
     """
     tensors, header = read_tensors(path)
     if header.get("kind") != KIND:
         raise UserError(f"{path} is not a checkpoint")
-    saved = header["identity"]
-    for part, wanted in identity.items():
-        if saved.get(part) != wanted:
-            raise UserError(
-                f"{path} cannot be resumed: the {part} changed since; restore it, or start a new run with another name"
-            )
+    changed = [name for name in differing(header["identity"], dict(identity)) if name not in MOVABLE]
+    if changed:
+        shown = ", ".join(name if "." in name else f"the {name}" for name in changed[:5])
+        raise UserError(
+            f"{path} cannot be resumed, for this changed since: {shown}; restore it, or start a run of another name"
+        )
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "best": {}, "start": {}, "average": {}}
     for key, value in tensors.items():
         part, _, name = key.partition(":")

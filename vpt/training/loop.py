@@ -16,7 +16,7 @@ from vpt.config import TrainConfig
 from vpt.console import Bar, Console
 from vpt.device import Autocast
 from vpt.distributed import agreed, ranks, sum_step
-from vpt.errors import UserError
+from vpt.errors import NotFinite
 from vpt.runlog import RunLog
 from vpt.training.checkpoint import Progress, TrainState
 from vpt.training.epoch import finish_epoch
@@ -167,7 +167,7 @@ def fit(
         names: the names of images by their indices, for messages.
 
     Raises:
-        UserError: a loss that is not finite.
+        NotFinite: a loss, or scores of the validation split.
     """
     assert config.epochs is not None
     progress = state.progress
@@ -211,7 +211,11 @@ def fit(
                     taken = None
                     keep()
             _settle(taken, progress, log, bar, names)
-        finish_epoch(state, validate, metric, config, time.monotonic() - started, log, console)
+        try:
+            finish_epoch(state, validate, metric, config, time.monotonic() - started, log, console)
+        except NotFinite as error:
+            rates = {group["role"]: group["lr"] for group in state.optimizer.param_groups}
+            raise NotFinite(error.what, _where(progress.step, rates, "validation")) from None
         keep()
 
 
@@ -233,7 +237,8 @@ def _settle(
         return
     (loss, hits), count = taken.done.figures(), taken.done.count
     if not math.isfinite(loss):
-        raise UserError(_diverged(loss, taken.step, taken.rates, names(taken.index)))
+        what = f"images: {', '.join(names(taken.index)[:4])}, ..."
+        raise NotFinite(f"the loss became {loss}", _where(taken.step, taken.rates, what))
     progress.loss_sum += loss * count
     progress.correct = None if hits is None else (progress.correct or 0.0) + hits
     progress.seen += count
@@ -313,9 +318,7 @@ def step_seed(seed: int, step: int, part: int = 0, rank: int = 0) -> int:
     )
 
 
-def _diverged(loss: float, step: int, rates: dict[str, float], images: list[str]) -> str:
+def _where(step: int, rates: dict[str, float], what: str) -> str:
+    """Where a training diverged, and at which learning rates."""
     shown = ", ".join(f"{role} {rate:g}" for role, rate in rates.items())
-    return (
-        f"the loss became {loss} at step {step} (learning rates: {shown}; images: {', '.join(images[:4])}, ...); "
-        "the last good state is kept. Lower train.optimizer.lr, or set train.clip_norm, in a new run"
-    )
+    return f" at step {step} (learning rates: {shown}; {what}); the last good state is kept"

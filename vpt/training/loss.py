@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -15,7 +16,7 @@ def class_weights(setting: str | Sequence[float], counts: Sequence[int]) -> Tens
     """Weights by class: None, 'balanced' (inverse frequency, mean one over the images) or given.
 
     Raises:
-        UserError: a list of another length than there are classes, or one with a negative number.
+        UserError: a list of another length than there are classes, or of numbers that cannot weigh.
 
     >>> class_weights("balanced", [1, 3])
     tensor([2.0000, 0.6667])
@@ -25,9 +26,12 @@ def class_weights(setting: str | Sequence[float], counts: Sequence[int]) -> Tens
     if setting == "balanced":
         return torch.tensor([sum(counts) / (len(counts) * max(1, count)) for count in counts])
     assert not isinstance(setting, str)
-    if len(setting) != len(counts) or min(setting) < 0:
+    count = len(counts)
+    if len(setting) != count or not all(0 <= weight < math.inf for weight in setting) or not any(setting):
+        shown = ", ".join(f"{weight:g}" for weight in setting[:5]) + (", ..." if len(setting) > 5 else "")
         raise UserError(
-            f"train.class_weights has {len(setting)} numbers; {len(counts)} classes need {len(counts)}, none below zero"
+            f"train.class_weights=[{shown}] has {len(setting)} numbers; {count} classes need {count} finite ones, none "
+            "below zero and one above"
         )
     return torch.tensor(setting)
 
