@@ -48,7 +48,7 @@ PRESETS: dict[str, dict[str, list[Any]]] = {
         "tokens": [10, 50, 100, 200],
         "batch": [1, 32, 128],
         "precision": ["fp32", "bf16"],
-        "mode": ["eager", "compiled"],
+        "mode": ["eager", "graphs", "compiled"],
     },
 }
 REFERENCES = ("plain backbone", "vpt")
@@ -77,7 +77,7 @@ def main() -> None:
         if not wanted:
             print(f"{told(case)}: measured already", flush=True)
             continue
-        case["series"].append(measure(case, wanted, options.rounds, device, options.note))
+        case["series"].append(measure(case, wanted, options, device))
         write_json(out, found)
         print(f"{told(case)}: {summary(case['series'][-1])}", flush=True)
     for precision in options.precision:
@@ -99,9 +99,10 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tokens", nargs="+", type=int)
     parser.add_argument("--batch", nargs="+", type=int)
     parser.add_argument("--precision", nargs="+", choices=list(DTYPES))
-    parser.add_argument("--mode", nargs="+", choices=["eager", "compiled"])
+    parser.add_argument("--mode", nargs="+", choices=["eager", "graphs", "compiled"])
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--joules-s", type=float, default=2.0, help="seconds over which energy is counted")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--startup", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--note", default="")
@@ -147,25 +148,27 @@ def missing(case: dict[str, Any], variants: Sequence[str]) -> list[str]:
 
 
 def measure(
-    case: dict[str, Any], variants: Sequence[str], rounds: int, device: torch.device, note: str
+    case: dict[str, Any], variants: Sequence[str], options: argparse.Namespace, device: torch.device
 ) -> dict[str, Any]:
     """One series of alternating rounds: every variant's median time, peak memory, energy and operations."""
-    made = Case(case["model"], case["tokens"], case["batch"], case["precision"], case["mode"] == "compiled", device)
+    made = Case(case["model"], case["tokens"], case["batch"], case["precision"], case["mode"], device)
     return {
-        "rounds": rounds,
-        "note": note,
+        "rounds": options.rounds,
+        "note": options.note,
         "optimizer": "adamw",
-        "training": alternate(made.training(variants), rounds, device),
-        "inference": alternate(made.inference(variants), rounds, device),
+        "training": alternate(made.training(variants), options, device, case["mode"] == "eager"),
+        "inference": alternate(made.inference(variants), options, device, case["mode"] == "eager"),
     }
 
 
-def alternate(steps: dict[str, Step], rounds: int, device: torch.device) -> dict[str, dict[str, Any]]:
+def alternate(
+    steps: dict[str, Step], options: argparse.Namespace, device: torch.device, eager: bool
+) -> dict[str, dict[str, Any]]:
     """Let all steps take turns; what fails, for want of memory or a compiler, says so in its place."""
     found: dict[str, dict[str, Any]] = {}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     peaks: dict[str, list[int]] = {name: [] for name in steps}
-    for turn in range(rounds + 1):
+    for turn in range(options.rounds + 1):
         for name, step in steps.items():
             if name in found:
                 continue
@@ -185,9 +188,10 @@ def alternate(steps: dict[str, Step], rounds: int, device: torch.device) -> dict
             found[name] = {
                 "seconds": statistics.median(seconds[name]),
                 "rounds": seconds[name],  # ratios are medians over rounds, so that one slow round counts once
-                "peak_bytes": statistics.median(peaks[name]),
-                "operations": operations(step),
-                "joules": joules(step, device),
+                # What a recorded pass needs is reserved for it all the time.
+                "peak_bytes": statistics.median(peaks[name]) if eager else None,
+                "operations": operations(step.usual),
+                "joules": joules(step, device, options.joules_s),
             }
     return found
 

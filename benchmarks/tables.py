@@ -136,11 +136,11 @@ def _speed_cells(series: dict[str, Any], name: str, rate: float | None) -> list[
         if "seconds" not in one:
             return one, "", ""
         ratio = f"{_ratio(one, base):.2f}x" if "seconds" in base else ""
-        return one, f"{1000 * one['seconds']:.0f} ms", ratio
+        return one, f"{1000 * one['seconds']:.{0 if one['seconds'] >= 0.1 else 1}f} ms", ratio
 
     train, step, against = of("training", "vpt")
     _, infer, over = of("inference", "plain backbone")
-    memory = f"{train['peak_bytes'] / 1e6:.0f} MB" if "peak_bytes" in train else ""
+    memory = f"{train['peak_bytes'] / 1e6:.0f} MB" if train.get("peak_bytes") is not None else ""
     share = f"{train['operations'] / train['seconds'] / rate:.0%}" if rate and train.get("operations") else ""
     energy = f"{train['joules']:.2f} J" if train.get("joules") else ""
     return [step, against, memory, share, infer, over, energy]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,9 +21,22 @@ from vpt.backbones.loading import load_backbone
 from vpt.config import load_config
 from vpt.device import autocast
 from vpt.model import PromptedModel, build_model
+from vpt.training.arrange import arrange
+from vpt.training.graphs import Replayed
 
-Step = Callable[[], Tensor]
 Forward = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is timed, and the same in the usual way, whose operations can be counted."""
+
+    timed: Callable[[], Tensor]
+    usual: Callable[[], Tensor]
+
+    def __call__(self) -> Tensor:
+        return self.timed()
+
 
 # Settings of each; None: the backbone alone, as its library runs it.
 SETTINGS: dict[str, list[str] | None] = {
@@ -34,6 +49,7 @@ SETTINGS: dict[str, list[str] | None] = {
     "full": ["prompt=none", "tuning=full"],
 }
 VARIANTS = tuple(SETTINGS)
+OURS = ("linear", "shallow", "vpt", "lora", "full")
 CLASSES = [str(digit) for digit in range(10)]
 
 
@@ -44,16 +60,16 @@ class Case:
         name: timm name; weights are random, for speed does not depend on them.
         tokens: prompt tokens.
         batch: images.
-        precision: "fp32" or "bf16" (autocast).
-        compiled: forward passes go through torch.compile.
+        precision: "fp32" or "bf16" (autocast; what is frozen is held in bf16, in all variants).
+        mode: "eager"; "graphs", in which passes are replayed from CUDA graphs; "compiled", in which torch.compile has
+            fused them before.
     """
 
-    def __init__(
-        self, name: str, tokens: int, batch: int, precision: str, compiled: bool, device: torch.device
-    ) -> None:
+    def __init__(self, name: str, tokens: int, batch: int, precision: str, mode: str, device: torch.device) -> None:
         self.words = [f"backbone={name}", "backbone.pretrained=false"]
-        self.tokens, self.device, self.compiled = tokens, device, compiled
-        self.backbone = load_backbone(load_config(overrides=self.words).backbone).to(device)
+        self.tokens, self.device, self.precision, self.mode = tokens, device, precision, mode
+        self.pristine = load_backbone(load_config(overrides=self.words).backbone)
+        self.backbone = copy.deepcopy(self.pristine)
         size = self.backbone.preprocess.size
         self.images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, device=device)
         self.labels = torch.randint(0, len(CLASSES), (batch,), device=device)
@@ -69,10 +85,11 @@ class Case:
 
     def _learn(self, name: str) -> Step:
         model = self._model(name).train()
-        forward = self._faster(self._forward(name, model))
-        optimizer = torch.optim.AdamW([parameter for _, _, parameter in model.trainable()], lr=1e-6)
+        learning = [parameter for _, _, parameter in model.trainable()]
+        usual = self._forward(name, model)
+        optimizer = torch.optim.AdamW(learning, lr=1e-6, fused=self.device.type == "cuda")
 
-        def step() -> Tensor:
+        def step(forward: Forward) -> Tensor:
             with self.context():
                 logits = forward(self.images)
             loss = nn.functional.cross_entropy(logits.float(), self.labels)
@@ -81,27 +98,31 @@ class Case:
             optimizer.zero_grad()
             return loss
 
-        return step
+        return Step(partial(step, self._faster(name, usual, learning)), partial(step, usual))
 
     def _infer(self, name: str) -> Step:
         model = self._model(name).eval()
         with torch.inference_mode(), self.context():
-            forward = self._faster(model.ready() if name == "vpt" else self._forward(name, model))
+            plain = model.ready() if name in OURS else self._forward(name, model)
 
-        def step() -> Tensor:
+        def step(forward: Forward) -> Tensor:
             with torch.inference_mode(), self.context():
                 return forward(self.images)
 
-        return step
+        return Step(partial(step, self._faster("", plain, [])), partial(step, plain))
 
     def _model(self, name: str) -> PromptedModel:
         words = [*self.words, *(SETTINGS[name] or ["prompt=none"])]
         words += [f"prompt.tokens={self.tokens}"] if "prompt=none" not in words else []
-        return build_model(load_config(overrides=words), self._own(name), CLASSES).to(self.device)
+        words += ["train.compile=default"] if self.mode == "compiled" and name in OURS else []
+        config = load_config(overrides=words)
+        model = build_model(config, self._own(name), CLASSES)
+        arrange(model, config.train, self.device, self.precision)
+        return model
 
     def _own(self, name: str) -> Backbone:
-        """The shared frozen backbone, or a copy for a variant that changes it."""
-        return copy.deepcopy(self.backbone) if name in ("lora", "full") else self.backbone
+        """A view of the shared frozen backbone, or a copy for a variant that changes it."""
+        return copy.deepcopy(self.pristine) if name in ("lora", "full") else self.backbone.view()
 
     def _forward(self, name: str, model: PromptedModel) -> Forward:
         if name == "plain backbone":
@@ -120,5 +141,8 @@ class Case:
 
         return concatenated
 
-    def _faster(self, forward: Forward) -> Forward:
-        return torch.compile(forward) if self.compiled else forward
+    def _faster(self, name: str, forward: Forward, learning: list[Tensor]) -> Forward:
+        """The pass as the mode wants it; the layers of our own models are compiled already where they learn."""
+        if self.mode == "compiled" and name not in OURS:
+            forward = torch.compile(forward)
+        return forward if self.mode == "eager" else Replayed(forward, learning)

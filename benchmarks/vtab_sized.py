@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -90,17 +91,20 @@ def settings(options: argparse.Namespace, photos: Path, out: Path) -> list[str]:
 
 def draw(folder: Path, images: int) -> Path:
     """Photos in class folders: soft colours with noise, so that JPEG has something to do."""
-    chance = np.random.default_rng(0)
-    width, height = SIZE
-    for number in range(images):
-        place = folder / f"class{number % CLASSES}"
-        place.mkdir(parents=True, exist_ok=True)
-        coarse = Image.fromarray(chance.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(SIZE)
-        noise = chance.integers(-12, 13, (height, width, 3))
-        Image.fromarray(np.clip(np.asarray(coarse) + noise, 0, 255).astype(np.uint8)).save(
-            place / f"{number}.jpg", quality=90
-        )
+    for label in range(min(CLASSES, images)):
+        (folder / f"class{label}").mkdir(parents=True)
+    with ProcessPoolExecutor() as pool:
+        list(pool.map(photo, (folder / f"class{n % CLASSES}" / f"{n}.jpg" for n in range(images)), chunksize=16))
     return folder
+
+
+def photo(path: Path) -> None:
+    """One photo, drawn from its number."""
+    chance = np.random.default_rng(int(path.stem))
+    width, height = SIZE
+    coarse = Image.fromarray(chance.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(SIZE)
+    noise = chance.integers(-12, 13, (height, width, 3))
+    Image.fromarray(np.clip(np.asarray(coarse) + noise, 0, 255).astype(np.uint8)).save(path, quality=90)
 
 
 if __name__ == "__main__":

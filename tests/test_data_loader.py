@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from images import photo, save
 
 from vpt.data.cache import ImageCache, available_memory, bytes_needed, check_memory
 from vpt.data.images import BadImage, decode
-from vpt.data.loader import Batch, Loader, default_workers, make_loader
+from vpt.data.loader import Batch, Loader, default_workers, loader_of, make_loader
 from vpt.data.ordering import epoch_order, sample_seed, split_order
 from vpt.data.records import Item, Record
 from vpt.data.transforms import EvalTransform, train_transform
@@ -99,6 +100,49 @@ def test_workers_cache_epochs_and_resuming_change_nothing(records: list[Record])
             next(given_up)
         other.close()
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_epochs_prepared_ahead_are_the_same(records: list[Record], workers: int) -> None:
+    alone = loader(records)
+    ahead = loader(records, workers=workers, epochs=4)
+    wanted = [list(alone.epoch(epoch)) for epoch in range(6)]
+    for epoch in range(6):  # the last two are beyond what was announced
+        assert same(list(ahead.epoch(epoch)), wanted[epoch])
+    again = loader(records, workers=workers, epochs=4)
+    assert same(list(again.epoch(1, 4)), wanted[1][4:])  # as a resumed run would
+    some = again.epoch(2)
+    assert same([next(some), next(some)], wanted[2][:2])
+    assert same(list(again.epoch(2)), wanted[2])  # given up and begun anew
+    assert same(list(again.epoch(0)), wanted[0])
+    assert same(list(again.epoch(3)), wanted[3])
+
+
+class Counting:
+    """Counts the images of all processes."""
+
+    def __init__(self) -> None:
+        self.made = multiprocessing.get_context("fork").Value("i", 0)
+
+    def one(self, record: Record, pixels: np.ndarray, seed: int) -> int:
+        with self.made.get_lock():
+            self.made.value += 1
+        return 0
+
+    def batch(self, items: list[int], records: list[Record], index: torch.Tensor) -> list[int]:
+        return index.tolist()
+
+
+def test_workers_go_on_to_the_next_epoch_and_stop_at_the_last(records: list[Record]) -> None:
+    maker = Counting()
+    ahead = loader_of(records, maker, batch_size=4, shuffle=True, workers=2, epochs=2)
+    assert len(list(ahead.epoch(0))) == 6
+    end = time.monotonic() + 60
+    while maker.made.value < COUNT + 4 * 4 and time.monotonic() < end:  # two batches for each of two workers
+        time.sleep(0.01)
+    assert maker.made.value >= COUNT + 4 * 4
+    assert sorted(index for batch in ahead.epoch(1) for index in batch) == list(range(COUNT))
+    assert maker.made.value == 2 * COUNT
 
 
 def test_spawned_workers(records: list[Record]) -> None:
@@ -259,7 +303,7 @@ def test_available_memory_knows_of_containers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cores", "gpu", "workers"), [(1, False, 0), (2, False, 0), (2, True, 1), (4, False, 3), (64, True, 8)]
+    ("cores", "gpu", "workers"), [(1, False, 0), (2, False, 0), (2, True, 1), (4, False, 3), (64, True, 16)]
 )
 def test_default_workers(monkeypatch: pytest.MonkeyPatch, cores: int, gpu: bool, workers: int) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)

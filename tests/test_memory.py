@@ -217,8 +217,11 @@ def test_a_backbone_dealt_out_gives_what_a_whole_one_gives(tmp_path: Path, more:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-def test_a_compiled_backbone_gives_the_same():
-    config = load_config(overrides=["backbone=vit_tiny_patch16_224", "backbone.pretrained=false", "prompt.tokens=2"])
+@pytest.mark.parametrize("more", [[], ["train.recompute=true"]])
+def test_a_compiled_backbone_gives_the_same(more: list[str]):
+    config = load_config(
+        overrides=["backbone=vit_tiny_patch16_224", "backbone.pretrained=false", "prompt.tokens=2", *more]
+    )
     outs = []
     for mode in ("none", "default"):
         small = config.model_copy(update={"backbone": config.backbone.model_copy(update={"image_size": 32})})

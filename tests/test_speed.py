@@ -61,7 +61,7 @@ def test_the_variants_are_what_they_are_called(speed: ModuleType, small_net: Non
     from variants import VARIANTS, Case
 
     torch.manual_seed(0)
-    case = Case("test_vit_patch8_32", 3, 2, "fp32", False, torch.device("cpu"))
+    case = Case("test_vit_patch8_32", 3, 2, "fp32", "eager", torch.device("cpu"))
     scores = {name: step() for name, step in case.inference(["plain backbone", "concatenation", "vpt"]).items()}
     torch.testing.assert_close(scores["concatenation"], scores["vpt"], rtol=1e-5, atol=1e-5)
     assert (scores["plain backbone"] - scores["vpt"]).abs().max() > 1e-3
@@ -75,9 +75,13 @@ def test_what_fails_says_so_in_its_place(speed: ModuleType):
     def fails() -> torch.Tensor:
         raise torch.OutOfMemoryError("too large")
 
-    found = speed.alternate({"good": lambda: torch.ones(2) @ torch.ones(2), "bad": fails}, 2, torch.device("cpu"))
+    from variants import Step
+
+    steps = {"good": Step(*(2 * [lambda: torch.ones(2, 2) @ torch.ones(2, 2)])), "bad": Step(fails, fails)}
+    found = speed.alternate(steps, speed.parsed(["--rounds", "2"]), torch.device("cpu"), True)
     assert found["bad"] == {"error": "OutOfMemoryError: too large"}
     assert found["good"]["seconds"] > 0
+    assert found["good"]["operations"] == 2 * 2 * 2 * 2
 
 
 def test_operations_are_those_of_the_matrix_products(speed: ModuleType):

@@ -93,6 +93,7 @@ class Setting:
             pin_memory=self.device.type == "cuda",
             rank=ranks().rank if dealt else 0,
             ranks=ranks().count if dealt else 1,
+            epochs=(config.train.epochs or 1) if training else 1,
         )
 
 

@@ -80,10 +80,10 @@ class TrainConfig(Section):
     shard: bool = Field(
         False, description="under torchrun, each process holds a slice of the frozen backbone; for one too large"
     )
-    compile: Literal["auto", "none", "default", "reduce-overhead", "max-autotune"] = Field(
+    compile: Literal["auto", "none", "default", "max-autotune"] = Field(
         "auto",
-        description="auto: on a GPU the pass of a frozen ViT is recorded once as a CUDA graph and replayed, nothing is "
-        "compiled; none: no graph either; the others: torch.compile of the backbone's pass, in that mode",
+        description="auto: on a GPU the pass of a ViT is recorded once as a CUDA graph and replayed; none: it is not; "
+        "default, max-autotune: its layers are compiled first, in that mode of torch.compile",
     )
     schedule: Literal["cosine", "constant", "steps", "epochs"] = Field(
         "cosine",

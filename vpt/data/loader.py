@@ -81,16 +81,27 @@ class _Items(Dataset[Any]):
 
 
 class _Batches(Sampler[list[_Key]]):
-    """Lists of keys. `epoch` and `start` are set before each pass, so that workers can live on between passes."""
+    """Lists of keys. `epoch` and `start` are set before each pass, so that workers can live on between passes; a pass
+    goes on to the epochs after it, up to the last that will be wanted."""
 
     def __init__(
-        self, count: int, batch_size: int, seed: int, shuffle: bool, drop_last: bool, rank: int, ranks: int, whole: bool
+        self,
+        count: int,
+        batch_size: int,
+        seed: int,
+        shuffle: bool,
+        drop_last: bool,
+        rank: int,
+        ranks: int,
+        whole: bool,
+        epochs: int,
     ) -> None:
         self.count = count
         self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
         self.ranks = ranks
+        self.epochs = epochs
         self.epoch = 0
         self.start = 0
         batches = range(count // batch_size if drop_last else math.ceil(count / batch_size))
@@ -98,14 +109,14 @@ class _Batches(Sampler[list[_Key]]):
         self.batches = batches[rank::ranks] if whole else batches
         self.share = slice(None) if whole else slice(rank, None, ranks)
 
-    def __len__(self) -> int:
-        return max(0, len(self.batches) - self.start)
-
     def __iter__(self) -> Iterator[list[_Key]]:
-        order = epoch_order(self.count, self.seed, self.epoch) if self.shuffle else np.arange(self.count)
-        for batch in self.batches[self.start :]:
-            whole = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield [_Key(self.epoch, int(index)) for index in whole[self.share]]
+        start = self.start
+        for epoch in range(self.epoch, max(self.epoch + 1, self.epochs)):
+            order = epoch_order(self.count, self.seed, epoch) if self.shuffle else np.arange(self.count)
+            for batch in self.batches[start:]:
+                whole = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+                yield [_Key(epoch, int(index)) for index in whole[self.share]]
+            start = 0
 
 
 class Loader:
@@ -117,6 +128,8 @@ class Loader:
         self._images = images
         self._batches = batches
         self._turn = 0
+        self._running: Iterator[Any] | None = None  # the workers' pass, and where the next batch of it belongs
+        self._next = (0, 0)
 
     def __len__(self) -> int:
         return len(self._batches.batches)
@@ -148,16 +161,28 @@ class Loader:
     def close(self) -> None:
         """End the worker processes."""
         self._turn += 1
-        self._loader = None
+        self._loader = self._running = None
+
+    def _from(self, epoch: int, start: int) -> Iterator[Any]:
+        """The workers' pass from a place on: the one that is there already, ahead of what was asked for, or a new
+        one."""
+        assert self._loader is not None
+        if self._running is None or self._next != (epoch, start) or epoch >= self._batches.epochs:
+            self._batches.epoch, self._batches.start = epoch, start
+            self._images.desk.clear()
+            self._running = iterate(self._loader)
+        return self._running
 
     def _serve(self, turn: int, epoch: int, start: int) -> Iterator[Batch]:
         if turn != self._turn or self._loader is None:
             raise RuntimeError("this epoch's iterator was given up when another one was started")
-        self._batches.epoch, self._batches.start = epoch, start
-        self._images.desk.clear()
         try:
-            for batch in iterate(self._loader):
+            running = self._from(epoch, start)
+            for at in range(start, len(self)):
+                batch = next(running)
+                self._next = (epoch, at + 1) if at + 1 < len(self) else (epoch + 1, 0)
                 if isinstance(batch, _Failure):
+                    self._running = None
                     raise UserError(batch.text) if batch.name is None else BadImage(batch.name, batch.text)
                 yield batch
                 if turn != self._turn:
@@ -192,11 +217,13 @@ def make_loader(
     pin_memory: bool = False,
     rank: int = 0,
     ranks: int = 1,
+    epochs: int = 1,
 ) -> Loader:
     """Make a loader of `records`; `loader.epoch(e, start_batch)` iterates, `for batch in loader` is epoch 0.
 
     `batch_size` counts the images of all ranks together; rank r gets images r, r + ranks, ... of each batch, which
-    may be none of a short last batch (tensors with B = 0). Worker processes stay alive from epoch to epoch.
+    may be none of a short last batch (tensors with B = 0). Worker processes stay alive from epoch to epoch; of `epochs`
+    that are asked for one after the other they prepare the next while the last batches of one are used.
     `cache` must have been made from the same records.
 
     Raises:
@@ -221,6 +248,7 @@ def make_loader(
         pin_memory=pin_memory,
         rank=rank,
         ranks=ranks,
+        epochs=epochs,
     )
 
 
@@ -239,6 +267,7 @@ def loader_of(
     rank: int = 0,
     ranks: int = 1,
     whole: bool = False,
+    epochs: int = 1,
 ) -> Loader:
     """A loader of whatever `maker` makes of decoded images; the other arguments are those of `make_loader`.
 
@@ -254,7 +283,7 @@ def loader_of(
     if not 0 <= rank < ranks:
         raise ValueError(f"rank {rank} of {ranks}")
     items = _Items(records, maker, seed, cache, max_pixels, Desk(workers))
-    batches = _Batches(len(records), batch_size, seed, shuffle, drop_last, rank, ranks, whole)
+    batches = _Batches(len(records), batch_size, seed, shuffle, drop_last, rank, ranks, whole, epochs)
     loader: DataLoader[Any] = DataLoader(
         items,
         batch_sampler=batches,

@@ -46,15 +46,15 @@ class Desk:
 
 
 def default_workers() -> int:
-    """Loader processes that suit this machine: 0 on two cores or fewer without a GPU, else all but one, at most 8.
+    """Loader processes that suit this machine: 0 on two cores or fewer without a GPU, else all but one, at most 16.
 
-    >>> 0 <= default_workers() <= 8
+    >>> 0 <= default_workers() <= 16
     True
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if cores <= 2 and not torch.cuda.is_available():
         return 0
-    return min(8, max(1, cores - 1))
+    return min(16, max(1, cores - 1))
 
 
 def iterate(loader: DataLoader[Any]) -> Iterator[Any]:

@@ -173,7 +173,7 @@ def _replayed(model: PromptedModel, setting: Setting) -> Forward:
     """The model's pass in training, replayed from a CUDA graph where there is a GPU and nothing speaks against it."""
     train = setting.config.train
     whole = isinstance(setting.config.tuning, FullTuning) or model.backbone.tower is None
-    if setting.device.type != "cuda" or train.compile != "auto" or train.recompute or train.shard or whole:
+    if setting.device.type != "cuda" or train.compile == "none" or train.recompute or train.shard or whole:
         return model
     learning = [parameter for _, _, parameter in model.trainable()]
     features = Replayed(model.features, learning, setting.console.say)

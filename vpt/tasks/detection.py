@@ -184,6 +184,7 @@ def box_loader(
         rank=ranks().rank if dealt else 0,
         ranks=ranks().count if dealt else 1,
         whole=True,
+        epochs=(config.train.epochs or 1) if shuffle else 1,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from vpt.backbones.block import Block
+from vpt.backbones.compiled import Compiler
 from vpt.backbones.held import round_frozen
 from vpt.backbones.recompute import Recomputed
 from vpt.backbones.sharded import Shard, Sharded
@@ -50,7 +51,17 @@ def arrange(model: Prompted, config: TrainConfig, device: torch.device, precisio
         backbone.with_blocks(Recomputed.of)
     model.to(device)
     if config.compile not in ("auto", "none"):
-        compiled: Any = backbone
-        for name in ("features", "grids"):
-            plain = getattr(type(backbone), name).__get__(backbone)  # not one that was compiled for a run beside this
-            setattr(compiled, name, torch.compile(plain, mode=config.compile))
+        _compile(model, config)
+
+
+def _compile(model: Prompted, config: TrainConfig) -> None:
+    backbone = model.backbone
+    # Graphs of CUDA are recorded around compiled layers, see graphs.py.
+    mode = {"max-autotune": "max-autotune-no-cudagraphs"}.get(config.compile, config.compile)
+    if backbone.tower is not None and not config.recompute and not config.shard:
+        backbone.with_blocks(Compiler(mode).view)
+        return
+    compiled: Any = backbone
+    for name in ("features", "grids"):
+        plain = getattr(type(backbone), name).__get__(backbone)  # not one that was compiled for a run beside this
+        setattr(compiled, name, torch.compile(plain, mode=mode))

@@ -19,7 +19,9 @@ WARM_UP = 3  # passes that let libraries choose their kernels and take their wor
 
 
 class Replayed:
-    """A pass that answers batches shaped like its first one from a recording, on a GPU, while gradients are wanted.
+    """A pass that answers batches shaped like its first one from a recording, on a GPU.
+
+    Whether gradients are wanted must stay as it was then; other calls take the usual way.
 
     Args:
         run: the pass; what it does must not depend on values that Python looks at.
@@ -35,20 +37,21 @@ class Replayed:
         self._run = run
         self._learning = list(learning)
         self._told = told
-        self._shape: torch.Size | None = None
+        self._asked: tuple[torch.Size, bool] | None = None
         self._recording: _Recording | None = None
 
     def __call__(self, batch: Tensor) -> Tensor:
         """What the pass gives for a batch; valid until the next call."""
-        if not batch.is_cuda or not torch.is_grad_enabled():
+        if not batch.is_cuda:
             return self._run(batch)
-        if self._shape is None:
-            self._shape = batch.shape
+        asked = (batch.shape, torch.is_grad_enabled())
+        if self._asked is None:
+            self._asked = asked
             try:
                 self._recording = _Recording(self._run, self._learning, batch)
             except RuntimeError as error:  # what cannot be recorded, or too little memory
                 self._told(f"passes are not replayed from a CUDA graph: {' '.join(str(error).split())[:200]}")
-        if self._recording is None or batch.shape != self._shape:
+        if self._recording is None or asked != self._asked:
             return self._run(batch)
         found: Tensor = _Replay.apply(self._recording, batch, *self._learning)
         return found
