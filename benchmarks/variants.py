@@ -105,11 +105,13 @@ class Case:
         with torch.inference_mode(), self.context():
             plain = model.ready() if name in OURS else self._forward(name, model)
 
+            faster = self._faster("", plain, [])
+
         def step(forward: Forward) -> Tensor:
             with torch.inference_mode(), self.context():
                 return forward(self.images)
 
-        return Step(partial(step, self._faster("", plain, [])), partial(step, plain))
+        return Step(partial(step, faster), partial(step, plain))
 
     def _model(self, name: str) -> PromptedModel:
         words = [*self.words, *(SETTINGS[name] or ["prompt=none"])]
@@ -145,4 +147,7 @@ class Case:
         """The pass as the mode wants it; the layers of our own models are compiled already where they learn."""
         if self.mode == "compiled" and name not in OURS:
             forward = torch.compile(forward)
-        return forward if self.mode == "eager" else Replayed(forward, learning)
+        if self.mode == "eager":
+            return forward
+        with self.context():
+            return Replayed(forward, learning, self.images)

@@ -300,3 +300,16 @@ def test_interrupted(monkeypatch, capsys):
     monkeypatch.setattr("vpt.config.load_config", interrupt)
     assert main(["config", "show"]) == 130
     assert "resume=RUN" in capsys.readouterr().err
+
+
+def test_from_source_it_runs_all_the_same(monkeypatch: pytest.MonkeyPatch):
+    """A training that ends on a machine where vpt is not installed keeps its artifact."""
+    from importlib import metadata
+
+    from vpt.version import own_version
+
+    def missing(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    assert own_version() == "source"

@@ -79,7 +79,8 @@ def test_a_replayed_pass_is_the_pass(words: list[str], precision: str):
     model = model_of(*words, precision=precision).eval()  # some have dropout
     told: list[str] = []
     learning = [parameter for _, _, parameter in model.trainable()]
-    replayed = Replayed(model.features, learning, told.append)
+    with autocast(precision, GPU)():
+        replayed = Replayed(model.features, learning, batches(4)[0], told.append)
     near = {"rtol": 0, "atol": 1e-5} if precision == "fp32" else {"rtol": 0.02, "atol": 0.02}
     for images in batches(4, 4, 3, 4):  # the third takes the usual way
         with autocast(precision, GPU)():
@@ -101,7 +102,7 @@ def test_a_replayed_pass_is_the_pass(words: list[str], precision: str):
 def test_gradients_of_replays_add_up():
     model = model_of("prompt=deep")
     tokens = next(parameter for _, role, parameter in model.trainable() if role == "prompt")
-    replayed = Replayed(model.features, [tokens])
+    replayed = Replayed(model.features, [tokens], batches(4)[0])
     one, two = batches(4, 4)
     for images in (one, two):
         replayed(images).sum().backward()
@@ -112,8 +113,8 @@ def test_gradients_of_replays_add_up():
 
 def test_dropout_of_a_replay_is_drawn_from_the_seed_of_its_step():
     model = model_of("prompt=deep", "prompt.dropout=0.5")
-    replayed = Replayed(model.features, [parameter for _, _, parameter in model.trainable()])
     (images,) = batches(4)
+    replayed = Replayed(model.features, [parameter for _, _, parameter in model.trainable()], images)
     found = []
     for seed in (1, 2, 1):
         torch.manual_seed(seed)
@@ -125,7 +126,9 @@ def test_dropout_of_a_replay_is_drawn_from_the_seed_of_its_step():
 def test_what_cannot_be_recorded_goes_the_usual_way():
     weight = torch.ones(3, device=GPU, requires_grad=True)
     told: list[str] = []
-    replayed = Replayed(lambda rows: rows * weight * float(rows.sum()), [weight], told.append)
+    replayed = Replayed(
+        lambda rows: rows * weight * float(rows.sum()), [weight], torch.ones(2, 3, device=GPU), told.append
+    )
     for value in (1.0, 2.0):
         out = replayed(torch.full((2, 3), value, device=GPU))
         assert torch.equal(out, torch.full((2, 3), value * value * 6, device=GPU))

@@ -69,9 +69,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version
+        from vpt.version import own_version
 
-        return version("vpt")
+        return own_version()
     if name not in _HOME:
         raise AttributeError(f"module 'vpt' has no attribute '{name}'")
     return getattr(import_module(_HOME[name]), name)

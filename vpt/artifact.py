@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from vpt.preprocess import Preprocess
 from vpt.prompted import Prompted
 from vpt.runfolder import CHECKPOINT
 from vpt.tensorfile import other_format, read_tensors, write_tensors
+from vpt.version import own_version
 
 FORMAT = 2  # 1: the backbone's fingerprint told of weights alone, without position embeddings
 KIND = "vpt artifact"
@@ -50,7 +50,7 @@ def save_artifact(
     header = {
         "kind": KIND,
         "format": FORMAT,
-        "vpt": version("vpt"),
+        "vpt": own_version(),
         "config": _shareable(config).model_dump(mode="json"),
         "classes": list(classes),
         "multilabel": multilabel,

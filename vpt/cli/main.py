@@ -122,7 +122,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
 
 
 def _version(_options: argparse.Namespace) -> int:
-    from importlib.metadata import version
+    from vpt.version import own_version
 
-    print(f"vpt {version('vpt')}")
+    print(f"vpt {own_version()}")
     return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
@@ -39,6 +38,7 @@ from vpt.report.observe import Observed, Observer, sample
 from vpt.report.same import refuse_other_pictures
 from vpt.report.source import Source, read_source
 from vpt.tasks import task_of
+from vpt.version import own_version
 
 WHERE = {"path", "val", "test", "root"}  # settings of data that say where they lie
 
@@ -405,6 +405,6 @@ def _page(
             sections=sections,
             style=style,
             script=script,
-            version=version("vpt"),
+            version=own_version(),
         )
     )

@@ -9,7 +9,6 @@ import io
 import time
 from collections.abc import AsyncIterator, Sequence
 from importlib import resources
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from vpt.serve.keys import Keys, read_keys
 from vpt.serve.limits import BodyLimits
 from vpt.serve.metrics import ServerMetrics
 from vpt.serve.settings import ServeSettings
+from vpt.version import own_version
 
 FORM = {
     "requestBody": {
@@ -135,7 +135,7 @@ def create_app(settings: ServeSettings) -> FastAPI:
         watcher.cancel()
         await service.batcher.close()
 
-    app = FastAPI(title="vpt", version=version("vpt"), lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title="vpt", version=own_version(), lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
     app.add_middleware(BodyLimits, max_bytes=int(settings.upload_mb * 1_000_000), seconds=settings.upload_s)
     _routes(app, service)

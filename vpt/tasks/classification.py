@@ -17,6 +17,7 @@ from vpt.config import FrozenTuning, FullTuning, LabelMapHead, RunConfig
 from vpt.data.loader import Loader
 from vpt.data.records import LabelledData, Record
 from vpt.data.sources import load_data
+from vpt.distributed import ranks
 from vpt.heads.tip import TipAdapter
 from vpt.model import PromptedModel, backbone_for, build_model
 from vpt.objectives import REGULATED, build_objective
@@ -175,8 +176,14 @@ def _replayed(model: PromptedModel, setting: Setting) -> Forward:
     whole = isinstance(setting.config.tuning, FullTuning) or model.backbone.tower is None
     if setting.device.type != "cuda" or train.compile == "none" or train.recompute or train.shard or whole:
         return model
+    # As large as the batches of this process, or parts of them, will be.
+    count = min(train.batch_size, len(setting.data.train))
+    count = -(-count // (ranks().count * train.accumulate))
+    example = torch.zeros(count, 3, model.image_size, model.image_size, dtype=torch.uint8, device=setting.device)
     learning = [parameter for _, _, parameter in model.trainable()]
-    features = Replayed(model.features, learning, setting.console.say)
+    model.train()
+    with setting.autocast():
+        features = Replayed(model.features, learning, example, setting.console.say)
     return lambda images: model.head(features(images))
 
 

@@ -19,42 +19,52 @@ WARM_UP = 3  # passes that let libraries choose their kernels and take their wor
 
 
 class Replayed:
-    """A pass that answers batches shaped like its first one from a recording, on a GPU.
+    """A pass that answers batches shaped like an example from a recording, on a GPU.
 
-    Whether gradients are wanted must stay as it was then; other calls take the usual way.
+    It is recorded here and now: a loader's threads, which talk to the GPU too, would spoil it. Other batches, and calls
+    that want gradients where the recording has none or the other way round, take the usual way.
 
     Args:
         run: the pass; what it does must not depend on values that Python looks at.
         learning: parameters that it reads and that learn. They must stay where they are in memory.
+        example: a batch of the shape that is to come.
         told: hears why recording failed, where it did; the pass then goes on as it is.
 
-    >>> double = Replayed(lambda rows: 2 * rows, [])
+    >>> double = Replayed(lambda rows: 2 * rows, [], torch.ones(2))
     >>> double(torch.ones(2))
     tensor([2., 2.])
     """
 
-    def __init__(self, run: Pass, learning: Sequence[Tensor], told: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(
+        self,
+        run: Pass,
+        learning: Sequence[Tensor],
+        example: Tensor,
+        told: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self._run = run
         self._learning = list(learning)
-        self._told = told
-        self._asked: tuple[torch.Size, bool] | None = None
+        self._fits = (example.shape, torch.is_grad_enabled())
         self._recording: _Recording | None = None
+        if example.is_cuda:
+            try:
+                self._recording = _Recording(run, self._learning, example)
+            except RuntimeError as error:  # what cannot be recorded, or too little memory
+                told(f"passes are not replayed from a CUDA graph: {_first(error)}")
 
     def __call__(self, batch: Tensor) -> Tensor:
         """What the pass gives for a batch; valid until the next call."""
-        if not batch.is_cuda:
-            return self._run(batch)
-        asked = (batch.shape, torch.is_grad_enabled())
-        if self._asked is None:
-            self._asked = asked
-            try:
-                self._recording = _Recording(self._run, self._learning, batch)
-            except RuntimeError as error:  # what cannot be recorded, or too little memory
-                self._told(f"passes are not replayed from a CUDA graph: {' '.join(str(error).split())[:200]}")
-        if self._recording is None or asked != self._asked:
+        if self._recording is None or (batch.shape, torch.is_grad_enabled()) != self._fits:
             return self._run(batch)
         found: Tensor = _Replay.apply(self._recording, batch, *self._learning)
         return found
+
+
+def _first(error: BaseException) -> str:
+    """What went wrong first: an error while recording brings another when recording ends."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return " ".join(str(error).split())[:200]
 
 
 class _Recording:
