@@ -101,6 +101,7 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--precision", nargs="+", choices=list(DTYPES))
     parser.add_argument("--mode", nargs="+", choices=["eager", "graphs", "compiled"])
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--parts", nargs="+", choices=["training", "inference"], default=["training", "inference"])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--joules-s", type=float, default=2.0, help="seconds over which energy is counted")
     parser.add_argument("--device", default="auto")
@@ -156,8 +157,10 @@ def measure(
         "rounds": options.rounds,
         "note": options.note,
         "optimizer": "adamw",
-        "training": alternate(made.training(variants), options, device, case["mode"] == "eager"),
-        "inference": alternate(made.inference(variants), options, device, case["mode"] == "eager"),
+        **{
+            part: alternate(steps(variants) if part in options.parts else {}, options, device, case["mode"] == "eager")
+            for part, steps in (("training", made.training), ("inference", made.inference))
+        },
     }
 
 

@@ -28,7 +28,11 @@ from vpt.training.graphs import Replayed
 __all__ = ["digits_clip"]  # a fixture
 
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
+    # Of the thread that goes back through a pass, the first time.
+    pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS"),
+]
 GPU = torch.device("cuda")
 
 
@@ -91,7 +95,7 @@ def test_a_replayed_pass_is_the_pass(words: list[str], precision: str):
         for one, other in zip(mine, theirs, strict=True):
             assert (one is None) == (other is None)
             if one is not None and other is not None:
-                scale = float(other.abs().max())
+                scale = max(1.0, float(other.abs().max()))
                 torch.testing.assert_close(one, other, rtol=0, atol=(1e-4 if precision == "fp32" else 0.05) * scale)
         with torch.no_grad():  # as an optimiser would, between steps
             for parameter in learning:
@@ -134,6 +138,7 @@ def test_what_cannot_be_recorded_goes_the_usual_way():
         assert torch.equal(out, torch.full((2, 3), value * value * 6, device=GPU))
     assert len(told) == 1
     assert "not replayed" in told[0]
+    torch.rand(1, device=GPU)  # the generator is not left in the recording
 
 
 @pytest.mark.parametrize("words", [["train.precision=fp32"], [], ["train.accumulate=2"], ["tuning=lora"]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from test_distributed import WORDS, torchrun
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 
 import vpt
 from vpt.backbones.held import HeldLinear, hold, plain_parts
@@ -213,6 +215,22 @@ def test_a_backbone_dealt_out_gives_what_a_whole_one_gives(tmp_path: Path, more:
     assert two.tensors.keys() == vpt.load(one.artifact).artifact.tensors.keys()
     told = (tmp_path / "two" / "run" / "metrics.json").read_text()
     assert f'"total": {one.metrics["parameters"]["total"]}' in told
+
+
+def test_the_budget_leaves_no_pass_behind():
+    """A pass that is kept holds its activations, and keeps a GPU from recording the next one."""
+    model = model_of("prompt=deep", "prompt.dropout=0.1")
+    parameters = [parameter for _, _, parameter in model.trainable()]
+
+    def trial(count: int) -> Tensor:
+        out = model(images(count)).logsumexp(1).sum()
+        for parameter in parameters:
+            get_gradient_edge(parameter).node.metadata["of the trial"] = True
+        return out
+
+    estimate(model, 2, 8, trial, torch.enable_grad)
+    gc.collect()
+    assert not any("of the trial" in get_gradient_edge(parameter).node.metadata for parameter in parameters)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 from test_parity import close
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from vpt.backbones.backbone import Backbone
@@ -110,3 +111,15 @@ def test_a_transformer_whose_own_size_is_no_multiple_of_its_patch_keeps_to_it():
     with pytest.MonkeyPatch.context() as patched, pytest.raises(UserError, match="does not divide its own size"):
         patched.setattr("vpt.backbones.loading.fit_size", lambda *words, **named: False)
         dynamic_backbone(config)
+
+
+def test_no_version_of_timm_makes_the_positions_learn(monkeypatch: pytest.MonkeyPatch):
+    usual = VisionTransformer.set_input_size
+
+    def learning(self: VisionTransformer, *args: object, **kwargs: object) -> None:
+        usual(self, *args, **kwargs)
+        self.pos_embed = torch.nn.Parameter(self.pos_embed.detach().clone())  # as timm 1.0.29 does
+
+    monkeypatch.setattr(VisionTransformer, "set_input_size", learning)
+    config = BackboneConfig(name="vit_tiny_patch16_224", pretrained=False, image_size=64)
+    assert not any(parameter.requires_grad for parameter in load_backbone(config).parameters())

@@ -101,16 +101,16 @@ def _saved_bytes(model: Prompted, run: Callable[[], Tensor], autocast: Autocast)
     kept: dict[int, int] = {}
     alive: list[Tensor] = []  # storages must live until the count, or addresses would be reused
 
-    def pack(tensor: Tensor) -> Tensor:
+    def pack(tensor: Tensor) -> None:
         for part in plain_parts(tensor):
             storage = part.untyped_storage()
             if storage.data_ptr() not in own:
                 kept[storage.data_ptr()] = storage.nbytes()
                 alive.append(part.detach())
-        return tensor
 
-    # Evaluation mode: one image has no batch statistics, and the counts are the same.
+    # Evaluation mode: one image has no batch statistics, and the counts are the same. Nothing goes back through this
+    # pass, so nothing is packed: a result that its own node kept would never be freed.
     model.eval()
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), autocast():
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda nothing: nothing), autocast():
         run()
     return sum(kept.values())

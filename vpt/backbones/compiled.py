@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -25,7 +26,10 @@ class Compiler:
     """
 
     def __init__(self, mode: str) -> None:
-        self._compiled: Callable[..., Tensor] = torch.compile(Block.forward, mode=mode)
+        # What was compiled is kept by code, of one piece of code only so much; every run has a piece of its own.
+        own = FunctionType(Block.forward.__code__.replace(), Block.forward.__globals__, "forward")
+        own.__defaults__ = Block.forward.__defaults__
+        self._compiled: Callable[..., Tensor] = torch.compile(own, mode=mode)
         self._batch: int | None = None
 
     def run(self, block: Block, rows: Tensor, *args: Any, **kwargs: Any) -> Tensor:

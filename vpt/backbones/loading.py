@@ -73,6 +73,7 @@ def load_backbone(
         digests.insert(0, fingerprint(net, encoder.requires_grad_(False).eval()))
     size = config.image_size or preprocess.size
     any_size = fit_size(net, preprocess.size, size, dynamic, config.name)
+    net.requires_grad_(False)  # some versions of timm make position embeddings of another size that learn
     preprocess = replace(preprocess, size=size)
     library = "open_clip" if is_clip else "timm"
     hold(net, config.dtype, config.name)

@@ -7,7 +7,9 @@ pass, and that the shape must stay the same: other batches, such as a last one t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -48,7 +50,8 @@ class Replayed:
         self._recording: _Recording | None = None
         if example.is_cuda:
             try:
-                self._recording = _Recording(run, self._learning, example)
+                with _undisturbed(example.device):
+                    self._recording = _Recording(run, self._learning, example)
             except RuntimeError as error:  # what cannot be recorded, or too little memory
                 told(f"passes are not replayed from a CUDA graph: {_first(error)}")
 
@@ -71,36 +74,52 @@ class _Recording:
     """The graphs of a pass and of its way back, and the memory that they read and write."""
 
     def __init__(self, run: Pass, learning: list[Tensor], batch: Tensor) -> None:
+        # A pass that is still kept somewhere ties its parameters to the stream it ran on, and recording would have to
+        # wait for that.
+        gc.collect()
         self.batch = batch.clone()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
-        # A weight that autocast has rounded for one pass would be kept for all replays, so it may keep none. What is
-        # drawn for dropout here must not shift what training draws.
-        dtype, rounds = torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda")
-        with (
-            torch.random.fork_rng(devices=[batch.device]),
-            torch.autocast("cuda", dtype, enabled=rounds, cache_enabled=False),
-        ):
-            with torch.cuda.stream(stream):
-                for _ in range(WARM_UP):
-                    out = run(self.batch)
-                    if out.requires_grad:
-                        torch.autograd.grad(out, learning, torch.ones_like(out), allow_unused=True)
-            torch.cuda.current_stream().wait_stream(stream)
-            torch.cuda.synchronize()
-            del out
-            self.there, self.back = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-            # Loader threads pin memory meanwhile; only what this thread does is of interest.
-            how: dict[str, Any] = {"stream": stream, "capture_error_mode": "thread_local"}
-            with torch.cuda.graph(self.there, **how):
-                result = run(self.batch)
-            self.learns = result.requires_grad
-            self.gradients: tuple[Tensor | None, ...] = ()
-            if self.learns:
-                self.wanted = torch.empty_like(result)
-                with torch.cuda.graph(self.back, pool=self.there.pool(), **how):
-                    self.gradients = torch.autograd.grad(result, learning, self.wanted, allow_unused=True)
-            self.result = result.detach()
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP):
+                out = run(self.batch)
+                if out.requires_grad:
+                    torch.autograd.grad(out, learning, torch.ones_like(out), allow_unused=True)
+        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.synchronize()
+        del out
+        self.there, self.back = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+        # Other threads are none of its business.
+        how: dict[str, Any] = {"stream": stream, "capture_error_mode": "thread_local"}
+        with torch.cuda.graph(self.there, **how):
+            result = run(self.batch)
+        self.learns = result.requires_grad
+        self.gradients: tuple[Tensor | None, ...] = ()
+        if self.learns:
+            self.wanted = torch.empty_like(result)
+            with torch.cuda.graph(self.back, pool=self.there.pool(), **how):
+                self.gradients = torch.autograd.grad(result, learning, self.wanted, allow_unused=True)
+        self.result = result.detach()
+
+
+@contextmanager
+def _undisturbed(device: torch.device) -> Iterator[None]:
+    """A place to record in.
+
+    What is drawn for dropout shifts nothing outside, and a recording that fails leaves no generator behind that still
+    waits for its end. A weight that autocast has rounded for one pass would be kept for all replays, so it keeps none.
+    """
+    index = torch.cuda.current_device() if device.index is None else device.index
+    generator: Any = torch.cuda.default_generators[index]
+    before, state = generator.clone_state(), generator.get_state()
+    dtype, rounds = torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda")
+    try:
+        with torch.autocast("cuda", dtype, enabled=rounds, cache_enabled=False):
+            yield
+    except RuntimeError:
+        generator.graphsafe_set_state(before)
+        raise
+    generator.set_state(state)
 
 
 class _Replay(torch.autograd.Function):
