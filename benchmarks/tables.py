@@ -7,19 +7,20 @@ python benchmarks/tables.py --check  # exit 1 if one is out of date
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from cells import RESULTS, read, rows, words_of
+from speed_tables import speed, speed_all, startup, vtab_sized
 
 from vpt.config.describe import described
 from vpt.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
 SECTIONS = ("backbone", "prompt", "tuning", "head", "data", "train")  # of settings
 
 
@@ -46,139 +47,6 @@ def filled(text: str) -> str:
     return re.sub(r"<!-- table:([\w-]+) -->\n.*?<!-- end -->", table, text, flags=re.S)
 
 
-def read(name: str) -> Any:
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def rows(header: list[str], body: list[list[str]]) -> str:
-    """A Markdown table; all columns but the first are aligned right."""
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *body])
-
-
-def _words(settings: Iterable[str]) -> str:
-    """Settings as code; of a key that is given twice the last one holds."""
-    last = {word.partition("=")[0]: word for word in settings}
-    return " ".join(f"`{word}`" for word in last.values())
-
-
-def speed() -> str:
-    """What was measured on a quiet machine: prompting here against concatenation and the plain backbone."""
-    found = read("speed-cpu")
-    body = []
-    for case in found["cases"]:
-        series = case["series"][0]
-        if series["note"] or case["precision"] != "fp32" or case["mode"] != "eager":
-            continue
-        train, infer = series["training"], series["inference"]
-        plain = infer["plain backbone"]["seconds"]
-        body.append(
-            [
-                case["model"],
-                str(case["tokens"]),
-                str(case["batch"]),
-                f"{train['concatenation']['seconds'] / train['vpt']['seconds']:.2f}x",
-                f"{train['vpt']['peak_bytes'] / max(1, train['concatenation']['peak_bytes']):.2f}x",
-                f"{infer['vpt']['seconds'] / plain:.3f}x",
-                f"{infer['concatenation']['seconds'] / plain:.3f}x",
-            ]
-        )
-    machine = found["machine"]
-    caption = (
-        f"Measured on {machine['device']}, {machine['threads']} threads, torch {machine['torch']}, "
-        f"fp32, 224 px, medians of "
-        f"{found['cases'][0]['series'][0]['rounds']} alternating rounds (`benchmarks/speed.py`)."
-    )
-    header = [
-        "model",
-        "deep tokens",
-        "batch",
-        "training speed",
-        "training memory",
-        "inference time",
-        "its concatenation",
-    ]
-    return f"{rows(header, body)}\n\n{caption}"
-
-
-def speed_all(device: str) -> str:
-    """Every variant of every series. Ratios are within a series; a mark stands at series that have a note."""
-    if not (RESULTS / f"speed-{device}.json").is_file():
-        return "Not measured yet."
-    found = read(f"speed-{device}")
-    notes: list[str] = []
-    body = []
-    for case in found["cases"]:
-        rate = found["matmul_per_second"].get(case["precision"])
-        for series in case["series"]:
-            if series["note"] and series["note"] not in notes:
-                notes.append(series["note"])
-            mark = "*" * (notes.index(series["note"]) + 1) if series["note"] else ""
-            where = f"{case['model']}, {case['tokens']}, {case['batch']}, {case['precision']}, {case['mode']}"
-            names = dict.fromkeys([*series["inference"], *series["training"]])
-            body += [[f"{where}{mark}", name, *_speed_cells(series, name, rate)] for name in names]
-    machine = found["machine"]
-    caption = (
-        f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}, 224 px, medians of alternating "
-        "rounds (`benchmarks/speed.py`)."
-    )
-    marks = "".join(f" {'*' * (number + 1)} {note}." for number, note in enumerate(notes))
-    header = ["model, tokens, batch, precision, mode", "variant", "training step", "against vpt", "its memory"]
-    header += ["its share of the matmul rate", "inference", "against the plain backbone", "energy of a training step"]
-    return f"{rows(header, body)}\n\n{caption}{marks}"
-
-
-def _speed_cells(series: dict[str, Any], name: str, rate: float | None) -> list[str]:
-    def of(part: str, reference: str) -> tuple[dict[str, Any], str, str]:
-        one, base = series[part].get(name, {}), series[part].get(reference, {})
-        if "error" in one:
-            return one, one["error"].split(":")[0], ""
-        if "seconds" not in one:
-            return one, "", ""
-        ratio = f"{_ratio(one, base):.2f}x" if "seconds" in base else ""
-        return one, f"{1000 * one['seconds']:.{0 if one['seconds'] >= 0.1 else 1}f} ms", ratio
-
-    train, step, against = of("training", "vpt")
-    _, infer, over = of("inference", "plain backbone")
-    memory = f"{train['peak_bytes'] / 1e6:.0f} MB" if train.get("peak_bytes") is not None else ""
-    share = f"{train['operations'] / train['seconds'] / rate:.0%}" if rate and train.get("operations") else ""
-    energy = f"{train['joules']:.2f} J" if train.get("joules") else ""
-    return [step, against, memory, share, infer, over, energy]
-
-
-def _ratio(one: dict[str, Any], base: dict[str, Any]) -> float:
-    """The median over rounds of the ratio within a round; of series that kept no rounds the ratio of medians."""
-    if "rounds" not in one or "rounds" not in base:
-        return one["seconds"] / base["seconds"]
-    return statistics.median(mine / other for mine, other in zip(one["rounds"], base["rounds"], strict=True))
-
-
-def startup(device: str) -> str:
-    if not (RESULTS / f"speed-{device}.json").is_file() or not read(f"speed-{device}")["startup"]:
-        return "Not measured yet."
-    found = read(f"speed-{device}")["startup"]
-    body = [[model, f"{one['vpt']:.1f} s", f"{one['timm']:.1f} s"] for model, one in found.items()]
-    return rows(["model", "vpt, an artifact", "timm alone"], body)
-
-
-def vtab_sized(device: str) -> str:
-    if not (RESULTS / f"vtab-sized-{device}.json").is_file():
-        return "Not measured yet."
-    found = read(f"vtab-sized-{device}")
-    body = [
-        [
-            found["machine"]["device"],
-            f"{found['images']:,} images, {found['epochs']} epochs",
-            f"{found['seconds_end_to_end']:.0f} s",
-            f"{found['seconds_training']:.0f} s",
-            f"{found['images_per_second']:.0f}",
-        ]
-    ]
-    settings = _words(found["settings"])
-    header = ["device", "run", "end to end", "of it training", "images a second"]
-    return f"{rows(header, body)}\n\nSettings: {settings}."
-
-
 def parameters() -> str:
     body = [
         [f"`{row['setting']}`", row["backbone"], f"{row['learning']:,}", f"{4 * row['learning'] / 1e6:.2f} MB"]
@@ -202,7 +70,7 @@ def clothing() -> str:
         ]
         for row in found["rows"]
     ]
-    settings = _words(found["settings"])
+    settings = words_of(found["settings"])
     header = ["method", "test accuracy", "validation", "parameters that learn", "artifact", "epochs", "time"]
     return f"{rows(header, body)}\n\nSettings beside the defaults: {settings}."
 
@@ -212,13 +80,13 @@ def search() -> str:
     body = [
         [
             row["question"],
-            _words(word.removeprefix("train.optimizer.") for word in row["setting"]),
+            words_of(word.removeprefix("train.optimizer.") for word in row["setting"]),
             f"{100 * row['val']['accuracy']:.1f}%",
             f"{row['val']['loss']:.3f}",
         ]
         for row in found["rows"]
     ]
-    settings = _words(found["settings"])
+    settings = words_of(found["settings"])
     table = rows(["question", "setting", "validation accuracy", "validation loss"], body)
     return f"{table}\n\nSettings of all runs where the question says nothing else: {settings}."
 
@@ -228,13 +96,13 @@ def search_boxes() -> str:
     body = [
         [
             f"`{row['kind']}`",
-            _words(word.removeprefix("train.optimizer.") for word in row["setting"]),
+            words_of(word.removeprefix("train.optimizer.") for word in row["setting"]),
             f"{100 * row['val']['map']:.1f}",
             f"{100 * row['val']['map50']:.1f}",
         ]
         for row in found["rows"]
     ]
-    settings = _words(found["settings"])
+    settings = words_of(found["settings"])
     table = rows(["what learns", "rates", "validation mAP", "mAP50"], body)
     return f"{table}\n\nOne seed. Settings of all runs: {settings}."
 
@@ -302,12 +170,30 @@ def methods(*stems: str) -> str:
         "time of an epoch",
         "memory above the start",
     ]
-    settings = _words(every[0]["settings"])
+    settings = words_of(every[0]["settings"])
     caption = f"Mean and standard deviation of {_seeds(every[0]['rows'])}, in percent. Settings: {settings}."
     own = {row["method"]: [word for word in row["words"] if "." in word.partition("=")[0]] for row in every[0]["rows"]}
-    more = "; ".join(f"{method} {_words(words)}" for method, words in own.items() if words)
+    more = "; ".join(f"{method} {words_of(words)}" for method, words in own.items() if words)
     caption += f" Of single methods: {more}." if more else ""
     return f"{rows(header, body)}\n\n{caption}"
+
+
+def detectors() -> str:
+    """Detectors in rows: which of them is the best on validation."""
+    found = read("detectors")
+    body = [
+        [
+            f"`head={row['head']}`",
+            f"{100 * statistics.mean(row['val']['map']):.1f} ± {100 * statistics.stdev(row['val']['map']):.1f}",
+            f"{100 * statistics.mean(row['val']['map50']):.1f}",
+            ", ".join(f"`lr.{rate}` {100 * score:.1f}" for rate, score in row["searched"].items()),
+            f"{row['learning']:,}",
+            f"{row['seconds_per_epoch']:.0f} s",
+        ]
+        for row in sorted(found["rows"], key=lambda row: -statistics.mean(row["val"]["map"]))
+    ]
+    header = ["head", "validation mAP", "mAP50", "searched, one seed", "parameters that learn", "time of an epoch"]
+    return f"{rows(header, body)}\n\nThree seeds at the best rate. Settings: {words_of(found['settings'])}."
 
 
 def _seeds(measured: Sequence[dict[str, Any]]) -> str:
@@ -431,7 +317,8 @@ def _place(found: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "parameters": parameters,
-    "speed": speed,
+    "speed": lambda: speed("cpu", "fp32", "eager"),
+    "speed-gpu": lambda: speed("cuda", "bf16", "graphs"),
     "speed-all-cpu": lambda: speed_all("cpu"),
     "speed-all-busy": lambda: speed_all("cpu-busy"),
     "speed-all-cuda": lambda: speed_all("cuda"),
@@ -447,6 +334,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "fashion": lambda: methods("fashion-vpt_nano", "fashion-random"),
     "clothing-vit": lambda: methods("clothing-vit_small_patch16_224"),
     "clothing-nano": lambda: methods("clothing-vpt_nano", "clothing-random"),
+    "detectors": detectors,
     "scenes": lambda: methods("scenes-vpt_nano"),
     "scenes-gain": lambda: gain("scenes-vpt_nano", "deep", "head only"),
     "raccoon": lambda: methods("raccoon-vit_small_patch16_224"),
