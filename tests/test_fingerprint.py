@@ -133,8 +133,9 @@ def test_a_clips_artifact_is_refused_by_its_twin(clips: list[str], tmp_path: Pat
         config = load_config(overrides=[f"backbone={name}", f"backbone.weights={clips[2]}", "prompt.tokens=2"])
         model = task_of(config).build(config, ["a", "b"])
         paths.append(save_artifact(tmp_path / f"{name[-5:]}.safetensors", model, config, ["a", "b"]))
+    other = load_config(base=read_artifact(paths[0]).config.model_dump(), overrides=[f"backbone={clips[1]}"])
     with pytest.raises(UserError, match=r"twin-gelu.* not on open_clip:twin-quick .*its weights, activation and pool"):
-        vpt.loading.load_model(paths[0], device="cpu", backbone=clips[1])
+        vpt.loading.load_model(paths[0], device="cpu", config=other)
     bank = Bank(device="cpu")
     bank.add("one", paths[0])
     with pytest.raises(UserError, match="computes otherwise"):

@@ -200,8 +200,9 @@ class TestArtifact:
 
     def test_another_backbone_is_refused_with_both_names(self, tmp_path: Path):
         _, path = self.saved(tmp_path)
+        small = load_config(base=read_artifact(path).config.model_dump(), overrides=["backbone=vit_small_patch16_224"])
         with pytest.raises(UserError, match=r"trained on backbone vit_tiny_patch16_224.*not on vit_small_patch16_224"):
-            load_model(path, device="cpu", backbone="vit_small_patch16_224")
+            load_model(path, device="cpu", config=small)
 
     def test_other_weights_of_the_same_name_are_refused(self, tmp_path: Path):
         _, path = self.saved(tmp_path)

@@ -173,8 +173,10 @@ def loss_for(setting: Setting) -> Callable[[Tensor, Tensor], Tensor]:
 def _replayed(model: PromptedModel, setting: Setting) -> Forward:
     """The model's pass in training, replayed from a CUDA graph where there is a GPU and nothing speaks against it."""
     train = setting.config.train
-    whole = isinstance(setting.config.tuning, FullTuning) or model.backbone.tower is None
-    if setting.device.type != "cuda" or train.compile == "none" or train.recompute or train.shard or whole:
+    small = model.backbone.tower is not None and not isinstance(setting.config.tuning, FullTuning)
+    # Runs side by side share one pass, whose size changes as they end.
+    alone = setting.shared is None and not train.shard
+    if setting.device.type != "cuda" or train.compile == "none" or train.recompute or not (small and alone):
         return model
     # As large as the batches of this process, or parts of them, will be.
     count = min(train.batch_size, len(setting.data.train))

@@ -23,7 +23,7 @@ WARM_UP = 3  # passes that let libraries choose their kernels and take their wor
 class Replayed:
     """A pass that answers batches shaped like an example from a recording, on a GPU.
 
-    It is recorded here and now: a loader's threads, which talk to the GPU too, would spoil it. Other batches, and calls
+    It is recorded here and now: make it before loaders have threads that talk to the GPU too. Other batches, and calls
     that want gradients where the recording has none or the other way round, take the usual way.
 
     Args:
