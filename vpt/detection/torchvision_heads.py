@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
 
@@ -82,13 +81,11 @@ def build_torchvision(
     else:
         sizes = tuple((int(8 * stride),) for stride in strides)
         names = [str(number) for number in range(min(4, len(strides)))]
-        side, width = 7, 4 * config.channels  # torchvision's own proportion, 1,024 at 256 channels
         detector = FasterRCNN(
             link,
+            classes + 1,
             rpn_anchor_generator=AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes)),
-            box_roi_pool=MultiScaleRoIAlign(names, output_size=side, sampling_ratio=2),
-            box_head=TwoMLPHead(config.channels * side**2, width),
-            box_predictor=FastRCNNPredictor(width, classes + 1),
+            box_roi_pool=MultiScaleRoIAlign(names, output_size=7, sampling_ratio=2),
             box_score_thresh=config.score,
             box_nms_thresh=config.overlap,
             box_detections_per_img=config.boxes,
