@@ -196,6 +196,24 @@ def detectors() -> str:
     return f"{rows(header, body)}\n\nThree seeds at the best rate. Settings: {words_of(found['settings'])}."
 
 
+def detectors_photos() -> str:
+    """The two best detectors on real photos, without prompts, on validation; the seeds that both have."""
+    stem = "methods-raccoon-vit_small_patch16_224"
+    both = {head: read(name) for head, name in (("fcos", stem), ("faster_rcnn", f"{stem}-faster"))}
+    alone = {head: next(row for row in found["rows"] if row["method"] == "head only") for head, found in both.items()}
+    seeds = min(len(row["val"]) for row in alone.values())
+    body = []
+    for head, row in alone.items():
+        scores = [100 * score for score in row["val"][:seeds]]
+        searched = ", ".join(f"`lr.{rate}` {100 * score:.1f}" for rate, score in row["searched"].items())
+        mean = f"{statistics.mean(scores):.1f} ± {statistics.stdev(scores):.1f}"
+        size = f"{row['artifact_bytes'] / 1e6:.2f} MB"
+        body.append([f"`head={head}`", mean, searched, f"{row['parameters']['learning']:,}", size])
+    header = ["head", "validation mAP", "searched, one seed", "parameters that learn", "artifact"]
+    settings = words_of(word for word in both["faster_rcnn"]["settings"] if not word.startswith("head="))
+    return f"{rows(header, body)}\n\n{seeds} seeds at the best rate. Settings: {settings}."
+
+
 def _seeds(measured: Sequence[dict[str, Any]]) -> str:
     """How often each method was measured: "3 seeds", or "3 seeds (8 of deep, linear)"."""
     names: dict[int, list[str]] = {}
@@ -335,6 +353,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "clothing-vit": lambda: methods("clothing-vit_small_patch16_224"),
     "clothing-nano": lambda: methods("clothing-vpt_nano", "clothing-random"),
     "detectors": detectors,
+    "detectors-photos": detectors_photos,
     "scenes": lambda: methods("scenes-vpt_nano"),
     "scenes-gain": lambda: gain("scenes-vpt_nano", "deep", "head only"),
     "raccoon": lambda: methods("raccoon-vit_small_patch16_224"),
