@@ -12,6 +12,7 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
+from vpt.backbones import patchify
 from vpt.backbones.block import Block, FusedProjection, chain
 from vpt.backbones.timm_reader import UnreadableError, is_timm_vit, read_timm
 from vpt.backbones.tower import Tower
@@ -83,7 +84,10 @@ class _Patches:
     visual: Any
 
     def __call__(self, images: Tensor) -> Tensor:
-        return self.visual.conv1(images).flatten(2).transpose(1, 2)
+        convolution = self.visual.conv1
+        if patchify.worthwhile(convolution, images):
+            return patchify.patchify(convolution, images).flatten(1, 2)
+        return convolution(images).flatten(2).transpose(1, 2)
 
 
 @dataclass(frozen=True)
@@ -94,14 +98,14 @@ class _Embed:
         visual = self.visual
         patch, grid = tuple(visual.patch_size), tuple(visual.grid_size)
         wanted = (images.shape[2] // patch[0], images.shape[3] // patch[1])
-        if wanted == grid:
+        if wanted == grid and not patchify.worthwhile(visual.conv1, images):
             return visual._embeds(images), None
-        # Another size: the same steps with the position embedding resampled.
-        rows = visual.conv1(images).flatten(2).transpose(1, 2)
+        # The same steps, with the position embedding resampled to another size.
+        rows = _Patches(visual)(images)
         first = visual.class_embedding.to(rows.dtype).expand(len(rows), 1, -1)
-        positions = resample_abs_pos_embed(
-            visual.positional_embedding[None], list(wanted), list(grid), num_prefix_tokens=1
-        )
+        positions = visual.positional_embedding[None]
+        if wanted != grid:
+            positions = resample_abs_pos_embed(positions, list(wanted), list(grid), num_prefix_tokens=1)
         return visual.ln_pre(torch.cat([first, rows], dim=1) + positions.to(rows.dtype)), None
 
 

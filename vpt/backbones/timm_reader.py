@@ -16,6 +16,7 @@ from timm.models.vision_transformer import Block as TimmBlock
 from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 from torch import Tensor, nn
 
+from vpt.backbones import patchify
 from vpt.backbones.block import (
     BiasedProjection,
     Block,
@@ -27,7 +28,6 @@ from vpt.backbones.block import (
     chain,
 )
 from vpt.backbones.held import PLAIN
-from vpt.backbones.patchify import is_patchwise, patchify
 from vpt.backbones.tower import Tower
 
 
@@ -82,11 +82,11 @@ def read_timm(net: Any) -> Tower:
 
 def patch_embed(layer: Any, images: Tensor) -> Tensor:
     """timm's patch embedding of images (B, 3, H, W); on a GPU as one matrix product where it is no more than that."""
-    whole = all(side % patch == 0 for side, patch in zip(images.shape[2:], layer.patch_size, strict=True))
-    fits = not layer.strict_img_size or layer.img_size is None or tuple(images.shape[2:]) == tuple(layer.img_size)
-    if not images.is_cuda or type(layer) is not PatchEmbed or not is_patchwise(layer.proj) or not (whole and fits):
+    if type(layer) is not PatchEmbed or not patchify.worthwhile(layer.proj, images):
         return layer(images)
-    rows = patchify(layer.proj, images)
+    if layer.strict_img_size and layer.img_size is not None and tuple(images.shape[2:]) != tuple(layer.img_size):
+        return layer(images)  # it says so
+    rows = patchify.patchify(layer.proj, images)
     if layer.flatten:
         rows = rows.flatten(1, 2)
     elif layer.output_fmt != Format.NHWC:
