@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
 
 from vpt.config import RunConfig, load_config
 from vpt.console import Console
+from vpt.training import loop
 
 QUIET = Console(quiet=True)
 NET = ["backbone=test_vit_patch8_32", "backbone.pretrained=false"]  # needs the fixture small_net
@@ -15,3 +20,16 @@ def settings(shapes: Path, out: Path, *words: str) -> RunConfig:
     """Three epochs of five steps on the shapes, with dropout and augmentation."""
     common = [f"data={shapes}", f"out={out}", "name=run", *NET, "train.epochs=3", "train.batch_size=8"]
     return load_config(overrides=[*common, "prompt.tokens=4", "prompt.dropout=0.1", "data.augment=light", *words])
+
+
+def states_of_epochs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
+    """What a model owns at the end of every epoch that is trained from now on."""
+    states: list[dict[str, Tensor]] = []
+    usual = loop.finish_epoch
+
+    def remember(state: Any, *args: Any) -> None:
+        states.append({name: value.clone() for name, value in state.model.owned_state().items()})
+        usual(state, *args)
+
+    monkeypatch.setattr(loop, "finish_epoch", remember)
+    return states

@@ -10,7 +10,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from runs import QUIET
+from runs import QUIET, states_of_epochs
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
@@ -164,14 +164,7 @@ def test_learners_resume_bit_identically(
 
 
 def test_the_mean_over_epochs_is_gaussian(digits_clip: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    states = []
-    usual = loop.finish_epoch
-
-    def remember(state, *args):
-        states.append({name: value.clone() for name, value in state.model.owned_state().items()})
-        usual(state, *args)
-
-    monkeypatch.setattr(loop, "finish_epoch", remember)
+    states = states_of_epochs(monkeypatch)
     words = ["prompt=coop", "prompt.tokens=5", "train.epochs=3", "train.average={mean: 2, std: 0.8}"]
     result = train(settings(digits_clip, tmp_path, *words), QUIET)
     weights = torch.tensor([-((epoch - 2) ** 2) / (2 * 0.8**2) for epoch in (1, 2, 3)]).softmax(0)

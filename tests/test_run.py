@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import QUIET, settings
+from runs import QUIET, settings, states_of_epochs
 from safetensors.torch import save_file
 
 from vpt import run
@@ -101,14 +101,7 @@ def test_the_frozen_weights_are_bit_identical_after_training(shapes: Path, tmp_p
 def test_the_best_epoch_on_validation_is_kept(shapes: Path, tmp_path: Path, monkeypatch):
     scores = iter([0.2, 0.9, 0.5])
     monkeypatch.setattr("vpt.tasks.classification._metrics", lambda *_: {"loss": 0.0, "accuracy": next(scores, 0.0)})
-    states = []
-    usual = loop.finish_epoch
-
-    def remember(state, *args):
-        states.append({name: value.clone() for name, value in state.model.owned_state().items()})
-        usual(state, *args)
-
-    monkeypatch.setattr(loop, "finish_epoch", remember)
+    states = states_of_epochs(monkeypatch)
     result = train(settings(shapes, tmp_path), QUIET)
     assert result.metrics["best_epoch"] == 2
     tensors = read_artifact(result.artifact).tensors

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from families import build_backbone
-from runs import QUIET, settings
+from runs import QUIET, settings, states_of_epochs
 from test_parity import images_for
 
 from vpt.artifact import read_artifact
@@ -19,7 +19,6 @@ from vpt.prompts.init.vipamin import vipamin
 from vpt.prompts.init.whitening import affine, whitened_columns, whitening
 from vpt.run import train
 from vpt.runlog import read_rows
-from vpt.training import loop
 from vpt.training.epoch import gaussian_weights
 
 pytestmark = pytest.mark.usefixtures("small_net")
@@ -165,14 +164,7 @@ def test_a_pruned_run_trains_twice_from_the_same_start(shapes: Path, tmp_path: P
 
 
 def test_a_pruned_run_averages_its_second_training_alone(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    states = []
-    usual = loop.finish_epoch
-
-    def remember(state, *args):
-        states.append({name: value.clone() for name, value in state.model.owned_state().items()})
-        usual(state, *args)
-
-    monkeypatch.setattr(loop, "finish_epoch", remember)
+    states = states_of_epochs(monkeypatch)
     words = ["prompt=e2vpt", "prompt.tokens=4", "prompt.prune_tokens=0.5", "train.average={mean: 2, std: 0.8}"]
     tensors = read_artifact(train(settings(shapes, tmp_path, *words), QUIET).artifact).tensors
     assert sorted(tensors["prompt.token_mask"].tolist()) == [0, 0, 1, 1]
