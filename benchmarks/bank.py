@@ -19,7 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from measuring import RESULTS, machine
+from cells import RESULTS
+from measuring import machine
 
 import vpt
 from vpt.artifact import save_artifact

@@ -11,7 +11,8 @@ import argparse
 from pathlib import Path
 
 import torch
-from measuring import RESULTS, machine
+from cells import RESULTS
+from measuring import machine
 from training import trained
 
 from vpt.console import Console

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measuring import RESULTS, machine
+from cells import RESULTS
+from measuring import machine
 from PIL import Image
 
 from vpt.config import load_config

@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 from boxes import HEADS, RATE, SHARED
-from measuring import RESULTS, machine
+from cells import RESULTS
+from measuring import machine
 from training import trained
 
 from vpt.console import Console

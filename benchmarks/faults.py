@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from measuring import RESULTS, machine
+from cells import RESULTS
+from measuring import machine
 from PIL import Image
 
 from vpt.config import load_config

@@ -27,7 +27,8 @@ import httpx
 import numpy as np
 import torch
 from bank import make
-from measuring import RESULTS, machine
+from cells import RESULTS
+from measuring import machine
 from PIL import Image
 
 import vpt

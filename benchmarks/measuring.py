@@ -15,8 +15,6 @@ import torch
 
 from vpt.usage import energy_counter, processor
 
-RESULTS = Path(__file__).resolve().parent / "results"
-
 
 def reset_peak(device: torch.device) -> int:
     """Forget the peak so far; bytes in use now."""

@@ -32,7 +32,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import RESULTS, machine, peak, reset_peak
+from cells import RESULTS
+from measuring import machine, peak, reset_peak
 
 from vpt.config import load_config
 from vpt.console import Console

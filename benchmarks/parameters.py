@@ -5,7 +5,7 @@ python benchmarks/parameters.py
 
 from __future__ import annotations
 
-from measuring import RESULTS
+from cells import RESULTS
 
 from vpt.config import RunConfig, load_config
 from vpt.files import write_json

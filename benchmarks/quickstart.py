@@ -10,7 +10,8 @@ import tempfile
 from pathlib import Path
 
 import torch
-from measuring import RESULTS, machine
+from cells import RESULTS
+from measuring import machine
 
 from vpt.comparison import method_name
 from vpt.config import load_config, read_yaml

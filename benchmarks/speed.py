@@ -29,7 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import RESULTS, joules, machine, matmul_rate, operations, peak, reset_peak, settle
+from cells import RESULTS
+from measuring import joules, machine, matmul_rate, operations, peak, reset_peak, settle
 from variants import VARIANTS, Case, Step
 
 from vpt.device import pick_device

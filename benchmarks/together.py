@@ -16,7 +16,8 @@ import tempfile
 from pathlib import Path
 
 import torch
-from measuring import RESULTS, machine
+from cells import RESULTS
+from measuring import machine
 
 from vpt.config import RunConfig, load_config
 from vpt.console import Console

@@ -22,7 +22,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from measuring import RESULTS, machine
+from cells import RESULTS
+from measuring import machine
 from PIL import Image
 
 from vpt.device import pick_device
