@@ -64,7 +64,6 @@ class Done:
 
     def __init__(self, loss: float | Tensor, hits: float | Tensor | None, count: int) -> None:
         self.count = count
-        self._hits = hits is not None
         figures = [torch.as_tensor(one).detach().double() for one in ((loss,) if hits is None else (loss, hits))]
         self._event: torch.cuda.Event | None = None
         if figures[0].is_cuda:
@@ -83,7 +82,7 @@ class Done:
         if self._event is not None:
             self._event.synchronize()
         loss, *hits = self._figures.tolist()
-        return loss, hits[0] if self._hits else None
+        return loss, hits[0] if hits else None
 
 
 @dataclass(frozen=True)
@@ -255,8 +254,8 @@ def _step(
     autocast: Autocast,
 ) -> Done:
     """One optimiser step."""
-    loss_sum, hits = torch.zeros((), device=device), torch.zeros((), device=device)
-    told = True
+    loss_sum = torch.zeros((), device=device)
+    hits: Tensor | None = torch.zeros((), device=device)
     count = len(batch.index)  # none, where a short last batch was dealt out to many processes
     parts = batch.parts(config.accumulate) if count else []
     for number, part in enumerate(parts):
@@ -268,18 +267,17 @@ def _step(
         share = len(part.index) / count
         state.scaler.scale(loss * share).backward()
         loss_sum += loss.detach() * share
-        told = told and right is not None
-        hits += 0 if right is None else right
+        hits = None if hits is None or right is None else hits + right
     if config.shard:
         _keep_pace(state, batch, objective, config.accumulate - len(parts), device, autocast)
     if ranks().count > 1:
         learning = (parameter for _, _, parameter in state.model.trainable())
-        summed = sum_step(learning, float(loss_sum), float(hits) if told else None, count)
+        summed = sum_step(learning, float(loss_sum), None if hits is None else float(hits), count)
         finish_step(state, config, summed[0])
         return Done(*summed)
     # A GPU is not waited for: after a loss that is not finite the run ends, and nobody keeps what this step makes.
     finish_step(state, config, 0.0 if loss_sum.is_cuda else float(loss_sum))
-    return Done(loss_sum, hits if told else None, count)
+    return Done(loss_sum, hits, count)
 
 
 def _keep_pace(
