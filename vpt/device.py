@@ -10,6 +10,8 @@ import torch
 
 from vpt.errors import UserError
 
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}  # precisions that autocast rounds to
+
 Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
@@ -60,5 +62,4 @@ def autocast(precision: str, device: torch.device) -> Autocast:
     """A context for the forward pass in that precision."""
     if precision == "fp32":
         return contextlib.nullcontext
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    return lambda: torch.autocast(device.type, dtype=dtype)
+    return lambda: torch.autocast(device.type, dtype=HALVES[precision])

@@ -57,8 +57,7 @@ class FusedProjection:
     bias: str = "bias"
 
     def __call__(self, rows: Tensor, part: Part) -> tuple[Tensor, ...]:
-        wanted = PARTS[part]
-        return self.packed(rows, part).chunk(wanted.stop - wanted.start, dim=-1)
+        return self.packed(rows, part).chunk(len(part), dim=-1)
 
     def packed(self, rows: Tensor, part: Part) -> Tensor:
         """The wanted ones side by side, (B, N, 1 to 3 times heads * head_dim)."""

@@ -43,15 +43,16 @@ class Compiler:
 
     def view(self, block: Block) -> Compiled:
         """The same layer."""
-        return Compiled(**block.parts(), compiler=self)
+        return Compiled(**block.parts(), plain=block, compiler=self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compiled(Block):
     """A layer whose forward pass is compiled."""
 
+    plain: Block
     compiler: Compiler
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """See Block.forward."""
-        return self.compiler.run(Block(**self.parts()), x, *args, **kwargs)
+        return self.compiler.run(self.plain, x, *args, **kwargs)

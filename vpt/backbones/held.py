@@ -36,16 +36,22 @@ def linear(rows: Tensor, weight: Tensor, bias: Tensor | None, span: slice | None
     if nf4.is_packed(weight):
         rounded = None if bias is None else bias.to(weight.dtype)
         out = nf4.packed_linear(rows.to(weight.dtype), weight, rounded, span)
-        return out.to(_wanted(rows))
+        return out.to(asked_dtype(rows))
     if span is not None:
         weight = weight[span]
     if weight.dtype is torch.float32:
         return F.linear(rows, weight, bias)
     out = F.linear(rows.to(weight.dtype), weight, None if bias is None else bias.to(weight.dtype))
-    return out.to(_wanted(rows))
+    return out.to(asked_dtype(rows))
 
 
-def _wanted(rows: Tensor) -> torch.dtype:
+def asked_dtype(rows: Tensor) -> torch.dtype:
+    """The type in which a product of `rows` is to answer: theirs, or under autocast that of autocast.
+
+    >>> with torch.autocast("cpu", torch.bfloat16):
+    ...     asked_dtype(torch.ones(1))
+    torch.bfloat16
+    """
     device = rows.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else rows.dtype
 
@@ -82,26 +88,18 @@ def hold(net: nn.Module, how: Dtype, name: str) -> None:
         return
     narrow = _narrower(how)
     count = 0
-    for path, parent in list(net.named_modules()):
+    for path, layer in net.named_modules():
         # One layer behind all others, run by the library's own code, which reads weights past their layers.
         if "attn_pool" in path:
             continue
-        if isinstance(parent, nn.MultiheadAttention) and parent.in_proj_weight is not None:
-            parent.in_proj_weight = narrow(parent.in_proj_weight)
-        for key, layer in list(parent.named_children()):
-            if isinstance(layer, nn.Linear) and not isinstance(layer, HeldLinear):
-                setattr(parent, key, _held(layer, narrow))
-                count += 1
+        if isinstance(layer, nn.MultiheadAttention) and layer.in_proj_weight is not None:
+            layer.in_proj_weight = narrow(layer.in_proj_weight)
+        if isinstance(layer, nn.Linear) and not isinstance(layer, HeldLinear):
+            layer.weight = narrow(layer.weight)
+            layer.__class__ = HeldLinear  # in place, for views of a layer refer to it
+            count += 1
     if not count:
         raise UserError(f"backbone {name} has no linear layers to hold in {how}; leave out backbone.dtype")
-
-
-def _held(layer: nn.Linear, narrow: Callable[[Tensor], nn.Parameter]) -> HeldLinear:
-    with torch.device("meta"):
-        mine = HeldLinear(layer.in_features, layer.out_features, bias=False)
-    mine.weight = narrow(layer.weight)
-    mine.bias = layer.bias
-    return mine.train(layer.training)
 
 
 def _narrower(how: Dtype) -> Callable[[Tensor], nn.Parameter]:
@@ -151,7 +149,6 @@ def round_frozen(layer: nn.Module, dtype: torch.dtype) -> None:
             if value is not None and value.dtype is torch.float32 and not value.requires_grad:
                 setattr(module, name, nn.Parameter(value.detach().to(dtype), requires_grad=False))
         if type(module) is nn.Linear:
-            # In place, for views of the layer refer to it.
             module.__class__ = HeldLinear
 
 

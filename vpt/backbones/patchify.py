@@ -6,13 +6,15 @@ takes the convolution ten times as long, half of it to turn the layout around; e
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor, nn
 
-from vpt.backbones.held import linear
+from vpt.backbones.held import asked_dtype, linear
 
 
-def is_patchwise(layer: nn.Module) -> bool:
+def is_patchwise(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Whether a layer looks at every pixel once: a plain convolution over patches that do not overlap.
 
     >>> is_patchwise(nn.Conv2d(3, 8, kernel_size=4, stride=4)), is_patchwise(nn.Conv2d(3, 8, kernel_size=4))
@@ -26,7 +28,7 @@ def is_patchwise(layer: nn.Module) -> bool:
 
 def worthwhile(layer: nn.Module, images: Tensor) -> bool:
     """Whether `patchify` can stand in for a layer on these images, and is quicker."""
-    if not (images.is_cuda and isinstance(layer, nn.Conv2d) and is_patchwise(layer)):
+    if not images.is_cuda or not is_patchwise(layer):
         return False
     return all(side % patch == 0 for side, patch in zip(images.shape[2:], layer.kernel_size, strict=True))
 
@@ -42,8 +44,8 @@ def patchify(convolution: nn.Conv2d, images: Tensor) -> Tensor:
     batch, channels, height, width = images.shape
     high, wide = convolution.kernel_size
     cut = images.view(batch, channels, height // high, high, width // wide, wide).permute(0, 2, 4, 1, 3, 5)
-    device = images.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else images.dtype
     # One pass turns the layout around and rounds.
-    rows = cut.to(dtype, memory_format=torch.contiguous_format).reshape(batch, height // high, width // wide, -1)
+    rows = cut.to(asked_dtype(images), memory_format=torch.contiguous_format).reshape(
+        batch, height // high, width // wide, -1
+    )
     return linear(rows, convolution.weight.flatten(1), convolution.bias)

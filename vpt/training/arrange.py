@@ -12,11 +12,10 @@ from vpt.backbones.held import round_frozen
 from vpt.backbones.recompute import Recomputed
 from vpt.backbones.sharded import Shard, Sharded
 from vpt.config import TrainConfig
+from vpt.device import HALVES
 from vpt.distributed import ranks
 from vpt.errors import UserError
 from vpt.prompted import Prompted
-
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def arrange(model: Prompted, config: TrainConfig, device: torch.device, precision: str = "fp32") -> None:
@@ -34,9 +33,9 @@ def arrange(model: Prompted, config: TrainConfig, device: torch.device, precisio
     backbone = model.backbone
     if config.recompute or config.shard:
         backbone.require_tower("recomputed or dealt out layers")
-    if precision in DTYPES:
+    if precision in HALVES:
         for block in backbone.all_blocks():
-            round_frozen(block.layer, DTYPES[precision])
+            round_frozen(block.layer, HALVES[precision])
     if config.shard and ranks().count > 1:
 
         def dealt(block: Block) -> Sharded:
