@@ -253,7 +253,8 @@ class TestPublished:
         for entry in published("base-to-new"):
             for place, mean in [(ALL, True), *((task, False) for task in entry.tasks)]:
                 base, new, both = (entry.number(place, part, mean=mean) for part in parts)
-                assert base is not None and new is not None
+                assert base is not None
+                assert new is not None
                 if both is not None:  # some state the mean of harmonic means instead, which is another number
                     assert both == pytest.approx(harmonic(base, new), abs=0.0111), (entry.method, place)
 
