@@ -403,17 +403,19 @@ def test_tasks_come_change_and_go_with_the_folder(folder: Path, tmp_path: Path):
 
         assert classes() == {"one": ["deep 0", "deep 1"]}
         shutil.copy(folder / "shallow" / "artifact.safetensors", root / "new.part")
-        (root / "new.part").rename(root / "two.safetensors")
-        until(lambda: "two" in classes())
+        (root / "new.part").rename(root / "two, too.safetensors")
+        until(lambda: "two, too" in classes())
+        answer = ask(client, [png()], ["two, too", "one"]).json()  # a name with a comma is one name
+        assert [row["task"] for row in answer["results"]] == ["two, too", "one"]
         shutil.copy(folder / "deep-longer.safetensors", root / "one.safetensors")
         until(lambda: classes().get("one") == ["deep-longer 0", "deep-longer 1", "deep-longer 2"])
         # A bad file in place of a good one: named, and the one in memory goes on.
         (root / "one.safetensors").write_bytes(b"broken")
         until(lambda: "one" in client.get("/ready").json()["bad"])
         assert ask(client, [png()], ["one"]).status_code == 200
-        (root / "two.safetensors").unlink()
-        until(lambda: "two" not in classes())
-        assert ask(client, [png()], ["two"]).status_code == 404
+        (root / "two, too.safetensors").unlink()
+        until(lambda: "two, too" not in classes())
+        assert ask(client, [png()], ["two, too"]).status_code == 404
         (root / "one.safetensors").unlink()
         until(lambda: client.get("/ready").status_code == 503)
         shutil.rmtree(root)

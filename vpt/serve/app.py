@@ -239,7 +239,9 @@ async def _form(service: Service, request: Request) -> tuple[list[tuple[str, byt
             if isinstance(value, UploadFile):
                 images.append((value.filename or f"image {len(images) + 1}", await value.read()))
             elif key == "tasks":
-                tasks += [task.strip() for task in value.split(",") if task.strip()]
+                # A name may hold a comma itself; it is then a field of its own.
+                named = [value.strip()] if value.strip() in service.bank else value.split(",")
+                tasks += [task.strip() for task in named if task.strip()]
             else:
                 others[key] = value
     if not images:
