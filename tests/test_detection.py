@@ -15,7 +15,9 @@ from families import build_backbone
 from PIL import Image
 from runs import QUIET
 from test_parity import close
+from torch import nn
 from torch.nn import functional as F
+from torchvision.models.detection import FCOS
 
 from vpt.cli.main import main
 from vpt.config import DeepPrompt, FcosHead, OwlHead, PixelPrompt, RunConfig, load_config
@@ -360,7 +362,9 @@ def settings(out: Path, *words: str) -> RunConfig:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("words", [[], ["prompt.init=sample", "head=retinanet"], ["prompt=none", "tuning=lora"]])
+@pytest.mark.parametrize(
+    "words", [[], ["prompt.init=sample", "head=retinanet"], ["prompt=none", "tuning=lora", "head.convs=0"]]
+)
 def test_runs_resume_and_round_trip_bit_identically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]):
     whole = train(settings(tmp_path / "whole", *words), QUIET)
     names = {path.name for path in whole.folder.iterdir()}
@@ -592,3 +596,18 @@ def test_the_default_head_is_fcos():
     assert config.train.batch_size == 8
     assert config.train.optimizer.lr.head == 5e-4
     assert load_config(overrides=["task=detection", "head.channels=96"]).head.channels == 96
+
+
+@pytest.mark.parametrize("convs", [0, 1, 4])
+def test_the_towers_of_fcos(convs: int):
+    config = FcosHead(convs=convs, scales=[1.0, 0.5])
+    torch.manual_seed(0)
+    detector = PyramidDetection(config, 48, classes=3, patch=8).detector
+    towers = [detector.head.classification_head.conv, detector.head.regression_head.conv]
+    assert [sum(isinstance(layer, nn.Conv2d) for layer in tower) for tower in towers] == [convs] * 2
+    if convs == 4:  # the default is torchvision's own head, started alike
+        torch.manual_seed(0)
+        SimplePyramid(48, 1, config.channels, config.scales)
+        own = FCOS(detector.backbone, 3, anchor_generator=detector.anchor_generator)
+        for name, value in own.head.state_dict().items():
+            assert torch.equal(value, detector.head.state_dict()[name]), name

@@ -35,6 +35,7 @@ class FcosHead(_PyramidHead):
     """FCOS (Tian et al. 2019) by torchvision, over a simple feature pyramid."""
 
     kind: Literal["fcos"] = "fcos"
+    convs: int = Field(4, ge=0, le=8, description="convolutions between a level and what it predicts; 0: a small head")
 
 
 class RetinaHead(_PyramidHead):

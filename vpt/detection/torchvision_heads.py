@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.fcos import FCOSHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
 
@@ -64,6 +65,7 @@ def build_torchvision(
             link,
             classes,
             anchor_generator=anchors,
+            head=FCOSHead(config.channels, 1, classes, config.convs),
             score_thresh=config.score,
             nms_thresh=config.overlap,
             detections_per_img=config.boxes,
