@@ -270,6 +270,15 @@ class TestPublished:
         assert names == {"VPT-deep"}
         vipamin = load_config(overrides=["prompt=deep", "prompt.init=vipamin"])
         assert {entry.method for entry in published("vtab") if entry.is_method_of(vipamin)} == {"VIPAMIN"}
+        for kind, method in {
+            "vfpt": "VFPT",
+            "e2vpt": "E2VPT",
+            "gated": "GateVPT",
+            "cvpt": "CVPT",
+            "vapt": "VAPT",
+        }.items():
+            config = load_config(overrides=[f"prompt={kind}"])
+            assert {entry.method for entry in published("vtab") if entry.is_method_of(config)} == {method}
         clips = {"vpt": {"Deep vision prompting"}, "ivlp": {"IVLP, 5 epochs", "IVLP, 20 epochs"}, "maple": {"MaPLe"}}
         for recipe, methods in clips.items():
             config = load_config(Path(__file__).parent.parent / "configs" / "clip" / f"{recipe}.yaml")
