@@ -73,6 +73,26 @@ def dassl_set(root: Path, name: str) -> Path:
     return folder
 
 
+IMAGENET = {"n01440764": "tench", "n01443537": "goldfish", "n01484850": "shark", "n01491361": "tiger"}
+
+
+def imagenet(root: Path) -> None:
+    """As it unpacks, of a few classes: folders by WordNet id for training and validation, and their names."""
+    _by_id(root / "imagenet", "images/train", "train")
+    _by_id(root / "imagenet", "images/val", "test")
+
+
+def imagenet_r(root: Path) -> None:
+    """ImageNet-R: one folder of folders by WordNet id."""
+    _by_id(root / "imagenet-rendition", "imagenet-r", "test")
+
+
+def _by_id(folder: Path, inner: str, split: str) -> None:
+    for label, number in _each(split):
+        picture(folder / inner / list(IMAGENET)[label] / f"{number}.jpg", label, number)
+    (folder / "classnames.txt").write_text("".join(f"{wnid} {name}\n" for wnid, name in IMAGENET.items()))
+
+
 def resisc(root: Path) -> Path:
     """As NWPU-RESISC45 unpacks: a folder a class, no splits."""
     for label in range(CLASSES):

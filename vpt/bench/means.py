@@ -23,7 +23,8 @@ class Mean(NamedTuple):
 
 
 def means(suite: Suite, values: Mapping[str, float]) -> list[Mean]:
-    """The means of a suite: of each group, of the group means, of all tasks.
+    """The means of a suite: of each group, of the group means, of all tasks; of the groups alone where one task is
+    trained on for all the others.
 
     Args:
         values: percent by task; tasks may lack.
@@ -39,6 +40,8 @@ def means(suite: Suite, values: Mapping[str, float]) -> list[Mean]:
     for group in suite.groups:
         of = [task.name for task in suite.tasks.values() if task.group == group]
         found += _mean(group, of, values, f"{group}, mean of {{}}")
+    if suite.source is not None:
+        return found
     whole = [mean for mean in found if mean.complete]
     if len(suite.groups) > 1 and len(whole) == len(suite.groups):
         value = statistics.mean(mean.value for mean in whole)

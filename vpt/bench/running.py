@@ -25,13 +25,13 @@ from vpt.config import RunConfig, load_config, parse_overrides, word
 from vpt.console import Console
 from vpt.errors import UserError
 from vpt.files import read_json, write_json, write_text
-from vpt.protocols import SHOTS, base_to_new, few_shot, measured
+from vpt.protocols import SHOTS, base_to_new, few_shot, measured, transfer
 from vpt.runfolder import identity, refuse_other
 
 if TYPE_CHECKING:
     from vpt.sweep.space import SpaceFile
 
-NEW_SHOTS = 16  # of base-to-new
+NEW_SHOTS = 16  # of base-to-new and transfer
 AGAIN = "give the same command again"
 
 
@@ -96,10 +96,11 @@ def run(bench: Bench, console: Console | None = None) -> Path:
     present = _usable(bench, console)
     _write_down(bench, told)
     failed = []
-    for number, task in enumerate(present, 1):
-        console.say(f"{bench.suite.name} {number} of {len(present)}: {task.name}")
+    trained = [task for task in present if bench.suite.source in (None, task.name)]
+    for number, task in enumerate(trained, 1):
+        console.say(f"{bench.suite.name} {number} of {len(trained)}: {task.name}")
         try:
-            _task(bench, task, console)
+            _task(bench, task, present, console)
         except UserError as error:
             console.warn(f"{task.name} failed: {error}")
             failed.append(task.name)
@@ -121,6 +122,11 @@ def _usable(bench: Bench, console: Console) -> list[Task]:
     present = [task for task in bench.tasks if not reports[task.name].missing]
     if not present:
         raise UserError(f"none of these tasks lies below {bench.root}; give --root, and see: vpt bench list")
+    source = bench.suite.source
+    if source is not None and source not in (task.name for task in present):
+        raise UserError(f"{bench.suite.name} trains on {source}, which does not lie below {bench.root}")
+    if source is not None and len(present) == 1:
+        raise UserError(f"beside {source} none of these tasks lies below {bench.root}; there is nothing to transfer to")
     return present
 
 
@@ -152,7 +158,7 @@ def _told(bench: Bench) -> Any:
     return {"axes": {key: repr(axis) for key, axis in bench.space.axes.items()}, "final": bench.space.final}
 
 
-def _task(bench: Bench, task: Task, console: Console) -> None:
+def _task(bench: Bench, task: Task, present: Sequence[Task], console: Console) -> None:
     words = [*task.settings(bench.root), word("out", bench.folder), word("name", task.name)]
     config = load_config(base=bench.config.model_dump(mode="json"), overrides=words)
     folder = bench.folder / task.name
@@ -162,6 +168,10 @@ def _task(bench: Bench, task: Task, console: Console) -> None:
     elif bench.suite.protocol == "base-to-new":
         if not _has(folder / "base-to-new.json", bench):
             base_to_new(config, NEW_SHOTS, bench.seeds, console)
+    elif bench.suite.protocol == "transfer":
+        targets = [other.data for other in present if other is not task]
+        if not _has(folder / "transfer.json", bench, targets):
+            transfer(config, targets, NEW_SHOTS, bench.seeds, console)
     else:
         chosen = _chosen(bench, task, folder, console)
         final = [*bench.suite.final, *(bench.space.final if bench.space else [])]
@@ -169,12 +179,14 @@ def _task(bench: Bench, task: Task, console: Console) -> None:
             measured(config, f"seed{seed}", [*chosen, *final, f"train.seed={seed}"], console)
 
 
-def _has(file: Path, bench: Bench) -> bool:
-    """Whether a protocol's result is there, of as many seeds and shots as are asked for."""
+def _has(file: Path, bench: Bench, targets: Sequence[str] = ()) -> bool:
+    """Whether a protocol's result is there, of as many seeds and shots and of the targets that are asked for."""
     if not file.is_file():
         return False
     found = read_json(file, AGAIN, f"remove it, and {AGAIN}")
     if found["protocol"] == "few-shot" and [row["shots"] for row in found["rows"]] != list(bench.shots):
+        return False
+    if found["protocol"] == "transfer" and [row["data"] for row in found["rows"]] != list(targets):
         return False
     counts = {len(row["seeds"]) for row in found.get("rows", [found.get("base")])}
     return counts == {len(bench.seeds)}

@@ -12,7 +12,7 @@ from vpt.data import dassl, fgvc, vtab
 from vpt.data.lists import found_at
 from vpt.errors import UserError, nearest
 
-Protocol = Literal["chosen", "few-shot", "base-to-new"]
+Protocol = Literal["chosen", "few-shot", "base-to-new", "transfer"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class Suite:
         final: settings of the final runs beside the chosen ones.
         protocol: "chosen" settings on validation and then final runs; or one of vpt/protocols.py.
         seeds: of the final runs, unless others are asked for.
+        source: the one task that is trained on, where the others are only tested on.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Suite:
     final: tuple[str, ...] = ()
     protocol: Protocol = "chosen"
     seeds: tuple[int, ...] = (0,)
+    source: str | None = None
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -76,7 +78,7 @@ class Suite:
         return tuple(dict.fromkeys(task.group for task in self.tasks.values() if task.group))
 
     def pick(self, names: list[str]) -> list[Task]:
-        """The tasks of these names, in the suite's order; all if there are none.
+        """The tasks of these names and the one that is trained on, in the suite's order; all if there are none.
 
         Raises:
             UserError: a name that is no task.
@@ -87,7 +89,7 @@ class Suite:
         for name in names:
             if name not in self.tasks:
                 raise UserError(f"{self.name} has no task '{name}'{nearest(name, self.tasks)}; see: vpt bench list")
-        return [task for task in self.tasks.values() if not names or task.name in names]
+        return [task for task in self.tasks.values() if not names or task.name in (*names, self.source)]
 
 
 def suite_of(name: str) -> Suite:
@@ -143,13 +145,19 @@ def _fgvc() -> dict[str, Task]:
     )
 
 
-def _dassl(name: str, called: str | None = None) -> Task:
+def _dassl(name: str, called: str | None = None, group: str = "") -> Task:
     one = dassl.SETS[name]
-    return Task(called or name, f"dassl:{name}", (one.folder,), classes=one.classes, images=one.images)
+    return Task(called or name, f"dassl:{name}", (one.folder,), group, one.classes, one.images)
 
 
 def _eleven() -> dict[str, Task]:
     return _named(*(_dassl(name) for name in dassl.SETS if name not in dassl.SHIFTS))
+
+
+def _from_imagenet() -> dict[str, Task]:
+    """ImageNet, the other ten, and its four shifts."""
+    groups = {name: "shifts" if name in dassl.SHIFTS else "other data sets" for name in dassl.SETS}
+    return _named(*(_dassl(name, group="" if name == "imagenet" else group) for name, group in groups.items()))
 
 
 def _pixels() -> dict[str, Task]:
@@ -205,6 +213,17 @@ SUITES: dict[str, Suite] = {
             (),
             "base-to-new",
             (1, 2, 3),
+        ),
+        Suite(
+            "transfer",
+            "from ImageNet to ten other data sets and four shifts (Zhou et al. 2022)",
+            _from_imagenet(),
+            _COOP,
+            (),
+            (),
+            "transfer",
+            (1, 2, 3),
+            source="imagenet",
         ),
         Suite(
             "pixels",

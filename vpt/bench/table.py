@@ -81,12 +81,16 @@ def collect(folder: Path) -> Ours:
     config = load_config(base=read_yaml(folder / "settings.yaml"))
     scores: dict[str, dict[str, Score]] = {}
     for task in suite.tasks:
-        for measure, score in _scores(suite, folder / task):
+        for measure, score in _scores(suite, folder, task):
             scores.setdefault(measure, {})[task] = score
     return Ours(folder, suite, config, scores)
 
 
-def _scores(suite: Suite, folder: Path) -> Iterator[tuple[str, Score]]:
+def _scores(suite: Suite, bench: Path, task: str) -> Iterator[tuple[str, Score]]:
+    if suite.source is not None:
+        yield from _transferred(suite, bench / suite.source / "transfer.json", task)
+        return
+    folder = bench / task
     if suite.protocol == "chosen":
         runs = [_json(file)["test"] for file in sorted(folder.glob("seed*/metrics.json"))]
         runs += [_json(file) for file in sorted(folder.glob("seed*.json"))]  # of what needs no training
@@ -104,6 +108,14 @@ def _scores(suite: Suite, folder: Path) -> Iterator[tuple[str, Score]]:
         yield "base", Score.of(found["base"]["seeds"])
         yield "new", Score.of(found["new"]["seeds"])
         yield HARMONIC, Score(100 * found["harmonic_mean"], None, len(found["base"]["seeds"]))
+
+
+def _transferred(suite: Suite, file: Path, task: str) -> Iterator[tuple[str, Score]]:
+    if file.is_file():
+        found = _json(file)
+        rows = {found["data"]: found["source"], **{row["data"]: row for row in found["rows"]}}
+        if (row := rows.get(suite.tasks[task].data)) is not None:
+            yield PLAIN, Score.of(row["seeds"])
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class _Runner(Parser):
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("bench", help="VTAB-1k, FGVC, few-shot, base-to-new, pixel prompts")
+    parser = commands.add_parser("bench", help="VTAB-1k, FGVC, few-shot, base-to-new, transfer, pixel prompts")
     actions = parser.add_subparsers(title="actions", metavar="ACTION", parser_class=_Runner, required=True)
     root = {"type": Path, "default": Path("data"), "metavar": "DIR", "help": "where the data lies (default: data)"}
 
