@@ -104,6 +104,36 @@ def test_a_mixed_batch_equals_each_tasks_own_model(bank: Bank, artifacts: dict[s
         same(mine, own[name].predict(image)[0])
 
 
+def test_in_half_precision_every_kind_stays_near_its_full_precision(
+    artifacts: dict[str, Path], photos: list[np.ndarray], bank: Bank
+):
+    names = list(artifacts)
+    half = Bank(device="cpu", precision="bf16")
+    for name, path in artifacts.items():
+        half.add(name, path)
+    images = [photos[number % len(photos)] for number in range(len(names))]
+    changed = 0
+    for name, image, mixed, full in zip(
+        names, images, half.predict(images, names, top=9), bank.predict(images, names, top=9), strict=True
+    ):
+        own = vpt.load(artifacts[name], device="cpu", precision="bf16").predict(image, top=9)[0]
+        if isinstance(full, Detections):
+            assert isinstance(own, Detections)
+            assert isinstance(mixed, Detections)
+            assert own.scores[0] == pytest.approx(full.scores[0], abs=0.05)
+            assert mixed.scores[0] == pytest.approx(own.scores[0], abs=0.05)
+            continue
+        mine, theirs, exact = (dict(zip(one.labels, one.scores, strict=True)) for one in (own, mixed, full))
+        assert mine == pytest.approx(exact, abs=0.03), name
+        assert theirs == pytest.approx(mine, abs=0.02), name
+        changed += mine != exact
+    assert changed == len(names) - 1  # all but the boxes
+    with pytest.raises(UserError, match="precision fp16 needs a CUDA device, not cpu"):
+        Bank(device="cpu", precision="fp16")
+    with pytest.raises(UserError, match="precision 'half' is unknown"):
+        vpt.load(artifacts["deep"], device="cpu", precision="half")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("length", [1, 2, 40])
 def test_prompts_of_different_lengths_and_the_same_task_many_times(bank: Bank, photos: list[np.ndarray], length: int):
     tasks = (["deep", "deep-longer"] * length)[: 2 * length]

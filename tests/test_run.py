@@ -84,6 +84,15 @@ def test_a_run_leaves_everything_a_user_expects(shapes: Path, tmp_path: Path):
     assert measured["confusion"] == result.metrics["test"]["confusion"]
 
 
+@pytest.mark.parametrize("kind", ["deep", "shallow"])
+def test_half_precision_is_measured_again_as_it_was_in_training(shapes: Path, tmp_path: Path, kind: str):
+    """What does not depend on the image is computed once, from weights that are rounded in training."""
+    words = ["train.precision=bf16", f"prompt={kind}", "prompt.tokens=4", "train.epochs=3"]
+    result = train(settings(shapes, tmp_path, *words), QUIET)
+    measured = evaluate(result.artifact, "test", console=QUIET)
+    assert measured["loss"] == result.metrics["test"]["loss"]
+
+
 def test_the_frozen_weights_are_bit_identical_after_training(shapes: Path, tmp_path: Path, monkeypatch):
     config = settings(shapes, tmp_path)
     before = fingerprint(load_backbone(config.backbone).net)

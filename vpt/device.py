@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 import torch
 
@@ -12,6 +12,7 @@ from vpt.errors import UserError
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}  # precisions that autocast rounds to
 
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
@@ -40,11 +41,11 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
-def pick_precision(name: str, device: torch.device) -> str:
+def pick_precision(name: str, device: torch.device) -> Precision:
     """'auto' is bf16 on a GPU that has it, fp16 on one that has not, fp32 on anything else.
 
     Raises:
-        UserError: fp16 off a GPU, where it is slow and overflows.
+        UserError: no such precision, or fp16 off a GPU, where it is slow and overflows.
 
     >>> pick_precision("auto", torch.device("cpu"))
     'fp32'
@@ -53,9 +54,11 @@ def pick_precision(name: str, device: torch.device) -> str:
         if device.type != "cuda":
             return "fp32"
         return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    if name not in get_args(Precision):
+        raise UserError(f"precision '{name}' is unknown; known: {', '.join(get_args(Precision))}")
     if name == "fp16" and device.type != "cuda":
-        raise UserError(f"train.precision=fp16 needs a CUDA device, not {device.type}; use bf16 or fp32")
-    return name
+        raise UserError(f"precision fp16 needs a CUDA device, not {device.type}; use bf16 or fp32")
+    return cast(Precision, name)
 
 
 def autocast(precision: str, device: torch.device) -> Autocast:

@@ -63,7 +63,7 @@ def evaluate(
         data = _in_order_of(data, stored.classes, config.data.path)
         records = data.split(split)
     built = stored.config.model_copy(update={"backbone": config.backbone, "head": config.head})
-    model, _ = load_model(artifact, str(device), weights, config=built)
+    model, _ = load_model(artifact, str(device), weights, config=built, precision=precision)
     if takes_names:
         assert isinstance(model.head, ZeroShot)
         model.head.set_names(data.classes, templates_of(config))

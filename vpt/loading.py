@@ -20,6 +20,7 @@ def load_model(
     weights: str | Path | None = None,
     dtype: Dtype | None = None,
     config: RunConfig | None = None,
+    precision: str = "fp32",
 ) -> tuple[Prompted, Artifact]:
     """Build the model an artifact describes and load it, ready to predict.
 
@@ -29,6 +30,7 @@ def load_model(
         weights: another place of the backbone's weight file.
         dtype: hold the backbone's weights in another type than in training: fp32, bf16, int8, nf4.
         config: settings to build by, where they are not the artifact's own.
+        precision: of the passes that will be made; frozen layers are held as autocast rounds them, as in training.
 
     Raises:
         UserError: what `read_artifact` raises, a backbone that cannot be had, or another one than it was trained on.
@@ -57,5 +59,6 @@ def load_model(
         )
     model.set_preprocess(artifact.preprocess)
     model.load_owned(dict(artifact.tensors))
+    model.backbone.round_to(precision)  # while what learned still tells itself apart
     model.requires_grad_(False)
     return model.to(pick_device(device)).eval(), artifact

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from vpt.backbones.block import Block
 from vpt.backbones.execute import execute
+from vpt.backbones.held import round_frozen
 from vpt.backbones.open_clip_reader import read_open_clip
 from vpt.backbones.ports import NOTHING, LayerPrompt
 from vpt.backbones.text_encoder import TextEncoder
 from vpt.backbones.timm_reader import UnreadableError, is_timm_vit, read_timm
 from vpt.backbones.tower import Tower
+from vpt.device import HALVES
 from vpt.errors import UserError
 from vpt.preprocess import Preprocess
 from vpt.prompts.plan import Reads, Step
@@ -107,6 +109,12 @@ class Backbone(nn.Module):
         """The layers of the tower, and of a text tower that learns with it."""
         towers = (self.tower, None if self.text is None else self.text.tower)
         return [block for tower in towers if tower is not None for block in tower.blocks]
+
+    def round_to(self, precision: str) -> None:
+        """Hold what is frozen of the layers in what autocast would round it to in every pass; nothing in fp32."""
+        if precision in HALVES:
+            for block in self.all_blocks():
+                round_frozen(block.layer, HALVES[precision])
 
     def with_blocks(self, change: Callable[[Block], Block]) -> None:
         """Put other views of its layers in the place of those of the tower, and of a text tower that learns with it."""

@@ -28,7 +28,7 @@ from vpt.bank.task import (
 )
 from vpt.config import BackboneConfig
 from vpt.data.images import BadImage, decode
-from vpt.device import pick_device
+from vpt.device import Precision, autocast, pick_device, pick_precision
 from vpt.errors import UserError, nearest
 from vpt.inputs import Picture
 from vpt.results import Classification, Detections
@@ -79,13 +79,22 @@ class Bank:
         device: auto, cpu, cuda, cuda:1, mps.
         memory: bytes that tasks may take beside the backbone; the least recently used leave first and come back from
             their files. None for no limit.
+        precision: auto, fp32, bf16, fp16, as of `vpt.load`.
 
     Tasks are added and removed while others predict. Results equal each task's own model.
     """
 
-    def __init__(self, backbone: BackboneConfig | None = None, device: str = "auto", memory: int | None = None) -> None:
+    def __init__(
+        self,
+        backbone: BackboneConfig | None = None,
+        device: str = "auto",
+        memory: int | None = None,
+        precision: Precision = "fp32",
+    ) -> None:
         self._config = backbone
         self._device = pick_device(device)
+        self._precision = pick_precision(precision, self._device)
+        self._autocast = autocast(self._precision, self._device)
         self._memory = memory
         self._lock = threading.RLock()
         self._tasks: OrderedDict[str, _Entry] = OrderedDict()  # least recently used first
@@ -252,11 +261,13 @@ class Bank:
         group = self._group(tasks)
         model = tasks[0].model
         ids = torch.tensor([group.place[task.name] for task in tasks], device=self._device)
-        features = model.backbone.features(_normalised(images, tasks), model.steps, model.pool, group.stack.of(ids))
         found: dict[int, Tensor] = {}
-        for name, task in {task.name: task for task in tasks}.items():
-            rows = [row for row, other in enumerate(tasks) if other.name == name]
-            found |= zip(rows, task.head(_rows(features, rows)).float().cpu(), strict=True)
+        with self._autocast():
+            seen = _normalised(images, tasks)
+            features = model.backbone.features(seen, model.steps, model.pool, group.stack.of(ids))
+            for name, task in {task.name: task for task in tasks}.items():
+                rows = [row for row, other in enumerate(tasks) if other.name == name]
+                found |= zip(rows, task.head(_rows(features, rows)).float().cpu(), strict=True)
         return [found[row] for row in range(len(tasks))]
 
     def _group(self, tasks: Sequence[LoadedClassifier]) -> _Group:
@@ -296,7 +307,7 @@ class Bank:
         """A task from its file, as it is now: what left for want of memory comes back as what is there by then."""
         artifact = read_artifact(path)
         check_shares(name, artifact)
-        loaded = load_task(name, artifact, self._backbone_for(name, artifact), self._device)
+        loaded = load_task(name, artifact, self._backbone_for(name, artifact), self._device, self._precision)
         return _Entry(loaded.artifact, loaded.bytes, loaded)
 
     def _entry(self, name: str) -> _Entry:
@@ -326,6 +337,7 @@ class Bank:
                 if self._backbone.fingerprint in whole.fingerprints:
                     self._backbone = self._backbone.with_text(whole).to(self._device)
             backbone = self._backbone
+            backbone.round_to(self._precision)  # a text tower may have come
         check_fits(name, artifact, backbone)
         return backbone
 

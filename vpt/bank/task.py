@@ -15,6 +15,7 @@ from vpt.backbones.backbone import Backbone
 from vpt.backbones.ports import LayerPrompt
 from vpt.bank.stacking import shape_of
 from vpt.config import LabelMapHead, NativeHead, OwlHead, TptPrompt, ZeroShotHead
+from vpt.device import Precision
 from vpt.errors import UserError
 from vpt.model import PromptedModel
 from vpt.predict import BoxPredictor, Classifier, Predictor
@@ -132,8 +133,10 @@ def check_fits(name: str, artifact: Artifact, backbone: Backbone) -> None:
         raise UserError(f"task {name} wants images of any size, but {backbone.name} takes one only; serve it alone")
 
 
-def load_task(name: str, artifact: Artifact, backbone: Backbone, device: torch.device) -> LoadedTask:
-    """Build a task's model around the shared backbone.
+def load_task(
+    name: str, artifact: Artifact, backbone: Backbone, device: torch.device, precision: Precision = "fp32"
+) -> LoadedTask:
+    """Build a task's model around the shared backbone, to compute in that precision.
 
     Raises:
         UserError: an artifact that does not fit the model which its own header describes.
@@ -147,14 +150,14 @@ def load_task(name: str, artifact: Artifact, backbone: Backbone, device: torch.d
     artifact = without_tensors(artifact)
     own = _own_bytes(model)
     if not isinstance(model, PromptedModel):
-        return LoadedTask(name, artifact, BoxPredictor(model, artifact), ("detection", name), own)
+        return LoadedTask(name, artifact, BoxPredictor(model, artifact, precision), ("detection", name), own)
     with torch.inference_mode():
         layers = model.constants()
         head = model.ready_head()
     return LoadedClassifier(
         name=name,
         artifact=artifact,
-        predictor=Classifier(model, artifact, lambda images: head(model.features(images, layers))),
+        predictor=Classifier(model, artifact, lambda images: head(model.features(images, layers)), precision),
         # Of one size too: a prompt around the image makes it larger than it came.
         shape=(model.pool, artifact.preprocess.size, shape_of(model.steps, layers)),
         # Layers twice, for they lie once more in the stack of the tasks that they share a pass with.

@@ -32,6 +32,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--weights", type=Path, help="where the backbone's weight file lies now")
+    parser.add_argument(
+        "--precision", choices=["auto", "fp32", "bf16", "fp16"], default="fp32", help="bf16 is faster on a GPU"
+    )
     parser.set_defaults(run=_predict)
 
 
@@ -41,7 +44,7 @@ def _predict(options: argparse.Namespace) -> int:
     from vpt.predict import BoxPredictor, Classifier, load
 
     find_images(options.images)  # a misspelt path is told before the backbone is built
-    predictor = load(options.artifact, options.device, options.weights)
+    predictor = load(options.artifact, options.device, options.weights, precision=options.precision)
     finds_boxes = isinstance(predictor, BoxPredictor)
     _refuse(options, finds_boxes)
     if options.classes is not None:

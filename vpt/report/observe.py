@@ -16,7 +16,7 @@ from vpt.console import Console
 from vpt.data.images import BadImage, read
 from vpt.data.records import Record
 from vpt.data.transforms import Transform
-from vpt.device import autocast, pick_precision
+from vpt.device import autocast, pick_device, pick_precision
 from vpt.errors import UserError
 from vpt.loading import load_model
 from vpt.model import PromptedModel, backbone_for
@@ -58,7 +58,9 @@ class Observer:
     def __init__(self, source: Source, device: str = "auto", weights: str | Path | None = None) -> None:
         if source.artifact is None:
             raise UserError(f"{source.folder} holds no artifact that can be read, so no model")
-        model, self.artifact = load_model(source.folder, device, weights)
+        where = pick_device(device)
+        precision = pick_precision(source.artifact.config.train.precision, where)
+        model, self.artifact = load_model(source.folder, device, weights, precision=precision)
         if not isinstance(model, PromptedModel):
             raise UserError("features and attention are shown of classifiers only")
         if model.test_time is not None:
@@ -68,7 +70,7 @@ class Observer:
         config = self.artifact.config
         self.max_pixels = config.data.max_pixels
         self.transform = evaluation_transform(model, config.data)
-        self._autocast = autocast(pick_precision(config.train.precision, self.device), self.device)
+        self._autocast = autocast(precision, self.device)
         self.plain, self._plain_transform = self._as_it_was(weights)
 
     def _as_it_was(self, weights: str | Path | None) -> tuple[PromptedModel | None, Transform]:

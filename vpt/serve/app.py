@@ -61,7 +61,7 @@ class Service:
     def __init__(self, settings: ServeSettings) -> None:
         self.settings = settings
         memory = settings.memory_mb * 1_000_000 if settings.memory_mb else None
-        self.bank = Bank(device=settings.device, memory=memory)
+        self.bank = Bank(device=settings.device, memory=memory, precision=settings.precision)
         self.folder = TaskFolder(settings.folder, self.bank)
         self.keys: Keys | None = read_keys(settings.keys) if settings.keys is not None else None
         self.metrics = ServerMetrics()

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from vpt.config import Section
+from vpt.device import Precision
 
 
 class ServeSettings(Section):
@@ -14,6 +15,7 @@ class ServeSettings(Section):
 
     folder: Path = Field(description="artifacts and run folders; watched while the server runs")
     device: str = "auto"
+    precision: Precision = Field("fp32", description="of the passes; bf16 is faster on a GPU")
     memory_mb: int | None = Field(None, ge=1, description="memory for tasks beside the backbone; default: no limit")
     max_batch: int = Field(32, ge=1, le=1024, description="images in one pass of the backbone")
     wait_ms: float = Field(5.0, ge=0, le=1000, description="how long the first image of a batch waits for others")

@@ -8,11 +8,9 @@ import torch
 
 from vpt.backbones.block import Block
 from vpt.backbones.compiled import Compiler
-from vpt.backbones.held import round_frozen
 from vpt.backbones.recompute import Recomputed
 from vpt.backbones.sharded import Shard, Sharded
 from vpt.config import TrainConfig
-from vpt.device import HALVES
 from vpt.distributed import ranks
 from vpt.errors import UserError
 from vpt.prompted import Prompted
@@ -33,9 +31,7 @@ def arrange(model: Prompted, config: TrainConfig, device: torch.device, precisio
     backbone = model.backbone
     if config.recompute or config.shard:
         backbone.require_tower("recomputed or dealt out layers")
-    if precision in HALVES:
-        for block in backbone.all_blocks():
-            round_frozen(block.layer, HALVES[precision])
+    backbone.round_to(precision)
     if config.shard and ranks().count > 1:
 
         def dealt(block: Block) -> Sharded:
