@@ -469,7 +469,7 @@ class TestCommands:
         out, err = capsys.readouterr()
         assert "| **mean of 1 of 19 tasks** |" in out
         assert "seeds: 2" in out
-        assert "skipped kitti" in out + err
+        assert f"skipped, not below {tmp_path}: kitti; had from" in out + err
         folder = tmp_path / "out" / "vtab-deep"
         assert (folder / "table.md").read_text() == out[out.index("# VTAB-1k") :]
         assert main(["bench", "table", str(folder), "--format", "json"]) == 0

@@ -114,9 +114,10 @@ def _usable(bench: Bench, console: Console) -> list[Task]:
     broken = [f"{report.task}: {report.broken}" for report in reports.values() if report.broken]
     if broken:
         raise UserError("\n".join(["these tasks cannot be read; mend them, or leave them out by --tasks:", *broken]))
+    missing = [report.task for report in reports.values() if report.missing]
+    if missing:
+        console.say(f"skipped, not below {bench.root}: {', '.join(missing)}; had from {bench.suite.had}")
     for report in reports.values():
-        if report.missing:
-            console.say(f"skipped {report.task}: not below {bench.root}; had from {bench.suite.had}")
         for line in report.odd:
             console.warn(f"{report.task}: {line}")
     present = [task for task in bench.tasks if not reports[task.name].missing]
