@@ -358,6 +358,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "scenes-gain": lambda: gain("scenes-vpt_nano", "deep", "head only"),
     "raccoon": lambda: methods("raccoon-vit_small_patch16_224"),
     "raccoon-gain": lambda: gain("raccoon-vit_small_patch16_224", "deep", "head only"),
+    "raccoon-small": lambda: methods("raccoon-vit_small_patch16_224-small-head"),
+    "raccoon-small-gain": lambda: gain("raccoon-vit_small_patch16_224-small-head", "deep", "head only"),
     "bank": bank,
     "load": load,
     "clip-cache": clip_cache,
