@@ -14,7 +14,7 @@ FILES = sorted((ROOT / "vpt").rglob("*.py"))
 
 # From the bottom up: a module may import from its own layer's folder and from the layers before it.
 LAYERS = [
-    ["vpt.errors", "vpt.version"],
+    ["vpt.errors", "vpt.precision", "vpt.version"],
     ["vpt.files", "vpt.preprocess", "vpt.results", "vpt.metrics", "vpt.hub"],
     [
         "vpt.config",

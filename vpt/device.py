@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any, Literal, cast, get_args
+from typing import Any
 
 import torch
 
 from vpt.errors import UserError
+from vpt.precision import PRECISIONS, Precision
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}  # precisions that autocast rounds to
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
@@ -54,11 +54,11 @@ def pick_precision(name: str, device: torch.device) -> Precision:
         if device.type != "cuda":
             return "fp32"
         return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    if name not in get_args(Precision):
-        raise UserError(f"precision '{name}' is unknown; known: {', '.join(get_args(Precision))}")
+    if name not in PRECISIONS:
+        raise UserError(f"precision '{name}' is unknown; known: {', '.join(PRECISIONS)}")
     if name == "fp16" and device.type != "cuda":
         raise UserError(f"precision fp16 needs a CUDA device, not {device.type}; use bf16 or fp32")
-    return cast(Precision, name)
+    return name
 
 
 def autocast(precision: str, device: torch.device) -> Autocast:

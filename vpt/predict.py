@@ -18,12 +18,13 @@ from vpt.data.images import BadImage, decode
 from vpt.data.transforms import to_tensor
 from vpt.detection.frozen import FrozenDetector
 from vpt.detection.model import Detector
-from vpt.device import Precision, autocast, pick_device, pick_precision
+from vpt.device import autocast, pick_device, pick_precision
 from vpt.errors import UserError
 from vpt.heads.zeroshot import ZeroShot
 from vpt.inputs import Picture, find_images
 from vpt.loading import load_model
 from vpt.model import PromptedModel
+from vpt.precision import Precision
 from vpt.prompted import Prompted
 from vpt.prompts.picture import pixels_of
 from vpt.results import Classification, Detections

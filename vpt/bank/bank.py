@@ -28,9 +28,10 @@ from vpt.bank.task import (
 )
 from vpt.config import BackboneConfig
 from vpt.data.images import BadImage, decode
-from vpt.device import Precision, autocast, pick_device, pick_precision
+from vpt.device import autocast, pick_device, pick_precision
 from vpt.errors import UserError, nearest
 from vpt.inputs import Picture
+from vpt.precision import Precision
 from vpt.results import Classification, Detections
 
 Result = Classification | Detections
@@ -331,15 +332,19 @@ class Bank:
         wanted = self._config or artifact.config.backbone
         with self._lock:
             if self._backbone is None:
-                self._backbone = load_backbone(wanted, text=reads_names(artifact), dynamic=True).to(self._device)
+                self._backbone = self._placed(load_backbone(wanted, text=reads_names(artifact), dynamic=True))
             elif self._backbone.text is None and reads_names(artifact) and self._backbone.name == wanted.name:
                 whole = load_backbone(wanted, text=True, dynamic=True)
                 if self._backbone.fingerprint in whole.fingerprints:
-                    self._backbone = self._backbone.with_text(whole).to(self._device)
+                    self._backbone = self._placed(self._backbone.with_text(whole))
             backbone = self._backbone
-            backbone.round_to(self._precision)  # a text tower may have come
         check_fits(name, artifact, backbone)
         return backbone
+
+    def _placed(self, backbone: Backbone) -> Backbone:
+        """A backbone that came, as its passes want it: rounded, on the device."""
+        backbone.round_to(self._precision)
+        return backbone.to(self._device)
 
 
 def _classifier(task: LoadedTask) -> LoadedClassifier:

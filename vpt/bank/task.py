@@ -15,9 +15,9 @@ from vpt.backbones.backbone import Backbone
 from vpt.backbones.ports import LayerPrompt
 from vpt.bank.stacking import shape_of
 from vpt.config import LabelMapHead, NativeHead, OwlHead, TptPrompt, ZeroShotHead
-from vpt.device import Precision
 from vpt.errors import UserError
 from vpt.model import PromptedModel
+from vpt.precision import Precision
 from vpt.predict import BoxPredictor, Classifier, Predictor
 from vpt.prompted import Prompted
 from vpt.prompts.pixels import PixelPrompts

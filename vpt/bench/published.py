@@ -1,9 +1,9 @@
 """The published numbers, from published.json beside this file: each with its source and the text it was read in.
 
 An entry is of one suite, method and backbone. `tasks` holds percent by task, `means` by a group's name, "group means"
-or "all tasks"; either may lack. In base-to-new a number is a mapping of base, new and harmonic mean. `pixels` is the
-normalisation ("imagenet", "own", "none"), None where the source does not say. `like` names settings of ours that are
-the same method; a list of such: any of them.
+or "all tasks"; either may lack. A number stands for every measure, unless it is a mapping of measures: of base, new and
+harmonic mean, or of numbers of shots. `pixels` is the normalisation ("imagenet", "own", "none"), None where the source
+does not say. `like` names settings of ours that are the same method; a list of such: any of them.
 """
 
 from __future__ import annotations

@@ -156,8 +156,8 @@ def _eleven() -> dict[str, Task]:
 
 def _from_imagenet() -> dict[str, Task]:
     """ImageNet, the other ten, and its four shifts."""
-    groups = {name: "shifts" if name in dassl.SHIFTS else "other data sets" for name in dassl.SETS}
-    return _named(*(_dassl(name, group="" if name == "imagenet" else group) for name, group in groups.items()))
+    groups = {"imagenet": "", **dict.fromkeys(dassl.SHIFTS, "shifts")}
+    return _named(*(_dassl(name, group=groups.get(name, "other data sets")) for name in dassl.SETS))
 
 
 def _pixels() -> dict[str, Task]:

@@ -80,17 +80,22 @@ def collect(folder: Path) -> Ours:
     suite = suite_of(read_json(folder / "bench.json", "run the bench")["suite"])
     config = load_config(base=read_yaml(folder / "settings.yaml"))
     scores: dict[str, dict[str, Score]] = {}
-    for task in suite.tasks:
-        for measure, score in _scores(suite, folder, task):
-            scores.setdefault(measure, {})[task] = score
+    for task, measure, score in _scores(suite, folder):
+        scores.setdefault(measure, {})[task] = score
     return Ours(folder, suite, config, scores)
 
 
-def _scores(suite: Suite, bench: Path, task: str) -> Iterator[tuple[str, Score]]:
+def _scores(suite: Suite, folder: Path) -> Iterator[tuple[str, str, Score]]:
+    """Task, measure and score of everything that is there."""
     if suite.source is not None:
-        yield from _transferred(suite, bench / suite.source / "transfer.json", task)
+        yield from _transferred(suite, folder / suite.source / "transfer.json")
         return
-    folder = bench / task
+    for task in suite.tasks:
+        for measure, score in _measured(suite, folder / task):
+            yield task, measure, score
+
+
+def _measured(suite: Suite, folder: Path) -> Iterator[tuple[str, Score]]:
     if suite.protocol == "chosen":
         runs = [_json(file)["test"] for file in sorted(folder.glob("seed*/metrics.json"))]
         runs += [_json(file) for file in sorted(folder.glob("seed*.json"))]  # of what needs no training
@@ -110,12 +115,15 @@ def _scores(suite: Suite, bench: Path, task: str) -> Iterator[tuple[str, Score]]
         yield HARMONIC, Score(100 * found["harmonic_mean"], None, len(found["base"]["seeds"]))
 
 
-def _transferred(suite: Suite, file: Path, task: str) -> Iterator[tuple[str, Score]]:
-    if file.is_file():
-        found = _json(file)
-        rows = {found["data"]: found["source"], **{row["data"]: row for row in found["rows"]}}
-        if (row := rows.get(suite.tasks[task].data)) is not None:
-            yield PLAIN, Score.of(row["seeds"])
+def _transferred(suite: Suite, file: Path) -> Iterator[tuple[str, str, Score]]:
+    """One training, tested on all tasks, in one file."""
+    if not file.is_file():
+        return
+    found = _json(file)
+    rows = {found["data"]: found["source"], **{row["data"]: row for row in found["rows"]}}
+    for task in suite.tasks.values():
+        if task.data in rows:
+            yield task.name, PLAIN, Score.of(rows[task.data]["seeds"])
 
 
 def _json(file: Path) -> dict[str, Any]:

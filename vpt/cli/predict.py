@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vpt.cli.base import USAGE
 from vpt.errors import UserError
+from vpt.precision import PRECISIONS
 
 if TYPE_CHECKING:
     from vpt.data.images import BadImage
@@ -32,9 +33,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--weights", type=Path, help="where the backbone's weight file lies now")
-    parser.add_argument(
-        "--precision", choices=["auto", "fp32", "bf16", "fp16"], default="fp32", help="bf16 is faster on a GPU"
-    )
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="bf16 is faster on a GPU")
     parser.set_defaults(run=_predict)
 
 

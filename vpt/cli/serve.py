@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vpt.errors import UserError
+from vpt.precision import PRECISIONS
 
 # Options of the command that are fields of vpt.serve.settings.ServeSettings; their texts stand there.
 NUMBERS = {
@@ -33,7 +34,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--workers", type=int, default=1, help="processes, each with a backbone of its own (default 1)")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], help="bf16 is faster on a GPU")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="bf16 is faster on a GPU")
     parser.add_argument("--keys", type=Path, metavar="FILE", help="JSON with the API keys' digests and their tasks")
     for name, kind in NUMBERS.items():
         parser.add_argument(f"--{name}", type=kind, metavar="N", help=argparse.SUPPRESS)
@@ -70,11 +71,12 @@ def _settings(options: argparse.Namespace) -> Any:
         raise UserError(f"--workers {options.workers} must be at least 1")
     if not options.folder.is_dir():
         raise UserError(f"there is no folder {options.folder}; give one with artifacts or run folders")
-    names = [*NUMBERS, "precision"]
-    given = {name.replace("-", "_"): getattr(options, name.replace("-", "_")) for name in names}
+    given = {name.replace("-", "_"): getattr(options, name.replace("-", "_")) for name in NUMBERS}
     given = {name: value for name, value in given.items() if value is not None}
     try:
-        settings = ServeSettings(folder=options.folder, device=options.device, keys=options.keys, **given)
+        settings = ServeSettings(
+            folder=options.folder, device=options.device, precision=options.precision, keys=options.keys, **given
+        )
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]).replace("_", "-")

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from vpt.config.section import Section, short
+from vpt.precision import Precision
 
 
 class PerRole(Section):
@@ -99,7 +100,7 @@ class TrainConfig(Section):
         "none", description="of the loss: none, balanced (rare classes weigh more), or a number for each class"
     )
     clip_norm: float | None = Field(1.0, gt=0, description="largest gradient norm; null: no clipping")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: bf16 on a GPU, else fp32")
+    precision: Precision = Field("auto", description="auto: bf16 on a GPU, else fp32")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     patience: int | None = Field(
         None,

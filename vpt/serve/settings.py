@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from vpt.config import Section
-from vpt.device import Precision
+from vpt.precision import Precision
 
 
 class ServeSettings(Section):

@@ -1,0 +1,8 @@
+"""The precisions that settings, commands and devices know, in one place that imports nothing heavy."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
