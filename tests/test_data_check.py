@@ -45,9 +45,9 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     real = check_module.read
 
-    def counted(record: Record, max_pixels: int) -> object:
+    def counted(record: Record, max_pixels: int, measure: bool) -> object:
         names.append(record.name)
-        return real(record, max_pixels)
+        return real(record, max_pixels, measure)
 
     monkeypatch.setattr(check_module, "read", counted)
     return names

@@ -71,7 +71,8 @@ class Predictor:
         self.precision = precision
         self._device = next(model.parameters()).device
         self._autocast = autocast(precision, self._device)
-        self._max_pixels = artifact.config.data.max_pixels
+        self._data = artifact.config.data
+        self.deep: list[Deep] = []  # images deeper than 8 bits that were predicted
 
     def predict(self, images: Picture | Sequence[Picture], batch_size: int = 32, top: int = 5) -> list[Any]:
         """Predict a file, a folder, a glob, a PIL picture, an array (H, W, 3) uint8, or a list of these.

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 from vpt.config import RunConfig
 from vpt.data.cache import ImageCache
-from vpt.data.check import apply, check
+from vpt.config.data import Window
+from vpt.data.check import CheckReport, apply, check
+from vpt.data.deep import explained
 from vpt.data.records import SPLITS, LabelledData
+from vpt.data.window import window_of
 from vpt.errors import UserError
 
 # Settings of data that change how an image becomes a tensor, but not what is read.
@@ -27,12 +30,14 @@ class Reading:
         notes: what the user should know of how the data was chosen.
         warning: what the check found wrong, or "".
         caches: decoded images by split, when they are to be kept.
+        window: what `data.window` comes to.
     """
 
     data: LabelledData
     notes: tuple[str, ...]
     warning: str
     caches: Mapping[str, ImageCache]
+    window: Window = "full"
 
 
 def read(config: RunConfig, load: Load) -> Reading:
@@ -44,26 +49,39 @@ def read(config: RunConfig, load: Load) -> Reading:
     loaded = load(config)
     if not loaded.train:
         raise UserError(f"data.path={config.data.path} is made for testing alone; train on another data set")
-    data, warning = checked(loaded, config)
+    data, report = checked(loaded, config)
+    window = resolved(config.data.window, report)
+    data = data.with_window(window)
     caches = {}
     if config.data.cache:
         caches = {split: ImageCache(data.split(split), config.data.max_pixels) for split in SPLITS if data.split(split)}
-    return Reading(data, loaded.notes, warning, caches)
+    notes = (*loaded.notes, *explained(window, report.deep))
+    return Reading(data, notes, report.text() if report.worrying else "", caches, window)
 
 
-def checked(data: LabelledData, config: RunConfig) -> tuple[LabelledData, str]:
-    """The data without images that cannot be read, and a warning, or "" if there is nothing to warn of.
+def checked(data: LabelledData, config: RunConfig) -> tuple[LabelledData, CheckReport]:
+    """The data without images that cannot be read, and what the check found.
 
     Raises:
         UserError: images that cannot be read and are not to be left out, by name.
 
     >>> from vpt.data.records import LabelledData
-    >>> checked(LabelledData(("a", "b"), False, (), ()), RunConfig())[1]
-    ''
+    >>> checked(LabelledData(("a", "b"), False, (), ()), RunConfig())[1].worrying
+    False
     """
     report = check(data, config.data.max_pixels)
-    good = apply(data, report, config.data.on_bad)
-    return good, report.text() if report.bad or report.leaks else ""
+    return apply(data, report, config.data.on_bad), report
+
+
+def resolved(window: Window, report: CheckReport) -> Window:
+    """What `data.window` comes to for a run with these images: "auto" is chosen, by those for training and validation.
+
+    >>> resolved((0.0, 1023.0), CheckReport(0, {}, {}, None, (), {}, ()))
+    (0.0, 1023.0)
+    """
+    if window != "auto":
+        return window
+    return window_of(one.depth for one in report.deep if one.split != "test")
 
 
 def reads(config: RunConfig) -> Hashable:

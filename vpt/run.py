@@ -24,7 +24,7 @@ from vpt.predictions import read_answers
 from vpt.prompted import Prompted
 from vpt.prompts.picture import prompt_picture
 from vpt.prompts.pixels import PixelPrompts
-from vpt.runfolder import CHECKPOINT, TrainResult, claim, identity, refuse_taken, write_config
+from vpt.runfolder import CHECKPOINT, TrainResult, claim, identity, refuse_taken, upgraded, write_config
 from vpt.runlog import RunLog, open_log
 from vpt.setting import Setting, prepare
 from vpt.tasks import task_of
@@ -87,7 +87,7 @@ def resume(run: str | Path, overrides: Sequence[str] = (), console: Console | No
         raise UserError(f"{folder} is not a run folder; it has no config.yaml")
     if (folder / "metrics.json").exists() and not (folder / CHECKPOINT).is_file():
         raise UserError(f"{folder} is finished and has no checkpoint to resume from")
-    config = load_config(base=read_yaml(folder / "config.yaml"), overrides=overrides)
+    config = load_config(base=upgraded(read_yaml(folder / "config.yaml")), overrides=overrides)
     compared = _compared(config)
     with joined():
         console = console or Console(quiet=not is_first())
@@ -284,8 +284,8 @@ def _compared(config: RunConfig) -> list[RunConfig]:
 
 
 def _beside(setting: Setting, other: RunConfig) -> Setting:
-    """The setting of a compared run: that of the first, with what it has settled of training."""
-    return replace(setting, config=other.model_copy(update={"train": setting.config.train}))
+    """The setting of a compared run: that of the first, with what was decided of its training and data."""
+    return replace(setting, config=other.model_copy(update={"train": setting.config.train, "data": setting.config.data}))
 
 
 def _sibling(folder: Path, other: Setting) -> Path:

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from vpt.config import RunConfig
+from vpt.data.window import LEGACY
 from vpt.errors import UserError
 from vpt.files import make_folder, read_json, write_text
 
@@ -54,7 +55,19 @@ def identity(config: RunConfig) -> dict[str, Any]:
     for section, keys in FREE_AT_RESUME.items():
         for key in keys:
             tree[section].pop(key)
+    if tree["data"]["window"] in LEGACY:  # as in identities written before there was the setting
+        del tree["data"]["window"]
     return tree
+
+
+def upgraded(tree: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run folder, with those that the version that wrote them did not have.
+
+    >>> upgraded({"data": {"path": "photos"}})
+    {'data': {'window': 'legacy', 'path': 'photos'}}
+    """
+    data = tree.get("data")
+    return {**tree, "data": {"window": "legacy", **data}} if isinstance(data, dict) else tree
 
 
 def refuse_other(file: Path, told: dict[str, Any]) -> None:

@@ -123,10 +123,12 @@ def prepare(config: RunConfig, load: Load, console: Console, readings: Readings 
     reading = (readings or Readings()).of(config, load)
     data = reading.data
     for note in reading.notes:
-        console.say(note)
+        (console.warn if note.startswith("warning: ") else console.say)(note)
     if reading.warning:
         console.warn(reading.warning)
     console.say(f"data: {config.data.path}: {data.summary()}")
+    # The run is written down with the window it used, which predictions and a resumed run use too.
+    config = config.model_copy(update={"data": config.data.model_copy(update={"window": reading.window})})
     if config.train.epochs is None:
         epochs = default_epochs(math.ceil(len(data.train) / config.train.batch_size))
         config = config.model_copy(update={"train": config.train.model_copy(update={"epochs": epochs})})

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from vpt.config.section import Section
+
+Window = Literal["auto", "full", "legacy"] | tuple[float, float]
 
 
 class DataConfig(Section):
@@ -43,3 +46,16 @@ class DataConfig(Section):
     cache: bool = Field(False, description="keep decoded images in RAM")
     on_bad: Literal["error", "skip"] = Field("error", description="unreadable files: stop with a list, or leave out")
     max_pixels: int = Field(100_000_000, ge=1, description="larger images are refused as decompression bombs")
+    window: Window = Field(
+        "auto",
+        description="values of images deeper than 8 bits that become black and white: [low, high], as in [0, 4095]; "
+        "full: the whole range of 16 bits; auto: chosen from the values that training and validation images use, and "
+        "stored with the run and its artifact; legacy: what runs of versions without this setting did",
+    )
+
+    @field_validator("window")
+    @classmethod
+    def _ordered(cls, window: Window) -> Window:
+        if not isinstance(window, str) and not (math.isfinite(window[0]) and window[0] < window[1] < math.inf):
+            raise ValueError("the window must be two numbers, the lower one first, as in [0, 4095]")
+        return window

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -13,6 +13,7 @@ from vpt.data.checked import Checked, Memory
 from vpt.data.entries import listed, number_of
 from vpt.data.images import MAX_PIXELS, BadImage, read
 from vpt.data.records import SPLITS, LabelledData, Record
+from vpt.data.deep import Deep
 from vpt.errors import UserError
 
 _SHOWN = 20
@@ -35,13 +36,22 @@ class Leak(NamedTuple):
     other_name: str
 
 
+class Clash(NamedTuple):
+    """The same pixels twice with different classes."""
+
+    name: str
+    classes: tuple[str, ...]
+    other_name: str
+    other_classes: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class CheckReport:
     """What `check` found. `text()` is for people.
 
     `formats` and `modes` count images by file format and Pillow mode; `sizes` are the (width, height) of the
     images with the fewest and the most pixels, in pixels (None without images); `notes` are the names of the
-    images by what was converted ("CMYK", "16-bit", "alpha", "EXIF-rotated", ...).
+    images by what was converted ("CMYK", "16-bit", "alpha", "EXIF-rotated", ...); `deep` are those deeper than 8 bits.
     """
 
     total: int
@@ -52,6 +62,13 @@ class CheckReport:
     notes: dict[str, tuple[str, ...]]
     leaks: tuple[Leak, ...]
     remembered: int = 0
+    deep: tuple[Deep, ...] = ()
+    clashes: tuple[Clash, ...] = ()
+
+    @property
+    def worrying(self) -> bool:
+        """Whether something is wrong that a user should see before training."""
+        return bool(self.bad or self.leaks or self.clashes)
 
     def text(self) -> str:
         """Some lines that tell it all, with the first names of each kind.
@@ -72,6 +89,15 @@ class CheckReport:
             pairs = [f"{leak.split}: {leak.name} = {leak.other_split}: {leak.other_name}" for leak in self.leaks]
             lines.append(
                 f"warning: {number_of(len(pairs), 'image')} in two splits, so scores flatter: {listed(pairs, 5)}"
+            )
+        if self.clashes:
+            pairs = [
+                f"{one.name} ({', '.join(one.classes)}) = {one.other_name} ({', '.join(one.other_classes)})"
+                for one in self.clashes
+            ]
+            lines.append(
+                f"warning: {number_of(len(pairs), 'image')} with the same pixels as one of another class: "
+                f"{listed(pairs, 5)}"
             )
         if self.bad:
             lines.append(f"{number_of(len(self.bad), 'image')} cannot be used:")
@@ -97,7 +123,7 @@ def check(data: LabelledData, max_pixels: int = MAX_PIXELS, progress: Progress |
         if known is not None:
             return known
         try:
-            checked = Checked.of(read(record, max_pixels))
+            checked = Checked.of(read(record, max_pixels, measure=True))
         except BadImage as error:
             return error
         memory.put(record.source, checked)
@@ -110,7 +136,7 @@ def check(data: LabelledData, max_pixels: int = MAX_PIXELS, progress: Progress |
             if progress is not None:
                 progress(len(results), len(records))
     memory.save()
-    return _report(records, results, memory.hits)
+    return _report(records, results, memory.hits, data.classes)
 
 
 def apply(data: LabelledData, report: CheckReport, on_bad: str = "error") -> LabelledData:
@@ -148,12 +174,17 @@ def apply(data: LabelledData, report: CheckReport, on_bad: str = "error") -> Lab
     return replace(data, train=kept["train"], val=kept["val"], test=kept["test"], notes=(*data.notes, note))
 
 
-def _report(records: list[tuple[str, Record]], results: list[Checked | BadImage], remembered: int) -> CheckReport:
+def _report(
+    records: list[tuple[str, Record]], results: list[Checked | BadImage], remembered: int, classes: Sequence[str]
+) -> CheckReport:
     bad: list[Bad] = []
     good: list[Checked] = []
     notes: dict[str, list[str]] = {}
     owners: dict[str, tuple[str, str]] = {}
     leaks: list[Leak] = []
+    firsts: dict[str, Record] = {}
+    clashes: list[Clash] = []
+    deep: list[Deep] = []
     for (split, record), result in zip(records, results):
         if isinstance(result, BadImage):
             bad.append(Bad(split, record.name, result.reason))
@@ -164,6 +195,12 @@ def _report(records: list[tuple[str, Record]], results: list[Checked | BadImage]
         owner = owners.setdefault(result.digest, (split, record.name))
         if owner[0] != split:
             leaks.append(Leak(*owner, split, record.name))
+        first = firsts.setdefault(result.digest, record)
+        if set(first.labels) != set(record.labels):
+            mine, theirs = (tuple(classes[label] for label in sorted(set(one.labels))) for one in (first, record))
+            clashes.append(Clash(first.name, mine, record.name, theirs))
+        if result.depth is not None:
+            deep.append(Deep(split, record.name, result.depth))
     sizes = sorted(((result.width, result.height) for result in good), key=lambda size: (size[0] * size[1], size))
     return CheckReport(
         total=len(records),
@@ -174,6 +211,8 @@ def _report(records: list[tuple[str, Record]], results: list[Checked | BadImage]
         notes={note: tuple(names) for note, names in notes.items()},
         leaks=tuple(leaks),
         remembered=remembered,
+        deep=tuple(deep),
+        clashes=tuple(clashes),
     )
 
 

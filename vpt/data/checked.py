@@ -10,20 +10,23 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import PIL
 
 from vpt.cachedir import cache_dir
 from vpt.data.images import Decoded
 from vpt.data.records import Item
+from vpt.data.window import Depth
 from vpt.errors import UserError
 from vpt.files import read_json, write_text
 
 # Another Pillow may read a file differently, and so may we. Raise the number when `Decoded` changes meaning.
-_FORMAT = f"1 pillow-{PIL.__version__}"
+_FORMAT = f"2 pillow-{PIL.__version__}"
 
 
 class Checked(NamedTuple):
-    """A readable image: file format, Pillow mode, size in pixels, sha256 of the RGB pixels, what was converted."""
+    """A readable image: file format, Pillow mode, size in pixels, sha256 of its pixels before any of them is scaled, what
+    was converted, and its values where they are deeper than 8 bits."""
 
     format: str
     mode: str
@@ -31,14 +34,20 @@ class Checked(NamedTuple):
     height: int
     digest: str
     notes: tuple[str, ...]
+    depth: Depth | None = None
 
     @classmethod
     def of(cls, decoded: Decoded) -> Checked:
         """Describe a decoded image."""
         height, width = decoded.pixels.shape[:2]
         digest = hashlib.sha256(f"{width}x{height}".encode())
-        digest.update(decoded.pixels.data)
-        return cls(decoded.format, decoded.mode, width, height, digest.hexdigest(), decoded.notes)
+        if decoded.deep is None:
+            digest.update(decoded.pixels.data)
+            depth = None
+        else:  # scaled to 8 bits, dark images that differ would become the same
+            digest.update(np.ascontiguousarray(decoded.deep, dtype=np.float64).data)
+            depth = Depth.of(decoded.deep)
+        return cls(decoded.format, decoded.mode, width, height, digest.hexdigest(), decoded.notes, depth)
 
 
 class Memory:
@@ -120,4 +129,9 @@ def _parse(row: list[Any]) -> Checked | None:
     texts = [row[0], row[1], row[4], *(row[5] if isinstance(row[5], list) else [None])]
     if not all(isinstance(text, str) for text in texts) or not all(type(side) is int for side in row[2:4]):
         return None
-    return Checked(row[0], row[1], row[2], row[3], row[4], tuple(row[5]))
+    depth = row[6]
+    if depth is None:
+        return Checked(row[0], row[1], row[2], row[3], row[4], tuple(row[5]))
+    if not isinstance(depth, list) or [type(part) for part in depth] != [float, float, bool]:
+        return None
+    return Checked(row[0], row[1], row[2], row[3], row[4], tuple(row[5]), Depth(*depth))

@@ -14,9 +14,13 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from vpt.config.data import Window
+from vpt.data import deep_colour
+from vpt.data.magic import HEAD, what_it_is
 from vpt.data.pillow import pillow_settings
 from vpt.data.records import Item, Record
 from vpt.data.rgb import to_rgb
+from vpt.data.window import LEGACY
 from vpt.errors import UserError
 
 # An allow-list: Pillow's other readers include one that starts a program (EPS) and some that take almost any
@@ -42,20 +46,25 @@ class BadImage(UserError):
 
 
 class Decoded(NamedTuple):
-    """Pixels (H, W, 3) uint8 RGB; the file's format and Pillow mode; words for what had to be converted."""
+    """Pixels (H, W, 3) uint8 RGB; the file's format and Pillow mode; words for what had to be converted; the values
+    before they were scaled, where there were more than 8 bits of them."""
 
     pixels: np.ndarray
     format: str
     mode: str
     notes: tuple[str, ...]
+    deep: np.ndarray | None = None
 
 
-def decode(source: Source, max_pixels: int = MAX_PIXELS, name: str | None = None) -> np.ndarray:
+def decode(
+    source: Source, max_pixels: int = MAX_PIXELS, name: str | None = None, window: Window = "auto"
+) -> np.ndarray:
     """Return the pixels of `source` as a new array (H, W, 3) of uint8 RGB.
 
     `source` is a path, the bytes of a file, a binary file object, a Pillow image, or an array (H, W), (H, W, 1),
-    (H, W, 3) or (H, W, 4) of uint8. Images come out upright (EXIF), over white where they are transparent, with
-    deep greys scaled to 8 bits; of an animation the first frame.
+    (H, W, 3) or (H, W, 4) of uint8. Images come out upright (EXIF), over white where they are transparent; of an
+    animation the first frame. Values deeper than 8 bits are scaled by `window`, which is `data.window` of the run that
+    the image is for; "auto" is "legacy", for only settings stored by a version without `data.window` leave it undecided.
 
     Raises:
         BadImage: it cannot be read, is cut short, or has more than `max_pixels` pixels. `name` is what the
@@ -68,11 +77,18 @@ def decode(source: Source, max_pixels: int = MAX_PIXELS, name: str | None = None
     ...
     vpt.data.images.BadImage: cannot use the image <bytes>: it is not an image file in a known format
     """
-    return examine(source, max_pixels, name).pixels
+    return examine(source, max_pixels, name, window).pixels
 
 
-def examine(source: Source, max_pixels: int = MAX_PIXELS, name: str | None = None) -> Decoded:
-    """Like `decode`, and tell the format, the mode and what was converted.
+def examine(
+    source: Source,
+    max_pixels: int = MAX_PIXELS,
+    name: str | None = None,
+    window: Window = "auto",
+    measure: bool = False,
+) -> Decoded:
+    """Like `decode`, and tell the format, the mode and what was converted; with `measure` also 16-bit colours where no
+    window asks for them.
 
     >>> examine(Image.new("1", (2, 2)), name="dots").notes
     ('1-bit',)
@@ -83,13 +99,14 @@ def examine(source: Source, max_pixels: int = MAX_PIXELS, name: str | None = Non
     try:
         with pillow_settings(max_pixels):
             if isinstance(source, Image.Image):
-                return _from_pillow(source, max_pixels, name)
+                return _from_pillow(source, max_pixels, name, window)
             with _opened(source, name) as file, closing(_open(file)) as image:
-                return _from_pillow(image, max_pixels, name)
+                deep = (measure or not isinstance(window, str)) and deep_colour.is_deep(image)
+                return _from_pillow(image, max_pixels, name, window, file if deep else None)
     except BadImage:
         raise
     except UnidentifiedImageError:
-        raise BadImage(name, "it is not an image file in a known format") from None
+        raise BadImage(name, what_it_is(_head(source))) from None
     except MemoryError:
         raise BadImage(name, "there is not enough memory to decode it") from None
     except Exception as error:
@@ -97,8 +114,8 @@ def examine(source: Source, max_pixels: int = MAX_PIXELS, name: str | None = Non
         raise BadImage(name, _reason(error)) from error
 
 
-def read(record: Record, max_pixels: int = MAX_PIXELS) -> Decoded:
-    """Decode the image of a record; BadImage names it as the record does.
+def read(record: Record, max_pixels: int = MAX_PIXELS, measure: bool = False) -> Decoded:
+    """Decode the image of a record, by the window it says; BadImage names it as the record does.
 
     >>> from pathlib import Path
     >>> read(Record("a.png", Path("no/such/a.png"), (0,)))
@@ -107,14 +124,16 @@ def read(record: Record, max_pixels: int = MAX_PIXELS) -> Decoded:
     vpt.data.images.BadImage: cannot use the image a.png: no such file
     """
     if not isinstance(record.source, Item):
-        return examine(record.source, max_pixels, record.name)
+        # Depths are measured as values are, whatever an earlier version made of them.
+        window = "full" if measure and record.window in LEGACY else record.window
+        return examine(record.source, max_pixels, record.name, window, measure)
     dataset, at = record.source
     try:
         with pillow_settings(max_pixels):
             image: Any = dataset[at][0]
     except Exception as error:
         raise BadImage(record.name, _reason(error)) from error
-    return examine(image, max_pixels, record.name)
+    return examine(image, max_pixels, record.name, record.window)
 
 
 def header_pixels(record: Record, max_pixels: int = MAX_PIXELS) -> int:
@@ -147,17 +166,24 @@ def _readable() -> frozenset[str]:
     return _formats
 
 
-def _from_pillow(image: Image.Image, max_pixels: int, name: str) -> Decoded:
+def _from_pillow(
+    image: Image.Image, max_pixels: int, name: str, window: Window, deep: IO[bytes] | None = None
+) -> Decoded:
+    """What Pillow reads, with the 16-bit colours of the file `deep` if there is one."""
     _check_size(image.size, max_pixels, name)
     file_format, mode = image.format or "array", image.mode
     several = getattr(image, "n_frames", 1) > 1
     image.load()
     # Some formats learn their true size only now.
     _check_size(image.size, max_pixels, name)
-    upright, notes = to_rgb(image)
+    colours = None
+    if deep is not None:
+        deep.seek(0)
+        colours = deep_colour.colours(deep.read(), image)
+    upright, notes, values = to_rgb(image, window, colours)
     if several:
         notes = (*notes, "first of several frames")
-    return Decoded(np.array(upright), file_format, mode, notes)
+    return Decoded(np.array(upright), file_format, mode, notes, values)
 
 
 def _from_array(array: np.ndarray, max_pixels: int, name: str) -> Decoded:
@@ -169,7 +195,7 @@ def _from_array(array: np.ndarray, max_pixels: int, name: str) -> Decoded:
         )
     _check_size((shape[1], shape[0]), max_pixels, name)
     if array.ndim == 3 and shape[2] == 4:
-        rgb, notes = to_rgb(Image.fromarray(np.ascontiguousarray(array), "RGBA"))
+        rgb, notes, _ = to_rgb(Image.fromarray(np.ascontiguousarray(array), "RGBA"))
         return Decoded(np.array(rgb), "array", "RGBA", notes)
     planes = array.reshape(shape[0], shape[1], -1)
     return Decoded(np.array(np.broadcast_to(planes, (*shape[:2], 3)), order="C"), "array", "RGB", ())
@@ -203,6 +229,16 @@ def _opened(source: Any, name: str) -> IO[bytes]:
     if not content:
         raise BadImage(name, "the file is empty")
     return io.BytesIO(content)
+
+
+def _head(source: Any) -> bytes:
+    """The first bytes of a path or of bytes; nothing of what can be read only once."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        return bytes(source[:HEAD])
+    if isinstance(source, str | os.PathLike):
+        with open(source, "rb") as file:
+            return file.read(HEAD)
+    return b""
 
 
 def _name_of(source: Any) -> str:

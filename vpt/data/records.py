@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from vpt.config.data import Window
 
 
 class Item(NamedTuple):
@@ -18,11 +20,16 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One image: the name shown to users, where its pixels are, and the indices of its classes."""
+    """One image: the name shown to users, where its pixels are, and the indices of its classes.
+
+    `window` is `data.window` of the run it is read for. `place` is where a list names it, as in "photos.csv, line 3".
+    """
 
     name: str
     source: Path | Item
     labels: tuple[int, ...]
+    window: Window = field(default="auto", kw_only=True)
+    place: str = field(default="", kw_only=True)
 
     def identity(self) -> list[Any]:
         """What decides the record, for fingerprints."""
@@ -52,6 +59,18 @@ class LabelledData:
             raise KeyError(name)
         records: tuple[Record, ...] = getattr(self, name)
         return records
+
+    def with_window(self, window: Window) -> LabelledData:
+        """The same records, to be read by a window.
+
+        >>> one = Record("a.png", Path("a.png"), (0,))
+        >>> LabelledData(("cat", "dog"), False, (one,), ()).with_window((0.0, 4095.0)).train[0].window
+        (0.0, 4095.0)
+        """
+        train, val, test = (
+            tuple(replace(record, window=window) for record in self.split(split)) for split in SPLITS
+        )
+        return replace(self, train=train, val=val, test=test)
 
     def fingerprint(self) -> str:
         """sha256 over classes and over names and labels of every split, in order.

@@ -43,7 +43,7 @@ class Classification:
     def load(self, config: RunConfig) -> LabelledData:
         """Read the data set; no image is opened."""
         check_backbone(config.backbone)
-        return load_data(config.data)
+        return load_data(config.data).with_window(config.data.window)
 
     def backbone(self, config: RunConfig) -> Backbone:
         """The backbone that `build` puts a prompt and a head on, loaded anew."""

@@ -41,7 +41,7 @@ class Detection:
     def load(self, config: RunConfig) -> LabelledData:
         """Read the data set; headers of images are opened where boxes are shares of them."""
         require_metrics()
-        return load_boxes(config.data)
+        return load_boxes(config.data).with_window(config.data.window)
 
     def backbone(self, config: RunConfig) -> Backbone | None:
         """The backbone that `build` puts a prompt and a head on, loaded anew; None for a whole detector, whose training

@@ -1,0 +1,55 @@
+"""16-bit colours, which Pillow reads as 8-bit ones: of a 12-bit image 16 levels would be left of each colour."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+CHANNELS = {"RGB": 3, "RGBA": 4}
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether a file that is opened and not yet loaded holds colours of 16 bits.
+
+    >>> is_deep(Image.new("RGB", (2, 2)))
+    False
+    """
+    if image.mode not in CHANNELS:
+        return False
+    for tile in getattr(image, "tile", ()):
+        parts = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+        # PNG and TIFF name the raw mode, as in "RGB;16B"; PPM its largest value.
+        if any(";16" in str(part) or (image.format == "PPM" and part == 65535) for part in parts):
+            return True
+    return False
+
+
+def colours(content: bytes, loaded: Image.Image) -> np.ndarray:
+    """The 16-bit colours (H, W, 3) of a file, in the place and order of the pixels that Pillow made of it.
+
+    They are OpenCV's, where these agree with Pillow's in their upper 8 bits. Where they do not (premultiplied alpha,
+    layouts that one of the two reads otherwise) the 8 bits are all there is to be had: those of Pillow, times 257.
+
+    Args:
+        content: the file, which Pillow has decoded whole.
+        loaded: what it made of it.
+    """
+    import cv2
+
+    upper = np.asarray(loaded)[..., :3]
+    loud = cv2.getLogLevel()
+    cv2.setLogLevel(0)  # Pillow has read the file; what OpenCV thinks of its tags is of no use to anybody
+    try:
+        found = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        found = None
+    finally:
+        cv2.setLogLevel(loud)
+    if found is not None and found.dtype == np.uint16:
+        if found.ndim == 3 and found.shape[2] >= 3:
+            found = found[..., 2::-1]  # from blue, green, red
+        elif found.ndim == 2:
+            found = np.repeat(found[..., None], 3, axis=2)
+        if found.shape == upper.shape and (np.abs(found // 257 - upper.astype(np.int32)) <= 1).all():
+            return np.ascontiguousarray(found)
+    return upper.astype(np.uint16) * 257

@@ -1,0 +1,79 @@
+"""How images deeper than 8 bits become 8 bits: one window for all images of a data set, so that a grey means the same
+in every image, and stored with the run, so that it means the same in training and ever after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from vpt.config.data import Window
+
+LEGACY = ("auto", "legacy")  # undecided in settings stored by a version that had no data.window; that was "legacy"
+BITS = (8, 10, 12, 14, 16)  # of sensors; integers in use are taken for the smallest of these that holds them all
+
+
+class Depth(NamedTuple):
+    """The values of an image deeper than 8 bits: least, greatest, and whether they are integers."""
+
+    low: float
+    high: float
+    whole: bool
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> Depth:
+        """The depth of the values of an image, which are finite.
+
+        >>> Depth.of(np.array([[3, 4000]], np.uint16))
+        Depth(low=3.0, high=4000.0, whole=True)
+        """
+        return cls(float(values.min()), float(values.max()), bool(np.issubdtype(values.dtype, np.integer)))
+
+
+def window_of(depths: Iterable[Depth]) -> Window:
+    """The window for images of these depths, "full" where there are none.
+
+    Unsigned integers of at most 16 bits: from 0 to the largest number of 8, 10, 12, 14 or 16 bits, the fewest that hold
+    all values. Floats within 0..1 or 0..255 keep that range. Anything else has no agreed range: from the least value of
+    all images to the greatest.
+
+    >>> window_of([Depth(10, 900, True), Depth(0, 4000, True)])
+    (0.0, 4095.0)
+    >>> window_of([Depth(-1024, 3071, True)]), window_of([Depth(0.25, 0.5, False)]), window_of([])
+    ((-1024.0, 3071.0), (0.0, 1.0), 'full')
+    """
+    depths = list(depths)
+    if not depths:
+        return "full"
+    low, high = min(depth.low for depth in depths), max(depth.high for depth in depths)
+    if all(depth.whole for depth in depths):
+        ranges = [2.0**bits - 1 for bits in BITS]
+    else:
+        ranges = [1.0, 255.0]
+    if low >= 0:
+        for top in ranges:
+            if high <= top:
+                return 0.0, top
+    return (low, high) if low < high else (low, low + 1)
+
+
+def scale(values: np.ndarray, window: tuple[float, float]) -> np.ndarray:
+    """Values of any type as uint8: the window's lower end is 0, its upper end 255, what lies outside is cut off there.
+
+    >>> scale(np.array([[0, 2048, 4095, 65535]], np.uint16), (0, 4095)).tolist()
+    [[0, 128, 255, 255]]
+    """
+    low, high = window
+    # float32 cannot hold every 32-bit integer.
+    shares = (values.astype(np.float64) - low) * (255 / (high - low))
+    return np.rint(np.clip(shares, 0, 255)).astype(np.uint8)
+
+
+def shown(window: Window) -> str:
+    """A window as it is written on the command line.
+
+    >>> shown((0.0, 4095.0)), shown("full")
+    ('[0, 4095]', 'full')
+    """
+    return window if isinstance(window, str) else f"[{window[0]:.15g}, {window[1]:.15g}]"
