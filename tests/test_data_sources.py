@@ -87,9 +87,10 @@ def test_deep_hidden_and_other_files(tmp_path: Path) -> None:
     assert len(data.train) + len(data.val) == 7
     assert "cat/deep/er/x.JPG" in names(data.train + data.val)
     note = next(note for note in data.notes if "ignored" in note)
-    assert note.startswith("ignored 4 files that cannot be images")
-    assert "1 hidden" in note
-    assert "1 .heic" in note
+    assert note.startswith("ignored 1 image outside any class folder: stray.png")
+    assert "ignored 2 files that cannot be images: 1 .txt, 1 .heic" in data.notes
+    assert "ignored 2 hidden files" in data.notes  # one of them in a hidden folder
+    assert data.account() == "found 12: 7 images, 2 hidden, 2 no images, 1 outside class folders"
 
 
 def test_linked_class_folder(tmp_path: Path) -> None:
@@ -129,7 +130,7 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
 def test_splits_that_cannot_be_used(tmp_path: Path) -> None:
     root = split_folders(tmp_path / "a")
     class_folders(root / "test", {"fish": 1, "newt": 1})
-    fails("the test images have classes that training lacks: fish, newt", root)
+    fails("the test images have classes that training lacks: fish .1 image, first test/fish/0.png., newt ", root)
     shutil.rmtree(root / "train")
     fails("no train folder", root)
     twice = split_folders(tmp_path / "b")
@@ -219,7 +220,7 @@ def test_csv_that_repeats_itself(tmp_path: Path) -> None:
     data = load(table(tmp_path, text + "pics/0.png,a\n./pics/../pics/1.png,b\n"))
     assert len(data.train + data.val) == 4
     assert "left out 2 repetitions of a file" in data.notes[0]
-    fails("different labels: pics/0.png .a. and pics/0.png .b.", table(tmp_path, text + "pics/0.png,b\n"))
+    fails("different labels: pics/0.png .a; data.csv, line 2. and pics/0.png .b; data.csv, line 6.", table(tmp_path, text + "pics/0.png,b\n"))
 
 
 @pytest.mark.parametrize(
@@ -231,18 +232,18 @@ def test_csv_that_repeats_itself(tmp_path: Path) -> None:
         ("path,lable\n", "did you mean 'lable'"),
         ("path,label,label\n", "names a column twice"),
         ("pics/0.png,a\npics/1.png,b\n", "first line must name the columns"),
-        ("path,label\npics/0.png,a,b\n", "3 cells in line 2 but 2 columns"),
-        ("path,label\npics/0.png\n", "1 cells in line 2"),
+        ("path,label\npics/0.png,a,b\n", "line 2: 3 cells but 2 columns"),
+        ("path,label\npics/0.png\n", "line 2: 1 cell but 2 columns"),
         (
-            "path,label\n" + rows(*"abababab") + "".join(f"gone/{n}.png,a\n" for n in range(12)),
-            "lists 12 images .*gone/9.* and 2",
+            "path,label\n" + "".join(f"gone/{n}.png,a\n" for n in range(12)),
+            "lists 12 images and none can be found: .*gone/9.* and 2 more; relative paths start at /",
         ),
-        ("path,label\n,a\n", "1 image .*empty. .line 2."),
+        ("path,label\n,a\n", "1 row without a path: line 2"),
         ("path,label\n" + rows("a", "", "b", " | "), "2 rows .*line 3, line 5"),
         ("path,label,split\npics/0.png,a,tran\n", "line 2: the split is 'tran'; did you mean 'train'"),
         ("path,label,split\npics/0.png,a,val\n", "no training images"),
         ("path,label\n" + rows("a", "a"), "only one class"),
-        ('path,label\n"pics/0.png,a\n', "cannot read"),
+        ('path,label\n"pics/0.png,a\n', "line 2, is not CSV: .*is a quote missing"),
     ],
 )
 def test_csv_that_cannot_be_used(tmp_path: Path, text: str, message: str) -> None:

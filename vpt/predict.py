@@ -14,8 +14,10 @@ import torch
 from vpt.artifact import Artifact
 from vpt.backbones.held import Dtype
 from vpt.data.boxes.transforms import size_for
-from vpt.data.images import BadImage, decode
+from vpt.data.deep import Deep
+from vpt.data.images import BadImage, decode, examine
 from vpt.data.transforms import to_tensor
+from vpt.data.window import Depth
 from vpt.detection.frozen import FrozenDetector
 from vpt.detection.model import Detector
 from vpt.device import autocast, pick_device, pick_precision
@@ -106,7 +108,10 @@ class Predictor:
             decoded: list[np.ndarray | BadImage] = []
             for name, source in chunk:
                 try:
-                    decoded.append(decode(source, self._max_pixels, name))
+                    found = examine(source, self._data.max_pixels, name, self._data.window)
+                    decoded.append(found.pixels)
+                    if found.deep is not None:
+                        self.deep.append(Deep("", name, Depth.of(found.deep)))
                 except BadImage as error:
                     decoded.append(error)
             good = [
@@ -162,7 +167,7 @@ class Classifier(Predictor):
             UserError: nothing there, or a picture that cannot be read (BadImage), by name.
         """
         for name, source in find_images(images):
-            square = self.transform(decode(source, self._max_pixels, name), 0)
+            square = self.transform(decode(source, self._data.max_pixels, name, self._data.window), 0)
             seen = self.model.normalise(square[None].to(self._device))
             yield name, pixels_of(seen, self.model.mean / 255, self.model.std / 255)[0]
 

@@ -285,7 +285,9 @@ def _compared(config: RunConfig) -> list[RunConfig]:
 
 def _beside(setting: Setting, other: RunConfig) -> Setting:
     """The setting of a compared run: that of the first, with what was decided of its training and data."""
-    return replace(setting, config=other.model_copy(update={"train": setting.config.train, "data": setting.config.data}))
+    return replace(
+        setting, config=other.model_copy(update={"train": setting.config.train, "data": setting.config.data})
+    )
 
 
 def _sibling(folder: Path, other: Setting) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from vpt.config import RunConfig
-from vpt.data.window import LEGACY
+from vpt.config.data import LEGACY
 from vpt.errors import UserError
 from vpt.files import make_folder, read_json, write_text
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +28,7 @@ from vpt.bank.task import (
     reads_names,
 )
 from vpt.config import BackboneConfig
+from vpt.config.data import Window
 from vpt.data.images import BadImage, decode
 from vpt.device import autocast, pick_device, pick_precision
 from vpt.errors import UserError, nearest
@@ -159,6 +161,15 @@ class Bank:
                 entry.loaded is not None,
             )
 
+    def window(self, name: str) -> Window:
+        """`data.window` of a task, by which images deeper than 8 bits are read for it.
+
+        Raises:
+            UserError: no such task.
+        """
+        with self._lock:
+            return self._entry(name).artifact.config.data.window
+
     def bytes(self) -> int:
         """Bytes that loaded tasks take beside the backbone."""
         with self._lock:
@@ -186,7 +197,7 @@ class Bank:
             task = loaded[name]
             label = name_of(image, index)
             try:
-                pixels = decode(image, task.artifact.config.data.max_pixels, label)
+                pixels = _decoded(image, task.artifact, label)
             except BadImage as error:
                 results[index] = error
                 continue
@@ -217,7 +228,7 @@ class Bank:
         loaded = self._use([task])[task]
         model = require_attention(loaded.predictor.model)
         assert isinstance(loaded, LoadedClassifier)
-        square = loaded.predictor.transform(decode(image, loaded.artifact.config.data.max_pixels, "image"), 0)
+        square = loaded.predictor.transform(_decoded(image, loaded.artifact, "image"), 0)
         (maps,) = attention_of(model, square[None].to(self._device))
 
         def lists(layers: Tensor | None) -> list[Any]:
@@ -345,6 +356,11 @@ class Bank:
         """A backbone that came, as its passes want it: rounded, on the device."""
         backbone.round_to(self._precision)
         return backbone.to(self._device)
+
+
+def _decoded(image: Picture, artifact: Artifact, label: str) -> np.ndarray:
+    data = artifact.config.data
+    return decode(image, data.max_pixels, label, data.window)
 
 
 def _classifier(task: LoadedTask) -> LoadedClassifier:

@@ -48,12 +48,15 @@ def _is_config(path: str) -> bool:
 def _check(options: argparse.Namespace) -> int:
     config = _config(options.words)
     from vpt.data.check import check
+    from vpt.data.deep import explained
+    from vpt.reading import resolved
     from vpt.tasks import task_of
 
     data = task_of(config).load(config)
     report = check(data, config.data.max_pixels)
     print(f"{config.data.path}: {data.summary()}")
-    for note in data.notes:
+    print(data.account())
+    for note in [*data.notes, *explained(resolved(config.data.window, report), report.deep)]:
         print(note)
     print(report.text())
     return USAGE if report.bad else 0

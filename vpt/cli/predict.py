@@ -38,6 +38,7 @@ def add(commands: Any) -> None:
 
 
 def _predict(options: argparse.Namespace) -> int:
+    from vpt.data.deep import explained
     from vpt.data.images import BadImage
     from vpt.inputs import find_images
     from vpt.predict import BoxPredictor, Classifier, load
@@ -64,6 +65,8 @@ def _predict(options: argparse.Namespace) -> int:
         write_text(options.output, text)
     else:
         sys.stdout.write(text)
+    for note in explained(predictor.artifact.config.data.window, predictor.deep):
+        print(f"vpt: {note}", file=sys.stderr)
     for error in bad:
         print(f"vpt: not predicted: {error}", file=sys.stderr)
     if options.prompted is not None:
@@ -98,11 +101,11 @@ def _write_drawn(predictor: Predictor, results: Sequence[Detections], folder: Pa
     from vpt.detection.pictures import draw_boxes, enlarged
     from vpt.plots import picture_png
 
-    names = list(predictor.classes)
+    names, data = list(predictor.classes), predictor.artifact.config.data
     for number, found in enumerate(results, 1):
         labels = [names.index(label) for label in found.labels]
         captions = [f"{label} {score:.2f}" for label, score in zip(found.labels, found.scores, strict=True)]
-        pixels, times = enlarged(decode(found.image))
+        pixels, times = enlarged(decode(found.image, data.max_pixels, window=data.window))
         boxes = np.asarray(found.boxes_xyxy).reshape(-1, 4) * times
         drawn = draw_boxes(pixels, boxes, labels, captions)
         picture_png(drawn, folder / f"{number:04d}-{Path(found.image).stem}.png")

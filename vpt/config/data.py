@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from vpt.config.section import Section
 
 Window = Literal["auto", "full", "legacy"] | tuple[float, float]
+LEGACY = ("auto", "legacy")  # only settings stored by a version without data.window leave it undecided
 
 
 class DataConfig(Section):

@@ -156,19 +156,20 @@ def apply(data: LabelledData, report: CheckReport, on_bad: str = "error") -> Lab
         names = "\n".join(f"  {bad.name}: {bad.reason}" for bad in report.bad[:_SHOWN])
         more = f"\n  and {len(report.bad) - _SHOWN} more" if len(report.bad) > _SHOWN else ""
         raise UserError(
-            f"{number_of(len(report.bad), 'image')} cannot be used; mend or remove, or set data.on_bad=skip:\n"
+            f"{number_of(len(report.bad), 'image')} cannot be used; repair or remove them, or set "
+            f"data.on_bad=skip:\n"
             f"{names}{more}"
         )
     bad = {(entry.split, entry.name) for entry in report.bad}
     kept = {split: tuple(record for record in data.split(split) if (split, record.name) not in bad) for split in SPLITS}
     for split in SPLITS:
         if data.split(split) and not kept[split]:
-            raise UserError(f"no {split} image can be read; see `vpt data` for the reasons")
+            raise UserError(f"no {split} image can be read; `vpt data check` names the reasons")
     before, after = _used(data.train), _used(kept["train"])
     if lost := sorted(before - after):
         raise UserError(
             f"without the unreadable images training has none of {listed([data.classes[label] for label in lost])}; "
-            "mend those files"
+            "repair those files"
         )
     note = f"left out {number_of(len(report.bad), 'unreadable image')}: {listed([entry.name for entry in report.bad])}"
     return replace(data, train=kept["train"], val=kept["val"], test=kept["test"], notes=(*data.notes, note))
@@ -187,7 +188,8 @@ def _report(
     deep: list[Deep] = []
     for (split, record), result in zip(records, results):
         if isinstance(result, BadImage):
-            bad.append(Bad(split, record.name, result.reason))
+            place = f" ({record.place})" if record.place else ""
+            bad.append(Bad(split, record.name, result.reason + place))
             continue
         good.append(result)
         for note in result.notes:

@@ -25,8 +25,8 @@ _FORMAT = f"2 pillow-{PIL.__version__}"
 
 
 class Checked(NamedTuple):
-    """A readable image: file format, Pillow mode, size in pixels, sha256 of its pixels before any of them is scaled, what
-    was converted, and its values where they are deeper than 8 bits."""
+    """A readable image: file format, Pillow mode, size in pixels, sha256 of its pixels before they are scaled, what was
+    converted, and its values where they are deeper than 8 bits."""
 
     format: str
     mode: str

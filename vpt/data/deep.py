@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from vpt.config.data import Window
+from vpt.config.data import LEGACY, Window
 from vpt.data.entries import listed, number_of
-from vpt.data.window import LEGACY, Depth, shown
+from vpt.data.window import Depth, shown
 
 
 class Deep(NamedTuple):
@@ -38,7 +38,7 @@ def explained(window: Window, deep: Sequence[Deep]) -> list[str]:
 def _doubts(window: Window, deep: Sequence[Deep]) -> list[str]:
     """Warnings: values that are cut off, or a window far wider than the values."""
     if isinstance(window, str):
-        dim = [one for one in deep if one.depth.whole and 0 <= one.depth.low and 0 < one.depth.high < 65535 / 16]
+        dim = [one for one in deep if one.depth.whole and one.depth.low >= 0 and 0 < one.depth.high < 65535 / 16]
         if not dim:
             return []
         levels = int(max(one.depth.high for one in dim) // 257) + 1

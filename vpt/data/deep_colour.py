@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from PIL import Image
 
@@ -36,15 +38,16 @@ def colours(content: bytes, loaded: Image.Image) -> np.ndarray:
     """
     import cv2
 
+    log: Any = cv2  # whose type stubs lack these functions
     upper = np.asarray(loaded)[..., :3]
-    loud = cv2.getLogLevel()
-    cv2.setLogLevel(0)  # Pillow has read the file; what OpenCV thinks of its tags is of no use to anybody
+    loud = log.getLogLevel()
+    log.setLogLevel(0)  # Pillow has read the file; what OpenCV thinks of its tags is of no use to anybody
     try:
         found = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
         found = None
     finally:
-        cv2.setLogLevel(loud)
+        log.setLogLevel(loud)
     if found is not None and found.dtype == np.uint16:
         if found.ndim == 3 and found.shape[2] >= 3:
             found = found[..., 2::-1]  # from blue, green, red

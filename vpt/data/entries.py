@@ -25,24 +25,30 @@ SPLIT_NAMES = {
 
 
 class Entry(NamedTuple):
-    """One image with the names of its labels."""
+    """One image with the names of its labels, and where a list names it, as in "photos.csv, line 3"."""
 
     name: str
     source: Path | Item
     labels: tuple[str, ...]
+    place: str = ""
 
 
 @dataclass
 class Found:
     """Entries by split ("train", "val", "test"), and sentences for the user.
 
-    `classes` is None when the training entries decide, else the order the data set itself gives.
+    `classes` is None when the training entries decide, else the order the data set itself gives. `divided` says whether
+    the splits are the data set's own; otherwise all entries are under "train". `left_out` counts files that are there
+    and no entries, by what they are; `rows` says that a table's rows are counted, and not the files of a folder.
     """
 
     splits: dict[str, list[Entry]] = field(default_factory=dict)
     multilabel: bool = False
     classes: tuple[str, ...] | None = None
     notes: list[str] = field(default_factory=list)
+    divided: bool = False
+    left_out: Counter[str] = field(default_factory=Counter)
+    rows: bool = False
 
 
 def is_image(name: str) -> bool:
@@ -84,12 +90,16 @@ def number_of(count: int, noun: str) -> str:
 
 
 def ignored_note(ignored: Counter[str]) -> list[str]:
-    """At most one sentence about files that were passed over, by extension.
+    """Sentences about files that were passed over, by extension, and about hidden ones.
 
     >>> ignored_note(Counter({".txt": 2, "hidden": 1}))
-    ['ignored 3 files that cannot be images: 2 .txt, 1 hidden']
+    ['ignored 2 files that cannot be images: 2 .txt', 'ignored 1 hidden file']
     """
-    if not ignored:
-        return []
-    kinds = ", ".join(f"{count} {kind or 'without extension'}" for kind, count in ignored.most_common(8))
-    return [f"ignored {number_of(ignored.total(), 'file')} that cannot be images: {kinds}"]
+    others = Counter({kind: count for kind, count in ignored.items() if kind != "hidden" and count})
+    told = []
+    if others:
+        kinds = ", ".join(f"{count} {kind or 'without extension'}" for kind, count in others.most_common(8))
+        told.append(f"ignored {number_of(others.total(), 'file')} that cannot be images: {kinds}")
+    if ignored["hidden"]:
+        told.append(f"ignored {number_of(ignored['hidden'], 'hidden file')}")
+    return told

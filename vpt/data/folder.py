@@ -4,55 +4,89 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 
 from vpt.data.entries import SPLIT_NAMES, Entry, Found, ignored_note, is_image, listed, number_of, shown
+from vpt.data.labels import clean
 from vpt.errors import UserError
 
+# What files are that are there and no images of the data set, as `vpt data check` tells it.
+OUTSIDE, ASIDE, HIDDEN, OTHER = "outside class folders", "beside the split folders", "hidden", "no images"
 
-def read_folder(root: Path) -> Found:
+
+def read_folder(root: Path, known: Collection[str] | None = None) -> Found:
     """Find the images below `root`. Images may lie deeper than their class folder.
 
     A folder called train, training, ... is a split when it holds folders and no images; so a class may be called
     "train" too.
 
+    Args:
+        root: the folder.
+        known: the classes of an artifact that is to be measured. Then no training images are needed, and a folder with
+            the name of a class is no split.
+
     Raises:
         UserError: no such folder, no class folders, classes without training images, or no images at all.
     """
-    folders, images, ignored = _listing(root)
-    splits = _split_folders(root, folders)
+    folders, images, _ = _listing(root)
+    splits = _split_folders(root, folders, known)
     found = Found()
     if splits is None:
-        _refuse_flat(root, folders, images)
-        found.splits["train"] = _classes(root, root, ignored)
-        ignored.update(os.path.splitext(image)[1].lower() for image in images)
-    else:
-        for split, folder in splits.items():
-            inner_folders, inner_images, _ = _listing(folder)
-            _refuse_flat(folder, inner_folders, inner_images)
-            found.splits[split] = _classes(root, folder, ignored)
-        left = [name for name in folders if root / name not in splits.values()]
-        if left or images:
-            found.notes.append(f"beside the split folders of {root} these were ignored: {listed(left + images)}")
-    found.notes += ignored_note(ignored)
+        return _add_split(found, "train", root, root, known)
+    found.divided = True
+    for split, folder in splits.items():
+        _add_split(found, split, root, folder, known)
+    left = [name for name in folders if root / name not in splits.values()]
+    if left or images:
+        found.notes.append(f"beside the split folders of {root} these were ignored: {listed(left + images)}")
+    inside = sum(files_below(folder) for folder in splits.values())
+    found.left_out[ASIDE] += files_below(root) - inside
     return found
 
 
-def read_split_folder(folder: Path) -> Found:
+def read_split_folder(folder: Path, known: Collection[str] | None = None) -> Found:
     """Find the images of one split, given as a folder of class folders. Its entries are under "train"."""
-    folders, images, ignored = _listing(folder)
-    _refuse_flat(folder, folders, images)
-    found = Found({"train": _classes(folder, folder, ignored)})
+    return _add_split(Found(), "train", folder, folder, known)
+
+
+def _add_split(found: Found, split: str, root: Path, folder: Path, known: Collection[str] | None) -> Found:
+    """Add the images of the class folders in `folder`, named relative to `root`; tell of all other files there."""
+    folders, outside, others = _listing(folder)
+    _refuse_flat(folder, folders, outside)
+    ignored = Counter(others)
+    for name in _hidden_folders(folder):
+        ignored["hidden"] += files_below(folder / name)
+    empty: list[str] = []
+    entries: list[Entry] = []
+    for name in folders:
+        _refuse_nested(folder / name)
+        paths = images_below(folder / name, ignored)
+        entries += [Entry(shown(path.relative_to(root)), path, (name,)) for path in paths]
+        if not paths:
+            empty.append(shown(name))
+    if not entries:
+        raise UserError(f"there are no images in the class folders of {folder}; {hint(ignored)}")
+    # Images that are measured may lack classes, but training cannot.
+    if empty and known is None and (folder == root or SPLIT_NAMES.get(folder.name.lower()) == "train"):
+        raise UserError(f"class folders without images in {folder}: {listed(empty)}; add images or remove the folders")
+    found.splits[split] = entries
+    if outside:
+        names = [shown((folder / name).relative_to(root)) for name in outside]
+        found.notes.append(f"ignored {number_of(len(names), 'image')} outside any class folder: {listed(names)}")
     found.notes += ignored_note(ignored)
+    found.left_out[OUTSIDE] += len(outside)
+    found.left_out[HIDDEN] += ignored["hidden"]
+    found.left_out[OTHER] += ignored.total() - ignored["hidden"]
     return found
 
 
-def _split_folders(root: Path, folders: list[str]) -> dict[str, Path] | None:
+def _split_folders(root: Path, folders: list[str], known: Collection[str] | None) -> dict[str, Path] | None:
     """The split folders of `root` by our names, or None when its folders are classes."""
     splits: dict[str, Path] = {}
     for name in folders:
         split = SPLIT_NAMES.get(name.lower())
-        if split is None:
+        if split is None or (known is not None and clean(name) in known):
             continue
         inner, images, _ = _listing(root / name)
         if not inner or images:
@@ -60,7 +94,7 @@ def _split_folders(root: Path, folders: list[str]) -> dict[str, Path] | None:
         if split in splits:
             raise UserError(f"{root} holds both {splits[split].name}/ and {name}/; remove or rename one of them")
         splits[split] = root / name
-    if splits and "train" not in splits:
+    if splits and known is None and "train" not in splits:
         if len(splits) < len(folders):
             return None
         raise UserError(
@@ -68,25 +102,6 @@ def _split_folders(root: Path, folders: list[str]) -> dict[str, Path] | None:
             "name the folder with the training images 'train'"
         )
     return splits or None
-
-
-def _classes(root: Path, folder: Path, ignored: Counter[str]) -> list[Entry]:
-    """The entries of all class folders in `folder`, named relative to `root`, in order of class and path."""
-    entries: list[Entry] = []
-    empty: list[str] = []
-    for name in _listing(folder)[0]:
-        _refuse_nested(folder / name)
-        paths = images_below(folder / name, ignored)
-        label = shown(name)
-        entries += [Entry(shown(path.relative_to(root)), path, (label,)) for path in paths]
-        if not paths:
-            empty.append(label)
-    if not entries:
-        raise UserError(f"there are no images in the class folders of {folder}; {hint(ignored)}")
-    # A split for validation or test may lack classes, but training cannot.
-    if empty and (folder == root or SPLIT_NAMES.get(folder.name.lower()) == "train"):
-        raise UserError(f"class folders without images in {folder}: {listed(empty)}; add images or remove the folders")
-    return entries
 
 
 def images_below(folder: Path, ignored: Counter[str]) -> list[Path]:
@@ -110,13 +125,33 @@ def images_below(folder: Path, ignored: Counter[str]) -> list[Path]:
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
+        ignored["hidden"] += sum(files_below(Path(parent, name)) for name in folders if name.startswith("."))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             if is_image(name):
                 paths.append(Path(parent, name))
             else:
                 ignored["hidden" if name.startswith(".") else os.path.splitext(name)[1].lower()] += 1
+    ignored += Counter()  # without counts of nothing
     return paths
+
+
+def files_below(folder: Path) -> int:
+    """How many files lie in `folder` and in the folders below it, links followed, each folder once.
+
+    >>> files_below(Path(__file__).parent) > 10
+    True
+    """
+    count = 0
+    seen: set[tuple[int, int]] = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        count += len(files)
+    return count
 
 
 def _refuse(error: OSError) -> None:
@@ -137,6 +172,11 @@ def _listing(folder: Path) -> tuple[list[str], list[str], Counter[str]]:
     others = [name for name, is_folder in items if not is_folder and not is_image(name)]
     kinds = ("hidden" if name.startswith(".") else os.path.splitext(name)[1].lower() for name in others)
     return folders, images, Counter(kinds)
+
+
+def _hidden_folders(folder: Path) -> list[str]:
+    with os.scandir(folder) as scan:
+        return [item.name for item in scan if item.is_dir() and item.name.startswith((".", "__MACOSX"))]
 
 
 def _refuse_flat(folder: Path, folders: list[str], images: list[str]) -> None:

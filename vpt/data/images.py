@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 from contextlib import closing
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from vpt.config.data import Window
+from vpt.config.data import LEGACY, Window
 from vpt.data import deep_colour
 from vpt.data.magic import HEAD, what_it_is
 from vpt.data.pillow import pillow_settings
 from vpt.data.records import Item, Record
 from vpt.data.rgb import to_rgb
-from vpt.data.window import LEGACY
 from vpt.errors import UserError
 
 # An allow-list: Pillow's other readers include one that starts a program (EPS) and some that take almost any
@@ -64,7 +64,7 @@ def decode(
     `source` is a path, the bytes of a file, a binary file object, a Pillow image, or an array (H, W), (H, W, 1),
     (H, W, 3) or (H, W, 4) of uint8. Images come out upright (EXIF), over white where they are transparent; of an
     animation the first frame. Values deeper than 8 bits are scaled by `window`, which is `data.window` of the run that
-    the image is for; "auto" is "legacy", for only settings stored by a version without `data.window` leave it undecided.
+    the image is for; "auto" is "legacy", for only settings of a version without `data.window` leave it undecided.
 
     Raises:
         BadImage: it cannot be read, is cut short, or has more than `max_pixels` pixels. `name` is what the
@@ -141,7 +141,7 @@ def header_pixels(record: Record, max_pixels: int = MAX_PIXELS) -> int:
     if isinstance(record.source, Item):
         return int(np.prod(read(record, max_pixels).pixels.shape[:2]))
     try:
-        with pillow_settings(max_pixels), record.source.open("rb") as file, closing(_open(file)) as image:
+        with pillow_settings(max_pixels), _opened(record.source, record.name) as file, closing(_open(file)) as image:
             _check_size(image.size, max_pixels, record.name)
             return image.width * image.height
     except BadImage:
@@ -217,7 +217,10 @@ def _opened(source: Any, name: str) -> IO[bytes]:
     if isinstance(source, bytes | bytearray | memoryview):
         content = bytes(source)
     elif isinstance(source, str | os.PathLike):
-        if os.path.getsize(source) == 0:
+        status = os.stat(source)
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            raise BadImage(name, "it is a pipe, a socket or a device")  # which might be waited for without end
+        if status.st_size == 0:
             raise BadImage(name, "the file is empty")
         return open(source, "rb")
     elif hasattr(source, "read"):
@@ -250,6 +253,8 @@ def _name_of(source: Any) -> str:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
+        if isinstance(error.filename, str | os.PathLike) and os.path.islink(error.filename):
+            return f"it is a link to {os.readlink(error.filename)}, where there is no file"
         return "no such file"
     if isinstance(error, Image.DecompressionBombError):
         # Pillow's own check, at twice data.max_pixels, comes before ours.

@@ -10,12 +10,12 @@ def what_it_is(head: bytes) -> str:
     """Why a file is not read, from its first `HEAD` bytes.
 
     >>> what_it_is(b"MM\\0*\\0\\0")
-    'it is a TIFF of a kind that Pillow does not read (64-bit floats, say); save it with 8, 16 or 32 bits a value'
+    'it is a TIFF of a kind that Pillow does not read, as of 64-bit floats; save it with 8, 16 or 32 bits'
     >>> what_it_is(b"hello")
     'it is not an image file in a known format'
     """
     if head[:4] in _TIFF:
-        return "it is a TIFF of a kind that Pillow does not read (64-bit floats, say); save it with 8, 16 or 32 bits a value"
+        return "it is a TIFF of a kind that Pillow does not read, as of 64-bit floats; save it with 8, 16 or 32 bits"
     if head[128:132] == b"DICM":
         return "it is a DICOM file; save its pixels as a PNG or TIFF of 16 bits"
     if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):

@@ -43,7 +43,8 @@ SPLITS = ("train", "val", "test")
 class LabelledData:
     """A data set. Labels index `classes`, which is decided once, by the training split.
 
-    `notes` are sentences for the user about what was chosen or left out on the way here.
+    `notes` are sentences for the user about what was chosen or left out on the way here. `left_out` counts what was
+    there and is none of the records, by what it is: files of a folder, rows of a table.
     """
 
     classes: tuple[str, ...]
@@ -52,6 +53,7 @@ class LabelledData:
     val: tuple[Record, ...]
     test: tuple[Record, ...] = ()
     notes: tuple[str, ...] = ()
+    left_out: tuple[tuple[str, int], ...] = ()
 
     def split(self, name: str) -> tuple[Record, ...]:
         """The records of "train", "val" or "test"."""
@@ -67,9 +69,7 @@ class LabelledData:
         >>> LabelledData(("cat", "dog"), False, (one,), ()).with_window((0.0, 4095.0)).train[0].window
         (0.0, 4095.0)
         """
-        train, val, test = (
-            tuple(replace(record, window=window) for record in self.split(split)) for split in SPLITS
-        )
+        train, val, test = (tuple(replace(record, window=window) for record in self.split(split)) for split in SPLITS)
         return replace(self, train=train, val=val, test=test)
 
     def fingerprint(self) -> str:
@@ -88,6 +88,17 @@ class LabelledData:
             for record in self.split(name):
                 digest.update(json.dumps([name, *record.identity()]).encode())
         return digest.hexdigest()
+
+    def account(self) -> str:
+        """Where everything went that was found: images in the splits, and what was left out. The counts add up.
+
+        >>> one = Record("a.png", Path("a.png"), (0,))
+        >>> LabelledData(("cat", "dog"), False, (one,), (), left_out=(("hidden", 2),)).account()
+        'found 3: 1 image, 2 hidden'
+        """
+        used = sum(len(self.split(name)) for name in SPLITS)
+        parts = [f"{used} image{'' if used == 1 else 's'}", *(f"{count} {what}" for what, count in self.left_out)]
+        return f"found {used + sum(count for _, count in self.left_out)}: {', '.join(parts)}"
 
     def summary(self) -> str:
         """One line with the counts.

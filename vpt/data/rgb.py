@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vpt.config.data import Window
-from vpt.data.window import LEGACY, scale
+from vpt.config.data import LEGACY, Window
+from vpt.data.window import scale
 
 _WIDE = ("I;16", "I;16L", "I;16B", "I;16N")
 _PHOTOMETRIC, _BITS, _SAMPLE_FORMAT = 262, 258, 339  # tags of TIFF

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from vpt.config import DataConfig
@@ -13,6 +14,7 @@ from vpt.data.digits import read_digits
 from vpt.data.entries import Entry, Found, listed, number_of
 from vpt.data.fgvc import read_fgvc
 from vpt.data.folder import read_folder, read_split_folder
+from vpt.data.labels import alike, clean, doubtful, visible
 from vpt.data.records import SPLITS, LabelledData, Record
 from vpt.data.splits import TEST, draw_shots, set_apart, split_off
 from vpt.data.table import is_csv, read_csv
@@ -20,6 +22,9 @@ from vpt.data.torchvision_sets import read_torchvision
 from vpt.data.vtab import read_vtab
 from vpt.errors import UserError
 from vpt.files import at_home
+
+# What images are that were read and are not used, as `vpt data check` tells it.
+REPEATED, UNUSED = "repeated", "not drawn or asked for"
 
 
 def load_data(config: DataConfig) -> LabelledData:
@@ -37,14 +42,18 @@ def load_data(config: DataConfig) -> LabelledData:
     ...
     vpt.errors.UserError: there is no folder no/such/folder; check data.path
     """
-    found = _read(config)
+    found = read_source(config)
     for split, path in (("val", config.val), ("test", config.test)):
         if path is not None:
             _override(found, split, at_home(path), config.separator)
-    found.splits = {split: _once(entries, config.separator, found.notes) for split, entries in found.splits.items()}
+    clean_labels(found)
+    for split, entries in found.splits.items():
+        found.splits[split] = once(entries, config.separator, found)
     _refuse_shared(found.splits)
 
     classes = _classes(found, config)
+    found.notes += doubtful(classes)
+    read = sum(len(entries) for entries in found.splits.values())
     if config.half != "all":
         classes = _half(found, classes, config.half)
     numbers = {name: number for number, name in enumerate(classes)}
@@ -63,10 +72,21 @@ def load_data(config: DataConfig) -> LabelledData:
             few = [f"{classes[label]} ({count})" for label, count in short.items()]
             notes.append(f"fewer training images than data.shots={config.shots}, so all are used: {listed(few)}")
     train, val, test = set_apart(train, val, test, config)
-    return LabelledData(classes, found.multilabel, tuple(train), tuple(val), tuple(test), tuple(notes))
+    found.left_out[UNUSED] += read - len(train) - len(val) - len(test)
+    left_out = tuple(sorted((+found.left_out).items()))
+    return LabelledData(classes, found.multilabel, tuple(train), tuple(val), tuple(test), tuple(notes), left_out)
 
 
-def _read(config: DataConfig) -> Found:
+def read_source(config: DataConfig, known: Collection[str] | None = None) -> Found:
+    """What `config.path` names, with labels as they are written.
+
+    Args:
+        config: the section of data.
+        known: the classes of an artifact that is to be measured, for which no training images are needed.
+
+    Raises:
+        UserError: data that cannot be found or read.
+    """
     kind, colon, name = config.path.partition(":")
     if config.path == "digits":
         return read_digits()
@@ -87,7 +107,7 @@ def _read(config: DataConfig) -> Found:
             "or for boxes set task=detection"
         )
     try:
-        return read_folder(path)
+        return read_folder(path, known)
     except UserError:
         # What boxes come in looks like class folders that are broken.
         if (layout := layout_of(path)) is not None:
@@ -102,17 +122,52 @@ def _override(found: Found, split: str, path: Path, separator: str) -> None:
     entries = other.splits.get(split) or other.splits.get("train")
     if entries is None:
         raise UserError(f"data.{split}={path} lists {listed(sorted(other.splits))} images alone, none for {split}")
-    if found.splits.get(split):
+    if before := found.splits.get(split):
         found.notes.append(f"data.{split}={path} is used instead of the {split} images of data.path")
-    # Named after its folder, as two folders tend to hold the same names.
-    found.splits[split] = [entry._replace(name=f"{path.stem}/{entry.name}") for entry in entries]
+        found.left_out[UNUSED] += len(before)
+    found.splits[split] = renamed(entries, path)
     found.multilabel |= other.multilabel
     found.notes += other.notes
+    found.left_out += other.left_out
+    found.left_out[UNUSED] += sum(map(len, other.splits.values())) - len(entries)
 
 
-def _once(entries: list[Entry], separator: str, notes: list[str]) -> list[Entry]:
-    """Drop repetitions of a file: split at random, the same image could end up on both sides."""
-    first: dict[tuple[int, int], Entry] = {}
+def renamed(entries: Iterable[Entry], path: Path) -> list[Entry]:
+    """Entries named after the folder or file that they are read from, as two folders tend to hold the same names."""
+    return [entry._replace(name=f"{path.stem}/{entry.name}") for entry in entries]
+
+
+def clean_labels(found: Found) -> None:
+    """Give classes their clean names, and say which were written otherwise. A data set with names of its own keeps
+    them."""
+    if found.classes is not None:
+        return
+    written: Counter[str] = Counter()
+    for split, entries in found.splits.items():
+        for entry in entries:
+            written.update(label for label in entry.labels if label != (clean(label) or label))
+        found.splits[split] = [
+            entry._replace(labels=tuple(dict.fromkeys(clean(label) or label for label in entry.labels)))
+            for entry in entries
+        ]
+    if written:
+        pairs = [
+            f"{visible(label)} as {clean(label)} ({number_of(count, 'image')})"
+            for label, count in sorted(written.items())
+        ]
+        found.notes.append(
+            "class names are read without outer spaces and characters that cannot be seen, in one Unicode form: "
+            f"{listed(pairs)}"
+        )
+
+
+def once(entries: list[Entry], separator: str, found: Found) -> list[Entry]:
+    """Drop repetitions of a file: split at random, the same image could end up on both sides.
+
+    Raises:
+        UserError: a file with several classes.
+    """
+    first: dict[Hashable, Entry] = {}
     kept: list[Entry] = []
     for entry in entries:
         if not isinstance(entry.source, Path):
@@ -122,17 +177,22 @@ def _once(entries: list[Entry], separator: str, notes: list[str]) -> list[Entry]
             kept.append(entry)
         elif set(before.labels) != set(entry.labels):
             raise UserError(
-                f"the same file has different labels: {before.name} ({', '.join(before.labels)}) and {entry.name} "
-                f"({', '.join(entry.labels)}); remove one, or for several labels an image list it once in a CSV file "
-                f"with its labels joined by '{separator}'"
+                f"the same file has different labels: {_described(before)} and {_described(entry)}; remove one, or for "
+                f"several labels an image list it once in a CSV file with its labels joined by '{separator}'"
             )
-    if len(kept) < len(entries):
-        notes.append(f"left out {number_of(len(entries) - len(kept), 'repetition')} of a file with the same label")
+    if repeated := len(entries) - len(kept):
+        found.notes.append(f"left out {number_of(repeated, 'repetition')} of a file with the same label")
+        found.left_out[REPEATED] += repeated
     return kept
 
 
+def _described(entry: Entry) -> str:
+    place = f"; {entry.place}" if entry.place else ""
+    return f"{entry.name} ({', '.join(entry.labels)}{place})"
+
+
 def _refuse_shared(splits: dict[str, list[Entry]]) -> None:
-    owners: dict[tuple[int, int], tuple[str, str]] = {}
+    owners: dict[Hashable, tuple[str, str]] = {}
     shared: list[str] = []
     for split in SPLITS:
         for entry in splits.get(split, []):
@@ -148,12 +208,13 @@ def _refuse_shared(splits: dict[str, list[Entry]]) -> None:
         )
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    # Sees through links and different spellings of a path.
+def _identity(path: Path) -> Hashable:
+    # Sees through links and different spellings of a path. A file that is missing, or a broken link, is only itself: the
+    # check of the data names it.
     try:
         status = os.stat(path)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; remove it or make it readable") from None
+    except (OSError, ValueError):
+        return os.path.abspath(path)
     return status.st_dev, status.st_ino
 
 
@@ -187,25 +248,54 @@ def _classes(found: Found, config: DataConfig) -> tuple[str, ...]:
 
 def _numbered(entries: Iterable[Entry], split: str, numbers: dict[str, int]) -> list[Record]:
     entries = list(entries)
-    unknown = sorted({label for entry in entries for label in entry.labels} - set(numbers))
+    unknown = unknown_classes(entries, numbers)
     if unknown:
         raise UserError(
             f"the {split} images have classes that training lacks: {listed(unknown)}; "
             "add training images of them or remove them"
         )
+    return [record_of(entry, numbers) for entry in entries]
+
+
+def unknown_classes(entries: Iterable[Entry], known: Collection[str]) -> list[str]:
+    """The classes of entries that are none of the known ones, each with its images and the known name that may be
+    meant.
+
+    >>> unknown_classes([Entry("a/1.png", Path("1.png"), ("Cat",))], ["cat", "dog"])
+    ["Cat (1 image, first a/1.png; did you mean 'cat'?)"]
+    """
+    firsts: dict[str, Entry] = {}
+    counts: Counter[str] = Counter()
+    for entry in entries:
+        for label in entry.labels:
+            if label not in known:
+                firsts.setdefault(label, entry)
+                counts[label] += 1
     return [
-        Record(entry.name, entry.source, tuple(sorted(numbers[label] for label in entry.labels))) for entry in entries
+        f"{visible(label)} ({number_of(counts[label], 'image')}, first {first.name}"
+        f"{f' in {first.place}' if first.place else ''}{alike(label, known)})"
+        for label, first in sorted(firsts.items())
     ]
+
+
+def record_of(entry: Entry, numbers: Mapping[str, int]) -> Record:
+    """An entry with its labels as numbers."""
+    labels = tuple(sorted(numbers[label] for label in entry.labels))
+    return Record(entry.name, entry.source, labels, place=entry.place)
 
 
 def _with_validation(
     train: Sequence[Record], config: DataConfig, notes: list[str]
 ) -> tuple[list[Record], list[Record]]:
     kept, val = split_off(train, config.val_fraction, config.split_seed)
+    if not val and config.join_val:
+        return kept, []  # one image a class: all are trained on, and none is missing from a validation
     if not val:
         raise UserError(
             "there is no validation split and no class has two images to split one off; add images or set data.val"
         )
+    if config.join_val:
+        return kept, val
     notes.append(
         f"split {len(val)} of {number_of(len(train), 'training image')} off for validation "
         f"(data.val_fraction={config.val_fraction:g}, data.split_seed={config.split_seed})"

@@ -2,107 +2,169 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from vpt.data.entries import SPLIT_NAMES, Entry, Found, listed, number_of, shown
+from vpt.data.images import EXTENSIONS
+from vpt.data.labels import clean, visible
+from vpt.data.located import Located
 from vpt.errors import UserError, nearest
-from vpt.files import at_home
+
+DELIMITERS = ",;\t"
+# What other tools call the columns; said where ours are missing.
+ALSO_CALLED = {
+    "path": ("image", "file", "filename", "file_name", "filepath", "file_path", "image_path", "imagepath", "img", "name"),
+    "label": ("labels", "class", "class_name", "category", "target", "y", "species"),
+}
 
 
 def read_csv(file: Path, separator: str = "|") -> Found:
-    """Read the images that a CSV file lists, with a header line. Columns: path, label, and optionally split.
+    r"""Read the images that a CSV file lists, with a header line. Columns: path, label, and optionally split.
 
-    Relative paths start at the folder of the file. A label cell that holds `separator` makes the data multi-label.
-    Without a split column all entries are under "train".
+    Relative paths start at the folder of the file; "\" in them may stand for "/", and accents may be written in either
+    of Unicode's forms. A label cell that holds `separator` makes the data multi-label. Without a split column all
+    entries are under "train". Images that do not exist are entries too: the check of the data names them all.
 
     Raises:
-        UserError: the file cannot be read or lacks a column; unknown splits; images that do not exist or have no
-            label (the first ten and the count).
+        UserError: the file cannot be read or lacks a column; unknown splits; rows without a label; no image exists.
     """
     rows = _rows(file)
-    found = Found()
+    found = Found(rows=True)
     missing: list[str] = []
     unlabelled: list[str] = []
+    unnamed: list[str] = []
     folder = file.parent
+    located = Located(folder)
     for line, row in rows:
         text = row["path"]
         split = _split(file, line, row["split"]) if "split" in row else "train"
-        labels = tuple(dict.fromkeys(part.strip() for part in row["label"].split(separator) if part.strip()))
-        path = folder / at_home(text) if text else folder
-        if not text or not path.is_file():
-            missing.append(f"{text or '(empty)'} (line {line})")
-            continue
+        labels = tuple(dict.fromkeys(part.strip() for part in row["label"].split(separator) if clean(part)))
         if not labels:
             unlabelled.append(f"line {line}")
             continue
+        if not text:
+            unnamed.append(f"line {line}")
+            continue
+        path = located.find(text)
+        if path is None:
+            missing.append(f"{visible(text)} (line {line})")
         found.multilabel |= len(labels) > 1
-        found.splits.setdefault(split, []).append(Entry(shown(text), path, labels))
-    if missing:
-        raise UserError(
-            f"{file} lists {number_of(len(missing), 'image')} that cannot be found: {listed(missing)}; "
-            f"relative paths start at {folder.absolute()}"
-        )
-    if unlabelled:
-        raise UserError(
-            f"{file} has {number_of(len(unlabelled), 'row')} without a label: {listed(unlabelled)}; fill or remove"
-        )
+        entry = Entry(shown(text), path or folder / text, labels, f"{file.name}, line {line}")
+        found.splits.setdefault(split, []).append(entry)
+    for what, lines in (("path", unnamed), ("label", unlabelled)):
+        if lines:
+            raise UserError(
+                f"{file} has {number_of(len(lines), 'row')} without a {what}: {listed(lines)}; fill or remove"
+            )
     if not found.splits:
         raise UserError(f"{file} lists no images: there is nothing below its header line")
+    if len(missing) == len(rows):
+        raise UserError(
+            f"{file} lists {number_of(len(missing), 'image')} and none can be found: {listed(missing)}; relative paths "
+            f"start at {folder.absolute()}"
+        )
+    found.divided = "split" in rows[0][1]
+    found.notes += located.notes(file)
+    if missing:
+        found.notes.append(
+            f"{file} lists {number_of(len(missing), 'image')} that cannot be found: {listed(missing)}; relative paths "
+            f"start at {folder.absolute()}"
+        )
     return found
 
 
 def _rows(file: Path) -> list[tuple[int, dict[str, str]]]:
     """Line numbers and cells by lower-case column name."""
+    text = _text(file)
+    first = text.partition("\n")[0].strip().lower()
+    skipped = 0
+    if first in [f"sep={sign}" for sign in DELIMITERS]:  # Excel's own line
+        delimiter, skipped = first[-1], 1
+        text = text.partition("\n")[2]
+    else:
+        # Where the comma is the decimal sign, spreadsheets write semicolons.
+        delimiter = max(DELIMITERS, key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
     try:
-        # utf-8-sig: Excel begins its files with a byte order mark.
-        with file.open(newline="", encoding="utf-8-sig") as opened:
-            first = opened.readline()
-            opened.seek(0)
-            # Where the comma is the decimal sign, spreadsheets write semicolons.
-            delimiter = max(",;\t", key=first.count)
-            reader = csv.reader(opened, delimiter=delimiter, strict=True)
-            columns = [cell.strip().lower() for cell in next(reader, [])]
-            _check_columns(file, columns)
-            rows = []
-            for cells in reader:
-                if not any(cell.strip() for cell in cells):
-                    continue
-                if len(cells) != len(columns):
-                    raise UserError(
-                        f"{file} has {len(cells)} cells in line {reader.line_num} but {len(columns)} columns; "
-                        "put cells that hold a comma into double quotes"
-                    )
-                rows.append((reader.line_num, dict(zip(columns, (cell.strip() for cell in cells)))))
-            return rows
+        columns = [clean(cell).lower() for cell in next(reader, [])]
+        _check_columns(file, columns, first)
+        rows = []
+        for cells in reader:
+            if not any(clean(cell) for cell in cells):
+                continue
+            while len(cells) > len(columns) and not cells[-1].strip():
+                cells.pop()
+            if len(cells) != len(columns):
+                raise UserError(
+                    f"{file}, line {reader.line_num + skipped}: {number_of(len(cells), 'cell')} but "
+                    f"{number_of(len(columns), 'column')}; put cells that hold {_called(delimiter)} into double quotes"
+                )
+            named = {column: cell.strip() for column, cell in zip(columns, cells) if column}
+            rows.append((reader.line_num + skipped, named))
+        return rows
+    except csv.Error as error:
+        raise UserError(f"{file}, line {reader.line_num + skipped}, is not CSV: {error}; is a quote missing?") from None
+
+
+def _text(file: Path) -> str:
+    """The whole text: UTF-8, or UTF-16 as Excel's "Unicode Text"; with or without a byte order mark."""
+    try:
+        content = file.read_bytes()
     except FileNotFoundError:
         raise UserError(f"there is no file {file}; check data.path") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise UserError(f"cannot read {file} as a UTF-8 CSV file: {reason}") from None
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}; make it readable") from None
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"cannot read {file}: line {line} is not UTF-8; save it as 'CSV UTF-8', or convert it with: "
+            "iconv -f WINDOWS-1252 -t UTF-8"
+        ) from None
 
 
-def _check_columns(file: Path, columns: list[str]) -> None:
-    if not columns:
+def _check_columns(file: Path, columns: list[str], first: str) -> None:
+    if not any(columns):
         raise UserError(f"{file} is empty; its first line must name the columns path,label")
     for wanted in ("path", "label"):
-        if wanted not in columns:
+        if wanted in columns:
+            continue
+        if any(os.path.splitext(column)[1] in EXTENSIONS for column in columns):
             raise UserError(
-                f"{file} has no column '{wanted}'{nearest(wanted, columns)} "
-                f"(its first line is {','.join(columns)}); the first line must name the columns path,label"
+                f"{file} begins with a row, {visible(first[:80])}; above it the first line must name the columns: "
+                "path,label"
             )
-    if len(set(columns)) < len(columns):
+        other = next((column for column in columns if column in ALSO_CALLED[wanted]), None)
+        advice = f"; rename the column '{other}' to '{wanted}'" if other else nearest(wanted, columns)
+        raise UserError(
+            f"{file} has no column '{wanted}'{advice} (its first line is {','.join(map(visible, columns))}); the first "
+            "line must name the columns path,label"
+        )
+    named = [column for column in columns if column]
+    if len(set(named)) < len(named):
         raise UserError(f"{file} names a column twice: {','.join(columns)}; rename one of them")
 
 
 def _split(file: Path, line: int, text: str) -> str:
-    split = SPLIT_NAMES.get(text.lower())
+    split = SPLIT_NAMES.get(clean(text).lower())
     if split is None:
+        told = visible(text).strip("'")
         raise UserError(
-            f"{file}, line {line}: the split is '{text}'{nearest(text, SPLIT_NAMES)}; it must be train, val or test"
+            f"{file}, line {line}: the split is '{told}'{nearest(text, SPLIT_NAMES)}; it must be "
+            "train, val or test"
         )
     return split
+
+
+def _called(delimiter: str) -> str:
+    return {",": "a comma", ";": "a semicolon", "\t": "a tab"}[delimiter]
 
 
 def is_csv(path: str | os.PathLike[str]) -> bool:

@@ -10,7 +10,6 @@ import numpy as np
 
 from vpt.config.data import Window
 
-LEGACY = ("auto", "legacy")  # undecided in settings stored by a version that had no data.window; that was "legacy"
 BITS = (8, 10, 12, 14, 16)  # of sensors; integers in use are taken for the smallest of these that holds them all
 
 
@@ -40,17 +39,14 @@ def window_of(depths: Iterable[Depth]) -> Window:
 
     >>> window_of([Depth(10, 900, True), Depth(0, 4000, True)])
     (0.0, 4095.0)
-    >>> window_of([Depth(-1024, 3071, True)]), window_of([Depth(0.25, 0.5, False)]), window_of([])
+    >>> window_of([Depth(-1024.0, 3071.0, True)]), window_of([Depth(0.25, 0.5, False)]), window_of([])
     ((-1024.0, 3071.0), (0.0, 1.0), 'full')
     """
     depths = list(depths)
     if not depths:
         return "full"
     low, high = min(depth.low for depth in depths), max(depth.high for depth in depths)
-    if all(depth.whole for depth in depths):
-        ranges = [2.0**bits - 1 for bits in BITS]
-    else:
-        ranges = [1.0, 255.0]
+    ranges = [2.0**bits - 1 for bits in BITS] if all(depth.whole for depth in depths) else [1.0, 255.0]
     if low >= 0:
         for top in ranges:
             if high <= top:

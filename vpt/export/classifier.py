@@ -11,7 +11,7 @@ from vpt.backbones.ports import LayerPrompt
 from vpt.data.transforms import EvalTransform
 from vpt.errors import UserError
 from vpt.export.files import Program, Run
-from vpt.export.pictures import noise
+from vpt.export.pictures import noise, windowed
 from vpt.export.square import Square
 from vpt.predict import Classifier
 
@@ -62,6 +62,7 @@ def program_of(folded: FoldedClassifier, predictor: Classifier) -> Program:
         "scores": "sigmoid" if folded.multilabel else "softmax",
         "images": f"uint8 (batch, {folded.size[0]}, {folded.size[1]}, 3), RGB",
         "backbone": predictor.model.backbone.name,
+        **windowed(predictor.artifact.config.data.window),
     }
     batch = {0: torch.export.Dim("batch", min=1, max=LARGEST_BATCH)}
     return Program(folded, noise(2, folded.size), "images", ("scores",), batch, told)

@@ -11,7 +11,7 @@ from vpt.data.boxes.transforms import size_for
 from vpt.export.agreement import Difference, difference
 from vpt.export.files import Program, Run
 from vpt.export.finders import finder_of
-from vpt.export.pictures import noise
+from vpt.export.pictures import noise, windowed
 from vpt.export.resize import resized
 from vpt.export.suppress import best
 from vpt.predict import BoxPredictor
@@ -74,6 +74,7 @@ def program_of(folded: FoldedDetector, predictor: BoxPredictor) -> Program:
         "overlap": rule.overlap,
         "most": rule.most,
         "backbone": predictor.model.backbone.name,
+        **windowed(predictor.artifact.config.data.window),
     }
     return Program(folded, noise(1, folded.size)[0], "image", OUTPUTS, None, told)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from vpt.config.data import Window
 from vpt.data.images import decode
 from vpt.inputs import Picture, find_images
 
@@ -43,8 +45,8 @@ def drawn(count: int, size: tuple[int, int]) -> Tensor:
     return torch.from_numpy(np.stack(made))
 
 
-def photos(images: Picture | Sequence[Picture], size: tuple[int, int]) -> Tensor:
-    """Somebody's pictures, stretched to one size, uint8 (count, H, W, 3).
+def photos(images: Picture | Sequence[Picture], size: tuple[int, int], window: Window = "full") -> Tensor:
+    """Somebody's pictures, read by `data.window` and stretched to one size, uint8 (count, H, W, 3).
 
     Raises:
         UserError: nothing there, or a picture that cannot be read, by name.
@@ -52,5 +54,14 @@ def photos(images: Picture | Sequence[Picture], size: tuple[int, int]) -> Tensor
     >>> photos(np.zeros((5, 7, 3), dtype=np.uint8), (4, 4)).shape
     torch.Size([1, 4, 4, 3])
     """
-    found = [Image.fromarray(decode(source, name=name)) for name, source in find_images(images)]
+    found = [Image.fromarray(decode(source, name=name, window=window)) for name, source in find_images(images)]
     return torch.from_numpy(np.stack([np.asarray(each.resize((size[1], size[0]))) for each in found]))
+
+
+def windowed(window: Window) -> dict[str, Any]:
+    """What a file says of images deeper than 8 bits: which values its uint8 pixels are scaled from.
+
+    >>> windowed((0.0, 4095.0)), windowed("full")
+    ({'window': [0.0, 4095.0]}, {})
+    """
+    return {} if isinstance(window, str) else {"window": list(window)}

@@ -78,7 +78,9 @@ def export(
 
 def _classifier(predictor: Classifier, path: Path, format: Format, size: tuple[int, int], check: Check) -> Exported:
     folded = classifier.FoldedClassifier(predictor, size).requires_grad_(False).eval()
-    batches = [noise(count, size) for count in (1, 3, 8)] + ([] if check is None else [photos(check, size)])
+    batches = [noise(count, size) for count in (1, 3, 8)] + (
+        [] if check is None else [photos(check, size, predictor.artifact.config.data.window)]
+    )
 
     def tried(run: Run) -> tuple[float, float]:
         worst = classifier.compare(folded, run, batches)
@@ -92,7 +94,11 @@ def _classifier(predictor: Classifier, path: Path, format: Format, size: tuple[i
 
 def _detector(predictor: BoxPredictor, path: Path, format: Format, size: tuple[int, int], check: Check) -> Exported:
     folded = detector.FoldedDetector(predictor, size).requires_grad_(False).eval()
-    images = [*noise(1, size), *drawn(3, size), *([] if check is None else photos(check, size))]
+    images = [
+        *noise(1, size),
+        *drawn(3, size),
+        *([] if check is None else photos(check, size, predictor.artifact.config.data.window)),
+    ]
 
     def tried(run: Run) -> tuple[Difference, float]:
         found = detector.compare(folded, predictor, run, images)

@@ -20,6 +20,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from vpt.bank.bank import Bank
+from vpt.config.data import Window
 from vpt.data.images import BadImage, decode
 from vpt.errors import UserError, nearest
 from vpt.serve.batcher import Batcher, ClosedError, FullError
@@ -263,10 +264,12 @@ def _number(fields: dict[str, str], key: str, default: float, low: float, high: 
     return value
 
 
-async def _decoded(service: Service, images: Sequence[tuple[str, bytes]]) -> list[np.ndarray | BadImage]:
+async def _decoded(
+    service: Service, images: Sequence[tuple[str, bytes]], window: Window
+) -> list[np.ndarray | BadImage]:
     def one(name: str, content: bytes) -> np.ndarray | BadImage:
         try:
-            return decode(content, service.settings.max_pixels, name)
+            return decode(content, service.settings.max_pixels, name, window)
         except BadImage as error:
             return error
 
@@ -284,11 +287,14 @@ async def _predict(service: Service, request: Request) -> dict[str, Any]:
             f"{len(images)} images to {len(tasks)} tasks are {asked} answers in one request, more than the "
             f"{service.settings.queue} that may wait; send fewer images or tasks at a time",
         )
-    decoded = await _decoded(service, images)
+    windows = {task: service.bank.window(task) for task in tasks}
+    # Once for all tasks, unless they were trained on images of other depths.
+    read = {window: await _decoded(service, images, window) for window in dict.fromkeys(windows.values())}
+    decoded = next(iter(read.values()))
     if all(isinstance(each, BadImage) for each in decoded):
         raise HTTPException(422, "; ".join(str(each) for each in decoded))
     places = [(number, task) for number, each in enumerate(decoded) if isinstance(each, np.ndarray) for task in tasks]
-    pixels = [decoded[number] for number, _ in places]
+    pixels = [read[windows[task]][number] for number, task in places]
     wanted = [task for _, task in places]
     waiting = service.batcher.submit(pixels, wanted, top)  # type: ignore[arg-type]
     answers = await asyncio.wait_for(waiting, service.settings.timeout_s)
@@ -320,7 +326,7 @@ def _plain(answer: Any, name: str, top: int, least: float) -> dict[str, Any]:
 
 async def _attention(service: Service, request: Request) -> dict[str, Any]:
     images, tasks, _ = await _form(service, request)
-    pixels = (await _decoded(service, images[:1]))[0]
+    pixels = (await _decoded(service, images[:1], service.bank.window(tasks[0])))[0]
     if isinstance(pixels, BadImage):
         raise HTTPException(422, str(pixels))
     looking = run_in_threadpool(service.bank.attention, pixels, tasks[0])
