@@ -220,7 +220,10 @@ def test_csv_that_repeats_itself(tmp_path: Path) -> None:
     data = load(table(tmp_path, text + "pics/0.png,a\n./pics/../pics/1.png,b\n"))
     assert len(data.train + data.val) == 4
     assert "left out 2 repetitions of a file" in data.notes[0]
-    fails("different labels: pics/0.png .a; data.csv, line 2. and pics/0.png .b; data.csv, line 6.", table(tmp_path, text + "pics/0.png,b\n"))
+    fails(
+        "different labels: pics/0.png .a; data.csv, line 2. and pics/0.png .b; data.csv, line 6.",
+        table(tmp_path, text + "pics/0.png,b\n"),
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,68 +12,95 @@ from vpt.artifact import read_artifact
 from vpt.clip import templates_of
 from vpt.config import ClipPrompt, NativeHead, OwlHead, RunConfig, TipHead, ZeroShotHead, given_keys, load_config
 from vpt.console import Console
+from vpt.data.check import CheckReport
+from vpt.data.deep import explained
+from vpt.data.entries import NoTrainingImages
+from vpt.data.labels import clean
+from vpt.data.measured import Asked, overlap
 from vpt.data.records import SPLITS, LabelledData, Record
 from vpt.device import pick_device, pick_precision
 from vpt.errors import UserError
+from vpt.files import at_home
 from vpt.heads.zeroshot import ZeroShot
 from vpt.loading import load_model
-from vpt.reading import checked
+from vpt.reading import checked, resolved, with_window
 from vpt.setting import Setting
 from vpt.tasks import task_of
 
 MACHINE = ["train.device", "train.precision", "train.batch_size"]
 # The settings that measuring goes by where nothing is trained.
 UNTRAINED = ["task", "backbone", "prompt", "tuning", "head", "data", *MACHINE, "train.seed"]
+# The settings that split data or draw from it. Given with other data, they ask for a split as training would make it.
+SPLITTING = [
+    f"data.{key}"
+    for key in ("val_fraction", "test_fraction", "split_seed", "shots", "val_shots", "join_val", "hold_test", "half")
+]
 
 
 def evaluate(
     artifact: str | Path,
-    split: str = "test",
+    split: str | None = None,
     overrides: Sequence[str] = (),
     console: Console | None = None,
     weights: str | Path | None = None,
 ) -> dict[str, Any]:
     """Metrics of an artifact on a split of its own data, or of other data given as `data.path=...`.
 
+    Other data may be made for testing alone. Without splits of its own all of it is measured, unless settings of
+    splitting or drawing are given with it; see `vpt.data.measured`.
+
     Args:
         artifact: file or run folder.
-        split: train, val or test.
+        split: train, val or test; default: test, or of other data the only one there is.
         overrides: `key=value` words of settings that measuring goes by: of data, backbone, device, boxes kept.
         console: where notes are said.
         weights: another place of the backbone's weight file.
 
     Raises:
-        UserError: no such artifact, backbone, data or split; classes that the artifact does not know; several labels an
-            image where it knows one; settings that would do nothing.
+        UserError: no such artifact, backbone, data or split; no class that the artifact knows; several labels an image
+            where it knows one; settings that would do nothing.
     """
     console = console or Console()
     stored = read_artifact(artifact)
     config = load_config(base=stored.config.model_dump(mode="json"), overrides=overrides)
+    if config.data.window == "auto":
+        config = with_window(config, stored.config.data.window)
     refuse_idle(overrides, _measured_by(config), "an artifact is measured as it was trained")
     device = pick_device(config.train.device)
     precision = pick_precision(config.train.precision, device)
-    data, records = _split_of(config, split, console)
+    reads_names = isinstance(stored.config.head, ZeroShotHead)
+    if _as_trained(config, stored.config, split or "test", given_keys(overrides)):
+        split = split or "test"
+        data = _own_split(config, split, stored.classes, reads_names)
+    else:
+        data, split = task_of(config).load_measured(config, Asked(split, stored.classes, reads_names))
+        if overlap(config.data, stored.config.data, split):
+            _warn_of_training_images(data.split(split), stored.config, console)
     if data.multilabel and not stored.multilabel:
         raise UserError(
             f"{config.data.path} has several labels an image, and the artifact tells one; give data with one label an "
             "image, or train on data with several"
         )
     data = replace(data, multilabel=stored.multilabel)  # an artifact that tells several may meet images with one each
-    takes_names = isinstance(stored.config.head, ZeroShotHead) and data.classes != stored.classes
-    if not takes_names:
-        data = _in_order_of(data, stored.classes, config.data.path)
-        records = data.split(split)
+    data, report = checked(data, config)
+    _say(console, data, report, config)
     built = stored.config.model_copy(update={"backbone": config.backbone, "head": config.head})
     model, _ = load_model(artifact, str(device), weights, config=built, precision=precision)
-    if takes_names:
+    if data.classes != stored.classes:
         assert isinstance(model.head, ZeroShot)
+        console.say(f"the head reads the {len(data.classes)} class names of the data, which are not the artifact's")
         model.head.set_names(data.classes, templates_of(config))
     setting = Setting(config, data, device, precision, console)
-    return task_of(config).measure(model, setting, records, split)
+    return task_of(config).measure(model, setting, data.split(split), split)
 
 
-def evaluate_untrained(config: RunConfig, split: str = "test", console: Console | None = None) -> dict[str, Any]:
+def evaluate_untrained(config: RunConfig, split: str | None = None, console: Console | None = None) -> dict[str, Any]:
     """Metrics of what needs no training: a zero-shot head, or one that is made from the training images alone.
+
+    Args:
+        config: the settings.
+        split: train, val or test; default: test, or the only one of data made for testing alone.
+        console: where notes are said.
 
     Raises:
         UserError: settings under which something would have to learn.
@@ -81,7 +109,20 @@ def evaluate_untrained(config: RunConfig, split: str = "test", console: Console 
     device = pick_device(config.train.device)
     precision = pick_precision(config.train.precision, device)
     task = task_of(config)
-    data, records = _split_of(config, split, console)
+    # A Tip-Adapter's cache is made of training images, whatever the split.
+    whole = isinstance(config.head, TipHead)
+    try:
+        data, split = task.load(config), split or "test"
+        _refuse_absent(data, config, split)
+        data = data if whole else _only(data, split)
+    except NoTrainingImages:
+        if whole:
+            raise
+        data, split = task.load_measured(config, Asked(split, None))
+    data, report = checked(data, config)
+    config = with_window(config, resolved(config.data.window, report))
+    data = data.with_window(config.data.window)
+    _say(console, data, report, config)
     model = task.build(config, data.classes).to(device)
     learning = sorted({role for _, role, _ in model.trainable()})
     if learning:
@@ -92,7 +133,7 @@ def evaluate_untrained(config: RunConfig, split: str = "test", console: Console 
     setting = Setting(config, data, device, precision, console)
     task.begin(model, setting)
     task.finish(model, setting)
-    return task.measure(model, setting, records, split)
+    return task.measure(model, setting, data.split(split), split)
 
 
 def refuse_idle(words: Sequence[str], used: Collection[str], why: str) -> None:
@@ -132,15 +173,62 @@ def _measured_by(config: RunConfig) -> list[str]:
     return [*data, *backbone, *(f"head.{key}" for key in boxes), *MACHINE]
 
 
-def _split_of(config: RunConfig, split: str, console: Console) -> tuple[LabelledData, tuple[Record, ...]]:
-    data = task_of(config).load(config)
+def _as_trained(config: RunConfig, stored: RunConfig, split: str, given: Collection[str]) -> bool:
+    """Whether what is measured is a split as training made it: of the data of the run, or of data with which settings
+    of splitting or drawing are given."""
+    if split in ("val", "test") and getattr(config.data, split) is not None:
+        return False
+    if any(key in given for key in SPLITTING):
+        return True
+    return os.path.realpath(at_home(config.data.path)) == os.path.realpath(at_home(stored.data.path))
+
+
+def _own_split(config: RunConfig, split: str, classes: tuple[str, ...], reads_names: bool) -> LabelledData:
+    """A split as training made it, with classes as the artifact counts them."""
+    try:
+        data = task_of(config).load(config)
+    except UserError as error:
+        if ":" in config.data.path or at_home(config.data.path).exists():
+            raise
+        raise UserError(
+            f"{error}. That is the data of the run; where it is not at hand, name what is to be measured: data=FOLDER, "
+            f"or data.{split}=FOLDER"
+        ) from None
+    _refuse_absent(data, config, split)
+    data = _only(data, split)
+    if reads_names and data.classes != classes:
+        return data
+    return _in_order_of(data, classes, config.data.path)
+
+
+def _refuse_absent(data: LabelledData, config: RunConfig, split: str) -> None:
     if not data.split(split):
-        raise UserError(f"{config.data.path} has no {split} split; use split=val or give data.{split}=FOLDER")
-    # A Tip-Adapter's cache is made of training images, whatever the split.
-    good, warning = checked(data if isinstance(config.head, TipHead) else _only(data, split), config)
-    if warning:
-        console.warn(warning)
-    return good, good.split(split)
+        there = [name for name in SPLITS if data.split(name)]
+        choice = " or ".join(f"split={name}" for name in there)
+        raise UserError(f"{config.data.path} has no {split} split; use {choice} or give data.{split}=FOLDER")
+
+
+def _warn_of_training_images(records: Sequence[Record], stored: RunConfig, console: Console) -> None:
+    try:
+        own = task_of(stored).load(stored)
+    except UserError:
+        return  # the training data is not at hand
+    seen = {os.path.realpath(record.source) for record in (*own.train, *own.val) if isinstance(record.source, Path)}
+    again = sum(isinstance(record.source, Path) and os.path.realpath(record.source) in seen for record in records)
+    if again:
+        console.warn(
+            f"warning: {again} of the {len(records)} images are images that the run was trained or chosen on, so "
+            "scores flatter"
+        )
+
+
+def _say(console: Console, data: LabelledData, report: CheckReport, config: RunConfig) -> None:
+    """Say what is measured, what is left out, and what was found wrong."""
+    for note in [*data.notes, *explained(config.data.window, report.deep)]:
+        (console.warn if note.startswith("warning: ") else console.say)(note)
+    if report.worrying:
+        console.warn(report.text())
+    console.say(f"measuring {data.summary()}")
 
 
 def _only(data: LabelledData, split: str) -> LabelledData:
@@ -150,10 +238,13 @@ def _only(data: LabelledData, split: str) -> LabelledData:
 
 def _in_order_of(data: LabelledData, classes: tuple[str, ...], path: str) -> LabelledData:
     """Labels as the artifact counts them: a data set seen alone may lack classes or know them in another order."""
-    unknown = sorted(set(data.classes) - set(classes))
+    places: dict[str, int] = {}
+    for number, name in [*enumerate(classes), *((number, clean(name)) for number, name in enumerate(classes))]:
+        places.setdefault(name, number)  # names of an older artifact may be written as their folders are
+    unknown = sorted(set(data.classes) - set(places))
     if unknown:
         raise UserError(f"{path} has classes the artifact was not trained on: {', '.join(unknown[:5])}")
-    place = [classes.index(name) for name in data.classes]
+    place = [places[name] for name in data.classes]
 
     def moved(records: tuple[Record, ...]) -> tuple[Record, ...]:
         return tuple(replace(record, labels=tuple(place[label] for label in record.labels)) for record in records)

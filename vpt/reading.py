@@ -6,8 +6,8 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 
 from vpt.config import RunConfig
-from vpt.data.cache import ImageCache
 from vpt.config.data import Window
+from vpt.data.cache import ImageCache
 from vpt.data.check import CheckReport, apply, check
 from vpt.data.deep import explained
 from vpt.data.records import SPLITS, LabelledData
@@ -82,6 +82,15 @@ def resolved(window: Window, report: CheckReport) -> Window:
     if window != "auto":
         return window
     return window_of(one.depth for one in report.deep if one.split != "test")
+
+
+def with_window(config: RunConfig, window: Window) -> RunConfig:
+    """The same settings with `data.window` decided.
+
+    >>> with_window(RunConfig(), (0.0, 4095.0)).data.window
+    (0.0, 4095.0)
+    """
+    return config.model_copy(update={"data": config.data.model_copy(update={"window": window})})
 
 
 def reads(config: RunConfig) -> Hashable:

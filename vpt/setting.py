@@ -19,7 +19,7 @@ from vpt.data.workers import default_workers
 from vpt.device import Autocast, autocast, pick_device, pick_precision
 from vpt.distributed import own_device, ranks
 from vpt.model import PromptedModel
-from vpt.reading import Load, Readings
+from vpt.reading import Load, Readings, with_window
 from vpt.training.schedule import default_epochs
 from vpt.training.shared import SharedLoader
 
@@ -128,7 +128,7 @@ def prepare(config: RunConfig, load: Load, console: Console, readings: Readings 
         console.warn(reading.warning)
     console.say(f"data: {config.data.path}: {data.summary()}")
     # The run is written down with the window it used, which predictions and a resumed run use too.
-    config = config.model_copy(update={"data": config.data.model_copy(update={"window": reading.window})})
+    config = with_window(config, reading.window)
     if config.train.epochs is None:
         epochs = default_epochs(math.ceil(len(data.train) / config.train.batch_size))
         config = config.model_copy(update={"train": config.train.model_copy(update={"epochs": epochs})})

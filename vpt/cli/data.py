@@ -47,7 +47,7 @@ def _is_config(path: str) -> bool:
 
 def _check(options: argparse.Namespace) -> int:
     config = _config(options.words)
-    from vpt.data.check import check
+    from vpt.data.check import apply, check
     from vpt.data.deep import explained
     from vpt.reading import resolved
     from vpt.tasks import task_of
@@ -59,6 +59,10 @@ def _check(options: argparse.Namespace) -> int:
     for note in [*data.notes, *explained(resolved(config.data.window, report), report.deep)]:
         print(note)
     print(report.text())
+    if report.bad and config.data.on_bad == "skip":
+        good = apply(data, report, config.data.on_bad)
+        print(f"left out under data.on_bad=skip; without them: {good.summary()}")
+        return 0
     return USAGE if report.bad else 0
 
 

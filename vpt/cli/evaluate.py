@@ -32,9 +32,9 @@ def _eval(options: argparse.Namespace) -> int:
     if file and artifact:
         raise UserError(f"'{file}' is not of the form key=value, as in data=photos")
     chosen = [word.partition("=")[2] for word in overrides if word.startswith("split=")]
-    split = chosen[-1] if chosen else "test"
+    split = chosen[-1] if chosen else None
     known = ("train", "val", "test")
-    if split not in known:
+    if split is not None and split not in known:
         raise UserError(f"split={split} does not exist{nearest(split, known)}; known: {', '.join(known)}")
     overrides = [word for word in overrides if not word.startswith("split=")]
     from vpt.config import load_config, word

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from vpt.data.cache import Progress, threads
 from vpt.data.checked import Checked, Memory
+from vpt.data.deep import Deep
 from vpt.data.entries import listed, number_of
 from vpt.data.images import MAX_PIXELS, BadImage, read
 from vpt.data.records import SPLITS, LabelledData, Record
-from vpt.data.deep import Deep
 from vpt.errors import UserError
 
 _SHOWN = 20

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from vpt.data.images import EXTENSIONS
 from vpt.data.records import Item
+from vpt.errors import UserError
 
 # What users call the splits, by our names.
 SPLIT_NAMES = {
@@ -22,6 +23,10 @@ SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
 }
+
+
+class NoTrainingImages(UserError):
+    """A data set that is made for testing alone."""
 
 
 class Entry(NamedTuple):

@@ -7,7 +7,17 @@ from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 
-from vpt.data.entries import SPLIT_NAMES, Entry, Found, ignored_note, is_image, listed, number_of, shown
+from vpt.data.entries import (
+    SPLIT_NAMES,
+    Entry,
+    Found,
+    NoTrainingImages,
+    ignored_note,
+    is_image,
+    listed,
+    number_of,
+    shown,
+)
 from vpt.data.labels import clean
 from vpt.errors import UserError
 
@@ -97,9 +107,9 @@ def _split_folders(root: Path, folders: list[str], known: Collection[str] | None
     if splits and known is None and "train" not in splits:
         if len(splits) < len(folders):
             return None
-        raise UserError(
+        raise NoTrainingImages(
             f"{root} holds {listed([path.name for path in splits.values()])} but no train folder with class folders; "
-            "name the folder with the training images 'train'"
+            f"name the folder with the training images 'train', or measure a run on it: vpt eval RUN data={root}"
         )
     return splits or None
 

@@ -10,6 +10,7 @@ import io
 import os
 import stat
 from contextlib import closing
+from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -253,8 +254,9 @@ def _name_of(source: Any) -> str:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
-        if isinstance(error.filename, str | os.PathLike) and os.path.islink(error.filename):
-            return f"it is a link to {os.readlink(error.filename)}, where there is no file"
+        place = Path(error.filename or "")
+        if place.is_symlink():
+            return f"it is a link to {place.readlink()}, where there is no file"
         return "no such file"
     if isinstance(error, Image.DecompressionBombError):
         # Pillow's own check, at twice data.max_pixels, comes before ours.

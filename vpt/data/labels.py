@@ -14,8 +14,9 @@ _DECIMAL = re.compile(r"[+-]?\d+(\.\d*)?", re.ASCII)
 
 
 def clean(label: str) -> str:
-    r"""A class name in Unicode's composed form, without outer spaces and without characters that cannot be seen; bytes of
-    a folder's name that are no UTF-8 become escapes.
+    r"""A class name in Unicode's composed form, without outer spaces and without characters that cannot be seen.
+
+    Bytes of a folder's name that are no UTF-8 become escapes.
 
     >>> clean(" cat\u200b ") == clean("\ufeffcat") == "cat", clean("e\u0301") == "\u00e9", clean("black\u00a0cat")
     (True, True, 'black cat')

@@ -11,7 +11,7 @@ from vpt.config import DataConfig
 from vpt.data.boxes.layouts import layout_of
 from vpt.data.dassl import read_dassl
 from vpt.data.digits import read_digits
-from vpt.data.entries import Entry, Found, listed, number_of
+from vpt.data.entries import Entry, Found, NoTrainingImages, listed, number_of
 from vpt.data.fgvc import read_fgvc
 from vpt.data.folder import read_folder, read_split_folder
 from vpt.data.labels import alike, clean, doubtful, visible
@@ -209,8 +209,8 @@ def _refuse_shared(splits: dict[str, list[Entry]]) -> None:
 
 
 def _identity(path: Path) -> Hashable:
-    # Sees through links and different spellings of a path. A file that is missing, or a broken link, is only itself: the
-    # check of the data names it.
+    # Sees through links and different spellings of a path. A missing file or a broken link is only itself: the check of
+    # the data names it.
     try:
         status = os.stat(path)
     except (OSError, ValueError):
@@ -237,7 +237,10 @@ def _classes(found: Found, config: DataConfig) -> tuple[str, ...]:
     if found.classes is not None and found.splits.get("test") and not train:
         return found.classes  # a set made for testing alone
     if not train:
-        raise UserError(f"data.path={path} has no training images; give some of them the split 'train'")
+        raise NoTrainingImages(
+            f"data.path={path} has no training images; give some of them the split 'train', or measure a run on it: "
+            f"vpt eval RUN data={path}"
+        )
     classes = found.classes or tuple(sorted({label for entry in train for label in entry.labels}))
     if len(classes) < 2:
         raise UserError(

@@ -6,7 +6,6 @@ import codecs
 import csv
 import io
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from vpt.data.entries import SPLIT_NAMES, Entry, Found, listed, number_of, shown
@@ -18,7 +17,18 @@ from vpt.errors import UserError, nearest
 DELIMITERS = ",;\t"
 # What other tools call the columns; said where ours are missing.
 ALSO_CALLED = {
-    "path": ("image", "file", "filename", "file_name", "filepath", "file_path", "image_path", "imagepath", "img", "name"),
+    "path": (
+        "image",
+        "file",
+        "filename",
+        "file_name",
+        "filepath",
+        "file_path",
+        "image_path",
+        "imagepath",
+        "img",
+        "name",
+    ),
     "label": ("labels", "class", "class_name", "category", "target", "y", "species"),
 }
 
@@ -157,8 +167,7 @@ def _split(file: Path, line: int, text: str) -> str:
     if split is None:
         told = visible(text).strip("'")
         raise UserError(
-            f"{file}, line {line}: the split is '{told}'{nearest(text, SPLIT_NAMES)}; it must be "
-            "train, val or test"
+            f"{file}, line {line}: the split is '{told}'{nearest(text, SPLIT_NAMES)}; it must be train, val or test"
         )
     return split
 

@@ -15,6 +15,7 @@ from vpt.backbones.backbone import Backbone
 from vpt.backbones.loading import check_backbone
 from vpt.config import FrozenTuning, FullTuning, LabelMapHead, RunConfig
 from vpt.data.loader import Loader
+from vpt.data.measured import Asked, load_measured
 from vpt.data.records import LabelledData, Record
 from vpt.data.sources import load_data
 from vpt.distributed import ranks
@@ -44,6 +45,12 @@ class Classification:
         """Read the data set; no image is opened."""
         check_backbone(config.backbone)
         return load_data(config.data).with_window(config.data.window)
+
+    def load_measured(self, config: RunConfig, asked: Asked) -> tuple[LabelledData, str]:
+        """Read what a finished artifact is measured on; no image is opened."""
+        check_backbone(config.backbone)
+        data, split = load_measured(config.data, asked)
+        return data.with_window(config.data.window), split
 
     def backbone(self, config: RunConfig) -> Backbone:
         """The backbone that `build` puts a prompt and a head on, loaded anew."""

@@ -12,10 +12,12 @@ from torch import Tensor
 from vpt.backbones.backbone import Backbone
 from vpt.config import NativeHead, RunConfig
 from vpt.data.boxes.loader import BoxMaker
+from vpt.data.boxes.measured import load_boxes_measured
 from vpt.data.boxes.records import BoxRecord
 from vpt.data.boxes.sources import load_boxes
 from vpt.data.boxes.transforms import BoxTransform, Target
 from vpt.data.loader import Loader, loader_of
+from vpt.data.measured import Asked
 from vpt.data.records import LabelledData, Record
 from vpt.data.workers import default_workers
 from vpt.detection import pictures
@@ -42,6 +44,12 @@ class Detection:
         """Read the data set; headers of images are opened where boxes are shares of them."""
         require_metrics()
         return load_boxes(config.data).with_window(config.data.window)
+
+    def load_measured(self, config: RunConfig, asked: Asked) -> tuple[LabelledData, str]:
+        """Read what a finished artifact is measured on."""
+        require_metrics()
+        data, split = load_boxes_measured(config.data, asked)
+        return data.with_window(config.data.window), split
 
     def backbone(self, config: RunConfig) -> Backbone | None:
         """The backbone that `build` puts a prompt and a head on, loaded anew; None for a whole detector, whose training
