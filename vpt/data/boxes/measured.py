@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from vpt.config import DataConfig
 from vpt.data.boxes.coco import find_coco, read_coco
-from vpt.data.boxes.records import BoxEntry, BoxFound, BoxRecord, mended
-from vpt.data.boxes.sources import _read
+from vpt.data.boxes.records import BoxEntry, BoxFound, mended
+from vpt.data.boxes.sources import _numbered, _read
 from vpt.data.entries import listed, number_of
 from vpt.data.labels import alike, clean, visible
 from vpt.data.measured import Asked, chosen, said
@@ -25,30 +26,28 @@ def load_boxes_measured(config: DataConfig, asked: Asked) -> tuple[LabelledData,
         UserError: the data cannot be found or read, lacks the split, or has no box of a known class.
     """
     wanted = asked.split or "test"
-    path = {"val": config.val, "test": config.test}.get(wanted)
-    found = _found(path or config.path, config.max_pixels)
-    if path is not None:
-        splits = {wanted: found.splits.get(wanted) or found.splits.get("train") or []}
-        if not splits[wanted]:
-            raise UserError(f"data.{wanted}={path} lists {listed(sorted(found.splits))} images alone")
-        divided = True
-    else:
-        splits, divided = found.splits, set(found.splits) != {"train"}
-    place = path or config.path
+    given = {"val": config.val, "test": config.test}.get(wanted)
+    place = given or config.path
+    found = _found(place, config.max_pixels)
+    splits, divided = found.splits, set(found.splits) != {"train"}
+    if given is not None and wanted not in splits and "train" in splits:
+        splits, divided = {wanted: splits["train"]}, True  # a file or folder of its own for one split
     split = chosen(splits, divided, asked.split, place)
     notes = [*found.notes, *said(splits, divided, split, asked.split, place)]
     entries = mended(splits[split], notes)
-    labels = found.classes or tuple(sorted({raw.label for entry in entries for raw in entry.boxes}))
-    classes = labels if asked.classes is None else asked.classes
-    numbers = _numbers(classes)
-    notes += _unknown(entries, numbers)
-    records = tuple(_record(entry, numbers) for entry in entries)
-    if not any(record.boxes for record in records):
+    there = {raw.label for entry in entries for raw in entry.boxes}
+    classes = asked.classes or found.classes or tuple(sorted(there))
+    numbers = {name: number for number, name in enumerate(classes)}
+    spelt = {clean(name): name for name in reversed(classes)} | {name: name for name in classes}
+    notes += _unknown(entries, spelt)
+    known = [_of_classes(entry, spelt) for entry in entries]
+    if there and not any(entry.boxes for entry in known):
         raise UserError(
-            f"{place} has no box of a class that the artifact was trained on: it has {listed(list(labels))}; the "
+            f"{place} has no box of a class that the artifact was trained on: it has {listed(sorted(there))}; the "
             f"artifact knows {listed(list(classes))}"
         )
     split = asked.split or (split if divided else "test")
+    records = tuple(_numbered(known, split, numbers))
     train, val, test = (records if name == split else () for name in SPLITS)
     return LabelledData(classes, False, train, val, test, tuple(notes)), split
 
@@ -60,36 +59,21 @@ def _found(path: str, max_pixels: int) -> BoxFound:
     return _read(path, max_pixels)
 
 
-def _numbers(classes: tuple[str, ...]) -> dict[str, int]:
-    numbers: dict[str, int] = {}
-    for spelling in (lambda name: name, clean):
-        for number, name in enumerate(classes):
-            numbers.setdefault(spelling(name), number)
-    return numbers
-
-
-def _number(label: str, numbers: dict[str, int]) -> int | None:
-    return numbers.get(label, numbers.get(clean(label)))
-
-
-def _unknown(entries: list[BoxEntry], numbers: dict[str, int]) -> list[str]:
-    counts = Counter(raw.label for entry in entries for raw in entry.boxes if _number(raw.label, numbers) is None)
-    if not counts:
+def _unknown(entries: Sequence[BoxEntry], spelt: Mapping[str, str]) -> list[str]:
+    labels = Counter(raw.label for entry in entries for raw in entry.boxes if _spelling(raw.label, spelt) is None)
+    if not labels:
         return []
     told = [
-        f"{visible(label)} ({number_of(count, 'box')}{alike(label, numbers)})"
-        for label, count in sorted(counts.items())
+        f"{visible(label)} ({number_of(count, 'box')}{alike(label, spelt)})" for label, count in sorted(labels.items())
     ]
     return [f"warning: boxes not measured, of classes that the artifact does not know: {listed(told)}"]
 
 
-def _record(entry: BoxEntry, numbers: dict[str, int]) -> BoxRecord:
-    boxes = [(number, raw) for raw in entry.boxes if (number := _number(raw.label, numbers)) is not None]
-    return BoxRecord(
-        entry.name,
-        entry.source,
-        tuple(number for number, _ in boxes),
-        tuple(raw.box for _, raw in boxes),
-        tuple(raw.crowd for _, raw in boxes),
-        entry.size,
-    )
+def _of_classes(entry: BoxEntry, spelt: Mapping[str, str]) -> BoxEntry:
+    """The image with its boxes of known classes, under the artifact's spelling."""
+    boxes = [raw._replace(label=name) for raw in entry.boxes if (name := _spelling(raw.label, spelt)) is not None]
+    return entry._replace(boxes=tuple(boxes))
+
+
+def _spelling(label: str, spelt: Mapping[str, str]) -> str | None:
+    return spelt.get(label, spelt.get(clean(label)))
