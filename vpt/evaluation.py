@@ -86,6 +86,8 @@ def evaluate(
     _say(console, data, report, config)
     built = stored.config.model_copy(update={"backbone": config.backbone, "head": config.head})
     model, _ = load_model(artifact, str(device), weights, config=built, precision=precision)
+    for note in model.backbone.notes:
+        console.warn(note)
     if data.classes != stored.classes:
         assert isinstance(model.head, ZeroShot)
         console.say(f"the head reads the {len(data.classes)} class names of the data, which are not the artifact's")

@@ -199,6 +199,8 @@ def _introduce(setting: Setting, model: Prompted, folder: Path) -> None:
         f"model: {model.backbone.name} at {pre.size} px, prompt {config.prompt.kind}, "
         f"tuning {config.tuning.kind}, head {config.head.kind}; {setting.device}, {setting.precision}"
     )
+    for note in model.backbone.notes:
+        console.warn(note)
     console.say(budget.text())
     console.say(f"run folder: {folder}")
 

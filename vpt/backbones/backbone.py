@@ -56,6 +56,7 @@ class Backbone(nn.Module):
         self.fingerprints = {fingerprint}  # of all parts that artifacts may stand on: with and without the text tower
         self.any_size = False  # whether images of other sizes than its own may come
         self.text = text
+        self.notes: tuple[str, ...] = ()  # what the user should know of how it was loaded
         self.elsewhere = 0  # numbers of weights that are dealt out to several processes
         self.refusal = ""  # why token prompts cannot enter, where they cannot
         self.tower = self._read()

@@ -9,6 +9,7 @@ from typing import Any
 
 import safetensors.torch
 import timm
+from timm.models._registry import _deprecated_models
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -17,7 +18,7 @@ from vpt.backbones.fingerprint import fingerprint
 from vpt.backbones.held import hold
 from vpt.backbones.open_clip_loading import PREFIX, build_open_clip, check_open_clip
 from vpt.backbones.sizes import fit_size
-from vpt.backbones.weights import load_strictly, no_weights, not_built, read_weights, seeded
+from vpt.backbones.weights import load_strictly, load_weights, no_weights, not_built, seeded
 from vpt.config import BackboneConfig
 from vpt.errors import UserError, nearest
 from vpt.preprocess import Preprocess
@@ -48,6 +49,7 @@ def load_backbone(
     32
     """
     check_backbone(config)
+    config, notes = current_name(config)
     is_clip = config.name.startswith(PREFIX)
     if classifier and (is_clip or config.name in EMBEDDED):
         raise UserError(f"backbone {config.name} has no classifier for head.kind=labelmap; choose head=linear")
@@ -60,9 +62,9 @@ def load_backbone(
     if is_clip:
         net, encoder, preprocess = build_open_clip(config, text)
     elif config.name in EMBEDDED:
-        net, preprocess = _embedded(config)
+        net, preprocess = _embedded(config, notes)
     else:
-        net, preprocess = _timm(config, classifier)
+        net, preprocess = _timm(config, classifier, notes)
     if config.normalise != "own":
         mean, std = NORMALISATIONS[config.normalise]
         preprocess = replace(preprocess, mean=mean, std=std)
@@ -79,6 +81,7 @@ def load_backbone(
     hold(net, config.dtype, config.name)
     backbone = Backbone(net, library, config.name, preprocess, digests[0], encoder)
     backbone.fingerprints.update(digests)
+    backbone.notes = tuple(notes)
     backbone.any_size = any_size
     return backbone
 
@@ -95,33 +98,72 @@ def check_backbone(config: BackboneConfig) -> None:
     vpt.errors.UserError: ...; did you mean 'vit_tiny_patch16_224'?; list names with: vpt backbones
     """
     if config.weights is not None and not config.weights.is_file():
-        raise UserError(f"backbone.weights={config.weights}: there is no such file")
+        what = "is a folder; name the file in it" if config.weights.is_dir() else "there is no such file"
+        raise UserError(f"backbone.weights={config.weights}: {what}")
     if config.name.startswith(PREFIX):
         check_open_clip(config)
-    elif config.name not in EMBEDDED and not timm.is_model(config.name.split(".")[0]):
+    elif config.name not in EMBEDDED:
+        _check_timm(config)
+
+
+def _check_timm(config: BackboneConfig) -> None:
+    arch, _, tag = config.name.partition(".")
+    if not timm.is_model(arch):
         known = [*timm.list_models(), *EMBEDDED]
         raise UserError(
-            f"backbone {config.name} does not exist in timm {timm.__version__}"
-            f"{nearest(config.name.split('.')[0], known)}; list names with: vpt backbones"
+            f"backbone {config.name} does not exist in timm {timm.__version__}{nearest(arch, known)}; list names with: "
+            "vpt backbones"
         )
-
-
-def _timm(config: BackboneConfig, classifier: bool) -> tuple[nn.Module, Preprocess]:
-    wants_download = config.pretrained is not False and config.weights is None
-    if wants_download and not timm.is_model_pretrained(config.name):
+    if isinstance(config.pretrained, str):
         raise UserError(
-            f"timm has no weights for {config.name}; give backbone.weights=FILE or backbone.pretrained=false"
+            f"backbone.pretrained={config.pretrained} is for open_clip; timm's weights are named behind a dot: "
+            f"backbone={arch}.{config.pretrained}"
         )
+    config, _ = current_name(config)
+    arch, _, tag = config.name.partition(".")
+    if config.pretrained is not False and config.weights is None and not timm.is_model_pretrained(config.name):
+        tags = [name.partition(".")[2] for name in timm.list_models(f"{arch}.*", pretrained=True)]
+        other = f"{nearest(tag, tags)}; it has those of {', '.join(tags[:8])}" if tags else ""
+        raise UserError(
+            f"timm {timm.__version__} has no weights for {config.name}{other}; give backbone.weights=FILE or "
+            "backbone.pretrained=false"
+        )
+
+
+def current_name(config: BackboneConfig) -> tuple[BackboneConfig, list[str]]:
+    """The settings with timm's present name for an architecture that it has renamed, and a warning if so.
+
+    Raises:
+        UserError: timm has removed it.
+
+    >>> current_name(BackboneConfig(name="vit_base_patch16_224_in21k"))[0].name
+    'vit_base_patch16_224.augreg_in21k'
+    """
+    arch, _, tag = config.name.partition(".")
+    if arch not in _deprecated_models:
+        return config, []
+    name = _deprecated_models[arch]
+    if name is None:
+        raise UserError(f"timm {timm.__version__} has removed {arch} and names nothing in its place")
+    name = f"{name.partition('.')[0]}.{tag}" if tag else name
+    note = f"warning: timm has renamed {config.name} to {name}, which is loaded; set backbone={name}"
+    return config.model_copy(update={"name": name}), [note]
+
+
+def _timm(config: BackboneConfig, classifier: bool, notes: list[str]) -> tuple[nn.Module, Preprocess]:
+    wants_download = config.pretrained is not False and config.weights is None
     with seeded(config.seed):
         try:
             classes: dict[str, Any] = {} if classifier else {"num_classes": 0}
             net = timm.create_model(config.name, pretrained=wants_download, **classes)
         except Exception as error:
-            raise (no_weights(config, error) if wants_download else not_built(config, error)) from error
+            renamed = f" ({notes[0].removeprefix('warning: ')})" if notes else ""
+            said = no_weights(config, error) if wants_download else not_built(config, error)
+            raise UserError(f"{said}{renamed}") from error
     if classifier and not getattr(net, "num_classes", 0):
         raise UserError(f"backbone {config.name} has no classifier for head.kind=labelmap; choose head=linear")
     if config.weights is not None:
-        load_strictly(net, read_weights(config.weights), config)
+        notes += load_weights(net, config)
     cfg = timm.data.resolve_model_data_config(net)
     return net, Preprocess(
         int(cfg["input_size"][-1]),
@@ -132,13 +174,13 @@ def _timm(config: BackboneConfig, classifier: bool) -> tuple[nn.Module, Preproce
     )
 
 
-def _embedded(config: BackboneConfig) -> tuple[nn.Module, Preprocess]:
+def _embedded(config: BackboneConfig, notes: list[str]) -> tuple[nn.Module, Preprocess]:
     folder = resources.files("vpt") / "assets"
     card: dict[str, Any] = json.loads((folder / f"{config.name}.json").read_text(encoding="utf-8"))
     with seeded(config.seed):
         net = VisionTransformer(**card["architecture"], num_classes=0)
     if config.weights is not None:
-        load_strictly(net, read_weights(config.weights), config)
+        notes += load_weights(net, config)
     elif config.pretrained is not False:
         with resources.as_file(folder / f"{config.name}.safetensors") as path:
             load_strictly(net, safetensors.torch.load_file(path), config)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from timm.models import clean_state_dict
 from torch import Tensor, nn
 
 from vpt.backbones.text_encoder import TextEncoder
-from vpt.backbones.weights import load_strictly, no_weights, not_built, read_weights, seeded
+from vpt.backbones.weight_files import read_weights
+from vpt.backbones.weights import load_strictly, no_weights, not_built, seeded
 from vpt.config import BackboneConfig
 from vpt.errors import UserError, nearest
 from vpt.preprocess import Preprocess
 
 PREFIX = "open_clip:"
+# Numbers that OpenAI's CLIP models keep among their weights, and no others.
+OPENAI = ("input_resolution", "context_length", "vocab_size")
 
 
 def check_open_clip(config: BackboneConfig) -> None:
@@ -92,6 +96,10 @@ def _tag(config: BackboneConfig, name: str) -> str | None:
 
 def _load_file(clip: Any, state: dict[str, Tensor], config: BackboneConfig, text: bool) -> None:
     """Load a whole model's file, or an image tower's alone where no text is needed."""
+    state = clean_state_dict(state)
+    if set(OPENAI) <= set(state):
+        _refuse_other_activation(config)
+        state = {key: value for key, value in state.items() if key not in OPENAI}
     whole = any(key.startswith("visual.") for key in state)
     if text:
         if not whole:
@@ -104,3 +112,18 @@ def _load_file(clip: Any, state: dict[str, Tensor], config: BackboneConfig, text
     if whole:
         state = {key.removeprefix("visual."): value for key, value in state.items() if key.startswith("visual.")}
     load_strictly(clip.visual, state, config)
+
+
+def _refuse_other_activation(config: BackboneConfig) -> None:
+    """OpenAI's models were trained with QuickGELU; under another activation they load and are wrong."""
+    import open_clip
+
+    name = config.name.removeprefix(PREFIX)
+    if (open_clip.get_model_config(name) or {}).get("quick_gelu"):
+        return
+    quick = f"{name}-quickgelu"
+    advice = f"backbone={PREFIX}{quick}" if quick in open_clip.list_models() else "the model's -quickgelu variant"
+    raise UserError(
+        f"backbone.weights={config.weights} is a model of OpenAI, trained with QuickGELU, which {config.name} does not "
+        f"compute; set {advice}"
+    )

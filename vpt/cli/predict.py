@@ -65,7 +65,7 @@ def _predict(options: argparse.Namespace) -> int:
         write_text(options.output, text)
     else:
         sys.stdout.write(text)
-    for note in explained(predictor.artifact.config.data.window, predictor.deep):
+    for note in [*predictor.model.backbone.notes, *explained(predictor.artifact.config.data.window, predictor.deep)]:
         print(f"vpt: {note}", file=sys.stderr)
     for error in bad:
         print(f"vpt: not predicted: {error}", file=sys.stderr)

@@ -17,7 +17,11 @@ class BackboneConfig(Section):
     pretrained: bool | str = Field(
         True, description="true: the library's weights; a tag: that open_clip set; false: random weights"
     )
-    weights: Path | None = Field(None, description="local .safetensors or .pth file, loaded strictly")
+    weights: Path | None = Field(
+        None,
+        description="local file, loaded strictly: .safetensors, .pth, .bin, a trainer's checkpoint, an index of shards, "
+        "or .npz",
+    )
     image_size: int | None = Field(None, ge=1, le=8192, description="pixels; default: the backbone's own")
     normalise: Literal["own", "imagenet", "none"] = Field(
         "own", description="pixel mean and std: the backbone's own, ImageNet's, or none (pixels from 0 to 1)"

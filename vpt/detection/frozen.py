@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from vpt.backbones.backbone import Backbone
 from vpt.backbones.fingerprint import fingerprint
-from vpt.backbones.weights import load_strictly, no_weights, read_weights, seeded
+from vpt.backbones.weight_files import read_weights
+from vpt.backbones.weights import load_strictly, no_weights, seeded
 from vpt.config import BackboneConfig, NativeHead, NoPrompt, PixelPrompt, RunConfig
 from vpt.data.boxes.transforms import Target
 from vpt.detection.alike import each_with_its_like
