@@ -160,7 +160,7 @@ class TestLocalWeights:
 
     def test_a_file_of_another_architecture_is_refused_with_the_difference(self, tmp_path: Path):
         self.save(tmp_path / "a.pth")
-        with pytest.raises(UserError, match=r"does not fit vit_small.*shape of cls_token is \(1, 1, 192\), not"):
+        with pytest.raises(UserError, match=r"does not fit vit_small.*shape of .*cls_token \(1, 1, 192\), not"):
             load_backbone(BackboneConfig(name="vit_small_patch16_224", weights=tmp_path / "a.pth"))
 
     def test_a_pickle_with_code_is_not_run(self, tmp_path: Path):
@@ -169,7 +169,7 @@ class TestLocalWeights:
                 return (Path.touch, (tmp_path / "sprung",))
 
         torch.save({"state_dict": Trap()}, tmp_path / "a.pth")
-        with pytest.raises(UserError, match="cannot be read"):
+        with pytest.raises(UserError, match=r"whole object \(.*Path.touch\).*save its weights"):
             load_backbone(BackboneConfig(name="vit_tiny_patch16_224", weights=tmp_path / "a.pth"))
         assert not (tmp_path / "sprung").exists()
 

@@ -114,8 +114,9 @@ def _named(state: Any, path: Path, notes: list[str]) -> dict[str, Tensor]:
         whole = next((state[name] for name in WRAPPERS if isinstance(state.get(name), Opaque)), None)
     if whole is not None:
         raise UserError(
-            f"backbone.weights={path} holds a whole object ({whole.name}), which could only be had by running what the "
-            "file says; save its weights where it was made: torch.save(model.state_dict(), 'weights.pth')"
+            f"backbone.weights={path} holds a whole object ({whole.name or 'computed'}), which could only be had by "
+            "running what the file says; save its weights where it was made: "
+            "torch.save(model.state_dict(), 'weights.pth')"
         )
     keys = f": its keys are {', '.join(str(key) for key in list(state)[:6])}" if isinstance(state, Mapping) else ""
     raise UserError(f"backbone.weights={path} holds no weights by name{keys}; give a model's state dict")
@@ -183,8 +184,8 @@ def _other_kind(path: Path, head: bytes) -> str | None:
         return "is damaged or cut short; take another copy"
     if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
         return (
-            "is a TorchScript archive, a whole program, as OpenAI publishes its CLIP models. vpt does not run it; write "
-            'its weights to a file once, with: python -c "import torch; '
+            "is a TorchScript archive, a whole program, as OpenAI publishes its CLIP models. vpt does not run it; if "
+            'you trust it, write its weights to a file once, with: python -c "import torch; '
             f"torch.save(torch.jit.load('{path}', 'cpu').state_dict(), 'weights.pth')\", and give that file. For an "
             "OpenAI model whose weights open_clip downloads itself: backbone=open_clip:ViT-B-32-quickgelu "
             "backbone.pretrained=openai"

@@ -19,8 +19,7 @@ class BackboneConfig(Section):
     )
     weights: Path | None = Field(
         None,
-        description="local file, loaded strictly: .safetensors, .pth, .bin, a trainer's checkpoint, an index of shards, "
-        "or .npz",
+        description="local file, loaded strictly: .safetensors, .pth, a trainer's checkpoint, an index of shards, .npz",
     )
     image_size: int | None = Field(None, ge=1, le=8192, description="pixels; default: the backbone's own")
     normalise: Literal["own", "imagenet", "none"] = Field(
