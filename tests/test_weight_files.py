@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
 import safetensors.torch
 import timm
@@ -440,6 +441,31 @@ def test_a_checkpoint_without_weights_tells_its_keys(tmp_path: Path):
         load(tmp_path / "a.pth")
     with pytest.raises(UserError, match="is a folder; name the file in it"):
         load(tmp_path)
+
+
+def test_openais_clip_needs_its_activation(tmp_path: Path):
+    """Its files hold three numbers beside the weights; open_clip's plain variants compute another activation."""
+    sides = {
+        "embed_dim": 16,
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    }
+    sides["vision_cfg"] = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 1, "head_width": 16}
+    for name, more in (("tiny-openai", {}), ("tiny-openai-quickgelu", {"quick_gelu": True})):
+        (tmp_path / f"{name}.json").write_text(json.dumps(sides | more))
+        open_clip.add_model_config(tmp_path / f"{name}.json")
+    torch.manual_seed(0)
+    clip = open_clip.create_model("tiny-openai-quickgelu", pretrained=None)
+    numbers = {
+        "input_resolution": torch.tensor(32),
+        "context_length": torch.tensor(77),
+        "vocab_size": torch.tensor(49408),
+    }
+    torch.save({**clip.half().state_dict(), **numbers}, tmp_path / "openai.pth")
+    for text in (True, False):
+        config = BackboneConfig(name="open_clip:tiny-openai-quickgelu", weights=tmp_path / "openai.pth")
+        assert_holds(load_backbone(config, text=text), clip.float().visual.state_dict())
+    with pytest.raises(UserError, match=r"trained with QuickGELU.*set backbone=open_clip:tiny-openai-quickgelu"):
+        load_backbone(BackboneConfig(name="open_clip:tiny-openai", weights=tmp_path / "openai.pth"))
 
 
 # Names
