@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from PIL import Image
 
@@ -38,10 +36,10 @@ def colours(content: bytes, loaded: Image.Image) -> np.ndarray:
     """
     import cv2
 
-    log: Any = cv2  # whose type stubs lack these functions
+    log = cv2.utils.logging
     upper = np.asarray(loaded)[..., :3]
     loud = log.getLogLevel()
-    log.setLogLevel(0)  # Pillow has read the file; what OpenCV thinks of its tags is of no use to anybody
+    log.setLogLevel(log.LOG_LEVEL_SILENT)  # Pillow has read the file; what OpenCV thinks of its tags helps nobody
     try:
         found = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:

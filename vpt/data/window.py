@@ -62,8 +62,8 @@ def scale(values: np.ndarray, window: tuple[float, float]) -> np.ndarray:
     """
     low, high = window
     # float32 cannot hold every 32-bit integer.
-    shares = (values.astype(np.float64) - low) * (255 / (high - low))
-    return np.rint(np.clip(shares, 0, 255)).astype(np.uint8)
+    scaled = (values.astype(np.float64) - low) * 255 / (high - low)
+    return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
 
 
 def shown(window: Window) -> str:
