@@ -55,7 +55,8 @@ def _check(options: argparse.Namespace) -> int:
     data = task_of(config).load(config)
     report = check(data, config.data.max_pixels)
     print(f"{config.data.path}: {data.summary()}")
-    print(data.account())
+    if (counted := _counted(config)) is not None:
+        print(data.account(*counted))
     for note in [*data.notes, *explained(resolved(config.data.window, report), report.deep)]:
         print(note)
     print(report.text())
@@ -64,6 +65,19 @@ def _check(options: argparse.Namespace) -> int:
         print(f"left out under data.on_bad=skip; without them: {good.summary()}")
         return 0
     return USAGE if report.bad else 0
+
+
+def _counted(config: RunConfig) -> tuple[str, str] | None:
+    """What the counts of the data are of: rows of tables, or files; and where. None for data that is given by name."""
+    from vpt.data.table import is_csv
+    from vpt.files import at_home
+
+    data = config.data
+    places = [path for path in (data.path, data.val, data.test) if path is not None]
+    if config.task != "classification" or not at_home(data.path).exists():
+        return None
+    unit = "row" if all(map(is_csv, places)) else "file" if not any(map(is_csv, places)) else "file or row"
+    return unit, " and ".join(places)
 
 
 def _convert(options: argparse.Namespace) -> int:

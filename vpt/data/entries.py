@@ -44,7 +44,7 @@ class Found:
 
     `classes` is None when the training entries decide, else the order the data set itself gives. `divided` says whether
     the splits are the data set's own; otherwise all entries are under "train". `left_out` counts files that are there
-    and no entries, by what they are; `rows` says that a table's rows are counted, and not the files of a folder.
+    and no entries, by what they are; `absent` are files that entries name and that do not exist.
     """
 
     splits: dict[str, list[Entry]] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class Found:
     notes: list[str] = field(default_factory=list)
     divided: bool = False
     left_out: Counter[str] = field(default_factory=Counter)
-    rows: bool = False
+    absent: set[Path] = field(default_factory=set)
 
 
 def is_image(name: str) -> bool:

@@ -28,8 +28,8 @@ OUTSIDE, ASIDE, HIDDEN, OTHER = "outside class folders", "beside the split folde
 def read_folder(root: Path, known: Collection[str] | None = None) -> Found:
     """Find the images below `root`. Images may lie deeper than their class folder.
 
-    A folder called train, training, ... is a split when it holds folders and no images; so a class may be called
-    "train" too.
+    A folder called train, training, ... is a split when it holds folders; so a class may be called "train" too. Where
+    there are images in it as well, it is one if there is another split, or nothing else.
 
     Args:
         root: the folder.
@@ -40,8 +40,8 @@ def read_folder(root: Path, known: Collection[str] | None = None) -> Found:
         UserError: no such folder, no class folders, classes without training images, or no images at all.
     """
     folders, images, _ = _listing(root)
-    splits = _split_folders(root, folders, known)
     found = Found()
+    splits = _split_folders(root, folders, known, found.notes)
     if splits is None:
         return _add_split(found, "train", root, root, known)
     found.divided = True
@@ -91,19 +91,31 @@ def _add_split(found: Found, split: str, root: Path, folder: Path, known: Collec
     return found
 
 
-def _split_folders(root: Path, folders: list[str], known: Collection[str] | None) -> dict[str, Path] | None:
+def _split_folders(
+    root: Path, folders: list[str], known: Collection[str] | None, notes: list[str]
+) -> dict[str, Path] | None:
     """The split folders of `root` by our names, or None when its folders are classes."""
     splits: dict[str, Path] = {}
+    strays = False
     for name in folders:
         split = SPLIT_NAMES.get(name.lower())
         if split is None or (known is not None and clean(name) in known):
             continue
         inner, images, _ = _listing(root / name)
-        if not inner or images:
+        if not inner:
             continue
         if split in splits:
             raise UserError(f"{root} holds both {splits[split].name}/ and {name}/; remove or rename one of them")
         splits[split] = root / name
+        strays |= bool(images)
+    # One such folder with images in it and other folders beside it is a class; two, or all there is, are splits.
+    if strays and len(splits) == 1 and len(folders) > 1:
+        [folder] = splits.values()
+        notes.append(
+            f"warning: {folder} holds folders and images, so it is read as a class called '{folder.name}'; if it is a "
+            "split, put its images into class folders"
+        )
+        return None
     if splits and known is None and "train" not in splits:
         if len(splits) < len(folders):
             return None

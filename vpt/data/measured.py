@@ -108,9 +108,7 @@ def _found(config: DataConfig, split: str, known: Collection[str] | None) -> tup
     if others:
         found.notes.append(f"not measured: {number_of(others, 'image')} of other splits in {place}")
         found.left_out[OTHERS] += others
-    return Found(
-        {split: renamed(entries, path)}, found.multilabel, None, found.notes, True, found.left_out, found.rows
-    ), place
+    return Found({split: renamed(entries, path)}, found.multilabel, None, found.notes, True, found.left_out), place
 
 
 def chosen(splits: Mapping[str, Sequence[Any]], divided: bool, wanted: str | None, path: str) -> str:

@@ -89,16 +89,22 @@ class LabelledData:
                 digest.update(json.dumps([name, *record.identity()]).encode())
         return digest.hexdigest()
 
-    def account(self) -> str:
+    def account(self, unit: str, place: str) -> str:
         """Where everything went that was found: images in the splits, and what was left out. The counts add up.
 
+        Args:
+            unit: what is counted, as in "file".
+            place: where.
+
         >>> one = Record("a.png", Path("a.png"), (0,))
-        >>> LabelledData(("cat", "dog"), False, (one,), (), left_out=(("hidden", 2),)).account()
-        'found 3: 1 image, 2 hidden'
+        >>> LabelledData(("cat", "dog"), False, (one,), (), left_out=(("hidden", 2),)).account("file", "photos")
+        '3 files in photos: 1 image, 2 hidden'
         """
         used = sum(len(self.split(name)) for name in SPLITS)
+        total = used + sum(count for _, count in self.left_out)
         parts = [f"{used} image{'' if used == 1 else 's'}", *(f"{count} {what}" for what, count in self.left_out)]
-        return f"found {used + sum(count for _, count in self.left_out)}: {', '.join(parts)}"
+        units = unit if total == 1 else unit.replace(" or ", "s or ") + "s"
+        return f"{total} {units} in {place}: {', '.join(parts)}"
 
     def summary(self) -> str:
         """One line with the counts.

@@ -16,7 +16,7 @@ from vpt.data.fgvc import read_fgvc
 from vpt.data.folder import read_folder, read_split_folder
 from vpt.data.labels import alike, clean, doubtful, visible
 from vpt.data.records import SPLITS, LabelledData, Record
-from vpt.data.splits import TEST, draw_shots, set_apart, split_off
+from vpt.data.splits import TEST, VALIDATION, draw_shots, set_apart, split_off
 from vpt.data.table import is_csv, read_csv
 from vpt.data.torchvision_sets import read_torchvision
 from vpt.data.vtab import read_vtab
@@ -60,14 +60,14 @@ def load_data(config: DataConfig) -> LabelledData:
     train, val, test = (_numbered(found.splits.get(split, ()), split, numbers) for split in SPLITS)
     notes = list(found.notes)
     if not test and config.test_fraction is not None:
-        train, test = split_off(train, config.test_fraction, config.split_seed, TEST)
+        train, test = _split_off(train, config.test_fraction, config.split_seed, TEST, found.absent)
         notes.append(
             f"split {number_of(len(test), 'image')} off for test (data.test_fraction={config.test_fraction:g})"
         )
     if not val and train:
-        train, val = _with_validation(train, config, notes)
+        train, val = _with_validation(train, config, notes, found.absent)
     if config.shots is not None:
-        train, short = draw_shots(train, config.shots, config.split_seed)
+        train, short = draw_shots(_there(train, found.absent), config.shots, config.split_seed)
         if short:
             few = [f"{classes[label]} ({count})" for label, count in short.items()]
             notes.append(f"fewer training images than data.shots={config.shots}, so all are used: {listed(few)}")
@@ -172,7 +172,10 @@ def once(entries: list[Entry], separator: str, found: Found) -> list[Entry]:
     for entry in entries:
         if not isinstance(entry.source, Path):
             return entries
-        before = first.setdefault(_identity(entry.source), entry)
+        identity = _identity(entry.source)
+        if isinstance(identity, str):
+            found.absent.add(entry.source)
+        before = first.setdefault(identity, entry)
         if before is entry:
             kept.append(entry)
         elif set(before.labels) != set(entry.labels):
@@ -287,10 +290,25 @@ def record_of(entry: Entry, numbers: Mapping[str, int]) -> Record:
     return Record(entry.name, entry.source, labels, place=entry.place)
 
 
-def _with_validation(
-    train: Sequence[Record], config: DataConfig, notes: list[str]
+def _split_off(
+    records: Sequence[Record], fraction: float, seed: int, purpose: int, absent: Collection[Path]
 ) -> tuple[list[Record], list[Record]]:
-    kept, val = split_off(train, config.val_fraction, config.split_seed)
+    """As `split_off`; images that do not exist stay in the first part, so that the second has the size it should."""
+    _, off = split_off(_there(records, absent), fraction, seed, purpose)
+    chosen = {id(record) for record in off}
+    return [record for record in records if id(record) not in chosen], off
+
+
+def _there(records: Sequence[Record], absent: Collection[Path]) -> Sequence[Record]:
+    if not absent:
+        return records
+    return [record for record in records if not isinstance(record.source, Path) or record.source not in absent]
+
+
+def _with_validation(
+    train: Sequence[Record], config: DataConfig, notes: list[str], absent: Collection[Path]
+) -> tuple[list[Record], list[Record]]:
+    kept, val = _split_off(train, config.val_fraction, config.split_seed, VALIDATION, absent)
     if not val and config.join_val:
         return kept, []  # one image a class: all are trained on, and none is missing from a validation
     if not val:

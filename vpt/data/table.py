@@ -44,7 +44,7 @@ def read_csv(file: Path, separator: str = "|") -> Found:
         UserError: the file cannot be read or lacks a column; unknown splits; rows without a label; no image exists.
     """
     rows = _rows(file)
-    found = Found(rows=True)
+    found = Found()
     missing: list[str] = []
     unlabelled: list[str] = []
     unnamed: list[str] = []
