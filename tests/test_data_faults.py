@@ -253,7 +253,7 @@ def test_missing_rows_are_listed_with_all_that_is_wrong(tmp_path: Path, capsys: 
     assert "broken.png: it is not an image file in a known format (data.csv, line 11)" in out
     assert main(["data", "check", str(file), "data.on_bad=skip"]) == 0
     assert (
-        "left out under data.on_bad=skip; without them: 2 classes, 6 training, 2 validation" in capsys.readouterr().out
+        "left out under data.on_bad=skip; without them: 2 classes, 7 training, 1 validation" in capsys.readouterr().out
     )
 
 
@@ -291,7 +291,7 @@ def test_a_table_beside_a_folder_adds_up(tmp_path: Path, capsys: pytest.CaptureF
     file = table(tmp_path, "path,label,split\npics/0.png,a,test\npics/1.png,b,test\npics/2.png,b,train\n")
     assert main(["data", "check", str(tmp_path / "photos"), f"data.test={file}"]) == 0
     assert (
-        f"11 file or rows in {tmp_path / 'photos'} and {file}: 10 images, 1 not drawn or asked for"
+        f"11 files or rows in {tmp_path / 'photos'} and {file}: 10 images, 1 not drawn or asked for"
         in capsys.readouterr().out
     )
 
