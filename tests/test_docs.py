@@ -128,7 +128,7 @@ def test_every_method_is_described():
 
 
 def draw(folder: Path) -> None:
-    """Photos as the pages speak of them: class folders, two tables, new ones."""
+    """Photos as the pages speak of them: class folders, two tables, new ones, and some made for testing alone."""
     chance = np.random.default_rng(0)
 
     def photo(path: Path, shade: int) -> None:
@@ -142,6 +142,7 @@ def draw(folder: Path) -> None:
             photo(folder / "photos" / name / f"{number}.png", shade)
             rows.append(f"photos/{name}/{number}.png,{name},{'test' if number > 9 else 'train'}")
             tags.append(f"photos/{name}/{number}.png,{'sunny|beach' if number % 2 else 'sunny'}")
+        photo(folder / "clinic" / name / "0.png", shade)
     for number in range(2):
         photo(folder / "new" / f"{number}.png", 100)
     (folder / "photos.csv").write_text("\n".join(rows))
