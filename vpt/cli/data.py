@@ -11,6 +11,7 @@ from vpt.cli.base import USAGE, Parser, file_and_overrides, is_path
 
 if TYPE_CHECKING:
     from vpt.config import RunConfig
+    from vpt.data.records import LabelledData
 
 
 def add(commands: Any) -> None:
@@ -48,25 +49,43 @@ def _is_config(path: str) -> bool:
 def _check(options: argparse.Namespace) -> int:
     config = _config(options.words)
     from vpt.data.check import check
-    from vpt.tasks import task_of
 
-    data = task_of(config).load(config)
+    data, details = _read(config)
     report = check(data, config.data.max_pixels)
     print(f"{config.data.path}: {data.summary()}")
     for note in data.notes:
         print(note)
-    print(report.text())
+    for text in (details, report.text()):
+        if text:
+            print(text)
     return USAGE if report.bad else 0
+
+
+def _read(config: RunConfig) -> tuple[LabelledData, str]:
+    """The data set, and what is to be said of its boxes. Images that cannot be used are left to the check, which lists
+    them all."""
+    if config.task != "detection":
+        from vpt.tasks import task_of
+
+        return task_of(config).load(config), ""
+    from vpt.data.boxes.inventory import report
+    from vpt.data.boxes.sources import numbered, read_boxes
+
+    found, sources = read_boxes(config.data.model_copy(update={"on_bad": "skip"}))
+    data = numbered(found, config.data)
+    return data, report(data, sources)
 
 
 def _convert(options: argparse.Namespace) -> int:
     config = _config(options.words, task="detection")
-    from vpt.data.boxes.convert import convert
+    from vpt.data.boxes.convert import convert, left_out
     from vpt.data.boxes.sources import load_boxes
+    from vpt.data.check import apply, check
 
-    data = load_boxes(config.data)
+    loaded = load_boxes(config.data)
+    data = apply(loaded, check(loaded, config.data.max_pixels), config.data.on_bad)
     folder = convert(data, options.output, options.to)
-    for note in data.notes:
+    for note in (*data.notes, *left_out(data, options.to)):
         print(note)
     print(f"{data.summary()} written to {folder} as {options.to}")
     return 0

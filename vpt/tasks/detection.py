@@ -222,6 +222,7 @@ def predictions(
                 "boxes": torch.tensor(record.boxes, dtype=torch.float32).reshape(-1, 4),
                 "labels": torch.tensor(record.labels, dtype=torch.int64),
                 "iscrowd": torch.tensor(record.crowds, dtype=torch.int64),
+                "area": torch.tensor(record.object_areas(), dtype=torch.float64),
             }
         )
     return predicted, wanted
