@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vpt.data.boxes.coco_files import image_folders, locate
+from vpt.data.boxes.coco_files import Images, image_folders
 from vpt.data.boxes.names import Files
 from vpt.data.boxes.records import BoxEntry, BoxFound, BoxRecord, RawBox, Size
 from vpt.data.boxes.segmentation import segmentation_box
@@ -84,7 +84,13 @@ class _Reader:
         images = self._images(_items(tree, "images", self._file))
         boxes = self._boxes(_items(tree, "annotations", self._file), images)
         names = [str(image.get("file_name") or "") for image in images.values()]
-        paths = locate(names, places, folder, self._file, known)
+        finder = Images(self._file, places, folder, known)
+        paths = finder.locate(names)
+        if finder.outside:
+            self._notes.append(
+                f"{self._file.name}: {number_of(finder.outside, 'path')} lead out of the data set; the images in it "
+                "that they end in are taken"
+            )
         return [
             BoxEntry(f"{self._file.stem}/{name}", path, tuple(boxes.get(identity, ())), self._size(image), self._file)
             for (identity, image), name, path in zip(images.items(), names, paths, strict=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
-from vpt.data.boxes.names import Files, below
+from vpt.data.boxes.names import Files, ancestors, below
 from vpt.data.boxes.splits import UNSPLIT, split_named, split_within
-from vpt.data.entries import listed
+from vpt.data.entries import is_image, listed
 from vpt.errors import UserError
 
 # Files of COCO that hold no boxes of objects, or the same boxes once more.
@@ -45,7 +45,8 @@ def coco_files(folder: Path) -> dict[str, Path]:
 
 def _candidates(folder: Path) -> dict[str, list[Path]]:
     """The best files of each split; several where none is better."""
-    files = [*folder.glob("*.json"), *folder.glob("*/*.json"), *folder.glob("*/annotations/*.json")]
+    files = [*folder.glob("*.json"), *folder.glob("*/*.json")]
+    files += [file for file in folder.glob("*/annotations/*.json") if split_named(file.parent.parent.name)]
     ranked: dict[str, dict[int, list[Path]]] = {}
     unsplit: list[Path] = []
     for file in sorted(set(files)):
@@ -128,57 +129,85 @@ def _of_split(holder: Path, split: str) -> Iterable[Path]:
     return sorted(place for place in holder.iterdir() if split_named(place.name) == split and place.is_dir())
 
 
-def locate(names: Sequence[str], places: Sequence[Path], root: Path, file: Path, files: Files) -> list[Path]:
-    """Where images lie that an annotation file names, all of them in one of `places` if possible.
+class Images:
+    """Finds the images that an annotation file names, all of them in one folder if possible.
 
-    Those that are in none are given as lying in the first.
-
-    Raises:
-        UserError: a name that leads out of `root`.
+    Args:
+        file: the annotation file.
+        places: folders that its images may lie in, the likeliest first.
+        root: of the data set; nothing outside it is taken.
+        files: finds files.
     """
-    for name in names:
-        _check(name, places, root, file)
-    counts: list[tuple[int, int]] = []
-    for number, place in enumerate(places):
-        found = sum(_at(place, name, root, file, files) is not None for name in names)
-        counts.append((-found, number))
-        if found == len(names):
-            break
-    order = [places[number] for _, number in sorted(counts)] or [file.parent]
-    return [
-        next((path for place in order if (path := _at(place, name, root, file, files)) is not None), order[0] / name)
-        for name in names
-    ]
 
+    def __init__(self, file: Path, places: Sequence[Path], root: Path, files: Files) -> None:
+        self._file = file
+        self._places = list(places) or [file.parent]
+        self._root = root
+        self._files = files
+        self.outside = 0  # paths that lead out of the data set, and whose end is an image in it
 
-def _check(name: str, places: Sequence[Path], root: Path, file: Path) -> None:
-    error: UserError | None = None
-    for place in places or [file.parent]:
-        try:
-            below([root, place], place, name, file)
-            return
-        except UserError as caught:
-            error = error or caught
-    assert error is not None
-    raise error
+    def locate(self, names: Sequence[str]) -> list[Path]:
+        """Where the images lie; those that are not there are given as lying in the first folder.
 
+        Raises:
+            UserError: a path that leads out of the data set.
+        """
+        counts: list[tuple[int, int]] = []
+        for number, place in enumerate(self._places):
+            found = sum(self._at(place, name) is not None for name in names)
+            counts.append((-found, number))
+            if found == len(names):
+                break
+        self._places = [self._places[number] for _, number in sorted(counts)]
+        return [self._one(name) for name in names]
 
-def _at(place: Path, name: str, root: Path, file: Path, files: Files) -> Path | None:
-    if not _is_plain(name):
-        try:
-            path = below([root, place], place, name, file)
-        except UserError:
-            return None
-        top = root if path.is_relative_to(root) else place
-        return files.find(top, path.relative_to(top))
-    # Windows writes folders with backslashes; elsewhere they may be part of a name.
-    found = files.find(place, name)
-    return files.find(place, name.replace("\\", "/")) if found is None and "\\" in name else found
+    def _one(self, name: str) -> Path:
+        for place in self._places:
+            if (path := self._at(place, name)) is not None:
+                return path
+        if not _is_plain(name) and (path := self._by_end(name)) is not None:
+            self.outside += 1
+            return path
+        return self._allowed(name)
+
+    def _at(self, place: Path, name: str) -> Path | None:
+        if not _is_plain(name):
+            try:
+                path = below([self._root, place], place, name, self._file)
+            except UserError:
+                return None
+            top = self._root if path.is_relative_to(self._root) else place
+            return self._files.find(top, path.relative_to(top))
+        # Windows writes folders with backslashes; elsewhere they may be part of a name.
+        found = self._files.find(place, name)
+        return self._files.find(place, name.replace("\\", "/")) if found is None and "\\" in name else found
+
+    def _by_end(self, name: str) -> Path | None:
+        """The image that the end of a path names, as in paths of the machine that the file was made on."""
+        parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+        for end in ancestors(Path(*parts)) if "\0" not in name else ():
+            for place in self._places:
+                found = self._files.find(place, end)
+                if found is not None and is_image(found.name):
+                    return found
+        return None
+
+    def _allowed(self, name: str) -> Path:
+        error: UserError | None = None
+        for place in self._places:
+            try:
+                return below([self._root, place], place, name, self._file)
+            except UserError as caught:
+                error = error or caught
+        assert error is not None
+        raise error
 
 
 def _is_plain(name: str) -> bool:
+    """Whether a path is relative and stays below the folder it starts at."""
     path = Path(name)
-    return not path.is_absolute() and ".." not in path.parts
+    leads_out = path.is_absolute() or ".." in path.parts or PureWindowsPath(name).is_absolute()
+    return bool(name) and not leads_out and "\0" not in name
 
 
 def unsplit_note(folder: Path, chosen: Iterable[Path]) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vpt.data.boxes.names import Files, ancestors
 from vpt.data.boxes.records import BoxFound
-from vpt.data.boxes.splits import list_lines, lists_in, rest, split_named
+from vpt.data.boxes.splits import list_lines, split_named
 from vpt.data.boxes.yolo import read_images
 from vpt.data.boxes.yolo_description import class_names
 from vpt.data.boxes.yolo_images import Places
@@ -17,7 +17,7 @@ _NAMES = ("obj.names", "classes.txt", "_darknet.labels", "classes.names", "label
 
 
 def find_darknet(folder: Path) -> Path | None:
-    """What describes a YOLO data set without a data.yaml: obj.data, or a list of class names beside label files; or None.
+    """What describes a YOLO data set without a data.yaml: obj.data, or class names beside label files; or None.
 
     >>> find_darknet(Path("no/such")) is None
     True
@@ -44,8 +44,7 @@ def _has_labels(folder: Path, names: Path) -> bool:
 def read_darknet(file: Path, folder: Path) -> BoxFound:
     """Read the data set that obj.data or a list of class names describes.
 
-    Splits are those of the lists that obj.data names, or that lie beside it, or folders called after splits; without
-    either all images are for training.
+    Splits are those of the lists that obj.data names, else those that `Places.undescribed` finds.
 
     Raises:
         UserError: a file that is missing or has a line that is no box, named.
@@ -59,14 +58,8 @@ def read_darknet(file: Path, folder: Path) -> BoxFound:
         names_file = file
     found.read.add(names_file)
     found.classes = class_names(list_lines(names_file), names_file)
-    lists = lists or lists_in(folder)
-    if lists:
-        images = {split: [image for one in files for image in places.listed(one)] for split, files in lists.items()}
-        if not images.get("train"):  # only what is held out is listed
-            everything = [image for paths in _by_folder(folder, places).values() for image in paths]
-            images["train"] = rest(everything, images)
-    else:
-        images = _by_folder(folder, places)
+    images = {split: [image for one in files for image in places.listed(one)] for split, files in lists.items()}
+    images = images or places.undescribed(folder)
     if not any(images.values()):
         raise UserError(f"{folder} holds no images; export the data set with its images")
     read_images({split: paths for split, paths in images.items() if paths}, found.classes, None, places, found)
@@ -99,20 +92,3 @@ def _named(value: str, folder: Path, file: Path, places: Places) -> Path:
         if found is not None and found.is_file():
             return found
     raise UserError(f"{file} names {value}, which is not there; mend the path there")
-
-
-def _by_folder(folder: Path, places: Places) -> dict[str, list[Path]]:
-    """All images by the folder called after a split that they lie in; without such folders all for training."""
-    for top in (folder / "images", folder):
-        if not top.is_dir():
-            continue
-        splits = {inner: split_named(inner.name) for inner in sorted(top.iterdir()) if inner.is_dir()}
-        found: dict[str, list[Path]] = {}
-        for inner, split in splits.items():
-            if split is not None and (images := places.images(inner)):
-                found.setdefault(split, []).extend(images)
-        if found:
-            return found
-        if images := places.images(top):
-            return {"train": images}
-    return {}

@@ -51,13 +51,13 @@ class Inventory:
         """Some lines with the counts, which add up, and the first names of what was not read."""
         images, annotations = number_of(len(self.images), "image"), number_of(len(self.annotations), "annotation file")
         lines = [f"{number_of(self.total, 'file')} in {self.folder}: {images} and {annotations} read"]
-        for names, what in (
-            (self.repeated, "more paths to images that were read"),
-            (self.unused_images, "images not read, for they are in no split or have no annotation"),
-            (self.unused_annotations, "annotation files without an image, or not read"),
+        for names, noun, what in (
+            (self.repeated, "further path", "to images that were read"),
+            (self.unused_images, "image", "not read, in no split or without annotation"),
+            (self.unused_annotations, "annotation file", "without an image, or not read"),
         ):
             if names:
-                lines.append(f"  {len(names)} {what}: {listed(list(names), _SHOWN)}")
+                lines.append(f"  {number_of(len(names), noun)} {what}: {listed(list(names), _SHOWN)}")
         if self.others:
             kinds = Counter(Path(name).suffix.lower() or "without extension" for name in self.others)
             lines.append(
@@ -99,7 +99,7 @@ def inventory(found: BoxFound, images: Sequence[Path]) -> Inventory:
 
 
 def _may_be_annotation(file: Path, suffixes: set[str]) -> bool:
-    special = file.stem.lower() in NO_LABELS or file.name.startswith(".")
+    special = file.name.lower().partition(".")[0] in NO_LABELS or file.name.startswith(".")
     if file.suffix.lower() == ".txt":
         special = special or split_named(file.stem.removesuffix("_list")) is not None
     return file.suffix.lower() in suffixes and not special

@@ -76,6 +76,18 @@ class Files:
         listing = self._listing(folder)
         return [folder / name for name in sorted(listing.images.get(one_form(stem), []))] if listing else []
 
+    def all_images(self, folder: Path) -> list[Path]:
+        """All images in `folder`, sorted.
+
+        Raises:
+            UserError: a folder that cannot be read.
+
+        >>> Files().all_images(Path(__file__).parent)
+        []
+        """
+        listing = self._listing(folder)
+        return sorted(folder / name for names in listing.images.values() for name in names) if listing else []
+
     def _listing(self, folder: Path) -> _Listing | None:
         if folder not in self._listings:
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 from vpt.config import DataConfig
 from vpt.data.boxes.coco import read_coco
@@ -61,10 +62,12 @@ def read_boxes(config: DataConfig) -> tuple[BoxFound, list[BoxFound]]:
             found.notes += other.notes
             sources.append(other)
     found.splits = once(found.splits, found.notes)
-    for split, entries in found.splits.items():
-        found.splits[split] = within_images(placed(entries, config.max_pixels, found.notes), found.notes)
+    everything = [entry for entries in found.splits.values() for entry in entries]
+    everything = within_images(placed(everything, config.max_pixels, found.notes), found.notes)
     if config.on_bad == "error":
-        _refuse_unusable([entry for entries in found.splits.values() for entry in entries])
+        _refuse_unusable(everything)
+    rest = iter(everything)
+    found.splits = {split: list(islice(rest, len(entries))) for split, entries in found.splits.items()}
     return found, sources
 
 
@@ -100,25 +103,19 @@ def _refuse_unusable(entries: Sequence[BoxEntry]) -> None:
     """Refuse images that are missing or have another size than annotated, all of them in one sentence."""
     missing = [entry for entry in entries if not entry.source.exists()]
     other = [entry for entry in entries if entry.defect]
-    parts = []
+    parts, mends = [], []
     if missing:
-        names = [_named(entry) for entry in missing]
-        parts.append(f"{number_of(len(missing), 'image')} cannot be found: {listed(names)}")
+        parts.append(f"{number_of(len(missing), 'image')} cannot be found: {listed([_named(one) for one in missing])}")
+        mends.append("mend the paths")
     if other:
-        names = [f"{entry.name} ({entry.defect})" for entry in other]
+        names = listed([f"{entry.name} ({entry.defect})" for entry in other])
         parts.append(
             f"{number_of(len(other), 'image')} of another size than annotated, so that the boxes would lie elsewhere: "
-            f"{listed(names)}"
+            f"{names}"
         )
+        mends.append("use the files that were annotated")
     if parts:
-        mends = [
-            "mend the paths" if missing else "",
-            "use the files that were annotated" * bool(other),
-        ]
-        raise UserError(
-            f"{'; '.join(parts)}; {' and '.join(mend for mend in mends if mend)}, or set data.on_bad=skip to leave such "
-            "images out"
-        )
+        raise UserError(f"{'; '.join(parts)}; {' and '.join(mends)}, or set data.on_bad=skip to leave such images out")
 
 
 def _named(entry: BoxEntry) -> str:

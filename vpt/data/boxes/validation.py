@@ -90,7 +90,7 @@ def once(splits: Mapping[str, Sequence[BoxEntry]], notes: list[str]) -> dict[str
     for split in SPLITS:
         for entry in splits.get(split, ()):
             before, first = owners.setdefault(_identity(entry), (split, entry))
-            if first is entry:
+            if before == split and first is entry:
                 kept.setdefault(split, []).append(entry)
             elif before != split:
                 shared.append(f"{first.source} is in {before} and in {split}")

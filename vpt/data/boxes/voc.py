@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -103,6 +103,8 @@ def _entries(folder: Path, part: Part, files: Files, found: BoxFound) -> dict[st
             f"{number_of(len(others), 'XML file')} with another image in <filename> than the one that is called like "
             f"the XML file, which is taken: {listed(others, 5)}"
         )
+    if left := _without_xml(own, named, files):
+        found.notes.append(f"left out {number_of(len(left), 'image')} without an XML file: {listed(left, 5)}")
     from_zero = [one.file.name for one in annotations if one.from_zero and one.boxes]
     if from_zero:
         found.notes.append(
@@ -114,6 +116,13 @@ def _entries(folder: Path, part: Part, files: Files, found: BoxFound) -> dict[st
         count = sum(one.swapped for one in annotations)
         found.notes.append(f"put the corners of {number_of(count, 'box')} into order: {listed(swapped, 5)}")
     return entries
+
+
+def _without_xml(own: Mapping[str, Path], named: Mapping[Path, object], files: Files) -> list[str]:
+    """Images without an XML file, in the folders where there are some with one."""
+    there = {*own.values(), *named}
+    folders = sorted({image.parent for image in there})
+    return [shown(image.name) for folder in folders for image in files.all_images(folder) if image not in there]
 
 
 def _name(image: Path, folder: Path, part: Part) -> str:

@@ -52,6 +52,9 @@ def read_yolo(file: Path) -> BoxFound:
             if split == "train":
                 raise UserError(f"{file}: train: {listed(texts, 3)} holds no images below {root}")
             del images[split]
+    if not said.places:
+        images = {split: paths for split, paths in places.undescribed(root).items() if paths}
+        found.notes.append(f"{file.name} names no splits; name them as train:, val: and test: if this is wrong")
     if not images:
         raise UserError(f"{file} names no images that are there; add 'train: images/train'")
     if "train" in images:
@@ -147,7 +150,7 @@ def _orphans(owners: dict[Path, list[Path]], places: Places) -> list[Path]:
 
 
 def _is_label(file: Path, places: Places) -> bool:
-    return file.stem.lower() not in NO_LABELS and not places.files.images(file.parent, file.stem)
+    return file.name.lower().partition(".")[0] not in NO_LABELS and not places.files.images(file.parent, file.stem)
 
 
 def to_yolo(record: BoxRecord) -> str:

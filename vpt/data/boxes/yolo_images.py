@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vpt.data.boxes.names import Files, ancestors, below
-from vpt.data.boxes.splits import list_lines
+from vpt.data.boxes.splits import list_lines, lists_in, rest, split_named
 from vpt.data.boxes.text import one_form, printable
-from vpt.data.entries import is_image
+from vpt.data.entries import is_image, number_of
 from vpt.data.folder import images_below
 from vpt.errors import UserError
 
@@ -71,6 +71,36 @@ class Places:
                 return found
         return below([*self.roots, file.parent], self.roots[0], line, file)
 
+    def undescribed(self, folder: Path) -> dict[str, list[Path]]:
+        """The images by split where no description names any: of the lists called after splits that lie in `folder`,
+        those in no list for training; else of the folders called after splits; else all for training.
+
+        Raises:
+            UserError: a list names what lies outside the data set.
+        """
+        lists = lists_in(folder)
+        images = {split: [image for one in files for image in self.listed(one)] for split, files in lists.items()}
+        if images.get("train"):
+            return images
+        by_folder = self._by_folder(folder)
+        if not any(images.values()):
+            return by_folder
+        everything = [image for paths in by_folder.values() for image in paths]
+        return {"train": rest(everything, images), **images}
+
+    def _by_folder(self, folder: Path) -> dict[str, list[Path]]:
+        for top in (folder / "images", folder):
+            found: dict[str, list[Path]] = {}
+            for inner in sorted(top.iterdir()) if top.is_dir() else ():
+                split = split_named(inner.name)
+                if split is not None and inner.is_dir() and (images := self.images(inner)):
+                    found.setdefault(split, []).extend(images)
+            if found:
+                return found
+            if top.is_dir() and (images := self.images(top)):
+                return {"train": images}
+        return {}
+
     def among(self, file: Path, images: Sequence[Path]) -> list[Path]:
         """Those of `images` that a list names, by their paths or, without a folder, by their names or stems. A file
         that is no such list names none."""
@@ -114,12 +144,12 @@ class Places:
         if ".." in path.parts or "\0" in text:
             return None
         inner = path.relative_to(path.anchor)
-        for rest in list(ancestors(inner))[0 if path.is_absolute() else 1 :]:
-            if len(rest.parts) == 1 and (path.is_absolute() or len(inner.parts) > 2):
+        for end in list(ancestors(inner))[0 if path.is_absolute() else 1 :]:
+            if len(end.parts) == 1 and (path.is_absolute() or len(inner.parts) > 2):
                 return None  # a name alone may be another image's
             for root in self.roots:
-                if (found := self.files.find(root, rest)) is not None and found.is_file():
-                    before = text[: len(text) - len(rest.as_posix())] if text.endswith(rest.as_posix()) else text
+                if (found := self.files.find(root, end)) is not None and found.is_file():
+                    before = text[: len(text) - len(end.as_posix())] if text.endswith(end.as_posix()) else text
                     self.stripped[before] += 1
                     return found
         return None
@@ -127,7 +157,7 @@ class Places:
     def notes(self) -> list[str]:
         """What was done to the paths of lists, for the user."""
         return [
-            f"lists put {printable(before)} before the paths of {count} images, which is not there; it is left aside"
+            f"lists begin {number_of(count, 'path')} with {printable(before)}, which is not there; it is left aside"
             for before, count in self.stripped.most_common(3)
         ]
 

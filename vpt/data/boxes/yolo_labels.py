@@ -38,24 +38,20 @@ def label_file(image: Path, root: Path, files: Files) -> Path | None:
         root: the folder of the data set.
         files: finds files.
     """
-    for place in _places(image, root):
-        found = files.find(place, f"{image.stem}.txt")
+    for base, place in _places(image, root):
+        found = files.find(base, place / f"{image.stem}.txt")
         if found is not None and found.is_file():
             return found
     return None
 
 
-def _places(image: Path, root: Path) -> Iterator[Path]:
-    if image.is_relative_to(root):
-        inner = _replaced(image.parent.relative_to(root))
-        if inner is not None:
-            yield root / inner
-        yield image.parent
-    else:
-        yield image.parent
-    whole = _replaced(image.parent.absolute())
-    if whole is not None:
-        yield whole
+def _places(image: Path, root: Path) -> Iterator[tuple[Path, Path]]:
+    """Folders that exist, and folders below them that may hold the label file."""
+    if image.is_relative_to(root) and (inner := _replaced(image.parent.relative_to(root))) is not None:
+        yield root, inner
+    yield image.parent, Path()
+    if (whole := _replaced(image.parent.absolute())) is not None:
+        yield whole, Path()
 
 
 def _replaced(folder: Path) -> Path | None:
