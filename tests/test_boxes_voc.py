@@ -254,6 +254,13 @@ def test_corners_in_the_wrong_order_are_put_right(tmp_path: Path):
     assert "put the corners of 1 box into order: 0.xml" in notes(tmp_path)
 
 
+def test_corners_that_coincide_are_one_pixel_and_told(tmp_path: Path):
+    voc(tmp_path)
+    xml(tmp_path / "Annotations" / "0.xml", "0.jpg", [("cat", 10, 10, 10, 10)])
+    assert read(tmp_path)["train"]["0.jpg"] == [("cat", (9, 9, 10, 10))]
+    assert "1 box at most one pixel wide or high: 0.jpg (9, 9, 10, 10) object 1 of 0.xml" in notes(tmp_path)
+
+
 DATUMARO = (
     "<source><database>Unknown</database><annotation>Unknown</annotation><image>Unknown</image></source>",
     "<owner><name>Label Studio</name></owner>",

@@ -11,6 +11,7 @@ from vpt.cli.base import USAGE, Parser, file_and_overrides, is_path
 
 if TYPE_CHECKING:
     from vpt.config import RunConfig
+    from vpt.data.boxes.records import BoxFound
     from vpt.data.records import LabelledData
 
 
@@ -50,30 +51,30 @@ def _check(options: argparse.Namespace) -> int:
     config = _config(options.words)
     from vpt.data.check import check
 
-    data, details = _read(config)
+    data, sources = _read(config)
     report = check(data, config.data.max_pixels)
     print(f"{config.data.path}: {data.summary()}")
     for note in data.notes:
         print(note)
-    for text in (details, report.text()):
-        if text:
-            print(text)
+    if sources:
+        from vpt.data.boxes.inventory import report as report_boxes
+
+        print(report_boxes(data, sources, {(bad.split, bad.name) for bad in report.bad}))
+    print(report.text())
     return USAGE if report.bad else 0
 
 
-def _read(config: RunConfig) -> tuple[LabelledData, str]:
-    """The data set, and what is to be said of its boxes. Images that cannot be used are left to the check, which lists
-    them all."""
+def _read(config: RunConfig) -> tuple[LabelledData, list[BoxFound]]:
+    """The data set, and what its folders hold where it has boxes. Images that cannot be used are left to the check,
+    which lists them all."""
     if config.task != "detection":
         from vpt.tasks import task_of
 
-        return task_of(config).load(config), ""
-    from vpt.data.boxes.inventory import report
+        return task_of(config).load(config), []
     from vpt.data.boxes.sources import numbered, read_boxes
 
     found, sources = read_boxes(config.data.model_copy(update={"on_bad": "skip"}))
-    data = numbered(found, config.data)
-    return data, report(data, sources)
+    return numbered(found, config.data), sources
 
 
 def _convert(options: argparse.Namespace) -> int:

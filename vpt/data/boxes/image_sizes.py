@@ -20,6 +20,7 @@ from vpt.data.entries import listed, number_of
 from vpt.data.images import FORMATS
 from vpt.data.pillow import pillow_settings
 
+MISSING = "no such file"
 _ORIENTATION = 0x0112  # the EXIF tag; 1 is upright, 2 to 4 keep the sides, 5 to 8 exchange them
 
 
@@ -91,9 +92,8 @@ def _turned_point(x: float, y: float, width: int, height: int, orientation: int)
 
 
 def placed(entries: Sequence[BoxEntry], max_pixels: int, notes: list[str]) -> list[BoxEntry]:
-    """Entries with the sizes of their files and boxes in upright pixels; those whose size does not fit have a defect.
-
-    An image whose header cannot be read keeps what was stated. What was done goes to `notes`, by name.
+    """Entries with the sizes of their files and boxes in upright pixels; those whose size does not fit, and those that
+    are missing, have a defect. Where a header cannot be read there is no size. What was done goes to `notes`, by name.
     """
     with ThreadPoolExecutor(threads()) as pool:
         headers = list(pool.map(lambda entry: read_header(entry.source, max_pixels), entries))
@@ -102,8 +102,8 @@ def placed(entries: Sequence[BoxEntry], max_pixels: int, notes: list[str]) -> li
     placed = []
     turned_names, guessed = [], []
     for entry, header, frame in zip(entries, headers, frames, strict=True):
-        if header is None or frame == "missing":
-            placed.append(entry)
+        if header is None:
+            placed.append(entry._replace(size=None, defect="" if entry.source.exists() else MISSING))
             continue
         if frame == "other":
             placed.append(entry._replace(defect=_other_size(entry, header)))
@@ -114,7 +114,7 @@ def placed(entries: Sequence[BoxEntry], max_pixels: int, notes: list[str]) -> li
         if frame == "stored":
             turned_names.append(entry.name)
         placed.append(_placed(entry, header, frame == "stored"))
-    other = [entry.name for entry in placed if entry.defect]
+    other = [entry.name for entry in placed if entry.defect not in ("", MISSING)]
     if other:
         notes.append(
             f"{number_of(len(other), 'image')} of another size than annotated, so that the boxes would lie elsewhere: "
@@ -136,9 +136,9 @@ def placed(entries: Sequence[BoxEntry], max_pixels: int, notes: list[str]) -> li
 
 def _frame(entry: BoxEntry, header: Header | None) -> str:
     """In which pixels the boxes of an entry lie: "upright", "stored", "either" where the size does not tell, "other"
-    where it fits neither, "missing" where the file gives none."""
+    where it fits neither, "unknown" where the file gives none."""
     if header is None:
-        return "missing"
+        return "unknown"
     if entry.fractions or header.orientation == 1:
         return "upright" if entry.fractions or entry.size in (None, header.stored) else "other"
     if entry.size is None or (entry.size == header.stored == header.upright):

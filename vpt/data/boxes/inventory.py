@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,8 +134,12 @@ def _identity(path: Path) -> object:
     return status.st_dev, status.st_ino
 
 
-def class_lines(data: LabelledData) -> list[str]:
+def class_lines(data: LabelledData, unusable: Collection[tuple[str, str]] = ()) -> list[str]:
     """A line for each class: how many boxes in how many images, by split; and one for crowds, where there are some.
+
+    Args:
+        data: with boxes.
+        unusable: split and name of images that cannot be used, whose boxes do not count.
 
     >>> class_lines(LabelledData(("cat",), False, (), ()))
     ['cat: no boxes']
@@ -145,7 +149,7 @@ def class_lines(data: LabelledData) -> list[str]:
     crowds = 0
     for split in SPLITS:
         for record in data.split(split):
-            if isinstance(record, BoxRecord) and not record.problem():
+            if isinstance(record, BoxRecord) and (split, record.name) not in unusable:
                 single = [label for label, crowd in zip(record.labels, record.crowds, strict=True) if not crowd]
                 boxes[split].update(single)
                 images[split].update(set(single))
@@ -165,7 +169,7 @@ def class_lines(data: LabelledData) -> list[str]:
     return lines
 
 
-def report(data: LabelledData, sources: Sequence[BoxFound]) -> str:
+def report(data: LabelledData, sources: Sequence[BoxFound], unusable: Collection[tuple[str, str]] = ()) -> str:
     """What `vpt data check` says of boxes: classes by split, and the files of every folder that was read."""
     images = [record.source for split in SPLITS for record in data.split(split) if isinstance(record.source, Path)]
-    return "\n".join([*class_lines(data), *(inventory(found, images).text() for found in sources)])
+    return "\n".join([*class_lines(data, unusable), *(inventory(found, images).text() for found in sources)])

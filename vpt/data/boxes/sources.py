@@ -9,7 +9,7 @@ from vpt.config import DataConfig
 from vpt.data.boxes.coco import read_coco
 from vpt.data.boxes.coco_files import coco_files, dataset_folder, unsplit_note
 from vpt.data.boxes.darknet import find_darknet, read_darknet
-from vpt.data.boxes.image_sizes import placed
+from vpt.data.boxes.image_sizes import MISSING, placed
 from vpt.data.boxes.layouts import COCO, DARKNET, VOC, YOLO, layout_of, not_known, yolo_file
 from vpt.data.boxes.records import BoxEntry, BoxFound, BoxRecord
 from vpt.data.boxes.scenes import read_scenes
@@ -101,8 +101,8 @@ def _read(path: str) -> BoxFound:
 
 def _refuse_unusable(entries: Sequence[BoxEntry]) -> None:
     """Refuse images that are missing or have another size than annotated, all of them in one sentence."""
-    missing = [entry for entry in entries if not entry.source.exists()]
-    other = [entry for entry in entries if entry.defect]
+    missing = [entry for entry in entries if entry.defect == MISSING]
+    other = [entry for entry in entries if entry.defect not in ("", MISSING)]
     parts, mends = [], []
     if missing:
         parts.append(f"{number_of(len(missing), 'image')} cannot be found: {listed([_named(one) for one in missing])}")

@@ -20,6 +20,7 @@ def within_images(entries: Sequence[BoxEntry], notes: list[str]) -> list[BoxEntr
     outside, and those with numbers that are not finite are left out.
     """
     cut: list[str] = []
+    thin: list[str] = []
     lost: list[str] = []
     repeated: list[str] = []
     kept = []
@@ -36,6 +37,8 @@ def within_images(entries: Sequence[BoxEntry], notes: list[str]) -> list[BoxEntr
             # A pixel of rounding is everyday; more is worth a word.
             if max(abs(one - other) for one, other in zip(inside.box, raw.box, strict=True)) > 1.5:
                 cut.append(entry.name)
+            if min(inside.box[2] - inside.box[0], inside.box[3] - inside.box[1]) <= 1:
+                thin.append(_told(entry, inside))
             boxes.append(inside)
         same = Counter((raw.label, raw.box, raw.crowd) for raw in boxes)
         repeated += [entry.name] * (len(boxes) - len(same))
@@ -53,6 +56,8 @@ def within_images(entries: Sequence[BoxEntry], notes: list[str]) -> list[BoxEntr
         notes.append(f"left out {number_of(len(lost), 'box')} without area inside the image: {listed(lost, 5)}")
     if cut:
         notes.append(f"cut {number_of(len(cut), 'box')} at the image's edge: {listed(list(Counter(cut)), 5)}")
+    if thin:
+        notes.append(f"{number_of(len(thin), 'box')} at most one pixel wide or high: {listed(thin, 5)}")
     if repeated:
         names = listed(list(Counter(repeated)), 5)
         notes.append(f"{number_of(len(repeated), 'box')} repeated within an image, and kept: {names}")
