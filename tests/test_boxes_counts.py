@@ -195,7 +195,7 @@ def _gone(plan: Plan, split: str) -> int:
 
 
 def usable(record: Any) -> bool:
-    return record.size != (1, 1)  # whose header could be read
+    return record.size != (0, 0)  # whose header could be read
 
 
 def boxes_told(line: str) -> int:

@@ -139,7 +139,7 @@ def apply(data: LabelledData, report: CheckReport, on_bad: str = "error") -> Lab
     kept = {split: tuple(record for record in data.split(split) if (split, record.name) not in bad) for split in SPLITS}
     for split in SPLITS:
         if data.split(split) and not kept[split]:
-            raise UserError(f"no {split} image can be read; see `vpt data` for the reasons")
+            raise UserError(f"no {split} image can be read; see `vpt data check` for the reasons")
     before, after = _used(data.train), _used(kept["train"])
     if lost := sorted(before - after):
         names = listed([data.classes[label] for label in lost])

@@ -48,23 +48,22 @@ def convert(data: LabelledData, folder: Path, form: str) -> Path:
 
 
 def left_out(data: LabelledData, form: str) -> list[str]:
-    """At most one sentence about boxes that a format cannot hold: crowds, outside COCO.
+    """Sentences about boxes that a format cannot hold: crowds, outside COCO.
 
     >>> left_out(LabelledData((), False, (), ()), "yolo")
     []
     """
-    crowds = {
-        record.name: sum(record.crowds)
-        for split in SPLITS
-        for record in data.split(split)
-        if isinstance(record, BoxRecord) and any(record.crowds)
-    }
-    if form == "coco" or not crowds:
+    records = [record for split in SPLITS for record in data.split(split) if isinstance(record, BoxRecord)]
+    crowded = [record for record in records if any(record.crowds)]
+    if form == "coco" or not crowded:
         return []
-    return [
-        f"left out {number_of(sum(crowds.values()), 'crowd')}, which {form} cannot tell from single objects: "
-        f"{listed(list(crowds), 5)}"
-    ]
+    names = listed([record.name for record in crowded], 5)
+    count = sum(sum(record.crowds) for record in crowded)
+    notes = [f"left out {number_of(count, 'crowd')}, which {form} cannot tell from single objects: {names}"]
+    empty = [record.name for record in crowded if all(record.crowds)]
+    if empty:
+        notes.append(f"{number_of(len(empty), 'image')} had crowds alone and has no boxes now: {listed(empty, 5)}")
+    return notes
 
 
 def _copied(records: Sequence[BoxRecord], folder: Path) -> list[str]:

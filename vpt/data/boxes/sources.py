@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 
 from vpt.config import DataConfig
@@ -17,8 +17,8 @@ from vpt.data.boxes.validation import once, within_images
 from vpt.data.boxes.voc import read_voc
 from vpt.data.boxes.yolo import read_yolo
 from vpt.data.entries import listed, number_of
-from vpt.data.records import SPLITS, LabelledData, Record
-from vpt.data.splits import TEST, draw_shots, set_apart, split_off
+from vpt.data.records import SPLITS, LabelledData
+from vpt.data.splits import TEST, VALIDATION, draw_shots, set_apart, split_off
 from vpt.errors import UserError
 from vpt.files import at_home
 
@@ -49,11 +49,11 @@ def read_boxes(config: DataConfig) -> tuple[BoxFound, list[BoxFound]]:
     Raises:
         UserError: as `load_boxes`.
     """
-    found = _read(config.path)
+    found = read_place(config.path)
     sources = [found]
     for split, path in (("val", config.val), ("test", config.test)):
         if path is not None:
-            other = _read(path)
+            other = read_place(path)
             entries = other.splits.get(split) or other.splits.get("train")
             if entries is None:
                 there = listed(sorted(other.splits))
@@ -61,17 +61,19 @@ def read_boxes(config: DataConfig) -> tuple[BoxFound, list[BoxFound]]:
             found.splits[split] = entries
             found.notes += other.notes
             sources.append(other)
-    found.splits = once(found.splits, found.notes)
-    everything = [entry for entries in found.splits.values() for entry in entries]
-    everything = within_images(placed(everything, config.max_pixels, found.notes), found.notes)
-    if config.on_bad == "error":
-        _refuse_unusable(everything)
-    rest = iter(everything)
-    found.splits = {split: list(islice(rest, len(entries))) for split, entries in found.splits.items()}
+    found.splits = finished(found.splits, config, found.notes)
     return found, sources
 
 
-def _read(path: str) -> BoxFound:
+def read_place(path: str) -> BoxFound:
+    """What the annotations of a data set say. No image is opened: sizes and paths of images are not checked.
+
+    Args:
+        path: a folder, a file of annotations, or "scenes".
+
+    Raises:
+        UserError: it cannot be found, or a file of it is damaged, named.
+    """
     if path == "scenes":
         return read_scenes()
     place = at_home(path)
@@ -97,6 +99,29 @@ def _read(path: str) -> BoxFound:
     if layout == DARKNET and (file := find_darknet(place)) is not None:
         return read_darknet(file, place)
     raise UserError(not_known(path, place))
+
+
+def finished(
+    splits: Mapping[str, Sequence[BoxEntry]], config: DataConfig, notes: list[str]
+) -> dict[str, list[BoxEntry]]:
+    """Splits in which each image is there once, with boxes in pixels of the upright image that lie within it.
+
+    Args:
+        splits: as annotations say.
+        config: for the size of images, and for what happens to those that cannot be used.
+        notes: take sentences for the user.
+
+    Raises:
+        UserError: an image in two splits; images that are missing or of another size than annotated, unless
+            `config.on_bad` is "skip".
+    """
+    single = once(splits, notes)
+    entries = [entry for split in single.values() for entry in split]
+    entries = within_images(placed(entries, config.max_pixels, notes), notes)
+    if config.on_bad == "error":
+        _refuse_unusable(entries)
+    rest = iter(entries)
+    return {split: list(islice(rest, len(single[split]))) for split in single}
 
 
 def _refuse_unusable(entries: Sequence[BoxEntry]) -> None:
@@ -134,17 +159,15 @@ def numbered(found: BoxFound, config: DataConfig) -> LabelledData:
     classes = _classes(found, config.path)
     notes = list(found.notes)
     numbers = {name: number for number, name in enumerate(classes)}
-    train, val, test = (_records(found.splits.get(split, ()), split, numbers) for split in SPLITS)
-    records: Sequence[Record] = train
+    train, val, test = (to_records(found.splits.get(split, ()), split, numbers) for split in SPLITS)
+    records: Sequence[BoxRecord] = train
     if train and not test and config.test_fraction is not None:
-        records, off = split_off(records, config.test_fraction, config.split_seed, TEST)
-        test = [record for record in off if isinstance(record, BoxRecord)]
+        records, test = _split_off(records, config.test_fraction, config.split_seed, TEST)
         notes.append(
             f"split {number_of(len(test), 'image')} off for test (data.test_fraction={config.test_fraction:g})"
         )
     if train and not val:
-        records, off = split_off(records, config.val_fraction, config.split_seed)
-        val = [record for record in off if isinstance(record, BoxRecord)]
+        records, val = _split_off(records, config.val_fraction, config.split_seed, VALIDATION)
         notes.append(
             f"split {number_of(len(val), 'image')} off for validation (data.val_fraction={config.val_fraction:g}, "
             f"data.split_seed={config.split_seed})"
@@ -152,9 +175,23 @@ def numbered(found: BoxFound, config: DataConfig) -> LabelledData:
     if train and not val and not config.join_val:
         raise UserError(f"data.path={config.path} has too few images to split validation off; give data.val")
     if config.shots is not None:
-        records, _ = draw_shots(records, config.shots, config.split_seed)
-    parts = set_apart(records, val, test, config)
+        drawn, _ = draw_shots(records, config.shots, config.split_seed)
+    parts = set_apart(records if config.shots is None else drawn, val, test, config)
     return LabelledData(classes, False, tuple(parts[0]), tuple(parts[1]), tuple(parts[2]), tuple(notes))
+
+
+def _split_off(
+    records: Sequence[BoxRecord], fraction: float, seed: int, purpose: int
+) -> tuple[list[BoxRecord], list[BoxRecord]]:
+    """As `split_off`; images that are known to be of no use stay in the first part, so that the second is as large as
+    it is meant to be."""
+    usable = [record for record in records if record.size != (0, 0) and not record.problem()]
+    _, off = split_off(usable, fraction, seed, purpose)
+    chosen = {id(record) for record in off}
+    return (
+        [record for record in records if id(record) not in chosen],
+        [record for record in records if id(record) in chosen],
+    )
 
 
 def _classes(found: BoxFound, path: str) -> tuple[str, ...]:
@@ -169,7 +206,17 @@ def _classes(found: BoxFound, path: str) -> tuple[str, ...]:
     return classes
 
 
-def _records(entries: Sequence[BoxEntry], split: str, numbers: dict[str, int]) -> list[BoxRecord]:
+def to_records(entries: Sequence[BoxEntry], split: str, numbers: Mapping[str, int]) -> list[BoxRecord]:
+    """Records of entries whose boxes lie in pixels of the upright images.
+
+    Args:
+        entries: of one split.
+        split: what to call it.
+        numbers: of the classes.
+
+    Raises:
+        UserError: a box of another class.
+    """
     unknown = sorted({raw.label for entry in entries for raw in entry.boxes} - set(numbers))
     if unknown:
         raise UserError(
@@ -182,7 +229,7 @@ def _records(entries: Sequence[BoxEntry], split: str, numbers: dict[str, int]) -
             tuple(numbers[raw.label] for raw in entry.boxes),
             tuple(raw.box for raw in entry.boxes),
             tuple(raw.crowd for raw in entry.boxes),
-            entry.size or (1, 1),
+            entry.size or (0, 0),
             _areas(entry),
             entry.defect,
         )
