@@ -321,7 +321,8 @@ class TestLists:
 
     @pytest.mark.parametrize(("name", "split"), [("val", "val"), ("valid", "val"), ("test", "test"), ("Test", "test")])
     @pytest.mark.parametrize(
-        "form", ["images/train/1.jpg", "./images/train/1.jpg", "{}/images/train/1.jpg", "1.jpg", "1"]
+        "form",
+        ["images/train/1.jpg", "./images/train/1.jpg", "{}/images/train/1.jpg", "1.jpg", "1", "/a/b/train/1.jpg 0"],
     )
     def test_held_out_lists_are_heeded(self, tmp_path: Path, name: str, split: str, form: str):
         """data.yaml names one folder, and a list beside it says what is not to be trained on."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vpt.data.boxes.coco_files import Images, image_folders
+from vpt.data.boxes.coco_files import Images, image_folders, names_split
 from vpt.data.boxes.names import Files
 from vpt.data.boxes.records import BoxEntry, BoxFound, BoxRecord, RawBox, Size
 from vpt.data.boxes.segmentation import segmentation_box
@@ -42,6 +42,8 @@ def read_coco(files: dict[str, Path], folder: Path) -> BoxFound:
         found.splits[split] = reader.entries(tree, image_folders(files[split], split), folder, known)
         used[split] = reader.used
     found.classes = _classes(categories, files, used, found.notes)
+    if list(files) == ["train"] and not names_split(files["train"], folder):
+        found.tops = [*image_folders(files["train"], "train"), folder]
     return found
 
 

@@ -68,6 +68,15 @@ def _candidates(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
+def names_split(file: Path, folder: Path) -> bool:
+    """Whether the name of an annotation file, or of a folder above it in the data set, tells a split.
+
+    >>> names_split(Path("set/annotations/instances_val.json"), Path("set")), names_split(Path("a.json"), Path("."))
+    (True, False)
+    """
+    return _split_of(file, folder) is not None
+
+
 def _split_of(file: Path, folder: Path) -> str | None:
     split = split_within(file.stem)
     if split is not None:

@@ -59,7 +59,9 @@ def read_darknet(file: Path, folder: Path) -> BoxFound:
     found.read.add(names_file)
     found.classes = class_names(list_lines(names_file), names_file)
     images = {split: [image for one in files for image in places.listed(one)] for split, files in lists.items()}
-    images = images or places.undescribed(folder)
+    if not images:
+        images = places.undescribed(folder)
+        found.tops += [folder / "images", folder]
     if not any(images.values()):
         raise UserError(f"{folder} holds no images; export the data set with its images")
     read_images({split: paths for split, paths in images.items() if paths}, found.classes, None, places, found)

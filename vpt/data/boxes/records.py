@@ -98,6 +98,7 @@ class BoxFound:
         folder: of the data set.
         read: files that annotations, lists and descriptions were read from.
         orphans: annotation files whose image is not there, as far as the reader can tell.
+        tops: folders whose images are for training because nothing says that they are not.
     """
 
     splits: dict[str, list[BoxEntry]] = field(default_factory=dict)
@@ -106,3 +107,4 @@ class BoxFound:
     folder: Path = Path()
     read: set[Path] = field(default_factory=set)
     orphans: list[Path] = field(default_factory=list)
+    tops: list[Path] = field(default_factory=list)

@@ -9,6 +9,7 @@ from vpt.config import DataConfig
 from vpt.data.boxes.coco import read_coco
 from vpt.data.boxes.coco_files import coco_files, dataset_folder, unsplit_note
 from vpt.data.boxes.darknet import find_darknet, read_darknet
+from vpt.data.boxes.held_out import hold_out
 from vpt.data.boxes.image_sizes import MISSING, placed
 from vpt.data.boxes.layouts import COCO, DARKNET, VOC, YOLO, layout_of, not_known, yolo_file
 from vpt.data.boxes.records import BoxEntry, BoxFound, BoxRecord
@@ -50,6 +51,7 @@ def read_boxes(config: DataConfig) -> tuple[BoxFound, list[BoxFound]]:
         UserError: as `load_boxes`.
     """
     found = read_place(config.path)
+    hold_out(found)
     sources = [found]
     for split, path in (("val", config.val), ("test", config.test)):
         if path is not None:
@@ -186,7 +188,7 @@ def _split_off(
     """As `split_off`; images that are known to be of no use stay in the first part, so that the second is as large as
     it is meant to be."""
     usable = [record for record in records if record.size != (0, 0) and not record.problem()]
-    _, off = split_off(usable, fraction, seed, purpose)
+    _, off = split_off(usable if len(usable) > 1 else records, fraction, seed, purpose)
     chosen = {id(record) for record in off}
     return (
         [record for record in records if id(record) not in chosen],
@@ -220,7 +222,8 @@ def to_records(entries: Sequence[BoxEntry], split: str, numbers: Mapping[str, in
     unknown = sorted({raw.label for entry in entries for raw in entry.boxes} - set(numbers))
     if unknown:
         raise UserError(
-            f"the {split} boxes have {number_of(len(unknown), 'class')} that training lacks: {listed(unknown)}"
+            f"the {split} boxes have {number_of(len(unknown), 'class')} that training lacks: {listed(unknown)}; "
+            "add training images of them, or remove those boxes"
         )
     return [
         BoxRecord(

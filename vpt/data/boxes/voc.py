@@ -40,7 +40,9 @@ def read_voc(folder: Path) -> BoxFound:
             splits = {part.split: list(entries)}
         else:
             splits, lists = split_lists(folder, entries, found.notes)
-            splits = splits or _by_folder(entries)
+            if not splits:
+                splits = _by_folder(entries)
+                found.tops += part.images
             found.read |= set(lists)
         for split, keys in splits.items():
             found.splits.setdefault(split, []).extend(entries[key] for key in keys)

@@ -111,6 +111,7 @@ def _list_folders(folder: Path) -> Iterator[Path]:
         yield from (sets / name for name in ("Main", "main") if (sets / name).is_dir())
         yield sets
         yield from sorted(inner for inner in sets.iterdir() if inner.is_dir() and inner.name.lower() != "main")
+    yield from (folder / name for name in ("splits", "lists") if (folder / name).is_dir())
     yield folder
 
 

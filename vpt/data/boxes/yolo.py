@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vpt.data.boxes.names import Files
 from vpt.data.boxes.records import BoxEntry, BoxFound, BoxRecord
-from vpt.data.boxes.splits import HELD_OUT, lists_in, split_named
+from vpt.data.boxes.splits import lists_in
 from vpt.data.boxes.yolo_description import read_description
 from vpt.data.boxes.yolo_images import Places
 from vpt.data.boxes.yolo_labels import label_file, read_labels
@@ -35,7 +35,6 @@ def read_yolo(file: Path) -> BoxFound:
         root = file.parent
     places = Places([root, file.parent], Files())
     images: dict[str, list[Path]] = {}
-    folders: list[Path] = []  # of the training images
     for split, texts in said.places.items():
         images[split] = []
         for text in texts:
@@ -47,48 +46,19 @@ def read_yolo(file: Path) -> BoxFound:
                 continue
             images[split] += places.images(place)
             if split == "train" and place.is_dir():
-                folders.append(place)
+                found.tops.append(place)
         if not images[split]:
             if split == "train":
                 raise UserError(f"{file}: train: {listed(texts, 3)} holds no images below {root}")
             del images[split]
     if not said.places:
         images = {split: paths for split, paths in places.undescribed(root).items() if paths}
+        found.tops += [root / "images", root]
         found.notes.append(f"{file.name} names no splits; name them as train:, val: and test: if this is wrong")
     if not images:
         raise UserError(f"{file} names no images that are there; add 'train: images/train'")
-    if "train" in images:
-        _hold_out(images, folders, places, found.notes)
     read_images(images, said.names, said.keypoints, places, found)
     return found
-
-
-def _hold_out(images: dict[str, list[Path]], folders: Sequence[Path], places: Places, notes: list[str]) -> None:
-    """Take images out of training that a list or the name of their folder holds out, where the description gives no
-    images for validation or test."""
-    for split in HELD_OUT:
-        held = {} if split in images else _held(split, images["train"], folders, places)
-        if held and len(held) < len(images["train"]):
-            images[split] = [image for image in images["train"] if image in held]
-            images["train"] = [image for image in images["train"] if image not in held]
-            notes.append(
-                f"took {number_of(len(held), 'image')} out of training for {split}, held out by "
-                f"{listed(sorted(set(held.values())), 3)}; say '{split}:' in the description if that is wrong"
-            )
-
-
-def _held(split: str, train: Sequence[Path], folders: Sequence[Path], places: Places) -> dict[Path, str]:
-    """The training images that are held out for a split, and what says so."""
-    held: dict[Path, str] = {}
-    for file in (file for root in places.roots for file in lists_in(root).get(split, [])):
-        if file not in places.lists:
-            held |= dict.fromkeys(places.among(file, train), file.name)
-    for image in train:
-        top = next((folder for folder in folders if image.is_relative_to(folder)), None)
-        first = image.relative_to(top).parts[0] if top is not None and image.parent != top else ""
-        if first and split_named(first) == split:
-            held.setdefault(image, f"{first}/")
-    return held
 
 
 def read_images(

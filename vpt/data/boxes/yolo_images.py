@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vpt.data.boxes.names import Files, ancestors, below
-from vpt.data.boxes.splits import list_lines, lists_in, rest, split_named
-from vpt.data.boxes.text import one_form, printable
+from vpt.data.boxes.splits import list_lines, lists_in, split_named
+from vpt.data.boxes.text import printable
 from vpt.data.entries import is_image, number_of
 from vpt.data.folder import images_below
 from vpt.errors import UserError
@@ -72,21 +72,16 @@ class Places:
         return below([*self.roots, file.parent], self.roots[0], line, file)
 
     def undescribed(self, folder: Path) -> dict[str, list[Path]]:
-        """The images by split where no description names any: of the lists called after splits that lie in `folder`,
-        those in no list for training; else of the folders called after splits; else all for training.
+        """The images by split where no description names any: of the lists called after splits that lie in `folder`, if
+        one is for training; else of the folders called after splits; else all for training.
 
         Raises:
             UserError: a list names what lies outside the data set.
         """
         lists = lists_in(folder)
-        images = {split: [image for one in files for image in self.listed(one)] for split, files in lists.items()}
-        if images.get("train"):
-            return images
-        by_folder = self._by_folder(folder)
-        if not any(images.values()):
-            return by_folder
-        everything = [image for paths in by_folder.values() for image in paths]
-        return {"train": rest(everything, images), **images}
+        if "train" not in lists:
+            return self._by_folder(folder)
+        return {split: [image for one in files for image in self.listed(one)] for split, files in lists.items()}
 
     def _by_folder(self, folder: Path) -> dict[str, list[Path]]:
         for top in (folder / "images", folder):
@@ -100,30 +95,6 @@ class Places:
             if top.is_dir() and (images := self.images(top)):
                 return {"train": images}
         return {}
-
-    def among(self, file: Path, images: Sequence[Path]) -> list[Path]:
-        """Those of `images` that a list names, by their paths or, without a folder, by their names or stems. A file
-        that is no such list names none."""
-        there = set(images)
-        by_name: dict[str, list[Path]] = {}
-        for image in images:
-            for name in {one_form(image.name), one_form(image.stem)}:
-                by_name.setdefault(name, []).append(image)
-        found = []
-        for line in self._lines(file):
-            named = by_name.get(one_form(line), [])
-            path = self._given(line, file) or self._given(line.replace("\\", "/"), file) or self._stripped(line, file)
-            if path in there:
-                found.append(path)
-            elif len(named) == 1:
-                found.append(named[0])
-        return found
-
-    def _lines(self, file: Path) -> list[str]:
-        try:
-            return [line for line in list_lines(file) if "\0" not in line]
-        except UserError:
-            return []
 
     def _given(self, text: str, file: Path) -> Path | None:
         """A path as it stands, from the folder of the data set or of the list."""
