@@ -82,6 +82,20 @@ def test_categories_may_have_text_ids_and_any_order(tmp_path: Path):
     assert [boxes[0][0] for boxes in read(tmp_path)["train"].values()] == ["cat", "dog"]
 
 
+def test_names_of_classes_show_what_cannot_be_seen(tmp_path: Path):
+    coco(tmp_path, ["0.png", "1.png"])
+    coco(tmp_path, ["2.png"], split="val")
+    change(tmp_path, lambda tree: tree.update(categories=[{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]))
+    change(tmp_path, lambda tree: tree.update(categories=[{"id": 1, "name": "cat\u200b"}]), "val")
+    assert load_boxes(DataConfig(path=str(tmp_path))).classes == ("cat", "cat\u200b")
+    other = coco(tmp_path / "other", ["3.png"], split="test")
+    change(other, lambda tree: tree["categories"][0].update(name="cat "), "test")
+    with pytest.raises(
+        UserError, match=r"the test boxes have 1 class that training lacks: 'cat '; add training images"
+    ):
+        load_boxes(DataConfig(path=str(tmp_path), test=str(other)))
+
+
 def test_splits_that_number_their_categories_differently_agree_by_name(tmp_path: Path):
     coco(tmp_path, ["0.png", "1.png"])
     coco(tmp_path, ["2.png"], split="val")

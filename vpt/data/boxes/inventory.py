@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vpt.data.boxes.records import BoxFound, BoxRecord
 from vpt.data.boxes.splits import split_named
+from vpt.data.boxes.text import visible
 from vpt.data.boxes.yolo import NO_LABELS
 from vpt.data.entries import is_image, listed, number_of, shown
 from vpt.data.records import SPLITS, LabelledData
@@ -161,7 +162,7 @@ def class_lines(data: LabelledData, unusable: Collection[tuple[str, str]] = ()) 
             for split in SPLITS
             if boxes[split][label]
         ]
-        lines.append(f"{name}: {', '.join(parts) or 'no boxes'}")
+        lines.append(f"{visible(name)}: {', '.join(parts) or 'no boxes'}")
     if len(data.classes) > _MOST_CLASSES:
         lines.append(f"and {len(data.classes) - _MOST_CLASSES} more classes")
     if crowds:

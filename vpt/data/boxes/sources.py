@@ -14,6 +14,7 @@ from vpt.data.boxes.image_sizes import MISSING, placed
 from vpt.data.boxes.layouts import COCO, DARKNET, VOC, YOLO, layout_of, not_known, yolo_file
 from vpt.data.boxes.records import BoxEntry, BoxFound, BoxRecord
 from vpt.data.boxes.scenes import read_scenes
+from vpt.data.boxes.text import visible
 from vpt.data.boxes.validation import once, within_images
 from vpt.data.boxes.voc import read_voc
 from vpt.data.boxes.yolo import read_yolo
@@ -135,7 +136,7 @@ def _refuse_unusable(entries: Sequence[BoxEntry]) -> None:
         parts.append(f"{number_of(len(missing), 'image')} cannot be found: {listed([_named(one) for one in missing])}")
         mends.append("mend the paths")
     if other:
-        names = listed([f"{entry.name} ({entry.defect})" for entry in other])
+        names = listed([f"{visible(entry.name)} ({entry.defect})" for entry in other])
         parts.append(
             f"{number_of(len(other), 'image')} of another size than annotated, so that the boxes would lie elsewhere: "
             f"{names}"
@@ -148,8 +149,8 @@ def _refuse_unusable(entries: Sequence[BoxEntry]) -> None:
 def _named(entry: BoxEntry) -> str:
     """An image as its annotation file names it, and that file."""
     if entry.file is None:
-        return entry.name
-    return f"{entry.name.removeprefix(f'{entry.file.stem}/')} ({entry.file.name})"
+        return visible(entry.name)
+    return f"{visible(entry.name.removeprefix(f'{entry.file.stem}/'))} ({entry.file.name})"
 
 
 def numbered(found: BoxFound, config: DataConfig) -> LabelledData:
@@ -221,9 +222,10 @@ def to_records(entries: Sequence[BoxEntry], split: str, numbers: Mapping[str, in
     """
     unknown = sorted({raw.label for entry in entries for raw in entry.boxes} - set(numbers))
     if unknown:
+        names = listed([visible(label) for label in unknown])
         raise UserError(
-            f"the {split} boxes have {number_of(len(unknown), 'class')} that training lacks: {listed(unknown)}; "
-            "add training images of them, or remove those boxes"
+            f"the {split} boxes have {number_of(len(unknown), 'class')} that training lacks: {names}; add training images "
+            "of them, or remove those boxes"
         )
     return [
         BoxRecord(

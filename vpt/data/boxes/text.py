@@ -20,6 +20,15 @@ def printable(text: object, limit: int = 60) -> str:
     return repr(text if len(text) <= limit else f"{text[:limit]}...")
 
 
+def visible(text: str) -> str:
+    r"""Text as it is if all of it can be seen, else in quotes, with escapes.
+
+    >>> print(visible("a b"), visible("a\u200b"), visible("a "))
+    a b 'a\u200b' 'a '
+    """
+    return text if text.isprintable() and text == text.strip() and text else printable(text, 200)
+
+
 def one_form(text: str) -> str:
     """Text in Unicode's composed form (NFC), in which equal names are equal.
 
