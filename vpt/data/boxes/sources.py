@@ -224,8 +224,8 @@ def to_records(entries: Sequence[BoxEntry], split: str, numbers: Mapping[str, in
     if unknown:
         names = listed([visible(label) for label in unknown])
         raise UserError(
-            f"the {split} boxes have {number_of(len(unknown), 'class')} that training lacks: {names}; add training images "
-            "of them, or remove those boxes"
+            f"the {split} boxes have {number_of(len(unknown), 'class')} that training lacks: {names}; add training "
+            "images of them, or remove those boxes"
         )
     return [
         BoxRecord(
