@@ -133,7 +133,10 @@ def test_converting_loses_nothing(tmp_path: Path, form: str, capsys: pytest.Capt
         f"2 classes, 5 training, 1 validation and 0 test images written to {words[-1]} as {form}"
         in capsys.readouterr().out
     )
-    assert contents(tmp_path / "made") == contents(tmp_path / "source")
+    source = contents(tmp_path / "source")
+    if form != "coco":  # which alone has crowds: the dog of the first image
+        source["0"] = (source["0"][0], [box for box in source["0"][1] if box[0] != "dog"])
+    assert contents(tmp_path / "made") == source
     assert main(words) == 2  # nothing is overwritten
     assert "exists and is not overwritten" in capsys.readouterr().err
 

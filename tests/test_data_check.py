@@ -74,7 +74,7 @@ def test_bad_images_stop_or_are_left_out(data: LabelledData) -> None:
     rest = apply(data, report, "skip")
     assert [len(rest.train), len(rest.val), len(rest.test)] == [4, 4, 5]
     assert rest.classes == data.classes
-    assert "left out 2 unreadable images" in rest.notes[-1]
+    assert "left out 2 images that cannot be used" in rest.notes[-1]
     assert rest.fingerprint() != data.fingerprint()
 
 

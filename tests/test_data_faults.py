@@ -251,7 +251,7 @@ def test_missing_rows_are_listed_with_all_that_is_wrong(tmp_path: Path, capsys: 
     assert "3 images cannot be used:" in out
     assert "gone/1.png: no such file (data.csv, line 10)" in out
     assert "broken.png: it is not an image file in a known format (data.csv, line 11)" in out
-    assert main(["data", "check", str(file), "data.on_bad=skip"]) == 0
+    assert main(["data", "check", str(file), "data.on_bad=skip"]) == 2
     assert (
         "left out under data.on_bad=skip; without them: 2 classes, 7 training, 1 validation" in capsys.readouterr().out
     )

@@ -334,6 +334,21 @@ def test_metrics_equal_pycocotools(seed: int):
     assert np.mean(found["precision"]["0.50"]) == pytest.approx(found["map50"], abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("area", "size"), [(900, "small"), (1600, "medium"), (0, "small"), (9217, "large"), (None, "medium")]
+)
+def test_size_classes_go_by_the_annotated_area(area: float | None, size: str):
+    box = torch.tensor([[0.0, 0, 40, 40]])
+    guess = {"boxes": box, "scores": torch.tensor([0.9]), "labels": torch.tensor([0])}
+    truth = {"boxes": box, "labels": torch.tensor([0]), "iscrowd": torch.tensor([0])}
+    if area is not None:
+        truth["area"] = torch.tensor([area])
+    found = detection_metrics([guess], [truth], ["cat"])
+    assert found["map"] == pytest.approx(1)
+    sizes = {key: found[f"map_{key}"] for key in ("small", "medium", "large")}
+    assert sizes == {key: pytest.approx(1) if key == size else None for key in sizes}
+
+
 def test_boxes_that_are_not_finite_are_refused_before_they_score():
     boxes = torch.tensor([[0.0, 0.0, float("nan"), 10.0]])
     guess = {"boxes": boxes, "scores": torch.ones(1), "labels": torch.zeros(1, dtype=torch.int64)}

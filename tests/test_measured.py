@@ -218,7 +218,7 @@ def test_images_that_cannot_be_read(trained: Path, tmp_path: Path) -> None:
         measure(trained, None, f"data={flat}")
     found, heard = measure(trained, None, f"data={flat}", "data.on_bad=skip")
     assert found["images"] == 14
-    assert "left out 2 unreadable images: red/n0.png, red/z.png" in heard.text
+    assert "left out 2 images that cannot be used: red/n0.png, red/z.png" in heard.text
 
 
 def test_training_images_among_those_measured_are_told(trained: Path, tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def read_json(path: str | Path, absent: str, damaged: str = "take another copy o
     vpt.errors.UserError: there is no file no/such.json; check data.path
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"there is no file {path}; {absent}") from None
     except RecursionError:

@@ -11,6 +11,8 @@ from vpt.cli.base import USAGE, Parser, file_and_overrides, is_path
 
 if TYPE_CHECKING:
     from vpt.config import RunConfig
+    from vpt.data.boxes.records import BoxFound
+    from vpt.data.records import LabelledData
 
 
 def add(commands: Any) -> None:
@@ -50,20 +52,22 @@ def _check(options: argparse.Namespace) -> int:
     from vpt.data.check import apply, check
     from vpt.data.deep import explained
     from vpt.reading import resolved
-    from vpt.tasks import task_of
 
-    data = task_of(config).load(config)
+    data, sources = _read(config)
     report = check(data, config.data.max_pixels)
     print(f"{config.data.path}: {data.summary()}")
     if (counted := _counted(config)) is not None:
         print(data.account(*counted))
     for note in [*data.notes, *explained(resolved(config.data.window, report), report.deep)]:
         print(note)
+    if sources:
+        from vpt.data.boxes.inventory import report as report_boxes
+
+        print(report_boxes(data, sources, {(bad.split, bad.name) for bad in report.bad}))
     print(report.text())
     if report.bad and config.data.on_bad == "skip":
         good = apply(data, report, config.data.on_bad)
         print(f"left out under data.on_bad=skip; without them: {good.summary()}")
-        return 0
     return USAGE if report.bad else 0
 
 
@@ -80,14 +84,29 @@ def _counted(config: RunConfig) -> tuple[str, str] | None:
     return unit, " and ".join(places)
 
 
+def _read(config: RunConfig) -> tuple[LabelledData, list[BoxFound]]:
+    """The data set, and what its folders hold where it has boxes. Images that cannot be used are left to the check,
+    which lists them all."""
+    if config.task != "detection":
+        from vpt.tasks import task_of
+
+        return task_of(config).load(config), []
+    from vpt.data.boxes.sources import numbered, read_boxes
+
+    found, sources = read_boxes(config.data.model_copy(update={"on_bad": "skip"}))
+    return numbered(found, config.data), sources
+
+
 def _convert(options: argparse.Namespace) -> int:
     config = _config(options.words, task="detection")
-    from vpt.data.boxes.convert import convert
+    from vpt.data.boxes.convert import convert, left_out
     from vpt.data.boxes.sources import load_boxes
+    from vpt.data.check import apply, check
 
-    data = load_boxes(config.data)
+    loaded = load_boxes(config.data)
+    data = apply(loaded, check(loaded, config.data.max_pixels), config.data.on_bad)
     folder = convert(data, options.output, options.to)
-    for note in data.notes:
+    for note in (*data.notes, *left_out(data, options.to)):
         print(note)
     print(f"{data.summary()} written to {folder} as {options.to}")
     return 0

@@ -119,6 +119,8 @@ def check(data: LabelledData, max_pixels: int = MAX_PIXELS, progress: Progress |
     memory = Memory.of([record.source for _, record in records], max_pixels)
 
     def one(record: Record) -> Checked | BadImage:
+        if problem := record.problem():
+            return BadImage(record.name, problem)
         known = memory.get(record.source)
         if known is not None:
             return known
@@ -167,11 +169,10 @@ def apply(data: LabelledData, report: CheckReport, on_bad: str = "error") -> Lab
             raise UserError(f"no {split} image can be read; `vpt data check` names the reasons")
     before, after = _used(data.train), _used(kept["train"])
     if lost := sorted(before - after):
-        raise UserError(
-            f"without the unreadable images training has none of {listed([data.classes[label] for label in lost])}; "
-            "repair those files"
-        )
-    note = f"left out {number_of(len(report.bad), 'unreadable image')}: {listed([entry.name for entry in report.bad])}"
+        names = listed([data.classes[label] for label in lost])
+        raise UserError(f"without the images that cannot be used training has none of {names}; repair those files")
+    names = listed([entry.name for entry in report.bad])
+    note = f"left out {number_of(len(report.bad), 'image')} that cannot be used: {names}"
     return replace(data, train=kept["train"], val=kept["val"], test=kept["test"], notes=(*data.notes, note))
 
 

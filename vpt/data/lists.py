@@ -72,7 +72,7 @@ def read_text(file: Path, mend: str) -> str:
         UserError: it cannot be read.
     """
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not a text file"
         raise UserError(f"cannot read {file}: {reason}; {mend}") from None

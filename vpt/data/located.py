@@ -4,9 +4,9 @@ form, characters that cannot be seen."""
 from __future__ import annotations
 
 import os
-import unicodedata
 from pathlib import Path
 
+from vpt.data.boxes.names import Files
 from vpt.data.entries import listed, number_of
 from vpt.data.labels import clean, visible
 from vpt.files import at_home
@@ -21,7 +21,7 @@ class Located:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._names: dict[Path, dict[str, list[str]]] = {}  # of each folder, by their composed form
+        self._files = Files()
         self._respelt: list[str] = []
 
     def find(self, text: str) -> Path | None:
@@ -51,32 +51,20 @@ class Located:
         names = [visible(text) for text in self._respelt]
         return [
             f"{file} spells {number_of(len(names), 'path')} otherwise than the files are called ('\\' for '/', another "
-            f"Unicode form, characters that cannot be seen): {listed(names, 3)}"
+            f"Unicode form, characters that cannot be seen, the extension's letter case): {listed(names, 3)}"
         ]
 
     def _in_other_form(self, path: Path) -> Path | None:
-        """The only file whose path is equal in Unicode's composed form."""
+        """The only file that is called so but for the Unicode form, or the letter case of the extension."""
         found = Path(path.anchor)
-        for part in path.parts[1 if path.anchor else 0 :]:
-            if part == ".." or os.path.lexists(found / part):
-                found = found / part
-                continue
-            names = self._listing(found).get(unicodedata.normalize("NFC", part), [])
-            if len(names) != 1:
-                return None
-            found = found / names[0]
-        return found if _is_file(found) else None
-
-    def _listing(self, folder: Path) -> dict[str, list[str]]:
-        if folder not in self._names:
-            names: dict[str, list[str]] = {}
-            try:
-                for name in os.listdir(folder):
-                    names.setdefault(unicodedata.normalize("NFC", name), []).append(name)
-            except OSError:
-                pass  # then the file is missing
-            self._names[folder] = names
-        return self._names[folder]
+        parts = path.parts[1 if path.anchor else 0 :]
+        for at, part in enumerate(parts):
+            if part != ".." and not os.path.lexists(found / part):
+                rest = Path(*parts[at:])
+                other = None if ".." in rest.parts else self._files.find(found, rest)
+                return other if other is not None and _is_file(other) else None
+            found = found / part
+        return None
 
 
 def _is_file(path: Path) -> bool:

@@ -35,6 +35,10 @@ class Record:
         """What decides the record, for fingerprints."""
         return [self.name, self.labels]
 
+    def problem(self) -> str:
+        """Why the image cannot be used, as far as its annotations tell, or ""."""
+        return ""
+
 
 SPLITS = ("train", "val", "test")
 

@@ -21,6 +21,7 @@ KEYS = {
     "map_large": "map_large",
     "mar_100": "recall",
 }
+TINY = 1e-6  # pixels
 
 
 def require_metrics() -> None:
@@ -37,7 +38,8 @@ def detection_metrics(
 
     Args:
         predicted: of each image boxes (n, 4) x1, y1, x2, y2 in pixels, scores (n,), labels (n,).
-        wanted: of each image boxes, labels, and iscrowd.
+        wanted: of each image boxes, labels, and iscrowd; and area (n,) of the objects in pixels, which decides their
+            size class as in COCO's files; default: the areas of the boxes.
         classes: names.
 
     Returns:
@@ -62,7 +64,7 @@ def detection_metrics(
         rec_thresholds=np.linspace(0.0, 1.0, 101).tolist(),
     )
     metric.warn_on_many_detections = False
-    metric.update([dict(image) for image in predicted], [dict(image) for image in wanted])
+    metric.update([dict(image) for image in predicted], [_with_areas(image) for image in wanted])
     found = metric.compute()
     measured: dict[str, Any] = {ours: _number(found[theirs]) for theirs, ours in KEYS.items()}
     present = found["classes"].flatten().tolist()
@@ -78,6 +80,14 @@ def detection_metrics(
     measured["boxes"] = int(counts.sum())
     measured["precision"] = _curve(found["precision"])
     return measured
+
+
+def _with_areas(image: dict[str, Tensor]) -> dict[str, Tensor]:
+    """True boxes as torchmetrics takes them: for an area of 0, which COCO counts as small, it would take that of the
+    box."""
+    if "area" not in image:
+        return dict(image)
+    return {**image, "area": image["area"].double().clamp(min=TINY)}
 
 
 def _number(value: Tensor) -> float | None:

@@ -212,7 +212,6 @@ def predictions(
     loader = box_loader(setting, BoxTransform(*sizes(setting.config, model)), records, split, dealt=dealt)
     predicted: list[Found] = []
     index = [torch.zeros(0, dtype=torch.int64)]
-    wanted: list[Found] = []
     with setting.console.progress(len(loader), f"measuring {split}".rstrip()) as bar:
         for batch in loader.epoch(0):
             with setting.autocast():
@@ -223,16 +222,19 @@ def predictions(
     loader.close()
     if dealt:
         predicted = _of_all(predicted, torch.cat(index))
-    for record in records:
-        assert isinstance(record, BoxRecord)
-        wanted.append(
-            {
-                "boxes": torch.tensor(record.boxes, dtype=torch.float32).reshape(-1, 4),
-                "labels": torch.tensor(record.labels, dtype=torch.int64),
-                "iscrowd": torch.tensor(record.crowds, dtype=torch.int64),
-            }
-        )
+    wanted = [true_boxes(record) for record in records]
     return predicted, wanted
+
+
+def true_boxes(record: Record) -> Found:
+    """The boxes of a record in pixels of the photo, as `detection_metrics` takes them."""
+    assert isinstance(record, BoxRecord)
+    return {
+        "boxes": torch.tensor(record.boxes, dtype=torch.float32).reshape(-1, 4),
+        "labels": torch.tensor(record.labels, dtype=torch.int64),
+        "iscrowd": torch.tensor(record.crowds, dtype=torch.int64),
+        "area": torch.tensor(record.object_areas(), dtype=torch.float64),
+    }
 
 
 def _of_all(predicted: Sequence[Found], index: Tensor) -> list[Found]:

@@ -10,8 +10,10 @@ import yaml
 
 from vpt.data.boxes.coco import to_coco
 from vpt.data.boxes.records import BoxRecord
+from vpt.data.boxes.text import one_form
 from vpt.data.boxes.voc import to_voc
 from vpt.data.boxes.yolo import to_yolo
+from vpt.data.entries import listed, number_of
 from vpt.data.records import SPLITS, LabelledData
 from vpt.errors import UserError
 from vpt.files import write_json, write_text
@@ -20,7 +22,7 @@ FORMATS = ("coco", "voc", "yolo")
 
 
 def convert(data: LabelledData, folder: Path, form: str) -> Path:
-    """Write `data` to a new `folder` as coco, voc or yolo. Crowds survive in COCO only.
+    """Write `data` to a new `folder` as coco, voc or yolo. Crowds survive in COCO only: `left_out` tells them.
 
     Raises:
         UserError: a folder that exists, or an unknown format.
@@ -45,18 +47,39 @@ def convert(data: LabelledData, folder: Path, form: str) -> Path:
     return folder
 
 
+def left_out(data: LabelledData, form: str) -> list[str]:
+    """Sentences about boxes that a format cannot hold: crowds, outside COCO.
+
+    >>> left_out(LabelledData((), False, (), ()), "yolo")
+    []
+    """
+    records = [record for split in SPLITS for record in data.split(split) if isinstance(record, BoxRecord)]
+    crowded = [record for record in records if any(record.crowds)]
+    if form == "coco" or not crowded:
+        return []
+    names = listed([record.name for record in crowded], 5)
+    count = sum(sum(record.crowds) for record in crowded)
+    notes = [f"left out {number_of(count, 'crowd')}, which {form} cannot tell from single objects: {names}"]
+    empty = [record.name for record in crowded if all(record.crowds)]
+    if empty:
+        notes.append(f"{number_of(len(empty), 'image')} had crowds alone and has no boxes now: {listed(empty, 5)}")
+    return notes
+
+
 def _copied(records: Sequence[BoxRecord], folder: Path) -> list[str]:
     """Copy images to `folder`; their names, whose stems all differ, for annotations are named after stems."""
     folder.mkdir(parents=True, exist_ok=True)
-    stems = {path.stem.lower() for path in folder.iterdir()}
+    stems = {one_form(path.stem).lower() for path in folder.iterdir()}
     names = []
     for record in records:
         source = record.source
         assert isinstance(source, Path)
-        stem, number = source.stem, 1
+        # Lists hold a name a line, and two names that differ in their Unicode form alone are one on some disks.
+        plain = "".join(sign if sign.isprintable() else "_" for sign in one_form(source.stem)).strip() or "image"
+        stem, number = plain, 1
         while stem.lower() in stems:
             number += 1
-            stem = f"{source.stem}-{number}"
+            stem = f"{plain}-{number}"
         stems.add(stem.lower())
         names.append(f"{stem}{source.suffix}")
         shutil.copyfile(source, folder / names[-1])

@@ -6,15 +6,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from vpt.config import DataConfig
-from vpt.data.boxes.coco import find_coco, read_coco
-from vpt.data.boxes.records import BoxEntry, BoxFound, mended
-from vpt.data.boxes.sources import _numbered, _read
+from vpt.data.boxes.records import BoxEntry
+from vpt.data.boxes.sources import finished, read_place, to_records
 from vpt.data.entries import listed, number_of
 from vpt.data.labels import alike, clean, visible
 from vpt.data.measured import Asked, chosen, said
 from vpt.data.records import SPLITS, LabelledData
 from vpt.errors import UserError
-from vpt.files import at_home
 
 
 def load_boxes_measured(config: DataConfig, asked: Asked) -> tuple[LabelledData, str]:
@@ -28,16 +26,16 @@ def load_boxes_measured(config: DataConfig, asked: Asked) -> tuple[LabelledData,
     wanted = asked.split or "test"
     given = {"val": config.val, "test": config.test}.get(wanted)
     place = given or config.path
-    found = _found(place, config.max_pixels)
-    splits, divided = found.splits, set(found.splits) != {"train"}
+    found = read_place(place)
+    splits = {name: entries for name, entries in found.splits.items() if entries}
+    divided = set(splits) != {"train"}
     if given is not None and wanted not in splits and "train" in splits:
         splits, divided = {wanted: splits["train"]}, True  # a file or folder of its own for one split
     split = chosen(splits, divided, asked.split, place)
     notes = [*found.notes, *said(splits, divided, split, asked.split, place)]
-    entries = mended(splits[split], notes)
+    entries = finished({split: splits[split]}, config, notes)[split]
     there = {raw.label for entry in entries for raw in entry.boxes}
     classes = asked.classes or found.classes or tuple(sorted(there))
-    numbers = {name: number for number, name in enumerate(classes)}
     spelt = {clean(name): name for name in reversed(classes)} | {name: name for name in classes}
     notes += _unknown(entries, spelt)
     known = [_of_classes(entry, spelt) for entry in entries]
@@ -47,16 +45,9 @@ def load_boxes_measured(config: DataConfig, asked: Asked) -> tuple[LabelledData,
             f"artifact knows {listed(list(classes))}"
         )
     split = asked.split or (split if divided else "test")
-    records = tuple(_numbered(known, split, numbers))
+    records = tuple(to_records(known, split, {name: number for number, name in enumerate(classes)}))
     train, val, test = (records if name == split else () for name in SPLITS)
     return LabelledData(classes, False, train, val, test, tuple(notes)), split
-
-
-def _found(path: str, max_pixels: int) -> BoxFound:
-    place = at_home(path)
-    if place.is_dir() and (files := find_coco(place)) and "train" not in files:
-        return read_coco(files)
-    return _read(path, max_pixels)
 
 
 def _unknown(entries: Sequence[BoxEntry], spelt: Mapping[str, str]) -> list[str]:

@@ -28,7 +28,7 @@ def read_scenes() -> BoxFound:
         UserError: the cache folder cannot be written.
     """
     folder = made_once(f"scenes-{_VERSION}", "scenes", _write)
-    return read_coco({split: folder / "annotations" / f"{split}.json" for split in COUNTS})
+    return read_coco({split: folder / "annotations" / f"{split}.json" for split in COUNTS}, folder)
 
 
 def _write(folder: Path) -> None:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from itertools import islice
 
 from vpt.config import DataConfig
-from vpt.data.boxes.coco import find_coco, read_coco
-from vpt.data.boxes.layouts import COCO, VOC, YOLO, layout_of, yolo_file
-from vpt.data.boxes.records import BoxEntry, BoxFound, BoxRecord, mended
+from vpt.data.boxes.coco import read_coco
+from vpt.data.boxes.coco_files import coco_files, dataset_folder, unsplit_note
+from vpt.data.boxes.darknet import find_darknet, read_darknet
+from vpt.data.boxes.held_out import hold_out
+from vpt.data.boxes.image_sizes import MISSING, placed
+from vpt.data.boxes.layouts import COCO, DARKNET, VOC, YOLO, layout_of, not_known, yolo_file
+from vpt.data.boxes.records import BoxEntry, BoxFound, BoxRecord
 from vpt.data.boxes.scenes import read_scenes
+from vpt.data.boxes.text import visible
+from vpt.data.boxes.validation import once, within_images
 from vpt.data.boxes.voc import read_voc
 from vpt.data.boxes.yolo import read_yolo
 from vpt.data.entries import listed, number_of
-from vpt.data.records import LabelledData, Record
-from vpt.data.splits import TEST, draw_shots, set_apart, split_off
+from vpt.data.records import SPLITS, LabelledData
+from vpt.data.splits import TEST, VALIDATION, draw_shots, set_apart, split_off
 from vpt.errors import UserError
 from vpt.files import at_home
 
@@ -22,55 +28,55 @@ from vpt.files import at_home
 def load_boxes(config: DataConfig) -> LabelledData:
     """Read the data set that `config.path` names: COCO, Pascal VOC, YOLO, or the embedded scenes.
 
-    Splits that are missing are split off training: validation always, test if `test_fraction` is given.
+    Splits that are missing are split off training: validation always, test if `test_fraction` is given. A data set
+    without training images is one for measuring alone.
 
     Raises:
-        UserError: data that cannot be found, or a file of it that is damaged, named.
+        UserError: data that cannot be found, or a file of it that is damaged, named. Images that cannot be found or
+            have another size than annotated are listed, unless `config.on_bad` is "skip": then their records have a
+            `defect`, and the check of the data leaves them out.
 
     >>> load_boxes(DataConfig(path="no/such/folder"))
     Traceback (most recent call last):
     ...
     vpt.errors.UserError: there is no no/such/folder; check data.path
     """
-    found = _read(config.path, config.max_pixels)
+    return numbered(read_boxes(config)[0], config)
+
+
+def read_boxes(config: DataConfig) -> tuple[BoxFound, list[BoxFound]]:
+    """What `config` names, with boxes in pixels of the upright images, not yet numbered or split; and what each of
+    data.path, data.val and data.test holds.
+
+    Raises:
+        UserError: as `load_boxes`.
+    """
+    found = read_place(config.path)
+    hold_out(found)
+    sources = [found]
     for split, path in (("val", config.val), ("test", config.test)):
         if path is not None:
-            other = _read(path, config.max_pixels)
+            other = read_place(path)
             entries = other.splits.get(split) or other.splits.get("train")
             if entries is None:
                 there = listed(sorted(other.splits))
                 raise UserError(f"data.{split}={path} lists {there} images alone, none for {split}")
             found.splits[split] = entries
             found.notes += other.notes
-    found.splits = {split: mended(entries, found.notes) for split, entries in found.splits.items()}
-    _refuse_shared(found.splits)
-    classes = _classes(found, config.path)
-    notes = list(found.notes)
-    numbers = {name: number for number, name in enumerate(classes)}
-    train, val, test = (_numbered(found.splits.get(split, ()), split, numbers) for split in ("train", "val", "test"))
-    records: Sequence[Record] = train
-    if not test and config.test_fraction is not None:
-        records, off = split_off(records, config.test_fraction, config.split_seed, TEST)
-        test = [record for record in off if isinstance(record, BoxRecord)]
-        notes.append(
-            f"split {number_of(len(test), 'image')} off for test (data.test_fraction={config.test_fraction:g})"
-        )
-    if not val:
-        records, off = split_off(records, config.val_fraction, config.split_seed)
-        val = [record for record in off if isinstance(record, BoxRecord)]
-        notes.append(
-            f"split {number_of(len(val), 'image')} off for validation (data.val_fraction={config.val_fraction:g}, "
-            f"data.split_seed={config.split_seed})"
-        )
-    if not val:
-        raise UserError(f"data.path={config.path} has too few images to split validation off; give data.val")
-    if config.shots is not None:
-        records, _ = draw_shots(records, config.shots, config.split_seed)
-    parts = set_apart(records, val, test, config)
-    return LabelledData(classes, False, tuple(parts[0]), tuple(parts[1]), tuple(parts[2]), tuple(notes))
+            sources.append(other)
+    found.splits = finished(found.splits, config, found.notes)
+    return found, sources
 
 
-def _read(path: str, max_pixels: int) -> BoxFound:
+def read_place(path: str) -> BoxFound:
+    """What the annotations of a data set say. No image is opened: sizes and paths of images are not checked.
+
+    Args:
+        path: a folder, a file of annotations, or "scenes".
+
+    Raises:
+        UserError: it cannot be found, or a file of it is damaged, named.
+    """
     if path == "scenes":
         return read_scenes()
     place = at_home(path)
@@ -78,38 +84,148 @@ def _read(path: str, max_pixels: int) -> BoxFound:
         raise UserError(f"there is no {path}; check data.path")
     if place.is_file():
         if place.suffix.lower() == ".json":
-            return read_coco({"train": place})
+            return read_coco({"train": place}, dataset_folder(place))
         if place.suffix.lower() in (".yaml", ".yml"):
-            return read_yolo(place, max_pixels)
+            return read_yolo(place)
+        if place.suffix.lower() == ".data":
+            return read_darknet(place, place.parent)
         raise UserError(f"data.path={path} is neither COCO's .json nor YOLO's .yaml; or give a folder")
     layout = layout_of(place)
     if layout == YOLO:
-        return read_yolo(yolo_file(place), max_pixels)
+        return read_yolo(yolo_file(place))
     if layout == VOC:
-        return read_voc(place, max_pixels)
+        return read_voc(place)
     if layout == COCO:
-        return read_coco(find_coco(place))
-    raise UserError(
-        f"data.path={path} holds no boxes that are known: no data.yaml (YOLO), no Annotations/*.xml (Pascal VOC), no "
-        "annotations/instances_train.json or train/_annotations.coco.json (COCO)"
+        found = read_coco(coco_files(place), place)
+        found.notes += unsplit_note(place, found.read)
+        return found
+    if layout == DARKNET and (file := find_darknet(place)) is not None:
+        return read_darknet(file, place)
+    raise UserError(not_known(path, place))
+
+
+def finished(
+    splits: Mapping[str, Sequence[BoxEntry]], config: DataConfig, notes: list[str]
+) -> dict[str, list[BoxEntry]]:
+    """Splits in which each image is there once, with boxes in pixels of the upright image that lie within it.
+
+    Args:
+        splits: as annotations say.
+        config: for the size of images, and for what happens to those that cannot be used.
+        notes: take sentences for the user.
+
+    Raises:
+        UserError: an image in two splits; images that are missing or of another size than annotated, unless
+            `config.on_bad` is "skip".
+    """
+    single = once(splits, notes)
+    entries = [entry for split in single.values() for entry in split]
+    entries = within_images(placed(entries, config.max_pixels, notes), notes)
+    if config.on_bad == "error":
+        _refuse_unusable(entries)
+    rest = iter(entries)
+    return {split: list(islice(rest, len(single[split]))) for split in single}
+
+
+def _refuse_unusable(entries: Sequence[BoxEntry]) -> None:
+    """Refuse images that are missing or have another size than annotated, all of them in one sentence."""
+    missing = [entry for entry in entries if entry.defect == MISSING]
+    other = [entry for entry in entries if entry.defect not in ("", MISSING)]
+    parts, mends = [], []
+    if missing:
+        parts.append(f"{number_of(len(missing), 'image')} cannot be found: {listed([_named(one) for one in missing])}")
+        mends.append("mend the paths")
+    if other:
+        names = listed([f"{visible(entry.name)} ({entry.defect})" for entry in other])
+        parts.append(
+            f"{number_of(len(other), 'image')} of another size than annotated, so that the boxes would lie elsewhere: "
+            f"{names}"
+        )
+        mends.append("use the files that were annotated")
+    if parts:
+        raise UserError(f"{'; '.join(parts)}; {' and '.join(mends)}, or set data.on_bad=skip to leave such images out")
+
+
+def _named(entry: BoxEntry) -> str:
+    """An image as its annotation file names it, and that file."""
+    if entry.file is None:
+        return visible(entry.name)
+    return f"{visible(entry.name.removeprefix(f'{entry.file.stem}/'))} ({entry.file.name})"
+
+
+def numbered(found: BoxFound, config: DataConfig) -> LabelledData:
+    """Records of what was found, in the splits that `config` wants.
+
+    Raises:
+        UserError: no boxes to train on, classes that training lacks, or too few images to split.
+    """
+    classes = _classes(found, config.path)
+    notes = list(found.notes)
+    numbers = {name: number for number, name in enumerate(classes)}
+    train, val, test = (to_records(found.splits.get(split, ()), split, numbers) for split in SPLITS)
+    records: Sequence[BoxRecord] = train
+    if train and not test and config.test_fraction is not None:
+        records, test = _split_off(records, config.test_fraction, config.split_seed, TEST)
+        notes.append(
+            f"split {number_of(len(test), 'image')} off for test (data.test_fraction={config.test_fraction:g})"
+        )
+    if train and not val:
+        records, val = _split_off(records, config.val_fraction, config.split_seed, VALIDATION)
+        notes.append(
+            f"split {number_of(len(val), 'image')} off for validation (data.val_fraction={config.val_fraction:g}, "
+            f"data.split_seed={config.split_seed})"
+        )
+    if train and not val and not config.join_val:
+        raise UserError(f"data.path={config.path} has too few images to split validation off; give data.val")
+    if config.shots is not None:
+        drawn, _ = draw_shots(records, config.shots, config.split_seed)
+    parts = set_apart(records if config.shots is None else drawn, val, test, config)
+    return LabelledData(classes, False, tuple(parts[0]), tuple(parts[1]), tuple(parts[2]), tuple(notes))
+
+
+def _split_off(
+    records: Sequence[BoxRecord], fraction: float, seed: int, purpose: int
+) -> tuple[list[BoxRecord], list[BoxRecord]]:
+    """As `split_off`; images that are known to be of no use stay in the first part, so that the second is as large as
+    it is meant to be."""
+    usable = [record for record in records if record.size != (0, 0) and not record.problem()]
+    _, off = split_off(usable if len(usable) > 1 else records, fraction, seed, purpose)
+    chosen = {id(record) for record in off}
+    return (
+        [record for record in records if id(record) not in chosen],
+        [record for record in records if id(record) in chosen],
     )
 
 
 def _classes(found: BoxFound, path: str) -> tuple[str, ...]:
     train = found.splits.get("train", [])
-    if not train:
+    if not any(found.splits.values()):
         raise UserError(f"data.path={path} has no training images")
-    classes = found.classes or tuple(sorted({raw.label for entry in train for raw in entry.boxes}))
-    if not classes or not any(entry.boxes for entry in train):
-        raise UserError("; ".join([f"data.path={path} has no boxes in its training images", *found.notes]))
+    deciding = train or [entry for entries in found.splits.values() for entry in entries]
+    classes = found.classes or tuple(sorted({raw.label for entry in deciding for raw in entry.boxes}))
+    if not classes or not any(entry.boxes for entry in deciding):
+        what = "its training images" if train else "its images"
+        raise UserError("; ".join([f"data.path={path} has no boxes in {what}", *found.notes]))
     return classes
 
 
-def _numbered(entries: Sequence[BoxEntry], split: str, numbers: dict[str, int]) -> list[BoxRecord]:
+def to_records(entries: Sequence[BoxEntry], split: str, numbers: Mapping[str, int]) -> list[BoxRecord]:
+    """Records of entries whose boxes lie in pixels of the upright images.
+
+    Args:
+        entries: of one split.
+        split: what to call it.
+        numbers: of the classes.
+
+    Raises:
+        UserError: a box of another class.
+    """
     unknown = sorted({raw.label for entry in entries for raw in entry.boxes} - set(numbers))
     if unknown:
+        names = listed([visible(label) for label in unknown])
         raise UserError(
-            f"the {split} boxes have {number_of(len(unknown), 'class')} that training lacks: {listed(unknown)}"
+            f"the {split} boxes have {number_of(len(unknown), 'class')} that training lacks: {names}; add training "
+            "images of them, or remove those boxes"
         )
     return [
         BoxRecord(
@@ -118,16 +234,19 @@ def _numbered(entries: Sequence[BoxEntry], split: str, numbers: dict[str, int]) 
             tuple(numbers[raw.label] for raw in entry.boxes),
             tuple(raw.box for raw in entry.boxes),
             tuple(raw.crowd for raw in entry.boxes),
-            entry.size,
+            entry.size or (0, 0),
+            _areas(entry),
+            entry.defect,
         )
         for entry in entries
     ]
 
 
-def _refuse_shared(splits: dict[str, list[BoxEntry]]) -> None:
-    owners: dict[Path, str] = {}
-    for split, entries in splits.items():
-        for entry in entries:
-            before = owners.setdefault(entry.source.resolve(), split)
-            if before != split:
-                raise UserError(f"{entry.source} is in {before} and in {split}, which makes the score worthless")
+def _areas(entry: BoxEntry) -> tuple[float, ...]:
+    """The annotated area of each object, of those without one that of its box; empty where none is annotated."""
+    if all(raw.area is None for raw in entry.boxes):
+        return ()
+    return tuple(
+        raw.area if raw.area is not None else (raw.box[2] - raw.box[0]) * (raw.box[3] - raw.box[1])
+        for raw in entry.boxes
+    )

@@ -4,128 +4,135 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from vpt.config import read_yaml
-from vpt.data.boxes.records import BoxEntry, BoxFound, BoxRecord, RawBox
-from vpt.data.boxes.sizes import upright_size
-from vpt.data.entries import SPLIT_NAMES, is_image, listed, shown
-from vpt.data.lists import read_lines, read_text
-from vpt.data.paths import inside
+from vpt.data.boxes.names import Files
+from vpt.data.boxes.records import BoxEntry, BoxFound, BoxRecord
+from vpt.data.boxes.splits import lists_in
+from vpt.data.boxes.yolo_description import read_description
+from vpt.data.boxes.yolo_images import Places
+from vpt.data.boxes.yolo_labels import label_file, read_labels
+from vpt.data.entries import listed, number_of, shown
 from vpt.errors import UserError
 
-MEND = "check data.path"
+_MOST_ERRORS = 10
+NO_LABELS = frozenset({"classes", "readme", "requirements", "license", "notes", "labels", "predefined_classes"})
 
 
-def read_yolo(file: Path, max_pixels: int) -> BoxFound:
-    """Read a data set by its data.yaml: `path` (optional), `train`, `val`, `test`, `names`.
+def read_yolo(file: Path) -> BoxFound:
+    """Read a data set by its data.yaml: `path` (optional), `train`, `val`, `test`, `names`, `kpt_shape`.
 
-    A split is a folder of images, a text file that lists images, or a list of these; labels lie in the same place with
-    `images` replaced by `labels`. An image without a label file has no boxes.
+    A split is a folder of images, a text file that lists images, or a list of these. An image without a label file has
+    no boxes. Of lines of poses and polygons the box is taken.
 
     Raises:
         UserError: a file that is missing or has a line that is no box, named.
     """
-    tree = read_yaml(file)
-    names = _names(tree.get("names"), file)
-    root = file.parent / str(tree.get("path") or ".")
+    said = read_description(file)
+    root = file.parent / said.path if said.path else file.parent
+    found = BoxFound(classes=said.names, folder=file.parent, read={file}, notes=list(said.notes))
     if not root.is_dir():
+        found.notes.append(f"{file.name} says path: {said.path}, which is not there; paths start at its own folder")
         root = file.parent
-    found = BoxFound(classes=names)
-    for key, value in tree.items():
-        split = SPLIT_NAMES.get(str(key).lower())
-        if split is None or value is None:
-            continue
-        places = value if isinstance(value, list) else [value]
-        images = [image for place in places for image in _images(root, str(place), file)]
-        if not images:
-            raise UserError(f"{file}: {key}={value} holds no images below {root}")
-        found.splits[split] = [_entry(root, image, names, max_pixels) for image in images]
-    if "train" not in found.splits:
-        raise UserError(f"{file} names no training images; add 'train: images/train'")
+    places = Places([root, file.parent], Files())
+    images: dict[str, list[Path]] = {}
+    for split, texts in said.places.items():
+        images[split] = []
+        for text in texts:
+            place = places.find(text)
+            if place is None and split == "train":
+                raise UserError(f"{file}: there is no folder or list {root / text}; mend 'train:' there")
+            if place is None:
+                found.notes.append(f"{file.name} names {split}: {text}, which is not there")
+                continue
+            images[split] += places.images(place)
+            if split == "train" and place.is_dir():
+                found.tops.append(place)
+        if not images[split]:
+            if split == "train":
+                raise UserError(f"{file}: train: {listed(texts, 3)} holds no images below {root}")
+            del images[split]
+    if not said.places:
+        images = {split: paths for split, paths in places.undescribed(root).items() if paths}
+        found.tops += [root / "images", root]
+        found.notes.append(f"{file.name} names no splits; name them as train:, val: and test: if this is wrong")
+    if not images:
+        raise UserError(f"{file} names no images that are there; add 'train: images/train'")
+    read_images(images, said.names, said.keypoints, places, found)
     return found
 
 
-def _names(value: Any, file: Path) -> tuple[str, ...]:
-    if isinstance(value, dict):
-        try:
-            ordered = {int(key): str(name) for key, name in value.items()}
-        except ValueError:
-            raise UserError(f"{file}: the keys of names must be numbers from 0 on") from None
-        if sorted(ordered) != list(range(len(ordered))):
-            raise UserError(f"{file}: the keys of names must be the numbers 0 to {len(ordered) - 1}")
-        value = [ordered[number] for number in range(len(ordered))]
-    if not isinstance(value, list) or not value:
-        raise UserError(f"{file} needs the class names, as in 'names: [cat, dog]'")
-    names = tuple(str(name) for name in value)
-    if len(set(names)) < len(names):
-        raise UserError(f"{file}: a class name occurs twice in {listed(list(names))}")
-    return names
+def read_images(
+    images: dict[str, list[Path]], names: Sequence[str], keypoints: int | None, places: Places, found: BoxFound
+) -> None:
+    """Read the label files of images into `found`.
+
+    Raises:
+        UserError: lines that are no boxes, named.
+    """
+    root = places.roots[0]
+    counts = {"poses": 0, "polygons": 0, "lines with one number more (a track or a confidence)": 0}
+    owners: dict[Path, list[Path]] = {}
+    errors: list[str] = []
+    for split, paths in images.items():
+        entries = found.splits.setdefault(split, [])
+        for image in paths:
+            file = label_file(image, root, places.files)
+            labels = None
+            if file is not None:
+                owners.setdefault(file, []).append(image)
+                try:
+                    labels = read_labels(file, names, keypoints)
+                except UserError as error:
+                    errors.append(str(error))
+                    continue
+                for key, count in zip(counts, labels[1:], strict=True):
+                    counts[key] += count
+            boxes = labels.boxes if labels is not None else ()
+            name = shown(image.relative_to(root) if image.is_relative_to(root) else image)
+            entries.append(BoxEntry(name, image, boxes, None, file, fractions=True))
+    if errors:
+        more = f"\nand {len(errors) - _MOST_ERRORS} more label files" if len(errors) > _MOST_ERRORS else ""
+        raise UserError("\n".join(errors[:_MOST_ERRORS]) + more)
+    found.read |= {*owners, *places.lists}
+    found.orphans += _orphans(owners, places)
+    found.notes += places.notes()
+    found.notes += [f"took the boxes of {count} {what}" for what, count in counts.items() if count]
+    shared = [file.name for file, of in owners.items() if len(set(of)) > 1]
+    if shared:
+        found.notes.append(
+            f"{number_of(len(shared), 'label file')} of several images that differ in the extension alone: "
+            f"{listed(shared, 5)}"
+        )
+    if images.get("train") and not owners:
+        sought = shown(images["train"][0].parent)
+        found.notes.append(f"no label files were found for the images of {sought}, in labels/ or beside them")
 
 
-def _images(root: Path, place: str, file: Path) -> list[Path]:
-    # Exports of some tools start with "../", meaning the folder of data.yaml.
-    path = root / place
-    if not path.exists() and place.startswith("../"):
-        path = root / place.removeprefix("../")
-    if path.is_dir():
-        return sorted(image for image in path.rglob("*") if image.is_file() and is_image(image.name))
-    if path.suffix == ".txt" and path.is_file():
-        return [inside(root, line.removeprefix("./"), path) for line in read_lines(path, MEND)]
-    raise UserError(f"{file}: there is no folder or list {path}")
+def _orphans(owners: dict[Path, list[Path]], places: Places) -> list[Path]:
+    """Label files, in the folders that label files were found in, that belong to no image."""
+    left = []
+    for folder in sorted({file.parent for file in owners}):
+        special = set(places.lists) | {file for files in lists_in(folder).values() for file in files}
+        for file in sorted(folder.iterdir()):
+            if file.suffix.lower() == ".txt" and file not in owners and file not in special and _is_label(file, places):
+                left.append(file)
+    return left
 
 
-def _entry(root: Path, image: Path, names: Sequence[str], max_pixels: int) -> BoxEntry:
-    size = upright_size(image, max_pixels)
-    labels = _label_file(image)
-    boxes = []
-    # A file that cannot be read is told by the check; its boxes have no meaning without a size.
-    lines = read_text(labels, MEND).splitlines() if labels.is_file() else []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            boxes.append(_box(line.split(), names, size or (1, 1), f"{labels}, line {number}"))
-    return BoxEntry(
-        shown(image.relative_to(root) if image.is_relative_to(root) else image), image, tuple(boxes), size or (1, 1)
-    )
-
-
-def _label_file(image: Path) -> Path:
-    parts = list(image.parts)
-    for index in range(len(parts) - 2, -1, -1):
-        if parts[index] == "images":
-            parts[index] = "labels"
-            break
-    return Path(*parts).with_suffix(".txt")
-
-
-def _box(words: list[str], names: Sequence[str], size: tuple[int, int], place: str) -> RawBox:
-    try:
-        label, *numbers = int(words[0]), *map(float, words[1:])
-    except ValueError:
-        raise UserError(f"{place}: '{' '.join(words)[:60]}' is not 'class x y width height'") from None
-    if not 0 <= label < len(names):
-        raise UserError(f"{place}: class {label} is not among the {len(names)} names")
-    width, height = size
-    if len(numbers) == 4:
-        x, y, w, h = numbers
-        corners = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
-    elif len(numbers) >= 6 and len(numbers) % 2 == 0:  # a polygon: its bounding box
-        corners = (min(numbers[::2]), min(numbers[1::2]), max(numbers[::2]), max(numbers[1::2]))
-    else:
-        raise UserError(f"{place}: '{' '.join(words)[:60]}' is not 'class x y width height'")
-    x1, y1, x2, y2 = corners
-    return RawBox(names[label], (x1 * width, y1 * height, x2 * width, y2 * height))
+def _is_label(file: Path, places: Places) -> bool:
+    return file.name.lower().partition(".")[0] not in NO_LABELS and not places.files.images(file.parent, file.stem)
 
 
 def to_yolo(record: BoxRecord) -> str:
-    """The label file of a record.
+    """The label file of a record. Crowds are left out, for YOLO has none.
 
     >>> to_yolo(BoxRecord("a", Path("a.png"), (0,), ((1.0, 2.0, 3.0, 6.0),), (False,), (8, 8)))
     '0 0.25 0.5 0.25 0.5\\n'
     """
     width, height = record.size
     lines = []
-    for label, (x1, y1, x2, y2) in zip(record.labels, record.boxes, strict=True):
-        numbers = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
-        lines.append(" ".join([str(label), *(f"{number:.8g}" for number in numbers)]) + "\n")
+    for label, (x1, y1, x2, y2), crowd in zip(record.labels, record.boxes, record.crowds, strict=True):
+        if not crowd:
+            numbers = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
+            lines.append(" ".join([str(label), *(f"{number:.8g}" for number in numbers)]) + "\n")
     return "".join(lines)
