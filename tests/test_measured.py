@@ -8,6 +8,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+import boxes
 import numpy as np
 import pytest
 from images import class_folders, save
@@ -315,6 +316,13 @@ def test_boxes_with_test_annotations_alone(tmp_path: Path, small_net: None) -> N
         assert measure(run, None, *words)[0]["per_class"] == found["per_class"]
     with pytest.raises(UserError, match="has no val images, but 6 test"):
         measure(run, "val", f"data={only}")
+    # YOLO's layout, whose classes are numbers in an order of its own.
+    boxes.yolo(tmp_path / "yolo", boxes.LINE, "test: images/train\nnames: [cow, dog, cat]\n")
+    boxes.label(tmp_path / "yolo" / "labels" / "train" / "0.txt", "2" + boxes.LINE[1:])
+    boxes.label(tmp_path / "yolo" / "labels" / "train" / "1.txt", "1" + boxes.LINE[1:])
+    found, heard = measure(run, None, f"data={tmp_path / 'yolo'}")
+    assert {row["class"]: row["boxes"] for row in found["per_class"]} == {"cat": 1, "dog": 1}
+    assert "cow (1 box)" in heard.text
 
 
 # Without training

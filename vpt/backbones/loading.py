@@ -146,7 +146,7 @@ def current_name(config: BackboneConfig) -> tuple[BackboneConfig, list[str]]:
     if name is None:
         raise UserError(f"timm {timm.__version__} has removed {arch} and names nothing in its place")
     name = f"{name.partition('.')[0]}.{tag}" if tag else name
-    note = f"warning: timm has renamed {config.name} to {name}, which is loaded; set backbone={name}"
+    note = f"warning: timm has renamed {config.name} to {name}; set backbone={name}"
     return config.model_copy(update={"name": name}), [note]
 
 
