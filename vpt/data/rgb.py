@@ -1,60 +1,91 @@
-"""Every Pillow mode as 8-bit RGB."""
+"""Every Pillow mode as an array of 8-bit RGB."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
 
-_WIDE = ("I;16", "I;16L", "I;16B", "I;16N")
-# What an EXIF orientation asks for; 1 is upright.
+_WIDE = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
+# What an EXIF orientation asks for; 1 is upright. Each turns an array (H, W, 3).
 _TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+    2: lambda rgb: rgb[:, ::-1],
+    3: lambda rgb: rgb[::-1, ::-1],
+    4: lambda rgb: rgb[::-1],
+    5: lambda rgb: rgb.transpose(1, 0, 2),
+    6: lambda rgb: rgb[::-1].transpose(1, 0, 2),
+    7: lambda rgb: rgb[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda rgb: rgb[:, ::-1].transpose(1, 0, 2),
 }
+_AREA = 1 << 20  # pixels converted at a time: Pillow's copies of a whole photo would take several times its memory
 
 
-def to_rgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
-    """Return a loaded image upright in mode RGB, and words for what had to be converted.
+def to_rgb(image: Image.Image) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the pixels of a loaded image, upright, as a new array (H, W, 3) uint8, and words for what was converted.
 
     Transparent pixels are laid over white. 16-bit and wider greys are scaled to 8 bits (see `scale_grey`).
 
     Raises:
         ValueError: Pillow knows no conversion (LAB), or the image holds NaN.
 
-    >>> to_rgb(Image.new("CMYK", (2, 1)))[0].mode, to_rgb(Image.new("CMYK", (2, 1)))[1]
-    ('RGB', ('CMYK',))
+    >>> pixels, notes = to_rgb(Image.new("CMYK", (2, 1)))
+    >>> pixels.shape, notes
+    ((1, 2, 3), ('CMYK',))
     """
-    notes: list[str] = []
     turn = _TURNS.get(_orientation(image))
-    if turn is not None:  # the first of Pillow's turns is number 0
-        image = image.transpose(turn)
-        notes.append("EXIF-rotated")
-    mode = image.mode
-    if mode in (*_WIDE, "I", "F"):
-        notes.append({"I": "32-bit integer", "F": "floating point"}.get(mode, "16-bit"))
-        return Image.fromarray(scale_grey(np.asarray(image))).convert("RGB"), tuple(notes)
-    if mode in ("P", "PA"):
-        notes.append("palette")
-    if mode in ("CMYK", "1"):
-        notes.append({"CMYK": "CMYK", "1": "1-bit"}[mode])
-    if image.has_transparency_data:
-        notes.append("alpha")
-        layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return image.convert("RGB"), tuple(notes)
+    rgb = np.empty((image.height, image.width, 3), np.uint8)
+    notes = _fill_from_grey(image, rgb) if image.mode in _WIDE else _fill(image, rgb)
+    if turn is None:
+        return rgb, notes
+    return np.ascontiguousarray(turn(rgb)), ("EXIF-rotated", *notes)
 
 
-def scale_grey(grey: np.ndarray) -> np.ndarray:
+def _fill(image: Image.Image, rgb: np.ndarray) -> tuple[str, ...]:
+    """Write the pixels of an image with 8 bits a channel, or fewer, into `rgb`."""
+    notes = {"P": ["palette"], "PA": ["palette"], "CMYK": ["CMYK"], "1": ["1-bit"]}.get(image.mode, [])
+    transparent = image.has_transparency_data
+    for rows, columns in _pieces(image.size):
+        piece = image.crop((columns.start, rows.start, columns.stop, rows.stop))
+        if transparent:
+            layer = piece.convert("RGBA")
+            piece = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+        rgb[rows, columns] = np.asarray(piece.convert("RGB"))
+    return (*notes, "alpha") if transparent else tuple(notes)
+
+
+def _fill_from_grey(image: Image.Image, rgb: np.ndarray) -> tuple[str, ...]:
+    """Write the pixels of a grey image of more than 8 bits into `rgb`."""
+
+    def greys() -> Iterator[tuple[slice, slice, np.ndarray]]:
+        for rows, columns in _pieces(image.size):
+            yield rows, columns, np.asarray(image.crop((columns.start, rows.start, columns.stop, rows.stop)))
+
+    ranges = [(float(grey.min()), float(grey.max())) for _, _, grey in greys()]
+    # Python's min and max would let a NaN through unless it came first.
+    low, high = float(np.min([low for low, _ in ranges])), float(np.max([high for _, high in ranges]))
+    for rows, columns, grey in greys():
+        rgb[rows, columns] = scale_grey(grey, low, high)[..., None]
+    return ({"I": "32-bit integer", "F": "floating point"}.get(image.mode, "16-bit"),)
+
+
+def _pieces(size: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of pieces of at most `_AREA` pixels that make up an image."""
+    width, height = size
+    across = min(width, _AREA)
+    down = max(1, _AREA // across)
+    for top in range(0, height, down):
+        for left in range(0, width, across):
+            yield slice(top, min(top + down, height)), slice(left, min(left + across, width))
+
+
+def scale_grey(grey: np.ndarray, low: float | None = None, high: float | None = None) -> np.ndarray:
     """Scale greys (H, W) of any type wider than 8 bits to uint8 without clipping.
 
     Unsigned 16-bit values, and integers that fit into 16 bits, are divided by 257 (so 65535 is white).
     Floats within 0..1 are multiplied by 255, floats within 0..255 kept. Anything else has no agreed range:
-    its minimum becomes black and its maximum white.
+    its minimum becomes black and its maximum white. `low` and `high` are the range of the whole image, where `grey`
+    is a piece of it.
 
     >>> scale_grey(np.array([[0, 257, 65535]], dtype=np.uint16)).tolist()
     [[0, 1, 255]]
@@ -63,7 +94,8 @@ def scale_grey(grey: np.ndarray) -> np.ndarray:
     """
     if grey.size == 0:
         return grey.astype(np.uint8)
-    low, high = float(grey.min()), float(grey.max())
+    low = float(grey.min()) if low is None else low
+    high = float(grey.max()) if high is None else high
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ValueError("it holds NaN or infinite values")
     # float32 cannot hold every 32-bit integer, and squares of range limits overflow it.
