@@ -24,6 +24,10 @@ class BrokenTaskError(TaskError):
     """A pass of a task raised something that no task should raise."""
 
 
+class ReplacedTaskError(TaskError):
+    """A task wants images otherwise than when this one was prepared."""
+
+
 @dataclass(frozen=True)
 class Prepared:
     """An image as a task wants it; its full picture is needed no more.
@@ -72,7 +76,7 @@ def answer_each(
     passes: dict[Hashable, list[int]] = {}
     for index, (image, task) in enumerate(zip(images, tasks, strict=True)):
         if task.view != image.view:
-            results[index] = TaskError(f"task {task.name} was replaced meanwhile; send the image again")
+            results[index] = ReplacedTaskError(f"task {task.name} was replaced meanwhile; send the image again")
         elif isinstance(task, LoadedClassifier):
             passes.setdefault((task.shape, image.pixels.shape[-1]), []).append(index)
         else:

@@ -121,6 +121,16 @@ class Bank:
             del self._tasks[name]
             self._groups.clear()
 
+    @property
+    def chosen(self) -> bool:
+        """Whether the backbone was named, and is not that of the first task."""
+        return self._config is not None
+
+    @property
+    def backbone_name(self) -> str | None:
+        """The backbone, once it is loaded."""
+        return None if self._backbone is None else self._backbone.name
+
     def __len__(self) -> int:
         return len(self._tasks)
 
