@@ -17,7 +17,7 @@ from vpt.artifact import Artifact, find_artifact, read_artifact
 from vpt.backbones.backbone import Backbone
 from vpt.backbones.loading import load_backbone
 from vpt.bank.answers import Prepared, Result, answer_each, prepare
-from vpt.bank.deadline import Deadline
+from vpt.bank.deadline import Deadline, TooSlowError
 from vpt.bank.look import look_at
 from vpt.bank.passes import Group, normalised, rows_of
 from vpt.bank.task import (
@@ -71,6 +71,7 @@ class Bank:
         memory: bytes that tasks may take beside the backbone; the least recently used leave first and come back from
             their files. None for no limit.
         precision: auto, fp32, bf16, fp16, as of `vpt.load`.
+        load_s: seconds that it may take to prepare a task, beside loading the backbone; None for no limit.
 
     Tasks are added and removed while others predict. Results equal each task's own model.
     """
@@ -81,7 +82,9 @@ class Bank:
         device: str = "auto",
         memory: int | None = None,
         precision: Precision = "fp32",
+        load_s: float | None = None,
     ) -> None:
+        self._load_s = load_s
         self._config = backbone
         self._device = pick_device(device)
         self._precision = pick_precision(precision, self._device)
@@ -382,7 +385,12 @@ class Bank:
         """A task from its file, as it is now: what left for want of memory comes back as what is there by then."""
         artifact = read_artifact(path)
         check_shares(name, artifact)
-        loaded = load_task(name, artifact, self._backbone_for(name, artifact), self._device, self._precision)
+        backbone = self._backbone_for(name, artifact)
+        try:
+            with self._deadline.within(self._load_s):
+                loaded = load_task(name, artifact, backbone, self._device, self._precision)
+        except TooSlowError:
+            raise UserError(f"task {name} takes longer than {self._load_s:g} seconds to prepare") from None
         self._deadline.watch(loaded.predictor.model)
         return _Entry(loaded.artifact, loaded.bytes, loaded.view, loaded.shape, loaded)
 
@@ -419,6 +427,7 @@ class Bank:
     def _placed(self, backbone: Backbone) -> Backbone:
         """A backbone that came, as its passes want it: rounded, on the device."""
         backbone.round_to(self._precision)
+        self._deadline.watch(backbone)
         return backbone.to(self._device)
 
 

@@ -18,6 +18,7 @@ NUMBERS = {
     "timeout-s": float,
     "upload-s": float,
     "task-s": float,
+    "load-s": float,
     "upload-mb": float,
     "uploads-mb": float,
     "max-images": int,

@@ -134,4 +134,4 @@ def _step_back() -> None:
     """Let other threads have the processor first, where the system knows priorities of threads."""
     with contextlib.suppress(AttributeError, OSError):
         if os.uname().sysname == "Linux":
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)

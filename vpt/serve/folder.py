@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -61,6 +62,8 @@ class TaskFolder:
             found, unnamed = self._found()
             bad = {name: reason for name, reason in self.bad.items() if name in found}
             changed = {name for name in self._stamps if name not in found}
+            for name in unnamed.keys() - self.bad.keys():
+                logger.warning("%s is not served: %s", name, BAD_NAME)
             for name in changed:
                 del self._stamps[name]
                 if name in self.bank:
@@ -76,8 +79,6 @@ class TaskFolder:
                 if reason:
                     bad[name] = reason
                 self._tell(bad | unnamed)
-            for name in unnamed.keys() - self.bad.keys():
-                logger.warning("%s in %s is not served: %s", name, self.folder, BAD_NAME)
             self._tell(bad | unnamed)
             return changed
 
@@ -95,9 +96,8 @@ class TaskFolder:
             logger.warning("%s is not served: %s", name, escaped(text)[:MESSAGE])
             return REFUSED
         if first and not self.bank.chosen:
-            logger.warning(
-                "the backbone is %s, for %s, the first artifact that could be read, was trained on it; name the one to "
-                "serve with --backbone",
+            logger.info(
+                "the backbone is %s, that of the first artifact, %s; name the one to serve with --backbone",
                 self.bank.backbone_name,
                 name,
             )
@@ -126,14 +126,15 @@ class TaskFolder:
         for path in sorted(self.folder.iterdir()):
             if path.name.startswith("."):
                 continue
-            if path.suffix == ".safetensors" and path.is_file():
+            # os.path, for pathlib raises where a folder may not be looked into.
+            if path.suffix == ".safetensors" and os.path.isfile(path):
                 yield path.stem, path
-            elif path.is_dir() and (path / "artifact.safetensors").is_file():
+            elif os.path.isfile(path / "artifact.safetensors"):
                 yield path.name, path / "artifact.safetensors"
 
 
 def escaped(text: str) -> str:
-    """Text in one printable line, whatever a file system or a file holds.
+    r"""Text in one printable line, whatever a file system or a file holds.
 
     >>> escaped("caf\udce9\n")
     'caf\\xe9\\u000a'

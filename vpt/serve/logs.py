@@ -6,11 +6,21 @@ import copy
 import logging
 import threading
 import time
+from dataclasses import dataclass
 from typing import Any
 
 LINE = 300  # characters that a stranger's text takes in a line
-BURST = 200  # lines of one kind in a row
-RATE = 50.0  # lines of one kind in a second, after that
+BURST = 200.0  # lines of one kind in a row
+RATE = 20.0  # lines of one kind in a second, after that
+NOTICE_S = 10.0  # between two lines that say how many were left out
+
+
+@dataclass
+class _Kind:
+    allowed: float
+    seen: float
+    left_out: int = 0
+    noticed: float = 0.0
 
 
 class Bounded(logging.Filter):
@@ -27,7 +37,7 @@ class Bounded(logging.Filter):
     def __init__(self) -> None:
         super().__init__()
         self._lock = threading.Lock()
-        self._kinds: dict[tuple[str, str], list[float]] = {}  # lines that may come, when that was, lines left out
+        self._kinds: dict[tuple[str, str], _Kind] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether a line is written."""
@@ -37,16 +47,18 @@ class Bounded(logging.Filter):
         with self._lock:
             if len(self._kinds) > 1000:
                 self._kinds.clear()
-            kind = self._kinds.setdefault((record.name, str(record.msg)[:LINE]), [BURST, now, 0])
-            kind[0] = min(BURST, kind[0] + (now - kind[1]) * RATE)
-            kind[1] = now
-            if kind[0] < 1:
-                kind[2] += 1
+            kind = self._kinds.setdefault((record.name, str(record.msg)[:LINE]), _Kind(BURST, now))
+            kind.allowed = min(BURST, kind.allowed + (now - kind.seen) * RATE)
+            kind.seen = now
+            if kind.allowed < 1:
+                kind.left_out += 1
                 return False
-            kind[0] -= 1
-            left_out, kind[2] = int(kind[2]), 0
-        if left_out:
-            logging.getLogger("vpt.serve.left_out").warning("%d lines like the next one were left out", left_out)
+            kind.allowed -= 1
+            left_out = kind.left_out
+            if not left_out or now - kind.noticed < NOTICE_S:
+                return True
+            kind.left_out, kind.noticed = 0, now
+        logging.getLogger("vpt.serve").warning("%d lines like the next one were left out", left_out)
         return True
 
 

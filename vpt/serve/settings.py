@@ -31,6 +31,7 @@ class ServeSettings(Section):
     queue: int = Field(256, ge=1, description="images that may wait, one for each task; more are answered with 429")
     timeout_s: float = Field(30.0, gt=0, description="an answer that takes longer is given up with 504")
     task_s: float = Field(10.0, gt=0, description="a pass that takes longer is stopped between two layers")
+    load_s: float = Field(60.0, gt=0, description="a task that takes longer to prepare is not served")
     upload_s: float = Field(20.0, gt=0, description="a request that takes longer to arrive is given up with 408")
     upload_mb: float = Field(20.0, gt=0, description="a larger request is refused with 413")
     uploads_mb: float = Field(256.0, gt=0, description="of all requests together; the largest is refused with 503")
