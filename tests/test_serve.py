@@ -18,16 +18,14 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 from fastapi.testclient import TestClient
 from PIL import Image
-from serving import TASKS, ask, fill, png, ready
+from serving import TASKS, ask, fill, live, png, ready
 
 import vpt
 from vpt.bank.task import TaskError
 from vpt.serve.app import create_app
 from vpt.serve.keys import add_key
-from vpt.serve.protocol import GuardedProtocol
 from vpt.serve.settings import ServeSettings
 
 
@@ -435,18 +433,10 @@ def test_tasks_come_change_and_go_with_the_folder(folder: Path, tmp_path: Path):
 
 @pytest.fixture(scope="module")
 def live_port(folder: Path) -> Iterator[int]:
-    app = create_app(ServeSettings(folder=folder, device="cpu", upload_s=0.5))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, http=GuardedProtocol, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}") as web:
-        ready(web)
-    yield port
-    server.should_exit = True
-    thread.join(timeout=30)
+    with live(create_app(ServeSettings(folder=folder, device="cpu", upload_s=0.5))) as port:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as web:
+            ready(web)
+        yield port
 
 
 class TestSlowClients:

@@ -107,7 +107,7 @@ def _body(make: Callable[[bytes, int], bytes]) -> Callable[[bytes, int], bytes]:
 
 FORM_TYPE = b"multipart/mixed; boundary=" + BOUNDARY
 WEBSOCKET = (b"Connection: Upgrade", b"Upgrade: websocket", b"Sec-WebSocket-Version: 13", b"Sec-WebSocket-Key: AAAA")
-OPEN = b"--" + BOUNDARY + b"\r\n" + image(b"")[:-2]  # an image whose content may follow
+OPEN = b"--" + BOUNDARY + b"\r\n" + image(b"")  # an image whose content may follow
 
 KINDS: dict[str, Callable[[bytes, int], bytes]] = {
     # charsets and encodings

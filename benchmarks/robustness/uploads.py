@@ -15,23 +15,22 @@ from PIL import Image
 KINDS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "ICO", "JPEG2000")
 
 
-def uploads(bulk: int = 18_000_000, seed: int = 0) -> Iterator[tuple[str, bytes]]:
+def uploads(bulk: int = 18_000_000, side: int = 6300, seed: int = 0) -> Iterator[tuple[str, bytes]]:
     """Names and contents, without end: every kind of attack once, then good files with damaged bytes.
 
     Args:
         bulk: size of those that are large, in bytes; a server takes requests of 20 MB.
+        side: of pictures with many pixels; a server takes 40 megapixels.
         seed: of the damage.
     """
-    for name, make in {**SMALL, **{name: _of_size(make, bulk) for name, make in LARGE.items()}}.items():
-        yield name, make()
+    for name, claim in SMALL.items():
+        yield name, claim(side)
+    for name, fill in LARGE.items():
+        yield name, fill(bulk)
     chance = random.Random(seed)
     good = [picture(kind) for kind in KINDS]
     for number in itertools.count():
         yield f"damaged {number}", damaged(good[number % len(good)], chance)
-
-
-def _of_size(make: Callable[[int], bytes], bulk: int) -> Callable[[], bytes]:
-    return lambda: make(bulk)
 
 
 def picture(kind: str, width: int = 48, height: int = 40, **options: object) -> bytes:
@@ -166,55 +165,55 @@ def _webp_empty(width: int, height: int) -> bytes:
     return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
 
 
-SMALL: dict[str, Callable[[], bytes]] = {
-    "nothing": lambda: b"",
-    "text": lambda: b"this is no image",
-    "zeros": lambda: bytes(5000),
-    "zip": lambda: b"PK\x03\x04" + bytes(100),
-    "pickle": lambda: b"\x80\x04\x95\x1a\0\0\0\0\0\0\0\x8c\x02os\x94\x8c\x06system\x94\x93\x94.",
-    "svg with a script": lambda: b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>",
-    "postscript": lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) (r) file\n",
-    "cut short": lambda: picture("PNG")[:200],
-    "PNG that claims ten thousand megapixels": lambda: png(100_000, 100_000),
-    "PNG that claims 39 megapixels": lambda: png(6300, 6300),
-    "PNG of no pixels": lambda: png(0, 8),
-    "PNG of 39 megapixels": lambda: plain(6300, 6300, "PNG"),
-    "PNG of 39 megapixels with alpha": lambda: plain(6300, 6300, "PNG", "RGBA"),
-    "PNG of 39 megapixels, 16 bits": lambda: plain(6300, 6300, "PNG", "I;16"),
-    "PNG of 39 megapixels in one row": lambda: plain(39_000_000, 1, "PNG", "L"),
-    "PNG with an animation of two thousand million frames": lambda: png(
+SMALL: dict[str, Callable[[int], bytes]] = {
+    "nothing": lambda side: b"",
+    "text": lambda side: b"this is no image",
+    "zeros": lambda side: bytes(5000),
+    "zip": lambda side: b"PK\x03\x04" + bytes(100),
+    "pickle": lambda side: b"\x80\x04\x95\x1a\0\0\0\0\0\0\0\x8c\x02os\x94\x8c\x06system\x94\x93\x94.",
+    "svg with a script": lambda side: b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>",
+    "postscript": lambda side: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) (r) file\n",
+    "cut short": lambda side: picture("PNG")[:200],
+    "PNG that claims ten thousand megapixels": lambda side: png(100_000, 100_000),
+    "PNG that claims many pixels": lambda side: png(side, side),
+    "PNG of no pixels": lambda side: png(0, 8),
+    "PNG of many pixels": lambda side: plain(side, side, "PNG"),
+    "PNG of many pixels with alpha": lambda side: plain(side, side, "PNG", "RGBA"),
+    "PNG of many pixels, 16 bits": lambda side: plain(side, side, "PNG", "I;16"),
+    "PNG of many pixels in one row": lambda side: plain(side * side, 1, "PNG", "L"),
+    "PNG with an animation of two thousand million frames": lambda side: png(
         8, 8, chunk(b"acTL", struct.pack(">II", 2**31 - 1, 0))
     ),
-    "PNG with a frame larger than its canvas": lambda: png(
+    "PNG with a frame larger than its canvas": lambda side: png(
         8,
         8,
         chunk(b"acTL", struct.pack(">II", 2, 0)),
         chunk(b"fcTL", struct.pack(">IIIIIHHBB", 0, 65535, 65535, 0, 0, 1, 1, 0, 0)),
     ),
-    "PNG with texts of four bytes a letter": _png_wide_texts,
-    "PNG with a chunk longer than the file": lambda: png(8, 8, struct.pack(">I", 2**31 - 1) + b"tEXt"),
-    "PNG interlaced, 39 megapixels claimed": lambda: png(6300, 6300, interlace=1),
-    "JPEG of 39 megapixels": lambda: plain(6300, 6300, "JPEG"),
-    "JPEG of 39 megapixels, progressive": lambda: plain(6300, 6300, "JPEG", progressive=True),
-    "JPEG of 39 megapixels in four colours": lambda: plain(6300, 6300, "JPEG", "CMYK", progressive=True),
-    "JPEG with EXIF data that claims itself": lambda: _jpeg(_segment(0xE1, _exif(5000))),
-    "JPEG with an index of four thousand million pictures": lambda: _jpeg(
+    "PNG with texts of four bytes a letter": lambda side: _png_wide_texts(),
+    "PNG with a chunk longer than the file": lambda side: png(8, 8, struct.pack(">I", 2**31 - 1) + b"tEXt"),
+    "PNG interlaced, many pixels claimed": lambda side: png(side, side, interlace=1),
+    "JPEG of many pixels": lambda side: plain(side, side, "JPEG"),
+    "JPEG of many pixels, progressive": lambda side: plain(side, side, "JPEG", progressive=True),
+    "JPEG of many pixels in four colours": lambda side: plain(side, side, "JPEG", "CMYK", progressive=True),
+    "JPEG with EXIF data that claims itself": lambda side: _jpeg(_segment(0xE1, _exif(5000))),
+    "JPEG with an index of four thousand million pictures": lambda side: _jpeg(
         _segment(0xE2, b"MPF\0II*\0" + struct.pack("<I", 8) + _directory([(0xB001, 4, 1, 2**32 - 1)]))
     ),
-    "JPEG with a segment of negative length": lambda: _jpeg(b"\xff\xe0\0\0\xff\xe0\0\1"),
-    "GIF with a frame outside of its screen": lambda: _gif(left=60_000),
-    "GIF of 4000 megapixels": lambda: _gif(width=65535, height=65535),
-    "GIF of 39 megapixels": lambda: plain(6300, 6300, "GIF", "L"),
-    "WebP of 39 megapixels": lambda: plain(6300, 6300, "WEBP", lossless=True),
-    "WebP of 39 megapixels with alpha": lambda: plain(6300, 6300, "WEBP", "RGBA", lossless=True),
-    "WebP of 268 megapixels": lambda: _webp_empty(16384, 16384),
-    "WebP of one pixel on 39 megapixels": lambda: _webp_empty(6300, 6300),
-    "WebP canvas of 2^48 pixels": lambda: _webp_empty(2**24, 2**24),
-    "BMP of 39 megapixels in runs": lambda: _bmp_runs(6300, 6300),
-    "BMP of one row in runs": lambda: _bmp_runs(39_000_000, 1),
-    "BMP with a header of four thousand megabytes": lambda: b"BM" + bytes(12) + b"\xff\xff\xff\xff" + bytes(40),
-    "TIFF with a tile of a thousand megapixels": _tiff_tile,
-    "TIFF with a directory that follows itself": lambda: (
+    "JPEG with a segment of negative length": lambda side: _jpeg(b"\xff\xe0\0\0\xff\xe0\0\1"),
+    "GIF with a frame outside of its screen": lambda side: _gif(left=60_000),
+    "GIF of 4000 megapixels": lambda side: _gif(width=65535, height=65535),
+    "GIF of many pixels": lambda side: plain(side, side, "GIF", "L"),
+    "WebP of many pixels": lambda side: plain(side, side, "WEBP", lossless=True),
+    "WebP of many pixels with alpha": lambda side: plain(side, side, "WEBP", "RGBA", lossless=True),
+    "WebP of 268 megapixels": lambda side: _webp_empty(16384, 16384),
+    "WebP of one pixel on many pixels": lambda side: _webp_empty(side, side),
+    "WebP canvas of 2^48 pixels": lambda side: _webp_empty(2**24, 2**24),
+    "BMP of many pixels in runs": lambda side: _bmp_runs(side, side),
+    "BMP of one row in runs": lambda side: _bmp_runs(side * side, 1),
+    "BMP with a header of four thousand megabytes": lambda side: b"BM" + bytes(12) + b"\xff\xff\xff\xff" + bytes(40),
+    "TIFF with a tile of a thousand megapixels": lambda side: _tiff_tile(),
+    "TIFF with a directory that follows itself": lambda side: (
         b"II*\0" + struct.pack("<I", 8) + _directory([(256, 4, 1, 8)], 8)
     ),
 }

@@ -111,7 +111,7 @@ def _scored(images: Tensor, tasks: Sequence[LoadedClassifier], scores: Scores) -
         except TooSlowError:
             raise
         except Exception as error:
-            found |= dict.fromkeys(rows, _broken(mine[0], error))
+            found |= dict.fromkeys(rows, broken(mine[0].name, error))
     return [found[row] for row in range(len(tasks))]
 
 
@@ -123,10 +123,11 @@ def _guarded(task: LoadedTask, compute: Callable[[], Result]) -> Result | UserEr
     except TaskError as error:
         return error
     except Exception as error:
-        return _broken(task, error)
+        return broken(task.name, error)
 
 
-def _broken(task: LoadedTask, error: Exception) -> BrokenTaskError:
-    made = BrokenTaskError(f"task {task.name} cannot answer; the log of the server says why")
+def broken(task: str, error: Exception) -> BrokenTaskError:
+    """What is answered for a task whose pass raised something unforeseen."""
+    made = BrokenTaskError(f"task {task} cannot answer; the log of the server says why")
     made.__cause__ = error
     return made

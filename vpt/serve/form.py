@@ -83,7 +83,7 @@ class FormReader:
         self._images: list[Upload] = []
         self._fields: list[tuple[str, str]] = []
         self._part = _Part()
-        self._parts = self._delimiters = self._field_bytes = self._header_bytes = 0
+        self._delimiters = self._field_bytes = self._header_bytes = 0
         self._ended = False
         self._parser = MultipartParser(
             self._boundary,
@@ -128,9 +128,6 @@ class FormReader:
     def _begin(self) -> None:
         self._part = _Part()
         self._header_bytes = 0
-        self._parts += 1
-        if self._parts > self._max_images + self._max_fields:
-            raise FormError(400, "the form cannot be read: it has too many parts")
 
     def _header(self, part: bytearray, data: bytes) -> None:
         self._header_bytes += len(data)
@@ -157,6 +154,8 @@ class FormReader:
             part.file_name = options[b"filename"].decode("utf-8", "replace")[:NAME_LENGTH]
         elif part.name == "images":
             raise FormError(422, "the field 'images' must be a file: images=@photo.jpg with curl")
+        elif len(self._fields) == self._max_fields:
+            raise FormError(400, f"the form cannot be read: it has more than {self._max_fields} fields")
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         if self._part.file_name is None:

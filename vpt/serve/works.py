@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vpt.bank.answers import Prepared
+from vpt.bank.answers import Prepared, broken
 from vpt.bank.bank import Bank
+from vpt.bank.deadline import TooSlowError
 from vpt.bank.task import TaskError
 from vpt.errors import UserError
 
@@ -49,6 +50,14 @@ class Attention:
         for work in works:
             try:
                 found.append(bank.look(work.image, work.task, seconds))
-            except UserError as error:
-                found.append(error if isinstance(error, TaskError) else TaskError(str(error)))
+            except TooSlowError:
+                raise
+            except Exception as error:
+                found.append(_failed(work.task, error))
         return found
+
+
+def _failed(task: str, error: Exception) -> TaskError:
+    if isinstance(error, TaskError):
+        return error
+    return TaskError(str(error)) if isinstance(error, UserError) else broken(task, error)
