@@ -387,10 +387,10 @@ def test_a_batch_under_way_leaves_nothing_of_a_task_that_was_replaced(
     before, after = (vpt.load(path, device="cpu").predict(photos[0])[0] for path in (artifacts["deep"], other))
     waiting = [other]
 
-    def replaced_meanwhile(*words):
+    def replaced_meanwhile(*words, **named):
         if waiting:
             bank.add("task", waiting.pop())
-        return decode(*words)
+        return decode(*words, **named)
 
     monkeypatch.setattr("vpt.bank.bank.decode", replaced_meanwhile)
     same(bank.predict([photos[0]], ["task"])[0], before)

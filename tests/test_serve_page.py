@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from browsing import chromium, needs_chromium
-from serving import fill, png, ready
+from serving import fill, live, png, ready
 
 from vpt.serve.app import create_app
 from vpt.serve.keys import add_key
@@ -28,17 +25,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def serving(settings: ServeSettings) -> Iterator[str]:
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    with httpx.Client(base_url=address) as web:
-        ready(web)
-    yield address
-    server.should_exit = True
-    thread.join(timeout=30)
+    with live(create_app(settings)) as port:
+        address = f"http://127.0.0.1:{port}"
+        with httpx.Client(base_url=address) as web:
+            ready(web)
+        yield address
 
 
 @pytest.fixture(scope="module")

@@ -370,25 +370,27 @@ def test_few_shots_choose_by_validation_images_too(xrays: Path, tmp_path: Path, 
     assert read_artifact(result.folder).config.data.window == (0.0, 1023.0)
 
 
-def test_the_server_reads_an_upload_by_the_window_of_its_task(run: Path, xrays: Path, tmp_path: Path) -> None:
+def test_the_server_reads_an_upload_by_the_window_of_each_task(run: Path, xrays: Path, tmp_path: Path) -> None:
     from fastapi.testclient import TestClient
+    from serving import ready
 
     from vpt.serve.app import create_app
     from vpt.serve.settings import ServeSettings
 
-    file = xrays / "test" / "light" / "1.png"
+    words = [f"data={xrays}", f"out={tmp_path}", "name=whole", *WORDS, "data.window=full"]
+    runs = {"windowed": run, "whole": train(load_config(overrides=words), QUIET).folder}
     tasks = tmp_path / "tasks"
-    (tasks / "xrays").mkdir(parents=True)
-    (tasks / "xrays" / "artifact.safetensors").write_bytes((run / "artifact.safetensors").read_bytes())
+    for name, folder in runs.items():
+        (tasks / name).mkdir(parents=True)
+        (tasks / name / "artifact.safetensors").write_bytes((folder / "artifact.safetensors").read_bytes())
+    file = xrays / "test" / "light" / "1.png"
     with TestClient(create_app(ServeSettings(folder=tasks, device="cpu"))) as client:
-        for _ in range(200):
-            if client.get("/ready").status_code == 200:
-                break
-        form = {"tasks": client.get("/v1/tasks").json()["tasks"][0]["name"]}
-        answer = client.post("/v1/predict", data=form, files={"images": ("1.png", file.read_bytes())})
-    [found] = vpt.load(run, device="cpu").predict(file)
-    told = answer.json()["results"][0]["scores"]
-    assert [told[label] for label in found.labels] == pytest.approx(found.scores, abs=1e-5)
+        ready(client)
+        answer = client.post("/v1/predict", data={"tasks": list(runs)}, files={"images": ("1.png", file.read_bytes())})
+    told = {row["task"]: row["scores"] for row in answer.json()["results"]}
+    for name, folder in runs.items():
+        [found] = vpt.load(folder, device="cpu").predict(file)
+        assert [told[name][label] for label in found.labels] == pytest.approx(found.scores, abs=1e-5)
 
 
 def test_vpt_data_check_tells_the_window(xrays: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from vpt.artifact import Artifact
 from vpt.backbones.held import Dtype
@@ -17,7 +18,6 @@ from vpt.data.boxes.transforms import size_for
 from vpt.data.deep import Deep
 from vpt.data.images import BadImage, decode, examine
 from vpt.data.transforms import to_tensor
-from vpt.data.window import Depth
 from vpt.detection.frozen import FrozenDetector
 from vpt.detection.model import Detector
 from vpt.device import autocast, pick_device, pick_precision
@@ -76,6 +76,11 @@ class Predictor:
         self._data = artifact.config.data
         self.deep: list[Deep] = []  # images deeper than 8 bits that were predicted
 
+    @property
+    def view(self) -> Any:
+        """What makes of a picture (H, W, 3) uint8 the pixels (3, h, w) uint8 that the model takes; hashable."""
+        raise NotImplementedError
+
     def predict(self, images: Picture | Sequence[Picture], batch_size: int = 32, top: int = 5) -> list[Any]:
         """Predict a file, a folder, a glob, a PIL picture, an array (H, W, 3) uint8, or a list of these.
 
@@ -108,10 +113,10 @@ class Predictor:
             decoded: list[np.ndarray | BadImage] = []
             for name, source in chunk:
                 try:
-                    found = examine(source, self._data.max_pixels, name, self._data.window)
+                    found = examine(source, self._data.max_pixels, name, window=self._data.window)
                     decoded.append(found.pixels)
-                    if found.deep is not None:
-                        self.deep.append(Deep("", name, Depth.of(found.deep)))
+                    if found.depth is not None:
+                        self.deep.append(Deep("", name, found.depth))
                 except BadImage as error:
                     decoded.append(error)
             good = [
@@ -167,9 +172,14 @@ class Classifier(Predictor):
             UserError: nothing there, or a picture that cannot be read (BadImage), by name.
         """
         for name, source in find_images(images):
-            square = self.transform(decode(source, self._data.max_pixels, name, self._data.window), 0)
+            square = self.transform(decode(source, self._data.max_pixels, name, window=self._data.window), 0)
             seen = self.model.normalise(square[None].to(self._device))
             yield name, pixels_of(seen, self.model.mean / 255, self.model.std / 255)[0]
+
+    @property
+    def view(self) -> Any:
+        """See Predictor.view."""
+        return self.transform
 
     @torch.inference_mode()
     def batch(self, names: list[str], pixels: list[np.ndarray], top: int) -> list[Classification]:
@@ -190,6 +200,23 @@ class Classifier(Predictor):
         return Classification(name, labels, tuple(best.values[:count].tolist()), self.artifact.multilabel)
 
 
+@dataclass(frozen=True)
+class BoxView:
+    """A picture as a detector takes it: its short side `size` pixels, unless its long one would be over `longest`."""
+
+    size: int
+    longest: int
+
+    def __call__(self, pixels: np.ndarray) -> torch.Tensor:
+        """Resize a picture (H, W, 3) uint8 to (3, h, w) uint8."""
+        height, width = pixels.shape[:2]
+        size = size_for(width, height, self.size, self.longest)
+        picture = Image.fromarray(pixels)
+        return to_tensor(
+            np.asarray(picture if size == (width, height) else picture.resize(size, Image.Resampling.BILINEAR))
+        )
+
+
 class BoxPredictor(Predictor):
     """Finds boxes in pictures."""
 
@@ -198,29 +225,27 @@ class BoxPredictor(Predictor):
         assert isinstance(model, Detector | FrozenDetector)
         self.sizes = sizes(artifact.config, model)  # short and longest side that images are resized to
 
+    @property
+    def view(self) -> Any:
+        """See Predictor.view."""
+        return BoxView(*self.sizes)
+
     def batch(self, names: list[str], pixels: list[np.ndarray], top: int) -> list[Detections]:
         """Results of decoded pictures (H, W, 3) uint8 with their names."""
-        images = [self._resized(each) for each in pixels]
+        return self.found(names, [self.view(each) for each in pixels], [each.shape[1::-1] for each in pixels])
+
+    def found(
+        self, names: Sequence[str], images: Sequence[torch.Tensor], sizes: Sequence[tuple[int, ...]]
+    ) -> list[Detections]:
+        """Results of pictures that the view has resized, (3, h, w) uint8, with the width and height they had before."""
         results = []
         # Memory goes with the largest of a batch, so few at a time.
         for start in range(0, len(images), 8):
             with self._autocast():
                 found = self.model.detect([image.to(self._device) for image in images[start : start + 8]])
-            for offset, one in enumerate(found):
-                at = start + offset
-                height, width = pixels[at].shape[:2]
-                results.append(self.result(names[at], one, images[at], width, height))
+            for at, one in enumerate(found, start):
+                results.append(self.result(names[at], one, images[at], *sizes[at]))
         return results
-
-    def _resized(self, pixels: np.ndarray) -> torch.Tensor:
-        from PIL import Image
-
-        height, width = pixels.shape[:2]
-        size = size_for(width, height, *self.sizes)
-        picture = Image.fromarray(pixels)
-        return to_tensor(
-            np.asarray(picture if size == (width, height) else picture.resize(size, Image.Resampling.BILINEAR))
-        )
 
     def result(
         self, name: str, found: dict[str, torch.Tensor], image: torch.Tensor, width: int, height: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,16 @@ import torch
 from torch import Tensor
 
 from vpt.artifact import Artifact, find_artifact, read_artifact
-from vpt.attention import as_heat, attention_of, require_attention
 from vpt.backbones.backbone import Backbone
 from vpt.backbones.loading import load_backbone
-from vpt.bank.stacking import Stack, stack
+from vpt.bank.answers import Prepared, Result, answer_each, prepare
+from vpt.bank.deadline import Deadline, TooSlowError
+from vpt.bank.look import look_at
+from vpt.bank.passes import Group, normalised, rows_of
 from vpt.bank.task import (
     LoadedClassifier,
     LoadedTask,
+    TaskError,
     check_fits,
     check_shares,
     load_task,
@@ -34,9 +37,6 @@ from vpt.device import autocast, pick_device, pick_precision
 from vpt.errors import UserError, nearest
 from vpt.inputs import Picture
 from vpt.precision import Precision
-from vpt.results import Classification, Detections
-
-Result = Classification | Detections
 
 
 @dataclass(frozen=True)
@@ -58,20 +58,9 @@ class _Entry:
 
     artifact: Artifact  # without its tensors
     bytes: int
+    view: Any  # what prepares pictures for it
+    shape: Hashable  # tasks of one shape share a pass
     loaded: LoadedTask | None
-
-
-class _Group:
-    """Tasks that go through the backbone together, with their prompts stacked."""
-
-    def __init__(self, members: Mapping[str, LoadedClassifier]) -> None:
-        self.members = members
-        self.place = {name: place for place, name in enumerate(members)}
-        self.stack: Stack = stack([member.layers for member in members.values()])
-
-    def holds(self, tasks: Mapping[str, LoadedClassifier]) -> bool:
-        """Whether these very tasks are among its members: a name may have come to mean another one."""
-        return all(self.members.get(name) is task for name, task in tasks.items())
 
 
 class Bank:
@@ -83,6 +72,7 @@ class Bank:
         memory: bytes that tasks may take beside the backbone; the least recently used leave first and come back from
             their files. None for no limit.
         precision: auto, fp32, bf16, fp16, as of `vpt.load`.
+        load_s: seconds that it may take to prepare a task, beside loading the backbone; None for no limit.
 
     Tasks are added and removed while others predict. Results equal each task's own model.
     """
@@ -93,15 +83,19 @@ class Bank:
         device: str = "auto",
         memory: int | None = None,
         precision: Precision = "fp32",
+        load_s: float | None = None,
     ) -> None:
+        self._load_s = load_s
         self._config = backbone
         self._device = pick_device(device)
         self._precision = pick_precision(precision, self._device)
         self._autocast = autocast(self._precision, self._device)
         self._memory = memory
         self._lock = threading.RLock()
+        self._loading = threading.RLock()  # while a backbone loads; who only predicts does not wait for it
+        self._deadline = Deadline()
         self._tasks: OrderedDict[str, _Entry] = OrderedDict()  # least recently used first
-        self._groups: dict[Hashable, _Group] = {}
+        self._groups: dict[Hashable, Group] = {}
         self._backbone: Backbone | None = None
 
     def add(self, name: str, artifact: str | Path) -> TaskInfo:
@@ -130,6 +124,16 @@ class Bank:
             self._entry(name)
             del self._tasks[name]
             self._groups.clear()
+
+    @property
+    def chosen(self) -> bool:
+        """Whether the backbone was named, and is not that of the first task."""
+        return self._config is not None
+
+    @property
+    def backbone_name(self) -> str | None:
+        """The backbone, once it is loaded."""
+        return None if self._backbone is None else self._backbone.name
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -162,13 +166,9 @@ class Bank:
             )
 
     def window(self, name: str) -> Window:
-        """`data.window` of a task, by which images deeper than 8 bits are read for it.
-
-        Raises:
-            UserError: no such task.
-        """
+        """`data.window` of a task, by which images deeper than 8 bits are read for it; "full" where it is gone."""
         with self._lock:
-            return self._entry(name).artifact.config.data.window
+            return self._tasks[name].artifact.config.data.window if name in self._tasks else "full"
 
     def bytes(self) -> int:
         """Bytes that loaded tasks take beside the backbone."""
@@ -191,29 +191,85 @@ class Bank:
         if len(images) != len(tasks):
             raise UserError(f"{len(images)} images with {len(tasks)} tasks; give one task an image")
         loaded = self._use(tasks)
-        results: list[Result | BadImage | None] = [None] * len(images)
-        waiting: dict[Hashable, list[tuple[int, Tensor]]] = {}
+        found: list[Result | UserError | None] = [None] * len(images)
+        ready: list[tuple[int, Prepared]] = []
         for index, (image, name) in enumerate(zip(images, tasks, strict=True)):
-            task = loaded[name]
-            label = name_of(image, index)
+            task, label = loaded[name], name_of(image, index)
             try:
                 pixels = _decoded(image, task.artifact, label)
             except BadImage as error:
-                results[index] = error
+                found[index] = error
                 continue
-            if isinstance(task, LoadedClassifier):
-                ready = task.predictor.transform(pixels, 0)
-                waiting.setdefault((task.shape, ready.shape[-1]), []).append((index, ready))
-            else:
-                results[index] = task.predictor.batch([label], [pixels], top)[0]
-        for batch in waiting.values():
-            mine = [_classifier(loaded[tasks[index]]) for index, _ in batch]
-            scores = self._scores(torch.stack([ready for _, ready in batch]), mine)
-            for (index, _), task, row in zip(batch, mine, scores, strict=True):
-                results[index] = task.result(name_of(images[index], index), row, top)
+            ready.append((index, prepare(pixels, label, [task.view])[0]))
+        mine = [loaded[tasks[index]] for index, _ in ready]
+        answers = answer_each([image for _, image in ready], mine, top, self._scores)
+        for (index, _), answer in zip(ready, answers, strict=True):
+            found[index] = answer
         with self._lock:
             self._make_room(keep=set())  # a batch may have needed more tasks than there is room for
-        return [result for result in results if result is not None]
+        results: list[Result | BadImage] = []
+        for each in found:
+            if isinstance(each, UserError) and not isinstance(each, BadImage):
+                raise each.__cause__ or each
+            assert each is not None
+            results.append(each)
+        return results
+
+    def prepare(self, pixels: np.ndarray, name: str, tasks: Sequence[str]) -> list[Prepared | UserError]:
+        """A picture (H, W, 3) uint8 as each of some tasks wants it, for `answer`; or why that task cannot have it."""
+        height, width = pixels.shape[:2]
+        found: list[Prepared | UserError] = []
+        wanted: list[tuple[int, Any]] = []
+        for task in tasks:
+            try:
+                with self._lock:
+                    entry = self._entry(task)
+                limit = entry.artifact.config.data.max_pixels
+                if width * height > limit:
+                    raise BadImage(name, f"task {task} takes images of at most {limit} pixels")
+                wanted.append((len(found), entry.view))
+                found.append(_PENDING)
+            except UserError as error:
+                found.append(error)
+        for (index, _), ready in zip(wanted, prepare(pixels, name, [view for _, view in wanted]), strict=True):
+            found[index] = ready
+        return found
+
+    def answer(
+        self, images: Sequence[Prepared], tasks: Sequence[str], top: int = 5, seconds: float | None = None
+    ) -> list[Result | UserError]:
+        """What each prepared image shows to its task, or what went wrong with it: a task that fails, or that is gone,
+        costs only its own answers.
+
+        Args:
+            images: made by `prepare`.
+            tasks: the task of each image.
+            top: how many classes a classification names.
+            seconds: after which the passes are stopped, between two layers.
+
+        Raises:
+            TooSlowError: they were.
+        """
+        loaded, failed = self._use_each(tasks)
+        served = [index for index, name in enumerate(tasks) if name in loaded]
+        with self._deadline.within(seconds):
+            answers = iter(
+                answer_each(
+                    [images[index] for index in served], [loaded[tasks[index]] for index in served], top, self._scores
+                )
+            )
+        with self._lock:
+            self._make_room(keep=set())
+        return [next(answers) if name in loaded else failed[name] for name in tasks]
+
+    def shape(self, name: str) -> Hashable:
+        """Tasks for which this is equal share passes through the backbone, and cost the same.
+
+        Raises:
+            UserError: no such task.
+        """
+        with self._lock:
+            return self._entry(name).shape
 
     def attention(self, image: Picture, task: str) -> dict[str, Any]:
         """Where a task looks on an image: maps over the square that the backbone sees, each 0 to 1 by its own range.
@@ -226,22 +282,21 @@ class Bank:
             UserError: no such task, one that finds boxes, or a backbone without patches.
         """
         loaded = self._use([task])[task]
-        model = require_attention(loaded.predictor.model)
-        assert isinstance(loaded, LoadedClassifier)
-        square = loaded.predictor.transform(_decoded(image, loaded.artifact, "image"), 0)
-        (maps,) = attention_of(model, square[None].to(self._device))
+        pixels = _decoded(image, loaded.artifact, "image")
+        return look_at(loaded, prepare(pixels, "image", [loaded.view])[0], self._device)
 
-        def lists(layers: Tensor | None) -> list[Any]:
-            return [] if layers is None else [as_heat(layer).round(4).tolist() for layer in layers]
+    def look(self, image: Prepared, task: str, seconds: float | None = None) -> dict[str, Any]:
+        """What `attention` gives, of a prepared image.
 
-        return {
-            "task": task,
-            "square": square.permute(1, 2, 0).numpy(),
-            "grid": list(maps.rollout.shape),
-            "rollout": as_heat(maps.rollout).round(4).tolist(),
-            "cls": lists(maps.cls),
-            "prompts": lists(maps.prompts),
-        }
+        Raises:
+            TaskError: a task that shows no attention.
+            TooSlowError: it took longer than that.
+        """
+        loaded, failed = self._use_each([task])
+        if failed:
+            raise failed[task]
+        with self._deadline.within(seconds):
+            return look_at(loaded[task], image, self._device)
 
     def logits(self, images: Tensor, tasks: Sequence[str]) -> list[Tensor]:
         """Scores (classes of its task,) of each image, on the CPU in float32, before softmax or sigmoid.
@@ -257,32 +312,33 @@ class Bank:
         return self._scores(images, [_classifier(loaded[name]) for name in tasks])
 
     @torch.inference_mode()
-    def _scores(self, images: Tensor, tasks: Sequence[LoadedClassifier]) -> list[Tensor]:
-        """What `logits` gives, of images (B, 3, S, S) and the task of each."""
+    def _scores(self, images: Tensor, tasks: Sequence[LoadedClassifier], alone: bool = False) -> list[Tensor]:
+        """What `logits` gives, of images (B, 3, S, S) and the task of each; alone: apart from other loaded tasks."""
         images = images.to(self._device)
         found: dict[int, Tensor] = {}
         shapes: dict[Hashable, list[int]] = {}
         for index, task in enumerate(tasks):
             shapes.setdefault(task.shape, []).append(index)
         for places in shapes.values():
-            found |= zip(places, self._pass(_rows(images, places), [tasks[index] for index in places]), strict=True)
+            mine = [tasks[index] for index in places]
+            group = Group({task.name: task for task in mine}) if alone else self._group(mine)
+            found |= zip(places, self._pass(rows_of(images, places), mine, group), strict=True)
         return [found[index] for index in range(len(tasks))]
 
-    def _pass(self, images: Tensor, tasks: Sequence[LoadedClassifier]) -> list[Tensor]:
-        """Scores of images whose tasks have one shape, by one pass through the backbone."""
-        group = self._group(tasks)
+    def _pass(self, images: Tensor, tasks: Sequence[LoadedClassifier], group: Group) -> list[Tensor]:
+        """Scores of images whose tasks are of one group, by one pass through the backbone."""
         model = tasks[0].model
         ids = torch.tensor([group.place[task.name] for task in tasks], device=self._device)
         found: dict[int, Tensor] = {}
         with self._autocast():
-            seen = _normalised(images, tasks)
+            seen = normalised(images, tasks)
             features = model.backbone.features(seen, model.steps, model.pool, group.stack.of(ids))
             for name, task in {task.name: task for task in tasks}.items():
                 rows = [row for row, other in enumerate(tasks) if other.name == name]
-                found |= zip(rows, task.head(_rows(features, rows)).float().cpu(), strict=True)
+                found |= zip(rows, task.head(rows_of(features, rows)).float().cpu(), strict=True)
         return [found[row] for row in range(len(tasks))]
 
-    def _group(self, tasks: Sequence[LoadedClassifier]) -> _Group:
+    def _group(self, tasks: Sequence[LoadedClassifier]) -> Group:
         """A group of all loaded tasks of the shape that these have, made anew after tasks came or went."""
         wanted = {task.name: task for task in tasks}
         shape = tasks[0].shape
@@ -291,7 +347,7 @@ class Bank:
             if group is None or not group.holds(wanted):
                 every = [entry.loaded for entry in self._tasks.values()]
                 members = {t.name: t for t in every if isinstance(t, LoadedClassifier) and t.shape == shape}
-                group = self._groups[shape] = _Group(members | wanted)
+                group = self._groups[shape] = Group(members | wanted)
             return group
 
     def _use(self, tasks: Sequence[str]) -> dict[str, LoadedTask]:
@@ -315,12 +371,34 @@ class Bank:
                 self._make_room(keep=set(wanted))
             return found
 
+    def _use_each(self, tasks: Sequence[str]) -> tuple[dict[str, LoadedTask], dict[str, UserError]]:
+        """Tasks that can be used, and why the others cannot."""
+        try:
+            return self._use(tasks), {}
+        except UserError:
+            pass  # one of them; which one is found below
+        found: dict[str, LoadedTask] = {}
+        failed: dict[str, UserError] = {}
+        for name in dict.fromkeys(tasks):
+            try:
+                found |= self._use([name])
+            except UserError as error:
+                failed[name] = TaskError(f"task {name} is not served any more")
+                failed[name].__cause__ = error
+        return found, failed
+
     def _read(self, name: str, path: Path) -> _Entry:
         """A task from its file, as it is now: what left for want of memory comes back as what is there by then."""
         artifact = read_artifact(path)
         check_shares(name, artifact)
-        loaded = load_task(name, artifact, self._backbone_for(name, artifact), self._device, self._precision)
-        return _Entry(loaded.artifact, loaded.bytes, loaded)
+        backbone = self._backbone_for(name, artifact)
+        try:
+            with self._deadline.within(self._load_s):
+                loaded = load_task(name, artifact, backbone, self._device, self._precision)
+        except TooSlowError:
+            raise UserError(f"task {name} takes longer than {self._load_s:g} seconds to prepare") from None
+        self._deadline.watch(loaded.predictor.model)
+        return _Entry(loaded.artifact, loaded.bytes, loaded.view, loaded.shape, loaded)
 
     def _entry(self, name: str) -> _Entry:
         if name not in self._tasks:
@@ -341,7 +419,7 @@ class Bank:
     def _backbone_for(self, name: str, artifact: Artifact) -> Backbone:
         """The backbone for one more task: the first task brings it, and the first that reads names its text tower."""
         wanted = self._config or artifact.config.backbone
-        with self._lock:
+        with self._loading:
             if self._backbone is None:
                 self._backbone = self._placed(load_backbone(wanted, text=reads_names(artifact), dynamic=True))
             elif self._backbone.text is None and reads_names(artifact) and self._backbone.name == wanted.name:
@@ -355,26 +433,18 @@ class Bank:
     def _placed(self, backbone: Backbone) -> Backbone:
         """A backbone that came, as its passes want it: rounded, on the device."""
         backbone.round_to(self._precision)
+        self._deadline.watch(backbone)
         return backbone.to(self._device)
+
+
+_PENDING = UserError("not prepared yet")
 
 
 def _decoded(image: Picture, artifact: Artifact, label: str) -> np.ndarray:
     data = artifact.config.data
-    return decode(image, data.max_pixels, label, data.window)
+    return decode(image, data.max_pixels, label, window=data.window)
 
 
 def _classifier(task: LoadedTask) -> LoadedClassifier:
     assert isinstance(task, LoadedClassifier)
     return task
-
-
-def _rows(values: Tensor, rows: Sequence[int]) -> Tensor:
-    """Some rows; not copied where they are all."""
-    return values if len(rows) == len(values) else values[torch.tensor(rows, device=values.device)]
-
-
-def _normalised(images: Tensor, tasks: Sequence[LoadedClassifier]) -> Tensor:
-    """Normalised images, each by its own task's mean and std, and under that task's pixel prompt if it has one."""
-    if len({task.sees for task in tasks}) == 1:
-        return tasks[0].model.normalise(images)
-    return torch.cat([task.model.normalise(images[row : row + 1]) for row, task in enumerate(tasks)])

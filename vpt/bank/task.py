@@ -21,8 +21,16 @@ from vpt.precision import Precision
 from vpt.predict import BoxPredictor, Classifier, Predictor
 from vpt.prompted import Prompted
 from vpt.prompts.pixels import PixelPrompts
-from vpt.results import Classification
+from vpt.results import Classification, Detections
 from vpt.tasks import task_of
+
+
+class TaskError(UserError):
+    """What a task is at fault for, whatever the image; the sentence names the task and no file."""
+
+
+class OtherBackboneError(UserError):
+    """A task was trained on another backbone than the one that is served."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,23 @@ class LoadedTask:
     predictor: Predictor
     shape: Hashable
     bytes: int
+
+    @property
+    def view(self) -> Any:
+        """What makes of a picture (H, W, 3) uint8 the pixels (3, h, w) uint8 that the model takes; hashable."""
+        return self.predictor.view
+
+    def boxes(self, image: Any) -> Detections:
+        """The boxes of a prepared image.
+
+        Raises:
+            TaskError: boxes that are not finite.
+        """
+        assert isinstance(self.predictor, BoxPredictor)
+        try:
+            return self.predictor.found([image.name], [image.pixels], [(image.width, image.height)])[0]
+        except UserError as error:
+            raise TaskError(f"task {self.name} gives boxes that are not finite; train it again") from error
 
 
 @dataclass(frozen=True)
@@ -68,10 +93,10 @@ class LoadedClassifier(LoadedTask):
         """The result of scores (K,) of an image, by its name.
 
         Raises:
-            UserError: scores that are not finite.
+            TaskError: scores that are not finite.
         """
         if not torch.isfinite(scores).all():
-            raise UserError(f"task {self.name} gives scores that are not finite; train it again")
+            raise TaskError(f"task {self.name} gives scores that are not finite; train it again")
         share = scores.sigmoid() if self.artifact.multilabel else scores.softmax(0)
         return self.predictor.result(image, share, top)
 
@@ -114,11 +139,12 @@ def check_fits(name: str, artifact: Artifact, backbone: Backbone) -> None:
     """Whether a task goes with this backbone.
 
     Raises:
-        UserError: it was trained on another one, or wants images of a size that the backbone, as it was loaded, does
+        OtherBackboneError: it was trained on another one.
+        UserError: it wants images of a size that the backbone, as it was loaded, does
             not take.
     """
     if artifact.backbone["fingerprint"] not in backbone.fingerprints:
-        raise UserError(
+        raise OtherBackboneError(
             f"task {name} was trained on backbone {artifact.backbone['name']} "
             f"(fingerprint {artifact.backbone['fingerprint'][:12]}), not on {backbone.name} "
             f"(fingerprint {backbone.fingerprint[:12]}), which has other weights or computes otherwise; serve it alone"

@@ -41,13 +41,12 @@ class Checked(NamedTuple):
         """Describe a decoded image."""
         height, width = decoded.pixels.shape[:2]
         digest = hashlib.sha256(f"{width}x{height}".encode())
-        if decoded.deep is None:
+        if decoded.values is None:
             digest.update(decoded.pixels.data)
-            depth = None
         else:  # scaled to 8 bits, dark images that differ would become the same
-            digest.update(np.ascontiguousarray(decoded.deep, dtype=np.float64).data)
-            depth = Depth.of(decoded.deep)
-        return cls(decoded.format, decoded.mode, width, height, digest.hexdigest(), decoded.notes, depth)
+            for row in decoded.values:
+                digest.update(np.ascontiguousarray(row, dtype=np.float64).data)
+        return cls(decoded.format, decoded.mode, width, height, digest.hexdigest(), decoded.notes, decoded.depth)
 
 
 class Memory:

@@ -51,6 +51,11 @@ def colours(content: bytes, loaded: Image.Image) -> np.ndarray:
             found = found[..., 2::-1]  # from blue, green, red
         elif found.ndim == 2:
             found = np.repeat(found[..., None], 3, axis=2)
-        if found.shape == upper.shape and (np.abs(found // 257 - upper.astype(np.int32)) <= 1).all():
-            return np.ascontiguousarray(found)
+        if found.shape == upper.shape and all(map(_agree, found, upper)):
+            return found
     return upper.astype(np.uint16) * 257
+
+
+def _agree(found: np.ndarray, upper: np.ndarray) -> bool:
+    """Whether 16-bit values of a row are those whose upper 8 bits are these, but for rounding."""
+    return bool((np.abs(found // 257 - upper.astype(np.int32)) <= 1).all())

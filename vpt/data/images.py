@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import os
 import stat
-from contextlib import closing
+from collections.abc import Collection, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -21,7 +22,9 @@ from vpt.data import deep_colour
 from vpt.data.magic import HEAD, what_it_is
 from vpt.data.pillow import pillow_settings
 from vpt.data.records import Item, Record
-from vpt.data.rgb import to_rgb
+from vpt.data.rgb import grey_values, to_rgb
+from vpt.data.structure import examine_structure
+from vpt.data.window import Depth
 from vpt.errors import UserError
 
 # An allow-list: Pillow's other readers include one that starts a program (EPS) and some that take almost any
@@ -30,6 +33,10 @@ FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "JPEG2000"
 _SUFFIXES = "jpg jpeg jpe jfif png apng gif webp bmp dib tif tiff ppm pgm pbm pnm jp2 j2k avif ico qoi"
 EXTENSIONS = frozenset("." + suffix for suffix in _SUFFIXES.split())
 MAX_PIXELS = 100_000_000
+_TILE_TAGS = (322, 323)  # of a TIFF: width and height of a tile
+# Bytes for each pixel while a format is decoded, measured with the whole of `decode`.
+_BYTES_A_PIXEL = {"WEBP": 20, "JPEG": 14}
+_TILE = 1 << 22  # pixels that a tile of a TIFF may have, whatever the size of the image
 
 Source = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | np.ndarray
 
@@ -47,29 +54,45 @@ class BadImage(UserError):
 
 
 class Decoded(NamedTuple):
-    """Pixels (H, W, 3) uint8 RGB; the file's format and Pillow mode; words for what had to be converted; the values
-    before they were scaled, where there were more than 8 bits of them."""
+    """Pixels (H, W, 3) uint8 RGB; the file's format and Pillow mode; words for what had to be converted; whether it is
+    deeper than 8 bits; which values it has then, as far as they were read, and these, if they were to be measured."""
 
     pixels: np.ndarray
     format: str
     mode: str
     notes: tuple[str, ...]
-    deep: np.ndarray | None = None
+    deep: bool = False
+    depth: Depth | None = None
+    values: np.ndarray | None = None
+
+
+class Header(NamedTuple):
+    """What a file says of itself before it is decoded, and the memory that decoding it takes at most, in bytes."""
+
+    format: str
+    width: int
+    height: int
+    memory: int
 
 
 def decode(
-    source: Source, max_pixels: int = MAX_PIXELS, name: str | None = None, window: Window = "auto"
+    source: Source,
+    max_pixels: int = MAX_PIXELS,
+    name: str | None = None,
+    formats: Collection[str] = FORMATS,
+    window: Window = "auto",
 ) -> np.ndarray:
     """Return the pixels of `source` as a new array (H, W, 3) of uint8 RGB.
 
     `source` is a path, the bytes of a file, a binary file object, a Pillow image, or an array (H, W), (H, W, 1),
     (H, W, 3) or (H, W, 4) of uint8. Images come out upright (EXIF), over white where they are transparent; of an
-    animation the first frame. Values deeper than 8 bits are scaled by `window`, which is `data.window` of the run that
-    the image is for; "auto" is "legacy", for only settings of a version without `data.window` leave it undecided.
+    animation the first frame. `formats` are the kinds of file that are taken. Values deeper than 8 bits are scaled by
+    `window`, which is `data.window` of the run that the image is for; "auto" is "legacy", for only settings of versions
+    without `data.window` leave it undecided.
 
     Raises:
-        BadImage: it cannot be read, is cut short, or has more than `max_pixels` pixels. `name` is what the
-            message calls it; default: the path.
+        BadImage: it cannot be read, is cut short, is of another format, or has more than `max_pixels` pixels. `name` is
+            what the message calls it; default: the path.
 
     >>> decode(Image.new("L", (4, 3), 7)).shape
     (3, 4, 3)
@@ -78,18 +101,19 @@ def decode(
     ...
     vpt.data.images.BadImage: cannot use the image <bytes>: it is not an image file in a known format
     """
-    return examine(source, max_pixels, name, window).pixels
+    return examine(source, max_pixels, name, formats, window).pixels
 
 
 def examine(
     source: Source,
     max_pixels: int = MAX_PIXELS,
     name: str | None = None,
+    formats: Collection[str] = FORMATS,
     window: Window = "auto",
     measure: bool = False,
 ) -> Decoded:
-    """Like `decode`, and tell the format, the mode and what was converted; with `measure` also 16-bit colours where no
-    window asks for them.
+    """Like `decode`, and tell the format, the mode and what was converted; with `measure` also the values of images
+    deeper than 8 bits.
 
     >>> examine(Image.new("1", (2, 2)), name="dots").notes
     ('1-bit',)
@@ -97,17 +121,53 @@ def examine(
     name = _name_of(source) if name is None else name
     if isinstance(source, np.ndarray):
         return _from_array(source, max_pixels, name)
+    with _failures_named(name), pillow_settings(max_pixels):
+        if isinstance(source, Image.Image):
+            return _from_pillow(source, max_pixels, name, window, measure)
+        with _opened(source, name) as file, closing(_open(file, name, formats)) as image:
+            return _from_pillow(image, max_pixels, name, window, measure, file)
+
+
+def read_header(
+    content: bytes, max_pixels: int = MAX_PIXELS, name: str = "<bytes>", formats: Collection[str] = FORMATS
+) -> Header:
+    """Check what can be known of a file from a stranger before any pixel is decoded.
+
+    Raises:
+        BadImage: as `decode` does, or because the structure of the file would take more work than that many pixels.
+
+    >>> file = io.BytesIO()
+    >>> Image.new("L", (4, 3)).save(file, "PNG")
+    >>> read_header(file.getvalue())[:3]
+    ('PNG', 4, 3)
+    """
+    found = examine_structure(content)
+    if found.reason:
+        raise BadImage(name, found.reason)
+    with (
+        _failures_named(name),
+        pillow_settings(max_pixels),
+        _opened(content, name) as file,
+        closing(_open(file, name, formats)) as image,
+    ):
+        _check_geometry(image, max_pixels, name)
+        kind, (width, height) = image.format or "", image.size
+    if width * height * found.weight > max_pixels:
+        raise BadImage(
+            name,
+            f"decoding its {width}x{height} pixels takes as much work as {found.weight:g} times as many; "
+            "save it as a plain JPEG or PNG file",
+        )
+    return Header(kind, width, height, width * height * _BYTES_A_PIXEL.get(kind, 10))
+
+
+@contextmanager
+def _failures_named(name: str) -> Iterator[None]:
+    """Turn whatever decoding raises into a BadImage."""
     try:
-        with pillow_settings(max_pixels):
-            if isinstance(source, Image.Image):
-                return _from_pillow(source, max_pixels, name, window)
-            with _opened(source, name) as file, closing(_open(file)) as image:
-                deep = (measure or not isinstance(window, str)) and deep_colour.is_deep(image)
-                return _from_pillow(image, max_pixels, name, window, file if deep else None)
+        yield
     except BadImage:
         raise
-    except UnidentifiedImageError:
-        raise BadImage(name, what_it_is(_head(source))) from None
     except MemoryError:
         raise BadImage(name, "there is not enough memory to decode it") from None
     except Exception as error:
@@ -127,14 +187,14 @@ def read(record: Record, max_pixels: int = MAX_PIXELS, measure: bool = False) ->
     if not isinstance(record.source, Item):
         # Depths are measured as values are, whatever an earlier version made of them.
         window = "full" if measure and record.window in LEGACY else record.window
-        return examine(record.source, max_pixels, record.name, window, measure)
+        return examine(record.source, max_pixels, record.name, window=window, measure=measure)
     dataset, at = record.source
     try:
         with pillow_settings(max_pixels):
             image: Any = dataset[at][0]
     except Exception as error:
         raise BadImage(record.name, _reason(error)) from error
-    return examine(image, max_pixels, record.name, record.window)
+    return examine(image, max_pixels, record.name, window=record.window, measure=measure)
 
 
 def header_pixels(record: Record, max_pixels: int = MAX_PIXELS) -> int:
@@ -142,7 +202,11 @@ def header_pixels(record: Record, max_pixels: int = MAX_PIXELS) -> int:
     if isinstance(record.source, Item):
         return int(np.prod(read(record, max_pixels).pixels.shape[:2]))
     try:
-        with pillow_settings(max_pixels), _opened(record.source, record.name) as file, closing(_open(file)) as image:
+        with (
+            pillow_settings(max_pixels),
+            _opened(record.source, record.name) as file,
+            closing(_open(file, record.name)) as image,
+        ):
             _check_size(image.size, max_pixels, record.name)
             return image.width * image.height
     except BadImage:
@@ -151,8 +215,14 @@ def header_pixels(record: Record, max_pixels: int = MAX_PIXELS) -> int:
         raise BadImage(record.name, _reason(error)) from error
 
 
-def _open(file: IO[bytes]) -> Image.Image:
-    return Image.open(file, formats=[name for name in FORMATS if name in _readable()])
+def _open(file: IO[bytes], name: str, formats: Collection[str] = FORMATS) -> Image.Image:
+    try:
+        return Image.open(file, formats=[each for each in formats if each in _readable()])
+    except UnidentifiedImageError:
+        if formats is not FORMATS:
+            raise BadImage(name, f"it is not an image file of these formats: {', '.join(sorted(formats))}") from None
+        file.seek(0)
+        raise BadImage(name, what_it_is(file.read(HEAD))) from None
 
 
 _formats: frozenset[str] = frozenset()
@@ -168,23 +238,28 @@ def _readable() -> frozenset[str]:
 
 
 def _from_pillow(
-    image: Image.Image, max_pixels: int, name: str, window: Window, deep: IO[bytes] | None = None
+    image: Image.Image, max_pixels: int, name: str, window: Window, measure: bool, file: IO[bytes] | None = None
 ) -> Decoded:
-    """What Pillow reads, with the 16-bit colours of the file `deep` if there is one."""
-    _check_size(image.size, max_pixels, name)
+    """What Pillow reads, with the 16-bit colours of the file it comes from where a window or a measure wants them."""
+    _check_geometry(image, max_pixels, name)
     file_format, mode = image.format or "array", image.mode
-    several = getattr(image, "n_frames", 1) > 1
+    # Not how many: to count them Pillow reads every page of a TIFF.
+    several = getattr(image, "is_animated", False)
+    deep = deep_colour.is_deep(image)  # told by the file, before its pixels are loaded
     image.load()
     # Some formats learn their true size only now.
     _check_size(image.size, max_pixels, name)
     colours = None
-    if deep is not None:
-        deep.seek(0)
-        colours = deep_colour.colours(deep.read(), image)
-    upright, notes, values = to_rgb(image, window, colours)
+    if deep and file is not None and (measure or not isinstance(window, str)):
+        file.seek(0)
+        colours = deep_colour.colours(file.read(), image)
+    pixels, notes, depth = to_rgb(image, window, colours)
     if several:
         notes = (*notes, "first of several frames")
-    return Decoded(np.array(upright), file_format, mode, notes, values)
+    values = None
+    if measure and depth is not None:
+        values = grey_values(image, window) if colours is None else colours
+    return Decoded(pixels, file_format, mode, notes, deep or depth is not None, depth, values)
 
 
 def _from_array(array: np.ndarray, max_pixels: int, name: str) -> Decoded:
@@ -197,9 +272,19 @@ def _from_array(array: np.ndarray, max_pixels: int, name: str) -> Decoded:
     _check_size((shape[1], shape[0]), max_pixels, name)
     if array.ndim == 3 and shape[2] == 4:
         rgb, notes, _ = to_rgb(Image.fromarray(np.ascontiguousarray(array), "RGBA"))
-        return Decoded(np.array(rgb), "array", "RGBA", notes)
+        return Decoded(rgb, "array", "RGBA", notes)
     planes = array.reshape(shape[0], shape[1], -1)
     return Decoded(np.array(np.broadcast_to(planes, (*shape[:2], 3)), order="C"), "array", "RGB", ())
+
+
+def _check_geometry(image: Image.Image, max_pixels: int, name: str) -> None:
+    """BadImage for more pixels than allowed, or for tiles that take far more memory than the image."""
+    _check_size(image.size, max_pixels, name)
+    tags = getattr(image, "tag_v2", {})
+    wide, high = (tags.get(tag, 0) for tag in _TILE_TAGS)
+    pixels = image.width * image.height
+    if not (isinstance(wide, int) and isinstance(high, int)) or wide * high > max(4 * pixels, _TILE):
+        raise BadImage(name, f"its tiles of {wide}x{high} pixels are out of proportion to its {pixels} pixels")
 
 
 def _check_size(size: tuple[int, int], max_pixels: int, name: str) -> None:
@@ -233,16 +318,6 @@ def _opened(source: Any, name: str) -> IO[bytes]:
     if not content:
         raise BadImage(name, "the file is empty")
     return io.BytesIO(content)
-
-
-def _head(source: Any) -> bytes:
-    """The first bytes of a path or of bytes; nothing of what can be read only once."""
-    if isinstance(source, bytes | bytearray | memoryview):
-        return bytes(source[:HEAD])
-    if isinstance(source, str | os.PathLike):
-        with open(source, "rb") as file:
-            return file.read(HEAD)
-    return b""
 
 
 def _name_of(source: Any) -> str:

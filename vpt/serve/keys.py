@@ -5,13 +5,19 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import logging
+import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from vpt.errors import UserError
 from vpt.files import read_json, write_text
+
+logger = logging.getLogger("vpt.serve")
+
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 class Keys:
@@ -34,8 +40,12 @@ class Keys:
 
     def allows(self, key: str, task: str) -> bool:
         """Whether the key may use a task."""
-        patterns = self._patterns(key)
-        return patterns is not None and any(fnmatchcase(task, pattern) for pattern in patterns)
+        return bool(self.allowed(key, [task]))
+
+    def allowed(self, key: str, tasks: Iterable[str]) -> list[str]:
+        """Those of some tasks that the key may use."""
+        patterns = self._patterns(key) or ()
+        return [task for task in tasks if any(fnmatchcase(task, pattern) for pattern in patterns)]
 
     def _patterns(self, key: str) -> Sequence[str] | None:
         digest = digest_of(key)
@@ -46,13 +56,45 @@ class Keys:
         return found
 
 
+class KeyFile:
+    """A file of keys that may change while the server runs.
+
+    A file that becomes broken or goes away closes nothing and opens nothing: the keys that were last read go on, and
+    `broken` and the log say so. An empty file of keys, `{}`, closes all.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        UserError: it cannot be read at the start.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.keys = read_keys(path)
+        self.broken = ""
+
+    def refresh(self) -> None:
+        """Read the file as it is now."""
+        before = self.broken
+        try:
+            self.keys, self.broken = read_keys(self.path), ""
+        except UserError as error:
+            self.broken = str(error)
+        if self.broken != before:
+            if self.broken:
+                logger.error("%s; the keys that were read before go on", self.broken)
+            else:
+                logger.warning("the keys %s can be read again", self.path)
+
+
 def digest_of(key: str) -> str:
     """What the file holds of a key.
 
     >>> len(digest_of("secret"))
     64
     """
-    return hashlib.sha256(key.encode()).hexdigest()
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def new_key() -> str:
@@ -80,7 +122,7 @@ def read_keys(path: Path) -> Keys:
     """
     tree = read_json(path, "make one with: vpt serve --new-key")
     good = isinstance(tree, dict) and all(
-        len(digest) == 64 and isinstance(patterns, list) and all(isinstance(pattern, str) for pattern in patterns)
+        _DIGEST.fullmatch(digest) and isinstance(patterns, list) and all(isinstance(each, str) for each in patterns)
         for digest, patterns in tree.items()
     )
     if not good:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from collections import Counter as Counts
+from collections.abc import Collection, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client.core import CounterMetricFamily
 
 
 class ServerMetrics:
@@ -11,7 +15,6 @@ class ServerMetrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter("vpt_requests_total", "requests by status", ["status"], registry=self.registry)
-        self.images = Counter("vpt_images_total", "answered images by task", ["task"], registry=self.registry)
         self.latency = Histogram("vpt_request_seconds", "time of a prediction request", registry=self.registry)
         self.batch = Histogram(
             "vpt_batch_images",
@@ -21,14 +24,38 @@ class ServerMetrics:
         )
         self.compute = Histogram("vpt_batch_seconds", "time of a batch", registry=self.registry)
         self.waiting = Gauge("vpt_waiting_images", "images in the queue", registry=self.registry)
+        self.decoding = Gauge("vpt_decoding_images", "images that wait to be decoded", registry=self.registry)
+        self.uploads = Gauge("vpt_upload_bytes", "bytes of requests that are held", registry=self.registry)
         self.tasks = Gauge("vpt_tasks", "tasks served", registry=self.registry)
         self.bad = Gauge("vpt_bad_artifacts", "artifacts of the folder that are not served", registry=self.registry)
+        self.keys_broken = Gauge("vpt_keys_broken", "1 while the file of keys cannot be read", registry=self.registry)
+        self._answered: Counts[str] = Counts()  # images by task: names are not for everyone
 
     def observe_batch(self, size: int, seconds: float) -> None:
         """Count a batch."""
         self.batch.observe(size)
         self.compute.observe(seconds)
 
-    def text(self) -> bytes:
-        """All of it in Prometheus' text form."""
-        return generate_latest(self.registry)
+    def count_image(self, task: str) -> None:
+        """Count an image that a task has answered."""
+        self._answered[task] += 1
+
+    def text(self, tasks: Collection[str]) -> bytes:
+        """All of it in Prometheus' text form; of counts by task only those of these tasks."""
+        by_task = CollectorRegistry()
+        by_task.register(_Images({task: self._answered[task] for task in tasks if task in self._answered}))
+        return generate_latest(self.registry) + generate_latest(by_task)
+
+
+class _Images:
+    """Answered images by task."""
+
+    def __init__(self, counts: dict[str, int]) -> None:
+        self.counts = counts
+
+    def collect(self) -> Iterator[Metric]:
+        """What a registry asks for."""
+        family = CounterMetricFamily("vpt_images", "answered images by task", labels=["task"])
+        for task, count in self.counts.items():
+            family.add_metric([task], count)
+        yield family

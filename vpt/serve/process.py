@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vpt.errors import UserError
 from vpt.serve.settings import ServeSettings
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 VARIABLE = "VPT_SERVE"  # how settings reach the processes that uvicorn starts
+LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
 
 def app_of_environment() -> FastAPI:
@@ -37,22 +39,51 @@ def run(settings: ServeSettings, host: str, port: int, workers: int) -> None:
     import uvicorn
 
     check_address(host, port)
+    settings = with_hosts(settings, host)
+    options = {"host": host, "port": port, **uvicorn_options()}
     if workers == 1:
         from vpt.serve.app import create_app
 
-        # A slow client must not hold the end of the process up for ever.
-        uvicorn.run(create_app(settings), host=host, port=port, log_level="info", timeout_graceful_shutdown=10)
+        uvicorn.run(create_app(settings), **options)
         return
     os.environ[VARIABLE] = settings.model_dump_json()
-    uvicorn.run(
-        "vpt.serve.process:app_of_environment",
-        factory=True,
-        host=host,
-        port=port,
-        workers=workers,
-        log_level="info",
-        timeout_graceful_shutdown=10,
-    )
+    uvicorn.run("vpt.serve.process:app_of_environment", factory=True, workers=workers, **options)
+
+
+def uvicorn_options() -> dict[str, Any]:
+    """How uvicorn runs the application, so that its limits on connections and on the log hold."""
+    from vpt.serve.logs import log_config
+    from vpt.serve.protocol import GuardedProtocol
+
+    return {
+        "http": GuardedProtocol,
+        "ws": "none",
+        "log_level": "info",
+        "log_config": log_config(),
+        "server_header": False,
+        # A slow client must not hold the end of the process up for ever.
+        "timeout_graceful_shutdown": 10,
+    }
+
+
+def with_hosts(settings: ServeSettings, host: str) -> ServeSettings:
+    """The settings with the host names of this machine, where it listens to nobody else and none are named.
+
+    >>> with_hosts(ServeSettings(folder="."), "127.0.0.1").allowed_hosts
+    ('localhost', '127.0.0.1', '[::1]')
+    >>> with_hosts(ServeSettings(folder="."), "0.0.0.0").allowed_hosts
+    ()
+    """
+    if settings.allowed_hosts or not _is_local(host):
+        return settings
+    return settings.model_copy(update={"allowed_hosts": tuple(dict.fromkeys((*LOCAL, host)))})
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def check_address(host: str, port: int) -> None:

@@ -1,0 +1,1 @@
+"""What strangers may send: files and requests that try to stall, fill or crash whoever reads them."""

@@ -1,0 +1,261 @@
+"""Reading a form with images from a stranger, in bounded memory and with work in proportion to its bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+HEADER_BYTES = 4096  # of one part
+FIELD_BYTES = 64 * 1024  # of all fields that are no images
+NAME_LENGTH = 255  # characters of an image's name that are kept
+SLICE = 64 * 1024  # bytes parsed before others have their turn
+
+
+class FormError(Exception):
+    """A form that is not taken: the status to answer with, why, and whether the rest of it is not waited for."""
+
+    def __init__(self, status: int, text: str, close: bool = False) -> None:
+        super().__init__(text)
+        self.status = status
+        self.close = close
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An image as it came."""
+
+    name: str
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a request asks for."""
+
+    images: tuple[Upload, ...]
+    tasks: tuple[str, ...]  # each as it was sent, which may be several joined by commas
+    fields: Mapping[str, str]
+
+
+@dataclass
+class _Part:
+    headers: dict[bytes, bytes] = field(default_factory=dict)
+    header_name: bytearray = field(default_factory=bytearray)
+    header_value: bytearray = field(default_factory=bytearray)
+    name: str = ""
+    file_name: str | None = None
+    content: io.BytesIO = field(default_factory=io.BytesIO)
+
+
+class FormReader:
+    """Takes the body of a form piece by piece.
+
+    Args:
+        content_type: header of the request.
+        max_images: more are refused.
+        max_fields: other fields; more are refused.
+
+    Raises:
+        FormError: it is no form, or one in another encoding than UTF-8.
+
+    >>> reader = FormReader("multipart/form-data; boundary=b", max_images=1, max_fields=1)
+    >>> reader.feed(b'--b\\r\\nContent-Disposition: form-data; name="tasks"\\r\\n\\r\\nflowers\\r\\n--b--\\r\\n')
+    >>> reader.finish().tasks
+    ('flowers',)
+    """
+
+    def __init__(self, content_type: str, max_images: int, max_fields: int) -> None:
+        kind, options = parse_options_header(content_type) if len(content_type) <= 1024 else (b"", {})
+        if kind != b"multipart/form-data":
+            raise FormError(415, "send a form (multipart/form-data) with the fields 'images' and 'tasks'")
+        charset = options.get(b"charset", b"utf-8").lower()
+        if charset not in (b"utf-8", b"utf8", b"us-ascii"):
+            raise FormError(415, "send the form in UTF-8")
+        self._boundary = options.get(b"boundary", b"")
+        if not self._boundary or len(self._boundary) > 200:
+            raise FormError(400, "the form cannot be read: its Content-Type names no boundary")
+        self._max_images, self._max_fields = max_images, max_fields
+        self._images: list[Upload] = []
+        self._fields: list[tuple[str, str]] = []
+        self._part = _Part()
+        self._delimiters = self._field_bytes = self._header_bytes = 0
+        self._ended = False
+        self._parser = MultipartParser(
+            self._boundary,
+            {
+                "on_part_begin": self._begin,
+                "on_header_field": lambda data, start, end: self._header(self._part.header_name, data[start:end]),
+                "on_header_value": lambda data, start, end: self._header(self._part.header_value, data[start:end]),
+                "on_header_end": self._end_header,
+                "on_headers_finished": self._end_headers,
+                "on_part_data": self._data,
+                "on_part_end": self._end,
+                "on_end": self._finish,
+            },
+        )
+
+    def feed(self, data: bytes) -> None:
+        """Take a piece of the body; best of at most `SLICE` bytes.
+
+        Raises:
+            FormError: more than is allowed, or no form.
+        """
+        # Where the boundary stands within a part the parser goes on byte by byte.
+        self._delimiters += data.count(b"\r\n--" + self._boundary)
+        if self._delimiters > 2 * (self._max_images + self._max_fields) + 8:
+            raise FormError(400, "the form cannot be read: it has too many parts")
+        try:
+            self._parser.write(data)
+        except FormParserError:
+            raise FormError(400, "the form cannot be read: its parts are not well formed") from None
+
+    def finish(self) -> Form:
+        """What came.
+
+        Raises:
+            FormError: the body ended within a part.
+        """
+        if not self._ended:
+            raise FormError(400, "the form cannot be read: it is cut short")
+        tasks = tuple(value for name, value in self._fields if name == "tasks")
+        return Form(tuple(self._images), tasks, dict(self._fields))
+
+    def _begin(self) -> None:
+        self._part = _Part()
+        self._header_bytes = 0
+
+    def _header(self, part: bytearray, data: bytes) -> None:
+        self._header_bytes += len(data)
+        if self._header_bytes > HEADER_BYTES:
+            raise FormError(400, f"the form cannot be read: a part has more than {HEADER_BYTES} bytes of headers")
+        part += data
+
+    def _end_header(self) -> None:
+        part = self._part
+        part.headers[bytes(part.header_name).lower()] = bytes(part.header_value)
+        part.header_name, part.header_value = bytearray(), bytearray()
+
+    def _end_headers(self) -> None:
+        part = self._part
+        kind, options = parse_options_header(part.headers.get(b"content-disposition"))
+        if kind != b"form-data" or b"name" not in options:
+            raise FormError(400, "the form cannot be read: a part has no name")
+        if part.headers.get(b"content-transfer-encoding", b"binary").lower() not in (b"binary", b"8bit", b"7bit"):
+            raise FormError(400, "the form cannot be read: send parts as they are, without Content-Transfer-Encoding")
+        part.name = _text(options[b"name"], "the name of a part")
+        if b"filename" in options:
+            if len(self._images) == self._max_images:
+                raise FormError(413, f"more than {self._max_images} images in one request")
+            part.file_name = options[b"filename"].decode("utf-8", "replace")[:NAME_LENGTH]
+        elif part.name == "images":
+            raise FormError(422, "the field 'images' must be a file: images=@photo.jpg with curl")
+        elif len(self._fields) == self._max_fields:
+            raise FormError(400, f"the form cannot be read: it has more than {self._max_fields} fields")
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        if self._part.file_name is None:
+            self._field_bytes += end - start
+            if self._field_bytes > FIELD_BYTES:
+                raise FormError(413, f"the fields of the form are larger than {FIELD_BYTES // 1024} KB")
+        self._part.content.write(data[start:end])
+
+    def _end(self) -> None:
+        part = self._part
+        content = part.content.getvalue()
+        if part.file_name is None:
+            self._fields.append((part.name, _text(content, f"the field '{part.name}'")))
+        else:
+            self._images.append(Upload(part.file_name or f"image {len(self._images) + 1}", content))
+
+    def _finish(self) -> None:
+        self._ended = True
+
+
+def _text(content: bytes, what: str) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise FormError(400, f"the form cannot be read: {what} is not UTF-8") from None
+
+
+class Uploads:
+    """The bytes of all requests that are held at a time.
+
+    When they are too many, the largest of the requests that still come in is given up: who holds much and sends no more
+    does not keep small requests out.
+
+    Args:
+        limit: bytes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.held = 0
+        self._coming: set[Holding] = set()
+
+    def begin(self, clock: asyncio.Timeout) -> Holding:
+        """Begin to count a request, whose reading `clock` can end."""
+        made = Holding(self, clock)
+        self._coming.add(made)
+        return made
+
+    def _grow(self, holding: Holding, number: int) -> None:
+        holding.bytes += number
+        self.held += number
+        if self.held > self.limit and self._coming:
+            largest = max(self._coming, key=lambda each: each.bytes)
+            largest.refused = True
+            self._coming.discard(largest)
+            largest.clock.reschedule(0)
+
+    def _let_go(self, holding: Holding) -> None:
+        self._coming.discard(holding)
+        self.held -= holding.bytes
+        holding.bytes = 0
+
+
+class Holding:
+    """What one request holds of the bytes of all."""
+
+    def __init__(self, uploads: Uploads, clock: asyncio.Timeout) -> None:
+        self.uploads = uploads
+        self.clock = clock
+        self.bytes = 0
+        self.refused = False
+
+    def grow(self, number: int) -> None:
+        """Count bytes that came."""
+        self.uploads._grow(self, number)
+
+    def complete(self) -> None:
+        """All has come; it is given up no more."""
+        self.uploads._coming.discard(self)
+
+    def release(self) -> None:
+        """Nothing of it is held any more."""
+        self.uploads._let_go(self)
+
+
+async def read_form(reader: FormReader, body: AsyncIterator[bytes], holding: Holding, max_bytes: int) -> Form:
+    """Read a form as it comes.
+
+    Raises:
+        FormError: too large, or no form.
+    """
+    seen = 0
+    async for chunk in body:
+        seen += len(chunk)
+        if seen > max_bytes:
+            raise FormError(413, f"the request is larger than {max_bytes / 1e6:g} MB")
+        holding.grow(len(chunk))
+        for start in range(0, len(chunk), SLICE):
+            if start:
+                await asyncio.sleep(0)
+            reader.feed(chunk[start : start + SLICE])
+    holding.complete()
+    return reader.finish()
