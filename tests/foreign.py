@@ -6,9 +6,11 @@ prefix, context and suffix in one sequence of full length; the image tower with 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import open_clip
 import torch
 from torch import Tensor, nn
@@ -69,7 +71,6 @@ def jia_logits(
     depth: int,
     after: str = "carry",
     shared: bool = False,
-    reverse: bool = False,
 ) -> Tensor:
     """The original code's scores; `after` "drop" is FORWARD_DEEP_NOEXPAND."""
     root = "enc.transformer."
@@ -88,10 +89,7 @@ def jia_logits(
     count = 0
     for layer in range(depth):
         fresh = None
-        if reverse:
-            index = layer - (depth - len(deep))
-            fresh = deep[index] if index >= 0 else None
-        elif layer == 0:
+        if layer == 0:
             fresh = shallow
         elif layer <= len(deep):
             fresh = shallow if shared else deep[layer - 1]
@@ -195,20 +193,44 @@ def whole(clip: Any) -> State:
     return state | {f"text_encoder.{name}": value for name, value in text.items()}
 
 
-def dassl(state: State) -> dict[str, Any]:
-    """A checkpoint of Dassl: with the optimiser's state, and a scheduler that holds another scheduler as an object."""
-    import numpy as np
-
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=0.002, momentum=0.9)
-    successor = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 50.0)
-    scheduler = {"successor": successor, "warmup_epoch": 1, "cons_lr": 1e-5, "last_epoch": 50}
+def dassl(state: State, epochs: int = 2) -> dict[str, Any]:
+    """A checkpoint of Dassl after `epochs` of training: beside the tensors an SGD that has taken steps, and a scheduler
+    whose state holds another scheduler as an object, which holds that SGD, whose state is a defaultdict."""
+    learned = nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.SGD([learned], lr=0.002, momentum=0.9, weight_decay=5e-4)
+    successor = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, float(epochs))
+    for _ in range(epochs):
+        learned.sum().backward()
+        optimizer.step()
+        successor.step()
+    scheduler = {
+        "successor": successor,
+        "warmup_epoch": 1,
+        "cons_lr": 1e-5,
+        "base_lrs": [0.002],
+        "last_epoch": 1,
+        "_step_count": 2,
+        "_last_lr": successor.get_last_lr(),
+    }
     return {
-        "state_dict": state,
-        "epoch": 50,
+        "state_dict": OrderedDict(state),
+        "epoch": epochs,
         "optimizer": optimizer.state_dict(),
         "scheduler": scheduler,
-        "val_result": np.float64(0.5),
+        "val_result": 93.5,
     }
+
+
+def averaged(state: State, epochs: int = 20, mean: float = 15.0, std: float = 1.0) -> State:
+    """A state as PromptSRC averages it: each epoch's tensors times a Gaussian weight, added up in half precision, the
+    frozen ones and the embeddings of class names among them."""
+    weights = np.exp(-0.5 * ((np.arange(1, epochs + 1) - mean) / std) ** 2)
+    weights = weights / weights.sum()
+    half = {name: value.half() for name, value in state.items()}
+    found = {name: value * weights[0] for name, value in half.items()}
+    for weight in weights[1:]:
+        found = {name: found[name] + value * weight for name, value in half.items()}
+    return found
 
 
 # --- visual_prompting ---------------------------------------------------------------------------------------------

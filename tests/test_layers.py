@@ -15,10 +15,11 @@ FILES = sorted((ROOT / "vpt").rglob("*.py"))
 # From the bottom up: a module may import from its own layer's folder and from the layers before it.
 LAYERS = [
     ["vpt.errors", "vpt.precision", "vpt.version"],
-    ["vpt.files", "vpt.preprocess", "vpt.results", "vpt.metrics", "vpt.hub"],
+    ["vpt.files", "vpt.preprocess", "vpt.results", "vpt.metrics", "vpt.hub", "vpt.pickledata"],
     [
         "vpt.config",
         "vpt.tensorfile",
+        "vpt.torchfile",
         "vpt.device",
         "vpt.usage",
         "vpt.distributed",

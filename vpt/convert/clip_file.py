@@ -2,7 +2,8 @@
 
 Facts of those files: `token_suffix` (K, T, C) holds the token embeddings behind the context for every class: fixed
 words, the name, the full stop, the end token; `token_prefix` (K, 1, C) the start token. So the file itself says which
-names it was trained with, and whether the backbone embeds tokens as its CLIP did. Where a whole model was saved,
+names it was trained with, and whether the backbone embeds tokens as its CLIP did. PromptSRC averages them over epochs
+in half precision, so they equal the table's rows to some thousandths only. Where a whole model was saved,
 `image_encoder.` and `text_encoder.` go by the names that open_clip uses too.
 """
 
@@ -18,6 +19,7 @@ from vpt.backbones.backbone import Backbone
 from vpt.backbones.text_encoder import TextEncoder
 from vpt.config import RunConfig
 from vpt.convert.source import Source
+from vpt.convert.tokens import nearest_tokens, spelled
 from vpt.errors import UserError
 from vpt.model import PromptedModel
 from vpt.prompts.contexts import Position, layout
@@ -69,29 +71,28 @@ class ClipFile(Source):
 
     def _said(self, encoder: TextEncoder) -> list[list[int]]:
         """Token ids behind the context of every class, the end token left out."""
-        table = encoder.require_tower("learned context").embed(torch.arange(encoder.tokenizer.vocab_size)).half()
-        ids = {row.tobytes(): number for number, row in reversed(list(enumerate(table.cpu().numpy())))}
+        tower = encoder.require_tower("learned context")
+        table = tower.embed(torch.arange(encoder.tokenizer.vocab_size, device=encoder.scale.device)).cpu()
         end, start = encoder.tokenizer.eot_token_id, encoder.tokenizer.sot_token_id
+        rows = self.take("token_suffix")
+        if rows.ndim != 3 or rows.shape[-1] != table.shape[-1]:
+            raise self._other(encoder.name, f"'token_suffix' is {tuple(rows.shape)}")
         found = []
-        for row in self.take("token_suffix").half().numpy():
-            said = []
-            for place in row:
-                token = ids.get(place.tobytes())
-                if token is None:
-                    raise self._other(encoder.name)
-                if token == end:
-                    break
-                said.append(token)
+        for number, tokens in enumerate(nearest_tokens(rows.flatten(0, 1), table).view(rows.shape[:2]).tolist()):
+            said = tokens[: tokens.index(end)] if end in tokens else tokens
+            if -1 in said or end not in tokens:
+                raise self._other(encoder.name, f"no token is embedded as token {len(said)} of class {number}")
             found.append(said)
-        for row in self.take("token_prefix").half().numpy() if "token_prefix" in self.state else ():
-            if ids.get(row[0].tobytes()) != start:
-                raise self._other(encoder.name)
+        if "token_prefix" in self.state:
+            first = self.take("token_prefix").flatten(0, 1)
+            if first.shape[-1] != table.shape[-1] or (nearest_tokens(first, table) != start).any():
+                raise self._other(encoder.name, "the start token is embedded otherwise")
         return found
 
-    def _other(self, name: str) -> UserError:
+    def _other(self, name: str, what: str) -> UserError:
         return UserError(
-            f"{self.title} was trained on another CLIP than {name}, whose token embeddings differ; name the one it was "
-            "trained on, or its file with backbone.weights=FILE"
+            f"{self.title} does not go with the token embeddings of {name}: {what}; name the CLIP it was trained on, "
+            "or its file with backbone.weights=FILE"
         )
 
     def _misfit(
@@ -128,4 +129,4 @@ def _fixed(encoder: TextEncoder, words: str | None, count: int) -> list[int]:
 
 def _names(encoder: TextEncoder, rows: Sequence[Sequence[int]]) -> tuple[str, ...]:
     """Class names as the tokens say them, without the full stop."""
-    return tuple(encoder.tokenizer.decode(row).strip().removesuffix(".").strip() for row in rows)
+    return tuple(spelled(encoder.tokenizer, row) for row in rows)

@@ -1,9 +1,10 @@
-"""CoOp (github.com/KaiyangZhou/CoOp), and those that save the same file, such as KgCoOp; CoCoOp with its meta-net.
+"""CoOp and CoCoOp (github.com/KaiyangZhou/CoOp), KgCoOp (github.com/htyao89/KgCoOp).
 
 Facts of their files: `prompt_learner/model.pth.tar-N` holds `ctx`, (M, C) or (K, M, C) where every class has its own,
 and the buffers of clip_file.py; CoCoOp beside it `meta_net.linear1` and `meta_net.linear2`, whose output is added to
 every context token. Where the class name stands (CLASS_TOKEN_POSITION) is not in the file: it is `end` unless
-`prompt.position` says otherwise.
+`prompt.position` says otherwise. KgCoOp's prompt learner has `bias_vectors` and a `meta_net` of one layer, neither of
+which its forward pass uses or its optimizer moves: they are left out.
 """
 
 from __future__ import annotations
@@ -20,12 +21,18 @@ from vpt.heads.zeroshot import ZeroShot
 from vpt.model import PromptedModel
 
 META = {"0": "linear1", "2": "linear2"}
+UNUSED = ("bias_vectors", "meta_net.linear1.weight", "meta_net.linear1.bias")  # of KgCoOp
 
 
 class Coop(ClipFile):
     """A context for all classes or each."""
 
     title = "the file of CoOp"
+
+    @property
+    def guided(self) -> bool:
+        """Whether it is KgCoOp's."""
+        return "bias_vectors" in self.state and "meta_net.linear2.weight" not in self.state
 
     @classmethod
     def knows(cls, names: Iterable[str]) -> bool:
@@ -37,7 +44,10 @@ class Coop(ClipFile):
         """CoOp's, or CoCoOp's where there is a meta-net."""
         context = self.state["ctx"]
         prompt: dict[str, Any] = {"kind": "coop", "tokens": self.context_count()}
-        if self.under("meta_net."):
+        if self.guided and context.ndim == 2:
+            self.taken |= set(UNUSED)
+            prompt |= {"kind": "kgcoop", "words": None}
+        elif self.under("meta_net."):
             prompt |= {"kind": "cocoop", "words": None}
         elif context.ndim == 3:
             prompt["class_specific"] = True

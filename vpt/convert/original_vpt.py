@@ -63,8 +63,12 @@ class OriginalVpt(Source):
             prompt["kind"] = "shallow"
         elif "prompt_embeddings" in self.state:
             prompt |= {"kind": "deep", "layers": f"first:{deep + 1}"}
-        else:  # MODEL.PROMPT.REVERSE_DEEP has no prompt before the first layer
-            prompt |= {"kind": "deep", "layers": f"last:{deep}"}
+        else:
+            raise UserError(
+                f"{self.title} has prompts of deeper layers and none before the first (MODEL.PROMPT.REVERSE_DEEP): its "
+                f"forward pass then overwrites the first {first.shape[1]} patches of every image by the prompts, which "
+                f"vpt does not do; train again with prompt.layers=last:{deep}"
+            )
         pool = "all" if self.under("fc_norm.") else "native"
         return {"prompt": prompt, "head": {"kind": "linear", "pool": pool}}
 

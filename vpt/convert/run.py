@@ -11,10 +11,10 @@ from torch import Tensor
 from vpt.artifact import save_artifact
 from vpt.config import load_config
 from vpt.convert.coop import Coop
+from vpt.convert.files import read_foreign
 from vpt.convert.ivlp import Ivlp
 from vpt.convert.maple import Maple
 from vpt.convert.original_vpt import OriginalVpt
-from vpt.convert.pickles import read_foreign
 from vpt.convert.pixels import Pixels
 from vpt.convert.source import Source
 from vpt.errors import UserError

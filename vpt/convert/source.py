@@ -92,7 +92,7 @@ class Source:
         """
         half = self.state[name].dtype in (torch.float16, torch.bfloat16)
         theirs, ours = self.take(name), ours.detach().cpu().float()
-        rtol, atol = (2e-3, 1e-3) if half else (1e-4, 1e-6)
+        rtol, atol = (5e-3, 1e-3) if half else (1e-4, 1e-6)  # halves may be averages of many epochs
         if theirs.numel() != ours.numel() or not torch.allclose(theirs.reshape(ours.shape), ours, rtol, atol):
             raise UserError(
                 f"{self.title} was trained on other weights than those of {backbone} ('{name}' differs); name the "
