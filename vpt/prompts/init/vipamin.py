@@ -12,7 +12,8 @@ from vpt.backbones.block import Block, attend
 from vpt.backbones.tower import Tower
 from vpt.prompts.init.whitening import affine
 
-DAMPING = 0.01  # of the mean square gain of a layer's map to values
+CUTOFF = 0.03  # of the largest singular value of the map to values; smaller ones are not inverted
+USED = 0.01  # of the largest singular value of the attention outputs, where these span all channels
 
 
 def vipamin(tower: Tower, images: Tensor, tokens: Tensor, layers: Sequence[int], nearest: int, expand: float) -> Tensor:
@@ -60,21 +61,21 @@ def _selected(block: Block, patches: Tensor, tokens: Tensor, nearest: int) -> Te
 
 
 def _expanded(block: Block, rows: Tensor, tokens: Tensor, rope: Tensor | None, prefix: int) -> Tensor:
-    """(P, C): tokens moved so that their values lie outside the span of the batch-mean attention outputs.
+    """(P, C): tokens whose values lie outside the span of the batch-mean attention outputs, the paper's
+    (I - V V^T)(p W) W^+.
 
-    Three things differ from the released code. It leaves out a transpose on the way back from values to tokens; here
-    the map itself is inverted. The bias of the values, which is the same for all, is left out: most of it lies in that
-    span, and cancelling it would send all prompts the same way. And as real layers have directions that hardly reach
-    the values, the way back is damped; without, prompts become hundreds of times as long as patch rows.
+    The pseudo-inverse leaves out directions that hardly reach the values: real layers have such, and inverting them
+    makes tokens hundreds of times as long as patch tokens. Where there are fewer channels than tokens, so that the
+    outputs span all channels, only the directions that carry them count as used. The released code adds the bias of the
+    values, which sends all tokens the same way, and leaves out a transpose on the way back from values to tokens.
     """
     query, key, value = block.queries_keys_values(rows, rope, prefix)
-    used = attend(query, key, value).transpose(1, 2).flatten(2).mean(0)  # (N, C)
-    basis = torch.linalg.qr(used.T.double()).Q
+    outputs = attend(query, key, value).transpose(1, 2).flatten(2).mean(0).double()  # (N, C)
+    _, sizes, basis = torch.linalg.svd(outputs, full_matrices=False)
+    if len(basis) >= tokens.shape[1]:
+        basis = basis[sizes > USED * sizes[0]]
     with block.whole():
         matrix = affine(block, 2, tokens.shape[1])[0].double()
-    inside = tokens.double() @ matrix @ basis @ basis.T
-    square = matrix @ matrix.T
-    damping = DAMPING * square.diagonal().mean() * torch.eye(len(square), dtype=square.dtype, device=square.device)
-    # The smallest move whose value is minus what lies inside, up to the damping.
-    move = torch.linalg.solve(square + damping, matrix @ inside.T).T
-    return (tokens.double() - move).to(tokens.dtype)
+    values = tokens.double() @ matrix
+    outside = values - values @ basis.T @ basis
+    return (outside @ torch.linalg.pinv(matrix, rtol=CUTOFF)).to(tokens.dtype)
