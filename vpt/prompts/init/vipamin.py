@@ -12,7 +12,7 @@ from vpt.backbones.block import Block, attend
 from vpt.backbones.tower import Tower
 from vpt.prompts.init.whitening import affine
 
-CUTOFF = 0.03  # of the largest singular value of the map to values; smaller ones are not inverted
+LONGEST = 1.0  # length of the orthogonal part, of that of the matched one
 USED = 0.01  # of the largest singular value of the attention outputs, where these span all channels
 
 
@@ -42,7 +42,7 @@ def vipamin(tower: Tower, images: Tensor, tokens: Tensor, layers: Sequence[int],
             mine = tokens[list(layers).index(layer)]
             patches = prompted[:, tower.prefix :]
             selected = _selected(block, patches, mine, nearest)
-            expanded = _expanded(block, plain, mine, rope, tower.prefix)
+            expanded = _expanded(block, plain, mine, rope, tower.prefix, LONGEST * float(selected.norm()))
             found.append((1 - expand) * selected + expand * expanded)
             extra = block.keys_values(mine)
         # Candidates come from a pass with the random prompts in it, the space that is used from one without.
@@ -60,14 +60,15 @@ def _selected(block: Block, patches: Tensor, tokens: Tensor, nearest: int) -> Te
     return patches.mean(0)[chosen].mean(1)
 
 
-def _expanded(block: Block, rows: Tensor, tokens: Tensor, rope: Tensor | None, prefix: int) -> Tensor:
+def _expanded(block: Block, rows: Tensor, tokens: Tensor, rope: Tensor | None, prefix: int, longest: float) -> Tensor:
     """(P, C): tokens whose values lie outside the span of the batch-mean attention outputs, the paper's
-    (I - V V^T)(p W) W^+.
+    (I - V V^T)(p W) W^+, with a norm of at most `longest`.
 
-    The pseudo-inverse leaves out directions that hardly reach the values: real layers have such, and inverting them
-    makes tokens hundreds of times as long as patch tokens. Where there are fewer channels than tokens, so that the
-    outputs span all channels, only the directions that carry them count as used. The released code adds the bias of the
-    values, which sends all tokens the same way, and leaves out a transpose on the way back from values to tokens.
+    Real layers have directions that hardly reach the values, and a whole inverse makes tokens hundreds of times as long
+    as patch tokens: the pseudo-inverse goes down the singular values as far as `longest` allows. Where there are fewer
+    channels than tokens, so that the outputs span all channels, only the directions that carry them count as used. The
+    released code adds the bias of the values, which sends all tokens the same way, and leaves out a transpose on the
+    way back from values to tokens.
     """
     query, key, value = block.queries_keys_values(rows, rope, prefix)
     outputs = attend(query, key, value).transpose(1, 2).flatten(2).mean(0).double()  # (N, C)
@@ -78,4 +79,7 @@ def _expanded(block: Block, rows: Tensor, tokens: Tensor, rope: Tensor | None, p
         matrix = affine(block, 2, tokens.shape[1])[0].double()
     values = tokens.double() @ matrix
     outside = values - values @ basis.T @ basis
-    return (outside @ torch.linalg.pinv(matrix, rtol=CUTOFF)).to(tokens.dtype)
+    left, gains, right = torch.linalg.svd(matrix)
+    parts = outside @ right.T / gains  # along the directions of tokens, those with the largest gains first
+    kept = parts.square().sum(0).cumsum(0) <= longest**2
+    return (torch.where(kept, parts, 0.0) @ left.T).to(tokens.dtype)
