@@ -72,7 +72,7 @@ def _shareable(config: RunConfig) -> RunConfig:
             "train": config.train.model_copy(
                 update={key: getattr(train, key) for key in ("device", "checkpoint_minutes")}
             ),
-            **{key: getattr(plain, key) for key in ("out", "name", "compare")},
+            **{key: getattr(plain, key) for key in ("out", "name", "compare", "cases")},
         }
     )
 

@@ -42,6 +42,7 @@ class Prompted(nn.Module):
         self.prompt = prompt
         self.head = head
         self.owns_buffers = owns_buffers
+        self.drop_paths = nn.ModuleList()  # of the backbone's layers, if they have any: see Backbone.with_drop_path
 
     def train(self, mode: bool = True) -> Prompted:
         """Training mode for prompt and head. A backbone stays in evaluation mode unless all of it learns, batch
@@ -59,6 +60,15 @@ class Prompted(nn.Module):
         if not isinstance(self.prompt, TokenPrompts):
             return None
         return self.prompt.layers(self.backbone.require_tower("token prompts"), steps, batch)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """What the prompt does after every step of the optimizer, such as bringing a parameter back into its range.
+
+        Call it in a training loop of your own.
+        """
+        if self.prompt is not None:
+            self.prompt.after_step()
 
     def set_preprocess(self, pre: Preprocess) -> None:
         """Take what an artifact was trained with, whatever the library says of its pixels by now."""
@@ -110,3 +120,5 @@ class Prompted(nn.Module):
         with torch.no_grad():
             for name, value in owned.items():
                 value.copy_(tensors[name])
+            if self.prompt is not None:
+                self.prompt.constrain()  # files of earlier versions hold what was clamped in every pass
