@@ -39,8 +39,8 @@ class DataConfig(Section):
         None,
         gt=0,
         le=1,
-        description="smallest share of the area that a random crop keeps; default: 0.7 of augment=light, 0.35 of standard "
-        "and strong, 0.08 of crop",
+        description="smallest share of the area that a random crop keeps; default: 0.7 of augment=light, 0.35 of "
+        "standard and strong, 0.08 of crop",
     )
     resize: Literal["crop", "squash", "pad"] = Field("crop", description="how a photo becomes a square")
     crop_pct: float | None = Field(

@@ -4,9 +4,9 @@ Facts of its files: a state dict has `enc.transformer.prompt_embeddings` (1, P, 
 deep_prompt_embeddings` (layers - 1, P, C), `enc.transformer.prompt_proj`, `head.last_layer`, without `transformer.` on
 MoCo v3 and MAE; `prompt_epN.pth` holds numpy arrays `shallow_prompt` and `deep_prompt`, and no head. Sequence:
 [CLS, prompts, patches], prompts through the projection, then dropout. On MAE the head reads the mean of prompts and
-patches, normed after by `enc.fc_norm`; that is frozen at its start, ones and zeros, for MAE's own file has no such norm.
-Pixels are normalised by ImageNet's mean and standard deviation on every backbone; at evaluation images of 256 pixels
-are cropped to 224, of 438 to 384.
+patches, normed after by `enc.fc_norm`, which is frozen at ones and zeros, for MAE's own file has no such norm. Pixels
+are normalised by ImageNet's mean and standard deviation on every backbone; at evaluation images of 256 pixels are
+cropped to 224, of 438 to 384.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class OriginalVpt(Source):
         return found
 
     def _check_pooling(self, model: PromptedModel) -> None:
-        """The original code on MAE reads the mean of prompts and patches, normed after; on the others the class token."""
+        """The code reads the mean of prompts and patches, normed after, on MAE; the class token on the others."""
         tower = model.backbone.require_tower("token prompts")
         if self._pool() == "mean_then_norm":
             return

@@ -20,7 +20,7 @@ class GatedPrompts(VisualPrompts):
     """VPT-Shallow with a gate behind every layer but the last, and a learnable attention temperature in every layer.
 
     A gate g blends what comes out of a layer in the prompt rows with what went in, g out + (1 - g) in. Scores of all
-    rows and heads of a layer are divided by its temperature, which is brought back between 0.01 and 10 after every step.
+    rows and heads of a layer are divided by its temperature, brought back between 0.01 and 10 after every step.
 
     Args:
         shape: of the backbone.
