@@ -38,6 +38,7 @@ def loud(model: Wrapped) -> Wrapped:
     with torch.no_grad():
         for parameter in model.prompt.parameters():  # type: ignore[union-attr]
             parameter.copy_(torch.randn_like(parameter))
+    model.after_step()  # as a training loop does: parameters with a range are back in it
     return model
 
 
