@@ -10,9 +10,11 @@ from families import build_backbone
 from runs import QUIET, settings, states_of_epochs
 from test_parity import images_for
 
-from vpt.artifact import read_artifact
+from vpt.artifact import read_artifact, save_artifact
 from vpt.config import BptPrompt, DeepPrompt, load_config
-from vpt.model import backbone_for
+from vpt.errors import UserError
+from vpt.model import backbone_for, build_model
+from vpt.predict import load
 from vpt.prompts.base import Shape
 from vpt.prompts.build import build_tokens
 from vpt.prompts.init.start import start
@@ -22,6 +24,7 @@ from vpt.prompts.vpt import uniform_
 from vpt.run import train
 from vpt.runlog import read_rows
 from vpt.training.epoch import gaussian_weights
+from vpt.training.prune import prune
 
 pytestmark = pytest.mark.usefixtures("small_net")
 
@@ -205,8 +208,37 @@ def test_a_pruned_run_trains_twice_from_the_same_start(shapes: Path, tmp_path: P
     # The schedule starts anew, and pruned tokens take no gradient.
     shares = [row["lr"] for row in rows if row["kind"] == "step"]
     assert shares[:15] == shares[15:]
+    # What is left is all that is stored: of two layers two tokens, twelve of sixteen segments, two channels each.
+    assert tensors["prompt.tokens"].shape == (2, 2 * 12 * 2)
+    model = load(result.artifact, device="cpu").model
+    for tokens in model.prompt.sets(1):
+        assert (tokens != 0).sum() == 2 * 12 * 2
+    assert torch.equal(model.prompt.tokens[:, model.prompt.mask(32) > 0], tensors["prompt.tokens"])
+    plain = train(settings(shapes, tmp_path / "plain", *words[:2]), QUIET)
+    assert result.artifact.stat().st_size < plain.artifact.stat().st_size
     again = train(settings(shapes, tmp_path / "again", *words), QUIET)
     assert again.artifact.read_bytes() == result.artifact.read_bytes()
+
+
+def test_a_pruned_artifact_of_an_earlier_version_scores_as_it_did(tmp_path: Path):
+    """It holds zeros, and masks of floating numbers."""
+    config = load_config(overrides=["backbone=vpt_nano", "prompt=e2vpt", "prompt.tokens=4", "prompt.prune_tokens=0.5"])
+    model = build_model(config, backbone_for(config), ["a", "b"]).eval()
+    prune(model.prompt, torch.tensor([4.0, 1.0, 2.0, 3.0]), torch.rand(4, 16), tokens=0.5, segments=0.25)
+    torch.nn.init.normal_(model.head[1].weight)
+    images = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
+    paths = [
+        save_artifact(tmp_path / f"{name}.safetensors", model, config, ["a", "b"], tensors=state)
+        for name, state in {"old": model.owned_state(), "new": model.stored_state()}.items()
+    ]
+    with torch.no_grad():
+        old, new = (load(path, device="cpu").model(images) for path in paths)
+    assert torch.equal(old, new)
+    assert paths[1].stat().st_size < 0.8 * paths[0].stat().st_size
+    tensors = model.stored_state()
+    tensors["prompt.tokens"] = tensors["prompt.tokens"][:, 1:]
+    with pytest.raises(UserError, match=r"see prompt\.tokens"):
+        model.load_owned(tensors)
 
 
 def test_a_pruned_run_averages_its_second_training_alone(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -215,7 +247,10 @@ def test_a_pruned_run_averages_its_second_training_alone(shapes: Path, tmp_path:
     tensors = read_artifact(train(settings(shapes, tmp_path, *words), QUIET).artifact).tensors
     assert sorted(tensors["prompt.token_mask"].tolist()) == [0, 0, 1, 1]
     weights = gaussian_weights(3, mean=2, std=0.8)
+    left = tensors["prompt.token_mask"].bool()[:, None].expand(-1, 32)
     for name, value in tensors.items():
         if not name.endswith("_mask"):
             expected = sum(weight * state[name] for weight, state in zip(weights, states[3:], strict=True))
+            if name == "prompt.tokens":
+                expected = expected[:, left]
             torch.testing.assert_close(value, expected)

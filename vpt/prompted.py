@@ -105,15 +105,28 @@ class Prompted(nn.Module):
                 owned[name] = buffer
         return owned
 
+    def stored_state(self) -> dict[str, Tensor]:
+        """What a file needs of `owned_state`: pruned values are left out."""
+        return self._of_prompt(self.owned_state(), "packed")
+
+    def _of_prompt(self, tensors: dict[str, Tensor], change: Literal["packed", "unpacked"]) -> dict[str, Tensor]:
+        """The tensors, with those of a token prompt packed or unpacked."""
+        if not isinstance(self.prompt, TokenPrompts):
+            return tensors
+        start = "prompt."
+        mine = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+        others = {name: value for name, value in tensors.items() if not name.startswith(start)}
+        return others | {start + name: value for name, value in getattr(self.prompt, change)(mine).items()}
+
     def load_owned(self, tensors: dict[str, Tensor]) -> None:
-        """Load what `owned_state` gave.
+        """Load what `owned_state` or `stored_state` gave.
 
         Raises:
             UserError: tensors that are missing, unknown or of another shape, named.
         """
         if isinstance(self.head, TipAdapter) and "head.labels" in tensors:
             self.head.resize_for(len(tensors["head.labels"]))
-        owned = self.owned_state()
+        owned, tensors = self.owned_state(), self._of_prompt(tensors, "unpacked")
         wrong = sorted(set(owned) ^ set(tensors)) or [n for n in owned if owned[n].shape != tensors[n].shape]
         if wrong:
             raise UserError(f"the artifact does not fit the model its own header describes: see {', '.join(wrong[:3])}")

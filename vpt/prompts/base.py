@@ -59,6 +59,14 @@ class TokenPrompts(nn.Module):
         """What the prompt does in a layer; `plain` is what the tokens that enter there do."""
         return plain
 
+    def packed(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Its state for a file, where less than all of it matters; `unpacked` gives it back."""
+        return state
+
+    def unpacked(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The state that `packed` made a file's of. One that was not packed, or does not fit, stays as it is."""
+        return state
+
     def constrain(self) -> None:
         """Bring parameters that have a range back into it, in place. Called after every step and after loading."""
 
