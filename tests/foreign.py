@@ -106,14 +106,19 @@ def jia_logits(
 
 
 def mae_logits(state: State, net: Any, images: Tensor) -> Tensor:
-    """The original code on MAE: the mean over prompt and patch rows, then the norm."""
+    """The original code on MAE: the mean over prompts and patches, then the norm `fc_norm`."""
     rows = net.patch_embed(images)
     rows = torch.cat([net.cls_token.expand(len(rows), -1, -1), rows], dim=1) + net.pos_embed
-    sets = [state["enc.prompt_embeddings"][0], *state["enc.deep_prompt_embeddings"]]
+    sets = [state["enc.prompt_embeddings"][0], *state.get("enc.deep_prompt_embeddings", ())]
+    count = 0
     for layer, block in enumerate(net.blocks):
-        prompts = sets[layer].expand(len(rows), -1, -1)
-        rows = block(torch.cat([rows[:, :1], prompts, rows[:, 1 + (prompts.shape[1] if layer else 0) :]], dim=1))
-    pooled = net.fc_norm(rows[:, 1:].mean(1))
+        if layer < len(sets):
+            prompts = sets[layer].expand(len(rows), -1, -1)
+            rows = torch.cat([rows[:, :1], prompts, rows[:, 1 + count :]], dim=1)
+            count = prompts.shape[1]
+        rows = block(rows)
+    pooled = rows[:, 1:].mean(1)
+    pooled = F.layer_norm(pooled, pooled.shape[-1:], state["enc.fc_norm.weight"], state["enc.fc_norm.bias"], 1e-6)
     return F.linear(pooled, state["head.last_layer.weight"], state["head.last_layer.bias"])
 
 

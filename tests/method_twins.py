@@ -50,7 +50,7 @@ def twin_method(backbone: Backbone, images: Tensor, prompt: nn.Module) -> Tensor
             case CrossPrompts():
                 rows = written_out(layer, rows, cross=prompt.tokens[index])
             case GatedPrompts():
-                out = written_out(layer, rows, temperature=prompt.temperatures[index].clamp(0.01, 10))
+                out = written_out(layer, rows, temperature=prompt.temperatures[index])
                 if index + 1 < len(layers):
                     share = 1 / (1 + torch.exp(-prompt.gates[index]))
                     inside = slice(prefix, prefix + count)

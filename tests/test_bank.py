@@ -44,6 +44,8 @@ KINDS: dict[str, list[str]] = {
     "plain-pixels": ["prompt=deep", "prompt.tokens=3", "backbone.normalise=none"],
     "plain-pixels-probe": ["prompt=none", "backbone.normalise=imagenet"],
     "pooled": ["prompt=deep", "prompt.tokens=3", "head.pool=avg"],
+    "mean-first": ["prompt=deep", "prompt.tokens=3", "head.pool=mean_then_norm"],
+    "mean-first-longer": ["prompt=shallow", "prompt.tokens=5", "head.pool=mean_then_norm"],
     "boxes": ["task=detection", "prompt.tokens=2", "head.size=64", "head.score=0.001"],
 }
 

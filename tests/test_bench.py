@@ -268,9 +268,11 @@ class TestPublished:
     def test_settings_that_are_a_published_method(self):
         deep = load_config(overrides=["prompt=deep"])
         names = {entry.method for entry in published("vtab") if entry.is_method_of(deep)}
-        assert names == {"VPT-deep"}
-        vipamin = load_config(overrides=["prompt=deep", "prompt.init=vipamin"])
-        assert {entry.method for entry in published("vtab") if entry.is_method_of(vipamin)} == {"VIPAMIN"}
+        assert names == {"VPT-deep", "VPT-deep, tuned by the authors of PRO-VPT"}
+        vipamin = ["prompt.init=vipamin", "prompt.tokens=100"]
+        for kind, methods in {"shallow": {"VIPAMIN"}, "deep": set()}.items():
+            config = load_config(overrides=[f"prompt={kind}", *vipamin])
+            assert {entry.method for entry in published("vtab") if entry.is_method_of(config)} == methods
         for kind, method in {
             "vfpt": "VFPT",
             "e2vpt": "E2VPT",
@@ -280,12 +282,118 @@ class TestPublished:
         }.items():
             config = load_config(overrides=[f"prompt={kind}"])
             assert {entry.method for entry in published("vtab") if entry.is_method_of(config)} == {method}
-        clips = {"vpt": {"Deep vision prompting"}, "ivlp": {"IVLP, 5 epochs", "IVLP, 20 epochs"}, "maple": {"MaPLe"}}
-        for recipe, methods in clips.items():
-            config = load_config(Path(__file__).parent.parent / "configs" / "clip" / f"{recipe}.yaml")
-            assert {entry.method for entry in published("base-to-new") if entry.is_method_of(config)} == methods
         bias = load_config(overrides=["prompt=none", "tuning=bias"])
         assert {entry.method for entry in published("fgvc") if entry.is_method_of(bias)} == {"Bias", "BitFit"}
+        for other in ("head=mlp", "prompt.shared=true", "prompt.project=8", "tuning=bias"):
+            config = load_config(overrides=["prompt=deep", other])
+            assert not any(entry.is_method_of(config) for entry in published("vtab")), other
+
+    @pytest.mark.parametrize(
+        ("recipe", "suite", "methods"),
+        [
+            ("bench/vtab-linear", "vtab", {"Linear"}),
+            ("bench/vtab-vpt-shallow", "vtab", {"VPT-shallow"}),
+            ("bench/vtab-vpt-deep", "vtab", {"VPT-deep", "VPT-deep, tuned by the authors of PRO-VPT"}),
+            ("bench/vtab-vpt-deep-mae", "vtab", {"VPT-deep"}),
+            ("bench/vtab-vfpt", "vtab", {"VFPT"}),
+            ("bench/vtab-e2vpt", "vtab", {"E2VPT"}),
+            ("bench/vtab-vapt", "vtab", {"VAPT"}),
+            ("bench/vtab-cvpt", "vtab", {"CVPT"}),
+            ("bench/vtab-vipamin-mae", "vtab", {"VIPAMIN"}),
+            ("bench/fgvc-vpt-deep", "fgvc", {"VPT-deep"}),
+            ("bench/fgvc-gated-mae", "fgvc", {"GateVPT"}),
+            ("bench/fgvc-bpt-mae", "fgvc", {"BPT-shallow"}),
+            ("bench/fgvc-spt-mae", "fgvc", {"SPT-deep"}),
+            ("clip/coop", "few-shot", {"CoOp"}),
+            ("clip/coop", "base-to-new", {"CoOp"}),
+            ("clip/cocoop", "base-to-new", {"CoCoOp"}),
+            ("clip/kgcoop", "base-to-new", {"KgCoOp"}),
+            ("clip/maple", "transfer", {"MaPLe"}),
+            ("clip/promptsrc", "base-to-new", {"PromptSRC"}),
+            ("clip/ivlp", "base-to-new", {"IVLP, 5 epochs", "IVLP, 20 epochs"}),
+            ("clip/vpt", "base-to-new", {"Deep vision prompting"}),
+            ("clip/tip", "few-shot", {"Tip-Adapter-F"}),
+        ],
+    )
+    def test_a_recipe_stands_beside_its_own_number_alone(self, recipe: str, suite: str, methods: set[str]):
+        half = ["data.half=base"] if suite == "base-to-new" else []
+        config = settings_of(SUITES[suite], str(Path(__file__).parent.parent / "configs" / f"{recipe}.yaml"), half)
+        beside = [entry for entry in published(suite) if entry.is_method_of(config) and not entry.other_than(config)]
+        assert {entry.method for entry in beside} == methods
+        assert len({entry.backbone for entry in beside}) == 1
+
+    @pytest.mark.parametrize(
+        ("word", "said"),
+        [
+            ("backbone=vit_base_patch16_224.mae", "backbone vit_base_patch16_224.mae"),
+            ("backbone=vit_base_patch16_224", "backbone vit_base_patch16_224"),
+            ("backbone.pretrained=false", "backbone vit_base_patch16_224.orig_in21k, random weights"),
+            ("backbone.image_size=112", "backbone vit_base_patch16_224.orig_in21k at 112 pixels"),
+            (
+                "backbone.weights=linear-vit-b-300ep.pth.tar",
+                "backbone vit_base_patch16_224.orig_in21k with linear-vit-b-300ep.pth.tar",
+            ),
+            ("backbone.normalise=own", "the backbone's own mean and std"),
+            ("head.pool=mean_then_norm", "head.pool=mean_then_norm"),
+            ("prompt.layers=last:4", "layers last:4 prompts"),
+            ("prompt.layers=[0]", "shallow prompts"),
+            ("prompt.tokens=7", "7 tokens"),
+        ],
+    )
+    def test_what_is_another_backbone_pooling_depth_tokens_or_pixels(self, word: str, said: str):
+        recipe = str(Path(__file__).parent.parent / "configs" / "bench" / "vtab-vpt-deep.yaml")
+        config = settings_of(SUITES["vtab"], recipe, [word])
+        entry = next(entry for entry in published("vtab") if entry.method == "VPT-deep")
+        assert entry.is_method_of(config)
+        assert entry.other_than(config) == [said]
+
+    def test_weights_files_are_known_by_their_names(self):
+        words = ["backbone=vit_base_patch16_224", "backbone.normalise=imagenet", "prompt=deep"]
+        config = load_config(overrides=[*words, "backbone.weights=models/linear-vit-b-300ep.pth.tar"])
+        beside = [entry for entry in published("vtab") if entry.is_method_of(config) and not entry.other_than(config)]
+        assert [(entry.method, entry.backbone) for entry in beside] == [
+            ("VPT-deep", "ViT-B/16, MoCo v3 on ImageNet-1k")
+        ]
+        held = [*words, "backbone=vit_base_patch16_224.mae", "backbone.weights=mine.safetensors"]
+        config = load_config(overrides=[*held, "head.pool=mean_then_norm"])
+        beside = [entry for entry in published("vtab") if entry.is_method_of(config) and not entry.other_than(config)]
+        assert [entry.backbone for entry in beside] == ["ViT-B/16, MAE on ImageNet-1k"]
+
+    def test_methods_that_were_asked_for(self):
+        means = {(one.method, one.backbone.split(", ")[1][:3]): one.means for one in published("vtab")}
+        assert means["PRO-VPT", "sup"]["group means"] == 78.0
+        assert means["VPT-deep, tuned by the authors of PRO-VPT", "sup"]["group means"] == 76.4
+        assert means["DA-VPT+", "MAE"]["group means"] == 69.61
+        assert means["SA2VP", "sup"]["group means"] == 75.83
+        assert means["VPT-deep with PAE", "sup"]["group means"] == 74.84
+        assert means["SPT-shallow", "MoC"]["all tasks"] == 68.33
+        fine = {(one.method, one.backbone.split(", ")[1][:3]): one.means["all tasks"] for one in published("fgvc")}
+        assert (fine["BPT-deep", "MAE"], fine["SPT-deep", "MAE"], fine["PRO-VPT", "sup"]) == (84.6, 83.26, 91.7)
+
+    def test_group_means_are_those_of_the_groups(self):
+        compared = 0
+        for entry in published("vtab"):
+            parts = [entry.number(group, "accuracy", mean=True) for group in SUITES["vtab"].groups]
+            stated = entry.number(GROUPS, "accuracy", mean=True)
+            if stated is not None and None not in parts:
+                assert stated == pytest.approx(statistics.mean(parts), abs=0.051), entry.method
+                compared += 1
+        assert compared > 10
+
+    def test_means_of_all_tasks_are_those_of_the_groups(self):
+        sizes = [sum(task.group == group for task in SUITES["vtab"].tasks.values()) for group in SUITES["vtab"].groups]
+        for entry in published("vtab"):
+            parts = [entry.number(group, "accuracy", mean=True) for group in SUITES["vtab"].groups]
+            stated = entry.number(ALL, "accuracy", mean=True)
+            if stated is not None and None not in parts:
+                mean = sum(size * part for size, part in zip(sizes, parts, strict=True)) / sum(sizes)
+                assert stated == pytest.approx(mean, abs=0.0101), entry.method
+
+
+@pytest.fixture
+def as_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small nets pass for the published ones."""
+    monkeypatch.setattr(Published, "other_than", lambda *_: [])
 
 
 class TestRuns:
@@ -297,6 +405,7 @@ class TestRuns:
             known, root, settings, more.get("tasks") or list(known.tasks.values()), more.get("seeds", (0,)), space
         )
 
+    @pytest.mark.usefixtures("as_published")
     def test_vtab_is_searched_on_validation_and_goes_on_after_a_kill(self, tmp_path: Path, monkeypatch):
         class Killed(BaseException):
             pass
@@ -348,6 +457,7 @@ class TestRuns:
         row = next(row for row in build([folder])["rows"] if row["name"] == "mean of 2 of 19 tasks")
         assert row["published"][0] == pytest.approx((65.8 + 72.8) / 2)  # of the same two tasks
 
+    @pytest.mark.usefixtures("as_published")
     def test_fgvc_keeps_validation_apart(self, tmp_path: Path):
         fgvc_set(tmp_path, "cub")
         folder = run(self.bench("fgvc", tmp_path, tmp_path / "out"), QUIET)
@@ -366,6 +476,26 @@ class TestRuns:
         assert set(collect(folder).scores["accuracy"]) == {"dtd", "resisc45"}
         assert "no published number" in as_markdown(build([folder]))
 
+    def test_numbers_of_other_settings_are_named_and_left_out(self, tmp_path: Path):
+        vtab_task(tmp_path, "dtd")
+        folder = run(self.bench("vtab", tmp_path, tmp_path / "out"), QUIET)
+        table = build([folder])
+        assert table["published"] == []
+        assert {one["method"] for one in table["not_beside"]} == {
+            "VPT-deep",
+            "VPT-deep, tuned by the authors of PRO-VPT",
+        }
+        text = as_markdown(table)
+        start = (
+            "- not beside: VPT-deep on ViT-B/16, supervised on ImageNet-21k; here: backbone test_vit_patch8_32, random "
+        )
+        assert f"{start}weights, 2 tokens\n" in text
+        assert "--all shows those there are" in text
+        assert "deep, 2 tokens; pooling native" in text
+        everything = build([folder], everything=True)
+        assert len(everything["published"]) == len(published("vtab"))
+        assert everything["not_beside"] == []
+
     @pytest.fixture
     def clip(self, tmp_path: Path) -> list[str]:
         words = [
@@ -377,6 +507,7 @@ class TestRuns:
         ]
         return [*words, "train.epochs=1"]
 
+    @pytest.mark.usefixtures("as_published")
     def test_base_to_new(self, tmp_path: Path, clip: list[str], monkeypatch):
         dassl_set(tmp_path, "dtd")
         dassl_set(tmp_path, "eurosat")
@@ -394,6 +525,7 @@ class TestRuns:
         assert rows["dtd", "new"]["published"] == [41.18]
         assert rows["mean of 2 of 11 tasks", "base"]["published"] == [pytest.approx((79.44 + 92.19) / 2)]
 
+    @pytest.mark.usefixtures("as_published")
     def test_transfer(self, tmp_path: Path, clip: list[str], monkeypatch):
         imagenet(tmp_path)
         with pytest.raises(UserError, match="beside imagenet none of these tasks lies below"):
@@ -421,6 +553,7 @@ class TestRuns:
         with pytest.raises(UserError, match="trains on imagenet, which does not lie below"):
             run(plan, QUIET)
 
+    @pytest.mark.usefixtures("as_published")
     def test_few_shot(self, tmp_path: Path, clip: list[str]):
         dassl_set(tmp_path, "dtd")
         known = SUITES["few-shot"]

@@ -80,7 +80,12 @@ def test_stopped_runs_go_on(
     words = settings(name, write_images(tmp_path / "images"), weights)
     moved = [word for word in words if word.startswith(("data=/", "backbone.weights="))]
     result = vpt.resume(run, moved, Console(quiet=True))
-    new, old = load_file(result.artifact), load_file(folder / "artifacts" / f"{name}.safetensors")
+    old_file = folder / "artifacts" / f"{name}.safetensors"
+    if "pruned" in name:  # stored in another form since, of the same values
+        loaded = [vpt.load(file).model for file in (result.artifact, old_file)]
+        new, old = (model.owned_state() for model in loaded)
+    else:
+        new, old = load_file(result.artifact), load_file(old_file)
     assert new.keys() == old.keys()
     for key, value in old.items():
         if EXACT:

@@ -21,7 +21,20 @@ from vpt.export import export
 from vpt.export.files import Program, opened, write
 from vpt.export.square import Square
 
-KINDS = ["deep", "shallow", "probe", "vfpt", "e2vpt", "cvpt", "vapt", "gated", "bpt", "pixels", "pixels-shrunk"]
+KINDS = [
+    "deep",
+    "shallow",
+    "probe",
+    "vfpt",
+    "e2vpt",
+    "cvpt",
+    "vapt",
+    "gated",
+    "bpt",
+    "pixels",
+    "pixels-shrunk",
+    "mean-first",
+]
 
 
 def photo(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -7,9 +7,10 @@ import torch
 from families import BUILDERS, build_backbone, library_features
 from twin import twin_features
 
-from vpt.backbones.backbone import Backbone
+from vpt.backbones.backbone import Backbone, Pool
 from vpt.backbones.block import attend
 from vpt.config import DeepPrompt, ShallowPrompt
+from vpt.model import plan_for
 from vpt.prompts.base import Shape, TokenPrompts
 from vpt.prompts.build import build_tokens
 from vpt.prompts.plan import plan
@@ -86,11 +87,26 @@ def test_prompts_equal_concatenation(family: str, placement: str) -> None:
     both(family, PLACEMENTS[placement], "native")
 
 
-@pytest.mark.parametrize("pool", ["cls", "avg", "prompts", "all"])
+@pytest.mark.parametrize("pool", ["cls", "avg", "prompts", "all", "mean_then_norm", "mean_then_own_norm"])
 @pytest.mark.parametrize("placement", ["shallow", "deep", "last-two"])
 @pytest.mark.parametrize("family", ["vit", "dinov2-registers", "dinov3", "eva02-inner-norm", "clip"])
 def test_other_pools_equal_concatenation(family: str, placement: str, pool: str) -> None:
     both(family, PLACEMENTS[placement], pool)
+
+
+@pytest.mark.parametrize("pool", ["mean_then_norm", "mean_then_own_norm"])
+@pytest.mark.parametrize("prompt", [None, ShallowPrompt(tokens=3, after="drop")], ids=["none", "dropped"])
+def test_a_mean_over_what_is_there_needs_no_prompts(pool: Pool, prompt: ShallowPrompt | None) -> None:
+    backbone = build_backbone("vit")
+    images = images_for(backbone)
+    made = None if prompt is None else build_tokens(prompt, Shape.of(backbone.require_tower("prompts")))
+    steps = plan_for(backbone, made, pool)
+    layers = None if made is None else made.layers(backbone.require_tower("prompts"), steps, len(images))
+    sets = [] if made is None else made.sets(len(images))
+    close(
+        backbone.features(images, steps, pool, layers),
+        twin_features(backbone, images, sets, {0: 0} if sets else {}, "drop", pool),
+    )
 
 
 @pytest.mark.parametrize("family", ["vit", "dinov3", "clip"])

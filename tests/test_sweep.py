@@ -149,6 +149,19 @@ def test_the_best_by_validation_is_trained_again(shapes: Path, tmp_path: Path):
         assert picture.width > 300
 
 
+@pytest.mark.parametrize("given", ["9,10", "10,9", "1e-1,0.02"])
+def test_of_equal_points_the_first_of_the_file_is_taken(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+):
+    monkeypatch.setattr(study, "_run", lambda *_: 0.5)
+    key = "train.optimizer.lr" if "e" in given else "prompt.tokens"
+    axes = read_space(["head.bias=-1,1", f"{key}={given}"])
+    found = search(Sweep(words(shapes, tmp_path), axes, grid=True), QUIET)
+    first = {"9,10": "9", "10,9": "10", "1e-1,0.02": "0.1"}[given]
+    assert len(found.trials) == 4
+    assert found.words == ["head.bias=-1", f"{key}={first}"]
+
+
 def test_the_same_call_again_trains_nothing(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     plan = Sweep(words(shapes, tmp_path), read_space(["prompt.tokens=1,3"]), trials=2)
     first = sweep(plan, QUIET)

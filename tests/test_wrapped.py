@@ -36,8 +36,9 @@ def loud(model: Wrapped) -> Wrapped:
     """Prompts large enough that a mistake shows."""
     torch.manual_seed(2)
     with torch.no_grad():
-        for parameter in model.prompt.parameters():  # type: ignore[union-attr]
-            parameter.copy_(torch.randn_like(parameter))
+        for name, parameter in model.prompt.named_parameters():  # type: ignore[union-attr]
+            usual = torch.randn_like(parameter)
+            parameter.copy_(0.5 + usual.abs() if "temperatures" in name else usual)  # these have a range
     return model
 
 

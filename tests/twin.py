@@ -80,6 +80,12 @@ def _pool(net: nn.Module, vit: nn.Module, rows: Tensor, prompts: Tensor | None, 
         if vit is not net:
             return net.head(vit.forward_head(normed))
         return vit.forward_head(normed, pre_logits=True)
+    patches = rows[:, prefix:]
+    if pool.startswith("mean_then"):
+        mean = (patches if prompts is None else torch.cat([prompts, patches], dim=1)).mean(1)
+        if pool == "mean_then_norm":
+            return (mean - mean.mean(-1, keepdim=True)) / (mean.var(-1, unbiased=False, keepdim=True) + 1e-6).sqrt()
+        return vit.ln_post(mean) if hasattr(vit, "transformer") else vit.fc_norm(vit.norm(mean))
     norm, finish = (vit.ln_post, nn.Identity()) if hasattr(vit, "transformer") else (vit.norm, vit.fc_norm)
     picked = {
         "cls": rows[:, :1],

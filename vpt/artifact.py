@@ -58,7 +58,7 @@ def save_artifact(
         "preprocess": asdict(model.backbone.preprocess),
         "metrics": dict(metrics or {}),
     }
-    path = write_tensors(path, model.owned_state() if tensors is None else tensors, header)
+    path = write_tensors(path, model.stored_state() if tensors is None else tensors, header)
     read_artifact(path)
     return path
 
@@ -72,7 +72,7 @@ def _shareable(config: RunConfig) -> RunConfig:
             "train": config.train.model_copy(
                 update={key: getattr(train, key) for key in ("device", "checkpoint_minutes")}
             ),
-            **{key: getattr(plain, key) for key in ("out", "name", "compare")},
+            **{key: getattr(plain, key) for key in ("out", "name", "compare", "cases")},
         }
     )
 
@@ -131,4 +131,4 @@ def read_artifact(path: str | Path) -> Artifact:
 
 def artifact_bytes(model: Prompted) -> int:
     """Size the artifact of this model will have: its tensors, and some kilobytes of header."""
-    return sum(t.nbytes for t in model.owned_state().values()) + 4096
+    return sum(t.nbytes for t in model.stored_state().values()) + 4096

@@ -40,7 +40,8 @@ def build_zero_shot(config: RunConfig, backbone: Backbone, classes: Sequence[str
     assert isinstance(config.head, ZeroShotHead)
     encoder, templates = _encoder(backbone), templates_of(config)
     if isinstance(config.head, TipHead):
-        return TipAdapter(encoder, backbone.fingerprint, classes, templates, config.head.finetune)
+        mix = (config.head.first_alpha, config.head.first_beta)
+        return TipAdapter(encoder, backbone.fingerprint, classes, templates, config.head.finetune, mix)
     return ZeroShot(encoder, backbone.fingerprint, classes, templates)
 
 

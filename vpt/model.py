@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from vpt.backbones.backbone import Backbone, Pool
+from vpt.backbones.backbone import LATE, Backbone, Pool
 from vpt.backbones.loading import load_backbone
 from vpt.backbones.ports import LayerPrompt
 from vpt.clip import build_learner, build_zero_shot
@@ -150,7 +150,7 @@ def plan_for(backbone: Backbone, prompt: nn.Module | None, pool: Pool) -> tuple[
     tower = backbone.require_tower("token prompts")
     reads = backbone.reads(pool)
     steps = plan(len(tower.blocks), prompt.inserted, prompt.after, reads)
-    if reads.prompts and not (steps[-1].insert is not None or steps[-1].carried):
+    if reads.prompts and pool not in LATE and not (steps[-1].insert is not None or steps[-1].carried):
         raise UserError(
             f"head.pool={pool} reads prompt tokens of the last layer, but the prompt leaves none there "
             "(prompt.after=drop, or prompts beside the sequence); use head.pool=native"

@@ -42,6 +42,7 @@ class Prompted(nn.Module):
         self.prompt = prompt
         self.head = head
         self.owns_buffers = owns_buffers
+        self.drop_paths = nn.ModuleList()  # of the backbone's layers, if they have any: see Backbone.with_drop_path
 
     def train(self, mode: bool = True) -> Prompted:
         """Training mode for prompt and head. A backbone stays in evaluation mode unless all of it learns, batch
@@ -59,6 +60,15 @@ class Prompted(nn.Module):
         if not isinstance(self.prompt, TokenPrompts):
             return None
         return self.prompt.layers(self.backbone.require_tower("token prompts"), steps, batch)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """What the prompt does after every step of the optimizer, such as bringing a parameter back into its range.
+
+        Call it in a training loop of your own.
+        """
+        if self.prompt is not None:
+            self.prompt.after_step()
 
     def set_preprocess(self, pre: Preprocess) -> None:
         """Take what an artifact was trained with, whatever the library says of its pixels by now."""
@@ -95,18 +105,33 @@ class Prompted(nn.Module):
                 owned[name] = buffer
         return owned
 
+    def stored_state(self) -> dict[str, Tensor]:
+        """What a file needs of `owned_state`: pruned values are left out."""
+        return self._of_prompt(self.owned_state(), "packed")
+
+    def _of_prompt(self, tensors: dict[str, Tensor], change: Literal["packed", "unpacked"]) -> dict[str, Tensor]:
+        """The tensors, with those of a token prompt packed or unpacked."""
+        if not isinstance(self.prompt, TokenPrompts):
+            return tensors
+        start = "prompt."
+        mine = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+        others = {name: value for name, value in tensors.items() if not name.startswith(start)}
+        return others | {start + name: value for name, value in getattr(self.prompt, change)(mine).items()}
+
     def load_owned(self, tensors: dict[str, Tensor]) -> None:
-        """Load what `owned_state` gave.
+        """Load what `owned_state` or `stored_state` gave.
 
         Raises:
             UserError: tensors that are missing, unknown or of another shape, named.
         """
         if isinstance(self.head, TipAdapter) and "head.labels" in tensors:
             self.head.resize_for(len(tensors["head.labels"]))
-        owned = self.owned_state()
+        owned, tensors = self.owned_state(), self._of_prompt(tensors, "unpacked")
         wrong = sorted(set(owned) ^ set(tensors)) or [n for n in owned if owned[n].shape != tensors[n].shape]
         if wrong:
             raise UserError(f"the artifact does not fit the model its own header describes: see {', '.join(wrong[:3])}")
         with torch.no_grad():
             for name, value in owned.items():
                 value.copy_(tensors[name])
+            if self.prompt is not None:
+                self.prompt.constrain()  # files of earlier versions hold what was clamped in every pass

@@ -25,6 +25,18 @@ FREE_AT_RESUME = {
 }
 # Where data and weights lie. A resumed run may find them elsewhere: it is held to the fingerprints of what they hold.
 MOVABLE = {"data.path", "data.val", "data.test", "backbone.weights"}
+# Settings that earlier versions did not have, and the value by which these behaved.
+ADDED: dict[str, Any] = {
+    "cases": [],
+    "data.crop_scale": None,
+    "head.bias": 0.0,
+    "head.first_alpha": 1.0,
+    "head.first_beta": 5.5,
+    "head.init": "small",
+    "train.drop_last": False,
+    "train.drop_path": 0.0,
+    "train.optimizer.eps": 1e-8,
+}
 
 
 @dataclass(frozen=True)
@@ -125,9 +137,16 @@ def differing(old: Any, new: Any, path: str = "") -> list[str]:
         return [
             found
             for key in sorted({*old, *new})
+            if not (key not in old and _as_before(f"{path}.{key}" if path else key, new[key]))
             for found in differing(old.get(key), new.get(key), f"{path}.{key}" if path else key)
         ]
     return [] if old == new else [path.removeprefix("settings.")]
+
+
+def _as_before(path: str, value: Any) -> bool:
+    """Whether a setting that the older tree does not have says what earlier versions did."""
+    name = path.removeprefix("settings.")
+    return name in ADDED and value == ADDED[name]
 
 
 def refuse_taken(config: RunConfig) -> None:

@@ -46,6 +46,11 @@ class Setting:
         """Images in one forward pass of training."""
         return -(-self.config.train.batch_size // self.config.train.accumulate)
 
+    @property
+    def drop_last(self) -> bool:
+        """Whether the last batch of a training epoch is left out if it is not full: never the only one."""
+        return self.config.train.drop_last and len(self.data.train) >= self.config.train.batch_size
+
     def training_transform(self, model: PromptedModel) -> Transform:
         """What makes of a decoded image what `model` trains on.
 
@@ -53,7 +58,7 @@ class Setting:
             UserError: an augmentation that does not exist, or fails.
         """
         pre, data = replace(model.backbone.preprocess, size=model.image_size), self.config.data
-        return train_transform(pre, data.augment, data.resize, data.crop_pct)
+        return train_transform(pre, data.augment, data.resize, data.crop_pct, data.crop_scale)
 
     def training_loader(self, model: PromptedModel) -> Loader | SharedLoader:
         """Batches of the training split, augmented and shuffled; shared with the runs beside this one that want the
@@ -62,7 +67,7 @@ class Setting:
             return self.loader(model, self.data.train, "train", training=True, dealt=True)
         config, pre = self.config, model.backbone.preprocess
         wanted = (config.data.model_dump_json(), self.data.fingerprint(), config.train.seed, config.train.batch_size)
-        key = (*wanted, replace(pre, size=model.image_size))
+        key = (*wanted, self.drop_last, replace(pre, size=model.image_size))
         if key not in self.shared:
             self.shared[key] = SharedLoader(self.loader(model, self.data.train, "train", training=True, dealt=True))
         return self.shared[key].join()
@@ -87,6 +92,7 @@ class Setting:
             multilabel=data.multilabel,
             seed=config.train.seed,
             shuffle=training,
+            drop_last=training and dealt and self.drop_last,
             workers=default_workers() if config.data.workers is None else config.data.workers,
             cache=self.caches.get(split),
             max_pixels=config.data.max_pixels,
@@ -130,7 +136,8 @@ def prepare(config: RunConfig, load: Load, console: Console, readings: Readings 
     # The run is written down with the window it used, which predictions and a resumed run use too.
     config = with_window(config, reading.window)
     if config.train.epochs is None:
-        epochs = default_epochs(math.ceil(len(data.train) / config.train.batch_size))
+        batches = len(data.train) / config.train.batch_size
+        epochs = default_epochs(math.floor(batches) if config.train.drop_last and batches >= 1 else math.ceil(batches))
         config = config.model_copy(update={"train": config.train.model_copy(update={"epochs": epochs})})
     if reading.caches:
         held = sum(cache.nbytes for cache in reading.caches.values())

@@ -91,6 +91,8 @@ def _check(configs: Sequence[RunConfig]) -> None:
             raise UserError(
                 "runs that train together classify on a frozen backbone: task=classification, tuning=frozen"
             )
+        if config.train.drop_path:
+            raise UserError("train.drop_path draws for one run at a time; train these runs one after the other")
         if config.train.device != first.train.device or config.train.precision != first.train.precision:
             raise UserError("runs that train together share train.device and train.precision")
         refuse_taken(config)

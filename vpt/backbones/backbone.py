@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from vpt.backbones.block import Block
@@ -23,7 +24,9 @@ from vpt.errors import UserError
 from vpt.preprocess import Preprocess
 from vpt.prompts.plan import Reads, Step
 
-Pool = Literal["native", "cls", "avg", "prompts", "all", "classifier"]
+Pool = Literal["native", "cls", "avg", "prompts", "all", "mean_then_norm", "mean_then_own_norm", "classifier"]
+LATE = ("mean_then_norm", "mean_then_own_norm")  # the mean is taken before the norm; prompts count where there are any
+EPS = 1e-6  # of the norm without weights, as MAE's own norms have it
 
 
 class Backbone(nn.Module):
@@ -125,6 +128,20 @@ class Backbone(nn.Module):
             text = self.text.tower
             self.text.tower = replace(text, blocks=tuple(change(block) for block in text.blocks))
 
+    def with_drop_path(self, rate: float) -> nn.ModuleList:
+        """Let layers leave out what their branches add, more often the deeper they lie, up to `rate` in the last
+        (stochastic depth, Huang et al. 2016). The modules returned draw while they are in training mode.
+
+        Raises:
+            UserError: a network whose layers are not known.
+        """
+        tower = self.require_tower("train.drop_path")
+        rates = torch.linspace(0, rate, len(tower.blocks)).tolist()
+        drops = nn.ModuleList(DropPath(each) for each in rates)
+        blocks = zip(tower.blocks, drops, strict=True)
+        self.tower = replace(tower, blocks=tuple(replace(block, drop=drop) for block, drop in blocks))
+        return drops
+
     @property
     def library_net(self) -> Any:
         """The network, typed as what its library made of it."""
@@ -152,6 +169,7 @@ class Backbone(nn.Module):
             "avg": Reads(),
             "prompts": Reads(prompts=True, image="none"),
             "all": Reads(prompts=True),
+            **dict.fromkeys(LATE, Reads(prompts=True)),
         }[pool]
 
     def feature_width(self, pool: Pool) -> int:
@@ -192,6 +210,11 @@ class Backbone(nn.Module):
         rows, held = execute(tower, plan, rows, rotary, layers or [NOTHING] * len(plan), lead, copies=copies)
         if pool in ("native", "classifier"):
             return tower.pool(rows) if pool == "native" else tower.classify(rows)
+        if pool in LATE:
+            mean = torch.cat([rows[:, :held], rows[:, held + tower.prefix :]], dim=1).mean(1)
+            if pool == "mean_then_norm":
+                return nn.functional.layer_norm(mean, mean.shape[-1:], eps=EPS)
+            return tower.finish(tower.norm(mean))
         rows = tower.norm(rows)
         if pool == "cls":
             return tower.finish(rows[:, 0])

@@ -187,6 +187,7 @@ class Block:
     gate: nn.Module | None = None  # gated attention: its sigmoid multiplies the attention output
     inner_norm: Chain = Chain(())
     rotate_half: bool = False
+    drop: nn.Module | None = None  # stochastic depth: leaves out what a branch adds, image by image, while training
 
     def parts(self) -> dict[str, Any]:
         """What it is made of, for another view of the same layer."""
@@ -260,10 +261,13 @@ class Block:
         mixed = self.inner_norm(mixed.transpose(1, 2).flatten(2))
         if self.gate is not None:
             mixed = mixed * self.gate(kept_rows).sigmoid()
-        kept = kept + self.after1(self.out(mixed))
+        kept = kept + self._dropped(self.after1(self.out(mixed)))
         if branch is not None:
             kept = kept + self.cross(kept, branch)
-        return kept + self.after2(self.mlp(self.before2(kept)))
+        return kept + self._dropped(self.after2(self.mlp(self.before2(kept))))
+
+    def _dropped(self, added: Tensor) -> Tensor:
+        return added if self.drop is None else self.drop(added)
 
     def queries_keys_values(
         self, x: Tensor, rope: Tensor | None = None, prefix: int = 0

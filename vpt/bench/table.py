@@ -9,20 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from vpt.bench.means import GROUPS, Mean, means
-from vpt.bench.published import Published, published
-from vpt.bench.suites import Suite, suite_of
+from vpt.bench.published import PIXELS, Published, backbone_of, depth_of, published
+from vpt.bench.suites import Suite, Task, suite_of
 from vpt.config import RunConfig, load_config, read_yaml
 from vpt.errors import UserError
 from vpt.files import read_json, write_json, write_text
 from vpt.protocols import harmonic
 
 PLAIN, HARMONIC = "accuracy", "harmonic mean"
-PIXELS = {
-    "imagenet": "ImageNet mean and std",
-    "own": "the backbone's own mean and std",
-    "none": "pixels from 0 to 1",
-    None: "normalisation not stated",
-}
 
 
 @dataclass(frozen=True)
@@ -57,6 +51,19 @@ class Ours:
     suite: Suite
     config: RunConfig
     scores: dict[str, dict[str, Score]]
+
+    def settings(self) -> list[RunConfig]:
+        """Those of the tasks that have a score, each with what its cases and its search say."""
+        names = {task for scores in self.scores.values() for task in scores}
+        trained = [self.suite.source] if self.suite.source else sorted(names)
+        return [self._settings(self.suite.tasks[name]) for name in trained] or [self.config]
+
+    def _settings(self, task: Task) -> RunConfig:
+        file = self.folder / task.name / "chosen.json"
+        words = [*task.settings(Path("data")), *(_json(file) if file.is_file() else [])]
+        if self.suite.protocol == "base-to-new":
+            words.append("data.half=base")
+        return load_config(base=self.config.model_dump(mode="json"), overrides=words)
 
     @property
     def method(self) -> str:
@@ -126,9 +133,8 @@ def _transferred(suite: Suite, file: Path) -> Iterator[tuple[str, str, Score]]:
             yield task.name, PLAIN, Score.of(rows[task.data]["seeds"])
 
 
-def _json(file: Path) -> dict[str, Any]:
-    found: dict[str, Any] = read_json(file, "run the bench")
-    return found
+def _json(file: Path) -> Any:
+    return read_json(file, "run the bench")
 
 
 def build(folders: Sequence[Path], everything: bool = False) -> dict[str, Any]:
@@ -136,7 +142,8 @@ def build(folders: Sequence[Path], everything: bool = False) -> dict[str, Any]:
 
     Args:
         folders: each becomes a column.
-        everything: show all that is published of the suite; default: only the same methods, or all if none is.
+        everything: show all that is published of the suite; default: only what is of the method of one of the folders,
+            on its backbone, with its pixels, pooling, depth and tokens. What differs in these is listed apart.
 
     Raises:
         UserError: a folder that is none of a bench, or folders of different suites.
@@ -147,8 +154,8 @@ def build(folders: Sequence[Path], everything: bool = False) -> dict[str, Any]:
         if run.suite.name != suite.name:
             raise UserError(f"{runs[0].folder} is of {suite.name}, {run.folder} of {run.suite.name}; one suite a table")
     known = published(suite.name)
-    same = [entry for entry in known if any(entry.is_method_of(run.config) for run in runs)]
-    others = known if everything or not same else same
+    different = {} if everything else _different(known, runs)
+    others = [entry for at, entry in enumerate(known) if everything or different.get(at) == []]
     measures = list(dict.fromkeys(measure for run in runs for measure in run.scores))
     rows = [row for measure in measures for row in _rows(suite, measure, runs, others)]
     return {
@@ -156,8 +163,25 @@ def build(folders: Sequence[Path], everything: bool = False) -> dict[str, Any]:
         "title": suite.title,
         "runs": [_run(run) for run in runs],
         "published": [_entry(entry) for entry in others],
+        "not_beside": [
+            {"method": known[at].method, "backbone": known[at].backbone, "here": reasons}
+            for at, reasons in different.items()
+            if reasons
+        ],
         "rows": rows,
     }
+
+
+def _different(known: Sequence[Published], runs: Sequence[Ours]) -> dict[int, list[str]]:
+    """Of each entry of the method of a run, by its place: what is different in that run; of several, the nearest."""
+    found: dict[int, list[str]] = {}
+    for run in runs:
+        settings = run.settings()
+        for at, entry in enumerate(known):
+            if all(entry.is_method_of(config) for config in settings):
+                reasons = list(dict.fromkeys(text for config in settings for text in entry.other_than(config)))
+                found[at] = min(found.get(at, reasons), reasons, key=len)
+    return found
 
 
 def _run(run: Ours) -> dict[str, Any]:
@@ -165,9 +189,12 @@ def _run(run: Ours) -> dict[str, Any]:
     return {
         "folder": str(run.folder),
         "method": run.method,
-        "backbone": config.backbone.name + ("" if config.backbone.pretrained else ", random weights"),
+        "backbone": backbone_of(config),
         "pixels": config.backbone.normalise,
         "prompt": config.prompt.kind,
+        "depth": None if config.prompt.kind in ("none", "pixel") else depth_of(config.prompt),
+        "tokens": sorted({tokens for one in run.settings() if (tokens := getattr(one.prompt, "tokens", None))}),
+        "pool": getattr(config.head, "pool", None),
         "tuning": config.tuning.kind,
         "head": config.head.kind,
         "seeds": sorted({score.seeds for scores in run.scores.values() for score in scores.values()}),
@@ -179,6 +206,9 @@ def _entry(entry: Published) -> dict[str, Any]:
         "method": entry.method,
         "backbone": entry.backbone,
         "pixels": entry.pixels,
+        "pool": entry.pool,
+        "depth": entry.depth,
+        "tokens": None if entry.tokens is None else list(entry.tokens),
         "source": entry.source.text(),
         "table": entry.table,
         "checked": list(entry.checked),
@@ -250,20 +280,34 @@ def as_markdown(table: dict[str, Any]) -> str:
         lines.append(_line([name, *([row["measure"]] if measured else []), *ours, *theirs]))
     lines += ["", "Test accuracy in percent, top-1; ± is the standard deviation over seeds.", ""]
     for run in table["runs"]:
-        seeds = " or ".join(str(count) for count in run["seeds"]) or "0"
+        seeds = _counts(run["seeds"]) or "0"
         lines.append(
             f"- {run['method']}: ours; prompt {run['prompt']}, tuning {run['tuning']}, head {run['head']}, on "
-            f"{run['backbone']}; {PIXELS[run['pixels']]}; seeds: {seeds}"
+            f"{run['backbone']}; {PIXELS[run['pixels']]}{_inside(run)}; seeds: {seeds}"
         )
     for number, entry in enumerate(table["published"], 1):
         note = f" ({entry['note']})" if entry["note"] else ""
         lines.append(
             f"- [{number}] {entry['method']}: {entry['source']}, {entry['table']}; {entry['backbone']}; "
-            f"{PIXELS[entry['pixels']]}{note}"
+            f"{PIXELS[entry['pixels']]}{_inside(entry)}{note}"
         )
     if not table["published"]:
-        lines.append("- no published number of this suite was verified")
+        lines.append("- no published number is of one of these methods in its settings; --all shows those there are")
+    for entry in table["not_beside"]:
+        lines.append(f"- not beside: {entry['method']} on {entry['backbone']}; here: {', '.join(entry['here'])}")
     return "\n".join(lines) + "\n"
+
+
+def _inside(one: dict[str, Any]) -> str:
+    """Depth, tokens and pooling, as far as they are known."""
+    tokens = f"{_counts(one['tokens'])} tokens" if one["tokens"] else ""
+    prompts = ", ".join(part for part in (one["depth"], tokens) if part)
+    pool = f"pooling {one['pool']}" if one["pool"] else ""
+    return "".join(f"; {part}" for part in (prompts, pool) if part)
+
+
+def _counts(numbers: Sequence[int]) -> str:
+    return " or ".join(str(number) for number in numbers)
 
 
 def _line(cells: Sequence[str]) -> str:

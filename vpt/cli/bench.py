@@ -52,7 +52,11 @@ def add(commands: Any) -> None:
 
     showing = actions.add_parser("table", help="our numbers beside the published ones")
     showing.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="what `vpt bench run` made")
-    showing.add_argument("--all", action="store_true", help="every published method, not only the same one")
+    showing.add_argument(
+        "--all",
+        action="store_true",
+        help="every published number of the suite, not only those of the same method in the same settings",
+    )
     showing.add_argument("--format", choices=["markdown", "json"], default="markdown")
     showing.set_defaults(run=_table)
 

@@ -39,6 +39,13 @@ class DataConfig(Section):
     split_seed: int = Field(0, ge=0, description="of splitting and of drawing shots")
     separator: str = Field("|", min_length=1, description="between several labels in a CSV cell")
     augment: str = Field("light", description="none, light, standard, strong, crop, or an albumentations YAML file")
+    crop_scale: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="smallest share of the area that a random crop keeps; default: 0.7 of augment=light, 0.35 of "
+        "standard and strong, 0.08 of crop",
+    )
     resize: Literal["crop", "squash", "pad"] = Field("crop", description="how a photo becomes a square")
     crop_pct: float | None = Field(
         None, gt=0, le=1, description="share kept by the centre crop; default: the backbone's"

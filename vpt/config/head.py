@@ -9,7 +9,7 @@ from pydantic import Field
 from vpt.config.detection import FasterHead, FcosHead, NativeHead, OwlHead, RetinaHead
 from vpt.config.section import Section, short
 
-Pool = Literal["native", "cls", "avg", "prompts", "all"]
+Pool = Literal["native", "cls", "avg", "prompts", "all", "mean_then_norm", "mean_then_own_norm"]
 
 
 class LinearHead(Section):
@@ -19,8 +19,14 @@ class LinearHead(Section):
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on what the head reads")
     pool: Pool = Field(
         "native",
-        description="what the head reads: the backbone's own pooling, CLS, mean of patches, of prompts, of both",
+        description="what the head reads: native (the backbone's own pooling), cls, avg (mean of patches), prompts "
+        "(mean of prompts), all (mean of both); mean_then_norm: mean of both before the norm, then a norm without "
+        "weights (VPT's code on MAE); mean_then_own_norm: then the backbone's norm",
     )
+    init: Literal["small", "fan_out"] = Field(
+        "small", description="weights of the last layer: small (standard deviation 0.02), fan_out (Kaiming normal, VPT)"
+    )
+    bias: float = Field(0.0, description="bias of the last layer at the start; VPT: -4.59512")
 
 
 class MlpHead(LinearHead):
@@ -66,6 +72,8 @@ class TipHead(ZeroShotHead):
     passes: int = Field(10, ge=1, description="augmented views of a training image whose mean is its key")
     alpha: float = Field(10.0, gt=0.1, description="largest weight of the cache that is tried on validation")
     beta: float = Field(12.0, gt=0.1, description="largest sharpness that is tried on validation")
+    first_alpha: float = Field(1.0, ge=0, description="weight of the cache while keys learn, and without validation")
+    first_beta: float = Field(5.5, ge=0, description="sharpness while keys learn, and without validation")
 
 
 Head = Annotated[

@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -36,11 +36,39 @@ def load_config(
     tree: dict[str, Any] = dict(base or {})
     if file is not None:
         tree = _merge(tree, read_yaml(file))
-    tree = _merge(tree, parse_overrides(overrides))
+    words = parse_overrides(overrides)
+    config = _validated(_merge(tree, words))
+    if not config.cases:
+        return config
+    _check_cases(config)
+    # A later load of this configuration must not undo what the words say now.
+    given = given_keys(overrides)
+    left = [
+        {"when": case.when, "use": {name: value for name, value in case.use.items() if name not in given}}
+        for case in config.cases
+    ]
+    for case in config.cases:
+        if case.fits(config):
+            for name, value in case.use.items():
+                tree = _merge(tree, _nested(name, value))
+    return _validated({**_merge(tree, words), "cases": left})
+
+
+def _validated(tree: Mapping[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
         raise UserError("\n".join(_explain(error))) from None
+
+
+def _check_cases(config: RunConfig) -> None:
+    from vpt.config.describe import described
+
+    known = {one.key for one in described()}
+    known |= {f"{key}.kind" for key in ("prompt", "tuning", "head", "train.optimizer")}
+    for name in [name for case in config.cases for name in (*case.when, *case.use)]:
+        if name not in known:
+            raise UserError(f"cases: unknown setting '{name}'{nearest(name, known)}")
 
 
 def read_yaml(file: str | Path) -> dict[str, Any]:
@@ -70,15 +98,17 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
         key, equals, text = word.partition("=")
         if not equals or not key:
             raise UserError(f"'{word}' is not of the form key=value, as in train.epochs=10")
-        value = read_value(text)
-        branch: dict[str, Any] = {}
-        leaf = branch
-        *parents, last = key.split(".")
-        for parent in parents:
-            leaf[parent] = leaf = {}
-        leaf[last] = value
-        tree = _merge(tree, branch)
+        tree = _merge(tree, _nested(key, read_value(text)))
     return tree
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    """A tree of one setting, by its full name."""
+    *parents, last = key.split(".")
+    branch: dict[str, Any] = {last: value}
+    for parent in reversed(parents):
+        branch = {parent: branch}
+    return branch
 
 
 def given_keys(words: Sequence[str]) -> list[str]:
@@ -253,6 +283,10 @@ def _known_keys(path: list[str]) -> set[str]:
         elif part in ("lr", "weight_decay"):
             fields = PerRole
         else:
+            if part.isdigit():  # a place in a list
+                continue
             annotation = fields.model_fields[part].annotation
+            if get_origin(annotation) is list:
+                (annotation,) = get_args(annotation)
             fields = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else fields
     return set(fields.model_fields)

@@ -105,9 +105,12 @@ class BptPrompt(_Tokens, _Layers):
     """Prompts as a product of two thin matrices (BPT, Wang et al. 2025)."""
 
     kind: Literal["bpt"] = "bpt"
-    tokens: int = Field(50, ge=1, le=10_000, description="prompt tokens per prompted layer")
-    rank: int = Field(25, ge=1, description="columns of either matrix")
-    init: Literal["uniform", "whitening"] = Field("whitening", description="start of the second matrix")
+    tokens: int = Field(100, ge=1, le=10_000, description="prompt tokens per prompted layer")
+    rank: int = Field(75, ge=1, description="columns of either matrix")
+    init: Literal["uniform", "whitening"] = Field(
+        "uniform",
+        description="initialisation of the second matrix: Xavier uniform (the paper's main setting), whitening",
+    )
     layers: str | list[int] = Field("first:1", description="'all', 'first:N', 'last:N' or a list, counted from 0")
 
 

@@ -19,6 +19,27 @@ from vpt.config.tuning import FrozenTuning, Tuning
 from vpt.files import at_home
 
 
+class Case(Section):
+    """Settings of a recipe that depend on others, such as epochs on the number of shots."""
+
+    when: dict[str, Any] = Field(description="setting -> the value that it must have, or a list of such")
+    use: dict[str, Any] = Field(description="setting -> value; what is given on the command line wins")
+
+    def fits(self, config: RunConfig) -> bool:
+        """Whether a run is such a case.
+
+        >>> Case(when={"data.shots": [1, 2]}, use={"train.epochs": 50}).fits(RunConfig())
+        False
+        """
+        for name, wanted in self.when.items():
+            value: Any = config
+            for part in name.split("."):
+                value = getattr(value, part, None)
+            if value not in (wanted if isinstance(wanted, list) else [wanted]):
+                return False
+        return True
+
+
 class RunConfig(Section):
     """A whole run.
 
@@ -33,6 +54,10 @@ class RunConfig(Section):
     head: Head = LinearHead()
     data: Annotated[DataConfig, short("path")] = DataConfig()
     train: TrainConfig = TrainConfig()
+    cases: list[Case] = Field(
+        default_factory=list,
+        description="settings that hold for some data, shots or other settings only: a list of `when` and `use`",
+    )
     out: Path = Field(Path("runs"), description="folder that holds run folders; ~ is the home folder")
     name: str | None = Field(None, description="name of the run folder; default: made from the settings")
     compare: list[str] = Field(

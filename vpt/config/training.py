@@ -47,6 +47,7 @@ class AdamWConfig(_ByRole):
     lr: PerRole = PerRole(prompt=2.5e-3, pixels=1e-2, head=1e-2, bias=1e-3, lora=1e-3, backbone=5e-5)
     weight_decay: PerRole = PerRole(prompt=0.0, pixels=0.0, head=1e-2, bias=0.0, lora=0.0, backbone=1e-2)
     betas: tuple[float, float] = Field((0.9, 0.999), description="how fast the running means forget")
+    eps: float = Field(1e-8, gt=0, description="added to the root of the second moment")
 
 
 class SgdConfig(_ByRole):
@@ -74,6 +75,16 @@ class TrainConfig(Section):
     epochs: int | None = Field(None, ge=1, description="default: enough for 500 steps, at least 10, at most 100")
     batch_size: int = Field(32, ge=1, description="images per optimiser step, all accumulation passes together")
     accumulate: int = Field(1, ge=1, description="passes a step is split into, to save memory")
+    drop_last: bool = Field(
+        False, description="leave out the last batch of an epoch if it is not full and not the only one (Dassl)"
+    )
+    drop_path: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="stochastic depth in the frozen backbone while training: how often the branches of the last layer "
+        "are left out; it rises linearly from 0 in the first",
+    )
     optimizer: Optimizer = AdamWConfig()
     recompute: bool = Field(
         False, description="gradient checkpointing: layers are computed again on the way back, for less memory"

@@ -3,8 +3,10 @@
 Facts of its files: a state dict has `enc.transformer.prompt_embeddings` (1, P, C), `enc.transformer.
 deep_prompt_embeddings` (layers - 1, P, C), `enc.transformer.prompt_proj`, `head.last_layer`, without `transformer.` on
 MoCo v3 and MAE; `prompt_epN.pth` holds numpy arrays `shallow_prompt` and `deep_prompt`, and no head. Sequence:
-[CLS, prompts, patches], prompts through the projection, then dropout. Pixels are normalised by ImageNet's mean and
-standard deviation on every backbone; at evaluation images of 256 pixels are cropped to 224, of 438 to 384.
+[CLS, prompts, patches], prompts through the projection, then dropout. On MAE the head reads the mean of prompts and
+patches, normed after by `enc.fc_norm`, which is frozen at ones and zeros, for MAE's own file has no such norm. Pixels
+are normalised by ImageNet's mean and standard deviation on every backbone; at evaluation images of 256 pixels are
+cropped to 224, of 438 to 384.
 """
 
 from __future__ import annotations
@@ -69,8 +71,13 @@ class OriginalVpt(Source):
                 f"forward pass then overwrites the first {first.shape[1]} patches of every image by the prompts, which "
                 f"vpt does not do; train again with prompt.layers=last:{deep}"
             )
-        pool = "all" if self.under("fc_norm.") else "native"
-        return {"prompt": prompt, "head": {"kind": "linear", "pool": pool}}
+        return {"prompt": prompt, "head": {"kind": "linear", "pool": self._pool()}}
+
+    def _pool(self) -> str:
+        if not self.under("fc_norm."):
+            return "native"
+        plain = bool((self.take("fc_norm.weight") == 1).all() and (self.take("fc_norm.bias") == 0).all())
+        return "mean_then_norm" if plain else "all"
 
     def preprocess(self, pre: Preprocess) -> Preprocess:
         """ImageNet's mean and standard deviation, whatever the backbone was pretrained with."""
@@ -105,17 +112,19 @@ class OriginalVpt(Source):
         return found
 
     def _check_pooling(self, model: PromptedModel) -> None:
-        """The original code on MAE reads the mean of prompts and patches, normed after; on the others the class row."""
+        """The code reads the mean of prompts and patches, normed after, on MAE; the class token on the others."""
         tower = model.backbone.require_tower("token prompts")
+        if self._pool() == "mean_then_norm":
+            return
         late = isinstance(tower.finish, nn.LayerNorm)
         if self.under("fc_norm.") and not late:
             raise UserError(
-                f"{self.title} takes the mean over prompt and patch rows and norms it after (its MAE models), but "
-                f"{model.backbone.name} norms rows before: choose a backbone with fc_norm, or train anew"
+                f"{self.title} takes the mean over prompts and patches and norms it after by weights of its own, but "
+                f"{model.backbone.name} norms before: choose a backbone with fc_norm, or train again"
             )
         if not self.under("fc_norm.") and (tower.pool_rows != 1 or not tower.has_class_row):
             raise UserError(
-                f"{self.title} reads the class row, but {model.backbone.name} pools otherwise; choose a ViT that "
+                f"{self.title} reads the class token, but {model.backbone.name} pools otherwise; choose a ViT that "
                 "reads its class token"
             )
 

@@ -29,8 +29,10 @@ _CV2 = {
 }
 
 
-def preset(name: str, fit: EvalTransform) -> A.Compose:
+def preset(name: str, fit: EvalTransform, crop_scale: float | None = None) -> A.Compose:
     """Build the pipeline called light, standard, crop or strong; it makes squares of `fit.size` pixels.
+
+    `crop_scale` is the smallest share of the area that the random crop keeps; default: the preset's own.
 
     >>> import numpy as np
     >>> image = np.zeros((30, 40, 3), np.uint8)
@@ -39,7 +41,7 @@ def preset(name: str, fit: EvalTransform) -> A.Compose:
     """
     crop = A.RandomResizedCrop(
         (fit.size, fit.size),
-        scale=({"light": 0.7, "crop": 0.08}.get(name, 0.35), 1.0),
+        scale=(crop_scale or {"light": 0.7, "crop": 0.08}.get(name, 0.35), 1.0),
         interpolation=_CV2[fit.interpolation],
         area_for_downscale="image",  # cubic and linear alias when they shrink
     )

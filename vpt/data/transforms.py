@@ -182,7 +182,11 @@ def eval_transform(pre: Preprocess, resize: Resize = "crop", crop_pct: float | N
 
 
 def train_transform(
-    pre: Preprocess, augment: str = "standard", resize: Resize = "crop", crop_pct: float | None = None
+    pre: Preprocess,
+    augment: str = "standard",
+    resize: Resize = "crop",
+    crop_pct: float | None = None,
+    crop_scale: float | None = None,
 ) -> EvalTransform | TrainTransform:
     """The transform for training.
 
@@ -190,21 +194,24 @@ def train_transform(
     standard (35 to 100 %, flip, mild colour jitter); crop (8 to 100 %, flip, as CLIP's prompt learners train); strong
     (standard and two of rotation, shear, colour, blur, grey, ..., and patches dropped); or a YAML file as written by
     `albumentations.save(..., data_format="yaml")`, which is given the whole photo and whose result is made a square of
-    `pre.size` if it is none.
+    `pre.size` if it is none. `crop_scale` is another smallest share of the area for the presets.
 
     Raises:
-        UserError: no such preset or file, or a pipeline that does not give 8-bit colour images.
+        UserError: no such preset or file, a pipeline that does not give 8-bit colour images, or a `crop_scale` for what
+            crops otherwise.
 
     >>> train_transform(Preprocess(size=8), "none") == eval_transform(Preprocess(size=8))
     True
     """
     fit = eval_transform(pre, resize, crop_pct)
+    if crop_scale is not None and (augment == "none" or augment not in PRESETS):
+        raise UserError(f"data.crop_scale={crop_scale} is of the random crop, which data.augment={augment} lacks")
     if augment == "none":
         return fit
     if augment in PRESETS:
         from vpt.data.augment import preset
 
-        return TrainTransform(preset(augment, fit), fit, augment)
+        return TrainTransform(preset(augment, fit, crop_scale), fit, augment)
     path = pipeline_file(augment)
     from vpt.data.augment import from_yaml
 

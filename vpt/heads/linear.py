@@ -10,7 +10,7 @@ from vpt.config import LinearHead, MlpHead
 def build_linear(config: LinearHead | MlpHead, features: int, classes: int) -> nn.Sequential:
     """Build a head from `features` channels to `classes` logits.
 
-    The last layer starts at zero bias and small weights, so that training starts near uniform scores.
+    By default the last layer starts at zero bias and small weights, so that training starts near uniform scores.
 
     >>> build_linear(LinearHead(), features=8, classes=3)
     Sequential(
@@ -24,6 +24,9 @@ def build_linear(config: LinearHead | MlpHead, features: int, classes: int) -> n
             layers += [nn.Linear(features, hidden), nn.GELU()]
             features = hidden
     last = nn.Linear(features, classes)
-    nn.init.trunc_normal_(last.weight, std=0.02)
-    nn.init.zeros_(last.bias)
+    if config.init == "fan_out":
+        nn.init.kaiming_normal_(last.weight, mode="fan_out")
+    else:
+        nn.init.trunc_normal_(last.weight, std=0.02)
+    nn.init.constant_(last.bias, config.bias)
     return nn.Sequential(*layers, nn.Dropout(config.dropout), last)

@@ -24,6 +24,7 @@ class TipAdapter(ZeroShot):
 
     Args:
         finetune: the keys learn.
+        mix: alpha and beta until they are chosen on validation images.
 
     The other arguments are those of ZeroShot.
     """
@@ -39,11 +40,12 @@ class TipAdapter(ZeroShot):
         names: Sequence[str],
         templates: Sequence[str],
         finetune: bool,
+        mix: tuple[float, float] = (1.0, 5.5),
     ) -> None:
         super().__init__(encoder, fingerprint, names, templates)
         self.keys = nn.Parameter(torch.zeros(0, self.fixed.shape[1]), requires_grad=finetune)
         self.register_buffer("labels", torch.zeros(0, dtype=torch.int64))
-        self.register_buffer("mix", torch.tensor([1.0, 5.5]))  # alpha, beta
+        self.register_buffer("mix", torch.tensor(mix))
         if not finetune:
             # Not a parameter: nothing of it learns, but it belongs to the task.
             keys = self.keys.data

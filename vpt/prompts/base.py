@@ -1,7 +1,7 @@
 """The base of every token prompt: which tokens enter where, and what else they do in a layer.
 
 A method of one's own overrides `sets` (the tokens), `in_layer` (the ports of backbones/ports.py), or both; the executor
-needs no change.
+needs no change. What must happen after every step of the optimizer goes into `after_step`.
 """
 
 from __future__ import annotations
@@ -58,6 +58,21 @@ class TokenPrompts(nn.Module):
     def in_layer(self, layer: int, block: Block, plain: LayerPrompt, sets: Sequence[Tensor]) -> LayerPrompt:
         """What the prompt does in a layer; `plain` is what the tokens that enter there do."""
         return plain
+
+    def packed(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Its state for a file, where less than all of it matters; `unpacked` gives it back."""
+        return state
+
+    def unpacked(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The state that `packed` made a file's of. One that was not packed, or does not fit, stays as it is."""
+        return state
+
+    def constrain(self) -> None:
+        """Bring parameters that have a range back into it, in place. Called after every step and after loading."""
+
+    def after_step(self) -> None:
+        """Called after every step of the optimizer, without gradients."""
+        self.constrain()
 
     def layers(self, tower: Tower, plan: Sequence[Step], batch: int) -> list[LayerPrompt]:
         """What the prompt does in every layer. Nothing of it depends on the image but a port that is a function, so

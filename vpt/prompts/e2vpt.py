@@ -24,8 +24,10 @@ class EffectivePrompts(VisualPrompts):
     """VPT with tokens put straight among the keys and values of every prompted layer (section 3.2), and with masks over
     tokens and over segments of tokens, shared by all layers (section 3.3).
 
-    Masks are ones until pruning sets some to zero; they are never trained. Segments are contiguous. Pruned tokens stay
-    in the sequence as zeros, as in the paper's own experiments.
+    Masks are ones until pruning sets some to zero; they are never trained. Pruned tokens stay in the sequence as zeros,
+    as in the paper's own experiments; a file holds only what is left. Two things differ from the released code: a
+    segment is a run of channels, where it takes every sixteenth one, and the masks hold in all layers, where it applies
+    them before the first.
 
     Args:
         kv_tokens: key-value prompts M of a layer, each with a value of its own for each head.
@@ -63,6 +65,29 @@ class EffectivePrompts(VisualPrompts):
     def mask(self, width: int) -> Tensor:
         """What every token set is multiplied by, (P, C)."""
         return self.token_mask[:, None] * self.segment_mask.repeat_interleave(width // self.segments, dim=1)
+
+    def packed(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """With tokens (L, values left) where any are pruned, and masks of bytes."""
+        left = self.mask(self.tokens.shape[-1]) > 0
+        if bool(left.all()):
+            return state
+        masks = {name: state[name].to(torch.uint8) for name in ("token_mask", "segment_mask")}
+        return {**state, **masks, "tokens": state["tokens"][:, left]}
+
+    def unpacked(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """With tokens (L, P, C), zero where they are pruned."""
+        tokens, token_mask, segment_mask = (state.get(name) for name in ("tokens", "token_mask", "segment_mask"))
+        if tokens is None or token_mask is None or segment_mask is None or tokens.ndim != 2:
+            return state
+        if token_mask.shape != self.token_mask.shape or segment_mask.shape != self.segment_mask.shape:
+            return state
+        width = self.tokens.shape[-1]
+        left = token_mask[:, None].bool() & segment_mask.bool().repeat_interleave(width // self.segments, dim=1)
+        if tokens.shape != (len(self.tokens), int(left.sum())):
+            return state
+        whole = tokens.new_zeros(self.tokens.shape)
+        whole[:, left] = tokens
+        return {**state, "tokens": whole}
 
     def sets(self, batch: int) -> Sequence[Tensor]:
         """Masked token sets, each (P, C) or (batch, P, C)."""

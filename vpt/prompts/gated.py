@@ -13,12 +13,14 @@ from vpt.backbones.ports import LayerPrompt
 from vpt.prompts.base import Shape
 from vpt.prompts.vpt import VisualPrompts
 
+TEMPERATURES = (0.01, 10.0)
+
 
 class GatedPrompts(VisualPrompts):
     """VPT-Shallow with a gate behind every layer but the last, and a learnable attention temperature in every layer.
 
     A gate g blends what comes out of a layer in the prompt rows with what went in, g out + (1 - g) in. Scores of all
-    rows and heads of a layer are divided by its temperature, held within 0.01 and 10.
+    rows and heads of a layer are divided by its temperature, brought back between 0.01 and 10 after every step.
 
     Args:
         shape: of the backbone.
@@ -44,4 +46,9 @@ class GatedPrompts(VisualPrompts):
     def in_layer(self, layer: int, block: Block, plain: LayerPrompt, sets: Sequence[Tensor]) -> LayerPrompt:
         """Adds the gate and the temperature of the layer."""
         gate: Tensor | None = self.gates[layer].sigmoid() if layer < len(self.gates) else None
-        return replace(plain, gate=gate, temperature=self.temperatures[layer].clamp(0.01, 10.0))
+        return replace(plain, gate=gate, temperature=self.temperatures[layer])
+
+    @torch.no_grad()
+    def constrain(self) -> None:
+        """See TokenPrompts.constrain. A clamp in the forward pass would leave no gradient beyond its ends."""
+        self.temperatures.clamp_(*TEMPERATURES)

@@ -17,7 +17,7 @@ from vpt.errors import UserError
 
 Space = Literal["raw", "normalised"]
 Squash = Literal["none", "sigmoid", "clamp"]
-SCALES = (0.1, 5.0)  # within which a learned size is held
+SCALES = (0.1, 5.0)  # of a learned size
 
 
 def lay(
@@ -110,7 +110,7 @@ class PixelPrompts(nn.Module):
         if self.config.shape == "random_patch":
             return self._patch(batch)
         if self.config.learn_scale:
-            inner = min(self.side, int(self.inner * float(self.scale.detach().clamp(*SCALES))))
+            inner = min(self.side, max(0, int(self.inner * float(self.scale.detach()))))
             return self.pixels.view(3, self.side, self.side), _outside(self.side, inner).to(self.pixels)
         canvas = self.pixels.new_zeros(3, self.side, self.side)
         return canvas.masked_scatter(self.frame.expand_as(canvas), self.pixels), self.frame.to(self.pixels.dtype)
@@ -125,9 +125,19 @@ class PixelPrompts(nn.Module):
         if not self.config.learn_scale:
             return images
         # Sampling at u / scale around the centre makes the picture `scale` times as large.
-        turn = torch.eye(2, 3, device=images.device, dtype=images.dtype) / self.scale.clamp(*SCALES)
+        turn = torch.eye(2, 3, device=images.device, dtype=images.dtype) / self.scale
         grid = F.affine_grid(turn.expand(images.shape[0], -1, -1), list(images.shape), align_corners=True)
         return F.grid_sample(images, grid, align_corners=True)
+
+    @torch.no_grad()
+    def constrain(self) -> None:
+        """Bring a learned size back into its range, in place. Called after every step and after loading."""
+        if self.config.learn_scale:
+            self.scale.clamp_(*SCALES)
+
+    def after_step(self) -> None:
+        """Called after every step of the optimizer."""
+        self.constrain()
 
     def _frame(self) -> Tensor:
         size, side = self.config.size, self.side

@@ -309,10 +309,17 @@ def _conclude(study: optuna.Study, plan: Sweep, folder: Path, console: Console) 
         [*(key.removeprefix("train.optimizer.") for key in plan.axes), "validation"],
         [[*(_told(row["params"].get(key)) for key in plan.axes), f"{row['validation']:.4f}"] for row in shown],
     )
-    # Of equals the first by name, so that the order in which trials ran decides nothing.
     top = max(trial.value for trial in done if trial.value is not None)
-    params = min((trial.params for trial in done if trial.value == top), key=repr)
+    params = min((trial.params for trial in done if trial.value == top), key=lambda params: _order(params, plan))
     return Chosen(folder, rows, words_of(params, plan.axes))
+
+
+def _order(params: dict[str, Any], plan: Sweep) -> Any:
+    """Which of equally good points comes first, whenever their trials ran: of a grid the one that its file names first,
+    else the first by name."""
+    if not plan.grid:
+        return repr(params)
+    return [list(values).index(params[key]) for key, values in grid_of(plan.axes).items()]
 
 
 def _final(config: RunConfig, folder: Path, shared: Shared, console: Console) -> TrainResult:

@@ -204,7 +204,15 @@ def _features(setting: Setting, model: PromptedModel, split: str) -> FeatureLoad
     )
     loader.close()
     train = setting.config.train
-    return FeatureLoader(features, labels, batch_size=train.batch_size, seed=train.seed, shuffle=split == "train")
+    training = split == "train"
+    return FeatureLoader(
+        features,
+        labels,
+        batch_size=train.batch_size,
+        seed=train.seed,
+        shuffle=training,
+        drop_last=training and setting.drop_last,
+    )
 
 
 def _scored(forward: Forward, loader: Batches, setting: Setting, split: str) -> tuple[Tensor, Tensor]:

@@ -186,6 +186,7 @@ def box_loader(
         batch_size=config.train.batch_size,
         seed=config.train.seed,
         shuffle=shuffle,
+        drop_last=shuffle and setting.drop_last,
         workers=default_workers() if config.data.workers is None else config.data.workers,
         cache=setting.caches.get(split),
         max_pixels=config.data.max_pixels,

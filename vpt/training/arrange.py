@@ -32,6 +32,8 @@ def arrange(model: Prompted, config: TrainConfig, device: torch.device, precisio
     if config.recompute or config.shard:
         backbone.require_tower("recomputed or dealt out layers")
     backbone.round_to(precision)
+    if config.drop_path:
+        model.drop_paths = backbone.with_drop_path(config.drop_path)  # they draw while the model trains
     if config.shard and ranks().count > 1:
 
         def dealt(block: Block) -> Sharded:

@@ -23,19 +23,30 @@ class FeatureLoader:
     [2, 1]
     """
 
-    def __init__(self, features: Tensor, labels: Tensor, *, batch_size: int, seed: int, shuffle: bool) -> None:
+    def __init__(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        *,
+        batch_size: int,
+        seed: int,
+        shuffle: bool,
+        drop_last: bool = False,
+    ) -> None:
         self.features = features
         self.labels = labels
         self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
+        self.batches = len(labels) // batch_size if drop_last else -(-len(labels) // batch_size)
 
     def __len__(self) -> int:
-        return -(-len(self.labels) // self.batch_size)
+        return self.batches
 
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
         """Batches of an epoch from `start_batch` on; `images` holds features (B, C)."""
         count = len(self.labels)
         order = torch.from_numpy(epoch_order(count, self.seed, epoch)) if self.shuffle else torch.arange(count)
-        for index in order[start_batch * self.batch_size :].split(self.batch_size):
+        wanted = order[start_batch * self.batch_size : self.batches * self.batch_size]
+        for index in wanted.split(self.batch_size) if len(wanted) else ():
             yield Batch(self.features[index], self.labels[index], index)

@@ -301,6 +301,7 @@ def finish_step(state: TrainState, config: TrainConfig, loss: float) -> None:
             torch.nn.utils.clip_grad_norm_([p for _, _, p in state.model.trainable()], config.clip_norm)
         state.scaler.step(state.optimizer)
         state.scaler.update()
+        state.model.after_step()
     state.optimizer.zero_grad(set_to_none=True)
 
 

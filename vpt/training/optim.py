@@ -39,7 +39,7 @@ def build_optimizer(model: Prompted, config: AdamWConfig | SgdConfig) -> torch.o
     if isinstance(config, AdamWConfig):
         # In one kernel on a GPU, where a step of so few weights is otherwise mostly the starting of kernels.
         fused = any(parameter.is_cuda for group in roles.values() for parameter in group)
-        return torch.optim.AdamW(groups, betas=config.betas, fused=fused or None)
+        return torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, fused=fused or None)
     return torch.optim.SGD(groups, momentum=config.momentum)
 
 

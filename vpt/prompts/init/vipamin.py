@@ -12,7 +12,8 @@ from vpt.backbones.block import Block, attend
 from vpt.backbones.tower import Tower
 from vpt.prompts.init.whitening import affine
 
-DAMPING = 0.01  # of the mean square gain of a layer's map to values
+LONGEST = 1.0  # length of the orthogonal part, of that of the matched one
+USED = 0.01  # of the largest singular value of the attention outputs, where these span all channels
 
 
 def vipamin(tower: Tower, images: Tensor, tokens: Tensor, layers: Sequence[int], nearest: int, expand: float) -> Tensor:
@@ -41,7 +42,7 @@ def vipamin(tower: Tower, images: Tensor, tokens: Tensor, layers: Sequence[int],
             mine = tokens[list(layers).index(layer)]
             patches = prompted[:, tower.prefix :]
             selected = _selected(block, patches, mine, nearest)
-            expanded = _expanded(block, plain, mine, rope, tower.prefix)
+            expanded = _expanded(block, plain, mine, rope, tower.prefix, LONGEST * float(selected.norm()))
             found.append((1 - expand) * selected + expand * expanded)
             extra = block.keys_values(mine)
         # Candidates come from a pass with the random prompts in it, the space that is used from one without.
@@ -59,22 +60,26 @@ def _selected(block: Block, patches: Tensor, tokens: Tensor, nearest: int) -> Te
     return patches.mean(0)[chosen].mean(1)
 
 
-def _expanded(block: Block, rows: Tensor, tokens: Tensor, rope: Tensor | None, prefix: int) -> Tensor:
-    """(P, C): tokens moved so that their values lie outside the span of the batch-mean attention outputs.
+def _expanded(block: Block, rows: Tensor, tokens: Tensor, rope: Tensor | None, prefix: int, longest: float) -> Tensor:
+    """(P, C): tokens whose values lie outside the span of the batch-mean attention outputs, the paper's
+    (I - V V^T)(p W) W^+, with a norm of at most `longest`.
 
-    Three things differ from the released code. It leaves out a transpose on the way back from values to tokens; here
-    the map itself is inverted. The bias of the values, which is the same for all, is left out: most of it lies in that
-    span, and cancelling it would send all prompts the same way. And as real layers have directions that hardly reach
-    the values, the way back is damped; without, prompts become hundreds of times as long as patch rows.
+    Real layers have directions that hardly reach the values, and a whole inverse makes tokens hundreds of times as long
+    as patch tokens: the pseudo-inverse goes down the singular values as far as `longest` allows. Where there are fewer
+    channels than tokens, so that the outputs span all channels, only the directions that carry them count as used. The
+    released code adds the bias of the values, which sends all tokens the same way, and leaves out a transpose on the
+    way back from values to tokens.
     """
     query, key, value = block.queries_keys_values(rows, rope, prefix)
-    used = attend(query, key, value).transpose(1, 2).flatten(2).mean(0)  # (N, C)
-    basis = torch.linalg.qr(used.T.double()).Q
+    outputs = attend(query, key, value).transpose(1, 2).flatten(2).mean(0).double()  # (N, C)
+    _, sizes, basis = torch.linalg.svd(outputs, full_matrices=False)
+    if len(basis) >= tokens.shape[1]:
+        basis = basis[sizes > USED * sizes[0]]
     with block.whole():
         matrix = affine(block, 2, tokens.shape[1])[0].double()
-    inside = tokens.double() @ matrix @ basis @ basis.T
-    square = matrix @ matrix.T
-    damping = DAMPING * square.diagonal().mean() * torch.eye(len(square), dtype=square.dtype, device=square.device)
-    # The smallest move whose value is minus what lies inside, up to the damping.
-    move = torch.linalg.solve(square + damping, matrix @ inside.T).T
-    return (tokens.double() - move).to(tokens.dtype)
+    values = tokens.double() @ matrix
+    outside = values - values @ basis.T @ basis
+    left, gains, right = torch.linalg.svd(matrix)
+    parts = outside @ right.T / gains  # along the directions of tokens, those with the largest gains first
+    kept = parts.square().sum(0).cumsum(0) <= longest**2
+    return (torch.where(kept, parts, 0.0) @ left.T).to(tokens.dtype)

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from vpt.backbones.block import Block
 
+REACHED = 1e-6  # of the largest singular value; float32 weights tell no more
+
 
 def affine(block: Block, part: int, width: int) -> tuple[Tensor, Tensor]:
     """The linear map (C, C) and bias (C,) by which a layer makes queries (part 0), keys (1) or values (2) of rows:
@@ -17,30 +19,33 @@ def affine(block: Block, part: int, width: int) -> tuple[Tensor, Tensor]:
     return block.project(probe[None], "qkv")[part][0] - bias, bias
 
 
-def whitening(block: Block, rows: Tensor, share: float = 1e-3) -> Tensor:
+def whitening(block: Block, rows: Tensor) -> Tensor:
     """Whitening matrix (C, C) of a layer.
 
-    A prompt row p meets a patch row x, both after the norm, in the score p Wq Wk^T x^T. With M = Wq Wk^T X^T, the
-    matrix is the inverse square root of M M^T over the number of rows, uncentred. There are fewer rows than channels at
-    times, so `share` of the mean variance is added to all; the released code lacks this and divides by noise.
+    A prompt token p meets a patch token x, both after the norm, in the score p Wq Wk^T x^T. With M = Wq Wk^T X^T, the
+    matrix is the inverse square root of M M^T over the number of tokens, uncentred. Directions that M does not reach,
+    because there are fewer tokens than channels, are left out: they have no variance to bring to one. The released code
+    takes the mean of M over images first, and divides by the rounding of those directions.
 
     Args:
-        rows: X (N, C), normed patch rows of some images.
+        rows: X (N, C), normed patch tokens of some images.
 
     >>> from types import SimpleNamespace
     >>> block = SimpleNamespace(project=lambda x, part: (x, x, x), mlp=torch.nn.Linear(2, 2))
-    >>> matrix = whitening(block, torch.randn(500, 2) @ torch.diag(torch.tensor([2.0, 0.5])), share=0.0)
+    >>> matrix = whitening(block, torch.randn(500, 2) @ torch.diag(torch.tensor([2.0, 0.5])))
     >>> bool(matrix[0, 0] < matrix[1, 1])
     True
     """
     width = rows.shape[1]
     query, _ = affine(block, 0, width)
     key, _ = affine(block, 1, width)
-    met = (query @ key.T @ rows.T.to(query.dtype)).double()
-    covariance = met @ met.T / rows.shape[0]
-    values, vectors = torch.linalg.eigh(covariance)
-    values = values.clamp_min(0) + share * values.mean()
-    return (vectors / values.sqrt() @ vectors.T).to(query.dtype)
+    met = query.double() @ key.double().T @ rows.double().T
+    # Singular values of M instead of eigenvalues of M M^T, whose small ones drown in rounding.
+    vectors, sizes = torch.linalg.svd(met, full_matrices=False)[:2]
+    sizes = sizes / rows.shape[0] ** 0.5
+    reached = sizes > REACHED * sizes[0]
+    inverse = torch.where(reached, 1 / sizes, 0.0)
+    return ((vectors * inverse) @ vectors.T).to(query.dtype)
 
 
 def whitened_columns(block: Block, rows: Tensor, rank: int, seed: int) -> Tensor:
