@@ -6,6 +6,7 @@ the image as it is shown, others as it is stored. The stated size tells which, u
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -103,7 +104,7 @@ def placed(entries: Sequence[BoxEntry], max_pixels: int, notes: list[str]) -> li
     turned_names, guessed = [], []
     for entry, header, frame in zip(entries, headers, frames, strict=True):
         if header is None:
-            placed.append(entry._replace(size=None, defect="" if entry.source.exists() else MISSING))
+            placed.append(entry._replace(size=None, defect="" if os.path.exists(entry.source) else MISSING))
             continue
         if frame == "other":
             placed.append(entry._replace(defect=_other_size(entry, header)))

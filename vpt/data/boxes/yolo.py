@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def read_yolo(file: Path) -> BoxFound:
     said = read_description(file)
     root = file.parent / said.path if said.path else file.parent
     found = BoxFound(classes=said.names, folder=file.parent, read={file}, notes=list(said.notes))
-    if not root.is_dir():
+    if not os.path.isdir(root):  # Path's own raises for names that cannot be
         found.notes.append(f"{file.name} says path: {said.path}, which is not there; paths start at its own folder")
         root = file.parent
     places = Places([root, file.parent], Files())
