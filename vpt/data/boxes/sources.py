@@ -133,19 +133,21 @@ def _refuse_unusable(entries: Sequence[BoxEntry]) -> None:
     """Refuse images that are missing or have another size than annotated, all of them in one sentence."""
     missing = [entry for entry in entries if entry.defect == MISSING]
     other = [entry for entry in entries if entry.defect not in ("", MISSING)]
-    parts, mends = [], []
+    parts, remedies = [], []
     if missing:
         parts.append(f"{number_of(len(missing), 'image')} cannot be found: {listed([_named(one) for one in missing])}")
-        mends.append("mend the paths")
+        remedies.append("correct the paths")
     if other:
         names = listed([f"{visible(entry.name)} ({entry.defect})" for entry in other])
         parts.append(
             f"{number_of(len(other), 'image')} of another size than annotated, so that the boxes would lie elsewhere: "
             f"{names}"
         )
-        mends.append("use the files that were annotated")
+        remedies.append("use the files that were annotated")
     if parts:
-        raise UserError(f"{'; '.join(parts)}; {' and '.join(mends)}, or set data.on_bad=skip to leave such images out")
+        raise UserError(
+            f"{'; '.join(parts)}; {' and '.join(remedies)}, or set data.on_bad=skip to leave such images out"
+        )
 
 
 def _named(entry: BoxEntry) -> str:

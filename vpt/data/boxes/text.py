@@ -46,7 +46,7 @@ def escaped(text: str) -> str:
 
 @contextmanager
 def legible() -> Iterator[None]:
-    """Within the block, and in functions that it decorates, mistakes are told with `escaped` signs."""
+    """Within the block, and in functions that it decorates, mistakes are shown with `escaped` signs."""
     try:
         yield
     except UserError as error:

@@ -41,7 +41,7 @@ def read_yolo(file: Path) -> BoxFound:
         for text in texts:
             place = places.find(text)
             if place is None and split == "train":
-                raise UserError(f"{file}: there is no folder or list {root / text}; mend 'train:' there")
+                raise UserError(f"{file}: there is no folder or list {root / text}; correct 'train:' there")
             if place is None:
                 found.notes.append(f"{file.name} names {split}: {text}, which is not there")
                 continue
@@ -106,7 +106,7 @@ def read_images(
         )
     if images.get("train") and not owners:
         sought = shown(images["train"][0].parent)
-        found.notes.append(f"no label files were found for the images of {sought}, in labels/ or beside them")
+        found.notes.append(f"no label files were found for the images of {sought}, in labels/ or next to them")
 
 
 def _orphans(owners: dict[Path, list[Path]], places: Places) -> list[Path]:
