@@ -1,4 +1,4 @@
-"""Converting boxes: nothing is invented, what a format cannot hold is told, and names survive."""
+"""Converting boxes: nothing is invented, what a format cannot hold is said, and names survive."""
 
 from __future__ import annotations
 

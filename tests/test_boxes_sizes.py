@@ -86,7 +86,7 @@ def test_where_the_size_does_not_tell_the_other_images_do(tmp_path: Path, form: 
     write(form, tmp_path, ["half.png", "quarter.png"], OBJECT, STORED)
     places = {name: seen(tmp_path / "images" / name) for name in ("half.png", "quarter.png")}
     assert read(tmp_path) == {"train": {name: [("cat", box)] for name, box in places.items()}}
-    assert "EXIF turns or mirrors 1 image and the annotated size does not tell" in notes(tmp_path)
+    assert "EXIF turns or mirrors 1 image and the annotated size does not say" in notes(tmp_path)
 
 
 @pytest.mark.parametrize("form", ["coco", "voc"])

@@ -174,7 +174,7 @@ class TestLists:
     def test_a_list_whose_name_tells_nothing_is_refused(self, tmp_path: Path):
         voc(tmp_path, "abcd")
         lists(tmp_path / "ImageSets" / "Main", train="a b", final="c d")
-        assert "final.txt lists 2 images, and its name does not tell what for" in refused(tmp_path)
+        assert "final.txt lists 2 images, and its name does not say what for" in refused(tmp_path)
         lists(tmp_path / "ImageSets" / "Main", final="a b")  # nothing new
         assert stems(tmp_path) == {"train": ["a", "b"]}
 

@@ -325,7 +325,7 @@ class TestLists:
         ["images/train/1.jpg", "./images/train/1.jpg", "{}/images/train/1.jpg", "1.jpg", "1", "/a/b/train/1.jpg 0"],
     )
     def test_held_out_lists_are_heeded(self, tmp_path: Path, name: str, split: str, form: str):
-        """data.yaml names one folder, and a list beside it says what is not to be trained on."""
+        """data.yaml names one folder, and a list next to it says what is not to be trained on."""
         yolo(tmp_path)
         (tmp_path / f"{name}.txt").write_text(form.format(tmp_path) + "\n")
         assert {split: list(images) for split, images in read(tmp_path).items()} == {

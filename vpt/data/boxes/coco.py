@@ -25,7 +25,7 @@ def read_coco(files: dict[str, Path], folder: Path) -> BoxFound:
 
     Args:
         files: by split.
-        folder: of the data set. Images lie beside their file, in `images`, in a folder named after the split, or where
+        folder: of the data set. Images lie next to their file, in `images`, in a folder named after the split, or where
             a path below `folder` says.
 
     Raises:
@@ -115,7 +115,7 @@ class _Reader:
         if clashes:
             raise UserError(
                 f"{self._file}: two images have the same id: {listed(clashes, 5)}; which boxes are whose cannot be "
-                "told, so give each image an id of its own"
+                "known, so give each image an id of its own"
             )
         if repeated:
             self._notes.append(

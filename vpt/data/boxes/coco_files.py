@@ -69,7 +69,7 @@ def _candidates(folder: Path) -> dict[str, list[Path]]:
 
 
 def names_split(file: Path, folder: Path) -> bool:
-    """Whether the name of an annotation file, or of a folder above it in the data set, tells a split.
+    """Whether the name of an annotation file, or of a folder above it in the data set, says a split.
 
     >>> names_split(Path("set/annotations/instances_val.json"), Path("set")), names_split(Path("a.json"), Path("."))
     (True, False)
@@ -220,7 +220,7 @@ def _is_plain(name: str) -> bool:
 
 
 def unsplit_note(folder: Path, chosen: Iterable[Path]) -> list[str]:
-    """At most one sentence about files called after no split beside those that are, as CVAT writes them."""
+    """At most one sentence about files called after no split next to those that are, as CVAT writes them."""
     chosen = set(chosen)
     left = [
         str(file.relative_to(folder))

@@ -22,7 +22,7 @@ FORMATS = ("coco", "voc", "yolo")
 
 
 def convert(data: LabelledData, folder: Path, form: str) -> Path:
-    """Write `data` to a new `folder` as coco, voc or yolo. Crowds survive in COCO only: `left_out` tells them.
+    """Write `data` to a new `folder` as coco, voc or yolo. Crowds survive in COCO only: `left_out` lists them.
 
     Raises:
         UserError: a folder that exists, or an unknown format.

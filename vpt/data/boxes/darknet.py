@@ -17,7 +17,7 @@ _NAMES = ("obj.names", "classes.txt", "_darknet.labels", "classes.names", "label
 
 
 def find_darknet(folder: Path) -> Path | None:
-    """What describes a YOLO data set without a data.yaml: obj.data, or class names beside label files; or None.
+    """What describes a YOLO data set without a data.yaml: obj.data, or class names next to label files; or None.
 
     >>> find_darknet(Path("no/such")) is None
     True
@@ -32,7 +32,7 @@ def find_darknet(folder: Path) -> Path | None:
 
 
 def _has_labels(folder: Path, names: Path) -> bool:
-    """Whether there are text files that may be labels: in labels/, or beside images."""
+    """Whether there are text files that may be labels: in labels/, or next to images."""
     places = [folder / "labels", folder, *(inner for inner in folder.iterdir() if inner.is_dir())]
     for place in places:
         for file in place.rglob("*.txt") if place.name == "labels" else place.glob("*.txt"):
@@ -93,4 +93,4 @@ def _named(value: str, folder: Path, file: Path, places: Places) -> Path:
         found = places.files.find(folder, end) if ".." not in end.parts and "\0" not in value else None
         if found is not None and found.is_file():
             return found
-    raise UserError(f"{file} names {value}, which is not there; mend the path there")
+    raise UserError(f"{file} names {value}, which is not there; correct the path there")

@@ -1,11 +1,12 @@
 """The one place that decides which pixels boxes count: sizes that annotations state, compared with the files.
 
 Boxes of records lie in the upright image, as it is decoded. Tools disagree about files that EXIF turns: some annotate
-the image as it is shown, others as it is stored. The stated size tells which, unless both are equal.
+the image as it is shown, others as it is stored. The stated size says which, unless both are equal.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -59,7 +60,7 @@ def read_header(path: Path, max_pixels: int) -> Header | None:
                 width, height = height, width
             return Header(width, height, orientation)
     except Exception:
-        return None  # the check of the data tells why
+        return None  # the check of the data says why
 
 
 def _orientation(image: Image.Image) -> int:
@@ -103,7 +104,7 @@ def placed(entries: Sequence[BoxEntry], max_pixels: int, notes: list[str]) -> li
     turned_names, guessed = [], []
     for entry, header, frame in zip(entries, headers, frames, strict=True):
         if header is None:
-            placed.append(entry._replace(size=None, defect="" if entry.source.exists() else MISSING))
+            placed.append(entry._replace(size=None, defect="" if os.path.exists(entry.source) else MISSING))
             continue
         if frame == "other":
             placed.append(entry._replace(defect=_other_size(entry, header)))
@@ -127,7 +128,7 @@ def placed(entries: Sequence[BoxEntry], max_pixels: int, notes: list[str]) -> li
         )
     if guessed:
         notes.append(
-            f"EXIF turns or mirrors {number_of(len(guessed), 'image')} and the annotated size does not tell whether "
+            f"EXIF turns or mirrors {number_of(len(guessed), 'image')} and the annotated size does not say whether "
             f"the boxes follow; they are taken to lie in it as {'shown' if unclear == 'upright' else unclear}: "
             f"{listed(guessed, 5)}"
         )
@@ -135,7 +136,7 @@ def placed(entries: Sequence[BoxEntry], max_pixels: int, notes: list[str]) -> li
 
 
 def _frame(entry: BoxEntry, header: Header | None) -> str:
-    """In which pixels the boxes of an entry lie: "upright", "stored", "either" where the size does not tell, "other"
+    """In which pixels the boxes of an entry lie: "upright", "stored", "either" where the size does not say, "other"
     where it fits neither, "unknown" where the file gives none."""
     if header is None:
         return "unknown"

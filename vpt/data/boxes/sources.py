@@ -14,7 +14,7 @@ from vpt.data.boxes.image_sizes import MISSING, placed
 from vpt.data.boxes.layouts import COCO, DARKNET, VOC, YOLO, layout_of, not_known, yolo_file
 from vpt.data.boxes.records import BoxEntry, BoxFound, BoxRecord
 from vpt.data.boxes.scenes import read_scenes
-from vpt.data.boxes.text import visible
+from vpt.data.boxes.text import escaped, legible, visible
 from vpt.data.boxes.validation import once, within_images
 from vpt.data.boxes.voc import read_voc
 from vpt.data.boxes.yolo import read_yolo
@@ -68,6 +68,7 @@ def read_boxes(config: DataConfig) -> tuple[BoxFound, list[BoxFound]]:
     return found, sources
 
 
+@legible()
 def read_place(path: str) -> BoxFound:
     """What the annotations of a data set say. No image is opened: sizes and paths of images are not checked.
 
@@ -104,6 +105,7 @@ def read_place(path: str) -> BoxFound:
     raise UserError(not_known(path, place))
 
 
+@legible()
 def finished(
     splits: Mapping[str, Sequence[BoxEntry]], config: DataConfig, notes: list[str]
 ) -> dict[str, list[BoxEntry]]:
@@ -131,19 +133,21 @@ def _refuse_unusable(entries: Sequence[BoxEntry]) -> None:
     """Refuse images that are missing or have another size than annotated, all of them in one sentence."""
     missing = [entry for entry in entries if entry.defect == MISSING]
     other = [entry for entry in entries if entry.defect not in ("", MISSING)]
-    parts, mends = [], []
+    parts, remedies = [], []
     if missing:
         parts.append(f"{number_of(len(missing), 'image')} cannot be found: {listed([_named(one) for one in missing])}")
-        mends.append("mend the paths")
+        remedies.append("correct the paths")
     if other:
         names = listed([f"{visible(entry.name)} ({entry.defect})" for entry in other])
         parts.append(
             f"{number_of(len(other), 'image')} of another size than annotated, so that the boxes would lie elsewhere: "
             f"{names}"
         )
-        mends.append("use the files that were annotated")
+        remedies.append("use the files that were annotated")
     if parts:
-        raise UserError(f"{'; '.join(parts)}; {' and '.join(mends)}, or set data.on_bad=skip to leave such images out")
+        raise UserError(
+            f"{'; '.join(parts)}; {' and '.join(remedies)}, or set data.on_bad=skip to leave such images out"
+        )
 
 
 def _named(entry: BoxEntry) -> str:
@@ -160,7 +164,7 @@ def numbered(found: BoxFound, config: DataConfig) -> LabelledData:
         UserError: no boxes to train on, classes that training lacks, or too few images to split.
     """
     classes = _classes(found, config.path)
-    notes = list(found.notes)
+    notes = [escaped(note) for note in found.notes]
     numbers = {name: number for number, name in enumerate(classes)}
     train, val, test = (to_records(found.splits.get(split, ()), split, numbers) for split in SPLITS)
     records: Sequence[BoxRecord] = train
@@ -209,6 +213,7 @@ def _classes(found: BoxFound, path: str) -> tuple[str, ...]:
     return classes
 
 
+@legible()
 def to_records(entries: Sequence[BoxEntry], split: str, numbers: Mapping[str, int]) -> list[BoxRecord]:
     """Records of entries whose boxes lie in pixels of the upright images.
 
@@ -229,7 +234,7 @@ def to_records(entries: Sequence[BoxEntry], split: str, numbers: Mapping[str, in
         )
     return [
         BoxRecord(
-            entry.name,
+            escaped(entry.name).replace("\n", "\\n"),
             entry.source,
             tuple(numbers[raw.label] for raw in entry.boxes),
             tuple(raw.box for raw in entry.boxes),

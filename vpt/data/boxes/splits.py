@@ -29,7 +29,7 @@ def split_named(name: str) -> str | None:
 
 
 def split_within(name: str) -> str | None:
-    """The split that a name tells as one of its words, if it tells exactly one.
+    """The split that a name holds as one of its words, if it holds exactly one.
 
     >>> split_within("instances_val2017"), split_within("my-test.annotations"), split_within("latest")
     ('val', 'test', None)

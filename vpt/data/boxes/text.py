@@ -5,7 +5,11 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+from vpt.errors import UserError
 
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?:nan|inf|infinity)", re.ASCII | re.IGNORECASE)
 
@@ -27,6 +31,28 @@ def visible(text: str) -> str:
     a b 'a\u200b' 'a '
     """
     return text if text.isprintable() and text == text.strip() and text else printable(text, 200)
+
+
+def escaped(text: str) -> str:
+    r"""Text of which all can be seen: other signs, but for line feeds, as escapes.
+
+    >>> print(escaped("a\u200bb"))
+    a\u200bb
+    """
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in text)
+
+
+@contextmanager
+def legible() -> Iterator[None]:
+    """Within the block, and in functions that it decorates, mistakes are shown with `escaped` signs."""
+    try:
+        yield
+    except UserError as error:
+        if str(error) == escaped(str(error)):
+            raise
+        raise UserError(escaped(str(error))) from None
 
 
 def one_form(text: str) -> str:

@@ -32,13 +32,13 @@ def within_images(entries: Sequence[BoxEntry], notes: list[str]) -> list[BoxEntr
         for raw in entry.boxes:
             inside = _cut(raw, entry.size)
             if inside is None:
-                lost.append(_told(entry, raw))
+                lost.append(_described(entry, raw))
                 continue
             # A pixel of rounding is everyday; more is worth a word.
             if max(abs(one - other) for one, other in zip(inside.box, raw.box, strict=True)) > 1.5:
                 cut.append(entry.name)
             if min(inside.box[2] - inside.box[0], inside.box[3] - inside.box[1]) <= 1:
-                thin.append(_told(entry, inside))
+                thin.append(_described(entry, inside))
             boxes.append(inside)
         same = Counter((raw.label, raw.box, raw.crowd) for raw in boxes)
         repeated += [entry.name] * (len(boxes) - len(same))
@@ -73,7 +73,7 @@ def _cut(raw: RawBox, size: tuple[int, int]) -> RawBox | None:
     return raw._replace(box=inside) if inside[2] > inside[0] and inside[3] > inside[1] else None
 
 
-def _told(entry: BoxEntry, raw: RawBox) -> str:
+def _described(entry: BoxEntry, raw: RawBox) -> str:
     x1, y1, x2, y2 = raw.box
     finite = all(map(math.isfinite, raw.box))
     numbers = f"({x1:g}, {y1:g}, {x2:g}, {y2:g})" if finite else "(a number that is not finite)"
@@ -123,7 +123,7 @@ def _identity(entry: BoxEntry) -> object:
     try:
         status = os.stat(entry.source)
     except (OSError, ValueError):
-        return os.path.abspath(entry.source)  # the check of the data tells that it cannot be read
+        return os.path.abspath(entry.source)  # the check of the data says that it cannot be read
     return status.st_dev, status.st_ino
 
 

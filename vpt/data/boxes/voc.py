@@ -19,7 +19,7 @@ from vpt.errors import UserError
 
 
 def read_voc(folder: Path) -> BoxFound:
-    """Read a data set with XML files in Annotations/ and images in JPEGImages/, images/ or beside them, or both in
+    """Read a data set with XML files in Annotations/ and images in JPEGImages/, images/ or next to them, or both in
     folders named after the splits.
 
     An XML file belongs to the image that is called like it; where there is none, to the one that it names. Difficult
@@ -145,7 +145,7 @@ def _own(one: _Annotation, part: Part, files: Files) -> Path | None:
             if len(images) != 1:
                 raise UserError(
                     f"several images in {place / key.parent} are called like {one.file}, and its <filename> "
-                    f"{printable(one.filename)} does not tell which is meant; rename one"
+                    f"{printable(one.filename)} does not say which is meant; rename one"
                 )
         if images:
             return images[0]

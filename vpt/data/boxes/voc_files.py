@@ -22,7 +22,7 @@ class Part(NamedTuple):
     Args:
         annotations: the folder.
         images: folders that its images may lie in.
-        split: that the folder's name tells, or None.
+        split: that the folder's name gives, or None.
     """
 
     annotations: Path
@@ -40,7 +40,7 @@ def find_voc(folder: Path) -> Path | None:
 
 
 def voc_parts(folder: Path) -> list[Part]:
-    """The folders of XML files: `Annotations/`, XML beside the images, or either of them in `train/`, `valid/`, ...
+    """The folders of XML files: `Annotations/`, XML next to the images, or either of them in `train/`, `valid/`, ...
 
     >>> voc_parts(Path("no/such"))
     []
@@ -87,7 +87,7 @@ def _is_xml(name: str) -> bool:
 def split_lists(folder: Path, keys: Mapping[str, object], notes: list[str]) -> tuple[dict[str, list[str]], list[Path]]:
     """The keys of each split by the lists of a data set, and the lists that were read; no splits where there are none.
 
-    Lists lie in `ImageSets/Main`, in another folder of `ImageSets`, or beside the images. Where only images for
+    Lists lie in `ImageSets/Main`, in another folder of `ImageSets`, or next to the images. Where only images for
     validation or test are listed, those in no list are for training.
 
     Args:
@@ -96,7 +96,7 @@ def split_lists(folder: Path, keys: Mapping[str, object], notes: list[str]) -> t
         notes: take sentences for the user.
 
     Raises:
-        UserError: a list names an image that has no XML file, or its name does not tell what it is for.
+        UserError: a list names an image that has no XML file, or its name does not say what it is for.
     """
     for place in _list_folders(folder):
         found, files = _lists(place, keys)
@@ -138,16 +138,16 @@ def _lists(place: Path, keys: Mapping[str, object]) -> tuple[dict[str, list[str]
 
 
 def _refuse_unclear(files: list[Path], found: Mapping[str, list[str]], keys: Mapping[str, object]) -> None:
-    """A list whose name tells nothing may be of images that are to be left alone."""
-    told = {key for names in found.values() for key in names}
+    """A list whose name says nothing may be of images that are to be left alone."""
+    known = {key for names in found.values() for key in names}
     for file in files:
         suffix = file.stem.lower().rpartition("_")
         if suffix[1] and (suffix[2] in SPLIT_NAMES or suffix[2] in (JOINED, *UNSPLIT)):  # of one class
             continue
         names = set(_keys(file, keys))
-        if names and not names <= told and names != set(keys):
+        if names and not names <= known and names != set(keys):
             raise UserError(
-                f"{file} lists {number_of(len(names), 'image')}, and its name does not tell what for; rename it to "
+                f"{file} lists {number_of(len(names), 'image')}, and its name does not say what for; rename it to "
                 "train.txt, val.txt or test.txt, or remove it"
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def read_yolo(file: Path) -> BoxFound:
     said = read_description(file)
     root = file.parent / said.path if said.path else file.parent
     found = BoxFound(classes=said.names, folder=file.parent, read={file}, notes=list(said.notes))
-    if not root.is_dir():
+    if not os.path.isdir(root):  # Path's own raises for names that cannot be
         found.notes.append(f"{file.name} says path: {said.path}, which is not there; paths start at its own folder")
         root = file.parent
     places = Places([root, file.parent], Files())
@@ -40,7 +41,7 @@ def read_yolo(file: Path) -> BoxFound:
         for text in texts:
             place = places.find(text)
             if place is None and split == "train":
-                raise UserError(f"{file}: there is no folder or list {root / text}; mend 'train:' there")
+                raise UserError(f"{file}: there is no folder or list {root / text}; correct 'train:' there")
             if place is None:
                 found.notes.append(f"{file.name} names {split}: {text}, which is not there")
                 continue
@@ -105,7 +106,7 @@ def read_images(
         )
     if images.get("train") and not owners:
         sought = shown(images["train"][0].parent)
-        found.notes.append(f"no label files were found for the images of {sought}, in labels/ or beside them")
+        found.notes.append(f"no label files were found for the images of {sought}, in labels/ or next to them")
 
 
 def _orphans(owners: dict[Path, list[Path]], places: Places) -> list[Path]:

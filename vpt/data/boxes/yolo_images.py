@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,7 +37,7 @@ class Places:
         for text in dict.fromkeys([place, place.replace("\\", "/")]):
             for root in self.roots:
                 for form in dict.fromkeys([text, text.removeprefix("../")]):
-                    if "\0" not in form and (root / form).exists():
+                    if os.path.exists(root / form):  # Path's own raises for names that cannot be
                         return root / form
                     if _is_plain(form) and (found := self.files.find(root, form)) is not None:
                         return found

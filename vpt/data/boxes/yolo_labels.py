@@ -31,7 +31,7 @@ def label_file(image: Path, root: Path, files: Files) -> Path | None:
     """The label file of an image, or None.
 
     It is called like the image. It lies where `labels` stands instead of the last folder `images` of the image's path
-    in the data set; else beside the image; else where `labels` stands instead of a folder `images` above the data set.
+    in the data set; else next to the image; else where `labels` stands instead of a folder `images` above the data set.
 
     Args:
         image: the file.
