@@ -146,6 +146,11 @@ class TestSuites:
         assert "16 train images, published are 800" in found["dtd"].odd
         assert "12 test images, published are 1880" in found["dtd"].odd
         assert f"{47 - CLASSES} of 47 classes have no image" in found["dtd"].odd
+        assert not [line for line in found["dtd"].odd if "cannot be found" in line]
+        image = next((tmp_path / "vtab-1k" / "dtd" / "images").rglob("*.jpg"))
+        image.unlink()
+        [again] = [report for report in check(SUITES["vtab"], tmp_path) if report.task == "dtd"]
+        assert f"1 image cannot be found: {image.relative_to(tmp_path / 'vtab-1k' / 'dtd').as_posix()}" in again.odd
         assert found["svhn"].odd[-1] == "train800val200.txt has other labels than train800.txt and val200.txt together"
         assert "test.txt, line 1" in (found["kitti"].broken or "")
         assert not any(report.good for report in found.values())

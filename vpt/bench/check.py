@@ -12,6 +12,7 @@ from pathlib import Path
 from vpt.bench.suites import Suite, Task
 from vpt.config import load_config
 from vpt.data import vtab
+from vpt.data.entries import listed, number_of
 from vpt.data.lists import read_lines
 from vpt.data.records import SPLITS, LabelledData
 from vpt.data.sources import load_data
@@ -88,7 +89,11 @@ def _counts(task: Task, data: LabelledData) -> list[str]:
         count, wanted = len(data.split(split)), task.images.get(split)
         if wanted is not None and count != wanted:
             odd.append(f"{count} {split} images, published are {wanted}")
-    seen = {label for split in SPLITS for record in data.split(split) for label in record.labels}
+    records = [record for split in SPLITS for record in data.split(split)]
+    absent = [record.name for record in records if isinstance(record.source, Path) and not record.source.exists()]
+    if absent:
+        odd.append(f"{number_of(len(absent), 'image')} cannot be found: {listed(absent, 5)}")
+    seen = {label for record in records for label in record.labels}
     if len(seen) < len(data.classes):
         odd.append(f"{len(data.classes) - len(seen)} of {len(data.classes)} classes have no image")
     return odd
