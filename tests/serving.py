@@ -84,6 +84,7 @@ def live(app: Any, **options: Any) -> Iterator[int]:
     finally:
         server.should_exit = True
         thread.join(timeout=30)
+        assert not thread.is_alive()
 
 
 def talk(port: int, content: bytes, seconds: float = 20) -> bytes:

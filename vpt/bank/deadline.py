@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import monotonic
 from typing import Any
 
 from torch import nn
@@ -36,7 +36,7 @@ class Deadline(threading.local):
     def within(self, seconds: float | None) -> Iterator[None]:
         """Stop what runs in the block, in watched modules, after some seconds; None for never."""
         before = self.end
-        self.end = None if seconds is None else time.monotonic() + seconds
+        self.end = None if seconds is None else monotonic() + seconds
         try:
             yield
         finally:
@@ -50,5 +50,5 @@ class Deadline(threading.local):
 
     def __call__(self, module: nn.Module, arguments: Any) -> None:
         """What a module calls before it computes."""
-        if self.end is not None and time.monotonic() > self.end:
+        if self.end is not None and monotonic() > self.end:
             raise TooSlowError

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import threading
-import time
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 LINE = 300  # characters that a stranger's text takes in a line
@@ -43,7 +43,7 @@ class Bounded(logging.Filter):
         """Whether a line is written."""
         if isinstance(record.args, tuple):
             record.args = tuple(_short(each) for each in record.args)
-        now = time.monotonic()
+        now = monotonic()
         with self._lock:
             if len(self._kinds) > 1000:
                 self._kinds.clear()
