@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cells import RESULTS, read, rows, words_of
+from released import PEERS
 from speed_tables import speed, speed_all, startup, vtab_sized
 
 from vpt.config.describe import described
@@ -54,6 +55,41 @@ def parameters() -> str:
     ]
     table = rows(["setting, defaults else", "backbone", "parameters that learn", "as float32"], body)
     return f"{table}\n\nHeads of classifiers are left out (`benchmarks/parameters.py`)."
+
+
+def released() -> str:
+    """Beside the authors' code: figures of a run, and what is known to differ."""
+    found = read("released")
+    body = []
+    for method, peer in PEERS.items():
+        figures = found.get(method, {})
+        counts = figures.get("parameters")
+        equal = "" if counts is None else "equal" if counts["ours"] == counts["theirs"] else f"{counts['ours']:,}"
+        body.append(
+            [
+                method,
+                f"[{peer.code.partition('/')[2]}](https://github.com/{peer.code})",
+                _share(figures.get("outputs")),
+                _share(figures.get("gradients")),
+                equal,
+                _spread(figures.get("start")),
+                ", ".join(f"`{recipe}`" for recipe in peer.recipe.split(", ") if recipe),
+                peer.differs,
+            ]
+        )
+    heads = ["method", "released code", "outputs", "gradients", "parameters", "start", "recipe", "what differs"]
+    lines = rows(heads, body).splitlines()
+    lines[1] = "| --- | --- | ---: | ---: | --- | --- | --- | --- |"
+    return "\n".join(lines)
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else "0" if value == 0 else f"{value:.0e}"
+
+
+def _spread(value: float | None) -> str:
+    """Of random starts the spread, which is that of some thousand numbers."""
+    return "" if value is None else "equal" if value == 0 else f"within {max(1, round(100 * value))} %"
 
 
 def clothing() -> str:
@@ -343,6 +379,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "startup-busy": lambda: startup("cpu-busy"),
     "startup-cuda": lambda: startup("cuda"),
     "vtab-sized": lambda: vtab_sized("cuda"),
+    "released": released,
     "clothing": clothing,
     "search": search,
     "search-boxes": search_boxes,
