@@ -58,15 +58,15 @@ PEERS = {
     "CVPT": Peer(
         "Lingyun0419/CVPT",
         "bench/vtab-cvpt",
-        "the weights of the cross-attention are the layer's own, there copies of them; LayerScale, where a backbone has "
-        "it, acts on the branch too",
+        "the cross-attention's weights are the layer's own, there copies of them; LayerScale, where a backbone has it, "
+        "acts on the branch too",
     ),
     "gated": Peer("ryongithub/GatedPromptTuning", "bench/fgvc-gated-mae", "nothing known"),
     "SPT": Peer(
         "WangYZ1608/Self-Prompt-Tuning",
         "bench/fgvc-spt-mae",
-        "patch tokens are drawn here, there they come from a file; it tests a running mean of the weights, at the epoch "
-        "that is best on test",
+        "patch tokens are drawn here, there they come from a file; it tests a running mean of the weights, at the "
+        "epoch that is best on test",
     ),
     "BPT": Peer(
         "WangYZ1608/BPT",

@@ -99,8 +99,8 @@ def apart(mine: Tensor, theirs: Tensor) -> float:
 
 
 def starts_apart(starts: Iterable[tuple[Tensor, Tensor]]) -> float | None:
-    """Of ours and theirs the largest difference of standard deviations, as a share of the released one; what starts as a
-    constant must be equal. Of a few random numbers nothing is told."""
+    """Of ours and theirs the largest difference of standard deviations, as a share of the released one; what starts as
+    a constant must be equal. Of a few random numbers nothing is told."""
     found = []
     for mine, theirs in starts:
         mine, theirs = mine.detach().flatten(), theirs.detach().flatten()

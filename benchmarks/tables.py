@@ -22,6 +22,7 @@ from vpt.config.describe import described
 from vpt.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
+END = " †"
 SECTIONS = ("backbone", "prompt", "tuning", "head", "data", "train")  # of settings
 
 
@@ -72,7 +73,7 @@ def released() -> str:
                 _share(figures.get("outputs")),
                 _share(figures.get("gradients")),
                 equal,
-                _spread(figures.get("start")),
+                _within(figures.get("start")),
                 ", ".join(f"`{recipe}`" for recipe in peer.recipe.split(", ") if recipe),
                 peer.differs,
             ]
@@ -87,7 +88,7 @@ def _share(value: float | None) -> str:
     return "" if value is None else "0" if value == 0 else f"{value:.0e}"
 
 
-def _spread(value: float | None) -> str:
+def _within(value: float | None) -> str:
     """Of random starts the spread, which is that of some thousand numbers."""
     return "" if value is None else "equal" if value == 0 else f"within {max(1, round(100 * value))} %"
 
@@ -188,7 +189,7 @@ def methods(*stems: str) -> str:
         if boxes:
             line.append(f"{100 * sum(row['map50']) / len(row['map50']):.1f}")
         line += [
-            f"`{row['chosen']}`",
+            f"`{row['chosen']}`{END if _at_an_end(row) else ''}",
             f"{row['parameters']['learning']:,}",
             f"{row['artifact_bytes'] / 1e6:.2f} MB",
             f"{row['seconds_per_epoch']:.1f} s",
@@ -208,10 +209,18 @@ def methods(*stems: str) -> str:
     ]
     settings = words_of(every[0]["settings"])
     caption = f"Mean and standard deviation of {_seeds(every[0]['rows'])}, in percent. Settings: {settings}."
+    if any(_at_an_end(row) for row in every[0]["rows"]):
+        caption += f"{END} The best rate lies at an end of the grid, so a wider one might do better."
     own = {row["method"]: [word for word in row["words"] if "." in word.partition("=")[0]] for row in every[0]["rows"]}
     more = "; ".join(f"{method} {words_of(words)}" for method, words in own.items() if words)
     caption += f" Of single methods: {more}." if more else ""
     return f"{rows(header, body)}\n\n{caption}"
+
+
+def _at_an_end(row: dict[str, Any]) -> bool:
+    """Whether the chosen rate is the lowest or the highest that was tried."""
+    tried = sorted(row["searched"], key=lambda word: float(word.partition("=")[2]))
+    return len(tried) > 1 and row["chosen"] in (tried[0], tried[-1])
 
 
 def detectors() -> str:
