@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from cells import RESULTS, read, rows, words_of
+from released import PEERS
 from speed_tables import speed, speed_all, startup, vtab_sized
 
 from vpt.config.describe import described
 from vpt.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
+END = " †"
 SECTIONS = ("backbone", "prompt", "tuning", "head", "data", "train")  # of settings
 
 
@@ -54,6 +56,41 @@ def parameters() -> str:
     ]
     table = rows(["setting, defaults else", "backbone", "parameters that learn", "as float32"], body)
     return f"{table}\n\nHeads of classifiers are left out (`benchmarks/parameters.py`)."
+
+
+def released() -> str:
+    """Beside the authors' code: figures of a run, and what is known to differ."""
+    found = read("released")
+    body = []
+    for method, peer in PEERS.items():
+        figures = found.get(method, {})
+        counts = figures.get("parameters")
+        equal = "" if counts is None else "equal" if counts["ours"] == counts["theirs"] else f"{counts['ours']:,}"
+        body.append(
+            [
+                method,
+                f"[{peer.code.partition('/')[2]}](https://github.com/{peer.code})",
+                _share(figures.get("outputs")),
+                _share(figures.get("gradients")),
+                equal,
+                _within(figures.get("start")),
+                ", ".join(f"`{recipe}`" for recipe in peer.recipe.split(", ") if recipe),
+                peer.differs,
+            ]
+        )
+    heads = ["method", "released code", "outputs", "gradients", "parameters", "start", "recipe", "what differs"]
+    lines = rows(heads, body).splitlines()
+    lines[1] = "| --- | --- | ---: | ---: | --- | --- | --- | --- |"
+    return "\n".join(lines)
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else "0" if value == 0 else f"{value:.0e}"
+
+
+def _within(value: float | None) -> str:
+    """Of random starts the spread, which is that of some thousand numbers."""
+    return "" if value is None else "equal" if value == 0 else f"within {max(1, round(100 * value))} %"
 
 
 def clothing() -> str:
@@ -152,7 +189,7 @@ def methods(*stems: str) -> str:
         if boxes:
             line.append(f"{100 * sum(row['map50']) / len(row['map50']):.1f}")
         line += [
-            f"`{row['chosen']}`",
+            f"`{row['chosen']}`{END if _at_an_end(row) else ''}",
             f"{row['parameters']['learning']:,}",
             f"{row['artifact_bytes'] / 1e6:.2f} MB",
             f"{row['seconds_per_epoch']:.1f} s",
@@ -172,10 +209,18 @@ def methods(*stems: str) -> str:
     ]
     settings = words_of(every[0]["settings"])
     caption = f"Mean and standard deviation of {_seeds(every[0]['rows'])}, in percent. Settings: {settings}."
+    if any(_at_an_end(row) for row in every[0]["rows"]):
+        caption += f"{END} The best rate lies at an end of the grid, so a wider one might do better."
     own = {row["method"]: [word for word in row["words"] if "." in word.partition("=")[0]] for row in every[0]["rows"]}
     more = "; ".join(f"{method} {words_of(words)}" for method, words in own.items() if words)
     caption += f" Of single methods: {more}." if more else ""
     return f"{rows(header, body)}\n\n{caption}"
+
+
+def _at_an_end(row: dict[str, Any]) -> bool:
+    """Whether the chosen rate is the lowest or the highest that was tried."""
+    tried = sorted(row["searched"], key=lambda word: float(word.partition("=")[2]))
+    return len(tried) > 1 and row["chosen"] in (tried[0], tried[-1])
 
 
 def detectors() -> str:
@@ -343,6 +388,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "startup-busy": lambda: startup("cpu-busy"),
     "startup-cuda": lambda: startup("cuda"),
     "vtab-sized": lambda: vtab_sized("cuda"),
+    "released": released,
     "clothing": clothing,
     "search": search,
     "search-boxes": search_boxes,

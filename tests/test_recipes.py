@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -286,3 +288,26 @@ def test_tip_adapter(data: str):
             "train.batch_size": 256,
         },
     )
+
+
+def test_what_ran_beside_released_code_agreed():
+    """benchmarks/released.py wrote these figures; another run of it must not make them worse."""
+    found = json.loads((CONFIGS.parent / "benchmarks" / "results" / "released.json").read_text())
+    assert len(found) > 20
+    for method, figures in found.items():
+        assert figures["outputs"] < 1e-5, method
+        assert (figures["gradients"] or 0) < 1e-5, method
+        counts = figures["parameters"] or {"ours": 0, "theirs": 0}
+        assert counts["ours"] == counts["theirs"], method
+        assert (figures["start"] or 0) < 0.04, method  # of some thousand random numbers
+        assert len(figures["commit"]) == 40, method
+
+
+def test_the_table_of_released_code_names_recipes_that_are_there():
+    text = (CONFIGS.parent / "docs" / "methods.md").read_text()
+    table = text[text.index("<!-- table:released -->") :].partition("<!-- end -->")[0]
+    named = set(re.findall(r"`((?:bench|clip|pixel)/[\w-]+)`", table))
+    assert len(named) > 15
+    assert all((CONFIGS / f"{name}.yaml").is_file() for name in named)
+    every = {f"bench/{file.stem}" for file in (CONFIGS / "bench").glob("*.yaml")}
+    assert every - named == {"bench/vtab-linear"}

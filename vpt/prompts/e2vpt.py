@@ -25,9 +25,8 @@ class EffectivePrompts(VisualPrompts):
     tokens and over segments of tokens, shared by all layers (section 3.3).
 
     Masks are ones until pruning sets some to zero; they are never trained. Pruned tokens stay in the sequence as zeros,
-    as in the paper's own experiments; a file holds only what is left. Two things differ from the released code: a
-    segment is a run of channels, where it takes every sixteenth one, and the masks hold in all layers, where it applies
-    them before the first.
+    as in the paper's own experiments; a file holds only what is left. A segment is a run of channels here, and every
+    sixteenth channel in the released code.
 
     Args:
         kv_tokens: key-value prompts M of a layer, each with a value of its own for each head.

@@ -44,7 +44,6 @@ class VisualPrompts(TokenPrompts):
         uniform_(self.tokens, shape.patch)
         if self.project is not None:
             nn.init.kaiming_normal_(self.project.weight, a=0, mode="fan_out")
-            nn.init.zeros_(self.project.bias)
 
     def sets(self, batch: int) -> Sequence[Tensor]:
         """Token sets by index: (P, C) each, or (batch, P, C) while dropout draws a mask for every image."""
