@@ -13,16 +13,16 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from vpt.backbones.backbone import Backbone
+from vpt.backbones.built_in import EMBEDDED, OPEN_CLIP, in_timm
 from vpt.backbones.fingerprint import fingerprint
 from vpt.backbones.held import hold
-from vpt.backbones.open_clip_loading import PREFIX, build_open_clip, check_open_clip
+from vpt.backbones.open_clip_loading import build_open_clip, check_open_clip
 from vpt.backbones.sizes import fit_size
 from vpt.backbones.weights import load_strictly, no_weights, not_built, read_weights, seeded
 from vpt.config import BackboneConfig
 from vpt.errors import UserError, nearest
 from vpt.preprocess import Preprocess
 
-EMBEDDED = ("vpt_nano",)
 _Channels = tuple[float, float, float]
 NORMALISATIONS: dict[str, tuple[_Channels, _Channels]] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -48,7 +48,7 @@ def load_backbone(
     32
     """
     check_backbone(config)
-    is_clip = config.name.startswith(PREFIX)
+    is_clip = config.name.startswith(OPEN_CLIP)
     if classifier and (is_clip or config.name in EMBEDDED):
         raise UserError(f"backbone {config.name} has no classifier for head.kind=labelmap; choose head=linear")
     if text and not is_clip:
@@ -96,9 +96,9 @@ def check_backbone(config: BackboneConfig) -> None:
     """
     if config.weights is not None and not config.weights.is_file():
         raise UserError(f"backbone.weights={config.weights}: there is no such file")
-    if config.name.startswith(PREFIX):
+    if config.name.startswith(OPEN_CLIP):
         check_open_clip(config)
-    elif config.name not in EMBEDDED and not timm.is_model(config.name.split(".")[0]):
+    elif config.name not in EMBEDDED and not in_timm(config.name):
         known = [*timm.list_models(), *EMBEDDED]
         raise UserError(
             f"backbone {config.name} does not exist in timm {timm.__version__}"

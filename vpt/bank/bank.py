@@ -33,6 +33,7 @@ from vpt.errors import UserError, nearest
 from vpt.inputs import Picture
 from vpt.precision import Precision
 from vpt.results import Classification, Detections
+from vpt.trust import backbone_of
 
 Result = Classification | Detections
 
@@ -76,11 +77,14 @@ class Bank:
     """Serves tasks from one backbone.
 
     Args:
-        backbone: which one; default: that of the first artifact that is added.
+        backbone: which one; default: that of the first artifact that is added. A repository or a folder, or a file of
+            weights, must be named here, unless you have trained on it on this machine.
         device: auto, cpu, cuda, cuda:1, mps.
         memory: bytes that tasks may take beside the backbone; the least recently used leave first and come back from
             their files. None for no limit.
         precision: auto, fp32, bf16, fp16, as of `vpt.load`.
+        pixels: of one image that the backbone may get to see; a task that wants more would hold up all others, and is
+            refused.
 
     Tasks are added and removed while others predict. Results equal each task's own model.
     """
@@ -91,12 +95,14 @@ class Bank:
         device: str = "auto",
         memory: int | None = None,
         precision: Precision = "fp32",
+        pixels: int = 2_000_000,
     ) -> None:
         self._config = backbone
         self._device = pick_device(device)
         self._precision = pick_precision(precision, self._device)
         self._autocast = autocast(self._precision, self._device)
         self._memory = memory
+        self._pixels = pixels
         self._lock = threading.RLock()
         self._tasks: OrderedDict[str, _Entry] = OrderedDict()  # least recently used first
         self._groups: dict[Hashable, _Group] = {}
@@ -307,7 +313,7 @@ class Bank:
     def _read(self, name: str, path: Path) -> _Entry:
         """A task from its file, as it is now: what left for want of memory comes back as what is there by then."""
         artifact = read_artifact(path)
-        check_shares(name, artifact)
+        check_shares(name, artifact, self._pixels)
         loaded = load_task(name, artifact, self._backbone_for(name, artifact), self._device, self._precision)
         return _Entry(loaded.artifact, loaded.bytes, loaded)
 
@@ -329,12 +335,14 @@ class Bank:
 
     def _backbone_for(self, name: str, artifact: Artifact) -> Backbone:
         """The backbone for one more task: the first task brings it, and the first that reads names its text tower."""
-        wanted = self._config or artifact.config.backbone
         with self._lock:
             if self._backbone is None:
+                wanted = self._config or backbone_of(artifact)
                 self._backbone = self._placed(load_backbone(wanted, text=reads_names(artifact), dynamic=True))
-            elif self._backbone.text is None and reads_names(artifact) and self._backbone.name == wanted.name:
-                whole = load_backbone(wanted, text=True, dynamic=True)
+                self._config = wanted
+            elif self._backbone.text is None and reads_names(artifact) and self._backbone.library == "open_clip":
+                assert self._config is not None
+                whole = load_backbone(self._config, text=True, dynamic=True)
                 if self._backbone.fingerprint in whole.fingerprints:
                     self._backbone = self._placed(self._backbone.with_text(whole))
             backbone = self._backbone

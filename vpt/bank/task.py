@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,9 @@ from vpt.predict import BoxPredictor, Classifier, Predictor
 from vpt.prompted import Prompted
 from vpt.prompts.pixels import PixelPrompts
 from vpt.results import Classification
+from vpt.skeleton import check_tensors
 from vpt.tasks import task_of
+from vpt.trust import head_of
 
 
 @dataclass(frozen=True)
@@ -95,13 +98,24 @@ def without_tensors(artifact: Artifact) -> Artifact:
     return replace(artifact, tensors={})
 
 
-def check_shares(name: str, artifact: Artifact) -> None:
+def check_shares(name: str, artifact: Artifact, pixels: int) -> None:
     """Whether a task can share a backbone at all.
 
+    Args:
+        name: of the task.
+        artifact: of the task.
+        pixels: of an image that the backbone may get to see.
+
     Raises:
-        UserError: it changes weights of the backbone, or needs one of its own.
+        UserError: it changes weights of the backbone, needs one of its own, or wants larger images.
     """
     config = artifact.config
+    wanted = _pixels(artifact)
+    if wanted > pixels:
+        raise UserError(
+            f"task {name} wants images of {wanted} pixels, more than the {pixels} that this bank computes, and would "
+            "hold up the others; raise pixels=, or serve it alone"
+        )
     if config.tuning.kind != "frozen":
         raise UserError(f"task {name} changes weights of the backbone (tuning={config.tuning.kind}); a bank shares it")
     if isinstance(config.prompt, TptPrompt):
@@ -133,15 +147,28 @@ def check_fits(name: str, artifact: Artifact, backbone: Backbone) -> None:
         raise UserError(f"task {name} wants images of any size, but {backbone.name} takes one only; serve it alone")
 
 
+def _pixels(artifact: Artifact) -> int:
+    """The most pixels of an image that a task has resized and computed."""
+    config, own = artifact.config, artifact.preprocess.size
+    if config.task == "detection":
+        head: Any = config.head
+        short = head.size or 2 * own
+        return short * int(short * head.longest)
+    return max(own, math.floor(own / (config.data.crop_pct or artifact.preprocess.crop_pct))) ** 2
+
+
 def load_task(
     name: str, artifact: Artifact, backbone: Backbone, device: torch.device, precision: Precision = "fp32"
 ) -> LoadedTask:
     """Build a task's model around the shared backbone, to compute in that precision.
 
     Raises:
-        UserError: an artifact that does not fit the model which its own header describes.
+        UserError: an artifact that does not fit the model which its own header describes, or names a file.
     """
-    model = task_of(artifact.config).build(artifact.config, artifact.classes, backbone.at_size(artifact.preprocess))
+    config = artifact.config.model_copy(update={"head": head_of(artifact)})
+    mine = backbone.at_size(artifact.preprocess)
+    check_tensors(artifact.path, config, artifact.classes, artifact.tensors, mine)
+    model = task_of(config).build(config, artifact.classes, mine)
     model.set_preprocess(artifact.preprocess)
     model.load_owned(dict(artifact.tensors))
     model.requires_grad_(False)

@@ -150,13 +150,16 @@ class OwlDetection(nn.Module):
         head: what learns.
         text: normalised text features (K, D) of the class names.
         patch: side of a patch, in pixels.
+        templates: the texts that `text` was made of, with `{}`.
     """
 
     text: Tensor
 
-    def __init__(self, config: OwlHead, head: owl.OwlHead, text: Tensor, patch: int) -> None:
+    def __init__(
+        self, config: OwlHead, head: owl.OwlHead, text: Tensor, patch: int, templates: Sequence[str] = ()
+    ) -> None:
         super().__init__()
-        self.config, self.patch = config, patch
+        self.config, self.patch, self.templates = config, patch, tuple(templates)
         self.owl = head
         self.register_buffer("text", text, persistent=False)
         self.__dict__["grids"] = None  # set by the detector that owns this head
@@ -247,6 +250,29 @@ def build_detector(config: RunConfig, classes: Sequence[str], backbone: Backbone
     return model
 
 
+def detection_skeleton(
+    config: RunConfig, backbone: Backbone, classes: Sequence[str]
+) -> tuple[TokenPrompts | None, nn.Module]:
+    """Prompt and head of what `build_detector` makes, on the meta device.
+
+    Raises:
+        UserError: settings that do not fit the backbone.
+    """
+    head, tower = config.head, backbone.require_tower("patch grids")
+    width = 0
+    if isinstance(head, OwlHead):
+        assert backbone.text is not None
+        width = backbone.text.features(["a"]).shape[1]
+    with torch.device("meta"):
+        prompt = None if isinstance(config.prompt, NoPrompt) else build_tokens(config.prompt, Shape.of(tower))  # type: ignore[arg-type]
+        if isinstance(head, OwlHead):
+            made = nn.Module()
+            made.owl = owl.OwlHead(tower.width, width)
+            return prompt, made
+        assert isinstance(head, FcosHead | RetinaHead | FasterHead)
+        return prompt, PyramidDetection(head, tower.width, len(classes), tower.patch[0])
+
+
 def _taps(taps: Sequence[int], depth: int) -> list[int]:
     found = sorted({tap + depth if tap < 0 else tap for tap in taps})
     if found[0] < 0 or found[-1] >= depth:
@@ -256,10 +282,11 @@ def _taps(taps: Sequence[int], depth: int) -> list[int]:
 
 def _owl(config: OwlHead, backbone: Backbone, classes: Sequence[str]) -> OwlDetection:
     assert backbone.text is not None
-    text = class_features(backbone.text, backbone.fingerprint, classes, read_templates(config.templates))
+    templates = read_templates(config.templates)
+    text = class_features(backbone.text, backbone.fingerprint, classes, templates)
     tower = backbone.require_tower("patch grids")
     projection = getattr(backbone.net, "proj", None)
     start = projection.detach() if isinstance(projection, Tensor) else None
     if start is not None and tuple(start.shape) != (tower.width, text.shape[1]):
         start = None
-    return OwlDetection(config, owl.OwlHead(tower.width, text.shape[1], start), text, tower.patch[0])
+    return OwlDetection(config, owl.OwlHead(tower.width, text.shape[1], start), text, tower.patch[0], templates)

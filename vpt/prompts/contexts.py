@@ -120,10 +120,7 @@ class Contexts(nn.Module):
             self.tokens = nn.Parameter(start_context(encoder, depth, count, words))
         self.meta: nn.Module | None = None
         if condition:
-            # CoCoOp's meta-net: two layers with a bottleneck of a sixteenth.
-            self.meta = nn.Sequential(
-                nn.Linear(condition, condition // 16), nn.ReLU(), nn.Linear(condition // 16, tower.width)
-            )
+            self.meta = meta_net(condition, tower.width)
         self.slots: Tensor
         self.ends: Tensor
         self.base: Tensor
@@ -174,6 +171,11 @@ class Contexts(nn.Module):
         rows = torch.where(own[..., None], placed, self.base)
         deep = {} if self.class_specific else {layer: rows_ for layer, rows_ in enumerate(self.tokens) if layer > 0}
         return encode(tower, rows, self.ends, self.shared, deep)
+
+
+def meta_net(condition: int, width: int) -> nn.Sequential:
+    """CoCoOp's: two layers with a bottleneck of a sixteenth, from image features (B, condition) to (B, width)."""
+    return nn.Sequential(nn.Linear(condition, condition // 16), nn.ReLU(), nn.Linear(condition // 16, width))
 
 
 @torch.no_grad()
