@@ -15,15 +15,16 @@ class FileError(UserError):
 
     Args:
         path: of the file.
-        what: is wrong with it and what helps, without its path and without anything that stands in it, so that it may
-            be told to people who must not know either.
+        what: is wrong with it and what helps, without paths and without anything that stands in it, so that it may be
+            told to people who must not know either.
+        full: the whole sentence, for those who may know more.
 
     >>> str(FileError("a.safetensors", "is damaged; take another copy of it"))
     'a.safetensors is damaged; take another copy of it'
     """
 
-    def __init__(self, path: object, what: str) -> None:
-        super().__init__(f"{path} {what}")
+    def __init__(self, path: object, what: str, full: str = "") -> None:
+        super().__init__(full or f"{path} {what}")
         self.what = what
 
 

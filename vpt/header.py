@@ -7,14 +7,16 @@ vpt/trust.py for which backbone an artifact is loaded on.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from vpt.config import Prompt, RunConfig, key_of
-from vpt.errors import FileError
+from vpt.errors import FileError, UserError
 from vpt.preprocess import Preprocess
-from vpt.tensorfile import TensorFile
+from vpt.strictjson import is_clean
+from vpt.tensorfile import MAX_TEXT, TensorFile
 from vpt.version import own_version
 
 KINDS = {"vpt artifact": "an artifact", "vpt prompt": "a saved prompt", "vpt checkpoint": "a checkpoint"}
@@ -127,9 +129,7 @@ class ProgressHeader(Header):
     best_score: Measured | None = None
     best_epoch: Count | None = None
     stale: Count = 0
-    history: list[dict[Name, Count | Measured | dict[Name, Finite] | None]] = Field(
-        default_factory=list, max_length=1_000_000
-    )
+    history: list[dict[Name, Count | Measured | dict[Name, Finite]]] = Field(default_factory=list, max_length=1_000_000)
     finished: bool = False
     seconds: Annotated[float, Field(ge=0, le=1e12)] = 0.0
     peak_bytes: Count = 0
@@ -137,8 +137,11 @@ class ProgressHeader(Header):
 
     @model_validator(mode="after")
     def _fits(self) -> ProgressHeader:
-        if any(type(row.get("epoch")) is not int for row in self.history):
-            raise ValueError("history: a row lacks its epoch")
+        for row in self.history:
+            if type(row.get("epoch")) is not int or any(isinstance(row[key], dict) != (key == "lr") for key in row):
+                raise ValueError("history: a row is of another form")
+        if self.first_step > self.step:
+            raise ValueError("first_step: it comes after step")
         return self
 
 
@@ -157,8 +160,46 @@ class CheckpointHeader(Header):
 
     kind: Literal["vpt checkpoint"]
     progress: ProgressHeader
-    scaler: Annotated[dict[Name, Finite], Field(max_length=20)]
+    scaler: Annotated[dict[Name, Count | Finite], Field(max_length=20)]
     identity: IdentityHeader
+
+
+def refuse_unstorable(config: RunConfig, classes: Sequence[str]) -> None:
+    """Refuse what could not stand in the header of an artifact, before a training begins.
+
+    Args:
+        config: of the run.
+        classes: names of the classes.
+
+    Raises:
+        UserError: too many classes, or a name or setting that is too long or holds control characters, by name.
+
+    >>> refuse_unstorable(RunConfig(), ["cat", "dog"])
+    """
+    if len(classes) > MAX_CLASSES:
+        raise UserError(f"the data have {len(classes)} classes; {MAX_CLASSES} are the most")
+    for name in classes:
+        if not 1 <= len(name) <= 1000 or not is_clean(name):
+            raise UserError(
+                f"the class name '{ascii(name)[1:61]}' is empty, has more than 1000 characters, or holds control "
+                "characters or bytes that are no UTF-8; rename the class"
+            )
+    for key, value in _texts(config.model_dump(mode="json"), ""):
+        if not is_clean(value):
+            raise UserError(
+                f"{key}={ascii(value)[1:61]} holds control characters or bytes that are no UTF-8; rename what it names"
+            )
+    if sum(map(len, classes)) > MAX_TEXT // 2:
+        raise UserError(f"the names of the classes have more than {MAX_TEXT // 2} characters together; shorten them")
+
+
+def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """All texts in a tree of settings, with their keys."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, dict | list):
+        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _texts(item, f"{key}.{name}" if key else str(name))
 
 
 H = TypeVar("H", bound=Header)

@@ -10,6 +10,7 @@ from vpt.data.cache import ImageCache
 from vpt.data.check import apply, check
 from vpt.data.records import SPLITS, LabelledData
 from vpt.errors import UserError
+from vpt.header import refuse_unstorable
 
 # Settings of data that change how an image becomes a tensor, but not what is read.
 FREE = {"augment", "resize", "crop_pct", "workers"}
@@ -39,11 +40,13 @@ def read(config: RunConfig, load: Load) -> Reading:
     """Read what a run trains on.
 
     Raises:
-        UserError: data that cannot be found or used, is made for testing alone, or does not fit into memory.
+        UserError: data that cannot be found or used, is made for testing alone, or does not fit into memory; names
+            that an artifact cannot hold.
     """
     loaded = load(config)
     if not loaded.train:
         raise UserError(f"data.path={config.data.path} is made for testing alone; train on another data set")
+    refuse_unstorable(config, loaded.classes)
     data, warning = checked(loaded, config)
     caches = {}
     if config.data.cache:

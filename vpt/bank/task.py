@@ -16,7 +16,7 @@ from vpt.backbones.backbone import Backbone
 from vpt.backbones.ports import LayerPrompt
 from vpt.bank.stacking import shape_of
 from vpt.config import LabelMapHead, NativeHead, OwlHead, TptPrompt, ZeroShotHead
-from vpt.errors import UserError
+from vpt.errors import FileError, UserError
 from vpt.model import PromptedModel
 from vpt.precision import Precision
 from vpt.predict import BoxPredictor, Classifier, Predictor
@@ -112,16 +112,18 @@ def check_shares(name: str, artifact: Artifact, pixels: int) -> None:
     config = artifact.config
     wanted = _pixels(artifact)
     if wanted > pixels:
-        raise UserError(
-            f"task {name} wants images of {wanted} pixels, more than the {pixels} that this bank computes, and would "
-            "hold up the others; raise pixels=, or serve it alone"
+        raise FileError(
+            f"task {name}",
+            f"wants images of {wanted} pixels, more than the {pixels} that are computed here, and would hold up the "
+            "others; raise pixels=, or serve it alone",
         )
     if config.tuning.kind != "frozen":
-        raise UserError(f"task {name} changes weights of the backbone (tuning={config.tuning.kind}); a bank shares it")
+        what = f"changes weights of the backbone (tuning={config.tuning.kind}); a bank shares it"
+        raise FileError(f"task {name}", what)
     if isinstance(config.prompt, TptPrompt):
-        raise UserError(f"task {name} is tuned anew on every image (prompt=tpt); load it with vpt.load instead")
+        raise FileError(f"task {name}", "is tuned anew on every image (prompt=tpt); load it with vpt.load instead")
     if isinstance(config.head, LabelMapHead | NativeHead):
-        raise UserError(f"task {name} needs a backbone of its own (head={config.head.kind}); serve it alone")
+        raise FileError(f"task {name}", f"needs a backbone of its own (head={config.head.kind}); serve it alone")
 
 
 def check_fits(name: str, artifact: Artifact, backbone: Backbone) -> None:
@@ -132,19 +134,21 @@ def check_fits(name: str, artifact: Artifact, backbone: Backbone) -> None:
             not take.
     """
     if artifact.backbone["fingerprint"] not in backbone.fingerprints:
-        raise UserError(
+        raise FileError(
+            f"task {name}",
+            "was trained on another backbone, which has other weights or computes otherwise; serve it alone",
             f"task {name} was trained on backbone {artifact.backbone['name']} "
             f"(fingerprint {artifact.backbone['fingerprint'][:12]}), not on {backbone.name} "
-            f"(fingerprint {backbone.fingerprint[:12]}), which has other weights or computes otherwise; serve it alone"
+            f"(fingerprint {backbone.fingerprint[:12]}), which has other weights or computes otherwise; serve it alone",
         )
     own, taken = artifact.preprocess.size, backbone.preprocess.size
     if not backbone.any_size and own != taken:
-        raise UserError(
-            f"task {name} wants images of {own} pixels, but {backbone.name} takes one size only, {taken} pixels in "
-            "this bank; serve it alone"
+        raise FileError(
+            f"task {name}",
+            f"wants images of {own} pixels, but the backbone takes one size only, {taken} pixels here; serve it alone",
         )
     if not backbone.any_size and artifact.config.task == "detection":
-        raise UserError(f"task {name} wants images of any size, but {backbone.name} takes one only; serve it alone")
+        raise FileError(f"task {name}", "wants images of any size, but the backbone takes one only; serve it alone")
 
 
 def _pixels(artifact: Artifact) -> int:

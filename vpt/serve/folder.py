@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from vpt.bank.bank import Bank
-from vpt.errors import UserError
+from vpt.errors import FileError, UserError
+
+log = logging.getLogger("vpt.serve")
 
 
 @dataclass(frozen=True)
 class _Stamp:
     size: int
-    changed: int
+    modified: int
+    changed: int  # a file of the same size and time of modification may be another one
+    inode: int
 
 
 class TaskFolder:
@@ -57,7 +62,8 @@ class TaskFolder:
                 except Exception as error:
                     # Whatever is wrong with one file, the others are served. A task whose new file is bad goes on
                     # with its old one, for that is still in memory.
-                    self.bad[name] = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+                    log.warning("task %r is not served: %s: %s", name, type(error).__name__, error)
+                    self.bad[name] = reason(error)
             return changed
 
     def _found(self) -> Iterator[tuple[str, Path]]:
@@ -70,9 +76,20 @@ class TaskFolder:
                 yield path.name, path / "artifact.safetensors"
 
 
+def reason(error: Exception) -> str:
+    """Why a task is not served, for people who must not know paths of the server or what stands in its files.
+
+    >>> reason(FileError("/srv/a.safetensors", "is damaged; take another copy of it"))
+    'is damaged; take another copy of it'
+    >>> reason(UserError("there is no file /srv/secret"))
+    "cannot be served; the server's log says why"
+    """
+    return error.what if isinstance(error, FileError) else "cannot be served; the server's log says why"
+
+
 def _stamp(path: Path) -> _Stamp | None:
     try:
         status = path.stat()
     except OSError:
         return None  # gone between listing and looking
-    return _Stamp(status.st_size, status.st_mtime_ns)
+    return _Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
