@@ -6,11 +6,12 @@ vpt/trust.py for which backbone an artifact is loaded on.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from vpt.config import Prompt, RunConfig, key_of
 from vpt.errors import FileError, UserError
@@ -27,7 +28,10 @@ MAX_RESIZED = 8192  # short side in pixels of an image before its middle is cut 
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
 Version = Annotated[str, Field(pattern=f"^{VERSION}$")]
 Finite = Annotated[float, Field(ge=-1e30, le=1e30)]
-Measured = Annotated[float, Field(allow_inf_nan=True)]  # NaN where a measure means nothing: a class that nothing shows
+Measured = Annotated[
+    # NaN where a measure means nothing: a class that nothing shows.
+    float, Field(allow_inf_nan=True), AfterValidator(lambda value: _refuse_infinite(value))
+]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Channels = tuple[
     Annotated[float, Field(ge=-100, le=100)],
@@ -39,6 +43,12 @@ Spread = tuple[
     Annotated[float, Field(ge=1e-3, le=100)],
     Annotated[float, Field(ge=1e-3, le=100)],
 ]
+
+
+def _refuse_infinite(value: float) -> float:
+    if math.isinf(value):
+        raise ValueError("input should be a finite number")
+    return value
 
 
 class Header(BaseModel):
@@ -91,8 +101,10 @@ class ArtifactHeader(Header):
 
     @model_validator(mode="after")
     def _fits(self) -> ArtifactHeader:
-        if len(set(self.classes)) != len(self.classes):
-            raise ValueError("classes: a name stands twice in it")
+        if len(set(self.classes)) != len(self.classes) or not all(map(str.strip, self.classes)):
+            raise ValueError("classes: a name is empty or stands twice in it")
+        if self.backbone.name != self.config.backbone.name:
+            raise ValueError("backbone.name: it is not config.backbone.name")
         if self.preprocess.size > MAX_RESIZED * (self.config.data.crop_pct or self.preprocess.crop_pct):
             raise ValueError(
                 f"crop_pct: images would be resized to more than {MAX_RESIZED} pixels before they are cropped"
@@ -179,7 +191,7 @@ def refuse_unstorable(config: RunConfig, classes: Sequence[str]) -> None:
     if len(classes) > MAX_CLASSES:
         raise UserError(f"the data have {len(classes)} classes; {MAX_CLASSES} are the most")
     for name in classes:
-        if not 1 <= len(name) <= 1000 or not is_clean(name):
+        if not name.strip() or len(name) > 1000 or not is_clean(name):
             raise UserError(
                 f"the class name '{ascii(name)[1:61]}' is empty, has more than 1000 characters, or holds control "
                 "characters or bytes that are no UTF-8; rename the class"

@@ -37,7 +37,7 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mappi
     plain = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps(header, ensure_ascii=False, sort_keys=True)
     # One entry only: safetensors writes several in random order, and equal content should make equal files.
-    metadata = {"vpt": f"{_digest(plain, text)} {text}"}
+    metadata = {"vpt": f"{digest_of(plain, text)} {text}"}
     return write_atomic(path, lambda temporary: safetensors.torch.save_file(plain, temporary, metadata))
 
 
@@ -74,7 +74,7 @@ class TensorFile:
             tensors = {name: self._file.read(name) for name in self.layouts}
         except (ValueError, OSError) as error:
             raise FileError(self.path, DAMAGED) from error
-        if _digest(tensors, self.text) != self._digest:
+        if digest_of(tensors, self.text) != self._digest:
             raise FileError(self.path, DAMAGED)
         return tensors
 
@@ -116,7 +116,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return file.tensors(), file.tree
 
 
-def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
+def digest_of(tensors: Mapping[str, Tensor], text: str) -> str:
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()

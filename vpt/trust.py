@@ -85,11 +85,11 @@ def backbone_of(artifact: Artifact, named: Named = NOTHING) -> BackboneConfig:
         wanted = wanted.model_copy(update={"name": named.backbone, "weights": None})
     elif is_address(wanted.name):
         if own is None:
-            raise FileError(
-                artifact.path,
-                "was trained on a backbone from a repository or a folder, and none is opened on an artifact's word; if "
-                f"you trust it, name it yourself: --backbone {wanted.name}",
+            what = (
+                "was trained on a backbone from a repository or a folder, and none is opened on an artifact's word; if you "
+                "trust it, name it yourself: --backbone"
             )
+            raise FileError(artifact.path, f"{what} NAME", f"{artifact.path} {what} {wanted.name}")
         wanted = wanted.model_copy(update={"name": own.name})
     if named.weights is not None:
         file = Path(named.weights)

@@ -83,8 +83,7 @@ class Bank:
         memory: bytes that tasks may take beside the backbone; the least recently used leave first and come back from
             their files. None for no limit.
         precision: auto, fp32, bf16, fp16, as of `vpt.load`.
-        pixels: of one image that the backbone may get to see; a task that wants more would hold up all others, and is
-            refused.
+        patches: of one image that may be computed; a task that wants more would hold up all others, and is refused.
 
     Tasks are added and removed while others predict. Results equal each task's own model.
     """
@@ -95,14 +94,14 @@ class Bank:
         device: str = "auto",
         memory: int | None = None,
         precision: Precision = "fp32",
-        pixels: int = 2_000_000,
+        patches: int = 10_000,
     ) -> None:
         self._config = backbone
         self._device = pick_device(device)
         self._precision = pick_precision(precision, self._device)
         self._autocast = autocast(self._precision, self._device)
         self._memory = memory
-        self._pixels = pixels
+        self._patches = patches
         self._lock = threading.RLock()
         self._tasks: OrderedDict[str, _Entry] = OrderedDict()  # least recently used first
         self._groups: dict[Hashable, _Group] = {}
@@ -313,7 +312,7 @@ class Bank:
     def _read(self, name: str, path: Path) -> _Entry:
         """A task from its file, as it is now: what left for want of memory comes back as what is there by then."""
         artifact = read_artifact(path)
-        check_shares(name, artifact, self._pixels)
+        check_shares(name, artifact)
         loaded = load_task(name, artifact, self._backbone_for(name, artifact), self._device, self._precision)
         return _Entry(loaded.artifact, loaded.bytes, loaded)
 
@@ -346,7 +345,7 @@ class Bank:
                 if self._backbone.fingerprint in whole.fingerprints:
                     self._backbone = self._placed(self._backbone.with_text(whole))
             backbone = self._backbone
-        check_fits(name, artifact, backbone)
+        check_fits(name, artifact, backbone, self._patches)
         return backbone
 
     def _placed(self, backbone: Backbone) -> Backbone:

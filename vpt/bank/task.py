@@ -98,25 +98,13 @@ def without_tensors(artifact: Artifact) -> Artifact:
     return replace(artifact, tensors={})
 
 
-def check_shares(name: str, artifact: Artifact, pixels: int) -> None:
+def check_shares(name: str, artifact: Artifact) -> None:
     """Whether a task can share a backbone at all.
 
-    Args:
-        name: of the task.
-        artifact: of the task.
-        pixels: of an image that the backbone may get to see.
-
     Raises:
-        UserError: it changes weights of the backbone, needs one of its own, or wants larger images.
+        UserError: it changes weights of the backbone, or needs one of its own.
     """
     config = artifact.config
-    wanted = _pixels(artifact)
-    if wanted > pixels:
-        raise FileError(
-            f"task {name}",
-            f"wants images of {wanted} pixels, more than the {pixels} that are computed here, and would hold up the "
-            "others; raise pixels=, or serve it alone",
-        )
     if config.tuning.kind != "frozen":
         what = f"changes weights of the backbone (tuning={config.tuning.kind}); a bank shares it"
         raise FileError(f"task {name}", what)
@@ -126,12 +114,18 @@ def check_shares(name: str, artifact: Artifact, pixels: int) -> None:
         raise FileError(f"task {name}", f"needs a backbone of its own (head={config.head.kind}); serve it alone")
 
 
-def check_fits(name: str, artifact: Artifact, backbone: Backbone) -> None:
+def check_fits(name: str, artifact: Artifact, backbone: Backbone, patches: int) -> None:
     """Whether a task goes with this backbone.
 
+    Args:
+        name: of the task.
+        artifact: of the task.
+        backbone: which it would share.
+        patches: of one image that may be computed.
+
     Raises:
-        UserError: it was trained on another one, or wants images of a size that the backbone, as it was loaded, does
-            not take.
+        UserError: it was trained on another one, wants images of a size that the backbone, as it was loaded, does not
+            take, or such large ones that it would hold up the others.
     """
     if artifact.backbone["fingerprint"] not in backbone.fingerprints:
         raise FileError(
@@ -149,16 +143,25 @@ def check_fits(name: str, artifact: Artifact, backbone: Backbone) -> None:
         )
     if not backbone.any_size and artifact.config.task == "detection":
         raise FileError(f"task {name}", "wants images of any size, but the backbone takes one only; serve it alone")
+    if (wanted := _patches(artifact, backbone)) > patches:
+        raise FileError(
+            f"task {name}",
+            f"wants images of {wanted} patches, more than the {patches} that are computed here, and would hold up the "
+            "others; raise patches=, or serve it alone",
+        )
 
 
-def _pixels(artifact: Artifact) -> int:
-    """The most pixels of an image that a task has resized and computed."""
+def _patches(artifact: Artifact, backbone: Backbone) -> int:
+    """Patches of the largest image of a task: the backbone's, or of 16 pixels where it has none."""
     config, own = artifact.config, artifact.preprocess.size
+    height, width = (16, 16) if backbone.tower is None else backbone.tower.patch
     if config.task == "detection":
         head: Any = config.head
         short = head.size or 2 * own
-        return short * int(short * head.longest)
-    return max(own, math.floor(own / (config.data.crop_pct or artifact.preprocess.crop_pct))) ** 2
+        return short * int(short * head.longest) // (height * width)
+    # Enlarged before it is cropped, which is done once.
+    resized = math.floor(own / (config.data.crop_pct or artifact.preprocess.crop_pct))
+    return max(own**2 // (height * width), resized**2 // (4 * 16 * 16))
 
 
 def load_task(

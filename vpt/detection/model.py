@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vpt.backbones.backbone import Backbone
 from vpt.backbones.loading import load_backbone
 from vpt.backbones.ports import LayerPrompt
+from vpt.backbones.sizes import MOST_PATCHES
 from vpt.config import FasterHead, FcosHead, FullTuning, NoPrompt, OwlHead, RetinaHead, RunConfig
 from vpt.data.boxes.transforms import Target
 from vpt.detection import open_vocabulary as owl
@@ -231,6 +232,7 @@ def build_detector(config: RunConfig, classes: Sequence[str], backbone: Backbone
     if tower.patch[0] != tower.patch[1]:
         raise UserError(f"backbone {backbone.name} has patches of {tower.patch} pixels; detection needs square ones")
     taps = _taps(head.taps, len(tower.blocks))
+    _check_head(head, backbone)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         prompt = None if isinstance(config.prompt, NoPrompt) else build_tokens(config.prompt, Shape.of(tower))  # type: ignore[arg-type]
@@ -241,9 +243,6 @@ def build_detector(config: RunConfig, classes: Sequence[str], backbone: Backbone
         if isinstance(head, OwlHead):
             made = _owl(head, backbone, classes)
         else:
-            wrong = [scale for scale in head.scales if scale not in SCALES]
-            if wrong:
-                raise UserError(f"head.scales has {wrong[0]}; known: {', '.join(map(str, SCALES))}")
             made = PyramidDetection(head, tower.width, len(classes), tower.patch[0])
     model = Detector(backbone, prompt, made, taps, isinstance(config.tuning, FullTuning))
     made.__dict__["grids"] = model.grids
@@ -259,6 +258,8 @@ def detection_skeleton(
         UserError: settings that do not fit the backbone.
     """
     head, tower = config.head, backbone.require_tower("patch grids")
+    assert isinstance(head, FcosHead | RetinaHead | FasterHead | OwlHead)
+    _check_head(head, backbone)
     width = 0
     if isinstance(head, OwlHead):
         assert backbone.text is not None
@@ -269,8 +270,21 @@ def detection_skeleton(
             made = nn.Module()
             made.owl = owl.OwlHead(tower.width, width)
             return prompt, made
-        assert isinstance(head, FcosHead | RetinaHead | FasterHead)
         return prompt, PyramidDetection(head, tower.width, len(classes), tower.patch[0])
+
+
+def _check_head(head: FcosHead | RetinaHead | FasterHead | OwlHead, backbone: Backbone) -> None:
+    """Refuse scales that are unknown, and sizes of images with more patches than attention can take."""
+    scales = [] if isinstance(head, OwlHead) else head.scales
+    if wrong := [scale for scale in scales if scale not in SCALES]:
+        raise UserError(f"head.scales has {wrong[0]}; known: {', '.join(map(str, SCALES))}")
+    short = head.size or 2 * backbone.preprocess.size
+    height, width = backbone.require_tower("patch grids").patch
+    if (patches := short * int(short * head.longest) // (height * width)) > 2 * MOST_PATCHES:
+        raise UserError(
+            f"images of {short} pixels, up to {head.longest:g} times as long, make {patches} patches of "
+            f"{backbone.name}; {2 * MOST_PATCHES} are the most: lower head.size or head.longest"
+        )
 
 
 def _taps(taps: Sequence[int], depth: int) -> list[int]:

@@ -23,7 +23,7 @@ from vpt.prompts.contexts import Contexts
 from vpt.prompts.templates import cleaned
 from vpt.tensorfile import read_tensors, write_tensors
 
-MAX_TEXTS = 500_000  # that are encoded for one head
+MAX_TEXTS = 100_000  # that are encoded for one head; a thousand classes in all of CLIP's templates are 80,000
 Scorer = Callable[[Tensor], Tensor]
 
 

@@ -15,6 +15,7 @@ from vpt.backbones.text_encoder import TextEncoder
 from vpt.errors import UserError
 from vpt.prompts.templates import cleaned
 
+MAX_BYTES = 2 << 30  # of the embeddings of all class names
 Position = Literal["end", "middle", "front"]
 
 
@@ -145,6 +146,10 @@ class Contexts(nn.Module):
         device = encoder.scale.device  # the backbone may be on an accelerator before what learns is
         made = layout(encoder, names, self.count, self.words, self.position)
         self.slots, self.ends = made.slots.to(device), made.ends.to(device)
+        if (size := 4 * self.slots.numel() * tower.width) > MAX_BYTES:
+            raise UserError(
+                f"{len(names)} class names take {size >> 20} MiB as embeddings; {MAX_BYTES >> 20} are the most"
+            )
         positions = tower.positions()[: self.slots.shape[1]]
         self.base = tower.embed(self.slots.clamp_min(0)) + positions
         self.shared = 0

@@ -104,18 +104,23 @@ def read_source(folder: str | Path, split: str | None = None, data: str | None =
         except UserError as error:
             notes.append(str(error))
     rows = [row for row in read_rows(folder) if isinstance(row, dict) and {"kind", "step"} <= set(row)]
-    artifact = _artifact(folder, notes)
+    artifact = _artifact(folder, (metrics.get(split) or {}).get("per_class"), notes)
     return Source(folder, config, rows, metrics, split, answers, boxes, artifact, tuple(notes))
 
 
-def _artifact(folder: Path, notes: list[str]) -> Artifact | None:
+def _artifact(folder: Path, measured: Any, notes: list[str]) -> Artifact | None:
+    """The artifact of a run, unless it is another one's: then its classes are not those that were measured."""
     if not (folder / "artifact.safetensors").is_file():
         return None
     try:
-        return read_artifact(folder)
+        found = read_artifact(folder)
     except UserError as error:
         notes.append(str(error))
         return None
+    if measured and {row["class"] for row in measured} != set(found.classes):
+        notes.append(f"{found.path} has other classes than the numbers of this run; it is left out")
+        return None
+    return found
 
 
 def _json(path: Path, kind: type[Any], notes: list[str]) -> Any:
