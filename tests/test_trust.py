@@ -224,10 +224,11 @@ class TestFiles:
                 "nano-deep", tmp_path / "a.safetensors", preprocess={**tree["preprocess"], "size": size}
             )
             assert refused(lambda: vpt.load(large))  # noqa: B023
-        enlarged = hostile.changed("nano-deep", tmp_path / "b.safetensors", data__crop_pct=0.05)
-        bank = vpt.Bank(device="cpu", patches=100)
+        bank = vpt.Bank(device="cpu")
         bank.add("good", hostile.ARTIFACTS / "nano-deep.safetensors")
-        assert "hold up the others" in refused(lambda: bank.add("bad", enlarged))
+        pre = {**tree["preprocess"], "size": 3200}
+        large = hostile.with_header("nano-deep", tmp_path / "b.safetensors", preprocess=pre)
+        assert "patches" in refused(lambda: bank.add("bad", large))
 
     def test_more_texts_than_anybody_encodes_are_refused(self, weights: Path, tmp_path: Path):
         many = [f"class {number}" for number in range(100_000)]

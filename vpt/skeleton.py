@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vpt.backbones.backbone import Backbone
+from vpt.backbones.sizes import refuse_many_patches
 from vpt.clip import learner_skeleton
 from vpt.config import (
     ClipPrompt,
@@ -83,6 +84,8 @@ def _parts(config: RunConfig, classes: Sequence[str], backbone: Backbone | None)
     assert backbone is not None
     if isinstance(head, FcosHead | RetinaHead | FasterHead | OwlHead):
         return detection_skeleton(config, backbone, classes)
+    if backbone.tower is not None:
+        refuse_many_patches(backbone.preprocess.size, backbone.tower.patch[0], backbone.name)
     # Some backbones tell the width of their features by a forward pass, which is no work for the meta device.
     pool = pool_of(config)
     features = backbone.feature_width(pool)

@@ -65,6 +65,14 @@ def _check_patch(net: Any, size: int, name: str) -> None:
             f"backbone.image_size={size} is no multiple of {name}'s patch of {patch} pixels; "
             f"use {max(below, patch)} or {below + patch}"
         )
+    refuse_many_patches(size, patch, name)
+
+
+def refuse_many_patches(size: int, patch: int, name: str) -> None:
+    """Refuse squares of `size` pixels whose patches attention cannot take.
+
+    >>> refuse_many_patches(224, 16, "vit")
+    """
     if (patches := (size // patch) ** 2) > MOST_PATCHES:
         raise UserError(f"backbone.image_size={size} makes {patches} patches of {name}; {MOST_PATCHES} are the most")
 

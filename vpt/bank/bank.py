@@ -77,13 +77,12 @@ class Bank:
     """Serves tasks from one backbone.
 
     Args:
-        backbone: which one; default: that of the first artifact that is added. A repository or a folder, or a file of
-            weights, must be named here, unless you have trained on it on this machine.
+        backbone: which one; default: that of the first artifact that is added. A repository, a folder or a file of
+            weights must be named here, unless you have trained on it on this machine: see vpt/trust.py.
         device: auto, cpu, cuda, cuda:1, mps.
         memory: bytes that tasks may take beside the backbone; the least recently used leave first and come back from
             their files. None for no limit.
         precision: auto, fp32, bf16, fp16, as of `vpt.load`.
-        patches: of one image that may be computed; a task that wants more would hold up all others, and is refused.
 
     Tasks are added and removed while others predict. Results equal each task's own model.
     """
@@ -94,18 +93,17 @@ class Bank:
         device: str = "auto",
         memory: int | None = None,
         precision: Precision = "fp32",
-        patches: int = 10_000,
     ) -> None:
         self._config = backbone
         self._device = pick_device(device)
         self._precision = pick_precision(precision, self._device)
         self._autocast = autocast(self._precision, self._device)
         self._memory = memory
-        self._patches = patches
         self._lock = threading.RLock()
         self._tasks: OrderedDict[str, _Entry] = OrderedDict()  # least recently used first
         self._groups: dict[Hashable, _Group] = {}
         self._backbone: Backbone | None = None
+        self._brought: BackboneConfig | None = None  # the settings by which it was loaded
 
     def add(self, name: str, artifact: str | Path) -> TaskInfo:
         """Add a task, or replace the one of that name, by its artifact file or run folder.
@@ -334,18 +332,17 @@ class Bank:
 
     def _backbone_for(self, name: str, artifact: Artifact) -> Backbone:
         """The backbone for one more task: the first task brings it, and the first that reads names its text tower."""
+        wanted = self._config or self._brought or backbone_of(artifact)
         with self._lock:
             if self._backbone is None:
-                wanted = self._config or backbone_of(artifact)
                 self._backbone = self._placed(load_backbone(wanted, text=reads_names(artifact), dynamic=True))
-                self._config = wanted
+                self._brought = wanted
             elif self._backbone.text is None and reads_names(artifact) and self._backbone.library == "open_clip":
-                assert self._config is not None
-                whole = load_backbone(self._config, text=True, dynamic=True)
+                whole = load_backbone(wanted, text=True, dynamic=True)
                 if self._backbone.fingerprint in whole.fingerprints:
                     self._backbone = self._placed(self._backbone.with_text(whole))
             backbone = self._backbone
-        check_fits(name, artifact, backbone, self._patches)
+        check_fits(name, artifact, backbone)
         return backbone
 
     def _placed(self, backbone: Backbone) -> Backbone:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from vpt.backbones.backbone import Backbone
 from vpt.backbones.ports import LayerPrompt
 from vpt.bank.stacking import shape_of
 from vpt.config import LabelMapHead, NativeHead, OwlHead, TptPrompt, ZeroShotHead
-from vpt.errors import FileError, UserError
+from vpt.errors import UserError
 from vpt.model import PromptedModel
 from vpt.precision import Precision
 from vpt.predict import BoxPredictor, Classifier, Predictor
@@ -106,62 +105,34 @@ def check_shares(name: str, artifact: Artifact) -> None:
     """
     config = artifact.config
     if config.tuning.kind != "frozen":
-        what = f"changes weights of the backbone (tuning={config.tuning.kind}); a bank shares it"
-        raise FileError(f"task {name}", what)
+        raise UserError(f"task {name} changes weights of the backbone (tuning={config.tuning.kind}); a bank shares it")
     if isinstance(config.prompt, TptPrompt):
-        raise FileError(f"task {name}", "is tuned anew on every image (prompt=tpt); load it with vpt.load instead")
+        raise UserError(f"task {name} is tuned anew on every image (prompt=tpt); load it with vpt.load instead")
     if isinstance(config.head, LabelMapHead | NativeHead):
-        raise FileError(f"task {name}", f"needs a backbone of its own (head={config.head.kind}); serve it alone")
+        raise UserError(f"task {name} needs a backbone of its own (head={config.head.kind}); serve it alone")
 
 
-def check_fits(name: str, artifact: Artifact, backbone: Backbone, patches: int) -> None:
+def check_fits(name: str, artifact: Artifact, backbone: Backbone) -> None:
     """Whether a task goes with this backbone.
 
-    Args:
-        name: of the task.
-        artifact: of the task.
-        backbone: which it would share.
-        patches: of one image that may be computed.
-
     Raises:
-        UserError: it was trained on another one, wants images of a size that the backbone, as it was loaded, does not
-            take, or such large ones that it would hold up the others.
+        UserError: it was trained on another one, or wants images of a size that the backbone, as it was loaded, does
+            not take.
     """
     if artifact.backbone["fingerprint"] not in backbone.fingerprints:
-        raise FileError(
-            f"task {name}",
-            "was trained on another backbone, which has other weights or computes otherwise; serve it alone",
+        raise UserError(
             f"task {name} was trained on backbone {artifact.backbone['name']} "
             f"(fingerprint {artifact.backbone['fingerprint'][:12]}), not on {backbone.name} "
-            f"(fingerprint {backbone.fingerprint[:12]}), which has other weights or computes otherwise; serve it alone",
+            f"(fingerprint {backbone.fingerprint[:12]}), which has other weights or computes otherwise; serve it alone"
         )
     own, taken = artifact.preprocess.size, backbone.preprocess.size
     if not backbone.any_size and own != taken:
-        raise FileError(
-            f"task {name}",
-            f"wants images of {own} pixels, but the backbone takes one size only, {taken} pixels here; serve it alone",
+        raise UserError(
+            f"task {name} wants images of {own} pixels, but {backbone.name} takes one size only, {taken} pixels in "
+            "this bank; serve it alone"
         )
     if not backbone.any_size and artifact.config.task == "detection":
-        raise FileError(f"task {name}", "wants images of any size, but the backbone takes one only; serve it alone")
-    if (wanted := _patches(artifact, backbone)) > patches:
-        raise FileError(
-            f"task {name}",
-            f"wants images of {wanted} patches, more than the {patches} that are computed here, and would hold up the "
-            "others; raise patches=, or serve it alone",
-        )
-
-
-def _patches(artifact: Artifact, backbone: Backbone) -> int:
-    """Patches of the largest image of a task: the backbone's, or of 16 pixels where it has none."""
-    config, own = artifact.config, artifact.preprocess.size
-    height, width = (16, 16) if backbone.tower is None else backbone.tower.patch
-    if config.task == "detection":
-        head: Any = config.head
-        short = head.size or 2 * own
-        return short * int(short * head.longest) // (height * width)
-    # Enlarged before it is cropped, which is done once.
-    resized = math.floor(own / (config.data.crop_pct or artifact.preprocess.crop_pct))
-    return max(own**2 // (height * width), resized**2 // (4 * 16 * 16))
+        raise UserError(f"task {name} wants images of any size, but {backbone.name} takes one only; serve it alone")
 
 
 def load_task(
@@ -172,8 +143,7 @@ def load_task(
     Raises:
         UserError: an artifact that does not fit the model which its own header describes, or names a file.
     """
-    config = artifact.config.model_copy(update={"head": head_of(artifact)})
-    mine = backbone.at_size(artifact.preprocess)
+    config, mine = artifact.config.model_copy(update={"head": head_of(artifact)}), backbone.at_size(artifact.preprocess)
     check_tensors(artifact.path, config, artifact.classes, artifact.tensors, mine)
     model = task_of(config).build(config, artifact.classes, mine)
     model.set_preprocess(artifact.preprocess)

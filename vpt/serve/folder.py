@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,8 +9,6 @@ from pathlib import Path
 
 from vpt.bank.bank import Bank
 from vpt.errors import FileError, UserError
-
-log = logging.getLogger("vpt.serve")
 
 
 @dataclass(frozen=True)
@@ -62,8 +59,7 @@ class TaskFolder:
                 except Exception as error:
                     # Whatever is wrong with one file, the others are served. A task whose new file is bad goes on
                     # with its old one, for that is still in memory.
-                    log.warning("task %r is not served: %s: %s", name, type(error).__name__, error)
-                    self.bad[name] = reason(error)
+                    self.bad[name] = error.what if isinstance(error, FileError) else "cannot be served"
             return changed
 
     def _found(self) -> Iterator[tuple[str, Path]]:
@@ -74,17 +70,6 @@ class TaskFolder:
                 yield path.stem, path
             elif path.is_dir() and (path / "artifact.safetensors").is_file():
                 yield path.name, path / "artifact.safetensors"
-
-
-def reason(error: Exception) -> str:
-    """Why a task is not served, for people who must not know paths of the server or what stands in its files.
-
-    >>> reason(FileError("/srv/a.safetensors", "is damaged; take another copy of it"))
-    'is damaged; take another copy of it'
-    >>> reason(UserError("there is no file /srv/secret"))
-    "cannot be served; the server's log says why"
-    """
-    return error.what if isinstance(error, FileError) else "cannot be served; the server's log says why"
 
 
 def _stamp(path: Path) -> _Stamp | None:
