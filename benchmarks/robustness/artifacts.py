@@ -21,9 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import mutate
@@ -37,6 +36,7 @@ import vpt
 from vpt.errors import UserError
 from vpt.files import write_json
 
+ROOT = Path(__file__).resolve().parents[2]
 ARTIFACTS = sorted((ROOT / "tests" / "compat" / "0.1" / "artifacts").glob("*.safetensors"))
 ON_CLIP = ("clip", "boxes-owl")  # what their names begin with
 
