@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -238,21 +238,33 @@ def parse_header(model: type[H], file: TensorFile) -> H:
     try:
         return model.model_validate_json(file.text, strict=True)
     except ValidationError as error:
-        raise FileError(file.path, f"cannot be used: {explained(error)}{_writer(tree)}") from None
+        item = error.errors(include_url=False, include_input=False)[0]
+        place, why = key_of([str(part) for part in item["loc"]]), f"{_reason(item)}{_writer(tree)}"
+        full = f"{file.path} cannot be used: {_field(ascii(place)[1:-1][:100])}: {why}"
+        raise FileError(file.path, f"cannot be used: {_field(_known(model, place))}: {why}", full) from None
 
 
-def explained(error: ValidationError) -> str:
-    """What is wrong with the first wrong field, without what stands in it."""
-    item = error.errors(include_url=False, include_input=False)[0]
-    field = ascii(key_of([str(part) for part in item["loc"]]))[1:-1][:100]
+def _reason(item: Mapping[str, Any]) -> str:
+    """What is wrong with a field, without what stands in it."""
     if item["type"] == "union_tag_invalid":
-        text = "its kind is none that this vpt knows"
-    elif item["type"] == "extra_forbidden":
-        text = "this vpt knows no such field"
-    else:
-        text = item["msg"].removeprefix("Value error, ")
-        text = text[0].lower() + text[1:]
-    return f"its header's {field}: {text}" if field else f"its header's {text}"
+        return "its kind is none that this vpt knows"
+    if item["type"] == "extra_forbidden":
+        return "this vpt knows no such field"
+    text = item["msg"].removeprefix("Value error, ")
+    return text[0].lower() + text[1:]
+
+
+def _known(model: type[Header], place: str) -> str:
+    """A place in a header as far as its keys are names of fields; others were chosen by who wrote it."""
+    schema = model.model_json_schema()
+    parts = [schema, *schema.get("$defs", {}).values()]
+    names = {name for part in parts for name in part.get("properties", {})}
+    keys = [key if not key or key in names or key.isdecimal() else "..." for key in place.split(".")]
+    return ".".join(keys[:8])
+
+
+def _field(place: str) -> str:
+    return f"its header's {place}" if place else "its header"
 
 
 def _writer(tree: dict[str, Any]) -> str:

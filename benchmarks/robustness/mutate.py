@@ -222,9 +222,9 @@ def _get(tree: Any, at: Place) -> Any:
 def _holds(tree: Any, at: Place) -> bool:
     try:
         _get(tree, at)
+        return isinstance(_get(tree, at[:-1]), dict | list)
     except (KeyError, IndexError, TypeError):
         return False
-    return bool(at)
 
 
 def _set(tree: Any, at: Place, value: Any) -> None:
