@@ -149,3 +149,23 @@ class TestCheckpoints:
         tree["progress"]["round"] = 5
         mutate.write(run / "checkpoint.safetensors", tensors, json.dumps(tree))
         assert "progress.round" in refused(lambda: vpt.resume(run, console=Console(quiet=True)))
+
+
+class TestRunFolders:
+    def test_metrics_and_logs_of_any_form_make_a_page(self, tmp_path: Path):
+        run, metrics = tmp_path / "run", tmp_path / "run" / "metrics.json"
+        shutil.copytree(hostile.ARTIFACTS.parent / "run", run)
+        tree = json.loads(metrics.read_text())
+        rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+        for (_, text), (_, log) in zip(mutate.drawn(tree, 12, 0), mutate.drawn({"rows": rows}, 12, 1), strict=True):
+            metrics.write_text(text)
+            (run / "log.jsonl").write_text("\n".join(json.dumps(row) for row in json.loads(log)["rows"]))
+            page = vpt.write_report([run], tmp_path / "page.html", model=False, console=Console(quiet=True))
+            assert page.stat().st_size > 10_000
+
+    def test_an_artifact_of_other_classes_is_left_out(self, tmp_path: Path):
+        run = tmp_path / "run"
+        shutil.copytree(hostile.ARTIFACTS.parent / "run", run)
+        shutil.copy(hostile.ARTIFACTS / "small-deep-drop.safetensors", run / "artifact.safetensors")
+        page = vpt.write_report([run], tmp_path / "page.html", model=False, console=Console(quiet=True))
+        assert "has other classes than the numbers of this run" in page.read_text()

@@ -11,6 +11,10 @@ from typing import Any
 UNCLEAN = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069]")
 
 
+class RefusedError(ValueError):
+    """JSON that is refused whatever it says; the message tells why, and nothing that stands in it."""
+
+
 def is_clean(text: str) -> bool:
     r"""Whether a text holds no control characters, lone surrogates or changes of writing direction.
 
@@ -28,36 +32,37 @@ def loads(text: str, most: int) -> Any:
         most: characters it may have.
 
     Raises:
-        ValueError: it is longer, no JSON, nested too deeply, repeats a key, or holds a text that is not clean.
+        RefusedError: it is longer, nested too deeply, repeats a key, or holds a text that is not clean.
+        ValueError: it is no JSON.
 
     >>> loads('{"a": [1, "b"]}', most=100)
     {'a': [1, 'b']}
     >>> loads('{"a": 1, "a": 2}', most=100)
     Traceback (most recent call last):
     ...
-    ValueError: a key stands twice in it
+    vpt.strictjson.RefusedError: a key stands twice in it
     """
     if len(text) > most:
-        raise ValueError(f"it has more than {most} characters")
+        raise RefusedError(f"it has more than {most} characters")
     try:
         value = json.loads(text, object_pairs_hook=_without_repeats)
         _refuse_unclean(value)
     except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        raise RefusedError("it is nested too deeply") from None
     return value
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a key stands twice in it")
+        raise RefusedError("a key stands twice in it")
     return found
 
 
 def _refuse_unclean(value: Any) -> None:
     if isinstance(value, str):
         if not is_clean(value):
-            raise ValueError("a text in it holds control characters")
+            raise RefusedError("a text in it holds control characters")
     elif isinstance(value, dict):
         for key, item in value.items():
             _refuse_unclean(key)

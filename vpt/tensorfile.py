@@ -99,6 +99,8 @@ def open_tensors(path: str | Path) -> Iterator[TensorFile]:
             raise FileError(path, "was not written by vpt; if it holds backbone weights, pass it as backbone.weights")
         try:
             tree = strictjson.loads(text, MAX_TEXT)
+        except strictjson.RefusedError as error:
+            raise FileError(path, f"has a header that is refused: {error}; take another copy of it") from error
         except ValueError as error:
             raise FileError(path, DAMAGED) from error
         yield TensorFile(path, text, tree, raw.layouts, raw, digest)

@@ -94,7 +94,7 @@ def backbone_of(artifact: Artifact, named: Named = NOTHING) -> BackboneConfig:
     if named.weights is not None:
         file = Path(named.weights)
         if not file.is_file():
-            raise UserError(f"there is no weight file {file}; give the file of the backbone's weights with --weights")
+            raise UserError(f"the backbone's weights are not at {file}; name their file with --weights FILE")
         return wanted.model_copy(update={"weights": file})
     if wanted.weights is not None:
         if own is None or own.weights is None or not own.weights.is_file():
