@@ -51,25 +51,25 @@ class TestMutations:
     def test_headers_load_or_are_refused(self, name: str, weights: Path, tmp_path: Path):
         tensors, tree = mutate.load(hostile.ARTIFACTS / f"{name}.safetensors")
         target, refusals = tmp_path / f"{name}.safetensors", 0
-        for _, text in mutate.drawn(tree, 30, seed=TRIED.index(name)):
+        for _, text in mutate.drawn(tree, 15, seed=TRIED.index(name)):
             mutate.write(target, tensors, text)
             refusals += bool(refused(lambda: used(target, weights)))
-        assert refusals > 10
+        assert refusals > 5
 
     def test_every_field_is_tried_in_every_way(self, tmp_path: Path):
         tensors, tree = mutate.load(hostile.ARTIFACTS / "small-deep-mlp.safetensors")
         found = {"": 0, "refused": 0}
         for number, (_, text) in enumerate(mutate.headers(tree)):
-            if number % 11 == 0:
+            if number % 23 == 0:
                 path = mutate.write(tmp_path / "a.safetensors", tensors, text)
                 found["refused" if refused(lambda: read_artifact(path)) else ""] += 1  # noqa: B023
-        assert found["refused"] > 600
+        assert found["refused"] > 300
 
     @pytest.mark.parametrize("name", ["small-deep-mlp", "mapped-iterative", "clip-tip-finetuned", "small-lora"])
     def test_tensors_load_or_are_refused(self, name: str, weights: Path, tmp_path: Path):
         tensors, tree = mutate.load(hostile.ARTIFACTS / f"{name}.safetensors")
         target = tmp_path / f"{name}.safetensors"
-        for what, values in mutate.tensors(tensors):
+        for what, values in list(mutate.tensors(tensors))[:: 1 if len(tensors) < 3 else 4]:
             mutate.write(target, values, json.dumps(tree))
             found = refused(lambda: used(target, weights))
             if any(
@@ -80,7 +80,7 @@ class TestMutations:
     def test_bytes_load_or_are_refused(self, tmp_path: Path):
         target = tmp_path / "a.safetensors"
         content = (hostile.ARTIFACTS / "small-deep-drop.safetensors").read_bytes()
-        for _, changed in mutate.contents(content, 400, seed=0):
+        for _, changed in mutate.contents(content, 200, seed=0):
             target.write_bytes(changed)
             refused(lambda: read_artifact(target))
 
@@ -133,10 +133,10 @@ class TestCheckpoints:
         get_ready(setting, run, backbone)  # as it is
         tensors, tree = mutate.load(run / CHECKPOINT)
         refusals = 0
-        for _, text in mutate.drawn(tree, 60, seed=0):
+        for _, text in mutate.drawn(tree, 40, seed=0):
             mutate.write(run / CHECKPOINT, tensors, text)
             refusals += bool(refused(lambda: get_ready(setting, run, backbone)))
-        assert refusals > 20
+        assert refusals > 15
         for what, values in mutate.tensors(dict(list(tensors.items())[:6])):
             mutate.write(run / CHECKPOINT, {**tensors, **values}, json.dumps(tree))
             if "longer" in what or "axis" in what:
@@ -157,7 +157,7 @@ class TestRunFolders:
         shutil.copytree(hostile.ARTIFACTS.parent / "run", run)
         tree = json.loads(metrics.read_text())
         rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-        for (_, text), (_, log) in zip(mutate.drawn(tree, 12, 0), mutate.drawn({"rows": rows}, 12, 1), strict=True):
+        for (_, text), (_, log) in zip(mutate.drawn(tree, 6, 0), mutate.drawn({"rows": rows}, 6, 1), strict=True):
             metrics.write_text(text)
             (run / "log.jsonl").write_text("\n".join(json.dumps(row) for row in json.loads(log)["rows"]))
             page = vpt.write_report([run], tmp_path / "page.html", model=False, console=Console(quiet=True))
