@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from vpt import strictjson
 from vpt.backbones.built_in import is_address
 from vpt.cachedir import cache_dir
@@ -24,7 +22,8 @@ def remember(fingerprint: str, backbone: BackboneConfig) -> None:
     if backbone.weights is None and not is_address(backbone.name):
         return
     weights = None if backbone.weights is None else str(backbone.weights.resolve())
-    with contextlib.suppress(UserError):  # a cache that cannot be written is no reason to stop
+    # A cache that cannot be written, or has no place, is no reason to stop.
+    with contextlib.suppress(UserError, RuntimeError, ValueError):
         write_json(_note(fingerprint), {"name": backbone.name, "weights": weights})
 
 
@@ -33,7 +32,7 @@ def recall(fingerprint: str) -> BackboneConfig | None:
     try:
         tree = strictjson.loads(_note(fingerprint).read_text(encoding="utf-8"), 100_000)
         return BackboneConfig.model_validate(tree)
-    except (OSError, ValueError, ValidationError):
+    except (OSError, RuntimeError, ValueError):
         return None
 
 

@@ -162,7 +162,7 @@ class CocoopPrompt(_Words):
     kind: Literal["cocoop"] = "cocoop"
     tokens: int = Field(4, ge=1, le=64, description="context tokens M")
     words: Sentence | None = Field("a photo of a", description=WORDS)
-    chunk: int = Field(4, ge=1, le=4096, description="images whose texts are computed at a time; bounds memory")
+    chunk: int = Field(4, ge=1, le=256, description="images whose texts are computed at a time; bounds memory")
 
 
 class KgcoopPrompt(_Words):
@@ -218,10 +218,10 @@ class TptPrompt(_Words):
     kind: Literal["tpt"] = "tpt"
     tokens: int = Field(4, ge=1, le=64, description="context tokens M")
     words: Sentence | None = Field("a photo of a", description=WORDS)
-    views: int = Field(64, ge=2, le=1024, description="views of an image, the plain one included")
+    views: int = Field(64, ge=2, le=512, description="views of an image, the plain one included")
     share: float = Field(0.1, gt=0, le=1, description="share of views, the surest ones, that count")
     lr: float = Field(5e-3, gt=0, le=MANY, description="learning rate, for each image anew")
-    steps: int = Field(1, ge=1, le=1000, description="AdamW steps for each image")
+    steps: int = Field(1, ge=1, le=100, description="AdamW steps for each image")
     augmix: bool = Field(False, description="mix the views with mild changes (the paper's way on all but ImageNet)")
 
 
