@@ -124,7 +124,7 @@ def learner_skeleton(
             if prompt.tokens:
                 vision = ClipVisionPrompts(backbone.require_tower("token prompts"), prompt.tokens, prompt.depth)
             depth, count = prompt.text_depth, prompt.text_tokens
-    if depth > len(text.blocks):
+    if count and depth > len(text.blocks):
         raise UserError(f"prompt.text_depth={depth}: the text tower has {len(text.blocks)} layers")
     head, contexts = nn.Module(), nn.Module()
     if count and not isinstance(prompt, TptPrompt):
