@@ -62,7 +62,7 @@ def test_strangers_learn_no_paths_and_no_content(tmp_path: Path):
     folder = TaskFolder(served, vpt.Bank(device="cpu"))
     folder.refresh()
     assert set(folder.bad) == {"templates", "weights", "folder", "layers", "field", "cut"}
-    told = " ".join(folder.bad.values())
-    assert str(tmp_path) not in told
-    assert "the first line" not in told
+    shown = " ".join(folder.bad.values())
+    assert str(tmp_path) not in shown
+    assert "the first line" not in shown
     assert len(folder.bank) == 1

@@ -16,7 +16,7 @@ class FileError(UserError):
     Args:
         path: of the file.
         what: is wrong with it and what helps, without paths and without anything that stands in it, so that it may be
-            told to people who must not know either.
+            shown to people who must not know either.
         full: the whole sentence, for those who may know more.
 
     >>> str(FileError("a.safetensors", "is damaged; take another copy of it"))

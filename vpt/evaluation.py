@@ -147,7 +147,7 @@ def _named(overrides: Sequence[str], weights: str | Path | None) -> Named:
 
 
 def _places(stored: Artifact, overrides: Sequence[str]) -> dict[str, Any]:
-    """Where the data of an artifact lie: what the config.yaml beside it says. Its header alone is not followed, but for
+    """Where the data of an artifact lie: what the config.yaml in its folder says. Its header alone is not followed, but for
     the name of a data set that vpt knows.
 
     Raises:
@@ -160,8 +160,8 @@ def _places(stored: Artifact, overrides: Sequence[str]) -> dict[str, Any]:
     data, given = stored.config.data, given_keys(overrides)
     plain = {"path": data.path, "val": None, "test": None, "root": DataConfig().root, "download": False}
     known = data.path in EMBEDDED_DATA or data.path.partition(":")[0] in NAMED_DATA
-    beside = [f"data.{key}" for key in ("val", "test") if getattr(data, key) is not None]
-    if "data.path" not in given and not (known and all(key in given for key in beside)):
+    splits = [f"data.{key}" for key in ("val", "test") if getattr(data, key) is not None]
+    if "data.path" not in given and not (known and all(key in given for key in splits)):
         raise FileError(stored.path, "does not lie in a run folder that says where its data are; give them: data=PATH")
     return plain
 

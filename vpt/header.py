@@ -84,7 +84,7 @@ class ArtifactHeader(Header):
     """Of an artifact."""
 
     KIND: ClassVar[str] = "vpt artifact"
-    FORMAT: ClassVar[int | None] = 2  # 1: the backbone's fingerprint told of weights alone, without position embeddings
+    FORMAT: ClassVar[int | None] = 2  # 1: the fingerprint covered weights alone, without position embeddings
 
     kind: Literal["vpt artifact"]
     format: Literal[2]

@@ -86,7 +86,7 @@ def _parts(config: RunConfig, classes: Sequence[str], backbone: Backbone | None)
         return detection_skeleton(config, backbone, classes)
     if backbone.tower is not None:
         refuse_many_patches(backbone.preprocess.size, backbone.tower.patch[0], backbone.name)
-    # Some backbones tell the width of their features by a forward pass, which is no work for the meta device.
+    # The width of some backbones' features is found by a forward pass, which the meta device cannot do.
     pool = pool_of(config)
     features = backbone.feature_width(pool)
     with torch.device("meta"):
@@ -117,7 +117,7 @@ def _owned(
 
 
 def _other_ranks(tensors: Mapping[str, Tensor], rank: int) -> list[str]:
-    """Names of matrices beside frozen layers that are not of this rank; there must be some."""
+    """Names of low-rank matrices that are not of this rank; there must be some."""
     ranks = {name: value.shape[:1] for name, value in tensors.items() if ".lora_A." in name}
     return [name for name, found in ranks.items() if found != (rank,)] if ranks else ["lora_A"]
 

@@ -12,7 +12,7 @@ UNCLEAN = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u20
 
 
 class RefusedError(ValueError):
-    """JSON that is refused whatever it says; the message tells why, and nothing that stands in it."""
+    """JSON that is refused whatever it says; the message says why, and quotes nothing of it."""
 
 
 def is_clean(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""The form of what a run folder holds beside its artifact: metrics.json and the rows of its log.
+"""The form of what a run folder holds besides its artifact: metrics.json and the rows of its log.
 
 A run folder may be somebody else's, so numbers are numbers and a matrix is square before a page is made of them.
 """
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 Text = Annotated[str, Field(max_length=10_000)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Number = Count | Annotated[float, Field(ge=-1e30, le=1e30)] | None
-Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 COLUMNS = ({"precision", "recall", "f1", "support"}, {"map", "boxes"})  # of a class: classification, boxes
 
 
@@ -25,13 +25,13 @@ class ClassRow(_Stored):
 
     __pydantic_extra__: dict[str, Number]
     name: Text = Field(alias="class")
-    precision: Share = 0.0
-    recall: Share = 0.0
-    f1: Share = 0.0
+    precision: Fraction = 0.0
+    recall: Fraction = 0.0
+    f1: Fraction = 0.0
     support: Count = 0
     boxes: Count = 0
-    map: Share | None = None
-    average_precision: Share | None = None
+    map: Fraction | None = None
+    average_precision: Fraction | None = None
 
 
 class Measured(_Stored):
@@ -40,7 +40,7 @@ class Measured(_Stored):
     __pydantic_extra__: dict[str, Number]
     per_class: Annotated[list[ClassRow], Field(max_length=100_000)] = []
     confusion: list[list[Count]] | None = None
-    precision: dict[str, list[Share]] | None = None
+    precision: dict[str, list[Fraction]] | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Measured:
