@@ -147,8 +147,8 @@ def _named(overrides: Sequence[str], weights: str | Path | None) -> Named:
 
 
 def _places(stored: Artifact, overrides: Sequence[str]) -> dict[str, Any]:
-    """Where the data of an artifact lie: what the config.yaml in its folder says. Its header alone is not followed, but for
-    the name of a data set that vpt knows.
+    """Where the data of an artifact lie: what the config.yaml in its folder says. Its header alone is not followed,
+    but for the name of a data set that vpt knows.
 
     Raises:
         FileError: the header alone names data, and the user does not.

@@ -84,7 +84,7 @@ def _is_repository(name: Any) -> bool:
 
 
 def _refuse_code(model: str, name: str) -> None:
-    """transformers asks on the terminal whether code may run, unless trust_remote_code is False; open_clip leaves it out."""
+    """transformers asks on the terminal whether code may run where trust_remote_code is left out, as open_clip does."""
     from transformers import AutoConfig
 
     try:
