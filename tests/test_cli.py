@@ -170,15 +170,17 @@ def test_eval(trained: Path, capsys):
 @pytest.mark.parametrize("name", ["shapes-lr=0.1", "a=b.safetensors"])
 @pytest.mark.parametrize("inside", [False, True], ids=["from without", "from within"])
 def test_runs_and_artifacts_whose_names_look_like_settings(
-    trained: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch, name: str, inside: bool
+    trained: Path, shapes: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch, name: str, inside: bool
 ):
+    words = ["split=val", "--format", "json"]
     if name.endswith(".safetensors"):
         shutil.copy(trained / "artifact.safetensors", tmp_path / name)
+        words.append(f"data={shapes}")  # an artifact alone leads to no folder
     else:
         shutil.copytree(trained, tmp_path / name)
     monkeypatch.chdir(tmp_path if inside else tmp_path.parent)
     capsys.readouterr()
-    assert main(["eval", name if inside else f"{tmp_path.name}/{name}", "split=val", "--format", "json"]) == 0
+    assert main(["eval", name if inside else f"{tmp_path.name}/{name}", *words]) == 0
     stored = json.loads((trained / "metrics.json").read_text())["val"]
     assert json.loads(capsys.readouterr().out)["accuracy"] == stored["accuracy"]
 

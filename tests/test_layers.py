@@ -14,8 +14,8 @@ FILES = sorted((ROOT / "vpt").rglob("*.py"))
 
 # From the bottom up: a module may import from its own layer's folder and from the layers before it.
 LAYERS = [
-    ["vpt.errors", "vpt.precision", "vpt.version"],
-    ["vpt.files", "vpt.preprocess", "vpt.results", "vpt.metrics", "vpt.hub", "vpt.pickledata"],
+    ["vpt.errors", "vpt.precision", "vpt.strictjson", "vpt.version"],
+    ["vpt.files", "vpt.preprocess", "vpt.results", "vpt.metrics", "vpt.hub", "vpt.pickledata", "vpt.tensorbytes"],
     [
         "vpt.config",
         "vpt.tensorfile",
@@ -28,7 +28,7 @@ LAYERS = [
         "vpt.cachedir",
         "vpt.predictions",
     ],
-    ["vpt.console", "vpt.data", "vpt.prompts.plan", "vpt.runfolder"],
+    ["vpt.console", "vpt.data", "vpt.header", "vpt.prompts.plan", "vpt.runfolder"],
     ["vpt.comparison", "vpt.inputs"],
     ["vpt.backbones"],
     ["vpt.prompts", "vpt.tuning"],
@@ -36,8 +36,8 @@ LAYERS = [
     ["vpt.clip"],
     ["vpt.prompted"],
     ["vpt.model", "vpt.detection"],
-    ["vpt.artifact", "vpt.wrapped"],
-    ["vpt.budget", "vpt.objectives", "vpt.reading", "vpt.training"],
+    ["vpt.artifact", "vpt.skeleton", "vpt.wrapped"],
+    ["vpt.budget", "vpt.objectives", "vpt.reading", "vpt.training", "vpt.trust"],
     ["vpt.setting"],
     ["vpt.tasks"],
     ["vpt.fitting", "vpt.loading"],

@@ -20,6 +20,7 @@ from vpt.loading import load_model
 from vpt.model import PromptedModel, build_model
 from vpt.tasks.classification import Classification
 from vpt.training.optim import build_optimizer
+from vpt.trust import Named
 
 TINY = ["backbone=vit_tiny_patch16_224", "backbone.pretrained=false", "backbone.image_size=32"]
 
@@ -208,7 +209,7 @@ class TestArtifact:
         _, path = self.saved(tmp_path)
         TestLocalWeights().save(tmp_path / "other.pth")
         with pytest.raises(UserError, match="give the backbone it was trained on"):
-            load_model(path, device="cpu", weights=tmp_path / "other.pth")
+            load_model(path, device="cpu", named=Named(weights=tmp_path / "other.pth"))
 
     def test_what_is_no_artifact_is_named(self, tmp_path: Path):
         with pytest.raises(UserError, match="no such run folder or artifact"):

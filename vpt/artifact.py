@@ -7,20 +7,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from torch import Tensor
 
 from vpt import hub
-from vpt.config import DataConfig, RunConfig, TrainConfig
-from vpt.errors import UserError
+from vpt.backbones.known import remember
+from vpt.config import DataConfig, RunConfig, TrainConfig, names_a_file
+from vpt.errors import FileError, UserError
+from vpt.header import ArtifactHeader, parse_header
 from vpt.preprocess import Preprocess
 from vpt.prompted import Prompted
 from vpt.runfolder import CHECKPOINT
-from vpt.tensorfile import other_format, read_tensors, write_tensors
+from vpt.tensorfile import open_tensors, write_tensors
 from vpt.version import own_version
 
-FORMAT = 2  # 1: the backbone's fingerprint told of weights alone, without position embeddings
-KIND = "vpt artifact"
+MAX_FROZEN = 4 << 30  # bytes of tensors where the backbone stays as it is
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,15 @@ def save_artifact(
     metrics: Mapping[str, Any] | None = None,
     tensors: Mapping[str, Tensor] | None = None,
 ) -> Path:
-    """Write what `model` owns (or `tensors`, an earlier state of it), atomically, then read it back to be sure."""
+    """Write what `model` owns (or `tensors`, an earlier state of it), atomically, then read it back to be sure.
+
+    The backbone is noted as one that the user has named, so that the artifact is loaded without naming it again.
+    """
     header = {
-        "kind": KIND,
-        "format": FORMAT,
+        "kind": ArtifactHeader.KIND,
+        "format": ArtifactHeader.FORMAT,
         "vpt": own_version(),
-        "config": _shareable(config).model_dump(mode="json"),
+        "config": _with_texts(_shareable(config), model).model_dump(mode="json"),
         "classes": list(classes),
         "multilabel": multilabel,
         "backbone": {"name": model.backbone.name, "fingerprint": model.backbone.fingerprint},
@@ -60,6 +63,7 @@ def save_artifact(
     }
     path = write_tensors(path, model.stored_state() if tensors is None else tensors, header)
     read_artifact(path)
+    remember(model.backbone.fingerprint, config.backbone)
     return path
 
 
@@ -75,6 +79,16 @@ def _shareable(config: RunConfig) -> RunConfig:
             **{key: getattr(plain, key) for key in ("out", "name", "compare", "cases")},
         }
     )
+
+
+def _with_texts(config: RunConfig, model: Prompted) -> RunConfig:
+    """The settings with the texts of a file of templates in place of its name, for no file is opened on an artifact's
+    word."""
+    templates = getattr(config.head, "templates", None)
+    if templates is None or not names_a_file(templates):
+        return config
+    texts = list(model.head.templates)  # type: ignore[arg-type]
+    return config.model_copy(update={"head": config.head.model_copy(update={"templates": texts})})
 
 
 def find_artifact(path: str | Path) -> Path:
@@ -103,28 +117,25 @@ def find_artifact(path: str | Path) -> Path:
 def read_artifact(path: str | Path) -> Artifact:
     """Read and check an artifact file or the one in a run folder.
 
+    The file may be a stranger's: every field of its header is typed and bounded, and nothing that it names is opened.
+
     Raises:
-        UserError: missing, damaged, not an artifact, or of another format.
+        UserError: missing, damaged, not an artifact, of another format, or with a header that is not as it must be.
     """
     path = find_artifact(path)
-    tensors, header = read_tensors(path)
-    if header.get("kind") != KIND:
-        raise UserError(f"{path} is a {header.get('kind', 'file of another kind')}, not an artifact")
-    if header["format"] != FORMAT:
-        raise UserError(other_format(path, header, FORMAT))
-    try:
-        config = RunConfig.model_validate(header["config"])
-    except ValidationError as error:
-        raise UserError(f"{path} was written by vpt {header['vpt']}, whose settings this vpt cannot read") from error
-    pre = header["preprocess"]
+    with open_tensors(path) as file:
+        header = parse_header(ArtifactHeader, file)
+        if header.config.tuning.kind == "frozen" and file.nbytes > MAX_FROZEN:
+            raise FileError(path, f"is larger than {MAX_FROZEN >> 30} GiB, though it leaves the backbone as it is")
+        tensors = file.tensors()
     return Artifact(
         path=path,
-        config=config,
-        classes=tuple(header["classes"]),
-        multilabel=header["multilabel"],
-        preprocess=Preprocess(**{**pre, "mean": tuple(pre["mean"]), "std": tuple(pre["std"])}),
-        backbone=header["backbone"],
-        metrics=header["metrics"],
+        config=_shareable(header.config),
+        classes=tuple(header.classes),
+        multilabel=header.multilabel,
+        preprocess=header.preprocess.plain(),
+        backbone=header.backbone.model_dump(),
+        metrics=header.metrics,
         tensors=tensors,
     )
 

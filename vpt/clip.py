@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+from torch import nn
+
 from vpt.backbones.backbone import Backbone
 from vpt.backbones.text_encoder import TextEncoder
 from vpt.config import (
@@ -25,7 +28,7 @@ from vpt.heads.tip import TipAdapter
 from vpt.heads.zeroshot import ZeroShot
 from vpt.prompts.base import TokenPrompts
 from vpt.prompts.clip_vision import ClipVisionPrompts, CoupledPrompts
-from vpt.prompts.contexts import Contexts, start_context
+from vpt.prompts.contexts import Contexts, meta_net, start_context
 from vpt.prompts.templates import read_templates
 
 SOURCE_TEMPLATES = 60  # of CLIP's eighty, whose mean PromptSRC holds its text features to
@@ -98,6 +101,38 @@ def build_learner(
                 vision = ClipVisionPrompts(backbone.require_tower("token prompts"), prompt.tokens, prompt.depth)
             if prompt.text_tokens:
                 head.contexts = Contexts(encoder, classes, prompt.text_tokens, prompt.words, depth=prompt.text_depth)
+    return vision, head
+
+
+def learner_skeleton(
+    config: RunConfig, backbone: Backbone, classes: Sequence[str]
+) -> tuple[TokenPrompts | None, nn.Module]:
+    """What learns in that which `build_learner` makes, under the same names; to be called for the meta device.
+
+    Raises:
+        UserError: towers that take no prompts, or have fewer layers.
+    """
+    prompt, text = config.prompt, _encoder(backbone).require_tower("learned context")
+    vision: TokenPrompts | None = None
+    depth, count, each = 1, getattr(prompt, "tokens", 0), 1
+    match prompt:
+        case CoopPrompt(class_specific=True):
+            each = len(classes)
+        case MaplePrompt():
+            tokens = torch.empty(prompt.depth, prompt.tokens, text.width)
+            vision, count = CoupledPrompts(backbone.require_tower("token prompts"), tokens), 0
+        case IvlpPrompt():
+            if prompt.tokens:
+                vision = ClipVisionPrompts(backbone.require_tower("token prompts"), prompt.tokens, prompt.depth)
+            depth, count = prompt.text_depth, prompt.text_tokens
+    if count and depth > len(text.blocks):
+        raise UserError(f"prompt.text_depth={depth}: the text tower has {len(text.blocks)} layers")
+    head, contexts = nn.Module(), nn.Module()
+    if count and not isinstance(prompt, TptPrompt):
+        contexts.tokens = nn.Parameter(torch.empty(max(depth, each), count, text.width))
+    if isinstance(prompt, CocoopPrompt):
+        contexts.meta = meta_net(backbone.feature_width("native"), text.width)
+    head.contexts = contexts
     return vision, head
 
 

@@ -1,4 +1,4 @@
-"""The exception a user's mistake raises: a sentence that names the thing and the mend."""
+"""The exceptions a user's mistake raises: a sentence that names the thing and the remedy."""
 
 from __future__ import annotations
 
@@ -8,6 +8,24 @@ from collections.abc import Iterable
 
 class UserError(Exception):
     """A mistake of the caller's, told in one sentence. The command line prints it and exits with code 2."""
+
+
+class FileError(UserError):
+    """A file that cannot be used.
+
+    Args:
+        path: of the file.
+        what: is wrong with it and what helps, without paths and without anything that stands in it, so that it may be
+            shown to people who must not know either.
+        full: the whole sentence, for those who may know more.
+
+    >>> str(FileError("a.safetensors", "is damaged; take another copy of it"))
+    'a.safetensors is damaged; take another copy of it'
+    """
+
+    def __init__(self, path: object, what: str, full: str = "") -> None:
+        super().__init__(full or f"{path} {what}")
+        self.what = what
 
 
 class NotFinite(UserError):

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vpt.artifact import read_artifact
+from vpt.artifact import Artifact, read_artifact
 from vpt.clip import templates_of
-from vpt.config import ClipPrompt, NativeHead, OwlHead, RunConfig, TipHead, ZeroShotHead, given_keys, load_config
+from vpt.config import (
+    ClipPrompt,
+    DataConfig,
+    NativeHead,
+    OwlHead,
+    RunConfig,
+    TipHead,
+    ZeroShotHead,
+    given_keys,
+    load_config,
+    parse_overrides,
+    read_yaml,
+)
 from vpt.console import Console
 from vpt.data.check import CheckReport
 from vpt.data.deep import explained
@@ -19,15 +31,18 @@ from vpt.data.labels import clean
 from vpt.data.measured import Asked, overlap
 from vpt.data.records import SPLITS, LabelledData, Record
 from vpt.device import pick_device, pick_precision
-from vpt.errors import UserError
+from vpt.errors import FileError, UserError
 from vpt.files import at_home
 from vpt.heads.zeroshot import ZeroShot
 from vpt.loading import load_model
 from vpt.reading import checked, resolved, with_window
 from vpt.setting import Setting
 from vpt.tasks import task_of
+from vpt.trust import Named, settings_for
 
 MACHINE = ["train.device", "train.precision", "train.batch_size"]
+EMBEDDED_DATA = ("digits", "scenes")
+NAMED_DATA = ("torchvision", "dassl", "vtab", "fgvc")  # before a colon; they lie in data.root
 # The settings that measuring goes by where nothing is trained.
 UNTRAINED = ["task", "backbone", "prompt", "tuning", "head", "data", *MACHINE, "train.seed"]
 # The settings that split data or draw from it. Given with other data, they ask for a split as training would make it.
@@ -54,7 +69,10 @@ def evaluate(
         split: train, val or test; default: test, or of other data the only one there is.
         overrides: `key=value` words of settings that measuring goes by: of data, backbone, device, boxes kept.
         console: where notes are said.
-        weights: another place of the backbone's weight file.
+        weights: the file of the backbone's weights, as of `vpt.load`.
+
+    An artifact by itself names no folder that would be opened: its own data are those of the run folder around it, or a
+    data set that vpt knows by name.
 
     Raises:
         UserError: no such artifact, backbone, data or split; no class that the artifact knows; several labels an image
@@ -62,7 +80,9 @@ def evaluate(
     """
     console = console or Console()
     stored = read_artifact(artifact)
-    config = load_config(base=stored.config.model_dump(mode="json"), overrides=overrides)
+    named = _named(overrides, weights)
+    base = settings_for(stored, named).model_dump(mode="json")
+    config = load_config(base={**base, "data": {**base["data"], **_places(stored, overrides)}}, overrides=overrides)
     if config.data.window == "auto":
         config = with_window(config, stored.config.data.window)
     refuse_idle(overrides, _measured_by(config), "an artifact is measured as it was trained")
@@ -85,7 +105,7 @@ def evaluate(
     data, report = checked(data, config)
     _say(console, data, report, config)
     built = stored.config.model_copy(update={"backbone": config.backbone, "head": config.head})
-    model, _ = load_model(artifact, str(device), weights, config=built, precision=precision)
+    model, _ = load_model(artifact, str(device), named, config=built, precision=precision)
     for note in model.backbone.notes:
         console.warn(note)
     if data.classes != stored.classes:
@@ -158,6 +178,35 @@ def refuse_idle(words: Sequence[str], used: Collection[str], why: str) -> None:
     if idle:
         those = "it" if len(idle) == 1 else "them"
         raise UserError(f"{', '.join(idle)} would do nothing, for {why}; leave {those} out")
+
+
+def _named(overrides: Sequence[str], weights: str | Path | None) -> Named:
+    """What the user names among the settings that he gives."""
+    given = parse_overrides(overrides)
+    backbone, head = given.get("backbone"), given.get("head")
+    backbone = {"name": backbone} if isinstance(backbone, str) else backbone if isinstance(backbone, Mapping) else {}
+    templates = head.get("templates") if isinstance(head, Mapping) else None
+    return Named(backbone.get("name"), weights or backbone.get("weights"), templates)
+
+
+def _places(stored: Artifact, overrides: Sequence[str]) -> dict[str, Any]:
+    """Where the data of an artifact lie: what the config.yaml in its folder says. Its header alone is not followed,
+    but for the name of a data set that vpt knows.
+
+    Raises:
+        FileError: the header alone names data, and the user does not.
+    """
+    run = stored.path.parent / "config.yaml"
+    if stored.path.name == "artifact.safetensors" and run.is_file():
+        data = load_config(base=read_yaml(run)).data
+        return {key: getattr(data, key) for key in ("path", "val", "test", "root", "download")}
+    data, given = stored.config.data, given_keys(overrides)
+    plain = {"path": data.path, "val": None, "test": None, "root": DataConfig().root, "download": False}
+    known = data.path in EMBEDDED_DATA or data.path.partition(":")[0] in NAMED_DATA
+    splits = [f"data.{key}" for key in ("val", "test") if getattr(data, key) is not None]
+    if "data.path" not in given and not (known and all(key in given for key in splits)):
+        raise FileError(stored.path, "does not lie in a run folder that says where its data are; give them: data=PATH")
+    return plain
 
 
 def _measured_by(config: RunConfig) -> list[str]:

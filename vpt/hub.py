@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from vpt.errors import UserError
 
 PREFIX = "hf:"
+MAX_BYTES = 16 << 30  # of an artifact
 FILE = "artifact.safetensors"
 
 
@@ -37,6 +38,7 @@ def pull(address: str) -> Path:
 
     name, _, revision = address.removeprefix(PREFIX).partition("@")
     try:
+        _refuse_large(address, name, revision or None)
         return Path(hf_hub_download(name, FILE, revision=revision or None))
     except HFValidationError:
         raise UserError(f"{address}: give the repository as {PREFIX}owner/name") from None
@@ -50,6 +52,23 @@ def pull(address: str) -> Path:
         raise UserError(f"{address} holds no {FILE}; it was not pushed by vpt") from None
     except (HfHubHTTPError, OSError) as error:
         raise UserError(f"{address} cannot be fetched: {' '.join(str(error).split())[:200]}") from None
+
+
+def _refuse_large(address: str, name: str, revision: str | None) -> None:
+    """Refuse a file that is larger than any that is read, before it fills the disk. Where the hub cannot be asked, its
+    cache on this machine is used as it is.
+
+    Raises:
+        UserError: it is larger.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    try:
+        size = get_hf_file_metadata(hf_hub_url(name, FILE, revision=revision)).size
+    except Exception:  # what is wrong is said by the download that follows
+        return
+    if size is not None and size > MAX_BYTES:
+        raise UserError(f"{address} is larger than {MAX_BYTES >> 30} GiB, so it is not fetched")
 
 
 def push(artifact: Path, header: Mapping[str, Any], name: str, private: bool = False, api: Api | None = None) -> str:

@@ -194,19 +194,30 @@ def build_model(config: RunConfig, backbone: Backbone, classes: Sequence[str]) -
             test_time = config.prompt if isinstance(config.prompt, TptPrompt) else None
             full = isinstance(config.tuning, FullTuning)
             return PromptedModel(backbone, prompt, head, owns_buffers=full, test_time=test_time)
-        own = _prompt(config, backbone)
+        own = prompt_of(config, backbone)
         backbone = apply_tuning(config.tuning, backbone)
-        pool: Pool = "native"
+        pool = pool_of(config)
         if isinstance(config.head, ZeroShotHead):
             head = build_zero_shot(config, backbone, classes)
         else:
             assert isinstance(config.head, LinearHead | MlpHead | LabelMapHead)
-            pool = "classifier" if isinstance(config.head, LabelMapHead) else config.head.pool
             head = build_head(config.head, backbone.feature_width(pool), len(classes))
     return PromptedModel(backbone, own, head, pool, isinstance(config.tuning, FullTuning))
 
 
-def _prompt(config: RunConfig, backbone: Backbone) -> TokenPrompts | PixelPrompts | None:
+def pool_of(config: RunConfig) -> Pool:
+    """What the head of a run reads."""
+    if isinstance(config.head, LabelMapHead):
+        return "classifier"
+    return config.head.pool if isinstance(config.head, LinearHead | MlpHead) else "native"
+
+
+def prompt_of(config: RunConfig, backbone: Backbone) -> TokenPrompts | PixelPrompts | None:
+    """The prompt of a run, of new parameters; not those among the words of class names, see clip.py.
+
+    Raises:
+        UserError: settings that do not fit the backbone.
+    """
     if isinstance(config.prompt, NoPrompt):
         return None
     if isinstance(config.prompt, PixelPrompt):

@@ -34,6 +34,7 @@ from vpt.setting import evaluation_transform
 from vpt.tasks.detection import sizes
 from vpt.training.collect import inference
 from vpt.training.loop import Forward
+from vpt.trust import Named
 
 
 def load(
@@ -42,23 +43,32 @@ def load(
     weights: str | Path | None = None,
     dtype: Dtype | None = None,
     precision: Precision = "fp32",
+    backbone: str | None = None,
+    templates: str | Path | Sequence[str] | None = None,
 ) -> Predictor:
     """Load an artifact, given it or its run folder, ready to predict.
+
+    An artifact may be a stranger's: of what it names only networks are loaded that timm, open_clip or torchvision have
+    built in. See docs/security.md.
 
     Args:
         path: artifact file or run folder.
         device: auto, cpu, cuda, cuda:1, mps.
-        weights: where the backbone's weight file lies now, if it moved since training.
+        weights: the file of the backbone's weights, if it was trained with one and not by you on this machine, or if
+            the file moved.
         dtype: hold the backbone's weights in another type than in training.
         precision: compute in bf16 or fp16, faster on a GPU, with scores that are right to two or three digits; auto
             does so on a GPU alone.
+        backbone: name of the backbone; needed if it is a repository or a folder, as in
+            "open_clip:hf-hub:OWNER/NAME", and was not named by you on this machine before.
+        templates: in place of the artifact's own, as the setting head.templates: a name, a text, a file or some texts.
 
     Raises:
         UserError: a missing or damaged artifact, a backbone that cannot be had or is another one, or a precision that
             the device lacks.
     """
     precision = pick_precision(precision, pick_device(device))
-    model, artifact = load_model(path, device, weights, dtype=dtype, precision=precision)
+    model, artifact = load_model(path, device, Named(backbone, weights, templates), dtype, precision=precision)
     kind = BoxPredictor if artifact.config.task == "detection" else Classifier
     return kind(model, artifact, precision=precision)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -122,16 +122,59 @@ class Prompted(nn.Module):
         """Load what `owned_state` or `stored_state` gave.
 
         Raises:
-            UserError: tensors that are missing, unknown or of another shape, named.
+            UserError: tensors that are missing, unknown, or of another shape or kind of number, named.
         """
         if isinstance(self.head, TipAdapter) and "head.labels" in tensors:
-            self.head.resize_for(len(tensors["head.labels"]))
+            self.head.resize_for(keys_in(tensors, self.head.fixed.shape[1]))
         owned, tensors = self.owned_state(), self._of_prompt(tensors, "unpacked")
-        wrong = sorted(set(owned) ^ set(tensors)) or [n for n in owned if owned[n].shape != tensors[n].shape]
-        if wrong:
-            raise UserError(f"the artifact does not fit the model its own header describes: see {', '.join(wrong[:3])}")
+        if wrong := misfits(owned, tensors):
+            raise UserError(f"the artifact does not fit the model its own header describes: see {shown(wrong)}")
         with torch.no_grad():
             for name, value in owned.items():
                 value.copy_(tensors[name])
             if self.prompt is not None:
                 self.prompt.constrain()  # files of earlier versions hold what was clamped in every pass
+
+
+def owned_parts(module: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a prompt or a head that belong to the task: what learns, and buffers that are saved.
+
+    >>> sorted(owned_parts(nn.BatchNorm1d(2)))
+    ['bias', 'num_batches_tracked', 'running_mean', 'running_var', 'weight']
+    """
+    saved = module.state_dict()
+    learned = {name: value for name, value in module.named_parameters() if value.requires_grad}
+    return learned | {name: value for name, value in module.named_buffers() if name in saved}
+
+
+def misfits(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+    """Names of tensors that are missing, unknown, of another shape, or of another kind of numbers.
+
+    Numbers with a fraction may have more or fewer bits than the model's; whole ones must be of its type.
+
+    >>> misfits({"a": torch.ones(2), "b": torch.ones(1)}, {"a": torch.ones(2, dtype=torch.half), "c": torch.ones(1)})
+    ['b', 'c']
+    """
+
+    def alike(one: Tensor, other: Tensor) -> bool:
+        both = one.is_floating_point() and other.is_floating_point()
+        return one.shape == other.shape and (both or one.dtype == other.dtype)
+
+    return sorted(set(wanted) ^ set(found)) or [name for name in wanted if not alike(wanted[name], found[name])]
+
+
+def keys_in(tensors: Mapping[str, Tensor], width: int) -> int:
+    """How many keys of a Tip-Adapter a file holds.
+
+    Raises:
+        UserError: its keys and their labels do not belong together.
+    """
+    labels, keys = tensors["head.labels"], tensors.get("head.keys")
+    if labels.ndim != 1 or keys is None or keys.shape != (len(labels), width):
+        raise UserError("the artifact does not fit the model its own header describes: see head.keys, head.labels")
+    return len(labels)
+
+
+def shown(names: Sequence[str]) -> str:
+    """The first few names that a file gives, for a message."""
+    return ", ".join(ascii(name)[1:-1][:100] for name in names[:3])

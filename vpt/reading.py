@@ -13,6 +13,7 @@ from vpt.data.deep import explained
 from vpt.data.records import SPLITS, LabelledData
 from vpt.data.window import window_of
 from vpt.errors import UserError
+from vpt.header import refuse_unstorable
 
 # Settings of data that change how an image becomes a tensor, but not what is read.
 FREE = {"augment", "resize", "crop_pct", "workers"}
@@ -44,11 +45,13 @@ def read(config: RunConfig, load: Load) -> Reading:
     """Read what a run trains on.
 
     Raises:
-        UserError: data that cannot be found or used, is made for testing alone, or does not fit into memory.
+        UserError: data that cannot be found or used, is made for testing alone, or does not fit into memory; names
+            that an artifact cannot hold.
     """
     loaded = load(config)
     if not loaded.train:
         raise UserError(f"data.path={config.data.path} is made for testing alone; train on another data set")
+    refuse_unstorable(config, loaded.classes)
     data, report = checked(loaded, config)
     window = resolved(config.data.window, report)
     data = data.with_window(window)

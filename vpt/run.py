@@ -17,7 +17,7 @@ from vpt.comparison import comparison_png, method_name, say_comparison
 from vpt.config import RunConfig, load_config, read_yaml
 from vpt.console import Console
 from vpt.distributed import first_goes_ahead, is_first, joined, told, wait
-from vpt.errors import UserError
+from vpt.errors import FileError, UserError
 from vpt.files import write_json
 from vpt.fitting import rounds, train_model
 from vpt.predictions import read_answers
@@ -29,7 +29,7 @@ from vpt.runlog import RunLog, open_log
 from vpt.setting import Setting, prepare
 from vpt.tasks import task_of
 from vpt.training.arrange import arrange
-from vpt.training.checkpoint import Progress, TrainState, load_checkpoint, save_checkpoint
+from vpt.training.checkpoint import STRANGE, Progress, TrainState, load_checkpoint, save_checkpoint
 from vpt.training.loop import Steps, alone
 from vpt.training.optim import build_optimizer
 from vpt.usage import device_name
@@ -133,6 +133,9 @@ def get_ready(setting: Setting, folder: Path | None = None, backbone: Backbone |
         assert checkpoint is not None
         load_checkpoint(checkpoint, state, stands_on)
         progress = state.progress
+        last = progress.round + 1 == rounds(config.prompt)
+        if progress.round >= rounds(config.prompt) or (not last and state.start is None):
+            raise FileError(checkpoint, f"{STRANGE}: see its header's progress.round")
         setting.console.say(f"resuming {folder} at epoch {progress.epoch + 1}, step {progress.step}")
     return Ready(setting, state, stands_on, fresh)
 

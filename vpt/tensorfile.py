@@ -5,19 +5,25 @@ safetensors alone notices few damaged bytes, so the digest covers every tensor's
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from vpt.errors import UserError
+from vpt import strictjson
+from vpt.errors import FileError, UserError
 from vpt.files import write_atomic
+from vpt.tensorbytes import Layout, TensorBytes
+
+MAX_TEXT = 4 << 20  # characters of our own header
+DAMAGED = "is damaged; take another copy of it, or train again"
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Path:
@@ -31,13 +37,73 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mappi
     plain = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps(header, ensure_ascii=False, sort_keys=True)
     # One entry only: safetensors writes several in random order, and equal content should make equal files.
-    metadata = {"vpt": f"{_digest(plain, text)} {text}"}
+    metadata = {"vpt": f"{digest_of(plain, text)} {text}"}
     return write_atomic(path, lambda temporary: safetensors.torch.save_file(plain, temporary, metadata))
 
 
-def read_header(path: str | Path) -> dict[str, Any]:
-    """Only the header of a file; cheap, and unchecked against the digest."""
-    return json.loads(_open(Path(path))[0])
+@dataclass(frozen=True)
+class TensorFile:
+    """An open file that `write_tensors` wrote, whose digest has not been checked yet.
+
+    Args:
+        path: of the file.
+        text: its header.
+        tree: what the header holds, as JSON gives it.
+        layouts: type and shape of each tensor.
+    """
+
+    path: Path
+    text: str
+    tree: Any
+    layouts: Mapping[str, Layout]
+    _file: TensorBytes
+    _digest: str
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors together."""
+        return self._file.nbytes
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors, in memory of their own.
+
+        Raises:
+            FileError: the digest says that the file is damaged.
+        """
+        try:
+            tensors = {name: self._file.read(name) for name in self.layouts}
+        except (ValueError, OSError) as error:
+            raise FileError(self.path, DAMAGED) from error
+        if digest_of(tensors, self.text) != self._digest:
+            raise FileError(self.path, DAMAGED)
+        return tensors
+
+
+@contextlib.contextmanager
+def open_tensors(path: str | Path) -> Iterator[TensorFile]:
+    """Open a file that `write_tensors` wrote. Header and shapes are read, the tensors are not yet.
+
+    Raises:
+        UserError: the file is missing, of another kind or damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file")
+    try:
+        raw = TensorBytes(path)
+    except (ValueError, OSError) as error:
+        raise FileError(path, DAMAGED) from error
+    with raw:
+        digest, _, text = raw.metadata.get("vpt", "").partition(" ")
+        if not text:
+            raise FileError(path, "was not written by vpt; if it holds backbone weights, pass it as backbone.weights")
+        try:
+            tree = strictjson.loads(text, MAX_TEXT)
+        except strictjson.RefusedError as error:
+            raise FileError(path, f"has a header that is refused: {error}; take another copy of it") from error
+        except ValueError as error:
+            raise FileError(path, DAMAGED) from error
+        yield TensorFile(path, text, tree, raw.layouts, raw, digest)
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -46,55 +112,17 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         UserError: the file is missing, of another kind or damaged.
     """
-    path = Path(path)
-    text, digest = _open(path)
-    try:
-        tensors = safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise _damaged(path) from error
-    if _digest(tensors, text) != digest:
-        raise _damaged(path)
-    return tensors, json.loads(text)
+    with open_tensors(path) as file:
+        if not isinstance(file.tree, dict):
+            raise FileError(path, DAMAGED)
+        return file.tensors(), file.tree
 
 
-def other_format(path: Path | str, header: Mapping[str, Any], current: int) -> str:
-    """What to say of a file whose format is not the current one.
-
-    >>> other_format("a.safetensors", {"format": 1, "vpt": "0.1"}, 2)
-    'a.safetensors has the old format 1, which told too little of its backbone; train it again'
-    """
-    if header["format"] > current:
-        return f"{path} was written by vpt {header['vpt']}; install that or a newer one"
-    return f"{path} has the old format {header['format']}, which told too little of its backbone; train it again"
-
-
-def _open(path: Path) -> tuple[str, str]:
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such file")
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except Exception as error:  # the header's bytes decide what is raised
-        raise _damaged(path) from error
-    digest, _, text = metadata.get("vpt", "").partition(" ")
-    if not text:
-        raise UserError(f"{path} was not written by vpt; if it holds backbone weights, pass it as backbone.weights")
-    try:
-        json.loads(text)
-    except ValueError as error:
-        raise _damaged(path) from error
-    return text, digest
-
-
-def _damaged(path: Path) -> UserError:
-    return UserError(f"{path} is damaged; take another copy of it, or train again")
-
-
-def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
+def digest_of(tensors: Mapping[str, Tensor], text: str) -> str:
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
         # A view as bytes: numpy knows no bfloat16.
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
     return digest.hexdigest()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,19 @@ from vpt.backbones.fingerprint import fingerprint
 from vpt.backbones.open_clip_reader import is_open_clip_vit
 from vpt.backbones.timm_reader import is_timm_vit
 from vpt.config import ClipPrompt, NoPrompt, PixelPrompt, load_config
-from vpt.errors import UserError
+from vpt.errors import FileError, UserError
+from vpt.header import PromptHeader, parse_header
 from vpt.model import plan_for
 from vpt.preprocess import Preprocess
-from vpt.prompted import Prompted, Role
+from vpt.prompted import Prompted, Role, misfits, owned_parts, shown
 from vpt.prompts.base import Shape, TokenPrompts
 from vpt.prompts.build import build_tokens
 from vpt.prompts.init.start import start, wants_images
 from vpt.prompts.pixels import PixelPrompts
 from vpt.prompts.plan import Reads, plan
-from vpt.tensorfile import other_format, read_tensors, write_tensors
+from vpt.tensorfile import open_tensors, write_tensors
+from vpt.version import own_version
 
-FORMAT = 2  # 1: the fingerprint told of weights alone, without position embeddings
-KIND = "vpt prompt"
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # what torchvision's networks expect
 Method = str | Callable[[Shape], TokenPrompts]
 
@@ -95,7 +94,8 @@ class Wrapped(Prompted):
 
     def save(self, path: str | Path) -> Path:
         """Write what learns to a safetensors file, atomically; `load_prompt` puts it into a fresh network."""
-        header = {"kind": KIND, "format": FORMAT, "vpt": version("vpt"), **self.settings}
+        kind = {"kind": PromptHeader.KIND, "format": PromptHeader.FORMAT, "vpt": own_version()}
+        header: dict[str, Any] = {**kind, **self.settings}
         header["backbone"] = {"name": self.backbone.name, "fingerprint": self.backbone.fingerprint}
         return write_tensors(path, self.owned_state(), header)
 
@@ -161,30 +161,44 @@ def load_prompt(net: nn.Module, path: str | Path, prompt: Method | None = None) 
     Raises:
         UserError: a file of another kind, another network, or one that is damaged.
     """
-    tensors, header = read_tensors(path)
-    if header.get("kind") != KIND:
-        raise UserError(f"{path} is a {header.get('kind', 'file of another kind')}, not a saved prompt")
-    if header["format"] != FORMAT:
-        raise UserError(other_format(path, header, FORMAT))
-    settings = dict(header["prompt"] or {})
-    kind: Method | None = prompt if header["prompt"] is None else settings.pop("kind")
+    with open_tensors(path) as file:
+        header, tensors = parse_header(PromptHeader, file), file.tensors()
+    settings = {} if header.prompt is None else header.prompt.model_dump()
+    kind: Method | None = prompt if header.prompt is None else settings.pop("kind")
     if kind is None:
         raise UserError(f"{path} holds a prompt of your own making: give load_prompt(..., prompt=FUNCTION)")
     if settings.get("init") not in (None, "zeros", "normal"):
         settings["init"] = "uniform"  # its values are in the file
-    model = wrap(net, kind, head=header["head"], image_size=header["image_size"], **settings)
-    if model.backbone.fingerprint != header["backbone"]["fingerprint"]:
+    if isinstance(kind, str):
+        _check_size(Path(path), net, _settings(kind, settings), header.image_size, tensors)
+    model = wrap(net, kind, head=header.head, image_size=header.image_size, **settings)
+    if model.backbone.fingerprint != header.backbone.fingerprint:
         raise UserError(
-            f"{path} was trained in {header['backbone']['name']} with other weights, or "
-            f"another activation, pooling or image size (fingerprint {header['backbone']['fingerprint'][:12]}, here "
+            f"{path} was trained in {header.backbone.name} with other weights, or "
+            f"another activation, pooling or image size (fingerprint {header.backbone.fingerprint[:12]}, here "
             f"{model.backbone.fingerprint[:12]}); build the network it was trained in"
         )
-    model.settings = {key: header[key] for key in model.settings}
+    model.settings = header.model_dump(mode="json", include=set(model.settings))
     for name in set(tensors) - set(model.owned_state()):  # what the user had unfrozen
         if name in dict(model.named_parameters()):
             model.get_parameter(name).requires_grad_(True)
     model.load_owned(tensors)
     return model
+
+
+def _check_size(path: Path, net: nn.Module, config: Any, side: int, tensors: Mapping[str, Tensor]) -> None:
+    """Whether a file holds the prompt that its header describes, before a prompt of that size is made.
+
+    Raises:
+        FileError: it does not.
+    """
+    found = _read(net, side)
+    backbone = Backbone(net, found.library, found.name, found.preprocess)
+    with torch.device("meta"):
+        wanted = owned_parts(_built(config.kind, config, backbone, side))
+    mine = {name.removeprefix("prompt."): value for name, value in tensors.items() if name.startswith("prompt.")}
+    if wrong := misfits(wanted, mine):
+        raise FileError(path, f"does not fit the prompt that its own header describes: see {shown(wrong)}")
 
 
 @dataclass(frozen=True)

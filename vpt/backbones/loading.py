@@ -14,16 +14,16 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from vpt.backbones.backbone import Backbone
+from vpt.backbones.built_in import EMBEDDED, OPEN_CLIP, in_timm
 from vpt.backbones.fingerprint import fingerprint
 from vpt.backbones.held import hold
-from vpt.backbones.open_clip_loading import PREFIX, build_open_clip, check_open_clip
+from vpt.backbones.open_clip_loading import build_open_clip, check_open_clip
 from vpt.backbones.sizes import fit_size
 from vpt.backbones.weights import load_strictly, load_weights, no_weights, not_built, seeded
 from vpt.config import BackboneConfig
 from vpt.errors import UserError, nearest
 from vpt.preprocess import Preprocess
 
-EMBEDDED = ("vpt_nano",)
 _Channels = tuple[float, float, float]
 NORMALISATIONS: dict[str, tuple[_Channels, _Channels]] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -50,7 +50,7 @@ def load_backbone(
     """
     check_backbone(config)
     config, notes = current_name(config)
-    is_clip = config.name.startswith(PREFIX)
+    is_clip = config.name.startswith(OPEN_CLIP)
     if classifier and (is_clip or config.name in EMBEDDED):
         raise UserError(f"backbone {config.name} has no classifier for head.kind=labelmap; choose head=linear")
     if text and not is_clip:
@@ -100,7 +100,7 @@ def check_backbone(config: BackboneConfig) -> None:
     if config.weights is not None and not config.weights.is_file():
         what = "is a folder; name the file in it" if config.weights.is_dir() else "there is no such file"
         raise UserError(f"backbone.weights={config.weights}: {what}")
-    if config.name.startswith(PREFIX):
+    if config.name.startswith(OPEN_CLIP):
         check_open_clip(config)
     elif config.name not in EMBEDDED:
         _check_timm(config)
@@ -108,7 +108,7 @@ def check_backbone(config: BackboneConfig) -> None:
 
 def _check_timm(config: BackboneConfig) -> None:
     arch, _, tag = config.name.partition(".")
-    if not timm.is_model(arch):
+    if not in_timm(config.name):
         known = [*timm.list_models(), *EMBEDDED]
         raise UserError(
             f"backbone {config.name} does not exist in timm {timm.__version__}{nearest(arch, known)}; list names with: "

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import timm
 
-from vpt.backbones.loading import EMBEDDED
-from vpt.backbones.open_clip_loading import PREFIX
+from vpt.backbones.built_in import EMBEDDED, OPEN_CLIP
 
 
 def known_names() -> list[str]:
@@ -21,4 +20,4 @@ def known_names() -> list[str]:
         import open_clip
     except ImportError:
         return names
-    return names + [f"{PREFIX}{name}" for name in open_clip.list_models()]
+    return names + [f"{OPEN_CLIP}{name}" for name in open_clip.list_models()]

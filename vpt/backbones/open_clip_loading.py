@@ -8,6 +8,8 @@ from typing import Any
 from timm.models import clean_state_dict
 from torch import Tensor, nn
 
+from vpt.backbones.built_in import ADDRESSES, OPEN_CLIP, in_open_clip
+from vpt.backbones.repositories import check_repository, tokenizer_of
 from vpt.backbones.text_encoder import TextEncoder
 from vpt.backbones.weight_files import read_weights
 from vpt.backbones.weights import load_strictly, no_weights, not_built, seeded
@@ -15,7 +17,6 @@ from vpt.config import BackboneConfig
 from vpt.errors import UserError, nearest
 from vpt.preprocess import Preprocess
 
-PREFIX = "open_clip:"
 # Numbers that OpenAI's CLIP models keep among their weights, and no others.
 OPENAI = ("input_resolution", "context_length", "vocab_size")
 
@@ -30,8 +31,8 @@ def check_open_clip(config: BackboneConfig) -> None:
         import open_clip
     except ImportError:
         raise UserError(f"backbone {config.name} needs open_clip: pip install 'vpt[clip]'") from None
-    name = config.name.removeprefix(PREFIX)
-    if not name.startswith(("hf-hub:", "local-dir:")) and name.replace("/", "-") not in open_clip.list_models():
+    name = config.name.removeprefix(OPEN_CLIP)
+    if not name.startswith(ADDRESSES) and not in_open_clip(name):
         raise UserError(f"open_clip has no model {name}{nearest(name, open_clip.list_models())}")
 
 
@@ -40,11 +41,12 @@ def build_open_clip(config: BackboneConfig, text: bool) -> tuple[nn.Module, Text
     pixels.
 
     Raises:
-        UserError: weights that cannot be had or do not fit.
+        UserError: weights that cannot be had or do not fit, or a repository whose settings are refused.
     """
     import open_clip
 
-    name = config.name.removeprefix(PREFIX)
+    name = config.name.removeprefix(OPEN_CLIP)
+    check_repository(name)
     tag = _tag(config, name)
     # Some weights were trained with another activation than the model's name says; open_clip would only warn.
     quick = bool(tag and (open_clip.get_pretrained_cfg(name, tag) or {}).get("quick_gelu", False))
@@ -60,7 +62,9 @@ def build_open_clip(config: BackboneConfig, text: bool) -> tuple[nn.Module, Text
                 pretrained_text=False,
                 load_weights=config.pretrained is not False,
             )
-        tokenizer = open_clip.get_tokenizer(name) if text else None
+        tokenizer = tokenizer_of(name) if text else None
+    except UserError:
+        raise
     except Exception as error:
         raise (no_weights(config, error) if tag else not_built(config, error)) from error
     finally:
@@ -89,7 +93,7 @@ def _tag(config: BackboneConfig, name: str) -> str | None:
         return config.pretrained
     if config.pretrained is False or config.weights is not None:
         return None
-    if not tags and not name.startswith(("hf-hub:", "local-dir:")):
+    if not tags and not name.startswith(ADDRESSES):
         raise UserError(f"open_clip has no weights for {name}; give backbone.weights=FILE")
     return tags[0] if tags else None
 
@@ -118,11 +122,11 @@ def _refuse_other_activation(config: BackboneConfig) -> None:
     """OpenAI's models were trained with QuickGELU; under another activation they load and are wrong."""
     import open_clip
 
-    name = config.name.removeprefix(PREFIX)
+    name = config.name.removeprefix(OPEN_CLIP)
     if (open_clip.get_model_config(name) or {}).get("quick_gelu"):
         return
     quick = f"{name}-quickgelu"
-    advice = f"backbone={PREFIX}{quick}" if quick in open_clip.list_models() else "the model's -quickgelu variant"
+    advice = f"backbone={OPEN_CLIP}{quick}" if quick in open_clip.list_models() else "the model's -quickgelu variant"
     raise UserError(
         f"backbone.weights={config.weights} is a model of OpenAI, trained with QuickGELU, which {config.name} does not "
         f"compute; set {advice}"

@@ -15,6 +15,8 @@ from vpt.backbones.open_clip_reader import is_open_clip_vit
 from vpt.backbones.timm_reader import is_timm_vit, patch_of
 from vpt.errors import UserError
 
+MOST_PATCHES = 16_384  # of a square; attention goes with the square of their number
+
 
 def fit_size(net: Any, native: int, size: int, dynamic: bool, name: str) -> bool:
     """Resample position embeddings (and rotary tables) for another size; convolutional networks need nothing.
@@ -63,6 +65,16 @@ def _check_patch(net: Any, size: int, name: str) -> None:
             f"backbone.image_size={size} is no multiple of {name}'s patch of {patch} pixels; "
             f"use {max(below, patch)} or {below + patch}"
         )
+    refuse_many_patches(size, patch, name)
+
+
+def refuse_many_patches(size: int, patch: int, name: str) -> None:
+    """Refuse squares of `size` pixels whose patches attention cannot take.
+
+    >>> refuse_many_patches(224, 16, "vit")
+    """
+    if (patches := (size // patch) ** 2) > MOST_PATCHES:
+        raise UserError(f"backbone.image_size={size} makes {patches} patches of {name}; {MOST_PATCHES} are the most")
 
 
 def _take_any_size(net: Any) -> bool:

@@ -37,6 +37,7 @@ from vpt.device import autocast, pick_device, pick_precision
 from vpt.errors import UserError, nearest
 from vpt.inputs import Picture
 from vpt.precision import Precision
+from vpt.trust import backbone_of
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class Bank:
     """Serves tasks from one backbone.
 
     Args:
-        backbone: which one; default: that of the first artifact that is added.
+        backbone: which one; default: that of the first artifact that is added. A repository, a folder or a file of
+            weights must be named here, unless you have trained on it on this machine: see vpt/trust.py.
         device: auto, cpu, cuda, cuda:1, mps.
         memory: bytes that tasks may take beside the backbone; the least recently used leave first and come back from
             their files. None for no limit.
@@ -97,6 +99,7 @@ class Bank:
         self._tasks: OrderedDict[str, _Entry] = OrderedDict()  # least recently used first
         self._groups: dict[Hashable, Group] = {}
         self._backbone: Backbone | None = None
+        self._brought: BackboneConfig | None = None  # the settings by which it was loaded
 
     def add(self, name: str, artifact: str | Path) -> TaskInfo:
         """Add a task, or replace the one of that name, by its artifact file or run folder.
@@ -418,11 +421,12 @@ class Bank:
 
     def _backbone_for(self, name: str, artifact: Artifact) -> Backbone:
         """The backbone for one more task: the first task brings it, and the first that reads names its text tower."""
-        wanted = self._config or artifact.config.backbone
+        wanted = self._config or self._brought or backbone_of(artifact)
         with self._loading:
             if self._backbone is None:
                 self._backbone = self._placed(load_backbone(wanted, text=reads_names(artifact), dynamic=True))
-            elif self._backbone.text is None and reads_names(artifact) and self._backbone.name == wanted.name:
+                self._brought = wanted
+            elif self._backbone.text is None and reads_names(artifact) and self._backbone.library == "open_clip":
                 whole = load_backbone(wanted, text=True, dynamic=True)
                 if self._backbone.fingerprint in whole.fingerprints:
                     self._backbone = self._placed(self._backbone.with_text(whole))

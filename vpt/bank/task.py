@@ -22,7 +22,9 @@ from vpt.predict import BoxPredictor, Classifier, Predictor
 from vpt.prompted import Prompted
 from vpt.prompts.pixels import PixelPrompts
 from vpt.results import Classification, Detections
+from vpt.skeleton import check_tensors
 from vpt.tasks import task_of
+from vpt.trust import head_of
 
 
 class TaskError(UserError):
@@ -165,9 +167,11 @@ def load_task(
     """Build a task's model around the shared backbone, to compute in that precision.
 
     Raises:
-        UserError: an artifact that does not fit the model which its own header describes.
+        UserError: an artifact that does not fit the model which its own header describes, or names a file.
     """
-    model = task_of(artifact.config).build(artifact.config, artifact.classes, backbone.at_size(artifact.preprocess))
+    config, mine = artifact.config.model_copy(update={"head": head_of(artifact)}), backbone.at_size(artifact.preprocess)
+    check_tensors(artifact.path, config, artifact.classes, artifact.tensors, mine)
+    model = task_of(config).build(config, artifact.classes, mine)
     model.set_preprocess(artifact.preprocess)
     model.load_owned(dict(artifact.tensors))
     model.requires_grad_(False)

@@ -23,7 +23,8 @@ def add(commands: Any) -> None:
         "--size", metavar="HxW", help="images it will get, resized inside; default: the square it was trained for"
     )
     parser.add_argument("--check", nargs="+", metavar="PHOTOS", help="photos, folders or globs to try the file on")
-    parser.add_argument("--weights", help="where the backbone's weight file lies now")
+    parser.add_argument("--weights", help="file of the backbone's weights, if it moved or is not yours")
+    parser.add_argument("--backbone", metavar="NAME", help="its name, if it is a repository or a folder you trust")
     parser.set_defaults(run=_export)
 
 
@@ -36,7 +37,9 @@ def _export(options: argparse.Namespace) -> int:
         size = (int(height), int(width))
     from vpt.export import export
 
-    found = export(options.artifact, options.output, options.format, size, options.weights, options.check)
+    found = export(
+        options.artifact, options.output, options.format, size, options.weights, options.check, options.backbone
+    )
     print(found.path)
     print(f"{found.bytes / 1e6:.1f} MB, {found.milliseconds:.1f} ms for one image on this CPU, {_agreement(found)}")
     return 0

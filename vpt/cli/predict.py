@@ -32,7 +32,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--prompted", type=Path, metavar="DIR", help="write what the backbone sees, as PNG")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--weights", type=Path, help="where the backbone's weight file lies now")
+    parser.add_argument("--weights", type=Path, help="file of the backbone's weights, if it moved or is not yours")
+    parser.add_argument("--backbone", metavar="NAME", help="its name, if it is a repository or a folder you trust")
+    parser.add_argument("--templates", metavar="FILE|TEXT", help="in place of the artifact's own, as head.templates")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="bf16 is faster on a GPU")
     parser.set_defaults(run=_predict)
 
@@ -44,7 +46,14 @@ def _predict(options: argparse.Namespace) -> int:
     from vpt.predict import BoxPredictor, Classifier, load
 
     find_images(options.images)  # a misspelt path is told before the backbone is built
-    predictor = load(options.artifact, options.device, options.weights, precision=options.precision)
+    predictor = load(
+        options.artifact,
+        options.device,
+        options.weights,
+        precision=options.precision,
+        backbone=options.backbone,
+        templates=options.templates,
+    )
     finds_boxes = isinstance(predictor, BoxPredictor)
     _refuse(options, finds_boxes)
     if options.classes is not None:

@@ -20,7 +20,10 @@ def add(commands: Any) -> None:
     parser.add_argument("--images", type=int, default=24, metavar="N", help="thumbnails at most (default 24)")
     parser.add_argument("--split", choices=["test", "val"], help="default: test where it was measured")
     parser.add_argument("--data", metavar="PATH", help="where the data lies now, if it moved")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="where the backbone's weight file lies now")
+    parser.add_argument(
+        "--weights", type=Path, metavar="FILE", help="file of the backbone's weights, if it moved or is not yours"
+    )
+    parser.add_argument("--backbone", metavar="NAME", help="its name, if it is a repository or a folder you trust")
     parser.add_argument("--device", default="auto", help="computes attention and features")
     parser.add_argument("--no-model", action="store_true", help="leave out what needs the backbone: quick")
     parser.add_argument("--map", choices=["tsne", "umap"], default="tsne", help="umap needs umap-learn")
@@ -42,6 +45,7 @@ def _report(options: argparse.Namespace) -> int:
         split=options.split,
         data=options.data,
         weights=options.weights,
+        backbone=options.backbone,
         device=options.device,
         model=not options.no_model,
         map=options.map,

@@ -7,7 +7,7 @@ from vpt.config.backbone import BackboneConfig
 from vpt.config.data import DataConfig
 from vpt.config.detection import BoxHead, FasterHead, FcosHead, NativeHead, OwlHead, RetinaHead
 from vpt.config.head import Head, LabelMapHead, LinearHead, MlpHead, Pool, TipHead, ZeroShotHead
-from vpt.config.load import given_keys, load_config, parse_overrides, read_value, read_yaml, split_values, word
+from vpt.config.load import given_keys, key_of, load_config, parse_overrides, read_value, read_yaml, split_values, word
 from vpt.config.prompt import (
     BptPrompt,
     ClipPrompt,
@@ -32,6 +32,7 @@ from vpt.config.prompt import (
 )
 from vpt.config.run import RunConfig
 from vpt.config.section import Section
+from vpt.config.templates import names_a_file
 from vpt.config.training import AdamWConfig, Optimizer, PerRole, SgdConfig, TrainConfig
 from vpt.config.tuning import BiasTuning, FrozenTuning, FullTuning, LoraTuning, Tuning
 
@@ -84,7 +85,9 @@ __all__ = [
     "VfptPrompt",
     "ZeroShotHead",
     "given_keys",
+    "key_of",
     "load_config",
+    "names_a_file",
     "parse_overrides",
     "read_value",
     "read_yaml",

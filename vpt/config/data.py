@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from vpt.config.section import Section
+from vpt.config.section import MANY, Place, Section
 
 Window = Literal["auto", "full", "legacy"] | tuple[float, float]
 LEGACY = ("auto", "legacy")  # only settings stored by a version without data.window leave it undecided
@@ -16,19 +16,19 @@ LEGACY = ("auto", "legacy")  # only settings stored by a version without data.wi
 class DataConfig(Section):
     """Where images and labels come from, and how they become tensors."""
 
-    path: str = Field(
+    path: Place = Field(
         "digits",
         description="class folders, a CSV, 'torchvision:NAME', 'dassl:NAME' (CoOp's layout), 'vtab:NAME' (VTAB-1k), "
         "'fgvc:NAME' (VPT's split files), or 'digits' (embedded)",
     )
-    val: str | None = Field(None, description="validation folder or CSV; default: found beside or split off")
-    test: str | None = Field(None, description="test folder or CSV; never used for choosing anything")
-    root: str = Field("data", description="where data sets that are given by name lie")
+    val: Place | None = Field(None, description="validation folder or CSV; default: found beside or split off")
+    test: Place | None = Field(None, description="test folder or CSV; never used for choosing anything")
+    root: Place = Field("data", description="where data sets that are given by name lie")
     download: bool = Field(False, description="let torchvision download")
     val_fraction: float = Field(0.1, gt=0, lt=1, description="share split off for validation when there is none")
     test_fraction: float | None = Field(None, gt=0, lt=1, description="share split off for test when there is none")
-    shots: int | None = Field(None, ge=1, description="training images per class (k-shot)")
-    val_shots: int | None = Field(None, ge=1, description="validation images per class; default: all")
+    shots: int | None = Field(None, ge=1, le=MANY, description="training images per class (k-shot)")
+    val_shots: int | None = Field(None, ge=1, le=MANY, description="validation images per class; default: all")
     join_val: bool = Field(
         False, description="train on the validation images too, without validation, once settings are chosen"
     )
@@ -36,24 +36,26 @@ class DataConfig(Section):
     half: Literal["all", "base", "new"] = Field(
         "all", description="the first half of the classes, the second half, or all (base-to-new protocol)"
     )
-    split_seed: int = Field(0, ge=0, description="of splitting and of drawing shots")
-    separator: str = Field("|", min_length=1, description="between several labels in a CSV cell")
-    augment: str = Field("light", description="none, light, standard, strong, crop, or an albumentations YAML file")
+    split_seed: int = Field(0, ge=0, lt=2**63, description="of splitting and of drawing shots")
+    separator: str = Field("|", min_length=1, max_length=20, description="between several labels in a CSV cell")
+    augment: Place = Field("light", description="none, light, standard, strong, crop, or an albumentations YAML file")
     crop_scale: float | None = Field(
         None,
-        gt=0,
+        ge=0.001,
         le=1,
         description="smallest share of the area that a random crop keeps; default: 0.7 of augment=light, 0.35 of "
         "standard and strong, 0.08 of crop",
     )
     resize: Literal["crop", "squash", "pad"] = Field("crop", description="how a photo becomes a square")
     crop_pct: float | None = Field(
-        None, gt=0, le=1, description="share kept by the centre crop; default: the backbone's"
+        None, ge=0.05, le=1, description="share kept by the centre crop; default: the backbone's"
     )
     workers: int | None = Field(None, ge=0, le=256, description="loader processes; default: from the machine")
     cache: bool = Field(False, description="keep decoded images in RAM")
     on_bad: Literal["error", "skip"] = Field("error", description="unreadable files: stop with a list, or leave out")
-    max_pixels: int = Field(100_000_000, ge=1, description="larger images are refused as decompression bombs")
+    max_pixels: int = Field(
+        100_000_000, ge=1, le=1_000_000_000, description="larger images are refused as decompression bombs"
+    )
     window: Window = Field(
         "auto",
         description="values of images deeper than 8 bits that become black and white: [low, high], as in [0, 4095]; "

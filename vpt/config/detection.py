@@ -6,26 +6,31 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from vpt.config.section import Section
+from vpt.config.section import Section, Sentence
+from vpt.config.templates import Templates
 
 
 class _BoxHead(Section):
-    taps: list[int] = Field(
-        default_factory=lambda: [-1], min_length=1, description="layers whose patch grids are read; -1 is the last"
+    taps: list[Annotated[int, Field(ge=-1000, le=1000)]] = Field(
+        default_factory=lambda: [-1],
+        min_length=1,
+        max_length=64,
+        description="layers whose patch grids are read; -1 is the last",
     )
     size: int | None = Field(
         None, ge=16, le=4096, description="short side of images, in pixels; default: twice the backbone's own"
     )
-    longest: float = Field(1.6, ge=1, description="longest side, as a multiple of size")
+    longest: float = Field(1.6, ge=1, le=20, description="longest side, as a multiple of size")
     score: float = Field(0.05, ge=0, lt=1, description="boxes below this score are not predicted")
     overlap: float = Field(0.6, gt=0, lt=1, description="of two boxes of a class that overlap more, one is dropped")
-    boxes: int = Field(100, ge=1, description="boxes predicted in an image at most")
+    boxes: int = Field(100, ge=1, le=10_000, description="boxes predicted in an image at most")
 
 
 class _PyramidHead(_BoxHead):
-    scales: list[float] = Field(
+    scales: list[Annotated[float, Field(ge=0, le=100)]] = Field(
         default_factory=lambda: [2.0, 1.0, 0.5, 0.25],
         min_length=1,
+        max_length=16,
         description="pyramid levels, as multiples of the patch grid: 4, 2, 1, 0.5 or 0.25",
     )
     channels: int = Field(64, ge=64, le=1024, multiple_of=32, description="of the pyramid and the head")
@@ -54,7 +59,7 @@ class OwlHead(_BoxHead):
     """Class scores are likenesses of patch features to text features, a box a patch (OWL-ViT, Minderer et al. 2022)."""
 
     kind: Literal["owl"] = "owl"
-    templates: str = Field("single", description="as of head=zeroshot")
+    templates: Templates = Field("single", description="as of head=zeroshot")
     overlap: float = Field(0.5, gt=0, le=1, description="of two boxes of a class that overlap more, one is dropped")
 
 
@@ -69,10 +74,11 @@ class NativeHead(_BoxHead):
         None, gt=0, lt=1, description="of two boxes that overlap more, one is dropped; default: the detector's own"
     )
     boxes: int | None = Field(  # type: ignore[assignment]
-        None, ge=1, description="boxes predicted in an image at most; default: the detector's own"
+        None, ge=1, le=10_000, description="boxes predicted in an image at most; default: the detector's own"
     )
-    classes: dict[str, str] = Field(
+    classes: dict[Sentence, Sentence] = Field(
         default_factory=dict,
+        max_length=10_000,
         description="class of the task: class of the detector that stands for it, where names differ",
     )
 

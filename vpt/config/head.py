@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from vpt.config.detection import FasterHead, FcosHead, NativeHead, OwlHead, RetinaHead
-from vpt.config.section import Section, short
+from vpt.config.section import MANY, Place, Section, Word, short
+from vpt.config.templates import Templates
 
 Pool = Literal["native", "cls", "avg", "prompts", "all", "mean_then_norm", "mean_then_own_norm"]
 
@@ -33,8 +34,8 @@ class MlpHead(LinearHead):
     """Hidden layers with GELU, then a linear layer."""
 
     kind: Literal["mlp"] = "mlp"  # type: ignore[assignment]
-    hidden: list[Annotated[int, Field(ge=1)]] = Field(
-        default_factory=lambda: [512], min_length=1, description="widths of the hidden layers"
+    hidden: list[Annotated[int, Field(ge=1, le=65_536)]] = Field(
+        default_factory=lambda: [512], min_length=1, max_length=16, description="widths of the hidden layers"
     )
 
 
@@ -47,20 +48,22 @@ class LabelMapHead(Section):
         description="first: in order; random; frequency: by its predictions before training; iterative: anew in every "
         "epoch; semantic: by the likeness of names; full: a linear layer learns it",
     )
-    sources: int = Field(1, ge=1, description="source classes whose scores are averaged for a class of the task")
-    every: int = Field(1, ge=1, description="method=iterative: epochs between new mappings")
-    text: str = Field("ViT-B-32", description="method=semantic: open_clip model whose text tower compares names")
-    text_pretrained: str = Field("openai", description="method=semantic: its weights, a tag of open_clip or a file")
+    sources: int = Field(
+        1, ge=1, le=MANY, description="source classes whose scores are averaged for a class of the task"
+    )
+    every: int = Field(1, ge=1, le=MANY, description="method=iterative: epochs between new mappings")
+    text: Word = Field("ViT-B-32", description="method=semantic: open_clip model whose text tower compares names")
+    text_pretrained: Place = Field("openai", description="method=semantic: its weights, a tag of open_clip or a file")
 
 
 class ZeroShotHead(Section):
     """Class names through the frozen text tower of a CLIP; cosines to them are the scores (Radford et al. 2021)."""
 
     kind: Literal["zeroshot"] = "zeroshot"
-    templates: str = Field(
+    templates: Templates = Field(
         "auto",
         description="auto (the data set's own where it has one, else single), single ('a photo of a {}.'), simple (7), "
-        "openai (80), a text with {}, or a file with one a line",
+        "openai (80), a text with {}, a list of them, or a file with one a line",
     )
 
 
@@ -69,11 +72,13 @@ class TipHead(ZeroShotHead):
 
     kind: Literal["tip"] = "tip"  # type: ignore[assignment]
     finetune: bool = Field(False, description="the cache's keys learn (Tip-Adapter-F)")
-    passes: int = Field(10, ge=1, description="augmented views of a training image whose mean is its key")
-    alpha: float = Field(10.0, gt=0.1, description="largest weight of the cache that is tried on validation")
-    beta: float = Field(12.0, gt=0.1, description="largest sharpness that is tried on validation")
-    first_alpha: float = Field(1.0, ge=0, description="weight of the cache while keys learn, and without validation")
-    first_beta: float = Field(5.5, ge=0, description="sharpness while keys learn, and without validation")
+    passes: int = Field(10, ge=1, le=MANY, description="augmented views of a training image whose mean is its key")
+    alpha: float = Field(10.0, gt=0.1, le=MANY, description="largest weight of the cache that is tried on validation")
+    beta: float = Field(12.0, gt=0.1, le=MANY, description="largest sharpness that is tried on validation")
+    first_alpha: float = Field(
+        1.0, ge=0, le=MANY, description="weight of the cache while keys learn, and without validation"
+    )
+    first_beta: float = Field(5.5, ge=0, le=MANY, description="sharpness while keys learn, and without validation")
 
 
 Head = Annotated[

@@ -249,8 +249,7 @@ def _explain(error: ValidationError) -> Iterator[str]:
     """One line for each mistake, in the user's own key names."""
     for item in error.errors():
         path = [str(part) for part in item["loc"]]
-        # Of settings that may be one thing or another pydantic adds which it tried: list[float].
-        key = ".".join(part for index, part in enumerate(path) if not _is_tag(path, index) and "[" not in part)
+        key = key_of(path)
         text = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             yield f"unknown key '{key}'{nearest(path[-1], _known_keys(path))}"
@@ -262,6 +261,17 @@ def _explain(error: ValidationError) -> Iterator[str]:
             given = item["input"]
             shown = f"={given}" if isinstance(given, str | int | float | bool | list) else ""
             yield f"{key}{shown}: {text[0].lower()}{text[1:]}"
+
+
+def key_of(place: Sequence[str]) -> str:
+    """The name of a setting by the place that pydantic gives, without the kinds and types that it tried there.
+
+    >>> key_of(["prompt", "deep", "layers", "list[constrained-int]", "0"])
+    'prompt.layers.0'
+    """
+    path = list(place)
+    tried = {index for index, part in enumerate(path) if "[" in part or part in ("bool", "str", "constrained-str")}
+    return ".".join(part for index, part in enumerate(path) if index not in tried and not _is_tag(path, index))
 
 
 def _is_tag(path: list[str], index: int) -> bool:

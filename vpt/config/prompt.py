@@ -6,8 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from vpt.config.section import Section, short
+from vpt.config.section import MANY, Section, Sentence, short
 
+# 'all', 'first:N', 'last:N' or numbers of layers
+Layers = (
+    Annotated[str, Field(max_length=40)]
+    | Annotated[list[Annotated[int, Field(ge=-1000, le=1000)]], Field(max_length=1000)]
+)
 WORDS = "context starts from the embeddings of these words; null: from random numbers"
 
 
@@ -23,16 +28,18 @@ class _Tokens(Section):
 
 
 class _Layers(Section):
-    layers: str | list[int] = Field("all", description="'all', 'first:N', 'last:N' or a list, counted from 0")
+    layers: Layers = Field("all", description="'all', 'first:N', 'last:N' or a list, counted from 0")
 
 
 class _VptTokens(_Tokens):
-    project: int | None = Field(None, ge=1, description="bottleneck width: tokens live there, one linear map out")
+    project: int | None = Field(
+        None, ge=1, le=65_536, description="bottleneck width: tokens live there, one linear map out"
+    )
     init: Literal["uniform", "sample", "mean", "max", "kmeans", "vipamin"] = Field(
         "uniform",
         description="uniform (VPT); sample, mean, max, kmeans: patch tokens of the training images (SPT); vipamin",
     )
-    nearest: int = Field(8, ge=1, description="init=vipamin: patches averaged for a prompt")
+    nearest: int = Field(8, ge=1, le=MANY, description="init=vipamin: patches averaged for a prompt")
     expand: float = Field(0.5, ge=0, le=1, description="init=vipamin: share that leaves the space in use")
     after: Literal["carry", "drop", "insert"] = Field(
         "carry",
@@ -89,7 +96,7 @@ class VaptPrompt(_Tokens):
 
     kind: Literal["vapt"] = "vapt"
     kernel: int = Field(2, ge=1, le=64, description="side of the shared convolution, in patches")
-    bottleneck: int = Field(8, ge=1, description="width of the projector that all layers share")
+    bottleneck: int = Field(8, ge=1, le=65_536, description="width of the projector that all layers share")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout on the prompts that are made")
 
 
@@ -97,7 +104,7 @@ class GatedPrompt(_Tokens):
     """Shallow prompts with a gate behind every layer and learnable temperatures (Yoo et al. 2023)."""
 
     kind: Literal["gated"] = "gated"
-    gate: float = Field(5.0, description="minus the gates' logit at the start")
+    gate: float = Field(5.0, ge=-MANY, le=MANY, description="minus the gates' logit at the start")
     temperature: bool = Field(True, description="learn an attention temperature for every layer")
 
 
@@ -106,12 +113,12 @@ class BptPrompt(_Tokens, _Layers):
 
     kind: Literal["bpt"] = "bpt"
     tokens: int = Field(100, ge=1, le=10_000, description="prompt tokens per prompted layer")
-    rank: int = Field(75, ge=1, description="columns of either matrix")
+    rank: int = Field(75, ge=1, le=65_536, description="columns of either matrix")
     init: Literal["uniform", "whitening"] = Field(
         "uniform",
         description="initialisation of the second matrix: Xavier uniform (the paper's main setting), whitening",
     )
-    layers: str | list[int] = Field("first:1", description="'all', 'first:N', 'last:N' or a list, counted from 0")
+    layers: Layers = Field("first:1", description="'all', 'first:N', 'last:N' or a list, counted from 0")
 
 
 class PixelPrompt(Section):
@@ -140,7 +147,7 @@ class PixelPrompt(Section):
 
 
 class _Words(Section):
-    words: str | None = Field(None, description=WORDS)
+    words: Sentence | None = Field(None, description=WORDS)
 
 
 class CoopPrompt(_Words):
@@ -157,8 +164,8 @@ class CocoopPrompt(_Words):
 
     kind: Literal["cocoop"] = "cocoop"
     tokens: int = Field(4, ge=1, le=64, description="context tokens M")
-    words: str | None = Field("a photo of a", description=WORDS)
-    chunk: int = Field(4, ge=1, description="images whose texts are computed at a time; bounds memory")
+    words: Sentence | None = Field("a photo of a", description=WORDS)
+    chunk: int = Field(4, ge=1, le=256, description="images whose texts are computed at a time; bounds memory")
 
 
 class KgcoopPrompt(_Words):
@@ -166,8 +173,8 @@ class KgcoopPrompt(_Words):
 
     kind: Literal["kgcoop"] = "kgcoop"
     tokens: int = Field(4, ge=1, le=64, description="context tokens M")
-    words: str | None = Field("a photo of a", description=WORDS)
-    weight: float = Field(8.0, ge=0, description="of one minus the mean cosine to the fixed text features")
+    words: Sentence | None = Field("a photo of a", description=WORDS)
+    weight: float = Field(8.0, ge=0, le=MANY, description="of one minus the mean cosine to the fixed text features")
 
 
 class IvlpPrompt(_Words):
@@ -175,10 +182,10 @@ class IvlpPrompt(_Words):
 
     kind: Literal["ivlp"] = "ivlp"
     tokens: int = Field(4, ge=0, le=1000, description="prompt tokens of the image tower; 0: none")
-    depth: int = Field(9, ge=1, description="prompted layers of the image tower, the first ones")
+    depth: int = Field(9, ge=1, le=1000, description="prompted layers of the image tower, the first ones")
     text_tokens: int = Field(4, ge=0, le=64, description="context tokens of the text tower; 0: none")
-    text_depth: int = Field(9, ge=1, description="prompted layers of the text tower, the first ones")
-    words: str | None = Field("a photo of a", description=WORDS)
+    text_depth: int = Field(9, ge=1, le=1000, description="prompted layers of the text tower, the first ones")
+    words: Sentence | None = Field("a photo of a", description=WORDS)
 
     @model_validator(mode="after")
     def _some(self) -> IvlpPrompt:
@@ -192,17 +199,17 @@ class MaplePrompt(_Words):
 
     kind: Literal["maple"] = "maple"
     tokens: int = Field(2, ge=1, le=64, description="tokens of either tower")
-    depth: int = Field(9, ge=1, description="prompted layers of either tower, the first ones")
-    words: str | None = Field("a photo of a", description=WORDS)
+    depth: int = Field(9, ge=1, le=1000, description="prompted layers of either tower, the first ones")
+    words: Sentence | None = Field("a photo of a", description=WORDS)
 
 
 class PromptsrcPrompt(IvlpPrompt):
     """IVLP held near the frozen model's features and scores (PromptSRC, Khattak et al. 2023)."""
 
     kind: Literal["promptsrc"] = "promptsrc"  # type: ignore[assignment]
-    image_weight: float = Field(10.0, ge=0, description="of the mean absolute difference of image features")
-    text_weight: float = Field(25.0, ge=0, description="of the mean absolute difference of text features")
-    score_weight: float = Field(1.0, ge=0, description="of the divergence of scores")
+    image_weight: float = Field(10.0, ge=0, le=MANY, description="of the mean absolute difference of image features")
+    text_weight: float = Field(25.0, ge=0, le=MANY, description="of the mean absolute difference of text features")
+    score_weight: float = Field(1.0, ge=0, le=MANY, description="of the divergence of scores")
 
 
 TokenPrompt = ShallowPrompt | DeepPrompt | VfptPrompt | E2vptPrompt | CvptPrompt | VaptPrompt | GatedPrompt | BptPrompt
@@ -213,11 +220,11 @@ class TptPrompt(_Words):
 
     kind: Literal["tpt"] = "tpt"
     tokens: int = Field(4, ge=1, le=64, description="context tokens M")
-    words: str | None = Field("a photo of a", description=WORDS)
-    views: int = Field(64, ge=2, description="views of an image, the plain one included")
+    words: Sentence | None = Field("a photo of a", description=WORDS)
+    views: int = Field(64, ge=2, le=512, description="views of an image, the plain one included")
     share: float = Field(0.1, gt=0, le=1, description="share of views, the surest ones, that count")
-    lr: float = Field(5e-3, gt=0, description="learning rate, for each image anew")
-    steps: int = Field(1, ge=1, description="AdamW steps for each image")
+    lr: float = Field(5e-3, gt=0, le=MANY, description="learning rate, for each image anew")
+    steps: int = Field(1, ge=1, le=100, description="AdamW steps for each image")
     augmix: bool = Field(False, description="mix the views with mild changes (the paper's way on all but ImageNet)")
 
 

@@ -13,7 +13,7 @@ from vpt.config.data import DataConfig
 from vpt.config.detection import FasterHead, FcosHead, NativeHead, OwlHead, RetinaHead
 from vpt.config.head import Head, LinearHead
 from vpt.config.prompt import DeepPrompt, NoPrompt, PixelPrompt, Prompt, TokenPrompt
-from vpt.config.section import Section, short
+from vpt.config.section import Section, Word, short
 from vpt.config.training import TrainConfig
 from vpt.config.tuning import FrozenTuning, Tuning
 from vpt.files import at_home
@@ -59,9 +59,12 @@ class RunConfig(Section):
         description="settings that hold for some data, shots or other settings only: a list of `when` and `use`",
     )
     out: Path = Field(Path("runs"), description="folder that holds run folders; ~ is the home folder")
-    name: str | None = Field(None, description="name of the run folder; default: made from the settings")
-    compare: list[str] = Field(
+    name: str | None = Field(
+        None, max_length=250, description="name of the run folder; default: made from the settings"
+    )
+    compare: list[Word] = Field(
         default_factory=list,
+        max_length=100,
         description="other prompt kinds trained after this one with the same data, for a table",
     )
 

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+# Every setting is bounded: settings also come from the header of an artifact, which a stranger may have written.
+Place = Annotated[str, Field(max_length=4200)]  # a path or an address
+Word = Annotated[str, Field(max_length=200)]
+Sentence = Annotated[str, Field(max_length=1000)]
+MANY = 1_000_000  # of what nobody needs more
 
 
 class Section(BaseModel):
-    """Base of every section: unknown keys are errors, values cannot change after validation."""
+    """Base of every section: unknown keys and infinite numbers are errors, values cannot change after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 def short(key: str, default: str | None = None) -> BeforeValidator:

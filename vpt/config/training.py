@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from vpt.config.section import Section, short
+from vpt.config.section import MANY, Section, short
 from vpt.precision import Precision
 
 
 class PerRole(Section):
     """A number for each role a parameter can have."""
 
-    prompt: float = Field(ge=0, description="of prompt tokens")
-    pixels: float = Field(ge=0, description="of pixel prompts")
-    head: float = Field(ge=0, description="of the head")
-    bias: float = Field(ge=0, description="of the backbone's biases under tuning=bias")
-    lora: float = Field(ge=0, description="of the matrices under tuning=lora")
-    backbone: float = Field(ge=0, description="of every backbone weight under tuning=full")
+    prompt: float = Field(ge=0, le=MANY, description="of prompt tokens")
+    pixels: float = Field(ge=0, le=MANY, description="of pixel prompts")
+    head: float = Field(ge=0, le=MANY, description="of the head")
+    bias: float = Field(ge=0, le=MANY, description="of the backbone's biases under tuning=bias")
+    lora: float = Field(ge=0, le=MANY, description="of the matrices under tuning=lora")
+    backbone: float = Field(ge=0, le=MANY, description="of every backbone weight under tuning=full")
 
 
 class _ByRole(Section):
@@ -40,14 +40,21 @@ class _ByRole(Section):
         return filled
 
 
+_Beta = Annotated[float, Field(ge=0, lt=1)]
+# JSON knows no tuples.
+_Betas = Annotated[
+    tuple[_Beta, _Beta], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+]
+
+
 class AdamWConfig(_ByRole):
     """AdamW (Loshchilov and Hutter 2019)."""
 
     kind: Literal["adamw"] = "adamw"
     lr: PerRole = PerRole(prompt=2.5e-3, pixels=1e-2, head=1e-2, bias=1e-3, lora=1e-3, backbone=5e-5)
     weight_decay: PerRole = PerRole(prompt=0.0, pixels=0.0, head=1e-2, bias=0.0, lora=0.0, backbone=1e-2)
-    betas: tuple[float, float] = Field((0.9, 0.999), description="how fast the running means forget")
-    eps: float = Field(1e-8, gt=0, description="added to the root of the second moment")
+    betas: _Betas = Field((0.9, 0.999), description="how fast the running means forget")
+    eps: float = Field(1e-8, gt=0, le=1, description="added to the root of the second moment")
 
 
 class SgdConfig(_ByRole):
@@ -65,16 +72,23 @@ Optimizer = Annotated[AdamWConfig | SgdConfig, Field(discriminator="kind"), shor
 class AverageConfig(Section):
     """Gaussian weights over epochs counted from 1; the artifact holds the mean (Khattak et al. 2023, section 3.2.2)."""
 
-    mean: float = Field(15.0, description="epoch that counts most")
-    std: float = Field(1.0, gt=0, description="in epochs")
+    mean: float = Field(15.0, ge=-MANY, le=MANY, description="epoch that counts most")
+    std: float = Field(1.0, gt=0, le=MANY, description="in epochs")
+
+
+_Weight = Annotated[float, Field(ge=-MANY, le=MANY)]
 
 
 class TrainConfig(Section):
     """How the learnable part is trained."""
 
-    epochs: int | None = Field(None, ge=1, description="default: enough for 500 steps, at least 10, at most 100")
-    batch_size: int = Field(32, ge=1, description="images per optimiser step, all accumulation passes together")
-    accumulate: int = Field(1, ge=1, description="passes a step is split into, to save memory")
+    epochs: int | None = Field(
+        None, ge=1, le=MANY, description="default: enough for 500 steps, at least 10, at most 100"
+    )
+    batch_size: int = Field(
+        32, ge=1, le=65_536, description="images per optimiser step, all accumulation passes together"
+    )
+    accumulate: int = Field(1, ge=1, le=65_536, description="passes a step is split into, to save memory")
     drop_last: bool = Field(
         False, description="leave out the last batch of an epoch if it is not full and not the only one (Dassl)"
     )
@@ -103,25 +117,26 @@ class TrainConfig(Section):
         "a cosine from epoch to epoch (CoOp and its successors)",
     )
     milestones: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
-        default_factory=lambda: [0.5, 0.72], description="schedule=steps: shares of the run"
+        default_factory=lambda: [0.5, 0.72], max_length=1000, description="schedule=steps: shares of the run"
     )
     warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps spent warming up")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of a label that is spread over all classes")
-    class_weights: Literal["none", "balanced"] | list[float] = Field(
+    class_weights: Literal["none", "balanced"] | Annotated[list[_Weight], Field(max_length=100_000)] = Field(
         "none", description="of the loss: none, balanced (rare classes weigh more), or a number for each class"
     )
-    clip_norm: float | None = Field(1.0, gt=0, description="largest gradient norm; null: no clipping")
+    clip_norm: float | None = Field(1.0, gt=0, le=1e12, description="largest gradient norm; null: no clipping")
     precision: Precision = Field("auto", description="auto: bf16 on a GPU, else fp32")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    device: str = Field("auto", max_length=40, description="auto, cpu, cuda, cuda:1, mps")
     patience: int | None = Field(
         None,
         ge=1,
+        le=MANY,
         description="validations without a better score before stopping; there is one every `eval_every` epochs",
     )
     keep: Literal["best", "last"] = Field("best", description="which epoch's weights the artifact holds")
     average: AverageConfig | None = Field(None, description="mean of the weights of all epochs (PromptSRC)")
-    eval_every: int = Field(1, ge=1, description="epochs between validations")
-    checkpoint_minutes: float = Field(1.0, ge=0, description="minutes between checkpoints inside an epoch")
+    eval_every: int = Field(1, ge=1, le=MANY, description="epochs between validations")
+    checkpoint_minutes: float = Field(1.0, ge=0, le=1e12, description="minutes between checkpoints inside an epoch")
     seed: int = Field(0, ge=0, lt=2**32, description="of weights, order of the images, augmentation and dropout")
 
     @model_validator(mode="after")

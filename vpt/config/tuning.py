@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from vpt.config.section import Section, short
+from vpt.config.section import MANY, Section, Word, short
 
 
 class FrozenTuning(Section):
@@ -25,12 +25,13 @@ class LoraTuning(Section):
     """Low-rank updates of linear layers (Hu et al. 2022), by the peft library."""
 
     kind: Literal["lora"] = "lora"
-    rank: int = Field(8, ge=1, description="of the two matrices beside every layer")
-    alpha: int = Field(16, ge=1, description="their product is scaled by alpha / rank")
+    rank: int = Field(8, ge=1, le=65_536, description="of the two matrices beside every layer")
+    alpha: int = Field(16, ge=1, le=MANY, description="their product is scaled by alpha / rank")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on what they read")
-    targets: list[str] = Field(
+    targets: list[Word] = Field(
         default_factory=lambda: ["qkv", "q_proj", "k_proj", "v_proj", "out_proj", "proj"],
         min_length=1,
+        max_length=100,
         description="endings of the names of linear layers inside the blocks",
     )
 

@@ -18,6 +18,7 @@ from vpt.convert.original_vpt import OriginalVpt
 from vpt.convert.pixels import Pixels
 from vpt.convert.source import Source
 from vpt.errors import UserError
+from vpt.header import refuse_unstorable
 from vpt.model import backbone_for, build_model
 
 SOURCES: tuple[type[Source], ...] = (Maple, Ivlp, Coop, OriginalVpt, Pixels)
@@ -69,6 +70,7 @@ def convert(
     if classes is not None and len(set(classes)) != len(classes):
         raise UserError("--classes names a class twice; every name once, in the order of training")
     config, names = source.settle(config, backbone, classes)
+    refuse_unstorable(config, names)
     model = build_model(config, backbone, names).eval()
     model.set_preprocess(source.preprocess(backbone.preprocess))
     owned = source.owned(model)

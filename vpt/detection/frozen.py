@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vpt.backbones.backbone import Backbone
+from vpt.backbones.built_in import TORCHVISION
 from vpt.backbones.fingerprint import fingerprint
 from vpt.backbones.weight_files import read_weights
 from vpt.backbones.weights import load_strictly, no_weights, seeded
@@ -21,8 +22,6 @@ from vpt.errors import UserError, nearest
 from vpt.preprocess import Preprocess
 from vpt.prompted import Prompted
 from vpt.prompts.pixels import PixelPrompts, lay
-
-PREFIX = "torchvision:"
 
 
 class FrozenDetector(Prompted):
@@ -116,10 +115,10 @@ def load_detector(config: BackboneConfig, head: NativeHead) -> tuple[Backbone, t
     from torchvision.models import detection as module
     from torchvision.models import get_model, get_model_weights, list_models
 
-    name = config.name.removeprefix(PREFIX)
+    name = config.name.removeprefix(TORCHVISION)
     known = list_models(module=module)
-    if not config.name.startswith(PREFIX) or name not in known:
-        choices = [PREFIX + each for each in known]
+    if not config.name.startswith(TORCHVISION) or name not in known:
+        choices = [TORCHVISION + each for each in known]
         raise UserError(
             f"head=native needs a detector of torchvision{nearest(config.name, choices)}; known: {', '.join(choices)}"
         )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vpt.backbones.backbone import Backbone
 from vpt.backbones.loading import load_backbone
 from vpt.backbones.ports import LayerPrompt
+from vpt.backbones.sizes import MOST_PATCHES
 from vpt.config import FasterHead, FcosHead, FullTuning, NoPrompt, OwlHead, RetinaHead, RunConfig
 from vpt.data.boxes.transforms import Target
 from vpt.detection import open_vocabulary as owl
@@ -150,13 +151,16 @@ class OwlDetection(nn.Module):
         head: what learns.
         text: normalised text features (K, D) of the class names.
         patch: side of a patch, in pixels.
+        templates: the texts that `text` was made of, with `{}`.
     """
 
     text: Tensor
 
-    def __init__(self, config: OwlHead, head: owl.OwlHead, text: Tensor, patch: int) -> None:
+    def __init__(
+        self, config: OwlHead, head: owl.OwlHead, text: Tensor, patch: int, templates: Sequence[str] = ()
+    ) -> None:
         super().__init__()
-        self.config, self.patch = config, patch
+        self.config, self.patch, self.templates = config, patch, tuple(templates)
         self.owl = head
         self.register_buffer("text", text, persistent=False)
         self.__dict__["grids"] = None  # set by the detector that owns this head
@@ -228,6 +232,7 @@ def build_detector(config: RunConfig, classes: Sequence[str], backbone: Backbone
     if tower.patch[0] != tower.patch[1]:
         raise UserError(f"backbone {backbone.name} has patches of {tower.patch} pixels; detection needs square ones")
     taps = _taps(head.taps, len(tower.blocks))
+    _check_head(head, backbone)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         prompt = None if isinstance(config.prompt, NoPrompt) else build_tokens(config.prompt, Shape.of(tower))  # type: ignore[arg-type]
@@ -238,13 +243,48 @@ def build_detector(config: RunConfig, classes: Sequence[str], backbone: Backbone
         if isinstance(head, OwlHead):
             made = _owl(head, backbone, classes)
         else:
-            wrong = [scale for scale in head.scales if scale not in SCALES]
-            if wrong:
-                raise UserError(f"head.scales has {wrong[0]}; known: {', '.join(map(str, SCALES))}")
             made = PyramidDetection(head, tower.width, len(classes), tower.patch[0])
     model = Detector(backbone, prompt, made, taps, isinstance(config.tuning, FullTuning))
     made.__dict__["grids"] = model.grids
     return model
+
+
+def detection_skeleton(
+    config: RunConfig, backbone: Backbone, classes: Sequence[str]
+) -> tuple[TokenPrompts | None, nn.Module]:
+    """Prompt and head of what `build_detector` makes, on the meta device.
+
+    Raises:
+        UserError: settings that do not fit the backbone.
+    """
+    head, tower = config.head, backbone.require_tower("patch grids")
+    assert isinstance(head, FcosHead | RetinaHead | FasterHead | OwlHead)
+    _check_head(head, backbone)
+    width = 0
+    if isinstance(head, OwlHead):
+        assert backbone.text is not None
+        width = backbone.text.features(["a"]).shape[1]
+    with torch.device("meta"):
+        prompt = None if isinstance(config.prompt, NoPrompt) else build_tokens(config.prompt, Shape.of(tower))  # type: ignore[arg-type]
+        if isinstance(head, OwlHead):
+            made = nn.Module()
+            made.owl = owl.OwlHead(tower.width, width)
+            return prompt, made
+        return prompt, PyramidDetection(head, tower.width, len(classes), tower.patch[0])
+
+
+def _check_head(head: FcosHead | RetinaHead | FasterHead | OwlHead, backbone: Backbone) -> None:
+    """Refuse scales that are unknown, and sizes of images with more patches than attention can take."""
+    scales = [] if isinstance(head, OwlHead) else head.scales
+    if wrong := [scale for scale in scales if scale not in SCALES]:
+        raise UserError(f"head.scales has {wrong[0]}; known: {', '.join(map(str, SCALES))}")
+    short = head.size or 2 * backbone.preprocess.size
+    height, width = backbone.require_tower("patch grids").patch
+    if (patches := short * int(short * head.longest) // (height * width)) > 2 * MOST_PATCHES:
+        raise UserError(
+            f"images of {short} pixels, up to {head.longest:g} times as long, make {patches} patches of "
+            f"{backbone.name}; {2 * MOST_PATCHES} are the most: lower head.size or head.longest"
+        )
 
 
 def _taps(taps: Sequence[int], depth: int) -> list[int]:
@@ -256,10 +296,11 @@ def _taps(taps: Sequence[int], depth: int) -> list[int]:
 
 def _owl(config: OwlHead, backbone: Backbone, classes: Sequence[str]) -> OwlDetection:
     assert backbone.text is not None
-    text = class_features(backbone.text, backbone.fingerprint, classes, read_templates(config.templates))
+    templates = read_templates(config.templates)
+    text = class_features(backbone.text, backbone.fingerprint, classes, templates)
     tower = backbone.require_tower("patch grids")
     projection = getattr(backbone.net, "proj", None)
     start = projection.detach() if isinstance(projection, Tensor) else None
     if start is not None and tuple(start.shape) != (tower.width, text.shape[1]):
         start = None
-    return OwlDetection(config, owl.OwlHead(tower.width, text.shape[1], start), text, tower.patch[0])
+    return OwlDetection(config, owl.OwlHead(tower.width, text.shape[1], start), text, tower.patch[0], templates)

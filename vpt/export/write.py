@@ -51,6 +51,7 @@ def export(
     size: tuple[int, int] | None = None,
     weights: str | Path | None = None,
     check: Check = None,
+    backbone: str | None = None,
 ) -> Exported:
     """Write a model as ONNX or as a torch.export program, and check it by running it.
 
@@ -60,14 +61,15 @@ def export(
         format: onnx, or torch (.pt2).
         size: height and width of the images it will get, resized (a classifier's also cropped) inside; default: a
             classifier's own square, a square of a detector's short side.
-        weights: where the backbone's weight file lies now, if it moved since training.
+        weights: the file of the backbone's weights, as of `vpt.load`.
         check: photos to try it on, besides drawn pictures and noise.
+        backbone: name of the backbone, as of `vpt.load`.
 
     Raises:
         UserError: an artifact that tunes at test time or holds a detector that cannot be traced, packages that are
             missing, or a file whose results are not ours.
     """
-    predictor = load(artifact, device="cpu", weights=weights, dtype="fp32")
+    predictor = load(artifact, device="cpu", weights=weights, dtype="fp32", backbone=backbone)
     path = Path(output) if output is not None else predictor.artifact.path.with_suffix(SUFFIX[format])
     if isinstance(predictor, BoxPredictor):
         return _detector(predictor, path, format, size or detector.default_size(predictor), check)

@@ -23,6 +23,7 @@ from vpt.prompts.contexts import Contexts
 from vpt.prompts.templates import cleaned
 from vpt.tensorfile import read_tensors, write_tensors
 
+MAX_TEXTS = 100_000  # that are encoded for one head; a thousand classes in all of CLIP's templates are 80,000
 Scorer = Callable[[Tensor], Tensor]
 
 
@@ -39,13 +40,23 @@ def class_features(
         names: class names.
         templates: texts with `{}`.
         each_normal: features of single texts are normalised before the mean, as CLIP does.
+
+    Raises:
+        UserError: more texts than are worth the time, or a name that is too long.
     """
+    if len(names) * len(templates) > MAX_TEXTS:
+        raise UserError(
+            f"{len(names)} class names in {len(templates)} templates are more than {MAX_TEXTS} texts; give fewer "
+            "templates, as in head.templates=single"
+        )
     key = hashlib.sha256(json.dumps([fingerprint, list(names), list(templates), each_normal]).encode()).hexdigest()
     path = cache_dir() / "text" / f"{key[:32]}.safetensors"
     if path.is_file():
         try:
-            return read_tensors(path)[0]["features"].to(encoder.scale.device)
-        except UserError:
+            kept = read_tensors(path)[0]["features"]
+            if len(kept) == len(names):
+                return kept.to(encoder.scale.device)
+        except (UserError, KeyError, TypeError):
             path.unlink(missing_ok=True)  # damaged; made again
     found = []
     words = cleaned(names)

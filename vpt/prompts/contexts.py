@@ -15,6 +15,7 @@ from vpt.backbones.text_encoder import TextEncoder
 from vpt.errors import UserError
 from vpt.prompts.templates import cleaned
 
+MAX_BYTES = 2 << 30  # of the embeddings of all class names
 Position = Literal["end", "middle", "front"]
 
 
@@ -120,10 +121,7 @@ class Contexts(nn.Module):
             self.tokens = nn.Parameter(start_context(encoder, depth, count, words))
         self.meta: nn.Module | None = None
         if condition:
-            # CoCoOp's meta-net: two layers with a bottleneck of a sixteenth.
-            self.meta = nn.Sequential(
-                nn.Linear(condition, condition // 16), nn.ReLU(), nn.Linear(condition // 16, tower.width)
-            )
+            self.meta = meta_net(condition, tower.width)
         self.slots: Tensor
         self.ends: Tensor
         self.base: Tensor
@@ -148,6 +146,10 @@ class Contexts(nn.Module):
         device = encoder.scale.device  # the backbone may be on an accelerator before what learns is
         made = layout(encoder, names, self.count, self.words, self.position)
         self.slots, self.ends = made.slots.to(device), made.ends.to(device)
+        if (size := 4 * self.slots.numel() * tower.width) > MAX_BYTES:
+            raise UserError(
+                f"{len(names)} class names take {size >> 20} MiB as embeddings; {MAX_BYTES >> 20} are the most"
+            )
         positions = tower.positions()[: self.slots.shape[1]]
         self.base = tower.embed(self.slots.clamp_min(0)) + positions
         self.shared = 0
@@ -174,6 +176,11 @@ class Contexts(nn.Module):
         rows = torch.where(own[..., None], placed, self.base)
         deep = {} if self.class_specific else {layer: rows_ for layer, rows_ in enumerate(self.tokens) if layer > 0}
         return encode(tower, rows, self.ends, self.shared, deep)
+
+
+def meta_net(condition: int, width: int) -> nn.Sequential:
+    """CoCoOp's: two layers with a bottleneck of a sixteenth, from image features (B, condition) to (B, width)."""
+    return nn.Sequential(nn.Linear(condition, condition // 16), nn.ReLU(), nn.Linear(condition // 16, width))
 
 
 @torch.no_grad()

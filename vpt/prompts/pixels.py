@@ -78,11 +78,12 @@ class PixelPrompts(nn.Module):
         if config.shape in ("patch", "random_patch") and config.size > side:
             raise UserError(f"prompt.size={config.size} is larger than the image of {side} pixels; lower it")
         self.register_buffer("frame", self._frame(), persistent=False)
-        shape = (3, int(self.frame.sum()))
+        shape = (3, side * side)
         if config.learn_scale:
-            shape = (3, side * side)
             self.scale = nn.Parameter(torch.ones(()))
-        if config.shape == "random_patch":
+        elif config.shape == "pad":
+            shape = (3, side * side - self.inner**2)
+        elif config.shape in ("patch", "random_patch"):
             shape = (3, config.size**2)
         self.pixels = nn.Parameter(torch.randn(shape) if config.init == "normal" else torch.zeros(shape))
 

@@ -38,6 +38,7 @@ from vpt.report.observe import Observed, Observer, sample
 from vpt.report.same import refuse_other_pictures
 from vpt.report.source import Source, read_source
 from vpt.tasks import task_of
+from vpt.trust import NOTHING, Named
 from vpt.version import own_version
 
 WHERE = {"path", "val", "test", "root"}  # settings of data that say where they lie
@@ -50,7 +51,7 @@ class Wishes:
     images: int = 24
     split: str | None = None
     data: str | None = None
-    weights: Path | None = None
+    named: Named = NOTHING
     device: str = "auto"
     model: bool = True
     map: Map = "tsne"
@@ -68,6 +69,7 @@ def write_report(
     model: bool = True,
     map: Map = "tsne",
     console: Console | None = None,
+    backbone: str | None = None,
 ) -> Path:
     """Write one HTML page, without anything outside of it, about a run or about several side by side.
 
@@ -77,11 +79,12 @@ def write_report(
         images: pictures of mistakes, of disagreements, or of boxes at most.
         split: test or val; default: test where it was measured.
         data: where the data lies now, if it moved.
-        weights: where the backbone's weight file lies now, if it moved.
+        weights: the file of the backbone's weights, as of `vpt.load`.
         device: auto, cpu, cuda, cuda:1, mps; computes features and attention.
         model: False leaves out what needs the backbone: attention and features.
         map: tsne or umap, which lays features out in the plane.
         console: where is said what is being done.
+        backbone: name of the backbone, as of `vpt.load`.
 
     Returns:
         Where the page is.
@@ -97,7 +100,7 @@ def write_report(
     if split not in (None, "test", "val"):
         raise UserError(f"split={split} does not exist; known: test, val")
     require_map(map)
-    wishes = Wishes(images, split, data, None if weights is None else Path(weights), device, model, map)
+    wishes = Wishes(images, split, data, Named(backbone, weights), device, model, map)
     sources = [read_source(folder, split, data) for folder in folders]
     console = console or Console()
     page = single(sources[0], wishes, console) if len(sources) == 1 else several(sources, wishes, console)
@@ -248,7 +251,7 @@ def _observed(
             raise data
         if source.artifact is None:
             raise UserError("there is no artifact yet")
-        observer = Observer(source, wishes.device, wishes.weights)
+        observer = Observer(source, wishes.device, wishes.named)
         known = {name: number for number, name in enumerate(source.classes)}
         if any(name not in known for name in data.classes):
             raise UserError(f"the classes of {source.config.data.path} are not those of the run")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from vpt.loading import load_model
 from vpt.model import PromptedModel, backbone_for
 from vpt.report.source import Source
 from vpt.setting import evaluation_transform
+from vpt.trust import NOTHING, Named, settings_for
 
 BATCH = 32
 
@@ -49,18 +49,18 @@ class Observer:
     Args:
         source: the run.
         device: auto, cpu, cuda, ...
-        weights: where the backbone's weight file lies now.
+        named: backbone and weight file that the user names himself.
 
     Raises:
         UserError: no artifact, a backbone that cannot be had, or a model that has no one feature for an image.
     """
 
-    def __init__(self, source: Source, device: str = "auto", weights: str | Path | None = None) -> None:
+    def __init__(self, source: Source, device: str = "auto", named: Named = NOTHING) -> None:
         if source.artifact is None:
             raise UserError(f"{source.folder} holds no artifact that can be read, so no model")
         where = pick_device(device)
         precision = pick_precision(source.artifact.config.train.precision, where)
-        model, self.artifact = load_model(source.folder, device, weights, precision=precision)
+        model, self.artifact = load_model(source.folder, device, named, precision=precision)
         if not isinstance(model, PromptedModel):
             raise UserError("features and attention are shown of classifiers only")
         if model.test_time is not None:
@@ -71,9 +71,9 @@ class Observer:
         self.max_pixels = config.data.max_pixels
         self.transform = evaluation_transform(model, config.data)
         self._autocast = autocast(precision, self.device)
-        self.plain, self._plain_transform = self._as_it_was(weights)
+        self.plain, self._plain_transform = self._as_it_was(named)
 
-    def _as_it_was(self, weights: str | Path | None) -> tuple[PromptedModel | None, Transform]:
+    def _as_it_was(self, named: Named) -> tuple[PromptedModel | None, Transform]:
         """The backbone before training, as a model whose logits are its features."""
         model, config = self.model, self.artifact.config
         frozen = isinstance(config.tuning, FrozenTuning)
@@ -81,8 +81,7 @@ class Observer:
             return None, self.transform
         backbone = model.backbone
         if not frozen:
-            wanted = config.backbone if weights is None else config.backbone.model_copy(update={"weights": weights})
-            backbone = backbone_for(config.model_copy(update={"backbone": wanted}))
+            backbone = backbone_for(settings_for(self.artifact, named))
         pool = "native" if model.pool in ("prompts", "all") else model.pool
         plain = PromptedModel(backbone, None, nn.Identity(), pool).to(self.device).eval()
         return plain, evaluation_transform(plain, config.data)

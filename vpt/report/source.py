@@ -14,6 +14,7 @@ from vpt.errors import UserError
 from vpt.files import read_json
 from vpt.metrics import ranking
 from vpt.predictions import Answer, read_answers
+from vpt.report.stored import is_row, wrong_in
 from vpt.runlog import read_rows
 
 
@@ -88,6 +89,9 @@ def read_source(folder: str | Path, split: str | None = None, data: str | None =
     config = load_config(base=read_yaml(folder / "config.yaml"), overrides=overrides)
     notes: list[str] = []
     metrics = _json(folder / "metrics.json", dict, notes)
+    if wrong := wrong_in(metrics):
+        notes.append(f"{folder / 'metrics.json'} is of another form: see {wrong}")
+        metrics = {}
     if not metrics:
         notes.append("this run is not finished, or was interrupted: the page shows what there is")
     elif split is not None and not metrics.get(split):
@@ -103,19 +107,24 @@ def read_source(folder: str | Path, split: str | None = None, data: str | None =
             answers = read_answers(file)
         except UserError as error:
             notes.append(str(error))
-    rows = [row for row in read_rows(folder) if isinstance(row, dict) and {"kind", "step"} <= set(row)]
-    artifact = _artifact(folder, notes)
+    rows = [row for row in read_rows(folder) if is_row(row)]
+    artifact = _artifact(folder, (metrics.get(split) or {}).get("per_class"), notes)
     return Source(folder, config, rows, metrics, split, answers, boxes, artifact, tuple(notes))
 
 
-def _artifact(folder: Path, notes: list[str]) -> Artifact | None:
+def _artifact(folder: Path, measured: Any, notes: list[str]) -> Artifact | None:
+    """The artifact of a run, unless it is another one's: then its classes are not those that were measured."""
     if not (folder / "artifact.safetensors").is_file():
         return None
     try:
-        return read_artifact(folder)
+        found = read_artifact(folder)
     except UserError as error:
         notes.append(str(error))
         return None
+    if measured and {row["class"] for row in measured} != set(found.classes):
+        notes.append(f"{found.path} has other classes than the numbers of this run; it is left out")
+        return None
+    return found
 
 
 def _json(path: Path, kind: type[Any], notes: list[str]) -> Any:

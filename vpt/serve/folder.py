@@ -26,7 +26,9 @@ BAD_NAME = "its name is not printable text in UTF-8; rename it"
 @dataclass(frozen=True)
 class _Stamp:
     size: int
-    changed: int
+    modified: int
+    changed: int  # a file of the same size and time of modification may be another one
+    inode: int
 
 
 class TaskFolder:
@@ -156,4 +158,4 @@ def _stamp(path: Path) -> _Stamp | None:
         status = path.stat()
     except OSError:
         return None  # gone between listing and looking
-    return _Stamp(status.st_size, status.st_mtime_ns)
+    return _Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)

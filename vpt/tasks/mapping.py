@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vpt.backbones.built_in import OPEN_CLIP
 from vpt.backbones.loading import load_backbone
-from vpt.backbones.open_clip_loading import PREFIX
 from vpt.config import BackboneConfig, LabelMapHead, TipHead
 from vpt.errors import UserError
 from vpt.heads.labelmap import LabelMap, confusion_counts, frequency_map, random_map, semantic_map
@@ -62,7 +62,7 @@ def _map_by_names(model: PromptedModel, head: LabelMapHead, classes: Sequence[st
     """Map source classes by the likeness of their names in a CLIP's text tower."""
     file = Path(head.text_pretrained)
     config = BackboneConfig(
-        name=f"{PREFIX}{head.text}",
+        name=f"{OPEN_CLIP}{head.text}",
         pretrained=head.text_pretrained if not file.suffix else True,
         weights=file if file.suffix else None,
     )

@@ -10,13 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vpt.errors import UserError
-from vpt.prompted import Prompted
+from vpt.errors import FileError, UserError
+from vpt.header import CheckpointHeader, parse_header
+from vpt.prompted import Prompted, misfits, shown
 from vpt.runfolder import MOVABLE, differing
-from vpt.tensorfile import read_tensors, write_tensors
+from vpt.tensorfile import open_tensors, write_tensors
 from vpt.training.optim import load_optimizer_tensors, optimizer_tensors
 
-KIND = "vpt checkpoint"
+ADAMW, SGD = {"step", "exp_avg", "exp_avg_sq"}, {"momentum_buffer"}  # what these optimisers keep of a parameter
+STRANGE = "does not hold what this run's settings make; start the run again under another name"
 
 
 @dataclass
@@ -63,7 +65,7 @@ def save_checkpoint(path: Path, state: TrainState, identity: Mapping[str, Any]) 
     tensors |= {f"average:{name}": value for name, value in (state.average or {}).items()}
     tensors |= {f"start:{name}": value for name, value in (state.start or {}).items()}
     header = {
-        "kind": KIND,
+        "kind": CheckpointHeader.KIND,
         "progress": asdict(state.progress),
         "scaler": state.scaler.state_dict(),
         "identity": dict(identity),
@@ -75,26 +77,74 @@ def load_checkpoint(path: Path, state: TrainState, identity: Mapping[str, Any]) 
     """Put a checkpoint into `state`, whose model and optimiser are freshly built.
 
     Raises:
-        UserError: a damaged file, or a run whose settings, data or backbone are not those of the checkpoint, by name.
-            Data and weights may have moved.
+        UserError: a damaged file, one whose tensors are not those of the run, or a run whose settings, data or backbone
+            are not those of the checkpoint, by name. Data and weights may have moved.
     """
-    tensors, header = read_tensors(path)
-    if header.get("kind") != KIND:
-        raise UserError(f"{path} is not a checkpoint")
-    changed = [name for name in differing(header["identity"], dict(identity)) if name not in MOVABLE]
+    with open_tensors(path) as file:
+        header, tensors = parse_header(CheckpointHeader, file), file.tensors()
+    changed = [name for name in differing(header.identity.model_dump(), dict(identity)) if name not in MOVABLE]
     if changed:
-        shown = ", ".join(name if "." in name else f"the {name}" for name in changed[:5])
+        listed = ", ".join(name if "." in name else f"the {name}" for name in changed[:5])
         raise UserError(
-            f"{path} cannot be resumed, for this changed since: {shown}; restore it, or start a run of another name"
+            f"{path} cannot be resumed, for this changed since: {listed}; restore it, or start a run of another name"
         )
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "best": {}, "start": {}, "average": {}}
     for key, value in tensors.items():
         part, _, name = key.partition(":")
+        if part not in parts:
+            raise FileError(path, f"{STRANGE}: see {shown([key])}")
         parts[part][name] = value
-    state.model.load_owned(parts["model"])
+    _load_model(path, state, parts)
     load_optimizer_tensors(state.model, state.optimizer, parts["optimizer"])
     state.best = parts["best"] or None
     state.start = parts["start"] or None
     state.average = parts["average"] or None
-    state.progress = Progress(**header["progress"])
-    state.scaler.load_state_dict(header["scaler"])
+    state.progress = Progress(**header.progress.model_dump())
+    if state.scaler.is_enabled():
+        if set(header.scaler) != set(state.scaler.state_dict()):
+            raise FileError(path, f"{STRANGE}: see its header's scaler")
+        state.scaler.load_state_dict(header.scaler)
+
+
+def _load_model(path: Path, state: TrainState, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Put the model's tensors back, once all of a checkpoint's tensors are known to be of its shapes.
+
+    Raises:
+        FileError: they are not.
+    """
+    try:
+        state.model.load_owned(dict(parts["model"]))
+    except UserError as error:
+        raise FileError(path, f"{STRANGE}: {error}") from None
+    owned = state.model.owned_state()
+    wrong = [f"{part}:{name}" for part in ("best", "start", "average") for name in _strange(owned, parts[part])]
+    wrong += [f"optimizer:{name}" for name in _strange_slots(state, parts["optimizer"])]
+    if wrong:
+        raise FileError(path, f"{STRANGE}: see {shown(wrong)}")
+
+
+def _strange_slots(state: TrainState, kept: Mapping[str, Tensor]) -> list[str]:
+    """Names of parameters for which an optimiser's state is incomplete, or not of their shape."""
+    slots = ADAMW if isinstance(state.optimizer, torch.optim.AdamW) else SGD
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, value in kept.items():
+        name, _, slot = key.rpartition("/")
+        found.setdefault(name, {})[slot] = value
+    learning = {name: parameter for name, _, parameter in state.model.trainable()}
+
+    def fits(name: str, values: Mapping[str, Tensor]) -> bool:
+        return (
+            name in learning
+            and set(values) == slots
+            and all(
+                value.is_floating_point() and value.shape == (() if slot == "step" else learning[name].shape)
+                for slot, value in values.items()
+            )
+        )
+
+    return [name for name, values in found.items() if not fits(name, values)]
+
+
+def _strange(owned: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> list[str]:
+    """Names of kept tensors that are not a state of the model; there may be none at all."""
+    return misfits(owned, kept) if kept else []
