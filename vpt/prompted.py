@@ -107,16 +107,7 @@ class Prompted(nn.Module):
 
     def stored_state(self) -> dict[str, Tensor]:
         """What a file needs of `owned_state`: pruned values are left out."""
-        return self._of_prompt(self.owned_state(), "packed")
-
-    def _of_prompt(self, tensors: dict[str, Tensor], change: Literal["packed", "unpacked"]) -> dict[str, Tensor]:
-        """The tensors, with those of a token prompt packed or unpacked."""
-        if not isinstance(self.prompt, TokenPrompts):
-            return tensors
-        start = "prompt."
-        mine = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
-        others = {name: value for name, value in tensors.items() if not name.startswith(start)}
-        return others | {start + name: value for name, value in getattr(self.prompt, change)(mine).items()}
+        return _changed(self.prompt, self.owned_state(), "packed")
 
     def load_owned(self, tensors: dict[str, Tensor]) -> None:
         """Load what `owned_state` or `stored_state` gave.
@@ -126,7 +117,7 @@ class Prompted(nn.Module):
         """
         if isinstance(self.head, TipAdapter) and "head.labels" in tensors:
             self.head.resize_for(keys_in(tensors, self.head.fixed.shape[1]))
-        owned, tensors = self.owned_state(), self._of_prompt(tensors, "unpacked")
+        owned, tensors = self.owned_state(), unpacked(self.prompt, tensors)
         if wrong := misfits(owned, tensors):
             raise UserError(f"the artifact does not fit the model its own header describes: see {shown(wrong)}")
         with torch.no_grad():
@@ -134,6 +125,26 @@ class Prompted(nn.Module):
                 value.copy_(tensors[name])
             if self.prompt is not None:
                 self.prompt.constrain()  # files of earlier versions hold what was clamped in every pass
+
+
+def unpacked(prompt: nn.Module | None, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file with those of a token prompt as the prompt has them: see `TokenPrompts.packed`.
+
+    >>> unpacked(None, {})
+    {}
+    """
+    return _changed(prompt, tensors, "unpacked")
+
+
+def _changed(
+    prompt: nn.Module | None, tensors: Mapping[str, Tensor], change: Literal["packed", "unpacked"]
+) -> dict[str, Tensor]:
+    if not isinstance(prompt, TokenPrompts):
+        return dict(tensors)
+    start = "prompt."
+    mine = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+    others = {name: value for name, value in tensors.items() if not name.startswith(start)}
+    return others | {start + name: value for name, value in getattr(prompt, change)(mine).items()}
 
 
 def owned_parts(module: nn.Module) -> dict[str, Tensor]:

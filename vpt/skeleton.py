@@ -33,9 +33,13 @@ from vpt.detection.model import detection_skeleton
 from vpt.errors import FileError, UserError
 from vpt.heads.build import build_head
 from vpt.model import pool_of, prompt_of
-from vpt.prompted import keys_in, misfits, owned_parts, shown
+from vpt.prompted import keys_in, misfits, owned_parts, shown, unpacked
 from vpt.prompts.base import TokenPrompts
 from vpt.prompts.pixels import PixelPrompts
+
+# How large the model of a file may be that leaves out what was pruned, beside its own size.
+MOST_BYTES = 64_000_000
+MOST_TIMES = 64
 
 Parts = tuple[TokenPrompts | PixelPrompts | None, nn.Module]  # prompt and head, on the meta device
 
@@ -59,9 +63,13 @@ def check_tensors(
     mine = {name: value for name, value in tensors.items() if not name.startswith("backbone.")}
     width = backbone.feature_width("native") if backbone is not None and isinstance(config.head, TipHead) else 0
     try:
-        wanted = _owned(*_parts(config, classes, backbone), mine, width)
+        prompt, head = _parts(config, classes, backbone)
+        wanted = _owned(prompt, head, mine, width)
     except UserError as error:
         raise UserError(f"{path} cannot be used: {error}") from error
+    # A pruned prompt is stored without what was pruned, so the model may be larger than the file, but not by much.
+    if _bytes(wanted) <= MOST_BYTES + MOST_TIMES * _bytes(mine):
+        mine = unpacked(prompt, mine)
     wrong = misfits(wanted, mine)
     if config.tuning.kind == "frozen":
         wrong += sorted(set(tensors) - set(mine))
@@ -94,6 +102,10 @@ def _parts(config: RunConfig, classes: Sequence[str], backbone: Backbone | None)
             return learner_skeleton(config, backbone, classes)
         fixed = nn.Identity() if isinstance(head, ZeroShotHead) else build_head(head, features, len(classes))
         return prompt_of(config, backbone), fixed
+
+
+def _bytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 def _owned(

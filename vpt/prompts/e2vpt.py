@@ -81,12 +81,13 @@ class EffectivePrompts(VisualPrompts):
         if token_mask.shape != self.token_mask.shape or segment_mask.shape != self.segment_mask.shape:
             return state
         width = self.tokens.shape[-1]
-        left = token_mask[:, None].bool() & segment_mask.bool().repeat_interleave(width // self.segments, dim=1)
+        masks = {"token_mask": token_mask.bool(), "segment_mask": segment_mask.bool()}
+        left = masks["token_mask"][:, None] & masks["segment_mask"].repeat_interleave(width // self.segments, dim=1)
         if tokens.shape != (len(self.tokens), int(left.sum())):
             return state
         whole = tokens.new_zeros(self.tokens.shape)
         whole[:, left] = tokens
-        return {**state, "tokens": whole}
+        return {**state, **{name: mask.to(tokens.dtype) for name, mask in masks.items()}, "tokens": whole}
 
     def sets(self, batch: int) -> Sequence[Tensor]:
         """Masked token sets, each (P, C) or (batch, P, C)."""
