@@ -20,6 +20,7 @@ from serving import ask, fill, png, ready, until
 from test_bank import make
 
 from vpt.cli.main import main
+from vpt.cli.serve import NUMBERS
 from vpt.errors import UserError
 from vpt.serve import keys
 from vpt.serve.app import create_app
@@ -264,6 +265,19 @@ class TestFolder:
             ready(client)
             assert ask(client, [png()], ["deep"]).status_code == 200
 
+    def test_the_event_loop_waits_for_nothing_that_loads(self, root: Path):
+        with served(root) as client:
+            ready(client)
+            with client.app.state.service.bank._lock:
+                found = []
+                asking = threading.Thread(target=lambda: found.append(ask(client, [png()], ["deep"]).status_code))
+                asking.start()
+                until(lambda: client.app.state.service.decoder.waiting == 1)
+                for address in ("/health", "/ready", "/metrics", "/v1/tasks", "/"):
+                    assert client.get(address).status_code == 200
+            asking.join(60)
+            assert found == [200]
+
     def test_predictions_do_not_wait_for_another_backbone(self, root: Path, monkeypatch: pytest.MonkeyPatch):
         """The text tower that the first task with names brings, say."""
         with served(root) as client:
@@ -274,6 +288,17 @@ class TestFolder:
                 asking.start()
                 asking.join(60)
             assert found == [200]
+
+
+def test_limits_stand_in_the_documentation():
+    text = "".join(page.read_text() for page in (Path(__file__).parent.parent / "docs").glob("*.md"))
+    settings = ServeSettings(folder=Path("."))
+    for name in NUMBERS:
+        told = re.findall(rf"^\| `--{name}` \| ([^|]+) \|", text, re.M)
+        assert len(told) == 1, name
+        value = getattr(settings, name.replace("-", "_"))
+        shown = f"{value:g}" if isinstance(value, float) else str(value).lower()
+        assert told[0] == ("2 to 8" if name == "decode-threads" else shown), name
 
 
 class TestBackbone:

@@ -24,7 +24,7 @@ from vpt.serve import decoding
 from vpt.serve.app import create_app
 from vpt.serve.decoding import Decoder, TooManyPixelsError
 from vpt.serve.fair_queue import ClosedError, FullError
-from vpt.serve.form import Upload
+from vpt.serve.form import FormReader, Upload
 from vpt.serve.settings import ServeSettings
 from vpt.serve.turns import Turns
 
@@ -113,6 +113,25 @@ def test_a_large_photo_is_not_held_while_it_waits_for_its_answer(client: TestCli
         batcher._run = usual
     assert [tuple(work.image.pixels.shape) for work in seen] == [(3, 64, 64)] * 2
     assert seen[0].image.pixels.data_ptr() == seen[1].image.pixels.data_ptr()
+
+
+def test_files_are_not_held_while_their_answers_are_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    forms = []
+    usual_finish = FormReader.finish
+    monkeypatch.setattr(FormReader, "finish", lambda self: (forms.append(usual_finish(self)), forms[-1])[1])
+    app = create_app(ServeSettings(folder=folder, device="cpu"))
+    batcher = app.state.service.batcher
+    usual, held = batcher._run, []
+
+    def run(*words: Any) -> Any:
+        held.append((app.state.service.uploads.held, len(forms[0].images)))
+        return usual(*words)
+
+    batcher._run = run
+    with TestClient(app) as client:
+        ready(client)
+        assert ask(client, [png()] * 2, ["deep"]).status_code == 200
+    assert set(held) == {(0, 0)}
 
 
 class TestGivenUp:

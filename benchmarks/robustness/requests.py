@@ -88,7 +88,7 @@ def _damaged(content: bytes, chance: random.Random) -> bytes:
 def _in_charset(charset: bytes) -> Callable[[bytes, int], bytes]:
     def make(task: bytes, bulk: int) -> bytes:
         kind = b"multipart/form-data; boundary=" + BOUNDARY + b"; charset=" + charset
-        return post(form(image(), field(b"tasks", b"a" * min(bulk, 1_000_000) + b"-")), kind=kind)
+        return post(form(image(), field(b"tasks", b"a-" + b"a" * min(bulk, 1_000_000))), kind=kind)
 
     return make
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -28,6 +28,18 @@ class ReplacedTaskError(TaskError):
     """A task wants images otherwise than when this one was prepared."""
 
 
+class Wants(Protocol):
+    """What there is to know of a task before an image is prepared for it."""
+
+    @property
+    def view(self) -> Any:
+        """What makes pixels (3, h, w) uint8 of a picture (H, W, 3) uint8; hashable."""
+
+    @property
+    def shape(self) -> Hashable:
+        """Tasks for which it is equal share passes."""
+
+
 @dataclass(frozen=True)
 class Prepared:
     """An image as a task wants it; its full picture is needed no more.
@@ -36,6 +48,7 @@ class Prepared:
         name: of the image.
         pixels: (3, h, w) uint8.
         view: what made them of the picture; equal for tasks that want the same.
+        shape: of the task: those for which it is equal share passes, and cost the same.
         width: of the picture, in pixels.
         height: of the picture, in pixels.
     """
@@ -43,18 +56,19 @@ class Prepared:
     name: str
     pixels: Tensor
     view: Hashable
+    shape: Hashable
     width: int
     height: int
 
 
-def prepare(pixels: np.ndarray, name: str, views: Sequence[Callable[[np.ndarray], Tensor]]) -> list[Prepared]:
-    """A picture (H, W, 3) uint8 as each view wants it; equal views are computed once and shared."""
+def prepare(pixels: np.ndarray, name: str, tasks: Sequence[Wants]) -> list[Prepared]:
+    """A picture (H, W, 3) uint8 as each task wants it; what is equal is computed once and shared."""
     made: dict[Any, Tensor] = {}
     height, width = pixels.shape[:2]
-    for view in views:
-        if view not in made:
-            made[view] = view(pixels)
-    return [Prepared(name, made[view], view, width, height) for view in views]
+    for task in tasks:
+        if task.view not in made:
+            made[task.view] = task.view(pixels)
+    return [Prepared(name, made[task.view], task.view, task.shape, width, height) for task in tasks]
 
 
 def answer_each(

@@ -16,7 +16,7 @@ from torch import Tensor
 from vpt.artifact import Artifact, find_artifact, read_artifact
 from vpt.backbones.backbone import Backbone
 from vpt.backbones.loading import load_backbone
-from vpt.bank.answers import Prepared, Result, answer_each, prepare
+from vpt.bank.answers import Prepared, Result, answer_each, broken, prepare
 from vpt.bank.deadline import Deadline, TooSlowError
 from vpt.bank.look import look_at
 from vpt.bank.passes import Group, normalised, rows_of
@@ -203,7 +203,7 @@ class Bank:
             except BadImage as error:
                 found[index] = error
                 continue
-            ready.append((index, prepare(pixels, label, [task.view])[0]))
+            ready.append((index, prepare(pixels, label, [task])[0]))
         mine = [loaded[tasks[index]] for index, _ in ready]
         answers = answer_each([image for _, image in ready], mine, top, self._scores)
         for (index, _), answer in zip(ready, answers, strict=True):
@@ -222,7 +222,7 @@ class Bank:
         """A picture (H, W, 3) uint8 as each of some tasks wants it, for `answer`; or why that task cannot have it."""
         height, width = pixels.shape[:2]
         found: list[Prepared | UserError] = []
-        wanted: list[tuple[int, Any]] = []
+        wanted: list[tuple[int, _Entry]] = []
         for task in tasks:
             try:
                 with self._lock:
@@ -230,11 +230,11 @@ class Bank:
                 limit = entry.artifact.config.data.max_pixels
                 if width * height > limit:
                     raise BadImage(name, f"task {task} takes images of at most {limit} pixels")
-                wanted.append((len(found), entry.view))
+                wanted.append((len(found), entry))
                 found.append(_PENDING)
             except UserError as error:
                 found.append(error)
-        for (index, _), ready in zip(wanted, prepare(pixels, name, [view for _, view in wanted]), strict=True):
+        for (index, _), ready in zip(wanted, prepare(pixels, name, [entry for _, entry in wanted]), strict=True):
             found[index] = ready
         return found
 
@@ -265,15 +265,6 @@ class Bank:
             self._make_room(keep=set())
         return [next(answers) if name in loaded else failed[name] for name in tasks]
 
-    def shape(self, name: str) -> Hashable:
-        """Tasks for which this is equal share passes through the backbone, and cost the same.
-
-        Raises:
-            UserError: no such task.
-        """
-        with self._lock:
-            return self._entry(name).shape
-
     def attention(self, image: Picture, task: str) -> dict[str, Any]:
         """Where a task looks on an image: maps over the square that the backbone sees, each 0 to 1 by its own range.
 
@@ -286,7 +277,7 @@ class Bank:
         """
         loaded = self._use([task])[task]
         pixels = _decoded(image, loaded.artifact, "image")
-        return look_at(loaded, prepare(pixels, "image", [loaded.view])[0], self._device)
+        return look_at(loaded, prepare(pixels, "image", [loaded])[0], self._device)
 
     def look(self, image: Prepared, task: str, seconds: float | None = None) -> dict[str, Any]:
         """What `attention` gives, of a prepared image.
@@ -378,8 +369,8 @@ class Bank:
         """Tasks that can be used, and why the others cannot."""
         try:
             return self._use(tasks), {}
-        except UserError:
-            pass  # one of them; which one is found below
+        except Exception:
+            pass  # of one of them; which one is found below
         found: dict[str, LoadedTask] = {}
         failed: dict[str, UserError] = {}
         for name in dict.fromkeys(tasks):
@@ -388,6 +379,8 @@ class Bank:
             except UserError as error:
                 failed[name] = TaskError(f"task {name} is not served any more")
                 failed[name].__cause__ = error
+            except Exception as error:
+                failed[name] = broken(name, error)
         return found, failed
 
     def _read(self, name: str, path: Path) -> _Entry:

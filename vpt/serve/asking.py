@@ -20,7 +20,7 @@ from vpt.serve.answers import data_url, row_of
 from vpt.serve.batcher import SlowTaskError, Work
 from vpt.serve.decoding import Finish, TooManyPixelsError
 from vpt.serve.fair_queue import ClosedError, FullError
-from vpt.serve.form import Form, FormError, FormReader, Holding, Upload, read_form
+from vpt.serve.form import Form, FormError, FormReader, Holding, read_form
 from vpt.serve.service import Service, logger
 from vpt.serve.works import Attention, Prediction
 
@@ -176,9 +176,9 @@ def _number(form: Form, key: str, default: float, low: float, high: float) -> fl
 
 
 async def _prepared(
-    service: Service, asked: Asked, uploads: Sequence[Upload], tasks: Sequence[str]
+    service: Service, asked: Asked, tasks: Sequence[str]
 ) -> list[list[Prepared | UserError] | BadImage]:
-    """Images as each of some tasks wants them, decoded and made small in one go; what they were is not held."""
+    """Images as each of some tasks wants them, decoded and made small in one go; files and full pictures go."""
 
     windows = {task: service.bank.window(task) for task in tasks}
 
@@ -186,18 +186,19 @@ async def _prepared(
         mine = [task for task in tasks if windows[task] == window]
         return lambda pixels, name: dict(zip(mine, service.bank.prepare(pixels, name, mine), strict=True))
 
-    decoded = await service.decoder.run(uploads, {window: finishing(window) for window in windows.values()})
+    decoded = await service.decoder.run(asked.form.images, {window: finishing(window) for window in windows.values()})
+    asked.form.images.clear()
     asked.holding.release()
     return [each if isinstance(each, BadImage) else [each[windows[task]][task] for task in tasks] for each in decoded]
 
 
 async def predict(service: Service, asked: Asked) -> dict[str, Any]:
     """Every image to every task."""
-    images, tasks = asked.form.images, asked.tasks
+    names, tasks = [upload.name for upload in asked.form.images], asked.tasks
     top = int(_number(asked.form, "top", 5, 1, 1000))
     least = _number(asked.form, "score", 0.3, 0, 1)
-    _check_size(service, len(images), tasks, top)
-    ready = await _prepared(service, asked, images, tasks)
+    _check_size(service, len(names), tasks, top)
+    ready = await _prepared(service, asked, tasks)
     bad = [each for each in ready if isinstance(each, BadImage)]
     if len(bad) == len(ready):
         raise HTTPException(422, "; ".join(str(each) for each in bad))
@@ -209,20 +210,20 @@ async def predict(service: Service, asked: Asked) -> dict[str, Any]:
                 if isinstance(image, UserError):
                     found[number, task] = image
                 else:
-                    works[number, task] = Work(task, service.bank.shape(task), Prediction(image, task, top))
+                    works[number, task] = Work(task, image.shape, Prediction(image, task, top))
     answers = await service.batcher.submit(list(works.values()), asked.end - time.monotonic())
     found |= zip(works, answers, strict=True)
     failed = [each for each in found.values() if isinstance(each, UserError)]
     if len(failed) == len(found):
         raise failed[0]
     results = []
-    for number, (upload, each) in enumerate(zip(images, ready, strict=True)):
+    for number, (name, each) in enumerate(zip(names, ready, strict=True)):
         if isinstance(each, BadImage):
-            results.append({"image": upload.name, "error": each.reason})
+            results.append({"image": name, "error": each.reason})
             continue
         for task in tasks:
             answer = found[number, task]
-            results.append(row_of(answer, upload.name, task, top, least))
+            results.append(row_of(answer, name, task, top, least))
             if not isinstance(answer, UserError):
                 service.metrics.count_image(task)
     return {"results": results}
@@ -246,13 +247,14 @@ def _check_size(service: Service, images: int, tasks: Sequence[str], top: int) -
 async def attention(service: Service, asked: Asked) -> dict[str, Any]:
     """Where the first task looks on the first image."""
     task = asked.tasks[0]
-    (ready,) = await _prepared(service, asked, asked.form.images[:1], [task])
+    del asked.form.images[1:]
+    (ready,) = await _prepared(service, asked, [task])
     if isinstance(ready, BadImage):
         raise ready
     (image,) = ready
     if isinstance(image, UserError):
         raise image
-    work = Work(task, ("attention", service.bank.shape(task)), Attention(image, task))
+    work = Work(task, ("attention", image.shape), Attention(image, task))
     (found,) = await service.batcher.submit([work], asked.end - time.monotonic())
     if isinstance(found, UserError):
         raise found

@@ -23,6 +23,7 @@ Finish = Callable[[np.ndarray, str], T]  # a picture and its name to what is kep
 Finishes = Mapping[Window, Finish[T]]  # by the window by which a picture deeper than 8 bits is read for it
 
 QUICK = 1_000_000  # pixels of all images of a request that are decoded at once, without waiting for a turn
+QUICK_BYTES = 4_000_000  # of all files of a request whose headers are read beside those of small ones
 
 
 class TooManyPixelsError(Exception):
@@ -79,7 +80,9 @@ class Decoder:
         given_up = threading.Event()
         loop = asyncio.get_running_loop()
         try:
-            headers, quick = await loop.run_in_executor(self._quick, self._begin, uploads, finishes, given_up)
+            small = sum(len(upload.content) for upload in uploads) <= QUICK_BYTES
+            pool = self._quick if small else self._large
+            headers, quick = await loop.run_in_executor(pool, self._begin, uploads, finishes, given_up)
             if quick is not None:
                 return quick
             return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -37,7 +38,7 @@ class Upload:
 class Form:
     """What a request asks for."""
 
-    images: tuple[Upload, ...]
+    images: list[Upload]  # until they are decoded
     tasks: tuple[str, ...]  # each as it was sent, which may be several joined by commas
     fields: Mapping[str, str]
 
@@ -123,7 +124,7 @@ class FormReader:
         if not self._ended:
             raise FormError(400, "the form cannot be read: it is cut short")
         tasks = tuple(value for name, value in self._fields if name == "tasks")
-        return Form(tuple(self._images), tasks, dict(self._fields))
+        return Form(self._images, tasks, dict(self._fields))
 
     def _begin(self) -> None:
         self._part = _Part()
@@ -211,7 +212,8 @@ class Uploads:
             largest = max(self._coming, key=lambda each: each.bytes)
             largest.refused = True
             self._coming.discard(largest)
-            largest.clock.reschedule(0)
+            with contextlib.suppress(RuntimeError):  # its time is up anyway
+                largest.clock.reschedule(0)
 
     def _let_go(self, holding: Holding) -> None:
         self._coming.discard(holding)
