@@ -14,8 +14,8 @@ FILES = sorted((ROOT / "vpt").rglob("*.py"))
 
 # From the bottom up: a module may import from its own layer's folder and from the layers before it.
 LAYERS = [
-    ["vpt.errors", "vpt.precision", "vpt.version"],
-    ["vpt.files", "vpt.preprocess", "vpt.results", "vpt.metrics", "vpt.hub"],
+    ["vpt.errors", "vpt.precision", "vpt.version", "vpt.names", "vpt.safe_yaml", "vpt.spreadsheet"],
+    ["vpt.files", "vpt.streams", "vpt.preprocess", "vpt.results", "vpt.metrics", "vpt.hub"],
     [
         "vpt.config",
         "vpt.tensorfile",
@@ -27,6 +27,7 @@ LAYERS = [
         "vpt.cachedir",
         "vpt.predictions",
     ],
+    ["vpt.locks"],
     ["vpt.console", "vpt.data", "vpt.prompts.plan", "vpt.runfolder"],
     ["vpt.comparison", "vpt.inputs"],
     ["vpt.backbones"],

@@ -10,6 +10,10 @@ class UserError(Exception):
     """A mistake of the caller's, told in one sentence. The command line prints it and exits with code 2."""
 
 
+class WriteError(UserError):
+    """A file that cannot be written: a full disk, a folder without write access or removed. What was there stays."""
+
+
 class NotFinite(UserError):
     """Scores, boxes or a loss are not finite: the training diverged.
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import shutil
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from vpt.console import Console
 from vpt.errors import UserError
 from vpt.evaluation import evaluate, evaluate_untrained
 from vpt.files import read_json, write_json
+from vpt.locks import hold
 from vpt.run import resume, train
 from vpt.runfolder import CHECKPOINT, finished, identity, refuse_other, stem_of
 
@@ -33,15 +35,15 @@ def few_shot(
 
     Validation has as many images a class, but at most four.
     """
-    _begin(config)
-    rows = []
-    for count in shots:
-        found = []
-        for seed in seeds:
-            words = [f"data.shots={count}", f"data.val_shots={min(count, 4)}", *_seed(seed)]
-            found.append(measured(config, f"{count}-shot-seed{seed}", words, console)["accuracy"])
-        rows.append({"shots": count, **_mean(found)})
-    return _kept(config, "few-shot", {"rows": rows})
+    with _begun(config):
+        rows = []
+        for count in shots:
+            found = []
+            for seed in seeds:
+                words = [f"data.shots={count}", f"data.val_shots={min(count, 4)}", *_seed(seed)]
+                found.append(measured(config, f"{count}-shot-seed{seed}", words, console)["accuracy"])
+            rows.append({"shots": count, **_mean(found)})
+        return _kept(config, "few-shot", {"rows": rows})
 
 
 def base_to_new(
@@ -51,17 +53,17 @@ def base_to_new(
 
     As in the papers, the harmonic mean is that of the mean accuracies.
     """
-    _begin(config)
-    base, new = [], []
-    for seed in seeds:
-        words = ["data.half=base", f"data.shots={shots}", f"data.val_shots={min(shots, 4)}", *_seed(seed)]
-        name = f"base-{shots}-shot-seed{seed}"
-        base.append(measured(config, name, words, console)["accuracy"])
-        other = ["data.half=new", *words[1:]]
-        new.append(_elsewhere(config, name, other, console)["accuracy"])
-    first, second = _mean(base), _mean(new)
-    mean = harmonic(first["mean"], second["mean"])
-    return _kept(config, "base-to-new", {"shots": shots, "base": first, "new": second, "harmonic_mean": mean})
+    with _begun(config):
+        base, new = [], []
+        for seed in seeds:
+            words = ["data.half=base", f"data.shots={shots}", f"data.val_shots={min(shots, 4)}", *_seed(seed)]
+            name = f"base-{shots}-shot-seed{seed}"
+            base.append(measured(config, name, words, console)["accuracy"])
+            other = ["data.half=new", *words[1:]]
+            new.append(_elsewhere(config, name, other, console)["accuracy"])
+        first, second = _mean(base), _mean(new)
+        mean = harmonic(first["mean"], second["mean"])
+        return _kept(config, "base-to-new", {"shots": shots, "base": first, "new": second, "harmonic_mean": mean})
 
 
 def transfer(
@@ -79,25 +81,25 @@ def transfer(
     """
     if not targets:
         raise UserError("transfer needs other data sets to test on: --to DATA [DATA ...]")
-    _begin(config)
-    words = [] if shots is None else [f"data.shots={shots}", f"data.val_shots={min(shots, 4)}"]
-    source: list[float] = []
-    others: dict[str, list[float]] = {target: [] for target in targets}
-    for seed in seeds:
-        name = f"{'all' if shots is None else shots}-shot-transfer-seed{seed}"
-        source.append(measured(config, name, [*words, *_seed(seed)], console)["accuracy"])
-        for target in targets:
-            there = [
-                word("data.path", target),
-                "data.val=null",
-                "data.test=null",
-                "data.shots=null",
-                "data.val_shots=null",
-            ]
-            others[target].append(_elsewhere(config, name, there, console)["accuracy"])
-    rows = [{"data": target, **_mean(found)} for target, found in others.items()]
-    average = statistics.mean(row["mean"] for row in rows)
-    return _kept(config, "transfer", {"source": _mean(source), "rows": rows, "average": average})
+    with _begun(config):
+        words = [] if shots is None else [f"data.shots={shots}", f"data.val_shots={min(shots, 4)}"]
+        source: list[float] = []
+        others: dict[str, list[float]] = {target: [] for target in targets}
+        for seed in seeds:
+            name = f"{'all' if shots is None else shots}-shot-transfer-seed{seed}"
+            source.append(measured(config, name, [*words, *_seed(seed)], console)["accuracy"])
+            for target in targets:
+                there = [
+                    word("data.path", target),
+                    "data.val=null",
+                    "data.test=null",
+                    "data.shots=null",
+                    "data.val_shots=null",
+                ]
+                others[target].append(_elsewhere(config, name, there, console)["accuracy"])
+        rows = [{"data": target, **_mean(found)} for target, found in others.items()]
+        average = statistics.mean(row["mean"] for row in rows)
+        return _kept(config, "transfer", {"source": _mean(source), "rows": rows, "average": average})
 
 
 def as_table(found: dict[str, Any]) -> str:
@@ -143,15 +145,18 @@ def _folder(config: RunConfig) -> Path:
     return config.out / (config.name or f"protocol-{stem_of(config)}")
 
 
-def _begin(config: RunConfig) -> None:
-    """Write down of which settings the folder is, beside those a protocol gives itself."""
+@contextmanager
+def _begun(config: RunConfig) -> Iterator[None]:
+    """Hold the folder, and note the settings it is of, without those that a protocol gives itself."""
     told = identity(config)
     for section, keys in GIVEN.items():
         for key in keys:
             del told[section][key]
     file = _folder(config) / "settings.json"
-    refuse_other(file, told)
-    write_json(file, told)
+    with hold(file.parent):
+        refuse_other(file, told)
+        write_json(file, told)
+        yield
 
 
 def _with(config: RunConfig, words: Sequence[str]) -> RunConfig:

@@ -20,11 +20,12 @@ from vpt.distributed import first_goes_ahead, is_first, joined, told, wait
 from vpt.errors import UserError
 from vpt.files import write_json
 from vpt.fitting import rounds, train_model
+from vpt.locks import Held, hold
 from vpt.predictions import read_answers
 from vpt.prompted import Prompted
 from vpt.prompts.picture import prompt_picture
 from vpt.prompts.pixels import PixelPrompts
-from vpt.runfolder import CHECKPOINT, TrainResult, claim, identity, refuse_taken, write_config
+from vpt.runfolder import CHECKPOINT, TrainResult, claim, identity, refuse_taken, remove_leftovers, write_config
 from vpt.runlog import RunLog, open_log
 from vpt.setting import Setting, prepare
 from vpt.tasks import task_of
@@ -70,17 +71,17 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
             model_of(other)  # what is wrong with it is told now, not after the first training
         ready = get_ready(setting)
         folder = Path(told(str(claim(setting.config)) if is_first() else ""))
-        result = alone(training(ready, folder))
-        return _compare(
-            setting, result, [alone(training(get_ready(other), _sibling(folder, other))) for other in others]
-        )
+        with hold(folder) as held:
+            result = alone(training(ready, held))
+            return _compare(setting, result, [_train_alone(other, _sibling(folder, other)) for other in others])
 
 
 def resume(run: str | Path, overrides: Sequence[str] = (), console: Console | None = None) -> TrainResult:
     """Go on with an interrupted run; the result is bit for bit that of a run never interrupted, on a CPU.
 
     Raises:
-        UserError: no run there, a damaged checkpoint, or settings, data or backbone that changed since.
+        UserError: no run there, one that another process is training, a damaged checkpoint, or settings, data or
+            backbone that changed since.
     """
     folder = Path(run)
     if not (folder / "config.yaml").is_file():
@@ -89,14 +90,21 @@ def resume(run: str | Path, overrides: Sequence[str] = (), console: Console | No
         raise UserError(f"{folder} is finished and has no checkpoint to resume from")
     config = load_config(base=read_yaml(folder / "config.yaml"), overrides=overrides)
     compared = _compared(config)
-    with joined():
+    with hold(folder) as held, joined():
+        if is_first():
+            remove_leftovers(folder)
         console = console or Console(quiet=not is_first())
         with first_goes_ahead():
             setting = prepare(config, task_of(config).load, console)
-        result = alone(training(get_ready(setting, folder), folder))
-        others = [(other, _sibling(folder, other)) for other in (_beside(setting, each) for each in compared)]
-        beside = [alone(training(get_ready(other, sibling), sibling)) for other, sibling in others]
-        return _compare(setting, result, beside)
+        result = alone(training(get_ready(setting, folder), held))
+        others = [_beside(setting, each) for each in compared]
+        return _compare(setting, result, [_train_alone(other, _sibling(folder, other)) for other in others])
+
+
+def _train_alone(setting: Setting, folder: Path) -> TrainResult:
+    """Train in a folder of its own, from the checkpoint there if there is one."""
+    with hold(folder) as held:
+        return alone(training(get_ready(setting, folder), held))
 
 
 def get_ready(setting: Setting, folder: Path | None = None, backbone: Backbone | None = None) -> Ready:
@@ -157,17 +165,18 @@ def model_of(setting: Setting, backbone: Backbone | None = None) -> Prompted:
     return model
 
 
-def training(ready: Ready, folder: Path) -> Steps[TrainResult]:
+def training(ready: Ready, held: Held) -> Steps[TrainResult]:
     """A whole training as a generator that asks for its steps; `alone` takes them, or vpt/together.py.
 
     Args:
         ready: the run.
-        folder: its folder.
+        held: its folder.
     """
-    setting, state = ready.setting, ready.state
+    setting, state, folder = ready.setting, ready.state, held.folder
 
     def save() -> None:
         if is_first():
+            held.check()
             save_checkpoint(folder / CHECKPOINT, state, ready.stands_on)
 
     if ready.fresh:
@@ -180,6 +189,7 @@ def training(ready: Ready, folder: Path) -> Steps[TrainResult]:
             _introduce(setting, state.model, folder)
             with torch.random.fork_rng():
                 yield from train_model(state, setting, task_of(setting.config), log, save)
+            held.check()
             return _conclude(state, setting, folder, log)
         finally:
             setting.console.attach(None)

@@ -14,6 +14,7 @@ import yaml
 from vpt.config import RunConfig
 from vpt.errors import UserError
 from vpt.files import make_folder, read_json, write_text
+from vpt.locks import LOCKS
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -68,7 +69,7 @@ def refuse_other(file: Path, told: dict[str, Any]) -> None:
         UserError: it was begun with others, or holds something else.
     """
     folder = file.parent
-    if not folder.is_dir() or all(item == file for item in folder.iterdir()):
+    if not folder.is_dir() or all(item == file or item.name in LOCKS for item in folder.iterdir()):
         return
     if not file.is_file():
         raise UserError(f"{folder} exists and holds something else; choose another name=...")
@@ -175,6 +176,15 @@ def write_config(folder: Path, config: RunConfig, name: str | None = None) -> No
     """
     stored = config.model_copy(update={"name": name or folder.name})
     write_text(folder / "config.yaml", yaml.safe_dump(stored.model_dump(mode="json"), sort_keys=False))
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove checkpoints that a kill left half written; the caller holds the folder.
+
+    >>> remove_leftovers(Path("no/such/run"))
+    """
+    for temporary in folder.glob(f".{CHECKPOINT}.*.tmp"):
+        temporary.unlink(missing_ok=True)
 
 
 def _taken(folder: Path) -> UserError:

@@ -26,6 +26,7 @@ from vpt.config import FrozenTuning, RunConfig
 from vpt.console import Console
 from vpt.distributed import refuse
 from vpt.errors import UserError
+from vpt.locks import hold
 from vpt.metrics import ranking
 from vpt.model import PromptedModel, backbone_for
 from vpt.prompts.pixels import PixelPrompts
@@ -69,9 +70,11 @@ def train_together(
         ready.append(get_ready(setting, backbone=backbone))
     made: Sequence[str | None] = stems or [None] * len(ready)
     folders = [claim(each.setting.config, stem) for each, stem in zip(ready, made, strict=True)]
-    runs = [training(each, folder) for each, folder in zip(ready, folders, strict=True)]
-    console.say(f"{len(runs)} runs on {configs[0].backbone.name}, side by side")
-    results, failures = _drive(runs, folders, console)
+    with contextlib.ExitStack() as holding:
+        places = [holding.enter_context(hold(folder)) for folder in folders]
+        runs = [training(each, held) for each, held in zip(ready, places, strict=True)]
+        console.say(f"{len(runs)} runs on {configs[0].backbone.name}, side by side")
+        results, failures = _drive(runs, folders, console)
     _say(console, folders, results)
     if failures:
         told = "; ".join(f"{folders[at]}: {error}" for at, error in failures.items())

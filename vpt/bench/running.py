@@ -11,6 +11,7 @@ What is finished is only read, so the same command goes on with a bench that was
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,8 +24,9 @@ from vpt.bench.check import check
 from vpt.bench.suites import Suite, Task
 from vpt.config import RunConfig, load_config, parse_overrides, word
 from vpt.console import Console
-from vpt.errors import UserError
+from vpt.errors import UserError, WriteError
 from vpt.files import read_json, write_json, write_text
+from vpt.locks import LOCK_OF_BENCH, hold
 from vpt.protocols import SHOTS, base_to_new, few_shot, measured, transfer
 from vpt.runfolder import identity, refuse_other
 
@@ -94,16 +96,21 @@ def run(bench: Bench, console: Console | None = None) -> Path:
     console = console or Console()
     told = _same(bench)
     present = _usable(bench, console)
-    _write_down(bench, told)
     failed = []
     trained = [task for task in present if bench.suite.source in (None, task.name)]
-    for number, task in enumerate(trained, 1):
-        console.say(f"{bench.suite.name} {number} of {len(trained)}: {task.name}")
-        try:
-            _task(bench, task, present, console)
-        except UserError as error:
-            console.warn(f"{task.name} failed: {error}")
-            failed.append(task.name)
+    with contextlib.ExitStack() as holding:
+        for task in trained:  # so that processes with other tasks may run in the same folder
+            holding.enter_context(hold(bench.folder / task.name, LOCK_OF_BENCH))
+        _write_down(bench, told)
+        for number, task in enumerate(trained, 1):
+            console.say(f"{bench.suite.name} {number} of {len(trained)}: {task.name}")
+            try:
+                _task(bench, task, present, console)
+            except WriteError as error:
+                raise WriteError(f"{error}; then {AGAIN}, which goes on") from error
+            except UserError as error:
+                console.warn(f"{task.name} failed: {error}")
+                failed.append(task.name)
     if failed:
         raise UserError(f"failed: {', '.join(failed)}; their reasons stand above, the other tasks are done")
     return bench.folder

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vpt.cli.base import USAGE, Parser, file_and_overrides, is_path
+from vpt.cli.base import USAGE, Parser, file_and_overrides, is_path, show
 
 if TYPE_CHECKING:
     from vpt.config import RunConfig
@@ -52,10 +52,10 @@ def _check(options: argparse.Namespace) -> int:
 
     data = task_of(config).load(config)
     report = check(data, config.data.max_pixels)
-    print(f"{config.data.path}: {data.summary()}")
+    show(f"{config.data.path}: {data.summary()}")
     for note in data.notes:
-        print(note)
-    print(report.text())
+        show(note)
+    show(report.text())
     return USAGE if report.bad else 0
 
 
@@ -67,6 +67,6 @@ def _convert(options: argparse.Namespace) -> int:
     data = load_boxes(config.data)
     folder = convert(data, options.output, options.to)
     for note in data.notes:
-        print(note)
-    print(f"{data.summary()} written to {folder} as {options.to}")
+        show(note)
+    show(f"{data.summary()} written to {folder} as {options.to}")
     return 0

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from vpt.config.head import Head
@@ -18,7 +18,9 @@ from vpt.config.section import Section
 from vpt.config.training import Optimizer, PerRole
 from vpt.config.tuning import Tuning
 from vpt.errors import UserError, nearest
+from vpt.safe_yaml import MOST_BYTES, BadYaml, parse_yaml
 
+MOST_LINES = 20  # mistakes that are named
 QUOTED = ("{", "[", '"', "'")  # what a value begins with whose end is told
 
 
@@ -40,18 +42,21 @@ def load_config(
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
-        raise UserError("\n".join(_explain(error))) from None
+        lines = list(itertools.islice(_explain(error), MOST_LINES + 1))
+        raise UserError("\n".join([*lines[:MOST_LINES], *(["..."] if len(lines) > MOST_LINES else [])])) from None
 
 
 def read_yaml(file: str | Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping; UserError when it is missing or something else."""
     try:
-        value = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        with Path(file).open("rb") as opened:
+            content = opened.read(4 * MOST_BYTES + 1)  # no more, whatever is behind the name
+        value = parse_yaml(content.decode("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not a text file"
         raise UserError(f"cannot read the config {file}: {reason}") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
+    except BadYaml as error:
+        raise UserError(f"{file} is not valid YAML: {error}") from None
     if value is None:
         return {}
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
@@ -150,11 +155,11 @@ def read_value(text: str) -> Any:
     text = text.strip()
     bare = text[:1] not in QUOTED
     if not bare:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             return json.loads(text)  # what `word` wrote; YAML knows fewer numbers, and splits signs such as emoji
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = parse_yaml(text)
+    except BadYaml:
         return text
     if bare and (text[:1] == "#" or not isinstance(value, bool | int | float | None)):
         value = text
@@ -223,15 +228,28 @@ def _explain(error: ValidationError) -> Iterator[str]:
         key = ".".join(part for index, part in enumerate(path) if not _is_tag(path, index) and "[" not in part)
         text = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            yield f"unknown key '{key}'{nearest(path[-1], _known_keys(path))}"
+            yield f"unknown key '{_short(key)}'{nearest(path[-1][:80], _known_keys(path))}"
         elif item["type"] == "union_tag_invalid":
             expected = item["ctx"]["expected_tags"].replace("'", "")
-            given = str(item["ctx"]["tag"])
+            given = _short(item["ctx"]["tag"])
             yield f"{key}.kind={given} does not exist{nearest(given, expected.split(', '))}; known: {expected}"
         else:
             given = item["input"]
-            shown = f"={given}" if isinstance(given, str | int | float | bool | list) else ""
+            shown = f"={_short(given)}" if isinstance(given, str | int | float | bool | list) else ""
             yield f"{key}{shown}: {text[0].lower()}{text[1:]}"
+
+
+def _short(given: object) -> str:
+    """A value for a message.
+
+    >>> len(_short("x" * 1000)) < 100
+    True
+    """
+    try:
+        text = str(given)
+    except ValueError:  # more digits than Python prints
+        return "..."
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _is_tag(path: list[str], index: int) -> bool:

@@ -6,8 +6,9 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from vpt.data.entries import SPLIT_NAMES, Entry, Found, ignored_note, is_image, listed, number_of, shown
+from vpt.data.entries import SPLIT_NAMES, Entry, Found, ignored_note, is_image, listed, number_of
 from vpt.errors import UserError
+from vpt.names import as_utf8, one_line, shown
 
 
 def read_folder(root: Path) -> Found:
@@ -77,7 +78,7 @@ def _classes(root: Path, folder: Path, ignored: Counter[str]) -> list[Entry]:
     for name in _listing(folder)[0]:
         _refuse_nested(folder / name)
         paths = images_below(folder / name, ignored)
-        label = shown(name)
+        label = one_line(as_utf8(name))
         entries += [Entry(shown(path.relative_to(root)), path, (label,)) for path in paths]
         if not paths:
             empty.append(label)

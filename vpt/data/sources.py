@@ -19,7 +19,8 @@ from vpt.data.table import is_csv, read_csv
 from vpt.data.torchvision_sets import read_torchvision
 from vpt.data.vtab import read_vtab
 from vpt.errors import UserError
-from vpt.files import at_home
+from vpt.files import at_home, system_reason
+from vpt.names import one_line
 
 
 def load_data(config: DataConfig) -> LabelledData:
@@ -41,6 +42,7 @@ def load_data(config: DataConfig) -> LabelledData:
     for split, path in (("val", config.val), ("test", config.test)):
         if path is not None:
             _override(found, split, at_home(path), config.separator)
+    _clean_names(found)
     found.splits = {split: _once(entries, config.separator, found.notes) for split, entries in found.splits.items()}
     _refuse_shared(found.splits)
 
@@ -81,7 +83,7 @@ def _read(config: DataConfig) -> Found:
     path = at_home(config.path)
     if is_csv(path):
         return read_csv(path, config.separator)
-    if path.is_file():
+    if os.path.isfile(path):
         raise UserError(
             f"data.path={config.path} is a file but no CSV; give a folder of class folders or a .csv file, "
             "or for boxes set task=detection"
@@ -108,6 +110,18 @@ def _override(found: Found, split: str, path: Path, separator: str) -> None:
     found.splits[split] = [entry._replace(name=f"{path.stem}/{entry.name}") for entry in entries]
     found.multilabel |= other.multilabel
     found.notes += other.notes
+
+
+def _clean_names(found: Found) -> None:
+    """Names of images and classes come from files of others: what cannot be printed or encoded is escaped here."""
+    if found.classes is not None:
+        found.classes = tuple(map(one_line, found.classes))
+    found.splits = {
+        split: [
+            entry._replace(name=one_line(entry.name), labels=tuple(map(one_line, entry.labels))) for entry in entries
+        ]
+        for split, entries in found.splits.items()
+    }
 
 
 def _once(entries: list[Entry], separator: str, notes: list[str]) -> list[Entry]:
@@ -152,8 +166,9 @@ def _identity(path: Path) -> tuple[int, int]:
     # Sees through links and different spellings of a path.
     try:
         status = os.stat(path)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; remove it or make it readable") from None
+    except (OSError, ValueError) as error:  # ValueError: no file can have that name
+        reason = system_reason(error) or "no such file"
+        raise UserError(f"cannot read {str(path)[:200]}: {reason}; remove it or make it readable") from None
     return status.st_dev, status.st_ino
 
 

@@ -6,9 +6,10 @@ import csv
 import os
 from pathlib import Path
 
-from vpt.data.entries import SPLIT_NAMES, Entry, Found, listed, number_of, shown
+from vpt.data.entries import SPLIT_NAMES, Entry, Found, listed, number_of
 from vpt.errors import UserError, nearest
 from vpt.files import at_home
+from vpt.names import shown
 
 
 def read_csv(file: Path, separator: str = "|") -> Found:
@@ -31,7 +32,7 @@ def read_csv(file: Path, separator: str = "|") -> Found:
         split = _split(file, line, row["split"]) if "split" in row else "train"
         labels = tuple(dict.fromkeys(part.strip() for part in row["label"].split(separator) if part.strip()))
         path = folder / at_home(text) if text else folder
-        if not text or not path.is_file():
+        if not text or not os.path.isfile(path):
             missing.append(f"{text or '(empty)'} (line {line})")
             continue
         if not labels:
@@ -100,7 +101,7 @@ def _split(file: Path, line: int, text: str) -> str:
     split = SPLIT_NAMES.get(text.lower())
     if split is None:
         raise UserError(
-            f"{file}, line {line}: the split is '{text}'{nearest(text, SPLIT_NAMES)}; it must be train, val or test"
+            f"{file}, line {line}: the split is '{text[:60]}'{nearest(text, SPLIT_NAMES)}; it must be train, val or test"
         )
     return split
 

@@ -8,25 +8,28 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages.journal import JournalFileBackend, JournalStorage
+from optuna.storages.journal import JournalStorage
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from vpt.config import RunConfig, load_config, word
 from vpt.console import Console
 from vpt.distributed import refuse
-from vpt.errors import UserError
+from vpt.errors import UserError, WriteError
 from vpt.files import write_json
+from vpt.locks import LOCK_OF_BEST, hold
 from vpt.metrics import ranking
 from vpt.run import get_ready, model_of, training
 from vpt.runfolder import TrainResult, finished, identity, refuse_changed, refuse_other
 from vpt.setting import Setting
+from vpt.sweep.journal import Journal
 from vpt.sweep.pictures import sweep_png
 from vpt.sweep.shared import Shared
 from vpt.sweep.space import TRIALS, Axis, Choices, grid_of, suggest, words_of
@@ -91,12 +94,13 @@ def sweep(plan: Sweep, console: Console | None = None) -> SweepResult:
     console = console or Console()
     shared = Shared()
     load_config(plan.file, [*plan.words, *plan.final])  # a mistake in `final` is not told after all trials
-    found = search(plan, console, shared)
-    words = [*plan.words, *found.words, *plan.final, "name=best", word("out", found.folder), "compare=[]"]
-    config = load_config(plan.file, words)
-    final = f" with {' '.join(plan.final)}" if plan.final else ""
-    console.say(f"chosen: {' '.join(found.words)}; trained again{final}")
-    return SweepResult(found.folder, found.trials, found.words, _final(config, found.folder / "best", shared, console))
+    with _held(plan) as folder:
+        found = _search(plan, folder, console, shared)
+        words = [*plan.words, *found.words, *plan.final, "name=best", word("out", folder), "compare=[]"]
+        config = load_config(plan.file, words)
+        final = f" with {' '.join(plan.final)}" if plan.final else ""
+        console.say(f"chosen: {' '.join(found.words)}; trained again{final}")
+        return SweepResult(folder, found.trials, found.words, _final(config, folder / "best", shared, console))
 
 
 def search(plan: Sweep, console: Console | None = None, shared: Shared | None = None) -> Chosen:
@@ -113,15 +117,29 @@ def search(plan: Sweep, console: Console | None = None, shared: Shared | None = 
         UserError: any mistake in the configuration, the axes or the data, or a folder of another search, before
             anything is written; no trial that finished.
     """
-    console = console or Console()
-    shared = shared or Shared()
+    with _held(plan) as folder:
+        return _search(plan, folder, console or Console(), shared or Shared())
+
+
+@contextmanager
+def _held(plan: Sweep) -> Iterator[Path]:
+    """Hold the folder of a sweep; with a database several machines work in it."""
     refuse("a sweep")
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     if not plan.axes:
         raise UserError("nothing to search; name settings with --over, as in --over prompt.tokens=5,10,50")
     base = load_config(plan.file, plan.words)
     # A sweep without a name takes that of its data, so that the same command finds it again.
     folder = base.out / (base.name or f"sweep-{Path(base.data.path).name}-{base.backbone.name}".replace("/", "_"))
+    if plan.storage is not None:
+        yield folder
+        return
+    with hold(folder):
+        yield folder
+
+
+def _search(plan: Sweep, folder: Path, console: Console, shared: Shared) -> Chosen:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    base = load_config(plan.file, plan.words)
     _check_axes(plan)
     told = _experiment(base, plan)
     settings = folder / "settings.json"
@@ -152,6 +170,9 @@ def search(plan: Sweep, console: Console | None = None, shared: Shared | None = 
         except optuna.TrialPruned:
             study.tell(trial, state=TrialState.PRUNED)
             console.say("  pruned")
+        except WriteError as error:
+            # The trial stays as it is: other trials would fail alike, and the next call goes on with this one.
+            raise WriteError(f"{error}; then the same command goes on with the sweep") from error
         except UserError as error:
             study.tell(trial, state=TrialState.FAIL)
             console.warn(f"  failed: {error}")
@@ -198,7 +219,7 @@ def _study(
     if plan.prune:
         pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2)
     study = optuna.create_study(
-        storage=database or JournalStorage(JournalFileBackend(str(folder / "journal.log"))),
+        storage=database or JournalStorage(Journal(folder)),
         sampler=optuna.samplers.TPESampler(seed=plan.seed),
         pruner=pruner,
         study_name=STUDY if plan.storage is None else f"{STUDY}-{folder.name}",
@@ -291,7 +312,8 @@ def _run(config: RunConfig, folder: Path, trial: optuna.Trial, shared: Shared) -
                     raise optuna.TrialPruned
         seen = len(history)
 
-    result = alone(training(get_ready(setting, folder, shared.backbone(setting.config)), folder), look)
+    with hold(folder) as held:
+        result = alone(training(get_ready(setting, folder, shared.backbone(setting.config)), held), look)
     return float(result.metrics["val"][name])
 
 
@@ -319,11 +341,17 @@ def _final(config: RunConfig, folder: Path, shared: Shared, console: Console) ->
     """Train with the chosen settings, or read the run that did."""
     setting = shared.setting(config, console)
     file = folder / "config.yaml"
-    if not file.is_file() or identity(load_config(file)) != identity(setting.config):
-        shutil.rmtree(folder, ignore_errors=True)  # of a shorter sweep before, or with another `final`
-    elif (done := finished(folder)) is not None:
-        return done
-    return alone(training(get_ready(setting, folder, shared.backbone(setting.config)), folder))
+
+    def waiting(holder: str) -> None:
+        console.say(f"the last training is under way in {holder}; waiting for its result")
+
+    with hold(folder.parent, LOCK_OF_BEST, waiting):
+        if not file.is_file() or identity(load_config(file)) != identity(setting.config):
+            shutil.rmtree(folder, ignore_errors=True)  # of a shorter sweep before, or with another `final`
+        elif (done := finished(folder)) is not None:
+            return done
+        with hold(folder) as held:
+            return alone(training(get_ready(setting, folder, shared.backbone(setting.config)), held))
 
 
 def _row(trial: optuna.trial.FrozenTrial, plan: Sweep) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from vpt.data.entries import SPLIT_NAMES, listed
 from vpt.data.paths import inside
 from vpt.errors import UserError
 from vpt.files import read_json
+
+LARGEST = 2**63  # of ids and of sizes in pixels
 
 
 def find_coco(folder: Path) -> dict[str, Path]:
@@ -62,13 +65,22 @@ def _entries(tree: dict[str, Any], file: Path, root: Path | None, names: dict[in
     for annotation in _items(tree, "annotations", file):
         owner, category = _number(annotation, "image_id", file), _number(annotation, "category_id", file)
         if owner not in images:
-            raise UserError(f"{file}: annotation {annotation.get('id')} belongs to image {owner}, which is not listed")
+            raise UserError(
+                f"{file}: annotation {_short(annotation.get('id'))} belongs to image {owner}, which is not listed"
+            )
         if category not in names:
-            raise UserError(f"{file}: annotation {annotation.get('id')} has category {category}, which is not listed")
+            raise UserError(
+                f"{file}: annotation {_short(annotation.get('id'))} has category {category}, which is not listed"
+            )
         box = annotation.get("bbox")
         if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, int | float) for v in box):
-            raise UserError(f"{file}: annotation {annotation.get('id')} has no bbox of four numbers")
-        x, y, width, height = map(float, box)
+            raise UserError(f"{file}: annotation {_short(annotation.get('id'))} has no bbox of four numbers")
+        try:
+            x, y, width, height = map(float, box)
+        except OverflowError:
+            raise UserError(
+                f"{file}: annotation {_short(annotation.get('id'))} has a bbox beyond all numbers"
+            ) from None
         crowd = bool(annotation.get("iscrowd", 0))
         boxes.setdefault(owner, []).append(RawBox(names[category], (x, y, x + width, y + height), crowd))
     entries = []
@@ -76,7 +88,7 @@ def _entries(tree: dict[str, Any], file: Path, root: Path | None, names: dict[in
     for identity, image in images.items():
         name = str(image.get("file_name", ""))
         path = _locate(file, root, name)
-        if not path.is_file():
+        if not os.path.isfile(path):
             missing.append(name)
             continue
         size = (_number(image, "width", file), _number(image, "height", file))
@@ -94,7 +106,7 @@ def _locate(file: Path, root: Path | None, name: str) -> Path:
     places = [file.parent, parent / "images", parent / stem, parent / "images" / stem, parent]
     for place in places:
         path = inside(place, name, file)
-        if path.is_file():
+        if os.path.isfile(path):
             return path
     return inside(places[0], name, file)
 
@@ -116,9 +128,17 @@ def _items(tree: dict[str, Any], key: str, file: Path) -> list[dict[str, Any]]:
 def _number(item: dict[str, Any], key: str, file: Path) -> int:
     value = item.get(key)
     whole = value.is_integer() if isinstance(value, float) else isinstance(value, int) and not isinstance(value, bool)
-    if value is None or not whole:  # JSON as Python reads it has NaN and Infinity
-        raise UserError(f"{file}: '{key}' must be a whole number in {str(item)[:80]}")
+    if value is None or not whole or abs(value) > LARGEST:  # JSON as Python reads it has NaN and Infinity, too
+        raise UserError(f"{file}: '{key}' must be a whole number in {_short(item)}")
     return int(value)
+
+
+def _short(item: object) -> str:
+    """The beginning of a part of the file, for messages."""
+    try:
+        return str(item)[:80]
+    except ValueError:  # a number of more digits than Python prints
+        return "..."
 
 
 def to_coco(records: Sequence[BoxRecord], classes: Sequence[str], paths: Sequence[str]) -> dict[str, Any]:

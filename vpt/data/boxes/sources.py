@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from vpt.data.records import LabelledData, Record
 from vpt.data.splits import TEST, draw_shots, set_apart, split_off
 from vpt.errors import UserError
 from vpt.files import at_home
+from vpt.names import one_line
 
 
 def load_boxes(config: DataConfig) -> LabelledData:
@@ -42,6 +44,7 @@ def load_boxes(config: DataConfig) -> LabelledData:
                 raise UserError(f"data.{split}={path} lists {there} images alone, none for {split}")
             found.splits[split] = entries
             found.notes += other.notes
+    _clean_names(found)
     found.splits = {split: mended(entries, found.notes) for split, entries in found.splits.items()}
     _refuse_shared(found.splits)
     classes = _classes(found, config.path)
@@ -74,9 +77,9 @@ def _read(path: str, max_pixels: int) -> BoxFound:
     if path == "scenes":
         return read_scenes()
     place = at_home(path)
-    if not place.exists():
+    if not os.path.exists(place):
         raise UserError(f"there is no {path}; check data.path")
-    if place.is_file():
+    if os.path.isfile(place):
         if place.suffix.lower() == ".json":
             return read_coco({"train": place})
         if place.suffix.lower() in (".yaml", ".yml"):
@@ -93,6 +96,20 @@ def _read(path: str, max_pixels: int) -> BoxFound:
         f"data.path={path} holds no boxes that are known: no data.yaml (YOLO), no Annotations/*.xml (Pascal VOC), no "
         "annotations/instances_train.json or train/_annotations.coco.json (COCO)"
     )
+
+
+def _clean_names(found: BoxFound) -> None:
+    """Names of images and classes come from files of others: what cannot be printed or encoded is escaped here."""
+    if found.classes is not None:
+        found.classes = tuple(map(one_line, found.classes))
+    for entries in found.splits.values():
+        entries[:] = [
+            entry._replace(
+                name=one_line(entry.name),
+                boxes=tuple(raw._replace(label=one_line(raw.label)) for raw in entry.boxes),
+            )
+            for entry in entries
+        ]
 
 
 def _classes(found: BoxFound, path: str) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
@@ -72,7 +74,7 @@ def _entry(folder: Path, file: Path, max_pixels: int) -> BoxEntry | None:
     if path is None:
         return None
     width, height = (
-        int(_number(root, place, file)) if root.findtext(place) else 0 for place in ("size/width", "size/height")
+        _pixels(_number(root, place, file)) if root.findtext(place) else 0 for place in ("size/width", "size/height")
     )
     if width <= 0 or height <= 0:
         width, height = upright_size(path, max_pixels) or (1, 1)  # the check of the data tells who cannot be read
@@ -92,7 +94,16 @@ def _number(item: ElementTree.Element, path: str, file: Path) -> float:
     try:
         return float(text or "")
     except ValueError:
-        raise UserError(f"{file}: {path} is '{text}', not a number") from None
+        raise UserError(f"{file}: {path} is '{(text or '')[:60]}', not a number") from None
+
+
+def _pixels(number: float) -> int:
+    """A size in pixels; 0 where the number cannot be one.
+
+    >>> _pixels(8.0), _pixels(float("inf"))
+    (8, 0)
+    """
+    return int(number) if math.isfinite(number) else 0
 
 
 def _image(folder: Path, file: Path, name: str) -> Path | None:
@@ -100,7 +111,7 @@ def _image(folder: Path, file: Path, name: str) -> Path | None:
     for place in ("JPEGImages", "images", "Images", "."):
         if name and Path(name).name == name:
             path = inside(folder / place, name, file)
-            if path.is_file():
+            if os.path.isfile(path):
                 return path
     for place in ("JPEGImages", "images", "Images", "."):
         for path in sorted((folder / place).glob(f"{file.stem}.*")):

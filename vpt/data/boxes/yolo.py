@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 from vpt.config import read_yaml
 from vpt.data.boxes.records import BoxEntry, BoxFound, BoxRecord, RawBox
 from vpt.data.boxes.sizes import upright_size
-from vpt.data.entries import SPLIT_NAMES, is_image, listed, shown
+from vpt.data.entries import SPLIT_NAMES, is_image, listed
 from vpt.data.lists import read_lines, read_text
 from vpt.data.paths import inside
 from vpt.errors import UserError
+from vpt.names import shown
 
 MEND = "check data.path"
 
@@ -29,7 +31,7 @@ def read_yolo(file: Path, max_pixels: int) -> BoxFound:
     tree = read_yaml(file)
     names = _names(tree.get("names"), file)
     root = file.parent / str(tree.get("path") or ".")
-    if not root.is_dir():
+    if not os.path.isdir(root):
         root = file.parent
     found = BoxFound(classes=names)
     for key, value in tree.items():
@@ -50,7 +52,7 @@ def _names(value: Any, file: Path) -> tuple[str, ...]:
     if isinstance(value, dict):
         try:
             ordered = {int(key): str(name) for key, name in value.items()}
-        except ValueError:
+        except (ValueError, TypeError, OverflowError):
             raise UserError(f"{file}: the keys of names must be numbers from 0 on") from None
         if sorted(ordered) != list(range(len(ordered))):
             raise UserError(f"{file}: the keys of names must be the numbers 0 to {len(ordered) - 1}")
@@ -66,13 +68,13 @@ def _names(value: Any, file: Path) -> tuple[str, ...]:
 def _images(root: Path, place: str, file: Path) -> list[Path]:
     # Exports of some tools start with "../", meaning the folder of data.yaml.
     path = root / place
-    if not path.exists() and place.startswith("../"):
+    if not os.path.exists(path) and place.startswith("../"):
         path = root / place.removeprefix("../")
-    if path.is_dir():
+    if os.path.isdir(path):
         return sorted(image for image in path.rglob("*") if image.is_file() and is_image(image.name))
-    if path.suffix == ".txt" and path.is_file():
+    if path.suffix == ".txt" and os.path.isfile(path):
         return [inside(root, line.removeprefix("./"), path) for line in read_lines(path, MEND)]
-    raise UserError(f"{file}: there is no folder or list {path}")
+    raise UserError(f"{file}: there is no folder or list {str(path)[:200]}")
 
 
 def _entry(root: Path, image: Path, names: Sequence[str], max_pixels: int) -> BoxEntry:
@@ -80,7 +82,7 @@ def _entry(root: Path, image: Path, names: Sequence[str], max_pixels: int) -> Bo
     labels = _label_file(image)
     boxes = []
     # A file that cannot be read is told by the check; its boxes have no meaning without a size.
-    lines = read_text(labels, MEND).splitlines() if labels.is_file() else []
+    lines = read_text(labels, MEND).splitlines() if os.path.isfile(labels) else []
     for number, line in enumerate(lines, 1):
         if line.strip():
             boxes.append(_box(line.split(), names, size or (1, 1), f"{labels}, line {number}"))
@@ -101,10 +103,10 @@ def _label_file(image: Path) -> Path:
 def _box(words: list[str], names: Sequence[str], size: tuple[int, int], place: str) -> RawBox:
     try:
         label, *numbers = int(words[0]), *map(float, words[1:])
-    except ValueError:
+    except ValueError:  # also a class of more digits than Python reads
         raise UserError(f"{place}: '{' '.join(words)[:60]}' is not 'class x y width height'") from None
     if not 0 <= label < len(names):
-        raise UserError(f"{place}: class {label} is not among the {len(names)} names")
+        raise UserError(f"{place}: class {words[0][:20]} is not among the {len(names)} names")
     width, height = size
     if len(numbers) == 4:
         x, y, w, h = numbers

@@ -1,0 +1,71 @@
+"""The journal of a sweep: what Optuna keeps of its trials, a JSON line for each change."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from optuna.storages.journal import JournalFileBackend
+
+from vpt.errors import WriteError
+from vpt.files import write_atomic, writing
+
+NAME = "journal.log"
+
+
+class Journal(JournalFileBackend):
+    """Optuna's journal file, whose lines are written whole or not at all. The caller holds the sweep's folder.
+
+    Args:
+        folder: of the sweep.
+
+    Raises:
+        WriteError: when a change is written; the disk is full, or the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / NAME
+        with writing(self._path):
+            _cut_off_damage(self._path)
+            # Optuna's own lock, which a killed process leaves behind, and others would wait half a minute for.
+            self._path.with_name(f"{NAME}.lock").unlink(missing_ok=True)
+            super().__init__(str(self._path))
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append changes."""
+        before = self._path.stat().st_size if self._path.exists() else 0
+        try:
+            with writing(self._path):
+                super().append_logs(logs)
+        except WriteError:
+            if self._path.exists():
+                os.truncate(self._path, before)  # half a line would make all after it unreadable
+            raise
+
+
+def _cut_off_damage(path: Path) -> None:
+    """Cut a journal before its first line that is damaged, as after a crash; what is cut off is kept as `.damaged`.
+
+    Later lines count on earlier ones. Trials that are forgotten are read from their folders when they are asked for
+    again.
+    """
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    good = 0
+    for line in content.splitlines(keepends=True):
+        if not _is_whole(line):
+            break
+        good += len(line)
+    if good < len(content):
+        write_atomic(path.with_name(f"{NAME}.damaged"), lambda temporary: temporary.write_bytes(content[good:]))
+        write_atomic(path, lambda temporary: temporary.write_bytes(content[:good]))
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        return line.endswith(b"\n") and isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
