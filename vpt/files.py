@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -123,10 +123,8 @@ def _cannot_take_more(folder: Path) -> str | None:
 
 def _remove(path: Path) -> None:
     """Remove a temporary file; where that fails, what went wrong before is what is reported."""
-    try:
+    with suppress(OSError):
         path.unlink(missing_ok=True)
-    except OSError:
-        pass
 
 
 def make_folder(path: str | Path, fill: Callable[[Path], object]) -> bool:

@@ -21,8 +21,8 @@ Picture = str | Path | np.ndarray | Image.Image
 def find_images(images: Picture | Iterable[Picture]) -> list[tuple[str, Any]]:
     """Name and source of every picture meant by a path, folder, glob, picture, or a list of them.
 
-    In a folder and below it, images are what they are in a data set: see `images_below`. Names can be printed whatever the
-    file is called: see `vpt.names.shown`, and `vpt.names.original` for the path of a name.
+    In a folder and below it, images are what they are in a data set: see `images_below`. Names can be printed whatever
+    the file is called: see `vpt.names.shown`, and `vpt.names.original` for the path of a name.
 
     Raises:
         UserError: a path where nothing is, a folder without images, a glob without matches.

@@ -1,7 +1,7 @@
 """One process at a time in a folder: a lock of the operating system, which ends with the process that holds it.
 
-It is `flock` on Unix (by the filelock library), on the file `.lock` in the folder; the file stays, the lock does not. Over
-NFS from version 4 on it holds between machines too. A file system without locks gets a warning instead.
+It is `flock` on Unix (by the filelock library), on the file `.lock` in the folder; the file stays, the lock does not.
+Over NFS, from version 4 on, it holds between machines too. A file system without locks gets a warning instead.
 """
 
 from __future__ import annotations

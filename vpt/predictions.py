@@ -1,6 +1,6 @@
 """What a run answered for each image of a split, as a CSV that people, spreadsheets and reports read.
 
-Cells that a spreadsheet would take for formulas are written as text, see vpt/spreadsheet.py, and read back as they were.
+Cells that a spreadsheet would take for formulas are written as text, see vpt/spreadsheet.py; they read back unchanged.
 """
 
 from __future__ import annotations
@@ -97,4 +97,5 @@ def _answer(row: dict[str, str]) -> Answer:
     scores = float(row["score"]), float(row["score_of_true"])
     if not all(map(math.isfinite, scores)):
         raise ValueError(f"scores must be finite, found {scores}")
-    return Answer(*(plain_cell(row[column]) for column in COLUMNS[:3]), *scores)
+    image, true, predicted = (plain_cell(row[column]) for column in COLUMNS[:3])
+    return Answer(image, true, predicted, *scores)

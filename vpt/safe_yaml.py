@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from typing import Any
 
 import yaml
@@ -52,7 +51,7 @@ class _Loader(yaml.SafeLoader):
     _level = 0
     _count = 0
 
-    def compose_node(self, parent: yaml.Node | None, index: Hashable) -> yaml.Node | None:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """Compose a node, unless it is one too many."""
         self._count += 1
         self._level += 1
@@ -60,7 +59,7 @@ class _Loader(yaml.SafeLoader):
             raise BadYaml(f"it has more than {MOST_VALUES:,} values")
         if self._level > DEEPEST:
             raise BadYaml(f"it is nested more than {DEEPEST} levels deep")
-        node: yaml.Node | None = super().compose_node(parent, index)  # type: ignore[no-untyped-call]
+        node: yaml.Node | None = super().compose_node(parent, index)
         self._level -= 1
         return node
 

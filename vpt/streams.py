@@ -66,8 +66,8 @@ def say(text: str) -> None:
 def prepare_streams() -> None:
     """Make standard streams safe to write to, at the start of a command.
 
-    A closed one goes nowhere: otherwise the next file that is opened would get its number, and whatever a library prints
-    would go into it. Characters that standard output cannot encode are escaped.
+    A closed one goes nowhere: otherwise the next file that is opened would get its number, and whatever a library
+    prints would go into it. Characters that standard output cannot encode are escaped.
     """
     for number in range(3):
         try:

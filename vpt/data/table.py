@@ -101,7 +101,8 @@ def _split(file: Path, line: int, text: str) -> str:
     split = SPLIT_NAMES.get(text.lower())
     if split is None:
         raise UserError(
-            f"{file}, line {line}: the split is '{text[:60]}'{nearest(text, SPLIT_NAMES)}; it must be train, val or test"
+            f"{file}, line {line}: the split is '{text[:40]}'{nearest(text[:40], SPLIT_NAMES)}; it must be "
+            "train, val or test"
         )
     return split
 
