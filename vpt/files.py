@@ -191,10 +191,16 @@ def write_text(path: str | Path, text: str) -> Path:
 def at_home(path: str | Path) -> Path:
     """A path whose `~` is the home folder; one that names no user's is left as it is.
 
+    Raises:
+        UserError: this user has no home folder.
+
     >>> at_home("~no-such-user/photos")
     PosixPath('~no-such-user/photos')
     """
-    return Path(os.path.expanduser(path))  # Path's own raises where there is no such user
+    found = os.path.expanduser(path)  # Path's own raises where there is no such user
+    if os.fspath(found).split(os.sep)[0] == "~":
+        raise UserError(f"{path}: this user has no home folder, and HOME is not set; give the path without ~")
+    return Path(found)
 
 
 def write_json(path: str | Path, value: Any) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vpt.config import RunConfig
 from vpt.data.cache import ImageCache
@@ -62,7 +62,7 @@ def checked(data: LabelledData, config: RunConfig) -> tuple[LabelledData, str]:
     ''
     """
     report = check(data, config.data.max_pixels)
-    good = apply(data, report, config.data.on_bad)
+    good = replace(apply(data, report, config.data.on_bad), pixels=report.pixels)
     return good, report.text() if report.bad or report.leaks else ""
 
 

@@ -16,6 +16,7 @@ from vpt.budget import estimate, total_parameters
 from vpt.comparison import comparison_png, method_name, say_comparison
 from vpt.config import RunConfig, load_config, read_yaml
 from vpt.console import Console
+from vpt.data.records import SPLITS
 from vpt.distributed import first_goes_ahead, is_first, joined, told, wait
 from vpt.errors import UserError
 from vpt.files import write_json
@@ -128,6 +129,7 @@ def get_ready(setting: Setting, folder: Path | None = None, backbone: Backbone |
     stands_on = {
         "settings": identity(config),
         "data": data.fingerprint(),
+        "pixels": data.pixels,
         "backbone": model.backbone.fingerprint,
     }
     checkpoint = folder / CHECKPOINT if folder is not None else None
@@ -139,7 +141,8 @@ def get_ready(setting: Setting, folder: Path | None = None, backbone: Backbone |
             state.start = {name: value.clone() for name, value in model.owned_state().items()}
     else:
         assert checkpoint is not None
-        load_checkpoint(checkpoint, state, stands_on)
+        images = [record for split in SPLITS for record in data.split(split)]
+        load_checkpoint(checkpoint, state, stands_on, images)
         progress = state.progress
         setting.console.say(f"resuming {folder} at epoch {progress.epoch + 1}, step {progress.step}")
     return Ready(setting, state, stands_on, fresh)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import NamedTuple
+
+import PIL
 
 from vpt.data.cache import Progress, threads
 from vpt.data.checked import Checked, Memory
@@ -41,7 +44,8 @@ class CheckReport:
 
     `formats` and `modes` count images by file format and Pillow mode; `sizes` are the (width, height) of the
     images with the fewest and the most pixels, in pixels (None without images); `notes` are the names of the
-    images by what was converted ("CMYK", "16-bit", "alpha", "EXIF-rotated", ...).
+    images by what was converted ("CMYK", "16-bit", "alpha", "EXIF-rotated", ...). `pixels` is a digest of what all good
+    images show, in order, after the version of the library that decoded them.
     """
 
     total: int
@@ -52,6 +56,7 @@ class CheckReport:
     notes: dict[str, tuple[str, ...]]
     leaks: tuple[Leak, ...]
     remembered: int = 0
+    pixels: str = ""
 
     def text(self) -> str:
         """Some lines that tell it all, with the first names of each kind.
@@ -174,7 +179,15 @@ def _report(records: list[tuple[str, Record]], results: list[Checked | BadImage]
         notes={note: tuple(names) for note, names in notes.items()},
         leaks=tuple(leaks),
         remembered=remembered,
+        pixels=_pixels(good),
     )
+
+
+def _pixels(images: Sequence[Checked]) -> str:
+    digest = hashlib.sha256()
+    for image in images:
+        digest.update(image.digest.encode())
+    return f"pillow-{PIL.__version__} {digest.hexdigest()}"
 
 
 def _used(records: Iterable[Record]) -> set[int]:

@@ -14,16 +14,17 @@ from vpt.data.boxes.voc import to_voc
 from vpt.data.boxes.yolo import to_yolo
 from vpt.data.records import SPLITS, LabelledData
 from vpt.errors import UserError
-from vpt.files import write_json, write_text
+from vpt.files import make_folder, write_json, write_text
+from vpt.names import as_utf8, one_line, shown
 
 FORMATS = ("coco", "voc", "yolo")
 
 
 def convert(data: LabelledData, folder: Path, form: str) -> Path:
-    """Write `data` to a new `folder` as coco, voc or yolo. Crowds survive in COCO only.
+    """Write `data` to a new `folder` as coco, voc or yolo, whole or not at all. Crowds survive in COCO only.
 
     Raises:
-        UserError: a folder that exists, or an unknown format.
+        UserError: a folder that exists, an unknown format, an image that cannot be read, or a disk that is full.
 
     >>> convert(LabelledData((), False, (), ()), Path("."), "coco")
     Traceback (most recent call last):
@@ -34,14 +35,19 @@ def convert(data: LabelledData, folder: Path, form: str) -> Path:
         raise UserError(f"format {form} does not exist; known: {', '.join(FORMATS)}")
     if folder.exists():
         raise UserError(f"{folder} exists and is not overwritten; name a new folder")
-    for split in SPLITS:
-        records = [record for record in data.split(split) if isinstance(record, BoxRecord)]
-        if records:
-            {"coco": _coco, "voc": _voc, "yolo": _yolo}[form](records, data.classes, folder, split)
-    if form == "yolo":
-        tree = {split: f"images/{split}" for split in SPLITS if data.split(split)}
-        names = dict(enumerate(data.classes))
-        write_text(folder / "data.yaml", yaml.safe_dump({**tree, "names": names}, sort_keys=False, allow_unicode=True))
+
+    def fill(new: Path) -> None:
+        for split in SPLITS:
+            records = [record for record in data.split(split) if isinstance(record, BoxRecord)]
+            if records:
+                {"coco": _coco, "voc": _voc, "yolo": _yolo}[form](records, data.classes, new, split)
+        if form == "yolo":
+            tree = {split: f"images/{split}" for split in SPLITS if data.split(split)}
+            text = yaml.safe_dump({**tree, "names": dict(enumerate(data.classes))}, sort_keys=False, allow_unicode=True)
+            write_text(new / "data.yaml", text)
+
+    if not make_folder(folder, fill):
+        raise UserError(f"{folder} exists and is not overwritten; name a new folder")
     return folder
 
 
@@ -53,13 +59,20 @@ def _copied(records: Sequence[BoxRecord], folder: Path) -> list[str]:
     for record in records:
         source = record.source
         assert isinstance(source, Path)
-        stem, number = source.stem, 1
+        # Annotations name the file, and hold no bytes that are no UTF-8, nor control characters.
+        plain, number = one_line(as_utf8(source.stem)).replace("\\", "_"), 1
+        stem = plain
         while stem.lower() in stems:
             number += 1
-            stem = f"{source.stem}-{number}"
+            stem = f"{plain}-{number}"
         stems.add(stem.lower())
-        names.append(f"{stem}{source.suffix}")
-        shutil.copyfile(source, folder / names[-1])
+        names.append(f"{stem}{one_line(as_utf8(source.suffix))}")
+        try:
+            shutil.copyfile(source, folder / names[-1])
+        except OSError as error:
+            if error.filename == str(source):
+                raise UserError(f"cannot read {shown(source)}: {error.strerror}") from None
+            raise
     return names
 
 
