@@ -25,6 +25,7 @@ LAYERS = [
         "vpt.plots",
         "vpt.runlog",
         "vpt.cachedir",
+        "vpt.metrics_file",
         "vpt.predictions",
     ],
     ["vpt.locks"],

@@ -157,6 +157,8 @@ def make_folder(path: str | Path, fill: Callable[[Path], object]) -> bool:
             fill(temporary)
             temporary.chmod(mode_for_all(0o777))
             return _renamed(temporary, path)
+    except WriteError as error:
+        raise WriteError(str(error).replace(str(temporary), str(path))) from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -17,8 +17,9 @@ from vpt.config import RunConfig, load_config, word
 from vpt.console import Console
 from vpt.errors import UserError
 from vpt.evaluation import evaluate, evaluate_untrained
-from vpt.files import read_json, write_json
+from vpt.files import write_json
 from vpt.locks import hold
+from vpt.metrics_file import read_split
 from vpt.run import resume, train
 from vpt.runfolder import CHECKPOINT, finished, identity, refuse_other, stem_of
 
@@ -176,15 +177,17 @@ def measured(config: RunConfig, name: str, words: Sequence[str], console: Consol
     if not _learns(mine):
         return _once(folder.with_suffix(".json"), lambda: evaluate_untrained(mine, "test", console))
     if (done := finished(folder)) is not None:
-        return done.metrics["test"]
-    if (folder / CHECKPOINT).is_file():
-        return resume(folder, console=console).metrics["test"]
-    if (folder / "config.yaml").is_file():
-        shutil.rmtree(folder)  # stopped before its first checkpoint
-    metrics = train(mine, console).metrics
-    if "test" not in metrics:
+        metrics = done.metrics
+    elif (folder / CHECKPOINT).is_file():
+        metrics = resume(folder, console=console).metrics
+    else:
+        if (folder / "config.yaml").is_file():
+            shutil.rmtree(folder)  # stopped before its first checkpoint
+        metrics = train(mine, console).metrics
+    found: dict[str, Any] | None = metrics.get("test")
+    if found is None:
         raise UserError(f"{config.data.path} has no test split, which this protocol needs; give data.test=FOLDER")
-    return metrics["test"]
+    return found
 
 
 def _elsewhere(config: RunConfig, name: str, words: Sequence[str], console: Console | None) -> dict[str, Any]:
@@ -204,7 +207,7 @@ def _learns(config: RunConfig) -> bool:
 def _once(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     if not path.is_file():
         write_json(path, make())
-    return read_json(path, "measure again", "remove it and measure again")
+    return read_split(path)
 
 
 def _kept(config: RunConfig, protocol: str, found: dict[str, Any]) -> dict[str, Any]:

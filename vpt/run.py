@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from vpt.config import RunConfig, load_config, read_yaml
 from vpt.console import Console
 from vpt.data.records import SPLITS
 from vpt.distributed import first_goes_ahead, is_first, joined, told, wait
-from vpt.errors import UserError
+from vpt.errors import UserError, WriteError
 from vpt.files import write_json
 from vpt.fitting import rounds, train_model
 from vpt.locks import Held, hold
@@ -72,7 +73,7 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
             model_of(other)  # what is wrong with it is told now, not after the first training
         ready = get_ready(setting)
         folder = Path(told(str(claim(setting.config)) if is_first() else ""))
-        with hold(folder) as held:
+        with hold(folder) as held, _resumable(folder):
             result = alone(training(ready, held))
             return _compare(setting, result, [_train_alone(other, _sibling(folder, other)) for other in others])
 
@@ -91,7 +92,7 @@ def resume(run: str | Path, overrides: Sequence[str] = (), console: Console | No
         raise UserError(f"{folder} is finished and has no checkpoint to resume from")
     config = load_config(base=read_yaml(folder / "config.yaml"), overrides=overrides)
     compared = _compared(config)
-    with hold(folder) as held, joined():
+    with hold(folder) as held, _resumable(folder), joined():
         if is_first():
             remove_leftovers(folder)
         console = console or Console(quiet=not is_first())
@@ -100,6 +101,15 @@ def resume(run: str | Path, overrides: Sequence[str] = (), console: Console | No
         result = alone(training(get_ready(setting, folder), held))
         others = [_beside(setting, each) for each in compared]
         return _compare(setting, result, [_train_alone(other, _sibling(folder, other)) for other in others])
+
+
+@contextmanager
+def _resumable(folder: Path) -> Iterator[None]:
+    """Say how a run goes on that ended because something could not be written."""
+    try:
+        yield
+    except WriteError as error:
+        raise WriteError(f"{error}; then go on with: vpt train resume={folder}") from error
 
 
 def _train_alone(setting: Setting, folder: Path) -> TrainResult:

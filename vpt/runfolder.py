@@ -15,6 +15,7 @@ from vpt.config import RunConfig
 from vpt.errors import UserError
 from vpt.files import make_folder, read_json, write_text
 from vpt.locks import LOCKS
+from vpt.metrics_file import read_metrics
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -45,8 +46,7 @@ def finished(folder: Path) -> TrainResult | None:
     file = folder / "metrics.json"
     if not file.is_file():
         return None
-    metrics = read_json(file, "train again", "remove it and train again")
-    return TrainResult(folder, folder / "artifact.safetensors", metrics)
+    return TrainResult(folder, folder / "artifact.safetensors", read_metrics(file))
 
 
 def identity(config: RunConfig) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,7 +70,7 @@ def train_together(
             backbone = backbone_for(setting.config).to(setting.device)
         ready.append(get_ready(setting, backbone=backbone))
     made: Sequence[str | None] = stems or [None] * len(ready)
-    folders = [claim(each.setting.config, stem) for each, stem in zip(ready, made, strict=True)]
+    folders = _claimed([each.setting.config for each in ready], made)
     with contextlib.ExitStack() as holding:
         places = [holding.enter_context(hold(folder)) for folder in folders]
         runs = [training(each, held) for each, held in zip(ready, places, strict=True)]
@@ -80,6 +81,19 @@ def train_together(
         told = "; ".join(f"{folders[at]}: {error}" for at, error in failures.items())
         raise UserError(f"{len(failures)} of {len(runs)} runs failed, the others are finished: {told}")
     return [results[at] for at in range(len(runs))]
+
+
+def _claimed(configs: Sequence[RunConfig], stems: Sequence[str | None]) -> list[Path]:
+    """A folder for every run, or for none."""
+    folders: list[Path] = []
+    try:
+        for config, stem in zip(configs, stems, strict=True):
+            folders.append(claim(config, stem))
+    except UserError:
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folders
 
 
 def _check(configs: Sequence[RunConfig]) -> None:

@@ -27,6 +27,7 @@ from vpt.console import Console
 from vpt.errors import UserError, WriteError
 from vpt.files import read_json, write_json, write_text
 from vpt.locks import LOCK_OF_BENCH, hold
+from vpt.metrics_file import AGAIN, read_protocol
 from vpt.protocols import SHOTS, base_to_new, few_shot, measured, transfer
 from vpt.runfolder import identity, refuse_other
 
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from vpt.sweep.space import SpaceFile
 
 NEW_SHOTS = 16  # of base-to-new and transfer
-AGAIN = "give the same command again"
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def _has(file: Path, bench: Bench, targets: Sequence[str] = ()) -> bool:
     """Whether a protocol's result is there, of as many seeds and shots and of the targets that are asked for."""
     if not file.is_file():
         return False
-    found = read_json(file, AGAIN, f"remove it, and {AGAIN}")
+    found = read_protocol(file)
     if found["protocol"] == "few-shot" and [row["shots"] for row in found["rows"]] != list(bench.shots):
         return False
     if found["protocol"] == "transfer" and [row["data"] for row in found["rows"]] != list(targets):
@@ -219,5 +219,7 @@ def _chosen(bench: Bench, task: Task, folder: Path, console: Console) -> list[st
             prune=not space.grid,
         )
         write_json(file, search(plan, console).words)
-    found: list[str] = read_json(file, AGAIN, f"remove it, and {AGAIN}")
+    found = read_json(file, AGAIN, f"remove it, and {AGAIN}")
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+        raise UserError(f"{file} is damaged; remove it, and {AGAIN}")
     return found

@@ -36,8 +36,8 @@ SPLITS = ("train", "val", "test")
 class LabelledData:
     """A data set. Labels index `classes`, which is decided once, by the training split.
 
-    `notes` are sentences for the user about what was chosen or left out on the way here. `pixels` is a digest of what the
-    images show, "" before they were looked at: see `vpt.data.check`.
+    `notes` are sentences for the user about what was chosen or left out on the way here. `pixels` is a digest of what
+    the images show, "" before they were looked at: see `vpt.data.check`.
     """
 
     classes: tuple[str, ...]

@@ -13,6 +13,7 @@ from vpt.config import RunConfig, load_config, read_yaml, word
 from vpt.errors import UserError
 from vpt.files import read_json
 from vpt.metrics import ranking
+from vpt.metrics_file import read_metrics
 from vpt.predictions import Answer, read_answers
 from vpt.runlog import read_rows
 
@@ -87,7 +88,7 @@ def read_source(folder: str | Path, split: str | None = None, data: str | None =
     overrides = [] if data is None else [word("data.path", data)]
     config = load_config(base=read_yaml(folder / "config.yaml"), overrides=overrides)
     notes: list[str] = []
-    metrics = _json(folder / "metrics.json", dict, notes)
+    metrics = _metrics(folder / "metrics.json", notes)
     if not metrics:
         notes.append("this run is not finished, or was interrupted: the page shows what there is")
     elif split is not None and not metrics.get(split):
@@ -116,6 +117,16 @@ def _artifact(folder: Path, notes: list[str]) -> Artifact | None:
     except UserError as error:
         notes.append(str(error))
         return None
+
+
+def _metrics(path: Path, notes: list[str]) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return read_metrics(path)
+    except UserError as error:
+        notes.append(str(error))
+        return {}
 
 
 def _json(path: Path, kind: type[Any], notes: list[str]) -> Any:

@@ -7,12 +7,30 @@ import os
 from pathlib import Path
 from typing import Any
 
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalStorage
 
-from vpt.errors import WriteError
+from vpt.errors import UserError, WriteError
 from vpt.files import write_atomic, writing
 
 NAME = "journal.log"
+
+
+def open_journal(folder: Path) -> JournalStorage:
+    """Optuna's storage in the folder of a sweep, which the caller holds.
+
+    Raises:
+        UserError: a journal that is damaged beyond what can be cut off.
+        WriteError: the folder cannot be written.
+    """
+    try:
+        return JournalStorage(Journal(folder))
+    except UserError:
+        raise
+    except Exception as error:  # whatever Optuna meets in lines that are JSON, but none of its own
+        raise UserError(
+            f"{folder / NAME} is damaged; remove it and give the same command again: trials that have finished are "
+            "read from their folders"
+        ) from error
 
 
 class Journal(JournalFileBackend):
@@ -66,6 +84,7 @@ def _cut_off_damage(path: Path) -> None:
 
 def _is_whole(line: bytes) -> bool:
     try:
-        return line.endswith(b"\n") and isinstance(json.loads(line), dict)
+        change = json.loads(line)
+        return line.endswith(b"\n") and isinstance(change, dict) and isinstance(change.get("op_code"), int)
     except (ValueError, RecursionError):
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -9,13 +10,12 @@ import math
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages.journal import JournalStorage
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -29,7 +29,7 @@ from vpt.metrics import ranking
 from vpt.run import get_ready, model_of, training
 from vpt.runfolder import TrainResult, finished, identity, refuse_changed, refuse_other
 from vpt.setting import Setting
-from vpt.sweep.journal import Journal
+from vpt.sweep.journal import open_journal
 from vpt.sweep.pictures import sweep_png
 from vpt.sweep.shared import Shared
 from vpt.sweep.space import TRIALS, Axis, Choices, grid_of, suggest, words_of
@@ -121,7 +121,7 @@ def search(plan: Sweep, console: Console | None = None, shared: Shared | None = 
         return _search(plan, folder, console or Console(), shared or Shared())
 
 
-@contextmanager
+@contextlib.contextmanager
 def _held(plan: Sweep) -> Iterator[Path]:
     """Hold the folder of a sweep; with a database several machines work in it."""
     refuse("a sweep")
@@ -130,11 +130,14 @@ def _held(plan: Sweep) -> Iterator[Path]:
     base = load_config(plan.file, plan.words)
     # A sweep without a name takes that of its data, so that the same command finds it again.
     folder = base.out / (base.name or f"sweep-{Path(base.data.path).name}-{base.backbone.name}".replace("/", "_"))
-    if plan.storage is not None:
-        yield folder
-        return
-    with hold(folder):
-        yield folder
+    with contextlib.nullcontext() if plan.storage is not None else hold(folder):
+        try:
+            yield folder
+        except WriteError as error:
+            raise WriteError(f"{error}; then the same command goes on with the sweep") from error
+        except (StorageInternalError, SQLAlchemyError) as error:
+            reason = str(error.__cause__ or error).splitlines()[0][:200]
+            raise UserError(f"the database failed: {reason}; the same command goes on with the sweep") from error
 
 
 def _search(plan: Sweep, folder: Path, console: Console, shared: Shared) -> Chosen:
@@ -170,9 +173,8 @@ def _search(plan: Sweep, folder: Path, console: Console, shared: Shared) -> Chos
         except optuna.TrialPruned:
             study.tell(trial, state=TrialState.PRUNED)
             console.say("  pruned")
-        except WriteError as error:
-            # The trial stays as it is: other trials would fail alike, and the next call goes on with this one.
-            raise WriteError(f"{error}; then the same command goes on with the sweep") from error
+        except WriteError:
+            raise  # the trial stays as it is: others would fail alike, and the next call goes on with this one
         except UserError as error:
             study.tell(trial, state=TrialState.FAIL)
             console.warn(f"  failed: {error}")
@@ -219,7 +221,7 @@ def _study(
     if plan.prune:
         pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2)
     study = optuna.create_study(
-        storage=database or JournalStorage(Journal(folder)),
+        storage=database or open_journal(folder),
         sampler=optuna.samplers.TPESampler(seed=plan.seed),
         pruner=pruner,
         study_name=STUDY if plan.storage is None else f"{STUDY}-{folder.name}",
@@ -296,7 +298,9 @@ def _setting(config: RunConfig, shared: Shared) -> Setting:
 def _run(config: RunConfig, folder: Path, trial: optuna.Trial, shared: Shared) -> float:
     done = finished(folder)
     if done is not None:
-        measured = done.metrics["val"]
+        measured = done.metrics.get("val")
+        if measured is None:
+            raise UserError(f"{folder} was not measured on validation; remove it")
         return float(measured[ranking(measured)])
     setting = _setting(config.model_copy(update={"name": folder.name, "compare": []}), shared)
     name = task_of(config).metric(setting.data)

@@ -69,10 +69,10 @@ def _copied(records: Sequence[BoxRecord], folder: Path) -> list[str]:
         names.append(f"{stem}{one_line(as_utf8(source.suffix))}")
         try:
             shutil.copyfile(source, folder / names[-1])
-        except OSError as error:
-            if error.filename == str(source):
-                raise UserError(f"cannot read {shown(source)}: {error.strerror}") from None
-            raise
+        except (FileNotFoundError, PermissionError) as error:
+            if error.filename != str(source):
+                raise
+            raise UserError(f"cannot read {shown(source)}: {error.strerror}") from None
     return names
 
 
