@@ -7,6 +7,7 @@ Over NFS, from version 4 on, it holds between machines too. A file system withou
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -19,13 +20,14 @@ from pathlib import Path
 import filelock
 
 from vpt.distributed import is_first
-from vpt.errors import UserError, WriteError
+from vpt.errors import UserError
 from vpt.files import mode_for_all, writing
 from vpt.streams import say
 
 LOCK = ".lock"  # of a run, a sweep or a protocol
 LOCK_OF_BENCH = ".bench.lock"  # of a task of a benchmark, whose folder may be that of a protocol
 LOCK_OF_BEST = ".best.lock"  # of the last training of a sweep, which machines with one database may reach together
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 LOCKS = frozenset({LOCK, LOCK_OF_BENCH, LOCK_OF_BEST})
 
 
@@ -47,18 +49,18 @@ class Held:
         """Whether the folder is still there, before something is written into it.
 
         Raises:
-            WriteError: it was removed or moved, or another process has made one of the same name.
+            UserError: it or its lock was removed or moved, or another process has made one of the same name.
         """
         if self.lock is None:
             return
         try:
             same = _inode(self.lock) == self.inode
         except OSError:
-            same = self.folder.is_dir()  # only the lock file was removed
+            same = False
         if not same:
-            raise WriteError(
-                f"{self.folder} was removed or moved while it was in use, so nothing more is written there; "
-                "if it was moved, go on from its new place"
+            raise UserError(
+                f"{self.folder}, or {self.lock.name} in it, was removed or moved while it was in use, so nothing "
+                "more is written there; if it was moved, go on from its new place"
             )
 
 
@@ -72,8 +74,7 @@ def hold(folder: str | Path, name: str = LOCK, waiting: Callable[[str], None] | 
         waiting: is told who holds it, where the lock is to be waited for; default: it is not.
 
     Raises:
-        UserError: another process holds it, named.
-        WriteError: the folder cannot be written.
+        UserError: another process holds it, named; the folder cannot be written.
 
     >>> import tempfile
     >>> with hold(tempfile.mkdtemp()) as held, hold(held.folder):
@@ -99,7 +100,7 @@ def hold(folder: str | Path, name: str = LOCK, waiting: Callable[[str], None] | 
             waiting(_holder(path))
             lock.acquire(timeout=-1, poll_interval=0.5)
         except (NotImplementedError, OSError) as error:
-            if isinstance(error, PermissionError) or not path.exists():
+            if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
                 raise
             say(f"vpt: {folder} is on a file system without locks ({error}): see that no other process works in it")
             yield Held(folder)
