@@ -57,7 +57,7 @@ class Console:
         columns = [one_line(column) for column in columns]
         rows = [[one_line(cell) for cell in row] for row in rows]
         # As texts: rich reads a string as markup, and fails on one like "[/a]".
-        table = Table(title=Text(title), title_justify="left")
+        table = Table(title=Text(one_line(title)), title_justify="left")
         for index, column in enumerate(columns):
             table.add_column(Text(column), justify="left" if index == 0 else "right")
         for row in rows:

@@ -96,11 +96,15 @@ class _Board:
         path = folder / f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}.0"
         self._file = path.open("wb", buffering=0)
         self._records = RecordWriter(self)
-        self._record(file_version="brain.Event:2")
-        if resume_step is not None:
-            # TensorBoard forgets what an earlier file has from this step on.
-            started = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            self._record(step=resume_step + 1, session_log=started)
+        try:
+            self._record(file_version="brain.Event:2")
+            if resume_step is not None:
+                # TensorBoard forgets what an earlier file has from this step on.
+                started = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+                self._record(step=resume_step + 1, session_log=started)
+        except OSError:
+            self._file.close()
+            raise
 
     def add(self, values: dict[str, float], step: int) -> None:
         """Write numbers of a step by their names."""
@@ -109,7 +113,7 @@ class _Board:
         from tensorboard.compat.proto import summary_pb2
 
         value = summary_pb2.Summary.Value
-        found = [value(tag=name.replace(" ", "_"), simple_value=number) for name, number in values.items()]
+        found = [value(tag=name, simple_value=number) for name, number in values.items()]
         self._record(step=step, summary=summary_pb2.Summary(value=found))
 
     def write(self, record: bytes) -> None:

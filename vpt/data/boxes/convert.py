@@ -51,8 +51,9 @@ def convert(data: LabelledData, folder: Path, form: str) -> Path:
     return folder
 
 
-def _copied(records: Sequence[BoxRecord], folder: Path) -> list[str]:
-    """Copy images to `folder`; their names, whose stems all differ, for annotations are named after stems."""
+def _copied(records: Sequence[BoxRecord], folder: Path, without: str = "\\") -> list[str]:
+    """Copy images to `folder`; their names, whose stems all differ, for annotations are named after stems. Characters
+    of `without` become "_"."""
     folder.mkdir(parents=True, exist_ok=True)
     stems = {path.stem.lower() for path in folder.iterdir()}
     names = []
@@ -60,7 +61,7 @@ def _copied(records: Sequence[BoxRecord], folder: Path) -> list[str]:
         source = record.source
         assert isinstance(source, Path)
         # Annotations name the file, and hold no bytes that are no UTF-8, nor control characters.
-        plain, number = one_line(as_utf8(source.stem)).replace("\\", "_"), 1
+        plain, number = "".join("_" if c in without else c for c in one_line(as_utf8(source.stem))), 1
         stem = plain
         while stem.lower() in stems:
             number += 1
@@ -88,7 +89,7 @@ def _yolo(records: Sequence[BoxRecord], classes: Sequence[str], folder: Path, sp
 
 def _voc(records: Sequence[BoxRecord], classes: Sequence[str], folder: Path, split: str) -> None:
     stems = []
-    for record, name in zip(records, _copied(records, folder / "JPEGImages"), strict=True):
+    for record, name in zip(records, _copied(records, folder / "JPEGImages", "\\ "), strict=True):
         stems.append(Path(name).stem)
         write_text(folder / "Annotations" / f"{stems[-1]}.xml", to_voc(record, classes, name))
     write_text(folder / "ImageSets" / "Main" / f"{split}.txt", "".join(f"{stem}\n" for stem in stems))
