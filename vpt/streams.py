@@ -45,7 +45,7 @@ class Messages(io.TextIOBase):
 
     def isatty(self) -> bool:
         """Whether it is a terminal."""
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(*_FAULTS):
             return (out := _stderr()) is not None and out.isatty()
         return False
 

@@ -18,6 +18,7 @@ from vpt.config.section import Section
 from vpt.config.training import Optimizer, PerRole
 from vpt.config.tuning import Tuning
 from vpt.errors import UserError, nearest
+from vpt.names import one_line
 from vpt.safe_yaml import MOST_BYTES, BadYaml, parse_yaml
 
 MOST_LINES = 20  # mistakes that are named
@@ -39,6 +40,8 @@ def load_config(
     if file is not None:
         tree = _merge(tree, read_yaml(file))
     tree = _merge(tree, parse_overrides(overrides))
+    if wrong := list(itertools.islice(_unencodable("", tree), MOST_LINES)):
+        raise UserError("\n".join(wrong))
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
@@ -237,6 +240,26 @@ def _explain(error: ValidationError) -> Iterator[str]:
             given = item["input"]
             shown = f"={_short(given)}" if isinstance(given, str | int | float | bool | list) else ""
             yield f"{key}{shown}: {text[0].lower()}{text[1:]}"
+
+
+def _unencodable(key: str, value: Any) -> Iterator[str]:
+    """A line for each text that cannot be written into a file, such as a path that is no UTF-8."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _unencodable(f"{key}.{name}" if key else str(name), item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _unencodable(key, item)
+    elif isinstance(value, str) and not _is_encodable(value):
+        yield f"{key}={_short(one_line(value))}: not UTF-8; rename it, or set LC_ALL=C.UTF-8 if the name is UTF-8"
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _short(given: object) -> str:
