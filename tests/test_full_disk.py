@@ -62,9 +62,7 @@ def test_a_training_stops_with_one_sentence_and_goes_on(shapes: Path, tmp_path: 
         assert steps == list(range(1, len(steps) + 1))
 
 
-def test_the_command_line_says_how_the_run_goes_on(
-    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_the_command_line_says_how_the_run_goes_on(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     with small_disk(tmp_path / "disk", 64):
         words = [f"data={shapes}", f"out={tmp_path / 'disk'}", "name=run", *NET, "train.epochs=3", OFTEN]
         assert main(["train", *words, "prompt.tokens=4", "data.workers=0"]) == 2
@@ -128,7 +126,7 @@ def test_boxes_are_converted_whole_or_not_at_all(tmp_path: Path):
 
 def test_the_cache_of_digits_says_where_else_it_could_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "disk"))
-    with small_disk(tmp_path / "disk", 400), pytest.raises(UserError, match="digits to .*No space.*XDG_CACHE_HOME"):
+    with small_disk(tmp_path / "disk", 400), pytest.raises(UserError, match=r"digits to .*No space.*XDG_CACHE_HOME"):
         load_config_and_read("data=digits")
 
 
@@ -205,7 +203,10 @@ def test_a_file_that_may_not_grow_is_a_sentence_whoever_writes(tmp_path: Path, w
     path = tmp_path / "file"
     path.write_text("before")
     code, told = limited(10_000, lambda: write(path))
-    assert (code, told) == (2, f"cannot write {path}: {os.strerror(errno.EFBIG)}; free some space or choose another folder")
+    assert (code, told) == (
+        2,
+        f"cannot write {path}: {os.strerror(errno.EFBIG)}; free some space or choose another folder",
+    )
     assert path.read_text() == "before"
     assert os.listdir(tmp_path) == ["file"]
 
@@ -219,13 +220,15 @@ def test_a_mistake_of_ours_is_not_taken_for_a_full_disk(tmp_path: Path):
 
 
 def test_the_reason_behind_an_error_is_found():
-    try:
+    def written() -> None:
         try:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed") from error
-    except RuntimeError as error:
-        assert system_reason(error) == os.strerror(errno.ENOSPC)
+
+    with pytest.raises(RuntimeError) as caught:
+        written()
+    assert system_reason(caught.value) == os.strerror(errno.ENOSPC)
 
 
 def test_a_run_that_was_kept_from_finishing_keeps_its_old_artifact(shapes: Path, tmp_path: Path):

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from runs import NET, QUIET, settings
+from runs import QUIET, settings
 
 from vpt.cli.main import main
 from vpt.config import load_config

@@ -80,7 +80,9 @@ class TestCommand:
 
         code, told = in_child(child)
         assert (code, "Traceback" in told) == (0, False)
-        assert not [file for file in (tmp_path / "run").rglob("*") if file.is_file() and b"library" in file.read_bytes()]
+        assert not [
+            file for file in (tmp_path / "run").rglob("*") if file.is_file() and b"library" in file.read_bytes()
+        ]
 
 
 def train_with(prepare: Callable[[], object], shapes: Path, out: Path) -> tuple[int, str]:
@@ -220,7 +222,7 @@ class TestHome:
             homeless.symlink_to(homeless.parent / "theirs")
         else:
             homeless.write_text("")
-        with pytest.raises(UserError, match="there is no home folder.*set HOME"):
+        with pytest.raises(UserError, match=r"there is no home folder.*set HOME"):
             cache_dir()
 
     def test_a_path_below_it_is_refused(self, homeless: Path):

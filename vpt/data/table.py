@@ -91,10 +91,10 @@ def _check_columns(file: Path, columns: list[str]) -> None:
         if wanted not in columns:
             raise UserError(
                 f"{file} has no column '{wanted}'{nearest(wanted, columns)} "
-                f"(its first line is {','.join(columns)}); the first line must name the columns path,label"
+                f"(its first line is {','.join(columns)[:200]}); the first line must name the columns path,label"
             )
     if len(set(columns)) < len(columns):
-        raise UserError(f"{file} names a column twice: {','.join(columns)}; rename one of them")
+        raise UserError(f"{file} names a column twice: {','.join(columns)[:200]}; rename one of them")
 
 
 def _split(file: Path, line: int, text: str) -> str:
