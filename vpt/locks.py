@@ -28,7 +28,16 @@ LOCK = ".lock"  # of a run, a sweep or a protocol
 LOCK_OF_BENCH = ".bench.lock"  # of a task of a benchmark, whose folder may be that of a protocol
 LOCK_OF_BEST = ".best.lock"  # of the last training of a sweep, which machines with one database may reach together
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
-LOCKS = frozenset({LOCK, LOCK_OF_BENCH, LOCK_OF_BEST})
+HOLDER = ".holder"  # behind the name of a lock file: who holds it
+
+
+def is_lock(name: str) -> bool:
+    """Whether a file of a folder only belongs to its lock.
+
+    >>> is_lock(".lock"), is_lock(".lock.holder"), is_lock("settings.json")
+    (True, True, False)
+    """
+    return name.removesuffix(HOLDER) in (LOCK, LOCK_OF_BENCH, LOCK_OF_BEST)
 
 
 @dataclass(frozen=True)
@@ -109,6 +118,8 @@ def hold(folder: str | Path, name: str = LOCK, waiting: Callable[[str], None] | 
         _note_holder(path)
         yield Held(folder, path, _inode(path))
     finally:
+        with contextlib.suppress(OSError):
+            _holder_file(path).unlink(missing_ok=True)
         if made:
             _remove_if_unused(made, path)
         lock.release()
@@ -117,15 +128,20 @@ def hold(folder: str | Path, name: str = LOCK, waiting: Callable[[str], None] | 
 def _note_holder(path: Path) -> None:
     holder = {"process": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
     with contextlib.suppress(OSError):  # a full disk; the lock holds without it
-        path.write_text(json.dumps(holder) + "\n", encoding="utf-8")
+        _holder_file(path).write_text(json.dumps(holder) + "\n", encoding="utf-8")
 
 
 def _holder(path: Path) -> str:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(_holder_file(path).read_text(encoding="utf-8"))
         return f"process {int(found['process'])} on {found['host']}, since {found['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return "another process"
+
+
+def _holder_file(path: Path) -> Path:
+    # Not the lock file itself: older versions of filelock empty it when they try to take the lock.
+    return path.with_name(f"{path.name}{HOLDER}")
 
 
 def _remove_if_unused(made: Sequence[Path], path: Path) -> None:

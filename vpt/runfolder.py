@@ -14,7 +14,7 @@ import yaml
 from vpt.config import RunConfig
 from vpt.errors import UserError
 from vpt.files import make_folder, read_json, write_text
-from vpt.locks import LOCKS
+from vpt.locks import is_lock
 from vpt.metrics_file import read_metrics
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -69,7 +69,7 @@ def refuse_other(file: Path, told: dict[str, Any]) -> None:
         UserError: it was begun with others, or holds something else.
     """
     folder = file.parent
-    if not folder.is_dir() or all(item == file or item.name in LOCKS for item in folder.iterdir()):
+    if not folder.is_dir() or all(item == file or is_lock(item.name) for item in folder.iterdir()):
         return
     if not file.is_file():
         raise UserError(f"{folder} exists and holds something else; choose another name=...")
