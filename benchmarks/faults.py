@@ -139,16 +139,16 @@ def disks(place: Path, chance: random.Random, times: int = 50) -> dict[str, Any]
         try:
             try:
                 result = train(load_config(overrides=[*RUN, f"out={disk}"]), quiet)
-                told = "there was room"
+                said = "there was room"
             except UserError as error:
-                told = "one sentence" if "No space left on device" in str(error) else f"UNCLEAR {error}"
+                said = "one sentence" if "No space left on device" in str(error) else f"UNCLEAR {error}"
                 subprocess.run(["mount", "-o", "remount,size=16m", str(disk)], check=True)
                 if (disk / "run" / "config.yaml").is_file():
                     result = resume(disk / "run", console=quiet)
                 else:
                     result = train(load_config(overrides=[*RUN, f"out={disk}"]), quiet)
             same = result.artifact.read_bytes() == expected
-            outcomes[f"{told}, then {'bit-identical' if same else 'DIFFERENT'}"] += 1
+            outcomes[f"{said}, then {'bit-identical' if same else 'DIFFERENT'}"] += 1
         except Exception as error:
             outcomes[f"TRACEBACK {type(error).__name__}: {str(error)[:80]}"] += 1
         finally:
@@ -176,14 +176,14 @@ def pairs(place: Path, chance: random.Random, times: int = 50) -> dict[str, Any]
         time.sleep(chance.uniform(0, 0.3))
         try:
             resume(out / "run", console=quiet)
-            told = "NOT REFUSED" if process.is_alive() else "the first had ended"
+            said = "NOT REFUSED" if process.is_alive() else "the first had ended"
         except UserError as error:
-            told = "refused" if f"in use by process {process.pid}" in str(error) else f"UNCLEAR {error}"
+            said = "refused" if f"in use by process {process.pid}" in str(error) else f"UNCLEAR {error}"
         if process.is_alive():
             os.kill(process.pid or 0, signal.SIGKILL)
         process.join()
         same = resume(out / "run", console=quiet).artifact.read_bytes() == expected
-        outcomes[f"{told}, then {'bit-identical' if same else 'DIFFERENT'}"] += 1
+        outcomes[f"{said}, then {'bit-identical' if same else 'DIFFERENT'}"] += 1
         shutil.rmtree(out)
     return {"times": times, "outcomes": dict(outcomes)}
 

@@ -72,6 +72,6 @@ def in_child(work: Callable[[], int | None]) -> tuple[int, str]:
                 traceback.print_exc()
             os._exit(code)
     os.close(writer)
-    with open(reader, encoding="utf-8", errors="replace") as told:
-        text = told.read()
+    with open(reader, encoding="utf-8", errors="replace") as said:
+        text = said.read()
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), text

@@ -66,9 +66,9 @@ def test_the_command_line_says_how_the_run_goes_on(shapes: Path, tmp_path: Path,
     with small_disk(tmp_path / "disk", 64):
         words = [f"data={shapes}", f"out={tmp_path / 'disk'}", "name=run", *NET, "train.epochs=3", OFTEN]
         assert main(["train", *words, "prompt.tokens=4", "data.workers=0"]) == 2
-        told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vpt: ")]
-    assert len(told) == 1
-    assert told[0].endswith(f"then go on with: vpt train resume={tmp_path / 'disk' / 'run'}")
+        said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vpt: ")]
+    assert len(said) == 1
+    assert said[0].endswith(f"then go on with: vpt train resume={tmp_path / 'disk' / 'run'}")
 
 
 @pytest.mark.parametrize("kilobytes", [60, 300])
@@ -88,11 +88,11 @@ def test_an_export_ends_in_a_sentence_and_not_in_an_abort(shapes: Path, tmp_path
     run = train(settings(shapes, tmp_path, "train.epochs=1"), QUIET).folder
     target = tmp_path / "disk" / "model"
     with small_disk(target.parent, 40):
-        code, told = in_child(lambda: main(["export", str(run), "--format", format, "--output", str(target)]))
+        code, said = in_child(lambda: main(["export", str(run), "--format", format, "--output", str(target)]))
         assert not list(target.parent.iterdir())
     assert code == 2
-    assert f"vpt: cannot write {target}: {FULL}" in told
-    assert "Traceback" not in told
+    assert f"vpt: cannot write {target}: {FULL}" in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize("kilobytes", [4, 40])
@@ -202,8 +202,8 @@ def limited(bytes_: int, work: Callable[[], object]) -> tuple[int, str]:
 def test_a_file_that_may_not_grow_is_a_sentence_whoever_writes(tmp_path: Path, write: Callable[[Path], object]):
     path = tmp_path / "file"
     path.write_text("before")
-    code, told = limited(10_000, lambda: write(path))
-    assert (code, told) == (
+    code, said = limited(10_000, lambda: write(path))
+    assert (code, said) == (
         2,
         f"cannot write {path}: {os.strerror(errno.EFBIG)}; free some space or choose another folder",
     )

@@ -143,12 +143,12 @@ def as_json(tree: Any) -> str | None:
 
 def one_sentence(work: Callable[[], object]) -> None:
     """It works, or ends in a UserError that is short."""
-    told = "works"
+    said = "works"
     try:
         work()
     except UserError as error:
-        told = str(error)
-    assert 0 < len(told) < 2000
+        said = str(error)
+    assert 0 < len(said) < 2000
 
 
 class TestYaml:
@@ -378,12 +378,12 @@ class TestRunFolder:
             if text is None:
                 continue
             (run / "metrics.json").write_text(text)
-            told = ""
+            said = ""
             try:
                 read_metrics(run / "metrics.json")
             except UserError as error:
-                told = str(error)
-            if told:
+                said = str(error)
+            if said:
                 refused += 1
                 with pytest.raises(UserError, match=re.escape(str(run / "metrics.json"))):
                     finished(run)

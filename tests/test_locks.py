@@ -21,7 +21,7 @@ from vpt.bench import running
 from vpt.bench.running import Bench
 from vpt.bench.suites import SUITES
 from vpt.errors import UserError
-from vpt.locks import HOLDER, LOCK, hold
+from vpt.locks import HOLDER, LOCK, lock_folder
 from vpt.protocols import few_shot
 from vpt.run import resume, train
 from vpt.sweep.space import read_space
@@ -60,7 +60,7 @@ def test_a_run_is_trained_by_one_process(shapes: Path, tmp_path: Path, workers: 
             resume(tmp_path / "run", console=QUIET)
         assert (tmp_path / "run" / "config.yaml").stat().st_mtime_ns == before
         kill(first)
-        with hold(tmp_path / "run"):  # free again, with nobody's help
+        with lock_folder(tmp_path / "run"):  # free again, with nobody's help
             pass
 
 
@@ -69,7 +69,7 @@ def test_refusing_comes_before_long_work(shapes: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr("vpt.run.prepare", lambda *_: pytest.fail("the data was read"))
 
     def holding() -> None:
-        with hold(tmp_path / "run"):
+        with lock_folder(tmp_path / "run"):
             signal.pause()
 
     with other_process(holding) as first:
@@ -78,7 +78,7 @@ def test_refusing_comes_before_long_work(shapes: Path, tmp_path: Path, monkeypat
             resume(tmp_path / "run", console=QUIET)
 
 
-def test_runs_side_by_side_are_held(shapes: Path, tmp_path: Path):
+def test_runs_side_by_side_are_locked(shapes: Path, tmp_path: Path):
     configs = [settings(shapes, tmp_path, *LONG, f"name={name}", "data.augment=none") for name in "ab"]
     with other_process(lambda: train_together(configs, QUIET)) as first:
         for name in "ab":
@@ -92,7 +92,7 @@ def a_sweep(shapes: Path, out: Path, *more: str, **rest: Any) -> Sweep:
     return Sweep(words, read_space(["prompt.tokens=1,2"]), trials=2, grid=True, **rest)
 
 
-def test_a_sweep_is_one_process_s(shapes: Path, tmp_path: Path):
+def test_a_sweep_is_of_one_process(shapes: Path, tmp_path: Path):
     """The second one took the first one's trial away, and both broke."""
     plan = a_sweep(shapes, tmp_path, "train.epochs=100000")
     with other_process(lambda: sweep(plan, QUIET)) as first:
@@ -125,7 +125,7 @@ def test_the_last_training_of_a_shared_sweep_is_done_once(shapes: Path, tmp_path
     assert folders == [found.best.folder]
 
 
-def test_a_protocol_is_one_process_s(shapes: Path, tmp_path: Path):
+def test_a_protocol_is_of_one_process(shapes: Path, tmp_path: Path):
     config = settings(shapes, tmp_path, *LONG, "name=few")
     with other_process(lambda: few_shot(config, [1], [1], QUIET)) as first:
         wait_for(lambda: (tmp_path / "few" / "settings.json").is_file())
@@ -133,7 +133,7 @@ def test_a_protocol_is_one_process_s(shapes: Path, tmp_path: Path):
             few_shot(config, [1], [1], QUIET)
 
 
-def test_a_task_of_a_benchmark_is_one_process_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_task_of_a_benchmark_is_of_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Another process may run other tasks in the same folder at the same time."""
     monkeypatch.setattr(running, "_usable", lambda bench, console: list(bench.tasks))
     ran: list[str] = []
@@ -205,20 +205,20 @@ class TestHold:
     """The lock by itself."""
 
     def test_a_folder_made_for_a_lock_alone_is_gone_after_it(self, tmp_path: Path):
-        with hold(tmp_path / "a" / "b"):
+        with lock_folder(tmp_path / "a" / "b"):
             assert (tmp_path / "a" / "b").is_dir()
         assert not list(tmp_path.iterdir())
         (tmp_path / "mine").mkdir()
-        with hold(tmp_path / "mine"):
+        with lock_folder(tmp_path / "mine"):
             pass
         assert (tmp_path / "mine").is_dir()
 
-    @pytest.mark.skipif(filelock.__version__.startswith("3."), reason="there, children hold what their parent held")
+    @pytest.mark.skipif(filelock.__version__.startswith("3."), reason="there, children keep the lock of their parent")
     def test_a_process_that_forks_gives_nothing_away(self, tmp_path: Path):
         """A child that lives on, as one that loads images may, holds nothing."""
 
         def parent() -> None:
-            with hold(tmp_path):
+            with lock_folder(tmp_path):
                 if os.fork() == 0:
                     signal.alarm(60)
                     signal.pause()
@@ -228,35 +228,35 @@ class TestHold:
         with other_process(parent) as first:
             wait_for(lambda: (tmp_path / "ready").is_file())
             kill(first)
-            with hold(tmp_path):
+            with lock_folder(tmp_path):
                 pass
 
     @pytest.mark.parametrize("holder", ["", "{", "[]", '{"process": "x"}', '{"process": 1}', "\0\xff"])
     def test_a_holder_who_left_no_name(self, tmp_path: Path, holder: str):
-        with hold(tmp_path):
+        with lock_folder(tmp_path):
             (tmp_path / f"{LOCK}{HOLDER}").write_text(holder)
-            with pytest.raises(UserError, match="in use by another process"), hold(tmp_path):
+            with pytest.raises(UserError, match="in use by another process"), lock_folder(tmp_path):
                 pass
 
     @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
-    def test_a_file_system_without_locks_is_told_of(
+    def test_a_file_system_without_locks_gets_a_warning(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
     ):
         def none(self: object, *_: object, **__: object) -> None:
             raise OSError(number, os.strerror(number))
 
         monkeypatch.setattr(filelock.FileLock, "acquire", none)
-        with hold(tmp_path) as held:
-            held.check()
+        with lock_folder(tmp_path) as locked:
+            locked.check()
         assert "file system without locks" in capsys.readouterr().err
 
     def test_another_rank_of_the_same_run_takes_no_lock(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-        with hold(tmp_path):
+        with lock_folder(tmp_path):
             monkeypatch.setattr(locks, "is_first", lambda: False)
-            with hold(tmp_path) as held:
-                held.check()
+            with lock_folder(tmp_path) as locked:
+                locked.check()
 
-    def test_a_folder_that_may_not_be_written_is_told_of(self, tmp_path: Path):
+    def test_a_folder_that_may_not_be_written_is_an_error(self, tmp_path: Path):
         (tmp_path / "file").write_text("")
-        with pytest.raises(UserError, match="cannot write"), hold(tmp_path / "file"):
+        with pytest.raises(UserError, match="cannot write"), lock_folder(tmp_path / "file"):
             pass

@@ -209,9 +209,9 @@ class TestRun:
         }
         capsys.readouterr()
         code = main(words[command])
-        told = "".join(capsys.readouterr())
+        said = "".join(capsys.readouterr())
         assert code == 0
-        assert not [sign for sign in TERMINAL if sign in told]
+        assert not [sign for sign in TERMINAL if sign in said]
 
 
 def test_answers_that_were_written_before_cells_were_neutral_read_as_they_were(tmp_path: Path):
@@ -231,10 +231,10 @@ def test_tables_and_lines_of_a_console_move_no_cursor(capsys: pytest.CaptureFixt
     console.say("a \x1b[2J file")
     console.warn("\x9b31m")
     console.table("a \x1b title", ["\x1b]0;x\x07"], [["[/red] \x1b[1m"], ["two\nlines"]])
-    told = capsys.readouterr().err
-    assert "\\u001b[2J" in told
-    assert "[/red]" in told  # no markup
-    assert not [sign for sign in TERMINAL if sign in told]
+    said = capsys.readouterr().err
+    assert "\\u001b[2J" in said
+    assert "[/red]" in said  # no markup
+    assert not [sign for sign in TERMINAL if sign in said]
 
 
 def of(data: LabelledData) -> Sequence[str]:

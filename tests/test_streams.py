@@ -78,8 +78,8 @@ class TestCommand:
             os.write(1, b"what a library prints\n")
             return code
 
-        code, told = in_child(child)
-        assert (code, "Traceback" in told) == (0, False)
+        code, said = in_child(child)
+        assert (code, "Traceback" in said) == (0, False)
         assert not [
             file for file in (tmp_path / "run").rglob("*") if file.is_file() and b"library" in file.read_bytes()
         ]

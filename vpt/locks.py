@@ -41,7 +41,7 @@ def is_lock(name: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Held:
+class LockedFolder:
     """A folder that this process holds.
 
     Args:
@@ -74,19 +74,21 @@ class Held:
 
 
 @contextmanager
-def hold(folder: str | Path, name: str = LOCK, waiting: Callable[[str], None] | None = None) -> Iterator[Held]:
+def lock_folder(
+    folder: str | Path, name: str = LOCK, waiting: Callable[[str], None] | None = None
+) -> Iterator[LockedFolder]:
     """Hold a folder, which is made if there is none. Of several processes of one run, the first does.
 
     Args:
         folder: the folder.
         name: of the lock file in it.
-        waiting: is told who holds it, where the lock is to be waited for; default: it is not.
+        waiting: called with who holds it, where the lock is to be waited for; default: it is not.
 
     Raises:
         UserError: another process holds it, named; the folder cannot be written.
 
     >>> import tempfile
-    >>> with hold(tempfile.mkdtemp()) as held, hold(held.folder):
+    >>> with lock_folder(tempfile.mkdtemp()) as locked, lock_folder(locked.folder):
     ...     pass
     Traceback (most recent call last):
     ...
@@ -94,35 +96,43 @@ def hold(folder: str | Path, name: str = LOCK, waiting: Callable[[str], None] | 
     """
     folder = Path(folder)
     if not is_first():
-        yield Held(folder)
+        yield LockedFolder(folder)
         return
     path = folder / name
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     with writing(path):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(str(path), timeout=0, mode=mode_for_all(0o666), thread_local=False)
-        try:
-            lock.acquire()
-        except filelock.Timeout:
-            if waiting is None:
-                raise UserError(f"{folder} is in use by {_holder(path)}; wait until it ends, or stop it") from None
-            waiting(_holder(path))
-            lock.acquire(timeout=-1, poll_interval=0.5)
-        except (NotImplementedError, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
-                raise
-            say(f"vpt: {folder} is on a file system without locks ({error}): see that no other process works in it")
-            yield Held(folder)
-            return
+        lock = _acquired(path, waiting)
+    if lock is None:
+        yield LockedFolder(folder)
+        return
     try:
         _note_holder(path)
-        yield Held(folder, path, _inode(path))
+        yield LockedFolder(folder, path, _inode(path))
     finally:
         with contextlib.suppress(OSError):
             _holder_file(path).unlink(missing_ok=True)
         if made:
             _remove_if_unused(made, path)
         lock.release()
+
+
+def _acquired(path: Path, waiting: Callable[[str], None] | None) -> filelock.BaseFileLock | None:
+    """The lock of a file; None where the file system has none."""
+    lock = filelock.FileLock(str(path), timeout=0, mode=mode_for_all(0o666), thread_local=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        if waiting is None:
+            raise UserError(f"{path.parent} is in use by {_holder(path)}; wait until it ends, or stop it") from None
+        waiting(_holder(path))
+        lock.acquire(timeout=-1, poll_interval=0.5)
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise
+        say(f"vpt: {path.parent} is on a file system without locks ({error}): see that no other process works in it")
+        return None
+    return lock
 
 
 def _note_holder(path: Path) -> None:

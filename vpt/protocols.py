@@ -18,7 +18,7 @@ from vpt.console import Console
 from vpt.errors import UserError
 from vpt.evaluation import evaluate, evaluate_untrained
 from vpt.files import write_json
-from vpt.locks import hold
+from vpt.locks import lock_folder
 from vpt.metrics_file import read_split
 from vpt.run import resume, train
 from vpt.runfolder import CHECKPOINT, finished, identity, refuse_other, stem_of
@@ -154,7 +154,7 @@ def _begun(config: RunConfig) -> Iterator[None]:
         for key in keys:
             del told[section][key]
     file = _folder(config) / "settings.json"
-    with hold(file.parent):
+    with lock_folder(file.parent):
         refuse_other(file, told)
         write_json(file, told)
         yield

@@ -22,7 +22,7 @@ from vpt.distributed import first_goes_ahead, is_first, joined, told, wait
 from vpt.errors import UserError, WriteError
 from vpt.files import write_json
 from vpt.fitting import rounds, train_model
-from vpt.locks import Held, hold
+from vpt.locks import LockedFolder, lock_folder
 from vpt.predictions import read_answers
 from vpt.prompted import Prompted
 from vpt.prompts.picture import prompt_picture
@@ -73,8 +73,8 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
             model_of(other)  # what is wrong with it is told now, not after the first training
         ready = get_ready(setting)
         folder = Path(told(str(claim(setting.config)) if is_first() else ""))
-        with hold(folder) as held, _resumable(folder):
-            result = alone(training(ready, held))
+        with lock_folder(folder) as locked, _resumable(folder):
+            result = alone(training(ready, locked))
             return _compare(setting, result, [_train_alone(other, _sibling(folder, other)) for other in others])
 
 
@@ -92,13 +92,13 @@ def resume(run: str | Path, overrides: Sequence[str] = (), console: Console | No
         raise UserError(f"{folder} is finished and has no checkpoint to resume from")
     config = load_config(base=read_yaml(folder / "config.yaml"), overrides=overrides)
     compared = _compared(config)
-    with hold(folder) as held, _resumable(folder), joined():
+    with lock_folder(folder) as locked, _resumable(folder), joined():
         if is_first():
             remove_leftovers(folder)
         console = console or Console(quiet=not is_first())
         with first_goes_ahead():
             setting = prepare(config, task_of(config).load, console)
-        result = alone(training(get_ready(setting, folder), held))
+        result = alone(training(get_ready(setting, folder), locked))
         others = [_beside(setting, each) for each in compared]
         return _compare(setting, result, [_train_alone(other, _sibling(folder, other)) for other in others])
 
@@ -114,8 +114,8 @@ def _resumable(folder: Path) -> Iterator[None]:
 
 def _train_alone(setting: Setting, folder: Path) -> TrainResult:
     """Train in a folder of its own, from the checkpoint there if there is one."""
-    with hold(folder) as held:
-        return alone(training(get_ready(setting, folder), held))
+    with lock_folder(folder) as locked:
+        return alone(training(get_ready(setting, folder), locked))
 
 
 def get_ready(setting: Setting, folder: Path | None = None, backbone: Backbone | None = None) -> Ready:
@@ -178,18 +178,18 @@ def model_of(setting: Setting, backbone: Backbone | None = None) -> Prompted:
     return model
 
 
-def training(ready: Ready, held: Held) -> Steps[TrainResult]:
+def training(ready: Ready, locked: LockedFolder) -> Steps[TrainResult]:
     """A whole training as a generator that asks for its steps; `alone` takes them, or vpt/together.py.
 
     Args:
         ready: the run.
-        held: its folder.
+        locked: its folder.
     """
-    setting, state, folder = ready.setting, ready.state, held.folder
+    setting, state, folder = ready.setting, ready.state, locked.folder
 
     def save() -> None:
         if is_first():
-            held.check()
+            locked.check()
             save_checkpoint(folder / CHECKPOINT, state, ready.stands_on)
 
     if ready.fresh:
@@ -202,7 +202,7 @@ def training(ready: Ready, held: Held) -> Steps[TrainResult]:
             _introduce(setting, state.model, folder)
             with torch.random.fork_rng():
                 yield from train_model(state, setting, task_of(setting.config), log, save)
-            held.check()
+            locked.check()
             return _conclude(state, setting, folder, log)
         finally:
             setting.console.attach(None)

@@ -27,7 +27,7 @@ from vpt.config import FrozenTuning, RunConfig
 from vpt.console import Console
 from vpt.distributed import refuse
 from vpt.errors import UserError
-from vpt.locks import hold
+from vpt.locks import lock_folder
 from vpt.metrics import ranking
 from vpt.model import PromptedModel, backbone_for
 from vpt.prompts.pixels import PixelPrompts
@@ -72,8 +72,8 @@ def train_together(
     made: Sequence[str | None] = stems or [None] * len(ready)
     folders = _claimed([each.setting.config for each in ready], made)
     with contextlib.ExitStack() as holding:
-        places = [holding.enter_context(hold(folder)) for folder in folders]
-        runs = [training(each, held) for each, held in zip(ready, places, strict=True)]
+        places = [holding.enter_context(lock_folder(folder)) for folder in folders]
+        runs = [training(each, locked) for each, locked in zip(ready, places, strict=True)]
         console.say(f"{len(runs)} runs on {configs[0].backbone.name}, side by side")
         results, failures = _drive(runs, folders, console)
     _say(console, folders, results)

@@ -26,7 +26,7 @@ from vpt.config import RunConfig, load_config, parse_overrides, word
 from vpt.console import Console
 from vpt.errors import UserError, WriteError
 from vpt.files import read_json, write_json, write_text
-from vpt.locks import LOCK_OF_BENCH, hold
+from vpt.locks import LOCK_OF_BENCH, lock_folder
 from vpt.metrics_file import AGAIN, read_protocol
 from vpt.protocols import SHOTS, base_to_new, few_shot, measured, transfer
 from vpt.runfolder import identity, refuse_other
@@ -100,7 +100,7 @@ def run(bench: Bench, console: Console | None = None) -> Path:
     trained = [task for task in present if bench.suite.source in (None, task.name)]
     with contextlib.ExitStack() as holding:
         for task in trained:  # so that processes with other tasks may run in the same folder
-            holding.enter_context(hold(bench.folder / task.name, LOCK_OF_BENCH))
+            holding.enter_context(lock_folder(bench.folder / task.name, LOCK_OF_BENCH))
         _write_down(bench, told)
         for number, task in enumerate(trained, 1):
             console.say(f"{bench.suite.name} {number} of {len(trained)}: {task.name}")

@@ -78,10 +78,10 @@ def collect(folder: Path) -> Ours:
     """
     if not (folder / "bench.json").is_file():
         raise UserError(f"{folder} is no folder of vpt bench run; it has no bench.json")
-    told = read_json(folder / "bench.json", "run the bench")
-    if not isinstance(told, dict) or not isinstance(told.get("suite"), str):
+    bench = read_json(folder / "bench.json", "run the bench")
+    if not isinstance(bench, dict) or not isinstance(bench.get("suite"), str):
         raise UserError(f"{folder / 'bench.json'} is damaged; give the command of the bench again")
-    suite = suite_of(told["suite"])
+    suite = suite_of(bench["suite"])
     config = load_config(base=read_yaml(folder / "settings.yaml"))
     scores: dict[str, dict[str, Score]] = {}
     for task, measure, score in _scores(suite, folder):

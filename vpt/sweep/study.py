@@ -24,7 +24,7 @@ from vpt.console import Console
 from vpt.distributed import refuse
 from vpt.errors import UserError, WriteError
 from vpt.files import write_json
-from vpt.locks import LOCK_OF_BEST, hold
+from vpt.locks import LOCK_OF_BEST, lock_folder
 from vpt.metrics import ranking
 from vpt.run import get_ready, model_of, training
 from vpt.runfolder import TrainResult, finished, identity, refuse_changed, refuse_other
@@ -94,7 +94,7 @@ def sweep(plan: Sweep, console: Console | None = None) -> SweepResult:
     console = console or Console()
     shared = Shared()
     load_config(plan.file, [*plan.words, *plan.final])  # a mistake in `final` is not told after all trials
-    with _held(plan) as folder:
+    with _locked(plan) as folder:
         found = _search(plan, folder, console, shared)
         words = [*plan.words, *found.words, *plan.final, "name=best", word("out", folder), "compare=[]"]
         config = load_config(plan.file, words)
@@ -117,12 +117,12 @@ def search(plan: Sweep, console: Console | None = None, shared: Shared | None = 
         UserError: any mistake in the configuration, the axes or the data, or a folder of another search, before
             anything is written; no trial that finished.
     """
-    with _held(plan) as folder:
+    with _locked(plan) as folder:
         return _search(plan, folder, console or Console(), shared or Shared())
 
 
 @contextlib.contextmanager
-def _held(plan: Sweep) -> Iterator[Path]:
+def _locked(plan: Sweep) -> Iterator[Path]:
     """Hold the folder of a sweep; with a database several machines work in it."""
     refuse("a sweep")
     if not plan.axes:
@@ -130,7 +130,7 @@ def _held(plan: Sweep) -> Iterator[Path]:
     base = load_config(plan.file, plan.words)
     # A sweep without a name takes that of its data, so that the same command finds it again.
     folder = base.out / (base.name or f"sweep-{Path(base.data.path).name}-{base.backbone.name}".replace("/", "_"))
-    with contextlib.nullcontext() if plan.storage is not None else hold(folder):
+    with contextlib.nullcontext() if plan.storage is not None else lock_folder(folder):
         try:
             yield folder
         except WriteError as error:
@@ -316,8 +316,8 @@ def _run(config: RunConfig, folder: Path, trial: optuna.Trial, shared: Shared) -
                     raise optuna.TrialPruned
         seen = len(history)
 
-    with hold(folder) as held:
-        result = alone(training(get_ready(setting, folder, shared.backbone(setting.config)), held), look)
+    with lock_folder(folder) as locked:
+        result = alone(training(get_ready(setting, folder, shared.backbone(setting.config)), locked), look)
     return float(result.metrics["val"][name])
 
 
@@ -349,13 +349,13 @@ def _final(config: RunConfig, folder: Path, shared: Shared, console: Console) ->
     def waiting(holder: str) -> None:
         console.say(f"the last training is under way in {holder}; waiting for its result")
 
-    with hold(folder.parent, LOCK_OF_BEST, waiting):
+    with lock_folder(folder.parent, LOCK_OF_BEST, waiting):
         if not file.is_file() or identity(load_config(file)) != identity(setting.config):
             shutil.rmtree(folder, ignore_errors=True)  # of a shorter sweep before, or with another `final`
         elif (done := finished(folder)) is not None:
             return done
-        with hold(folder) as held:
-            return alone(training(get_ready(setting, folder, shared.backbone(setting.config)), held))
+        with lock_folder(folder) as locked:
+            return alone(training(get_ready(setting, folder, shared.backbone(setting.config)), locked))
 
 
 def _row(trial: optuna.trial.FrozenTrial, plan: Sweep) -> dict[str, Any]:

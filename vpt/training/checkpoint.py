@@ -19,7 +19,7 @@ from vpt.tensorfile import read_tensors, write_tensors
 from vpt.training.optim import load_optimizer_tensors, optimizer_tensors
 
 KIND = "vpt checkpoint"
-# What a run is of beside its settings, in words.
+# What a run depends on besides its settings, in words.
 NAMED = {"data": "the data", "backbone": "the backbone", "pixels": "the pixels of the images"}
 
 
