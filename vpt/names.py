@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 # Control characters, line separators, codes that reverse the direction of text, and halves of surrogate pairs.
-_CONTROL = "\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff"
+_CONTROL = "\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff"
 _UNSAFE = re.compile(f"[{_CONTROL}]")
 _UNSAFE_OR_BACKSLASH = re.compile(rf"[\\{_CONTROL}]")
 _UNSAFE_IN_TEXT = re.compile("(?![\n\t])" + _UNSAFE.pattern)

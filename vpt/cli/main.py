@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     mistake: Exception | None = None
     code = 0
     try:
-        if note := ensure_home():
+        if (note := ensure_home()) and os.environ.get("RANK", "0") == "0":
             say(f"vpt: {note}")
         options = _parse(words)
         code = int(options.run(options))
