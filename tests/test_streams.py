@@ -49,8 +49,9 @@ class TestCommand:
         assert done.returncode == 0
         assert "Traceback" not in done.stderr
 
-    def test_standard_output_on_a_full_disk(self):
-        done = shell(f"{VPT} config show > /dev/full", PYTHONUNBUFFERED="")
+    @pytest.mark.parametrize("words", ["config show", "--help"])
+    def test_standard_output_on_a_full_disk(self, words: str):
+        done = shell(f"{VPT} {words} > /dev/full", PYTHONUNBUFFERED="")
         assert done.returncode == 2
         assert done.stderr == "vpt: standard output cannot be written: No space left on device\n"
 

@@ -64,11 +64,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         say("\nvpt: interrupted; an unfinished run goes on with: vpt train resume=RUN")
         code = 128 + getattr(stop, "number", 2)
+    except SystemExit as end:  # after --help
+        code = end.code if isinstance(end.code, int) else 0
     except Exception as error:
         mistake = error
     gone = reader_is_gone()  # as behind `| head`: it has read what it wanted
     unwritten = close_output()
-    if mistake is not None and not (isinstance(mistake, OSError) and (gone or unwritten is not None)):
+    of_output = isinstance(mistake, BrokenPipeError) and gone
+    of_output |= isinstance(mistake, OSError) and mistake.filename is None and unwritten is not None
+    if mistake is not None and not of_output:
         if debug:
             raise mistake
         return _explained(mistake)
