@@ -17,6 +17,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
 from collections import Counter
@@ -123,6 +124,68 @@ def _read(path: Path, expected: Any) -> str:
         return "a clean error"
     except Exception as error:
         return f"TRACEBACK {type(error).__name__}"
+
+
+def disks(place: Path, chance: random.Random, times: int = 50) -> dict[str, Any]:
+    """A run on a file system of a random size, where something finds it full; it grows, and the run goes on."""
+    quiet = Console(quiet=True)
+    whole = train(load_config(overrides=[*RUN, f"out={place / 'whole'}"]), quiet)
+    expected, disk = whole.artifact.read_bytes(), place / "disk"
+    size = sum(file.stat().st_size for file in whole.folder.rglob("*") if file.is_file()) // 1024
+    outcomes: Counter[str] = Counter()
+    disk.mkdir()
+    for _ in range(times):
+        mount(disk, chance.randrange(4, size))
+        try:
+            try:
+                result = train(load_config(overrides=[*RUN, f"out={disk}"]), quiet)
+                said = "there was room"
+            except UserError as error:
+                said = "one sentence" if "No space left on device" in str(error) else f"UNCLEAR {error}"
+                subprocess.run(["mount", "-o", "remount,size=16m", str(disk)], check=True)
+                if (disk / "run" / "config.yaml").is_file():
+                    result = resume(disk / "run", console=quiet)
+                else:
+                    result = train(load_config(overrides=[*RUN, f"out={disk}"]), quiet)
+            same = result.artifact.read_bytes() == expected
+            outcomes[f"{said}, then {'bit-identical' if same else 'DIFFERENT'}"] += 1
+        except Exception as error:
+            outcomes[f"TRACEBACK {type(error).__name__}: {str(error)[:80]}"] += 1
+        finally:
+            subprocess.run(["umount", "-l", str(disk)], check=True)
+    return {"times": times, "outcomes": dict(outcomes)}
+
+
+def mount(folder: Path, kilobytes: int) -> None:
+    """A file system of that size, in memory; only the superuser may make one."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)], check=True)
+
+
+def pairs(place: Path, chance: random.Random, times: int = 50) -> dict[str, Any]:
+    """A second process resumes a run at a random moment while the first one trains it, which is then killed."""
+    quiet = Console(quiet=True)
+    whole = train(load_config(overrides=[*RUN, f"out={place / 'whole'}"]), quiet)
+    expected = whole.artifact.read_bytes()
+    outcomes: Counter[str] = Counter()
+    for number in range(times):
+        out = place / str(number)
+        process = multiprocessing.get_context("fork").Process(target=_train, args=(out,))
+        process.start()
+        while process.is_alive() and not (out / "run" / "checkpoint.safetensors").is_file():
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 0.3))
+        try:
+            resume(out / "run", console=quiet)
+            said = "NOT REFUSED" if process.is_alive() else "the first had ended"
+        except UserError as error:
+            said = "refused" if f"in use by process {process.pid}" in str(error) else f"UNCLEAR {error}"
+        if process.is_alive():
+            os.kill(process.pid or 0, signal.SIGKILL)
+        process.join()
+        same = resume(out / "run", console=quiet).artifact.read_bytes() == expected
+        outcomes[f"{said}, then {'bit-identical' if same else 'DIFFERENT'}"] += 1
+        shutil.rmtree(out)
+    return {"times": times, "outcomes": dict(outcomes)}
 
 
 def images(place: Path, chance: random.Random, times: int = 1000) -> dict[str, Any]:
@@ -236,6 +299,8 @@ FAULTS: dict[str, Callable[[Path, random.Random], dict[str, Any]]] = {
     "images": images,
     "checkpoints": checkpoints,
     "kills": kills,
+    "disks": disks,
+    "pairs": pairs,
 }
 
 

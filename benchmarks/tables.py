@@ -365,6 +365,8 @@ def faults() -> str:
         "checkpoints": "a checkpoint or artifact cut or with a bit flipped",
         "images": "a mutated image, of every format Pillow reads and writes",
         "configs": "a mutated configuration",
+        "disks": "a disk of a random size, full before the run ends; it grows, and the run goes on",
+        "pairs": "a second process resumes a run that the first one trains, which is then killed",
     }
     body = []
     for key, text in names.items():

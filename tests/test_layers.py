@@ -14,8 +14,25 @@ FILES = sorted((ROOT / "vpt").rglob("*.py"))
 
 # From the bottom up: a module may import from its own layer's folder and from the layers before it.
 LAYERS = [
-    ["vpt.errors", "vpt.precision", "vpt.strictjson", "vpt.version"],
-    ["vpt.files", "vpt.preprocess", "vpt.results", "vpt.metrics", "vpt.hub", "vpt.pickledata", "vpt.tensorbytes"],
+    [
+        "vpt.errors",
+        "vpt.precision",
+        "vpt.strictjson",
+        "vpt.version",
+        "vpt.names",
+        "vpt.safe_yaml",
+        "vpt.spreadsheet",
+    ],
+    [
+        "vpt.files",
+        "vpt.streams",
+        "vpt.preprocess",
+        "vpt.results",
+        "vpt.metrics",
+        "vpt.hub",
+        "vpt.pickledata",
+        "vpt.tensorbytes",
+    ],
     [
         "vpt.config",
         "vpt.tensorfile",
@@ -26,8 +43,10 @@ LAYERS = [
         "vpt.plots",
         "vpt.runlog",
         "vpt.cachedir",
+        "vpt.metrics_file",
         "vpt.predictions",
     ],
+    ["vpt.locks"],
     ["vpt.console", "vpt.data", "vpt.header", "vpt.prompts.plan", "vpt.runfolder"],
     ["vpt.comparison", "vpt.inputs"],
     ["vpt.backbones"],

@@ -60,6 +60,7 @@ def test_a_run_leaves_everything_a_user_expects(shapes: Path, tmp_path: Path):
     result = train(config, QUIET)
     names = {path.name for path in result.folder.iterdir()}
     assert names == {
+        ".lock",
         "artifact.safetensors",
         "checkpoint.safetensors",
         "config.yaml",

@@ -1,31 +1,57 @@
-"""Where things that can be made again are kept between runs."""
+"""Where files that can be made again are kept between runs."""
 
 from __future__ import annotations
 
 import os
-import shutil
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from vpt.errors import UserError
+from vpt.errors import UserError, WriteError
+from vpt.files import make_folder
 
 
 def cache_dir() -> Path:
     """The folder `vpt` within XDG_CACHE_HOME, or within ~/.cache. It may not exist yet.
+
+    Raises:
+        UserError: there is no home folder, and none can be made.
 
     >>> cache_dir().name
     'vpt'
     """
     given = os.environ.get("XDG_CACHE_HOME", "")
     # The standard says that a relative path there is to be ignored.
-    return (Path(given) if os.path.isabs(given) else Path.home() / ".cache") / "vpt"
+    return (Path(given) if os.path.isabs(given) else _home() / ".cache") / "vpt"
+
+
+def ensure_home() -> str:
+    """Give a process without a home folder a private temporary one, as containers with any user id need it.
+
+    Libraries look for their caches below HOME, and fail or write into a folder called "~" where there is none.
+
+    Returns:
+        A sentence about it; "" where there is a home folder.
+
+    Raises:
+        UserError: none can be made.
+
+    >>> ensure_home() if os.path.isabs(os.path.expanduser("~")) else ""
+    ''
+    """
+    if os.path.isabs(os.path.expanduser("~")):
+        return ""
+    home = _home()
+    os.environ["HOME"] = str(home)
+    os.environ.setdefault("USER", str(os.getuid()))  # torch names its cache after the user
+    return f"HOME is not set and this user has no home folder: caches are kept in {home}"
 
 
 def made_once(name: str, what: str, fill: Callable[[Path], None]) -> Path:
-    """The folder `name` of the cache; if it is not there, `fill` writes what belongs into it.
+    """The folder `name` of the cache; if it is not there, `fill` writes its files.
 
-    It is written beside and then renamed, so that a folder of that name is always whole.
+    It is written under a temporary name and then renamed, so that a folder of that name is always complete.
 
     Args:
         name: of the folder.
@@ -38,22 +64,25 @@ def made_once(name: str, what: str, fill: Callable[[Path], None]) -> Path:
     folder = cache_dir() / name
     if folder.is_dir():
         return folder
-    temporary: str | None = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.mkdtemp(prefix=f".{name}.", dir=folder.parent)
-        os.chmod(temporary, 0o755)
-        fill(Path(temporary))
-        try:
-            os.rename(temporary, folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was faster, with the same files
-                raise
+        make_folder(folder, fill)  # False where another process was faster, with the same files
+    except WriteError as error:
+        reason = str(error).removeprefix("cannot write ")
+        raise WriteError(f"cannot write the {what} to {reason}, by setting XDG_CACHE_HOME") from error
+    return folder
+
+
+def _home() -> Path:
+    home = os.path.expanduser("~")
+    if os.path.isabs(home):
+        return Path(home)
+    # Others may write to the temporary folder, too: this one must be ours, and closed to them.
+    folder = Path(tempfile.gettempdir()) / f"vpt-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
     except OSError as error:
-        raise UserError(
-            f"cannot write the {what} to {folder}: {error.strerror}; set XDG_CACHE_HOME to a folder that can be written"
-        ) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        raise UserError(f"there is no home folder, and {folder} cannot be made: {error.strerror}; set HOME") from None
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
+        raise UserError(f"there is no home folder, and {folder} is not this user's alone; set HOME")
     return folder

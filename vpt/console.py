@@ -11,8 +11,11 @@ from typing import Protocol
 import rich.console
 from rich import progress as live
 from rich.table import Table
+from rich.text import Text
 
+from vpt.names import one_line, printable
 from vpt.runlog import RunLog
+from vpt.streams import Messages
 
 SPARSE = 15.0  # seconds between plain progress lines
 
@@ -28,7 +31,7 @@ class Console:
     """Speaks on stderr, so that stdout stays for results; lines also go to the log that is attached."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self._out = rich.console.Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self._out = rich.console.Console(file=Messages(), quiet=quiet, highlight=False, soft_wrap=True)  # type: ignore[arg-type]
         self._log: RunLog | None = None
 
     def attach(self, log: RunLog | None) -> None:
@@ -37,23 +40,28 @@ class Console:
 
     def say(self, text: str) -> None:
         """Print a line."""
+        text = printable(text)
         self._out.print(text, markup=False)
         if self._log is not None:
             self._log.say(text)
 
     def warn(self, text: str) -> None:
         """Print a line that should be seen."""
+        text = printable(text)
         self._out.print(text, style="yellow", markup=False)
         if self._log is not None:
             self._log.say(f"warning: {text}")
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table."""
-        table = Table(title=title, title_justify="left")
+        columns = [one_line(column) for column in columns]
+        rows = [[one_line(cell) for cell in row] for row in rows]
+        # As texts: rich reads a string as markup, and fails on one like "[/a]".
+        table = Table(title=Text(one_line(title)), title_justify="left")
         for index, column in enumerate(columns):
-            table.add_column(column, justify="left" if index == 0 else "right")
+            table.add_column(Text(column), justify="left" if index == 0 else "right")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(Text, row))
         self._out.print(table)
         if self._log is not None:
             self._log.say("\n".join(["\t".join(columns), *("\t".join(row) for row in rows)]))

@@ -28,6 +28,10 @@ class FileError(UserError):
         self.what = what
 
 
+class WriteError(UserError):
+    """A file that cannot be written: a full disk, a folder without write access or removed. What was there stays."""
+
+
 class NotFinite(UserError):
     """Scores, boxes or a loss are not finite: the training diverged.
 

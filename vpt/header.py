@@ -163,6 +163,7 @@ class IdentityHeader(Header):
     settings: dict[str, Any]
     data: Name
     backbone: Name
+    pixels: Name | None = None  # older ones have none
 
 
 class CheckpointHeader(Header):

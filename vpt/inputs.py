@@ -13,6 +13,7 @@ from PIL import Image
 
 from vpt.data.folder import hint, images_below
 from vpt.errors import UserError
+from vpt.names import shown
 
 Picture = str | Path | np.ndarray | Image.Image
 
@@ -20,7 +21,8 @@ Picture = str | Path | np.ndarray | Image.Image
 def find_images(images: Picture | Iterable[Picture]) -> list[tuple[str, Any]]:
     """Name and source of every picture meant by a path, folder, glob, picture, or a list of them.
 
-    In a folder and below it, images are what they are in a data set: see `images_below`.
+    In a folder and below it, images are what they are in a data set: see `images_below`. Names can be printed whatever
+    the file is called: see `vpt.names.shown`, and `vpt.names.original` for the path of a name.
 
     Raises:
         UserError: a path where nothing is, a folder without images, a glob without matches.
@@ -32,9 +34,9 @@ def find_images(images: Picture | Iterable[Picture]) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     for number, each in enumerate(several, 1):
         if isinstance(each, np.ndarray | Image.Image):
-            found.append((getattr(each, "filename", "") or f"image {number}", each))
+            found.append((shown(getattr(each, "filename", "") or f"image {number}"), each))
         elif isinstance(each, str | Path):
-            found += [(str(path), path) for path in _files(each)]
+            found += [(shown(path), path) for path in _files(each)]
         else:
             raise UserError(f"cannot predict a {type(each).__name__}; give paths, PIL pictures or uint8 arrays")
     if not found:

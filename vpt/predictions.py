@@ -1,9 +1,12 @@
-"""What a run answered for each image of a split, as a CSV that people, spreadsheets and reports read."""
+"""What a run answered for each image of a split, as a CSV that people, spreadsheets and reports read.
+
+Cells that a spreadsheet would take for formulas are written as text, see vpt/spreadsheet.py; they read back unchanged.
+"""
 
 from __future__ import annotations
 
 import csv
-import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +15,7 @@ import numpy as np
 
 from vpt.errors import UserError
 from vpt.files import write_text
+from vpt.spreadsheet import plain_cell, to_csv
 
 COLUMNS = ("image", "true", "predicted", "score", "score_of_true")
 
@@ -69,14 +73,11 @@ def _least(shares: np.ndarray, which: np.ndarray) -> float:
 
 def write_answers(path: Path, answers: Sequence[Answer]) -> Path:
     """Write a CSV with a header."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(COLUMNS)
-    for answer in answers:
-        table.writerow(
-            [answer.image, answer.true, answer.predicted, f"{answer.score:.6f}", f"{answer.score_of_true:.6f}"]
-        )
-    return write_text(path, text.getvalue())
+    rows = [
+        (answer.image, answer.true, answer.predicted, f"{answer.score:.6f}", f"{answer.score_of_true:.6f}")
+        for answer in answers
+    ]
+    return write_text(path, to_csv([COLUMNS, *rows]))
 
 
 def read_answers(path: Path) -> list[Answer]:
@@ -87,9 +88,14 @@ def read_answers(path: Path) -> list[Answer]:
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return [
-                Answer(row["image"], row["true"], row["predicted"], float(row["score"]), float(row["score_of_true"]))
-                for row in csv.DictReader(file)
-            ]
+            return [_answer(row) for row in csv.DictReader(file)]
     except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise UserError(f"the predictions {path} cannot be read: {error!r}") from None
+
+
+def _answer(row: dict[str, str]) -> Answer:
+    scores = float(row["score"]), float(row["score_of_true"])
+    if not all(map(math.isfinite, scores)):
+        raise ValueError(f"scores must be finite, found {scores}")
+    image, true, predicted = (plain_cell(row[column]) for column in COLUMNS[:3])
+    return Answer(image, true, predicted, *scores)

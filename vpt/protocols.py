@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import shutil
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from vpt.config import RunConfig, load_config, word
 from vpt.console import Console
 from vpt.errors import UserError
 from vpt.evaluation import evaluate, evaluate_untrained
-from vpt.files import read_json, write_json
+from vpt.files import write_json
+from vpt.locks import lock_folder
+from vpt.metrics_file import read_split
 from vpt.run import resume, train
 from vpt.runfolder import CHECKPOINT, finished, identity, refuse_other, stem_of
 
@@ -33,15 +36,15 @@ def few_shot(
 
     Validation has as many images a class, but at most four.
     """
-    _begin(config)
-    rows = []
-    for count in shots:
-        found = []
-        for seed in seeds:
-            words = [f"data.shots={count}", f"data.val_shots={min(count, 4)}", *_seed(seed)]
-            found.append(measured(config, f"{count}-shot-seed{seed}", words, console)["accuracy"])
-        rows.append({"shots": count, **_mean(found)})
-    return _kept(config, "few-shot", {"rows": rows})
+    with _begun(config):
+        rows = []
+        for count in shots:
+            found = []
+            for seed in seeds:
+                words = [f"data.shots={count}", f"data.val_shots={min(count, 4)}", *_seed(seed)]
+                found.append(measured(config, f"{count}-shot-seed{seed}", words, console)["accuracy"])
+            rows.append({"shots": count, **_mean(found)})
+        return _kept(config, "few-shot", {"rows": rows})
 
 
 def base_to_new(
@@ -51,17 +54,17 @@ def base_to_new(
 
     As in the papers, the harmonic mean is that of the mean accuracies.
     """
-    _begin(config)
-    base, new = [], []
-    for seed in seeds:
-        words = ["data.half=base", f"data.shots={shots}", f"data.val_shots={min(shots, 4)}", *_seed(seed)]
-        name = f"base-{shots}-shot-seed{seed}"
-        base.append(measured(config, name, words, console)["accuracy"])
-        other = ["data.half=new", *words[1:]]
-        new.append(_elsewhere(config, name, other, console)["accuracy"])
-    first, second = _mean(base), _mean(new)
-    mean = harmonic(first["mean"], second["mean"])
-    return _kept(config, "base-to-new", {"shots": shots, "base": first, "new": second, "harmonic_mean": mean})
+    with _begun(config):
+        base, new = [], []
+        for seed in seeds:
+            words = ["data.half=base", f"data.shots={shots}", f"data.val_shots={min(shots, 4)}", *_seed(seed)]
+            name = f"base-{shots}-shot-seed{seed}"
+            base.append(measured(config, name, words, console)["accuracy"])
+            other = ["data.half=new", *words[1:]]
+            new.append(_elsewhere(config, name, other, console)["accuracy"])
+        first, second = _mean(base), _mean(new)
+        mean = harmonic(first["mean"], second["mean"])
+        return _kept(config, "base-to-new", {"shots": shots, "base": first, "new": second, "harmonic_mean": mean})
 
 
 def transfer(
@@ -79,25 +82,25 @@ def transfer(
     """
     if not targets:
         raise UserError("transfer needs other data sets to test on: --to DATA [DATA ...]")
-    _begin(config)
-    words = [] if shots is None else [f"data.shots={shots}", f"data.val_shots={min(shots, 4)}"]
-    source: list[float] = []
-    others: dict[str, list[float]] = {target: [] for target in targets}
-    for seed in seeds:
-        name = f"{'all' if shots is None else shots}-shot-transfer-seed{seed}"
-        source.append(measured(config, name, [*words, *_seed(seed)], console)["accuracy"])
-        for target in targets:
-            there = [
-                word("data.path", target),
-                "data.val=null",
-                "data.test=null",
-                "data.shots=null",
-                "data.val_shots=null",
-            ]
-            others[target].append(_elsewhere(config, name, there, console)["accuracy"])
-    rows = [{"data": target, **_mean(found)} for target, found in others.items()]
-    average = statistics.mean(row["mean"] for row in rows)
-    return _kept(config, "transfer", {"source": _mean(source), "rows": rows, "average": average})
+    with _begun(config):
+        words = [] if shots is None else [f"data.shots={shots}", f"data.val_shots={min(shots, 4)}"]
+        source: list[float] = []
+        others: dict[str, list[float]] = {target: [] for target in targets}
+        for seed in seeds:
+            name = f"{'all' if shots is None else shots}-shot-transfer-seed{seed}"
+            source.append(measured(config, name, [*words, *_seed(seed)], console)["accuracy"])
+            for target in targets:
+                there = [
+                    word("data.path", target),
+                    "data.val=null",
+                    "data.test=null",
+                    "data.shots=null",
+                    "data.val_shots=null",
+                ]
+                others[target].append(_elsewhere(config, name, there, console)["accuracy"])
+        rows = [{"data": target, **_mean(found)} for target, found in others.items()]
+        average = statistics.mean(row["mean"] for row in rows)
+        return _kept(config, "transfer", {"source": _mean(source), "rows": rows, "average": average})
 
 
 def as_table(found: dict[str, Any]) -> str:
@@ -143,15 +146,18 @@ def _folder(config: RunConfig) -> Path:
     return config.out / (config.name or f"protocol-{stem_of(config)}")
 
 
-def _begin(config: RunConfig) -> None:
-    """Write down of which settings the folder is, beside those a protocol gives itself."""
+@contextmanager
+def _begun(config: RunConfig) -> Iterator[None]:
+    """Hold the folder, and note the settings it is of, without those that a protocol gives itself."""
     told = identity(config)
     for section, keys in GIVEN.items():
         for key in keys:
             del told[section][key]
     file = _folder(config) / "settings.json"
-    refuse_other(file, told)
-    write_json(file, told)
+    with lock_folder(file.parent):
+        refuse_other(file, told)
+        write_json(file, told)
+        yield
 
 
 def _with(config: RunConfig, words: Sequence[str]) -> RunConfig:
@@ -171,15 +177,17 @@ def measured(config: RunConfig, name: str, words: Sequence[str], console: Consol
     if not _learns(mine):
         return _once(folder.with_suffix(".json"), lambda: evaluate_untrained(mine, "test", console))
     if (done := finished(folder)) is not None:
-        return done.metrics["test"]
-    if (folder / CHECKPOINT).is_file():
-        return resume(folder, console=console).metrics["test"]
-    if (folder / "config.yaml").is_file():
-        shutil.rmtree(folder)  # stopped before its first checkpoint
-    metrics = train(mine, console).metrics
-    if "test" not in metrics:
+        metrics = done.metrics
+    elif (folder / CHECKPOINT).is_file():
+        metrics = resume(folder, console=console).metrics
+    else:
+        if (folder / "config.yaml").is_file():
+            shutil.rmtree(folder)  # stopped before its first checkpoint
+        metrics = train(mine, console).metrics
+    found: dict[str, Any] | None = metrics.get("test")
+    if found is None:
         raise UserError(f"{config.data.path} has no test split, which this protocol needs; give data.test=FOLDER")
-    return metrics["test"]
+    return found
 
 
 def _elsewhere(config: RunConfig, name: str, words: Sequence[str], console: Console | None) -> dict[str, Any]:
@@ -199,7 +207,7 @@ def _learns(config: RunConfig) -> bool:
 def _once(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     if not path.is_file():
         write_json(path, make())
-    return read_json(path, "measure again", "remove it and measure again")
+    return read_split(path)
 
 
 def _kept(config: RunConfig, protocol: str, found: dict[str, Any]) -> dict[str, Any]:

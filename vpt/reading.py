@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vpt.config import RunConfig
 from vpt.config.data import Window
@@ -73,7 +73,7 @@ def checked(data: LabelledData, config: RunConfig) -> tuple[LabelledData, CheckR
     False
     """
     report = check(data, config.data.max_pixels)
-    return apply(data, report, config.data.on_bad), report
+    return replace(apply(data, report, config.data.on_bad), pixels=report.pixels), report
 
 
 def resolved(window: Window, report: CheckReport) -> Window:

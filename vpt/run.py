@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,26 @@ from vpt.budget import estimate, total_parameters
 from vpt.comparison import comparison_png, method_name, say_comparison
 from vpt.config import RunConfig, load_config, read_yaml
 from vpt.console import Console
+from vpt.data.records import SPLITS
 from vpt.distributed import first_goes_ahead, is_first, joined, told, wait
-from vpt.errors import FileError, UserError
+from vpt.errors import FileError, UserError, WriteError
 from vpt.files import write_json
 from vpt.fitting import rounds, train_model
+from vpt.locks import LockedFolder, lock_folder
 from vpt.predictions import read_answers
 from vpt.prompted import Prompted
 from vpt.prompts.picture import prompt_picture
 from vpt.prompts.pixels import PixelPrompts
-from vpt.runfolder import CHECKPOINT, TrainResult, claim, identity, refuse_taken, upgraded, write_config
+from vpt.runfolder import (
+    CHECKPOINT,
+    TrainResult,
+    claim,
+    identity,
+    refuse_taken,
+    remove_leftovers,
+    upgraded,
+    write_config,
+)
 from vpt.runlog import RunLog, open_log
 from vpt.setting import Setting, prepare
 from vpt.tasks import task_of
@@ -70,17 +82,17 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
             model_of(other)  # what is wrong with it is told now, not after the first training
         ready = get_ready(setting)
         folder = Path(told(str(claim(setting.config)) if is_first() else ""))
-        result = alone(training(ready, folder))
-        return _compare(
-            setting, result, [alone(training(get_ready(other), _sibling(folder, other))) for other in others]
-        )
+        with lock_folder(folder) as locked, _resumable(folder):
+            result = alone(training(ready, locked))
+            return _compare(setting, result, [_train_alone(other, _sibling(folder, other)) for other in others])
 
 
 def resume(run: str | Path, overrides: Sequence[str] = (), console: Console | None = None) -> TrainResult:
     """Go on with an interrupted run; the result is bit for bit that of a run never interrupted, on a CPU.
 
     Raises:
-        UserError: no run there, a damaged checkpoint, or settings, data or backbone that changed since.
+        UserError: no run there, one that another process is training, a damaged checkpoint, or settings, data or
+            backbone that changed since.
     """
     folder = Path(run)
     if not (folder / "config.yaml").is_file():
@@ -89,14 +101,30 @@ def resume(run: str | Path, overrides: Sequence[str] = (), console: Console | No
         raise UserError(f"{folder} is finished and has no checkpoint to resume from")
     config = load_config(base=upgraded(read_yaml(folder / "config.yaml")), overrides=overrides)
     compared = _compared(config)
-    with joined():
+    with lock_folder(folder) as locked, _resumable(folder), joined():
+        if is_first():
+            remove_leftovers(folder)
         console = console or Console(quiet=not is_first())
         with first_goes_ahead():
             setting = prepare(config, task_of(config).load, console)
-        result = alone(training(get_ready(setting, folder), folder))
-        others = [(other, _sibling(folder, other)) for other in (_beside(setting, each) for each in compared)]
-        beside = [alone(training(get_ready(other, sibling), sibling)) for other, sibling in others]
-        return _compare(setting, result, beside)
+        result = alone(training(get_ready(setting, folder), locked))
+        others = [_beside(setting, each) for each in compared]
+        return _compare(setting, result, [_train_alone(other, _sibling(folder, other)) for other in others])
+
+
+@contextmanager
+def _resumable(folder: Path) -> Iterator[None]:
+    """Say how a run goes on that ended because something could not be written."""
+    try:
+        yield
+    except WriteError as error:
+        raise WriteError(f"{error}; then go on with: vpt train resume={folder}") from error
+
+
+def _train_alone(setting: Setting, folder: Path) -> TrainResult:
+    """Train in a folder of its own, from the checkpoint there if there is one."""
+    with lock_folder(folder) as locked:
+        return alone(training(get_ready(setting, folder), locked))
 
 
 def get_ready(setting: Setting, folder: Path | None = None, backbone: Backbone | None = None) -> Ready:
@@ -120,6 +148,7 @@ def get_ready(setting: Setting, folder: Path | None = None, backbone: Backbone |
     stands_on = {
         "settings": identity(config),
         "data": data.fingerprint(),
+        "pixels": data.pixels,
         "backbone": model.backbone.fingerprint,
     }
     checkpoint = folder / CHECKPOINT if folder is not None else None
@@ -131,7 +160,8 @@ def get_ready(setting: Setting, folder: Path | None = None, backbone: Backbone |
             state.start = {name: value.clone() for name, value in model.owned_state().items()}
     else:
         assert checkpoint is not None
-        load_checkpoint(checkpoint, state, stands_on)
+        images = [record for split in SPLITS for record in data.split(split)]
+        load_checkpoint(checkpoint, state, stands_on, images)
         progress = state.progress
         last = progress.round + 1 == rounds(config.prompt)
         if progress.round >= rounds(config.prompt) or (not last and state.start is None):
@@ -160,17 +190,18 @@ def model_of(setting: Setting, backbone: Backbone | None = None) -> Prompted:
     return model
 
 
-def training(ready: Ready, folder: Path) -> Steps[TrainResult]:
+def training(ready: Ready, locked: LockedFolder) -> Steps[TrainResult]:
     """A whole training as a generator that asks for its steps; `alone` takes them, or vpt/together.py.
 
     Args:
         ready: the run.
-        folder: its folder.
+        locked: its folder.
     """
-    setting, state = ready.setting, ready.state
+    setting, state, folder = ready.setting, ready.state, locked.folder
 
     def save() -> None:
         if is_first():
+            locked.check()
             save_checkpoint(folder / CHECKPOINT, state, ready.stands_on)
 
     if ready.fresh:
@@ -183,6 +214,7 @@ def training(ready: Ready, folder: Path) -> Steps[TrainResult]:
             _introduce(setting, state.model, folder)
             with torch.random.fork_rng():
                 yield from train_model(state, setting, task_of(setting.config), log, save)
+            locked.check()
             return _conclude(state, setting, folder, log)
         finally:
             setting.console.attach(None)

@@ -15,6 +15,8 @@ from vpt.config import RunConfig
 from vpt.config.data import LEGACY
 from vpt.errors import UserError
 from vpt.files import make_folder, read_json, write_text
+from vpt.locks import is_lock
+from vpt.metrics_file import read_metrics
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -57,8 +59,7 @@ def finished(folder: Path) -> TrainResult | None:
     file = folder / "metrics.json"
     if not file.is_file():
         return None
-    metrics = read_json(file, "train again", "remove it and train again")
-    return TrainResult(folder, folder / "artifact.safetensors", metrics)
+    return TrainResult(folder, folder / "artifact.safetensors", read_metrics(file))
 
 
 def identity(config: RunConfig) -> dict[str, Any]:
@@ -93,7 +94,7 @@ def refuse_other(file: Path, told: dict[str, Any]) -> None:
         UserError: it was begun with others, or holds something else.
     """
     folder = file.parent
-    if not folder.is_dir() or all(item == file for item in folder.iterdir()):
+    if not folder.is_dir() or all(item == file or is_lock(item.name) for item in folder.iterdir()):
         return
     if not file.is_file():
         raise UserError(f"{folder} exists and holds something else; choose another name=...")
@@ -207,6 +208,15 @@ def write_config(folder: Path, config: RunConfig, name: str | None = None) -> No
     """
     stored = config.model_copy(update={"name": name or folder.name})
     write_text(folder / "config.yaml", yaml.safe_dump(stored.model_dump(mode="json"), sort_keys=False))
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove checkpoints that a kill left half written; the caller holds the folder.
+
+    >>> remove_leftovers(Path("no/such/run"))
+    """
+    for temporary in folder.glob(f".{CHECKPOINT}.*.tmp"):
+        temporary.unlink(missing_ok=True)
 
 
 def _taken(folder: Path) -> UserError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from vpt.config import FrozenTuning, RunConfig
 from vpt.console import Console
 from vpt.distributed import refuse
 from vpt.errors import UserError
+from vpt.locks import lock_folder
 from vpt.metrics import ranking
 from vpt.model import PromptedModel, backbone_for
 from vpt.prompts.pixels import PixelPrompts
@@ -68,15 +70,30 @@ def train_together(
             backbone = backbone_for(setting.config).to(setting.device)
         ready.append(get_ready(setting, backbone=backbone))
     made: Sequence[str | None] = stems or [None] * len(ready)
-    folders = [claim(each.setting.config, stem) for each, stem in zip(ready, made, strict=True)]
-    runs = [training(each, folder) for each, folder in zip(ready, folders, strict=True)]
-    console.say(f"{len(runs)} runs on {configs[0].backbone.name}, side by side")
-    results, failures = _drive(runs, folders, console)
+    folders = _claimed([each.setting.config for each in ready], made)
+    with contextlib.ExitStack() as holding:
+        places = [holding.enter_context(lock_folder(folder)) for folder in folders]
+        runs = [training(each, locked) for each, locked in zip(ready, places, strict=True)]
+        console.say(f"{len(runs)} runs on {configs[0].backbone.name}, side by side")
+        results, failures = _drive(runs, folders, console)
     _say(console, folders, results)
     if failures:
         told = "; ".join(f"{folders[at]}: {error}" for at, error in failures.items())
         raise UserError(f"{len(failures)} of {len(runs)} runs failed, the others are finished: {told}")
     return [results[at] for at in range(len(runs))]
+
+
+def _claimed(configs: Sequence[RunConfig], stems: Sequence[str | None]) -> list[Path]:
+    """A folder for every run, or for none."""
+    folders: list[Path] = []
+    try:
+        for config, stem in zip(configs, stems, strict=True):
+            folders.append(claim(config, stem))
+    except UserError:
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folders
 
 
 def _check(configs: Sequence[RunConfig]) -> None:

@@ -11,6 +11,7 @@ What is finished is only read, so the same command goes on with a bench that was
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,8 +24,10 @@ from vpt.bench.check import check
 from vpt.bench.suites import Suite, Task
 from vpt.config import RunConfig, load_config, parse_overrides, word
 from vpt.console import Console
-from vpt.errors import UserError
+from vpt.errors import UserError, WriteError
 from vpt.files import read_json, write_json, write_text
+from vpt.locks import LOCK_OF_BENCH, lock_folder
+from vpt.metrics_file import AGAIN, read_protocol
 from vpt.protocols import SHOTS, base_to_new, few_shot, measured, transfer
 from vpt.runfolder import identity, refuse_other
 
@@ -32,7 +35,6 @@ if TYPE_CHECKING:
     from vpt.sweep.space import SpaceFile
 
 NEW_SHOTS = 16  # of base-to-new and transfer
-AGAIN = "give the same command again"
 
 
 @dataclass(frozen=True)
@@ -94,16 +96,21 @@ def run(bench: Bench, console: Console | None = None) -> Path:
     console = console or Console()
     told = _same(bench)
     present = _usable(bench, console)
-    _write_down(bench, told)
     failed = []
     trained = [task for task in present if bench.suite.source in (None, task.name)]
-    for number, task in enumerate(trained, 1):
-        console.say(f"{bench.suite.name} {number} of {len(trained)}: {task.name}")
-        try:
-            _task(bench, task, present, console)
-        except UserError as error:
-            console.warn(f"{task.name} failed: {error}")
-            failed.append(task.name)
+    with contextlib.ExitStack() as holding:
+        for task in trained:  # so that processes with other tasks may run in the same folder
+            holding.enter_context(lock_folder(bench.folder / task.name, LOCK_OF_BENCH))
+        _write_down(bench, told)
+        for number, task in enumerate(trained, 1):
+            console.say(f"{bench.suite.name} {number} of {len(trained)}: {task.name}")
+            try:
+                _task(bench, task, present, console)
+            except WriteError as error:
+                raise WriteError(f"{error}; then {AGAIN}, which goes on") from error
+            except UserError as error:
+                console.warn(f"{task.name} failed: {error}")
+                failed.append(task.name)
     if failed:
         raise UserError(f"failed: {', '.join(failed)}; their reasons stand above, the other tasks are done")
     return bench.folder
@@ -184,7 +191,7 @@ def _has(file: Path, bench: Bench, targets: Sequence[str] = ()) -> bool:
     """Whether a protocol's result is there, of as many seeds and shots and of the targets that are asked for."""
     if not file.is_file():
         return False
-    found = read_json(file, AGAIN, f"remove it, and {AGAIN}")
+    found = read_protocol(file)
     if found["protocol"] == "few-shot" and [row["shots"] for row in found["rows"]] != list(bench.shots):
         return False
     if found["protocol"] == "transfer" and [row["data"] for row in found["rows"]] != list(targets):
@@ -212,5 +219,7 @@ def _chosen(bench: Bench, task: Task, folder: Path, console: Console) -> list[st
             prune=not space.grid,
         )
         write_json(file, search(plan, console).words)
-    found: list[str] = read_json(file, AGAIN, f"remove it, and {AGAIN}")
+    found = read_json(file, AGAIN, f"remove it, and {AGAIN}")
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+        raise UserError(f"{file} is damaged; remove it, and {AGAIN}")
     return found

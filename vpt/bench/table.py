@@ -14,6 +14,7 @@ from vpt.bench.suites import Suite, Task, suite_of
 from vpt.config import RunConfig, load_config, read_yaml
 from vpt.errors import UserError
 from vpt.files import read_json, write_json, write_text
+from vpt.metrics_file import read_metrics, read_protocol, read_split
 from vpt.protocols import harmonic
 
 PLAIN, HARMONIC = "accuracy", "harmonic mean"
@@ -84,7 +85,10 @@ def collect(folder: Path) -> Ours:
     """
     if not (folder / "bench.json").is_file():
         raise UserError(f"{folder} is no folder of vpt bench run; it has no bench.json")
-    suite = suite_of(read_json(folder / "bench.json", "run the bench")["suite"])
+    bench = read_json(folder / "bench.json", "run the bench")
+    if not isinstance(bench, dict) or not isinstance(bench.get("suite"), str):
+        raise UserError(f"{folder / 'bench.json'} is damaged; give the command of the bench again")
+    suite = suite_of(bench["suite"])
     config = load_config(base=read_yaml(folder / "settings.yaml"))
     scores: dict[str, dict[str, Score]] = {}
     for task, measure, score in _scores(suite, folder):
@@ -104,15 +108,15 @@ def _scores(suite: Suite, folder: Path) -> Iterator[tuple[str, str, Score]]:
 
 def _measured(suite: Suite, folder: Path) -> Iterator[tuple[str, Score]]:
     if suite.protocol == "chosen":
-        runs = [_json(file)["test"] for file in sorted(folder.glob("seed*/metrics.json"))]
-        runs += [_json(file) for file in sorted(folder.glob("seed*.json"))]  # of what needs no training
-        if runs:
-            yield PLAIN, Score.of([run["accuracy"] for run in runs])
+        runs = [read_metrics(file).get("test") for file in sorted(folder.glob("seed*/metrics.json"))]
+        runs += [read_split(file) for file in sorted(folder.glob("seed*.json"))]  # of what needs no training
+        if scores := [run["accuracy"] for run in runs if run is not None and "accuracy" in run]:
+            yield PLAIN, Score.of(scores)
         return
     file = folder / f"{suite.protocol}.json"
     if not file.is_file():
         return
-    found = _json(file)
+    found = read_protocol(file)
     if suite.protocol == "few-shot":
         for row in found["rows"]:
             yield f"{row['shots']} shot{'s' if row['shots'] > 1 else ''}", Score.of(row["seeds"])
@@ -126,7 +130,7 @@ def _transferred(suite: Suite, file: Path) -> Iterator[tuple[str, str, Score]]:
     """One training, tested on all tasks, in one file."""
     if not file.is_file():
         return
-    found = _json(file)
+    found = read_protocol(file)
     rows = {found["data"]: found["source"], **{row["data"]: row for row in found["rows"]}}
     for task in suite.tasks.values():
         if task.data in rows:

@@ -8,8 +8,14 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from vpt.errors import UserError
+from vpt.names import printable
 
 USAGE = 2  # exit code of a user's mistake
+
+
+def show(text: object) -> None:
+    """Print for people: names of files and classes may hold codes that move a terminal's cursor, which are escaped."""
+    print(printable(str(text)))
 
 
 class Parser(argparse.ArgumentParser):

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vpt.cli.base import USAGE, Parser, file_and_overrides, is_path
+from vpt.cli.base import USAGE, Parser, file_and_overrides, is_path, show
 from vpt.errors import UserError
 from vpt.files import at_home
+from vpt.streams import speaks_utf8
 
 
 class _Runner(Parser):
@@ -82,7 +83,7 @@ def _check(options: argparse.Namespace) -> int:
 
     reports = check(suite, root)
     for report in reports:
-        print("\n".join(report.lines()))
+        show("\n".join(report.lines()))
     good = sum(report.good for report in reports)
     print(f"{good} of {len(reports)} tasks are there as published")
     if any(report.missing for report in reports):
@@ -121,7 +122,7 @@ def _run(options: argparse.Namespace) -> int:
     seeds = suite.seeds if options.seeds is None else range(first, first + options.seeds)
     config = settings_of(suite, file, words, space)
     folder = run(Bench(suite, root, config, tasks, tuple(seeds), space, options.shots or SHOTS))
-    print(as_markdown(write([folder])), end="")
+    show(as_markdown(write([folder])).rstrip())
     return 0
 
 
@@ -131,7 +132,10 @@ def _table(options: argparse.Namespace) -> int:
     from vpt.bench.table import as_markdown, write
 
     table = write(options.folders, options.all)
-    print(json.dumps(table, indent=2, ensure_ascii=False) if options.format == "json" else as_markdown(table).rstrip())
+    if options.format == "json":
+        print(json.dumps(table, indent=2, ensure_ascii=not speaks_utf8()))
+    else:
+        show(as_markdown(table).rstrip())
     return 0
 
 

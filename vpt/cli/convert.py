@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from vpt.cli.base import is_path
+from vpt.cli.base import is_path, show
 from vpt.errors import UserError
 
 
@@ -34,7 +34,7 @@ def _convert(options: argparse.Namespace) -> int:
 
     found = convert(files, settings, options.output, _names(options.classes))
     print(found.path)
-    print(f"{found.title}, as prompt={found.prompt}: {len(found.classes)} classes, {', '.join(found.classes[:5])}")
+    show(f"{found.title}, as prompt={found.prompt}: {len(found.classes)} classes, {', '.join(found.classes[:5])}")
     return 0
 
 

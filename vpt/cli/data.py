@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vpt.cli.base import USAGE, Parser, file_and_overrides, is_path
+from vpt.cli.base import USAGE, Parser, file_and_overrides, is_path, show
 
 if TYPE_CHECKING:
     from vpt.config import RunConfig
@@ -55,19 +55,19 @@ def _check(options: argparse.Namespace) -> int:
 
     data, sources = _read(config)
     report = check(data, config.data.max_pixels)
-    print(f"{config.data.path}: {data.summary()}")
+    show(f"{config.data.path}: {data.summary()}")
     if (counted := _counted(config)) is not None:
-        print(data.account(*counted))
+        show(data.account(*counted))
     for note in [*data.notes, *explained(resolved(config.data.window, report), report.deep)]:
-        print(note)
+        show(note)
     if sources:
         from vpt.data.boxes.inventory import report as report_boxes
 
-        print(report_boxes(data, sources, {(bad.split, bad.name) for bad in report.bad}))
-    print(report.text())
+        show(report_boxes(data, sources, {(bad.split, bad.name) for bad in report.bad}))
+    show(report.text())
     if report.bad and config.data.on_bad == "skip":
         good = apply(data, report, config.data.on_bad)
-        print(f"left out under data.on_bad=skip; without them: {good.summary()}")
+        show(f"left out under data.on_bad=skip; without them: {good.summary()}")
     return USAGE if report.bad else 0
 
 
@@ -107,6 +107,6 @@ def _convert(options: argparse.Namespace) -> int:
     data = apply(loaded, check(loaded, config.data.max_pixels), config.data.on_bad)
     folder = convert(data, options.output, options.to)
     for note in (*data.notes, *left_out(data, options.to)):
-        print(note)
-    print(f"{data.summary()} written to {folder} as {options.to}")
+        show(note)
+    show(f"{data.summary()} written to {folder} as {options.to}")
     return 0

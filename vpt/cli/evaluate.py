@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vpt.cli.base import file_and_overrides, is_path
+from vpt.cli.base import file_and_overrides, is_path, show
 from vpt.errors import UserError, nearest
+from vpt.names import one_line
 
 
 def add(commands: Any) -> None:
@@ -58,7 +59,7 @@ def _eval(options: argparse.Namespace) -> int:
     for name, value in found.items():
         if isinstance(value, float | int):
             print(f"{name:<18} {value:.4f}" if isinstance(value, float) else f"{name:<18} {value}")
-    print(f"\n{_by_class(found['per_class'])}")
+    show(f"\n{_by_class(found['per_class'])}")
     return 0
 
 
@@ -84,7 +85,7 @@ def _by_class(rows: Sequence[Mapping[str, Any]]) -> str:
     shown = {key: title for key, title in COLUMNS.items() if rows and key in rows[0]}
     lines = [f"{'class':<24}" + "".join(f" {title:>9}" for title in shown.values())]
     for row in rows:
-        lines.append(f"{row['class']:<24}" + "".join(f" {_cell(row[key]):>9}" for key in shown))
+        lines.append(f"{one_line(row['class']):<24}" + "".join(f" {_cell(row[key]):>9}" for key in shown))
     return "\n".join(lines)
 
 

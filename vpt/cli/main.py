@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import warnings
 from collections.abc import Sequence
 
+from vpt.cachedir import ensure_home
 from vpt.cli import (
     backbones,
     bench,
@@ -26,6 +28,8 @@ from vpt.cli import (
 )
 from vpt.cli.base import USAGE, Parser
 from vpt.errors import UserError, nearest
+from vpt.files import system_reason
+from vpt.streams import close_output, prepare_streams, reader_is_gone, say
 
 EXAMPLES = """examples:
   vpt train configs/quickstart.yaml                      the embedded example, no download
@@ -49,37 +53,56 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = [word for word in words if word != "--debug"]
     if not debug:
         warnings.simplefilter("ignore")
+    prepare_streams()
+    mistake: Exception | None = None
+    code = 0
     try:
+        if (note := ensure_home()) and os.environ.get("RANK", "0") == "0":
+            say(f"vpt: {note}")
         options = _parse(words)
-        return int(options.run(options))
-    except UserError as error:
-        if debug:
-            raise
-        print(f"vpt: {error}", file=sys.stderr)
-        return USAGE
+        code = int(options.run(options))
     except KeyboardInterrupt as stop:
-        print("\nvpt: interrupted; an unfinished run goes on with: vpt train resume=RUN", file=sys.stderr)
-        return 128 + getattr(stop, "number", 2)
-    except BrokenPipeError:
-        # The reader of our output went away; Python would complain once more when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        if debug:
-            raise
-        place = f" ({error.filename})" if error.filename else ""
-        print(f"vpt: {error.strerror or error}{place}; make room or choose another folder", file=sys.stderr)
-        return USAGE
+        say("\nvpt: interrupted; an unfinished run goes on with: vpt train resume=RUN")
+        code = 128 + getattr(stop, "number", 2)
+    except SystemExit as end:  # after --help
+        code = end.code if isinstance(end.code, int) else 0
     except Exception as error:
+        mistake = error
+    gone = reader_is_gone()  # as behind `| head`: it has read what it wanted
+    unwritten = close_output()
+    of_output = isinstance(mistake, BrokenPipeError) and gone
+    of_output |= isinstance(mistake, OSError) and mistake.filename is None and unwritten is not None
+    if mistake is not None and not of_output:
         if debug:
-            raise
-        kind = type(error).__name__
-        print(
-            f"vpt: unexpected {kind}: {error}\nThis is a bug in vpt. Please report it with the output of the same "
-            "command and --debug.",
-            file=sys.stderr,
-        )
-        return 1
+            raise mistake
+        return _explained(mistake)
+    if unwritten is not None and not gone:
+        say(f"vpt: standard output cannot be written: {unwritten.strerror}")
+        return code or USAGE
+    return code
+
+
+def _explained(error: Exception) -> int:
+    """Say what went wrong; returns the exit code."""
+    if isinstance(error, UserError):
+        say(f"vpt: {error}")
+        return USAGE
+    reason = system_reason(error)
+    if reason is not None:
+        place = getattr(error, "filename", None)
+        say(f"vpt: {reason}{f' ({place})' if place else ''}; {_remedy(reason)}")
+        return USAGE
+    say(
+        f"vpt: unexpected {type(error).__name__}: {error}\nThis is a bug in vpt. Please report it with the output of "
+        "the same command and --debug."
+    )
+    return 1
+
+
+def _remedy(reason: str) -> str:
+    if reason in map(os.strerror, (errno.ENOSPC, errno.EDQUOT)):
+        return "free some space"
+    return "check that path and your rights to it, or give another one"
 
 
 def _parse(words: list[str]) -> argparse.Namespace:

@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from vpt.cli.base import USAGE
 from vpt.errors import UserError
+from vpt.files import write_text
+from vpt.names import one_line, original
 from vpt.precision import PRECISIONS
+from vpt.spreadsheet import to_csv
+from vpt.streams import say, speaks_utf8
 
 if TYPE_CHECKING:
     from vpt.data.images import BadImage
@@ -66,20 +70,17 @@ def _predict(options: argparse.Namespace) -> int:
             bad.append(found)
         else:
             results.append(found.above(options.score) if finds_boxes else found)  # type: ignore[union-attr]
-    forms = BOX_FORMS if finds_boxes else CLASS_FORMS
-    text = forms[options.format](results)
+    text = _text(results, options.format, finds_boxes, unicode=options.output is not None or speaks_utf8())
     if options.output is not None:
-        from vpt.files import write_text
-
         write_text(options.output, text)
     else:
         sys.stdout.write(text)
     for note in [*predictor.model.backbone.notes, *explained(predictor.artifact.config.data.window, predictor.deep)]:
         print(f"vpt: {note}", file=sys.stderr)
     for error in bad:
-        print(f"vpt: not predicted: {error}", file=sys.stderr)
+        say(f"vpt: not predicted: {error}")
     if options.prompted is not None:
-        _write_prompted(predictor, [result.image for result in results], options.prompted)
+        _write_prompted(predictor, [original(result.image) for result in results], options.prompted)
     if options.draw is not None:
         _write_drawn(predictor, results, options.draw)
     if bad and not results:
@@ -94,7 +95,7 @@ def _refuse(options: argparse.Namespace, finds_boxes: bool) -> None:
         raise UserError("--draw and --format coco belong to boxes; this artifact classifies")
 
 
-def _write_prompted(predictor: Predictor, images: Sequence[str], folder: Path) -> None:
+def _write_prompted(predictor: Predictor, images: Sequence[Path], folder: Path) -> None:
     from vpt.plots import picture_png
     from vpt.predict import Classifier
 
@@ -114,10 +115,27 @@ def _write_drawn(predictor: Predictor, results: Sequence[Detections], folder: Pa
     for number, found in enumerate(results, 1):
         labels = [names.index(label) for label in found.labels]
         captions = [f"{label} {score:.2f}" for label, score in zip(found.labels, found.scores, strict=True)]
-        pixels, times = enlarged(decode(found.image, data.max_pixels, window=data.window))
+        pixels, times = enlarged(decode(original(found.image), data.max_pixels, window=data.window))
         boxes = np.asarray(found.boxes_xyxy).reshape(-1, 4) * times
         drawn = draw_boxes(pixels, boxes, labels, captions)
         picture_png(drawn, folder / f"{number:04d}-{Path(found.image).stem}.png")
+
+
+def _text(results: Sequence[Any], form: str, finds_boxes: bool, unicode: bool) -> str:
+    if form == "json":
+        return _as_json([result.to_dict() for result in results], unicode)
+    if form == "coco":
+        return _as_json([row for result in results for row in result.to_coco()], unicode)
+    if form == "csv":
+        return _boxes_as_csv(results) if finds_boxes else _as_csv(results)
+    return _boxes_as_table(results) if finds_boxes else _as_table(results)
+
+
+def _as_json(rows: Sequence[Any], unicode: bool) -> str:
+    """As JSON; its own escapes for what a terminal may lack, if `unicode` is not wanted."""
+    import json
+
+    return json.dumps(rows, indent=2, ensure_ascii=not unicode) + "\n"
 
 
 def _as_table(results: Sequence[Classification]) -> str:
@@ -125,27 +143,17 @@ def _as_table(results: Sequence[Classification]) -> str:
     lines = []
     for result in results:
         scores = "  ".join(f"{label} {score:.3f}" for label, score in zip(result.labels, result.scores, strict=True))
-        lines.append(f"{result.image:<{width}}  {scores}\n")
+        lines.append(one_line(f"{result.image:<{width}}  {scores}") + "\n")
     return "".join(lines)
 
 
-def _as_json(results: Sequence[Classification | Detections]) -> str:
-    import json
-
-    return json.dumps([result.to_dict() for result in results], indent=2, ensure_ascii=False) + "\n"
-
-
 def _as_csv(results: Sequence[Classification]) -> str:
-    import csv
-    import io
-
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["image", "rank", "label", "score"])
-    for result in results:
-        for rank, (label, score) in enumerate(zip(result.labels, result.scores, strict=True), 1):
-            writer.writerow([result.image, rank, label, f"{score:.6f}"])
-    return out.getvalue()
+    rows = [
+        (result.image, rank, label, f"{score:.6f}")
+        for result in results
+        for rank, (label, score) in enumerate(zip(result.labels, result.scores, strict=True), 1)
+    ]
+    return to_csv([("image", "rank", "label", "score"), *rows])
 
 
 def _boxes_as_table(results: Sequence[Detections]) -> str:
@@ -153,31 +161,17 @@ def _boxes_as_table(results: Sequence[Detections]) -> str:
     lines = []
     for result in results:
         if not len(result):
-            lines.append(f"{result.image:<{width}}  nothing\n")
+            lines.append(f"{result.image:<{width}}  nothing")
         for box, label, score in zip(result.boxes_xyxy, result.labels, result.scores, strict=True):
             corners = " ".join(f"{value:.0f}" for value in box)
-            lines.append(f"{result.image:<{width}}  {label} {score:.3f}  {corners}\n")
-    return "".join(lines)
+            lines.append(f"{result.image:<{width}}  {label} {score:.3f}  {corners}")
+    return "".join(one_line(line) + "\n" for line in lines)
 
 
 def _boxes_as_csv(results: Sequence[Detections]) -> str:
-    import csv
-    import io
-
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["image", "label", "score", "x1", "y1", "x2", "y2"])
-    for result in results:
-        for box, label, score in zip(result.boxes_xyxy, result.labels, result.scores, strict=True):
-            writer.writerow([result.image, label, f"{score:.6f}", *(f"{value:.2f}" for value in box)])
-    return out.getvalue()
-
-
-def _boxes_as_coco(results: Sequence[Detections]) -> str:
-    import json
-
-    return json.dumps([row for result in results for row in result.to_coco()], indent=2, ensure_ascii=False) + "\n"
-
-
-CLASS_FORMS = {"table": _as_table, "json": _as_json, "csv": _as_csv}
-BOX_FORMS = {"table": _boxes_as_table, "json": _as_json, "csv": _boxes_as_csv, "coco": _boxes_as_coco}
+    rows = [
+        (result.image, label, f"{score:.6f}", *(f"{value:.2f}" for value in box))
+        for result in results
+        for box, label, score in zip(result.boxes_xyxy, result.labels, result.scores, strict=True)
+    ]
+    return to_csv([("image", "label", "score", "x1", "y1", "x2", "y2"), *rows])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from vpt.config.head import Head
@@ -18,7 +18,10 @@ from vpt.config.section import Section
 from vpt.config.training import Optimizer, PerRole
 from vpt.config.tuning import Tuning
 from vpt.errors import UserError, nearest
+from vpt.names import one_line
+from vpt.safe_yaml import MOST_BYTES, BadYaml, parse_yaml
 
+MOST_LINES = 20  # mistakes that are named
 QUOTED = ("{", "[", '"', "'")  # what a value begins with whose end is told
 
 
@@ -37,7 +40,10 @@ def load_config(
     if file is not None:
         tree = _merge(tree, read_yaml(file))
     words = parse_overrides(overrides)
-    config = _validated(_merge(tree, words))
+    tree = _merge(tree, words)
+    if wrong := list(itertools.islice(_unencodable("", tree), MOST_LINES)):
+        raise UserError("\n".join(wrong))
+    config = _validated(tree)
     if not config.cases:
         return config
     _check_cases(config)
@@ -58,7 +64,8 @@ def _validated(tree: Mapping[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
-        raise UserError("\n".join(_explain(error))) from None
+        lines = list(itertools.islice(_explain(error), MOST_LINES + 1))
+        raise UserError("\n".join([*lines[:MOST_LINES], *(["..."] if len(lines) > MOST_LINES else [])])) from None
 
 
 def _check_cases(config: RunConfig) -> None:
@@ -74,12 +81,14 @@ def _check_cases(config: RunConfig) -> None:
 def read_yaml(file: str | Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping; UserError when it is missing or something else."""
     try:
-        value = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        with Path(file).open("rb") as opened:
+            content = opened.read(4 * MOST_BYTES + 1)  # no more, whatever is behind the name
+        value = parse_yaml(content.decode("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not a text file"
         raise UserError(f"cannot read the config {file}: {reason}") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
+    except BadYaml as error:
+        raise UserError(f"{file} is not valid YAML: {error}") from None
     if value is None:
         return {}
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
@@ -180,11 +189,11 @@ def read_value(text: str) -> Any:
     text = text.strip()
     bare = text[:1] not in QUOTED
     if not bare:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             return json.loads(text)  # what `word` wrote; YAML knows fewer numbers, and splits signs such as emoji
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = parse_yaml(text)
+    except BadYaml:
         return text
     if bare and (text[:1] == "#" or not isinstance(value, bool | int | float | None)):
         value = text
@@ -252,14 +261,14 @@ def _explain(error: ValidationError) -> Iterator[str]:
         key = key_of(path)
         text = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            yield f"unknown key '{key}'{nearest(path[-1], _known_keys(path))}"
+            yield f"unknown key '{_short(key)}'{nearest(path[-1][:80], _known_keys(path))}"
         elif item["type"] == "union_tag_invalid":
             expected = item["ctx"]["expected_tags"].replace("'", "")
-            given = str(item["ctx"]["tag"])
+            given = _short(item["ctx"]["tag"])
             yield f"{key}.kind={given} does not exist{nearest(given, expected.split(', '))}; known: {expected}"
         else:
             given = item["input"]
-            shown = f"={given}" if isinstance(given, str | int | float | bool | list) else ""
+            shown = f"={_short(given)}" if isinstance(given, str | int | float | bool | list) else ""
             yield f"{key}{shown}: {text[0].lower()}{text[1:]}"
 
 
@@ -272,6 +281,39 @@ def key_of(place: Sequence[str]) -> str:
     path = list(place)
     tried = {index for index, part in enumerate(path) if "[" in part or part in ("bool", "str", "constrained-str")}
     return ".".join(part for index, part in enumerate(path) if index not in tried and not _is_tag(path, index))
+
+
+def _unencodable(key: str, value: Any) -> Iterator[str]:
+    """A line for each text that cannot be written into a file, such as a path that is no UTF-8."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _unencodable(f"{key}.{name}" if key else str(name), item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _unencodable(key, item)
+    elif isinstance(value, str) and not _is_encodable(value):
+        yield f"{key}={_short(one_line(value))}: not UTF-8; rename it, or set LC_ALL=C.UTF-8 if the name is UTF-8"
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _short(given: object) -> str:
+    """A value for a message.
+
+    >>> len(_short("x" * 1000)) < 100
+    True
+    """
+    try:
+        text = str(given)
+    except ValueError:  # more digits than Python prints
+        return "..."
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _is_tag(path: list[str], index: int) -> bool:

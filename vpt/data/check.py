@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import NamedTuple
+
+import PIL
 
 from vpt.data.cache import Progress, threads
 from vpt.data.checked import Checked, Memory
@@ -52,6 +55,7 @@ class CheckReport:
     `formats` and `modes` count images by file format and Pillow mode; `sizes` are the (width, height) of the
     images with the fewest and the most pixels, in pixels (None without images); `notes` are the names of the
     images by what was converted ("CMYK", "16-bit", "alpha", "EXIF-rotated", ...); `deep` are those deeper than 8 bits.
+    `pixels` is a digest of what all good images show, in order, after the version of the library that decoded them.
     """
 
     total: int
@@ -64,6 +68,7 @@ class CheckReport:
     remembered: int = 0
     deep: tuple[Deep, ...] = ()
     clashes: tuple[Clash, ...] = ()
+    pixels: str = ""
 
     @property
     def worrying(self) -> bool:
@@ -216,7 +221,15 @@ def _report(
         remembered=remembered,
         deep=tuple(deep),
         clashes=tuple(clashes),
+        pixels=_pixels(good),
     )
+
+
+def _pixels(images: Sequence[Checked]) -> str:
+    digest = hashlib.sha256()
+    for image in images:
+        digest.update(image.digest.encode())
+    return f"pillow-{PIL.__version__} {digest.hexdigest()}"
 
 
 def _used(records: Iterable[Record]) -> set[int]:

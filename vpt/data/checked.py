@@ -50,7 +50,9 @@ class Checked(NamedTuple):
 
 
 class Memory:
-    """Results by path; valid while size, time and limit stay the same. Only good news is kept.
+    """Results by path; valid while size, times and limit stay the same. Only good news is kept.
+
+    Of the times, one can be set back by who changes a file (as `cp -p` does), the other one cannot.
 
     An image may be unreadable for reasons that leave no trace in its file (rights, a full memory), so bad ones are
     looked at again.
@@ -77,9 +79,9 @@ class Memory:
             return None
         path = _key(source)
         row, stamp = self._old.get(path), self._stamp(source)
-        if stamp is None or not isinstance(row, list) or row[:3] != stamp:
+        if stamp is None or not isinstance(row, list) or row[: len(stamp)] != stamp:
             return None
-        checked = _parse(row[3:])
+        checked = _parse(row[len(stamp) :])
         if checked is not None:
             self._new[path] = row
             self.hits += 1
@@ -103,7 +105,7 @@ class Memory:
             status = source.stat()
         except OSError:
             return None
-        return [status.st_size, status.st_mtime_ns, self._max_pixels]
+        return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, self._max_pixels]
 
 
 def _key(source: Path) -> str:

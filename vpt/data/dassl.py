@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vpt.data.entries import Entry, Found, is_image, shown
+from vpt.data.entries import Entry, Found, is_image
 from vpt.data.lists import folder_of, read_lines, read_mapping
 from vpt.data.paths import inside
 from vpt.errors import UserError
+from vpt.names import shown
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,9 @@ def _from_split(folder: Path, layout: Layout) -> Found:
             path, label, name = row
             known = names.setdefault(label, name)
             if known != name:
-                raise UserError(f"{file}: class {label} has two names, '{known}' and '{name}'; take another copy of it")
+                raise UserError(
+                    f"{file}: class {label} has two names, '{known[:60]}' and '{name[:60]}'; take another copy of it"
+                )
             entries.append(Entry(path, inside(folder / layout.images_in, path, file), (name,)))
         found.splits[split] = entries
     found.classes = tuple(names[label] for label in sorted(names))

@@ -65,15 +65,6 @@ def is_image(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
-def shown(path: str | os.PathLike[str]) -> str:
-    """A path as text that can always be printed: bytes that are no UTF-8 become escapes, separators '/'.
-
-    >>> shown(Path("a") / "b.png")
-    'a/b.png'
-    """
-    return os.fsencode(Path(path).as_posix()).decode("utf-8", "backslashreplace")
-
-
 def listed(names: list[str], limit: int = 10) -> str:
     """The first names, comma-separated, and how many more there are.
 
@@ -81,7 +72,7 @@ def listed(names: list[str], limit: int = 10) -> str:
     'a, b and 1 more'
     """
     more = len(names) - limit
-    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(name[:200] for name in names[:limit]) + (f" and {more} more" if more > 0 else "")
 
 
 def number_of(count: int, noun: str) -> str:

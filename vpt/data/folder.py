@@ -16,10 +16,10 @@ from vpt.data.entries import (
     is_image,
     listed,
     number_of,
-    shown,
 )
 from vpt.data.labels import clean
 from vpt.errors import UserError
+from vpt.names import shown
 
 # What files are that are there and no images of the data set, as `vpt data check` tells it.
 OUTSIDE, ASIDE, HIDDEN, OTHER = "outside class folders", "beside the split folders", "hidden", "no images"

@@ -15,7 +15,7 @@ from vpt.data.entries import Entry, Found, listed, number_of
 from vpt.data.folder import read_split_folder
 from vpt.data.labels import clean
 from vpt.data.records import SPLITS, LabelledData, Record
-from vpt.data.sources import clean_labels, once, read_source, record_of, renamed, unknown_classes
+from vpt.data.sources import clean_labels, clean_names, once, read_source, record_of, renamed, unknown_classes
 from vpt.data.table import is_csv, read_csv
 from vpt.errors import UserError
 from vpt.files import at_home
@@ -55,6 +55,7 @@ def load_measured(config: DataConfig, asked: Asked) -> tuple[LabelledData, str]:
     known = None if asked.classes is None else {clean(name) or name for name in asked.classes}
     found, path = _found(config, asked.split or "test", known)
     clean_labels(found)
+    clean_names(found)
     split = chosen(found.splits, found.divided, asked.split, path)
     entries = once(found.splits[split], config.separator, found)
     notes = [*found.notes, *said(found.splits, found.divided, split, asked.split, path)]

@@ -48,7 +48,8 @@ class LabelledData:
     """A data set. Labels index `classes`, which is decided once, by the training split.
 
     `notes` are sentences for the user about what was chosen or left out on the way here. `left_out` counts what was
-    there and is none of the records, by what it is: files of a folder, rows of a table.
+    there and is none of the records, by what it is: files of a folder, rows of a table. `pixels` is a digest of what the
+    images show, "" before they were looked at: see `vpt.data.check`.
     """
 
     classes: tuple[str, ...]
@@ -58,6 +59,7 @@ class LabelledData:
     test: tuple[Record, ...] = ()
     notes: tuple[str, ...] = ()
     left_out: tuple[tuple[str, int], ...] = ()
+    pixels: str = ""
 
     def split(self, name: str) -> tuple[Record, ...]:
         """The records of "train", "val" or "test"."""

@@ -22,6 +22,7 @@ from vpt.data.torchvision_sets import read_torchvision
 from vpt.data.vtab import read_vtab
 from vpt.errors import UserError
 from vpt.files import at_home
+from vpt.names import one_line
 
 # What images are that were read and are not used, as `vpt data check` tells it.
 REPEATED, UNUSED = "repeated", "not drawn or asked for"
@@ -47,6 +48,7 @@ def load_data(config: DataConfig) -> LabelledData:
         if path is not None:
             _override(found, split, at_home(path), config.separator)
     clean_labels(found)
+    clean_names(found)
     for split, entries in found.splits.items():
         found.splits[split] = once(entries, config.separator, found)
     _refuse_shared(found.splits)
@@ -101,7 +103,7 @@ def read_source(config: DataConfig, known: Collection[str] | None = None) -> Fou
     path = at_home(config.path)
     if is_csv(path):
         return read_csv(path, config.separator)
-    if path.is_file():
+    if os.path.isfile(path):
         raise UserError(
             f"data.path={config.path} is a file but no CSV; give a folder of class folders or a .csv file, "
             "or for boxes set task=detection"
@@ -135,6 +137,18 @@ def _override(found: Found, split: str, path: Path, separator: str) -> None:
 def renamed(entries: Iterable[Entry], path: Path) -> list[Entry]:
     """Entries named after the folder or file that they are read from, as two folders tend to hold the same names."""
     return [entry._replace(name=f"{path.stem}/{entry.name}") for entry in entries]
+
+
+def clean_names(found: Found) -> None:
+    """Names of images and classes come from files of others: what cannot be printed or encoded is escaped here."""
+    if found.classes is not None:
+        found.classes = tuple(map(one_line, found.classes))
+    found.splits = {
+        split: [
+            entry._replace(name=one_line(entry.name), labels=tuple(map(one_line, entry.labels))) for entry in entries
+        ]
+        for split, entries in found.splits.items()
+    }
 
 
 def clean_labels(found: Found) -> None:

@@ -8,11 +8,12 @@ import io
 import os
 from pathlib import Path
 
-from vpt.data.entries import SPLIT_NAMES, Entry, Found, listed, number_of, shown
+from vpt.data.entries import SPLIT_NAMES, Entry, Found, listed, number_of
 from vpt.data.images import EXTENSIONS
 from vpt.data.labels import clean, visible
 from vpt.data.located import Located
 from vpt.errors import UserError, nearest
+from vpt.names import shown
 
 DELIMITERS = ",;\t"
 # What other tools call the columns; said where ours are missing.
@@ -154,12 +155,12 @@ def _check_columns(file: Path, columns: list[str], first: str) -> None:
         other = next((column for column in columns if column in ALSO_CALLED[wanted]), None)
         advice = f"; rename the column '{other}' to '{wanted}'" if other else nearest(wanted, columns)
         raise UserError(
-            f"{file} has no column '{wanted}'{advice} (its first line is {','.join(map(visible, columns))}); the first "
-            "line must name the columns path,label"
+            f"{file} has no column '{wanted}'{advice} (its first line is {','.join(map(visible, columns))[:200]}); the "
+            "first line must name the columns path,label"
         )
     named = [column for column in columns if column]
     if len(set(named)) < len(named):
-        raise UserError(f"{file} names a column twice: {','.join(columns)}; rename one of them")
+        raise UserError(f"{file} names a column twice: {','.join(columns)[:200]}; rename one of them")
 
 
 def _split(file: Path, line: int, text: str) -> str:
@@ -167,7 +168,8 @@ def _split(file: Path, line: int, text: str) -> str:
     if split is None:
         told = visible(text).strip("'")
         raise UserError(
-            f"{file}, line {line}: the split is '{told}'{nearest(text, SPLIT_NAMES)}; it must be train, val or test"
+            f"{file}, line {line}: the split is '{told[:40]}'{nearest(told[:40], SPLIT_NAMES)}; it must be train, val or "
+            "test"
         )
     return split
 

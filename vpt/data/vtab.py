@@ -99,7 +99,7 @@ def _entries(folder: Path, file: Path, classes: int) -> list[Entry]:
     entries = []
     for number, line in enumerate(read_lines(file), 1):
         path, _, label = line.rpartition(" ")
-        if not path or not label.isdecimal():
+        if not path or not label.isdecimal() or len(label) > 9:
             raise UserError(f"{file}, line {number}: '{line[:80]}' is not of the form IMAGE LABEL; take another copy")
         if int(label) >= classes:
             raise UserError(f"{file}, line {number}: label {label} of {classes} classes, counted from 0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import statistics
@@ -95,8 +96,10 @@ def latency(run: Run, example: Tensor, rounds: int = 9) -> float:
 
 
 def _write_torch(program: Program, path: Path) -> None:
-    with path.open("wb") as file:
-        torch.export.save(program.traced(), file, extra_files={"vpt.json": json.dumps(program.told)})
+    # In memory first: where a disk is full, torch's writer ends the whole process.
+    content = io.BytesIO()
+    torch.export.save(program.traced(), content, extra_files={"vpt.json": json.dumps(program.told)})
+    path.write_bytes(content.getbuffer())
 
 
 def _write_onnx(program: Program, path: Path) -> None:

@@ -29,10 +29,12 @@ def prompted_layers(layers: str | list[int], depth: int) -> tuple[int, ...]:
             return tuple(range(depth))
         if word in ("first", "last") and count.isdigit() and 1 <= int(count) <= depth:
             return tuple(range(int(count)) if word == "first" else range(depth - int(count), depth))
-        raise UserError(f"prompt.layers={layers}: write all, first:N, last:N (N from 1 to {depth}) or a list of layers")
+        raise UserError(
+            f"prompt.layers={str(layers)[:80]}: write all, first:N, last:N (N from 1 to {depth}) or a list of layers"
+        )
     chosen = tuple(sorted(set(layers)))
     if not chosen or chosen[0] < 0 or chosen[-1] >= depth or len(chosen) != len(layers):
-        raise UserError(f"prompt.layers={layers}: list distinct layers from 0 to {depth - 1}")
+        raise UserError(f"prompt.layers={str(layers)[:80]}: list distinct layers from 0 to {depth - 1}")
     return chosen
 
 

@@ -13,6 +13,7 @@ from vpt.config import RunConfig, load_config, read_yaml, word
 from vpt.errors import UserError
 from vpt.files import read_json
 from vpt.metrics import ranking
+from vpt.metrics_file import read_metrics
 from vpt.predictions import Answer, read_answers
 from vpt.report.stored import is_row, wrong_in
 from vpt.runlog import read_rows
@@ -88,7 +89,7 @@ def read_source(folder: str | Path, split: str | None = None, data: str | None =
     overrides = [] if data is None else [word("data.path", data)]
     config = load_config(base=read_yaml(folder / "config.yaml"), overrides=overrides)
     notes: list[str] = []
-    metrics = _json(folder / "metrics.json", dict, notes)
+    metrics = _metrics(folder / "metrics.json", notes)
     if wrong := wrong_in(metrics):
         notes.append(f"{folder / 'metrics.json'} is of another form: see {wrong}")
         metrics = {}
@@ -125,6 +126,16 @@ def _artifact(folder: Path, measured: Any, notes: list[str]) -> Artifact | None:
         notes.append(f"{found.path} has other classes than the numbers of this run; it is left out")
         return None
     return found
+
+
+def _metrics(path: Path, notes: list[str]) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return read_metrics(path)
+    except UserError as error:
+        notes.append(str(error))
+        return {}
 
 
 def _json(path: Path, kind: type[Any], notes: list[str]) -> Any:

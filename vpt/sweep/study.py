@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
 import math
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages.journal import JournalFileBackend, JournalStorage
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from vpt.config import RunConfig, load_config, word
 from vpt.console import Console
 from vpt.distributed import refuse
-from vpt.errors import UserError
+from vpt.errors import UserError, WriteError
 from vpt.files import write_json
+from vpt.locks import LOCK_OF_BEST, lock_folder
 from vpt.metrics import ranking
 from vpt.run import get_ready, model_of, training
 from vpt.runfolder import TrainResult, finished, identity, refuse_changed, refuse_other
 from vpt.setting import Setting
+from vpt.sweep.journal import open_journal
 from vpt.sweep.pictures import sweep_png
 from vpt.sweep.shared import Shared
 from vpt.sweep.space import TRIALS, Axis, Choices, grid_of, suggest, words_of
@@ -91,12 +94,13 @@ def sweep(plan: Sweep, console: Console | None = None) -> SweepResult:
     console = console or Console()
     shared = Shared()
     load_config(plan.file, [*plan.words, *plan.final])  # a mistake in `final` is not told after all trials
-    found = search(plan, console, shared)
-    words = [*plan.words, *found.words, *plan.final, "name=best", word("out", found.folder), "compare=[]"]
-    config = load_config(plan.file, words)
-    final = f" with {' '.join(plan.final)}" if plan.final else ""
-    console.say(f"chosen: {' '.join(found.words)}; trained again{final}")
-    return SweepResult(found.folder, found.trials, found.words, _final(config, found.folder / "best", shared, console))
+    with _locked(plan) as folder:
+        found = _search(plan, folder, console, shared)
+        words = [*plan.words, *found.words, *plan.final, "name=best", word("out", folder), "compare=[]"]
+        config = load_config(plan.file, words)
+        final = f" with {' '.join(plan.final)}" if plan.final else ""
+        console.say(f"chosen: {' '.join(found.words)}; trained again{final}")
+        return SweepResult(folder, found.trials, found.words, _final(config, folder / "best", shared, console))
 
 
 def search(plan: Sweep, console: Console | None = None, shared: Shared | None = None) -> Chosen:
@@ -113,15 +117,32 @@ def search(plan: Sweep, console: Console | None = None, shared: Shared | None = 
         UserError: any mistake in the configuration, the axes or the data, or a folder of another search, before
             anything is written; no trial that finished.
     """
-    console = console or Console()
-    shared = shared or Shared()
+    with _locked(plan) as folder:
+        return _search(plan, folder, console or Console(), shared or Shared())
+
+
+@contextlib.contextmanager
+def _locked(plan: Sweep) -> Iterator[Path]:
+    """Hold the folder of a sweep; with a database several machines work in it."""
     refuse("a sweep")
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     if not plan.axes:
         raise UserError("nothing to search; name settings with --over, as in --over prompt.tokens=5,10,50")
     base = load_config(plan.file, plan.words)
     # A sweep without a name takes that of its data, so that the same command finds it again.
     folder = base.out / (base.name or f"sweep-{Path(base.data.path).name}-{base.backbone.name}".replace("/", "_"))
+    with contextlib.nullcontext() if plan.storage is not None else lock_folder(folder):
+        try:
+            yield folder
+        except WriteError as error:
+            raise WriteError(f"{error}; then the same command goes on with the sweep") from error
+        except (StorageInternalError, SQLAlchemyError) as error:
+            reason = str(error.__cause__ or error).splitlines()[0][:200]
+            raise UserError(f"the database failed: {reason}; the same command goes on with the sweep") from error
+
+
+def _search(plan: Sweep, folder: Path, console: Console, shared: Shared) -> Chosen:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    base = load_config(plan.file, plan.words)
     _check_axes(plan)
     told = _experiment(base, plan)
     settings = folder / "settings.json"
@@ -152,6 +173,8 @@ def search(plan: Sweep, console: Console | None = None, shared: Shared | None = 
         except optuna.TrialPruned:
             study.tell(trial, state=TrialState.PRUNED)
             console.say("  pruned")
+        except WriteError:
+            raise  # the trial stays as it is: others would fail alike, and the next call goes on with this one
         except UserError as error:
             study.tell(trial, state=TrialState.FAIL)
             console.warn(f"  failed: {error}")
@@ -198,7 +221,7 @@ def _study(
     if plan.prune:
         pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2)
     study = optuna.create_study(
-        storage=database or JournalStorage(JournalFileBackend(str(folder / "journal.log"))),
+        storage=database or open_journal(folder),
         sampler=optuna.samplers.TPESampler(seed=plan.seed),
         pruner=pruner,
         study_name=STUDY if plan.storage is None else f"{STUDY}-{folder.name}",
@@ -275,7 +298,9 @@ def _setting(config: RunConfig, shared: Shared) -> Setting:
 def _run(config: RunConfig, folder: Path, trial: optuna.Trial, shared: Shared) -> float:
     done = finished(folder)
     if done is not None:
-        measured = done.metrics["val"]
+        measured = done.metrics.get("val")
+        if measured is None:
+            raise UserError(f"{folder} was not measured on validation; remove it")
         return float(measured[ranking(measured)])
     setting = _setting(config.model_copy(update={"name": folder.name, "compare": []}), shared)
     name = task_of(config).metric(setting.data)
@@ -291,7 +316,8 @@ def _run(config: RunConfig, folder: Path, trial: optuna.Trial, shared: Shared) -
                     raise optuna.TrialPruned
         seen = len(history)
 
-    result = alone(training(get_ready(setting, folder, shared.backbone(setting.config)), folder), look)
+    with lock_folder(folder) as locked:
+        result = alone(training(get_ready(setting, folder, shared.backbone(setting.config)), locked), look)
     return float(result.metrics["val"][name])
 
 
@@ -326,11 +352,17 @@ def _final(config: RunConfig, folder: Path, shared: Shared, console: Console) ->
     """Train with the chosen settings, or read the run that did."""
     setting = shared.setting(config, console)
     file = folder / "config.yaml"
-    if not file.is_file() or identity(load_config(file)) != identity(setting.config):
-        shutil.rmtree(folder, ignore_errors=True)  # of a shorter sweep before, or with another `final`
-    elif (done := finished(folder)) is not None:
-        return done
-    return alone(training(get_ready(setting, folder, shared.backbone(setting.config)), folder))
+
+    def waiting(holder: str) -> None:
+        console.say(f"the last training is under way in {holder}; waiting for its result")
+
+    with lock_folder(folder.parent, LOCK_OF_BEST, waiting):
+        if not file.is_file() or identity(load_config(file)) != identity(setting.config):
+            shutil.rmtree(folder, ignore_errors=True)  # of a shorter sweep before, or with another `final`
+        elif (done := finished(folder)) is not None:
+            return done
+        with lock_folder(folder) as locked:
+            return alone(training(get_ready(setting, folder, shared.backbone(setting.config)), locked))
 
 
 def _row(trial: optuna.trial.FrozenTrial, plan: Sweep) -> dict[str, Any]:

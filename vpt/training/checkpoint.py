@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vpt.data.entries import listed
+from vpt.data.records import Record
 from vpt.errors import FileError, UserError
 from vpt.header import CheckpointHeader, parse_header
 from vpt.prompted import Prompted, misfits, shown
@@ -17,6 +19,8 @@ from vpt.runfolder import MOVABLE, differing
 from vpt.tensorfile import open_tensors, write_tensors
 from vpt.training.optim import load_optimizer_tensors, optimizer_tensors
 
+# What a run depends on besides its settings, in words.
+NAMED = {"data": "the data", "backbone": "the backbone", "pixels": "the pixels of the images"}
 ADAMW, SGD = {"step", "exp_avg", "exp_avg_sq"}, {"momentum_buffer"}  # what these optimisers keep of a parameter
 STRANGE = "does not hold what this run's settings make; start the run again under another name"
 
@@ -73,21 +77,59 @@ def save_checkpoint(path: Path, state: TrainState, identity: Mapping[str, Any]) 
     write_tensors(path, tensors, header)
 
 
-def load_checkpoint(path: Path, state: TrainState, identity: Mapping[str, Any]) -> None:
+def load_checkpoint(path: Path, state: TrainState, identity: Mapping[str, Any], images: Sequence[Record] = ()) -> None:
     """Put a checkpoint into `state`, whose model and optimiser are freshly built.
 
+    Args:
+        path: the file.
+        state: what it goes into.
+        identity: the settings, data, pixels and backbone of this run.
+        images: those of the run, of which messages name some.
+
     Raises:
-        UserError: a damaged file, one whose tensors are not those of the run, or a run whose settings, data or backbone
-            are not those of the checkpoint, by name. Data and weights may have moved.
+        UserError: a damaged file, one whose tensors are not those of the run, or a run whose settings, data, pixels or
+            backbone are not those of the checkpoint, by name. Data and weights may have moved.
     """
     with open_tensors(path) as file:
         header, tensors = parse_header(CheckpointHeader, file), file.tensors()
-    changed = [name for name in differing(header.identity.model_dump(), dict(identity)) if name not in MOVABLE]
+    before, now = header.identity.model_dump(), dict(identity)
+    changed = [name for name in differing(before, now) if name not in MOVABLE]
+    if "pixels" in changed and ("data" in changed or not _same_decoder(before.get("pixels"), now.get("pixels"))):
+        changed.remove("pixels")
     if changed:
-        listed = ", ".join(name if "." in name else f"the {name}" for name in changed[:5])
+        names = ", ".join(NAMED.get(name, name) for name in changed[:5])
+        if "pixels" in changed and (newer := _written_since(path.with_name("config.yaml"), images)):
+            names += f" (images written since the run began: {listed(newer, 5)})"
         raise UserError(
-            f"{path} cannot be resumed, for this changed since: {listed}; restore it, or start a run of another name"
+            f"{path} cannot be resumed, for this changed since: {names}; restore it, or start a run of another name"
         )
+    _restore(path, state, tensors, header)
+
+
+def _same_decoder(before: str | None, now: str | None) -> bool:
+    """Whether two digests of pixels can be compared: older checkpoints have none, and another Pillow may decode a file
+    otherwise.
+
+    >>> _same_decoder("pillow-13.0.0 ab", "pillow-13.0.0 cd"), _same_decoder(None, "pillow-13.0.0 cd")
+    (True, False)
+    """
+    return before is not None and now is not None and before.split(" ")[0] == now.split(" ")[0]
+
+
+def _written_since(file: Path, images: Sequence[Record]) -> list[str]:
+    """The images that were written after a file was."""
+    try:
+        moment = file.stat().st_mtime_ns
+        return [
+            image.name
+            for image in images
+            if isinstance(image.source, Path) and image.source.stat().st_mtime_ns > moment
+        ]
+    except OSError:
+        return []
+
+
+def _restore(path: Path, state: TrainState, tensors: Mapping[str, Tensor], header: CheckpointHeader) -> None:
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "best": {}, "start": {}, "average": {}}
     for key, value in tensors.items():
         part, _, name = key.partition(":")

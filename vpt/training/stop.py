@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from vpt.streams import say
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -47,7 +48,7 @@ def listening() -> Iterator[Wish]:
         wish.number = number
         for each, handler in before.items():
             signal.signal(each, handler)
-        print("\nvpt: stopping after this step; once more to stop at once", file=sys.stderr)
+        say("\nvpt: stopping after this step; once more to stop at once")
 
     before = {number: signal.getsignal(number) for number in SIGNALS}
     for number in SIGNALS:

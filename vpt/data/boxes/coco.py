@@ -17,6 +17,8 @@ from vpt.data.entries import listed, number_of
 from vpt.errors import UserError
 from vpt.files import read_json
 
+LARGEST = 2**63  # of ids and of sizes in pixels
+
 
 def read_coco(files: dict[str, Path], folder: Path) -> BoxFound:
     """Read the annotation files of one data set.

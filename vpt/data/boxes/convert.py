@@ -16,16 +16,18 @@ from vpt.data.boxes.yolo import to_yolo
 from vpt.data.entries import listed, number_of
 from vpt.data.records import SPLITS, LabelledData
 from vpt.errors import UserError
-from vpt.files import write_json, write_text
+from vpt.files import make_folder, write_json, write_text
+from vpt.names import as_utf8, one_line, shown
 
 FORMATS = ("coco", "voc", "yolo")
 
 
 def convert(data: LabelledData, folder: Path, form: str) -> Path:
-    """Write `data` to a new `folder` as coco, voc or yolo. Crowds survive in COCO only: `left_out` lists them.
+    """Write `data` to a new `folder` as coco, voc or yolo, whole or not at all. Crowds survive in COCO only: `left_out`
+    lists them.
 
     Raises:
-        UserError: a folder that exists, or an unknown format.
+        UserError: a folder that exists, an unknown format, an image that cannot be read, or a disk that is full.
 
     >>> convert(LabelledData((), False, (), ()), Path("."), "coco")
     Traceback (most recent call last):
@@ -36,14 +38,19 @@ def convert(data: LabelledData, folder: Path, form: str) -> Path:
         raise UserError(f"format {form} does not exist; known: {', '.join(FORMATS)}")
     if folder.exists():
         raise UserError(f"{folder} exists and is not overwritten; name a new folder")
-    for split in SPLITS:
-        records = [record for record in data.split(split) if isinstance(record, BoxRecord)]
-        if records:
-            {"coco": _coco, "voc": _voc, "yolo": _yolo}[form](records, data.classes, folder, split)
-    if form == "yolo":
-        tree = {split: f"images/{split}" for split in SPLITS if data.split(split)}
-        names = dict(enumerate(data.classes))
-        write_text(folder / "data.yaml", yaml.safe_dump({**tree, "names": names}, sort_keys=False, allow_unicode=True))
+
+    def fill(new: Path) -> None:
+        for split in SPLITS:
+            records = [record for record in data.split(split) if isinstance(record, BoxRecord)]
+            if records:
+                {"coco": _coco, "voc": _voc, "yolo": _yolo}[form](records, data.classes, new, split)
+        if form == "yolo":
+            tree = {split: f"images/{split}" for split in SPLITS if data.split(split)}
+            text = yaml.safe_dump({**tree, "names": dict(enumerate(data.classes))}, sort_keys=False, allow_unicode=True)
+            write_text(new / "data.yaml", text)
+
+    if not make_folder(folder, fill):
+        raise UserError(f"{folder} exists and is not overwritten; name a new folder")
     return folder
 
 
@@ -66,23 +73,34 @@ def left_out(data: LabelledData, form: str) -> list[str]:
     return notes
 
 
-def _copied(records: Sequence[BoxRecord], folder: Path) -> list[str]:
-    """Copy images to `folder`; their names, whose stems all differ, for annotations are named after stems."""
+def _copied(records: Sequence[BoxRecord], folder: Path, without: str = "\\") -> list[str]:
+    """Copy images to `folder`; their names, whose stems all differ, for annotations are named after stems. Characters
+    of `without`, and those that cannot be seen, become "_"."""
     folder.mkdir(parents=True, exist_ok=True)
     stems = {one_form(path.stem).lower() for path in folder.iterdir()}
     names = []
     for record in records:
         source = record.source
         assert isinstance(source, Path)
-        # Lists hold a name a line, and two names that differ in their Unicode form alone are one on some disks.
-        plain = "".join(sign if sign.isprintable() else "_" for sign in one_form(source.stem)).strip() or "image"
+        # Annotations name the file: no bytes that are no UTF-8, one name a line, and one Unicode form, since two names that
+        # differ in their form alone are one on some disks.
+        plain = "".join(
+            "_" if sign in without or not sign.isprintable() else sign
+            for sign in one_form(one_line(as_utf8(source.stem)))
+        )
+        plain = plain.strip() or "image"
         stem, number = plain, 1
         while stem.lower() in stems:
             number += 1
             stem = f"{plain}-{number}"
         stems.add(stem.lower())
-        names.append(f"{stem}{source.suffix}")
-        shutil.copyfile(source, folder / names[-1])
+        names.append(f"{stem}{one_line(as_utf8(source.suffix))}")
+        try:
+            shutil.copyfile(source, folder / names[-1])
+        except (FileNotFoundError, PermissionError) as error:
+            if error.filename != str(source):
+                raise
+            raise UserError(f"cannot read {shown(source)}: {error.strerror}") from None
     return names
 
 
@@ -98,7 +116,7 @@ def _yolo(records: Sequence[BoxRecord], classes: Sequence[str], folder: Path, sp
 
 def _voc(records: Sequence[BoxRecord], classes: Sequence[str], folder: Path, split: str) -> None:
     stems = []
-    for record, name in zip(records, _copied(records, folder / "JPEGImages"), strict=True):
+    for record, name in zip(records, _copied(records, folder / "JPEGImages", "\\ "), strict=True):
         stems.append(Path(name).stem)
         write_text(folder / "Annotations" / f"{stems[-1]}.xml", to_voc(record, classes, name))
     write_text(folder / "ImageSets" / "Main" / f"{split}.txt", "".join(f"{stem}\n" for stem in stems))

@@ -12,8 +12,9 @@ from vpt.data.boxes.records import BoxFound, BoxRecord
 from vpt.data.boxes.splits import split_named
 from vpt.data.boxes.text import visible
 from vpt.data.boxes.yolo import NO_LABELS
-from vpt.data.entries import is_image, listed, number_of, shown
+from vpt.data.entries import is_image, listed, number_of
 from vpt.data.records import SPLITS, LabelledData
+from vpt.names import shown
 
 _SHOWN = 5
 _MOST_CLASSES = 100

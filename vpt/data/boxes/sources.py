@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from itertools import islice
 
@@ -23,6 +24,7 @@ from vpt.data.records import SPLITS, LabelledData
 from vpt.data.splits import TEST, VALIDATION, draw_shots, set_apart, split_off
 from vpt.errors import UserError
 from vpt.files import at_home
+from vpt.names import one_line
 
 
 def load_boxes(config: DataConfig) -> LabelledData:
@@ -64,6 +66,7 @@ def read_boxes(config: DataConfig) -> tuple[BoxFound, list[BoxFound]]:
             found.splits[split] = entries
             found.notes += other.notes
             sources.append(other)
+    _clean_names(found)
     found.splits = finished(found.splits, config, found.notes)
     return found, sources
 
@@ -81,9 +84,9 @@ def read_place(path: str) -> BoxFound:
     if path == "scenes":
         return read_scenes()
     place = at_home(path)
-    if not place.exists():
+    if not os.path.exists(place):
         raise UserError(f"there is no {path}; check data.path")
-    if place.is_file():
+    if os.path.isfile(place):
         if place.suffix.lower() == ".json":
             return read_coco({"train": place}, dataset_folder(place))
         if place.suffix.lower() in (".yaml", ".yml"):
@@ -199,6 +202,20 @@ def _split_off(
         [record for record in records if id(record) not in chosen],
         [record for record in records if id(record) in chosen],
     )
+
+
+def _clean_names(found: BoxFound) -> None:
+    """Names of images and classes come from files of others: what cannot be printed or encoded is escaped here."""
+    if found.classes is not None:
+        found.classes = tuple(map(one_line, found.classes))
+    for entries in found.splits.values():
+        entries[:] = [
+            entry._replace(
+                name=one_line(entry.name),
+                boxes=tuple(raw._replace(label=one_line(raw.label)) for raw in entry.boxes),
+            )
+            for entry in entries
+        ]
 
 
 def _classes(found: BoxFound, path: str) -> tuple[str, ...]:

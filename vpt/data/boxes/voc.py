@@ -14,8 +14,9 @@ from vpt.data.boxes.records import Box, BoxEntry, BoxFound, BoxRecord, RawBox, S
 from vpt.data.boxes.splits import split_named
 from vpt.data.boxes.text import number, one_form, printable, whole_number
 from vpt.data.boxes.voc_files import Part, split_lists, voc_parts, xml_below
-from vpt.data.entries import is_image, listed, number_of, shown
+from vpt.data.entries import is_image, listed, number_of
 from vpt.errors import UserError
+from vpt.names import shown
 
 
 def read_voc(folder: Path) -> BoxFound:

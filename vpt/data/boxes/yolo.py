@@ -12,8 +12,9 @@ from vpt.data.boxes.splits import lists_in
 from vpt.data.boxes.yolo_description import read_description
 from vpt.data.boxes.yolo_images import Places
 from vpt.data.boxes.yolo_labels import label_file, read_labels
-from vpt.data.entries import listed, number_of, shown
+from vpt.data.entries import listed, number_of
 from vpt.errors import UserError
+from vpt.names import shown
 
 _MOST_ERRORS = 10
 NO_LABELS = frozenset({"classes", "readme", "requirements", "license", "notes", "labels", "predefined_classes"})

@@ -1,0 +1,89 @@
+"""File names and class names as text that can always be printed, logged and written, and turned back into the file.
+
+A file name is bytes: it may be no UTF-8, and may hold line breaks or the codes that move a terminal's cursor. `shown`
+escapes those, `original` undoes it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+# Control characters, line separators, codes that reverse the direction of text, and halves of surrogate pairs.
+_CONTROL = "\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff"
+_UNSAFE = re.compile(f"[{_CONTROL}]")
+_UNSAFE_OR_BACKSLASH = re.compile(rf"[\\{_CONTROL}]")
+_UNSAFE_IN_TEXT = re.compile("(?![\n\t])" + _UNSAFE.pattern)
+_ESCAPE = re.compile(r"\\(?:\\|x([89a-f][0-9a-f])|u([0-9a-f]{4}))")
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    r"""A path as text that can always be printed; `original` gives the path back.
+
+    Separators become "/". A byte that is no UTF-8 becomes `\xNN`, a control character `\uNNNN`, a backslash that is
+    part of a name `\\`.
+
+    >>> shown(Path("a") / "b.png"), shown("caf\udce9\n.png")
+    ('a/b.png', 'caf\\xe9\\u000a.png')
+    """
+    return _UNSAFE_OR_BACKSLASH.sub(_escaped, as_utf8(Path(path).as_posix()))
+
+
+def original(text: str) -> Path:
+    r"""The path that `shown` made `text` of.
+
+    >>> original("caf\\xe9\\u000a.png") == Path("caf\udce9\n.png")
+    True
+    """
+
+    def plain(found: re.Match[str]) -> str:
+        byte, character = found.groups()
+        if byte:
+            return chr(0xDC00 + int(byte, 16))
+        return chr(int(character, 16)) if character else "\\"
+
+    name = _ESCAPE.sub(plain, text)
+    try:
+        return Path(os.fsdecode(name.encode("utf-8", "surrogateescape")))
+    except UnicodeEncodeError:
+        return Path(name)
+
+
+def as_utf8(name: str) -> str:
+    """The name of a file as UTF-8 has it, also where the locale is another one; other bytes stay surrogates.
+
+    >>> as_utf8("a.png")
+    'a.png'
+    """
+    try:
+        return os.fsencode(name).decode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return name  # half of a surrogate pair, as JSON may have it: no file has such a name
+
+
+def one_line(text: str) -> str:
+    r"""A name on one line, without anything that moves a cursor or cannot be encoded.
+
+    >>> one_line("red\x1b[31m\nfox")
+    'red\\u001b[31m\\u000afox'
+    """
+    return _UNSAFE.sub(_escaped, text)
+
+
+def printable(text: str) -> str:
+    r"""Text for a terminal or a log: line breaks and tabs stay, other control characters are escaped.
+
+    >>> printable("a\tb\n\x1b]0;title\x07")
+    'a\tb\n\\u001b]0;title\\u0007'
+    """
+    return _UNSAFE_IN_TEXT.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    character = found.group()
+    if character == "\\":
+        return "\\\\"
+    number = ord(character)
+    # A byte that is no UTF-8 stands as one of these, see PEP 383.
+    return f"\\x{number - 0xDC00:02x}" if 0xDC80 <= number <= 0xDCFF else f"\\u{number:04x}"
