@@ -48,8 +48,8 @@ class LabelledData:
     """A data set. Labels index `classes`, which is decided once, by the training split.
 
     `notes` are sentences for the user about what was chosen or left out on the way here. `left_out` counts what was
-    there and is none of the records, by what it is: files of a folder, rows of a table. `pixels` is a digest of what the
-    images show, "" before they were looked at: see `vpt.data.check`.
+    there and is none of the records, by what it is: files of a folder, rows of a table. `pixels` is a digest of what
+    the images show, "" before they were looked at: see `vpt.data.check`.
     """
 
     classes: tuple[str, ...]

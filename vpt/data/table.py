@@ -166,10 +166,9 @@ def _check_columns(file: Path, columns: list[str], first: str) -> None:
 def _split(file: Path, line: int, text: str) -> str:
     split = SPLIT_NAMES.get(clean(text).lower())
     if split is None:
-        told = visible(text).strip("'")
+        cell = visible(text).strip("'")[:40]
         raise UserError(
-            f"{file}, line {line}: the split is '{told[:40]}'{nearest(told[:40], SPLIT_NAMES)}; it must be train, val or "
-            "test"
+            f"{file}, line {line}: the split is '{cell}'{nearest(cell, SPLIT_NAMES)}; it must be train, val or test"
         )
     return split
 

@@ -82,13 +82,10 @@ def _copied(records: Sequence[BoxRecord], folder: Path, without: str = "\\") -> 
     for record in records:
         source = record.source
         assert isinstance(source, Path)
-        # Annotations name the file: no bytes that are no UTF-8, one name a line, and one Unicode form, since two names that
-        # differ in their form alone are one on some disks.
-        plain = "".join(
-            "_" if sign in without or not sign.isprintable() else sign
-            for sign in one_form(one_line(as_utf8(source.stem)))
-        )
-        plain = plain.strip() or "image"
+        # Annotations name the file, one name a line, in UTF-8; and two names that differ in their Unicode form alone are
+        # one on some disks.
+        name = one_form(one_line(as_utf8(source.stem)))
+        plain = "".join("_" if sign in without or not sign.isprintable() else sign for sign in name).strip() or "image"
         stem, number = plain, 1
         while stem.lower() in stems:
             number += 1
