@@ -82,7 +82,7 @@ def _copied(records: Sequence[BoxRecord], folder: Path, without: str = "\\") -> 
     for record in records:
         source = record.source
         assert isinstance(source, Path)
-        # Annotations name the file, one name a line, in UTF-8; and two names that differ in their Unicode form alone are
+        # Annotations name the file, one name a line, in UTF-8; two names that differ in their Unicode form alone are
         # one on some disks.
         name = one_form(one_line(as_utf8(source.stem)))
         plain = "".join("_" if sign in without or not sign.isprintable() else sign for sign in name).strip() or "image"
