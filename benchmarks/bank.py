@@ -23,11 +23,11 @@ from cells import RESULTS
 from measuring import machine
 
 import vpt
-from vpt.artifact import save_artifact
 from vpt.config import load_config
-from vpt.device import pick_device
-from vpt.files import write_json
-from vpt.tasks import task_of
+from vpt.models.artifact import save_artifact
+from vpt.training.tasks import task_of
+from vpt.utils.atomic_io import write_json
+from vpt.utils.device import pick_device
 
 
 def main() -> None:

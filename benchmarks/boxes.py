@@ -15,8 +15,8 @@ from cells import RESULTS
 from measuring import machine
 from training import trained
 
-from vpt.console import Console
-from vpt.files import write_json
+from vpt.utils.atomic_io import write_json
+from vpt.utils.console import Console
 
 RATE = "train.optimizer.lr"
 SHARED = [

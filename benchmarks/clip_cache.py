@@ -23,9 +23,9 @@ from measuring import machine
 from PIL import Image
 
 from vpt.config import load_config
-from vpt.console import Console
-from vpt.files import write_json
-from vpt.run import train
+from vpt.training.trainer import train
+from vpt.utils.atomic_io import write_json
+from vpt.utils.console import Console
 
 WAYS = {"features once": "data.augment=none", "features in every step": "data.augment=light"}
 

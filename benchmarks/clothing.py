@@ -19,9 +19,9 @@ from typing import Any
 
 from training import trained
 
-from vpt.console import Console
-from vpt.errors import UserError
-from vpt.files import write_json
+from vpt.utils.atomic_io import write_json
+from vpt.utils.console import Console
+from vpt.utils.errors import UserError
 
 RESULTS = Path(__file__).resolve().parent / "results"
 

@@ -21,8 +21,8 @@ from cells import RESULTS
 from measuring import machine
 from training import trained
 
-from vpt.console import Console
-from vpt.files import write_json
+from vpt.utils.atomic_io import write_json
+from vpt.utils.console import Console
 
 FILE = RESULTS / "detectors.json"
 DETECTORS = ("fcos", "retinanet", "faster_rcnn")

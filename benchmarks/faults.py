@@ -33,12 +33,12 @@ from measuring import machine
 from PIL import Image
 
 from vpt.config import load_config
-from vpt.console import Console
-from vpt.data.images import BadImage, decode
-from vpt.errors import UserError
-from vpt.files import write_json
-from vpt.run import resume, train
-from vpt.tensorfile import read_tensors
+from vpt.data.decode import BadImage, decode
+from vpt.training.trainer import resume, train
+from vpt.utils.atomic_io import write_json
+from vpt.utils.console import Console
+from vpt.utils.errors import UserError
+from vpt.utils.tensor_io import read_tensors
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = ["data=digits", "data.shots=10", "data.augment=light", "data.workers=0", "backbone=vpt_nano", "prompt.tokens=2"]

@@ -32,8 +32,8 @@ from measuring import machine
 from PIL import Image
 
 import vpt
-from vpt.device import pick_device
-from vpt.files import write_json
+from vpt.utils.atomic_io import write_json
+from vpt.utils.device import pick_device
 
 PHOTOS = 16
 CLOSE = 1e-4

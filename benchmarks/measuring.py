@@ -13,7 +13,7 @@ from typing import Any
 import timm
 import torch
 
-from vpt.usage import energy_counter, processor
+from vpt.utils.resource_usage import energy_counter, processor
 
 
 def reset_peak(device: torch.device) -> int:

@@ -36,11 +36,11 @@ from cells import RESULTS
 from measuring import machine, peak, reset_peak
 
 from vpt.config import load_config
-from vpt.console import Console
-from vpt.errors import UserError
-from vpt.files import write_json
-from vpt.metrics import ranking
-from vpt.run import resume, train
+from vpt.metrics.classification import ranking
+from vpt.training.trainer import resume, train
+from vpt.utils.atomic_io import write_json
+from vpt.utils.console import Console
+from vpt.utils.errors import UserError
 
 ROUNDS = 3
 PROMPT = ("prompt", (1e-3, 3e-3, 1e-2))

@@ -8,8 +8,8 @@ from __future__ import annotations
 from cells import RESULTS
 
 from vpt.config import RunConfig, load_config
-from vpt.files import write_json
-from vpt.model import backbone_for, build_model
+from vpt.models.classifier import backbone_for, build_model
+from vpt.utils.atomic_io import write_json
 
 VIT = ["backbone=vit_base_patch16_224", "backbone.pretrained=false"]
 CLIP = ["backbone=open_clip:ViT-B-16", "backbone.pretrained=false", "head=zeroshot"]

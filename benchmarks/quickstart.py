@@ -13,10 +13,10 @@ import torch
 from cells import RESULTS
 from measuring import machine
 
-from vpt.comparison import method_name
 from vpt.config import load_config, read_yaml
-from vpt.files import write_json
-from vpt.run import train
+from vpt.metrics.comparison import method_name
+from vpt.training.trainer import train
+from vpt.utils.atomic_io import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 

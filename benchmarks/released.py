@@ -19,7 +19,7 @@ from pathlib import Path
 
 from cells import RESULTS
 
-from vpt.files import write_json
+from vpt.utils.atomic_io import write_json
 
 HERE = Path(__file__).resolve().parent
 DASSL = "KaiyangZhou/Dassl.pytorch"

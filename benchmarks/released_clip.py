@@ -24,11 +24,11 @@ from released_towers import apart, starts_apart
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vpt.artifact import read_artifact
 from vpt.config import load_config
-from vpt.convert.run import convert, recognise
-from vpt.model import backbone_for, build_model
-from vpt.predict import load
+from vpt.inference.predictor import load
+from vpt.interop.convert.convert import convert, recognise
+from vpt.models.artifact import read_artifact
+from vpt.models.classifier import backbone_for, build_model
 
 MODULES = {
     "CoOp": "coop", "CoCoOp": "cocoop", "KgCoOp": "kgcoop", "MaPLe": "maple", "IVLP": "independentVL",

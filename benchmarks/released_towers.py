@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from vpt.backbones.backbone import Backbone, Pool
+from vpt.backbones.liveness import plan
 from vpt.config import load_config
-from vpt.preprocess import Preprocess
+from vpt.data.normalization import Preprocess
 from vpt.prompts.base import Shape
-from vpt.prompts.build import build_tokens
-from vpt.prompts.pixels import PixelPrompts
-from vpt.prompts.plan import plan
+from vpt.prompts.pixel.prompt import PixelPrompts
+from vpt.prompts.registry import build_tokens
 
 SMALL = {"embed_dim": 48, "depth": 3, "num_heads": 3}
 SIZE, PATCH, TOKENS = 224, 16, 100  # the grid of 14 by 14 is fixed in VAPT's code

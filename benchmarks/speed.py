@@ -33,8 +33,8 @@ from cells import RESULTS
 from measuring import joules, machine, matmul_rate, operations, peak, reset_peak, settle
 from variants import VARIANTS, Case, Step
 
-from vpt.device import pick_device
-from vpt.files import write_json
+from vpt.utils.atomic_io import write_json
+from vpt.utils.device import pick_device
 
 PRESETS: dict[str, dict[str, list[Any]]] = {
     "cpu": {
@@ -204,9 +204,9 @@ def startup(model: str, device: torch.device, rounds: int = 3) -> dict[str, floa
     """Seconds from starting Python to the first answer, here from an artifact and by timm alone, in turns."""
     from PIL import Image
 
-    from vpt.artifact import save_artifact
     from vpt.config import load_config
-    from vpt.model import backbone_for, build_model
+    from vpt.models.artifact import save_artifact
+    from vpt.models.classifier import backbone_for, build_model
 
     with tempfile.TemporaryDirectory() as folder:
         picture, artifact = f"{folder}/picture.jpg", f"{folder}/a.safetensors"

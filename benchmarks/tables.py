@@ -19,7 +19,7 @@ from released import PEERS
 from speed_tables import speed, speed_all, startup, vtab_sized
 
 from vpt.config.describe import described
-from vpt.files import write_text
+from vpt.utils.atomic_io import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 END = " †"

@@ -20,12 +20,12 @@ from cells import RESULTS
 from measuring import machine
 
 from vpt.config import RunConfig, load_config
-from vpt.console import Console
-from vpt.device import pick_device
-from vpt.files import write_json
-from vpt.run import train
-from vpt.runlog import read_rows
-from vpt.together import train_together
+from vpt.training.multi_run import train_together
+from vpt.training.trainer import train
+from vpt.utils.atomic_io import write_json
+from vpt.utils.console import Console
+from vpt.utils.device import pick_device
+from vpt.utils.run_log import read_rows
 
 KINDS = {
     "deep prompts, all layers": ["prompt=deep"],

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from vpt.config import load_config
-from vpt.console import Console
-from vpt.run import resume, train
-from vpt.runfolder import TrainResult, finished
+from vpt.training.run_folder import TrainResult, finished
+from vpt.training.trainer import resume, train
+from vpt.utils.console import Console
 
 
 def trained(words: list[str], folder: Path, console: Console) -> TrainResult:

@@ -17,12 +17,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from twin import twin_features
 
 from vpt.backbones.backbone import Backbone
-from vpt.backbones.loading import load_backbone
+from vpt.backbones.factory import load_backbone
 from vpt.config import load_config
-from vpt.device import autocast
-from vpt.model import PromptedModel, build_model
-from vpt.training.arrange import arrange
-from vpt.training.graphs import Replayed
+from vpt.models.classifier import PromptedModel, build_model
+from vpt.training.cuda_graphs import Replayed
+from vpt.training.parallelize import arrange
+from vpt.utils.device import autocast
 
 Forward = Callable[[Tensor], Tensor]
 

@@ -26,8 +26,8 @@ from cells import RESULTS
 from measuring import machine
 from PIL import Image
 
-from vpt.device import pick_device
-from vpt.files import write_json
+from vpt.utils.atomic_io import write_json
+from vpt.utils.device import pick_device
 
 CLASSES = 10
 SIZE = (500, 375)

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from vpt.config import DataConfig
-from vpt.data.boxes.records import BoxRecord
-from vpt.data.boxes.sources import load_boxes, read_boxes
-from vpt.data.records import SPLITS
+from vpt.data.dataset import SPLITS
+from vpt.data.detection.dataset import BoxRecord
+from vpt.data.detection.registry import load_boxes, read_boxes
 
 SIZE = (64, 48)
 

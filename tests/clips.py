@@ -14,7 +14,7 @@ from torch import nn
 from vpt.backbones.backbone import Backbone
 from vpt.backbones.fingerprint import fingerprint
 from vpt.backbones.text_encoder import TextEncoder
-from vpt.preprocess import Preprocess
+from vpt.data.normalization import Preprocess
 
 VISION = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 3, "head_width": 16}
 TEXT: dict[str, Any] = {"context_length": 24, "vocab_size": 49408, "width": 24, "heads": 3, "layers": 3}

@@ -10,12 +10,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
-from vpt.backbones.loading import check_backbone
+from vpt.backbones.factory import check_backbone
 from vpt.cli import main as command_line
-from vpt.cli.base import file_and_overrides
+from vpt.cli.parser import file_and_overrides
 from vpt.config import BackboneConfig, RunConfig, load_config, read_yaml
-from vpt.config.load import parse_overrides
-from vpt.errors import UserError
+from vpt.config.overrides import parse_overrides
+from vpt.utils.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 SECTIONS = ("prompt", "head", "tuning", "train.optimizer")
@@ -60,7 +60,7 @@ def _settings(command: str, options: Any) -> Iterator[list[str]]:
     """Every set of words that the command would read as settings."""
     words = [word for word in getattr(options, "words", []) if "=" in word or word.endswith(".yaml")]
     if command == "sweep":
-        from vpt.sweep.space import Choices, read_space
+        from vpt.experiments.sweep.search_space import Choices, read_space
 
         over: Any = options.over
         if options.space:

@@ -10,7 +10,7 @@ from timm.models.vision_transformer import ResPostBlock
 from torch import nn
 
 from vpt.backbones.backbone import Backbone
-from vpt.preprocess import Preprocess
+from vpt.data.normalization import Preprocess
 
 SIZE = 32
 CLASSES = tuple("abcdefghij")

@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT / "benchmarks" / "robustness"))
 
 import mutate  # noqa: E402
 
-from vpt.errors import UserError  # noqa: E402
+from vpt.utils.errors import UserError  # noqa: E402
 
 
 def changed(which: str, target: Path, **settings: Any) -> Path:

@@ -11,9 +11,9 @@ import torch
 from runs import QUIET
 
 from vpt.config import load_config
-from vpt.distributed import is_first, joined, ranks
-from vpt.setting import prepare
-from vpt.tasks.detection import Detection
+from vpt.training.context import prepare
+from vpt.training.tasks.detection import Detection
+from vpt.utils.distributed import is_first, joined, ranks
 
 WORDS = ["task=detection", "backbone=vpt_nano", "head.scales=[1.0]", "head.size=32", "head.longest=3"]
 WORDS += ["head.boxes=20", "prompt.tokens=2", "data.workers=0", "train.device=cpu"]

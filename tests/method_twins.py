@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from twin import _embed, _layer, _pool, _rope_of
 
 from vpt.backbones.backbone import Backbone
-from vpt.prompts.bpt import BilinearPrompts
-from vpt.prompts.cvpt import CrossPrompts
-from vpt.prompts.e2vpt import EffectivePrompts
-from vpt.prompts.gated import GatedPrompts
-from vpt.prompts.vapt import AdaptivePrompts
-from vpt.prompts.vfpt import FourierPrompts
+from vpt.prompts.visual.bpt import BilinearPrompts
+from vpt.prompts.visual.cvpt import CrossPrompts
+from vpt.prompts.visual.e2vpt import EffectivePrompts
+from vpt.prompts.visual.gated import GatedPrompts
+from vpt.prompts.visual.vapt import AdaptivePrompts
+from vpt.prompts.visual.vfpt import FourierPrompts
 
 
 def twin_method(backbone: Backbone, images: Tensor, prompt: nn.Module) -> Tensor:

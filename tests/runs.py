@@ -9,8 +9,8 @@ import pytest
 from torch import Tensor
 
 from vpt.config import RunConfig, load_config
-from vpt.console import Console
 from vpt.training import loop
+from vpt.utils.console import Console
 
 QUIET = Console(quiet=True)
 NET = ["backbone=test_vit_patch8_32", "backbone.pretrained=false"]  # needs the fixture small_net

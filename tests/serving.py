@@ -19,7 +19,7 @@ import uvicorn
 from PIL import Image
 from test_bank import make
 
-from vpt.serve.process import uvicorn_options
+from vpt.inference.server.uvicorn_main import uvicorn_options
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))  # for robustness.uploads and robustness.requests
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vpt.data import dassl, fgvc, vtab
+from vpt.data.datasets import dassl, fgvc, vtab
 
 CLASSES = 4
 COUNTS = {"train": 4, "val": 2, "test": 3}  # of each class

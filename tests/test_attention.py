@@ -7,16 +7,16 @@ import torch
 from families import build_backbone
 from torch import Tensor
 
-from vpt.attention import as_heat, attention_of, require_attention
 from vpt.backbones.backbone import Backbone
 from vpt.backbones.block import KeyValue
-from vpt.backbones.execute import execute
+from vpt.backbones.forward import execute
 from vpt.config import DeepPrompt, LinearHead, ShallowPrompt
-from vpt.errors import UserError
 from vpt.heads.linear import build_linear
-from vpt.model import PromptedModel
+from vpt.models.attention_maps import as_heat, attention_of, require_attention
+from vpt.models.classifier import PromptedModel
 from vpt.prompts.base import Shape
-from vpt.prompts.build import build_tokens
+from vpt.prompts.registry import build_tokens
+from vpt.utils.errors import UserError
 
 IMAGES = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -75,7 +75,7 @@ def test_without_prompts_nothing_goes_to_them():
 
 def test_networks_without_a_sequence_are_refused():
     from vpt.config import load_config
-    from vpt.model import backbone_for, build_model
+    from vpt.models.classifier import backbone_for, build_model
 
     words = ["backbone=resnet10t", "backbone.pretrained=false", "backbone.image_size=32", "prompt=none"]
     config = load_config(overrides=words)

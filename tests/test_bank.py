@@ -15,13 +15,13 @@ from safetensors.torch import load_file
 from test_sizes import register
 
 import vpt
-from vpt.artifact import save_artifact
-from vpt.bank.bank import Bank
 from vpt.config import load_config
-from vpt.data.images import BadImage, decode
-from vpt.errors import UserError
-from vpt.results import Classification, Detections
-from vpt.tasks import task_of
+from vpt.data.decode import BadImage, decode
+from vpt.inference.bank.bank import Bank
+from vpt.inference.results import Classification, Detections
+from vpt.models.artifact import save_artifact
+from vpt.training.tasks import task_of
+from vpt.utils.errors import UserError
 
 KINDS: dict[str, list[str]] = {
     "deep": ["prompt=deep", "prompt.tokens=3"],
@@ -394,7 +394,7 @@ def test_a_batch_under_way_leaves_nothing_of_a_task_that_was_replaced(
             bank.add("task", waiting.pop())
         return decode(*words, **named)
 
-    monkeypatch.setattr("vpt.bank.bank.decode", replaced_meanwhile)
+    monkeypatch.setattr("vpt.inference.bank.bank.decode", replaced_meanwhile)
     same(bank.predict([photos[0]], ["task"])[0], before)
     same(bank.predict([photos[0]], ["task"])[0], after)
 

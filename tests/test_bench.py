@@ -12,20 +12,20 @@ from clips import register_tiny
 from runs import NET, QUIET
 from standins import CLASSES, dassl_set, fgvc_set, imagenet, imagenet_r, resisc, vtab_task
 
-from vpt.bench.check import check
-from vpt.bench.means import ALL, GROUPS, Mean, means
-from vpt.bench.published import Published, published
-from vpt.bench.running import Bench, run, settings_of
-from vpt.bench.suites import SUITES, suite_of
-from vpt.bench.table import _published_mean, as_markdown, build, collect
 from vpt.cli.main import main
 from vpt.config import DataConfig, load_config
-from vpt.data import vtab
-from vpt.data.sources import load_data
-from vpt.errors import UserError
-from vpt.protocols import harmonic
-from vpt.sweep.space import SpaceFile, read_space
+from vpt.data.datasets import vtab
+from vpt.data.datasets.registry import load_data
+from vpt.experiments.benchmarks.averages import ALL, GROUPS, Mean, means
+from vpt.experiments.benchmarks.check_data import check
+from vpt.experiments.benchmarks.published import Published, published
+from vpt.experiments.benchmarks.run import Bench, run, settings_of
+from vpt.experiments.benchmarks.suites import SUITES, suite_of
+from vpt.experiments.benchmarks.table import _published_mean, as_markdown, build, collect
+from vpt.experiments.protocols import harmonic
+from vpt.experiments.sweep.search_space import SpaceFile, read_space
 from vpt.training import loop
+from vpt.utils.errors import UserError
 
 QUICK = [*NET, "train.epochs=2", "train.batch_size=8", "prompt.tokens=2", "data.workers=0"]
 pytestmark = pytest.mark.usefixtures("small_net")
@@ -106,7 +106,7 @@ class TestData:
 
 
 def test_normalisation_can_be_fixed():
-    from vpt.backbones.loading import load_backbone
+    from vpt.backbones.factory import load_backbone
 
     def of(word: str) -> tuple[float, float]:
         pre = load_backbone(load_config(overrides=[*NET, f"backbone.normalise={word}"]).backbone).preprocess

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from vpt.cli.main import main
 from vpt.config import DataConfig
-from vpt.data.boxes.segmentation import segmentation_box
-from vpt.data.boxes.sources import load_boxes
-from vpt.errors import UserError
+from vpt.data.detection.registry import load_boxes
+from vpt.data.detection.segmentation_boxes import segmentation_box
+from vpt.utils.errors import UserError
 
 
 def refused(folder: Path | str) -> str:

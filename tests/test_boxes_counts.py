@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from vpt.cli.main import main
 from vpt.config import DataConfig
-from vpt.data.boxes.inventory import class_lines, inventory
-from vpt.data.boxes.sources import numbered, read_boxes
-from vpt.data.records import SPLITS
+from vpt.data.dataset import SPLITS
+from vpt.data.detection.inventory import class_lines, inventory
+from vpt.data.detection.registry import numbered, read_boxes
 
 # Boxes as they stand in a COCO file, and whether each is kept.
 BOXES = {"whole": ([5, 6, 20, 15], True), "cut": ([50, 6, 40, 15], True), "flat": ([5, 6, 0, 15], False)}

@@ -12,9 +12,9 @@ import pytest
 import test_boxes_exports as exports
 
 from vpt.config import DataConfig
-from vpt.data.boxes.inventory import report
-from vpt.data.boxes.sources import numbered, read_boxes
-from vpt.errors import UserError
+from vpt.data.detection.inventory import report
+from vpt.data.detection.registry import numbered, read_boxes
+from vpt.utils.errors import UserError
 
 PIECES = [b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"..", b"/", b"//", b"-1", b"1e999", b"nan", b"null", b"[]", b"{}", b"'"]
 PIECES += [b'"', b"\n", b"&", b"<", b"*", b"[", b"9" * 400, b"\xe2\x80\x8b", b"~", b"!!int x", b"\\", b"%s", b"{x}"]

@@ -14,14 +14,14 @@ from PIL import Image
 
 from vpt.cli.main import main
 from vpt.config import DataConfig
-from vpt.data.boxes.convert import convert
-from vpt.data.boxes.loader import BoxMaker
-from vpt.data.boxes.records import BoxRecord
-from vpt.data.boxes.sources import load_boxes
-from vpt.data.boxes.transforms import BoxTransform, scale_for
-from vpt.data.loader import loader_of
-from vpt.data.sources import load_data
-from vpt.errors import UserError
+from vpt.data.dataloader import loader_of
+from vpt.data.datasets.registry import load_data
+from vpt.data.detection.collate import BoxMaker
+from vpt.data.detection.convert import convert
+from vpt.data.detection.dataset import BoxRecord
+from vpt.data.detection.registry import load_boxes
+from vpt.data.detection.transforms import BoxTransform, scale_for
+from vpt.utils.errors import UserError
 
 BOXES = [((2.0, 3.0, 20.0, 30.0), "cat"), ((10.0, 5.0, 40.0, 25.0), "dog")]
 

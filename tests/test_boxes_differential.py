@@ -18,10 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vpt.config import DataConfig
-from vpt.data.boxes.records import BoxRecord
-from vpt.data.boxes.sources import numbered, read_boxes
-from vpt.detection.metrics import detection_metrics
-from vpt.tasks.detection import true_boxes
+from vpt.data.detection.dataset import BoxRecord
+from vpt.data.detection.registry import numbered, read_boxes
+from vpt.metrics.detection import detection_metrics
+from vpt.training.tasks.detection import true_boxes
 
 supervision = pytest.importorskip("supervision")
 

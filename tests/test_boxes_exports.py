@@ -11,7 +11,7 @@ import pytest
 from boxes import SIZE, label, picture, read, write_json
 
 from vpt.config import DataConfig
-from vpt.data.boxes.sources import load_boxes
+from vpt.data.detection.registry import load_boxes
 
 # One box in every picture, of class cat in even and dog in odd ones; x1 is 5 plus the number.
 SPLITS = {"train": (0, 1, 2), "val": (3, 4), "test": (5,)}

@@ -9,8 +9,8 @@ import pytest
 from boxes import LINE, coco_tree, label, notes, picture, read, write_json, xml
 
 from vpt.config import DataConfig
-from vpt.data.boxes.sources import load_boxes
-from vpt.errors import UserError
+from vpt.data.detection.registry import load_boxes
+from vpt.utils.errors import UserError
 
 
 def coco(folder: Path, names: list[str]) -> None:

@@ -12,10 +12,10 @@ from PIL import Image
 
 from vpt.cli.main import main
 from vpt.config import DataConfig
-from vpt.data.boxes.image_sizes import read_header, turned
-from vpt.data.boxes.sources import load_boxes
-from vpt.data.images import decode
-from vpt.errors import UserError
+from vpt.data.decode import decode
+from vpt.data.detection.image_sizes import read_header, turned
+from vpt.data.detection.registry import load_boxes
+from vpt.utils.errors import UserError
 
 STORED = (64, 48)
 OBJECT = (10, 8, 30, 20)  # in the stored pixels

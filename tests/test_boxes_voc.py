@@ -10,8 +10,8 @@ import pytest
 from boxes import BOX, notes, picture, read, records, xml
 
 from vpt.config import DataConfig
-from vpt.data.boxes.sources import load_boxes
-from vpt.errors import UserError
+from vpt.data.detection.registry import load_boxes
+from vpt.utils.errors import UserError
 
 
 def voc(folder: Path, stems: Any = ("0", "1", "2"), place: str = "JPEGImages") -> Path:

@@ -11,8 +11,8 @@ from boxes import BOX, LINE, label, notes, picture, read, records, yolo
 
 from vpt.cli.main import main
 from vpt.config import DataConfig
-from vpt.data.boxes.sources import load_boxes
-from vpt.errors import UserError
+from vpt.data.detection.registry import load_boxes
+from vpt.utils.errors import UserError
 
 
 def refused(folder: Path | str, **settings: Any) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vpt.config import load_config
-from vpt.errors import UserError
+from vpt.utils.errors import UserError
 
 CASES = [
     {"when": {"data.shots": 1}, "use": {"train.epochs": 50}},
@@ -64,8 +64,8 @@ def test_mistakes_in_cases_are_named(cases: list[object], message: str):
 def test_an_artifact_holds_what_the_cases_came_to(tmp_path: Path, shapes: Path, small_net: None):
     from runs import QUIET, settings
 
-    from vpt.artifact import read_artifact
-    from vpt.run import train
+    from vpt.models.artifact import read_artifact
+    from vpt.training.trainer import train
 
     words = ['cases=[{"when": {"data.augment": "light"}, "use": {"train.epochs": 1}}]', "data.augment=light"]
     config = settings(shapes, tmp_path, *words)

@@ -13,11 +13,11 @@ import torch
 from PIL import Image, ImageOps
 from runs import QUIET, settings
 
-from vpt.artifact import read_artifact
-from vpt.data import checked
-from vpt.errors import UserError
-from vpt.run import resume, train
-from vpt.tensorfile import read_tensors, write_tensors
+from vpt.data import validation_cache
+from vpt.models.artifact import read_artifact
+from vpt.training.trainer import resume, train
+from vpt.utils.errors import UserError
+from vpt.utils.tensor_io import read_tensors, write_tensors
 
 CHANGED = r"changed since: the pixels of the images \(images written since the run began: {}\); restore it"
 
@@ -112,6 +112,6 @@ def test_another_version_of_the_decoder_is_no_change_of_the_data(
 ):
     """It may decode a file otherwise; that nobody can put right."""
     monkeypatch.setattr(PIL, "__version__", "99.0")
-    monkeypatch.setattr(checked, "_FORMAT", "2 pillow-99.0")
+    monkeypatch.setattr(validation_cache, "_FORMAT", "2 pillow-99.0")
     invert(data / "train" / "square" / "1.png")
     assert resume(run, console=QUIET).metrics["epochs"] == 1

@@ -105,9 +105,9 @@ def test_predict_names_what_it_cannot_read_and_goes_on(trained: Path, shapes: Pa
 
 
 def test_predict_takes_from_a_folder_what_training_takes(shapes: Path, tmp_path: Path):
-    from vpt.data.folder import read_folder
-    from vpt.errors import UserError
-    from vpt.inputs import find_images
+    from vpt.data.datasets.image_folder import read_folder
+    from vpt.inference.image_inputs import find_images
+    from vpt.utils.errors import UserError
 
     picture = (shapes / "test" / "square" / "0.png").read_bytes()
     names = ("b.JFIF", "a.png", ".hidden.png", "._a.png", "notes.txt", "deeper/c.qoi", ".thumbnails/d.png")
@@ -308,7 +308,7 @@ def test_from_source_it_runs_all_the_same(monkeypatch: pytest.MonkeyPatch):
     """A training that ends on a machine where vpt is not installed keeps its artifact."""
     from importlib import metadata
 
-    from vpt.version import own_version
+    from vpt.utils.version import own_version
 
     def missing(name: str) -> str:
         raise metadata.PackageNotFoundError(name)

@@ -14,18 +14,18 @@ from runs import QUIET, states_of_epochs
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from vpt.artifact import read_artifact, save_artifact
-from vpt.backbones.loading import load_backbone
+from vpt.backbones.factory import load_backbone
 from vpt.config import RunConfig, load_config
-from vpt.data.digits import NAMES
-from vpt.errors import UserError
-from vpt.evaluation import evaluate, evaluate_untrained
-from vpt.export import export
-from vpt.export.files import Format
-from vpt.predict import load
-from vpt.run import resume, train
-from vpt.tasks import task_of
+from vpt.data.datasets.digits import NAMES
+from vpt.inference.evaluate import evaluate, evaluate_untrained
+from vpt.inference.predictor import load
+from vpt.interop.export import export
+from vpt.interop.export.onnx import Format
+from vpt.models.artifact import read_artifact, save_artifact
 from vpt.training import loop
+from vpt.training.tasks import task_of
+from vpt.training.trainer import resume, train
+from vpt.utils.errors import UserError
 
 SENTENCE = "a picture of the digit {}."
 CONFIG = {
@@ -175,7 +175,7 @@ def test_the_mean_over_epochs_is_gaussian(digits_clip: list[str], tmp_path: Path
 
 def test_a_cached_epoch_reads_no_image(digits_clip: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Where the image tower carries nothing that learns, it runs once over the data, not once an epoch."""
-    from vpt.model import PromptedModel
+    from vpt.models.classifier import PromptedModel
 
     seen = []
     usual = PromptedModel.features
@@ -194,7 +194,7 @@ def test_a_cached_epoch_reads_no_image(digits_clip: list[str], tmp_path: Path, m
 
 def test_other_names_at_the_command_line(digits_clip: list[str], tmp_path: Path):
     result = train(settings(digits_clip, tmp_path, *LEARNERS["coop"], "data.half=base"), QUIET)
-    from vpt.cachedir import cache_dir
+    from vpt.utils.cache_dir import cache_dir
 
     images = sorted((cache_dir() / "digits-1" / "test" / "seven").iterdir())[:5]
     predictor = load(result.artifact)
@@ -241,7 +241,7 @@ class TestTestTimeTuning:
 
     def test_it_equals_the_definition(self, digits_clip: list[str], tmp_path: Path):
         """Keep the surest views, one step of AdamW on the entropy of their mean prediction, score the plain view."""
-        from vpt.model import backbone_for, build_model
+        from vpt.models.classifier import backbone_for, build_model
 
         config = settings(digits_clip, tmp_path, *self.words)
         model = build_model(config, backbone_for(config), list(NAMES)).eval()
@@ -340,7 +340,7 @@ class TestProtocols:
     words = ("prompt=coop", "prompt.tokens=5", WORDS, "train.epochs=2")
 
     def test_base_to_new(self, digits_clip: list[str], tmp_path: Path):
-        from vpt.protocols import base_to_new
+        from vpt.experiments.protocols import base_to_new
 
         found = base_to_new(settings(digits_clip, tmp_path, *self.words), shots=4, seeds=[1, 2], console=QUIET)
         first, second = found["base"]["mean"], found["new"]["mean"]
@@ -350,7 +350,7 @@ class TestProtocols:
         assert json.loads((tmp_path / "run" / "base-to-new.json").read_text()) == found
 
     def test_few_shot_goes_on_where_it_was_stopped(self, digits_clip: list[str], tmp_path: Path, monkeypatch):
-        from vpt.protocols import few_shot
+        from vpt.experiments.protocols import few_shot
 
         config = settings(digits_clip, tmp_path, *self.words)
         first = few_shot(config, shots=[1, 2], seeds=[1], console=QUIET)
@@ -362,7 +362,7 @@ class TestProtocols:
             few_shot(other, shots=[1, 2], seeds=[1], console=QUIET)
 
     def test_transfer_to_a_folder_of_ones_own(self, digits_clip: list[str], tmp_path: Path, shapes: Path):
-        from vpt.protocols import as_table, transfer
+        from vpt.experiments.protocols import as_table, transfer
 
         config = settings(digits_clip, tmp_path, *self.words)
         found = transfer(config, [str(shapes)], shots=2, seeds=[1], console=QUIET)
@@ -371,7 +371,7 @@ class TestProtocols:
         assert str(shapes) in as_table(found)
 
     def test_without_training(self, digits_clip: list[str], tmp_path: Path):
-        from vpt.protocols import base_to_new
+        from vpt.experiments.protocols import base_to_new
 
         found = base_to_new(settings(digits_clip, tmp_path, "prompt=none"), seeds=[1], console=QUIET)
         assert found["base"]["mean"] > 0.5

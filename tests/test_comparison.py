@@ -10,10 +10,10 @@ from PIL import Image
 from runs import QUIET, settings
 
 import vpt
-from vpt.comparison import comparison_png
-from vpt.data.records import Record
-from vpt.errors import UserError
-from vpt.predictions import Answer, answers_of, read_answers, write_answers
+from vpt.data.dataset import Record
+from vpt.metrics.comparison import comparison_png
+from vpt.metrics.predictions import Answer, answers_of, read_answers, write_answers
+from vpt.utils.errors import UserError
 
 CLASSES = ("ant", "bee", "cat")
 

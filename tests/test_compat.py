@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 import vpt
 from vpt.cli.main import main
-from vpt.console import Console
+from vpt.utils.console import Console
 
 EXACT = os.environ.get("VPT_EXACT") == "1"
 VERSIONS = sorted(path for path in (Path(__file__).parent / "compat").iterdir() if (path / "expected.json").is_file())

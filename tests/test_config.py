@@ -10,7 +10,7 @@ import yaml
 
 from vpt.config import DeepPrompt, NoPrompt, SgdConfig, load_config, parse_overrides, split_values, word
 from vpt.config.describe import described
-from vpt.errors import UserError
+from vpt.utils.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 

@@ -16,11 +16,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from vpt.artifact import read_artifact
 from vpt.cli.main import main
-from vpt.convert.run import convert
-from vpt.errors import UserError
-from vpt.predict import load
+from vpt.inference.predictor import load
+from vpt.interop.convert.convert import convert
+from vpt.models.artifact import read_artifact
+from vpt.utils.errors import UserError
 
 IMAGES = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -91,7 +91,7 @@ def foreign_vits() -> None:
 
 def vit(name: str = "test_foreign_vit") -> Any:
     """The network as our loader builds it: random weights of seed 0."""
-    from vpt.backbones.loading import load_backbone
+    from vpt.backbones.factory import load_backbone
     from vpt.config import BackboneConfig
 
     return load_backbone(BackboneConfig(name=name, pretrained=False)).net
@@ -464,7 +464,7 @@ def test_padding_prompts_on_clip(clip: tuple[Any, list[str]], tmp_path: Path):
 
 @pytest.mark.parametrize("shape", ["pad", "patch"])
 def test_pixel_prompts_on_a_vision_model_answer_with_its_first_classes(tmp_path: Path, shape: str):
-    from vpt.backbones.loading import load_backbone
+    from vpt.backbones.factory import load_backbone
     from vpt.config import BackboneConfig
 
     words = ["backbone=test_foreign_classifier", "backbone.pretrained=false"]
@@ -505,7 +505,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 
 
 def test_a_converted_artifact_predicts_pictures_and_can_be_served(tmp_path: Path, shapes: Path):
-    from vpt.bank.bank import Bank
+    from vpt.inference.bank.bank import Bank
 
     torch.save(jia_state(deep=2), tmp_path / "model.pth")
     found = convert([tmp_path / "model.pth"], VIT, tmp_path / "a.safetensors", ["x", "y", "z"])

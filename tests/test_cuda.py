@@ -14,16 +14,16 @@ from torch import Tensor
 from twin import twin_features
 
 import vpt
+from vpt.backbones.liveness import plan
 from vpt.config import DeepPrompt, ShallowPrompt, load_config
-from vpt.device import autocast
-from vpt.model import PromptedModel, backbone_for, build_model
+from vpt.models.classifier import PromptedModel, backbone_for, build_model
 from vpt.prompts.base import Shape
-from vpt.prompts.build import build_tokens
-from vpt.prompts.plan import plan
-from vpt.run import train
-from vpt.runlog import read_rows
-from vpt.training.arrange import arrange
-from vpt.training.graphs import Replayed
+from vpt.prompts.registry import build_tokens
+from vpt.training.cuda_graphs import Replayed
+from vpt.training.parallelize import arrange
+from vpt.training.trainer import train
+from vpt.utils.device import autocast
+from vpt.utils.run_log import read_rows
 
 __all__ = ["digits_clip"]  # a fixture
 

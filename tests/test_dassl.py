@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from vpt.config import DataConfig
-from vpt.data.dassl import SETS, read_dassl, template_of
-from vpt.data.sources import load_data
-from vpt.errors import UserError
+from vpt.data.datasets.dassl import SETS, read_dassl, template_of
+from vpt.data.datasets.registry import load_data
+from vpt.utils.errors import UserError
 
 
 def picture(path: Path, shade: int = 0) -> None:

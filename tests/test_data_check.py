@@ -11,13 +11,13 @@ import pytest
 from images import broken_files, class_folders, photo, save
 from PIL import Image
 
-from vpt.cachedir import cache_dir
 from vpt.config import DataConfig
-from vpt.data import check as check_module
-from vpt.data.check import CheckReport, apply, check
-from vpt.data.records import Item, LabelledData, Record
-from vpt.data.sources import load_data
-from vpt.errors import UserError
+from vpt.data import validation as check_module
+from vpt.data.dataset import Item, LabelledData, Record
+from vpt.data.datasets.registry import load_data
+from vpt.data.validation import CheckReport, apply, check
+from vpt.utils.cache_dir import cache_dir
+from vpt.utils.errors import UserError
 
 
 @pytest.fixture(autouse=True)

@@ -13,13 +13,13 @@ from runs import NET, QUIET
 
 from vpt.cli.main import main
 from vpt.config import DataConfig, load_config
-from vpt.data.check import apply, check
-from vpt.data.folder import read_folder
-from vpt.data.images import BadImage, decode
-from vpt.data.records import LabelledData
-from vpt.data.sources import load_data
-from vpt.errors import UserError
-from vpt.run import train
+from vpt.data.dataset import LabelledData
+from vpt.data.datasets.image_folder import read_folder
+from vpt.data.datasets.registry import load_data
+from vpt.data.decode import BadImage, decode
+from vpt.data.validation import apply, check
+from vpt.training.trainer import train
+from vpt.utils.errors import UserError
 
 NFC, NFD = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))
 

@@ -15,9 +15,9 @@ import pytest
 from images import bomb, broken_files, encoded, photo, save
 from PIL import Image
 
-from vpt.data.images import BadImage, decode, examine, header_pixels, read
-from vpt.data.records import Item, Record
-from vpt.data.rgb import scale_grey
+from vpt.data.color import scale_grey
+from vpt.data.dataset import Item, Record
+from vpt.data.decode import BadImage, decode, examine, header_pixels, read
 
 RAMP = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
 RAMP8 = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)

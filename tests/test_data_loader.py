@@ -13,14 +13,14 @@ import pytest
 import torch
 from images import photo, save
 
-from vpt.data.cache import ImageCache, available_memory, bytes_needed, check_memory
-from vpt.data.images import BadImage, decode
-from vpt.data.loader import Batch, Loader, default_workers, loader_of, make_loader
-from vpt.data.ordering import epoch_order, sample_seed, split_order
-from vpt.data.records import Item, Record
-from vpt.data.transforms import EvalTransform, train_transform
-from vpt.errors import UserError
-from vpt.preprocess import Preprocess
+from vpt.data.dataloader import Batch, Loader, default_workers, loader_of, make_loader
+from vpt.data.dataset import Item, Record
+from vpt.data.decode import BadImage, decode
+from vpt.data.image_cache import ImageCache, available_memory, bytes_needed, check_memory
+from vpt.data.normalization import Preprocess
+from vpt.data.sampler import epoch_order, sample_seed, split_order
+from vpt.data.transforms.classification import EvalTransform, train_transform
+from vpt.utils.errors import UserError
 
 PRE = Preprocess(size=16)
 COUNT = 22
@@ -275,7 +275,7 @@ def test_cached_pixels_are_never_written(records: list[Record]) -> None:
 
 
 def test_cache_that_does_not_fit(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vpt.data.cache.available_memory", lambda: 1000)
+    monkeypatch.setattr("vpt.data.image_cache.available_memory", lambda: 1000)
     with pytest.raises(UserError, match="more than 80% of"):
         ImageCache(records)
 

@@ -14,15 +14,15 @@ import pytest
 from images import class_folders, photo, save
 from PIL import Image
 
-from vpt.cachedir import cache_dir
 from vpt.config import DataConfig
-from vpt.data import digits
-from vpt.data.images import read
-from vpt.data.records import LabelledData, Record
-from vpt.data.sources import load_data
+from vpt.data.dataset import LabelledData, Record
+from vpt.data.datasets import digits
+from vpt.data.datasets.registry import load_data
+from vpt.data.datasets.torchvision import SETS
+from vpt.data.decode import read
 from vpt.data.splits import draw_shots, split_off
-from vpt.data.torchvision_sets import SETS
-from vpt.errors import UserError
+from vpt.utils.cache_dir import cache_dir
+from vpt.utils.errors import UserError
 
 
 def load(path: Path | str, **settings: object) -> LabelledData:

@@ -15,9 +15,9 @@ from images import photo
 from PIL import Image
 from torchvision.transforms import v2
 
-from vpt.data.transforms import EvalTransform, TrainTransform, eval_transform, train_transform
-from vpt.errors import UserError
-from vpt.preprocess import Preprocess
+from vpt.data.normalization import Preprocess
+from vpt.data.transforms.classification import EvalTransform, TrainTransform, eval_transform, train_transform
+from vpt.utils.errors import UserError
 
 SIZES = [(40, 60), (60, 40), (33, 33), (300, 401), (7, 5)]
 STRANGE = [(1, 1), (1, 3000), (3000, 1), (2, 500)]

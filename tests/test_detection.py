@@ -19,22 +19,22 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models.detection import FCOS
 
+from vpt.backbones.liveness import Reads, plan
 from vpt.cli.main import main
 from vpt.config import DeepPrompt, FcosHead, OwlHead, PixelPrompt, RunConfig, load_config
-from vpt.data.boxes.transforms import Target
-from vpt.detection import open_vocabulary as owl
-from vpt.detection.metrics import detection_metrics
-from vpt.detection.model import Detector, PyramidDetection
-from vpt.detection.pyramid import SimplePyramid
-from vpt.errors import NotFinite, UserError
-from vpt.evaluation import evaluate
-from vpt.predict import load
+from vpt.data.detection.transforms import Target
+from vpt.heads.detection import owl
+from vpt.heads.detection.feature_pyramid import SimplePyramid
+from vpt.inference.evaluate import evaluate
+from vpt.inference.predictor import load
+from vpt.metrics.detection import detection_metrics
+from vpt.models.detection.detector import Detector, PyramidDetection
 from vpt.prompts.base import Shape
-from vpt.prompts.build import build_tokens
-from vpt.prompts.plan import Reads, plan
-from vpt.run import resume, train
-from vpt.tasks.detection import Detection
+from vpt.prompts.registry import build_tokens
 from vpt.training import loop
+from vpt.training.tasks.detection import Detection
+from vpt.training.trainer import resume, train
+from vpt.utils.errors import NotFinite, UserError
 
 
 def target(boxes: list, labels: list, side: int = 48) -> Target:
@@ -97,7 +97,7 @@ def test_images_of_any_size(name: str):
     """Position embeddings are resampled as timm resamples them."""
     import timm
 
-    from vpt.backbones.loading import load_backbone
+    from vpt.backbones.factory import load_backbone
     from vpt.config import BackboneConfig
 
     backbone = load_backbone(BackboneConfig(name=name, pretrained=False), dynamic=True)
@@ -412,7 +412,7 @@ def test_a_run_without_measured_splits_ends_well(tmp_path: Path):
 
 
 def _scenes() -> list[Path]:
-    from vpt.cachedir import cache_dir
+    from vpt.utils.cache_dir import cache_dir
 
     return list((cache_dir() / "scenes-1" / "images" / "test").iterdir())
 
@@ -499,7 +499,7 @@ def test_mistakes_are_told_before_training(tmp_path: Path, words: list[str], sen
 
 
 def test_missing_packages_are_told_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("vpt.detection.metrics.find_spec", lambda name: None)
+    monkeypatch.setattr("vpt.metrics.detection.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"needs torchmetrics and faster_coco_eval: pip install 'vpt\[detection\]'"):
         train(settings(tmp_path), QUIET)
     assert not any(tmp_path.iterdir())
@@ -512,12 +512,12 @@ def test_boxes_are_not_for_classification():
 
 def test_a_clip_backbone_finds_by_name(tmp_path: Path):
     """The open-vocabulary head over a small CLIP: it trains, and takes the projection of CLIP as its start."""
-    from vpt.heads.zeroshot import class_features
+    from vpt.heads.zero_shot import class_features
 
     backbone = clip_backbone(build_clip())
     tower = backbone.require_tower("grids")
     text = class_features(backbone.text, "x", ["cat", "dog"], ["a photo of a {}."])
-    from vpt.detection.model import OwlDetection
+    from vpt.models.detection.detector import OwlDetection
 
     head = OwlDetection(OwlHead(), owl.OwlHead(tower.width, 20, backbone.net.proj), text, 8)
     model = Detector(backbone, build_tokens(DeepPrompt(tokens=2), Shape.of(tower)), head, [2]).train()

@@ -20,9 +20,9 @@ from torch.nn import functional as F
 from vpt.backbones.backbone import Backbone
 from vpt.backbones.text_encoder import TextEncoder
 from vpt.config import load_config
-from vpt.model import build_model
-from vpt.preprocess import Preprocess
-from vpt.prompts.contexts import Contexts
+from vpt.data.normalization import Preprocess
+from vpt.models.classifier import build_model
+from vpt.prompts.clip.text_context import Contexts
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +68,7 @@ def test_models_are_built_around_it(words: list[str], monkeypatch: pytest.Monkey
     def fixed(_encoder: Any, _fingerprint: str, names: list[str], *_: Any) -> torch.Tensor:
         return F.normalize(torch.randn(len(names), 20, device="cuda"), dim=-1)
 
-    monkeypatch.setattr("vpt.heads.zeroshot.class_features", fixed)
+    monkeypatch.setattr("vpt.heads.zero_shot.class_features", fixed)
     model = build_model(load_config(overrides=["head=zeroshot", *words]), clip(), ["cat", "dog"])
     assert {each.device.type for each in model.backbone.parameters()} == {"cuda"}
 

@@ -16,15 +16,15 @@ from test_boxes_data import coco, picture
 
 import vpt
 from vpt.config import load_config
-from vpt.console import Console
-from vpt.runlog import read_rows
+from vpt.utils.console import Console
+from vpt.utils.run_log import read_rows
 
 WORDS = ["backbone=vpt_nano", "data=digits", "data.shots=3", "data.augment=light", "data.workers=0", "prompt.tokens=3"]
 WORDS += ["train.epochs=2", "train.device=cpu", "name=run"]
 
 TOGETHER = """
 import sys, torch
-from vpt.distributed import agreed, gathered, gathered_lists, joined, ranks, sum_step, told
+from vpt.utils.distributed import agreed, gathered, gathered_lists, joined, ranks, sum_step, told
 with joined():
     rank, count = ranks().rank, ranks().count
     assert count == 2

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from runs import QUIET, settings
 
-from vpt.errors import NotFinite
-from vpt.run import train
-from vpt.sweep.space import read_space
-from vpt.sweep.study import Sweep, search
+from vpt.experiments.sweep.search_space import read_space
+from vpt.experiments.sweep.study import Sweep, search
+from vpt.training.trainer import train
+from vpt.utils.errors import NotFinite
 
 pytestmark = pytest.mark.usefixtures("small_net")
 

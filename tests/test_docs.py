@@ -22,7 +22,7 @@ from doc_commands import (
 from PIL import Image
 
 from vpt.cli.main import main
-from vpt.errors import UserError
+from vpt.utils.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("**/*.md"))

@@ -15,11 +15,11 @@ from test_bank import make
 
 import vpt
 from vpt.cli.main import main
-from vpt.data.transforms import EvalTransform
-from vpt.errors import UserError
-from vpt.export import export
-from vpt.export.files import Program, opened, write
-from vpt.export.square import Square
+from vpt.data.transforms.classification import EvalTransform
+from vpt.interop.export import export
+from vpt.interop.export.onnx import Program, opened, write
+from vpt.interop.export.preprocess import Square
+from vpt.utils.errors import UserError
 
 KINDS = [
     "deep",
@@ -135,7 +135,7 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path):
 
 def test_a_file_that_is_not_right_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     artifact = make(tmp_path, "probe", 4)
-    monkeypatch.setattr("vpt.export.write.opened", lambda *_: lambda images: (torch.zeros(len(images), 3),))
+    monkeypatch.setattr("vpt.interop.export.export.opened", lambda *_: lambda images: (torch.zeros(len(images), 3),))
     artifact.with_suffix(".pt2").write_text("what was there before")
     with pytest.raises(UserError, match="differ from ours"):
         export(artifact, format="torch")

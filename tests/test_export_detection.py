@@ -17,16 +17,16 @@ from test_export import photo
 from torchvision.ops import nms
 
 import vpt
-from vpt.artifact import save_artifact
 from vpt.cli.main import main
 from vpt.config import load_config
-from vpt.errors import UserError
-from vpt.export import export
-from vpt.export.agreement import difference
-from vpt.export.detector import FoldedDetector
-from vpt.export.suppress import Candidates, Rule, best
-from vpt.export.traceable import anchors_of
-from vpt.tasks import task_of
+from vpt.interop.export import export
+from vpt.interop.export.detector import FoldedDetector
+from vpt.interop.export.nms import Candidates, Rule, best
+from vpt.interop.export.parity import difference
+from vpt.interop.export.torchvision_detection import anchors_of
+from vpt.models.artifact import save_artifact
+from vpt.training.tasks import task_of
+from vpt.utils.errors import UserError
 
 SIZE = (90, 120)  # not a multiple of any patch, and resized
 # Of each head, a score that many of its boxes reach, and how much its weights are scrambled, so that scores are spread
@@ -248,8 +248,8 @@ def test_the_command_line_and_what_a_file_tells(tmp_path: Path, capsys: pytest.C
 def test_a_file_that_finds_other_boxes_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     artifact = artifact_of(tmp_path, "fcos")
     nothing = (torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
-    monkeypatch.setattr("vpt.export.write.write", lambda program, format, path: path.write_bytes(b"x"))
-    monkeypatch.setattr("vpt.export.write.opened", lambda *_: lambda image: nothing)
+    monkeypatch.setattr("vpt.interop.export.export.write", lambda program, format, path: path.write_bytes(b"x"))
+    monkeypatch.setattr("vpt.interop.export.export.opened", lambda *_: lambda image: nothing)
     with pytest.raises(UserError, match="boxes that are not ours"):
         export(artifact, format="torch")
     assert not artifact.with_suffix(".pt2").exists()

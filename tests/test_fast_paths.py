@@ -9,16 +9,16 @@ import torch
 from families import BUILDERS, build_backbone
 from torch import Tensor, nn
 
-from vpt.backbones import cut_heads, patchify
 from vpt.backbones.block import KeyValue, join
-from vpt.backbones.held import HeldLinear, round_frozen
-from vpt.backbones.patchify import is_patchwise
+from vpt.backbones.kernels import patch_matmul, split_heads
+from vpt.backbones.kernels.patch_matmul import is_patchwise
+from vpt.backbones.liveness import plan
+from vpt.backbones.quantization.linear import HeldLinear, round_frozen
 from vpt.config import DeepPrompt, ShallowPrompt, load_config
-from vpt.model import backbone_for, build_model
+from vpt.models.classifier import backbone_for, build_model
 from vpt.prompts.base import Shape
-from vpt.prompts.build import build_tokens
-from vpt.prompts.plan import plan
-from vpt.training.arrange import arrange
+from vpt.prompts.registry import build_tokens
+from vpt.training.parallelize import arrange
 
 CPU = torch.device("cpu")
 
@@ -41,9 +41,9 @@ def test_heads_are_cut_as_by_split_and_cat(dtype: torch.dtype, batch: int | None
     if batch is not None:
         prefix = KeyValue(*(torch.randn(batch, 2, 3, width // 2, dtype=dtype, requires_grad=True) for _ in "kv"))
     theirs = plainly(packed, parts, 2, prefix)
-    mine = cut_heads.cut_heads(packed, parts, 2, *(prefix or (None, None)))
+    mine = split_heads.cut_heads(packed, parts, 2, *(prefix or (None, None)))
     with torch.no_grad():
-        still = cut_heads.cut_heads(packed, parts, 2, *(prefix or (None, None)))
+        still = split_heads.cut_heads(packed, parts, 2, *(prefix or (None, None)))
     inputs = [packed, *(prefix or ())]
     pulls = [torch.randn_like(one) for one in theirs]
     wanted = torch.autograd.grad(theirs, inputs, pulls)
@@ -56,7 +56,7 @@ def test_heads_are_cut_as_by_split_and_cat(dtype: torch.dtype, batch: int | None
 def test_what_nobody_reads_has_no_gradient():
     packed = torch.randn(2, 3, 24, requires_grad=True)
     key, value = (torch.randn(1, 2, 3, 4) for _ in "kv")
-    query, _, values = cut_heads.cut_heads(packed, 3, 2, key, value)
+    query, _, values = split_heads.cut_heads(packed, 3, 2, key, value)
     (found,) = torch.autograd.grad(query.sum() + 2 * values.sum(), packed)
     assert torch.equal(found, torch.tensor([1.0, 0.0, 2.0]).repeat_interleave(8).expand(2, 3, 24))
 
@@ -67,14 +67,14 @@ def test_patches_are_those_of_the_convolution(bias: bool):
     assert is_patchwise(layer)
     images = torch.randn(2, 3, 12, 8)
     inputs = list(layer.parameters())
-    wanted, found = layer(images).permute(0, 2, 3, 1), patchify.patchify(layer, images)
+    wanted, found = layer(images).permute(0, 2, 3, 1), patch_matmul.patchify(layer, images)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
     pull = torch.randn_like(wanted)
     pairs = zip(torch.autograd.grad(found, inputs, pull), torch.autograd.grad(wanted, inputs, pull), strict=True)
     for mine, theirs in pairs:
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-4)
     with torch.autocast("cpu", torch.bfloat16):
-        assert patchify.patchify(layer, images).dtype is torch.bfloat16
+        assert patch_matmul.patchify(layer, images).dtype is torch.bfloat16
 
 
 @pytest.mark.parametrize(
@@ -109,8 +109,8 @@ def test_every_family_computes_the_same_that_way(
 
     wanted = passed()
     seen = []
-    monkeypatch.setattr(cut_heads, "worthwhile", lambda rows: True)
-    monkeypatch.setattr(patchify, "worthwhile", lambda layer, images: seen.append(layer) or is_patchwise(layer))
+    monkeypatch.setattr(split_heads, "worthwhile", lambda rows: True)
+    monkeypatch.setattr(patch_matmul, "worthwhile", lambda layer, images: seen.append(layer) or is_patchwise(layer))
     for found, other in zip(passed(), wanted, strict=True):
         torch.testing.assert_close(found, other, rtol=1e-4, atol=1e-5 * float(other.detach().abs().max()))
     assert seen or family == "vit-hybrid"

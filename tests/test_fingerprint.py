@@ -16,15 +16,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 import vpt
-from vpt.artifact import read_artifact, save_artifact
+from vpt.backbones.factory import load_backbone
 from vpt.backbones.fingerprint import fingerprint
-from vpt.backbones.loading import load_backbone
-from vpt.bank.bank import Bank
 from vpt.config import BackboneConfig, load_config
-from vpt.errors import UserError
-from vpt.heads.zeroshot import class_features
-from vpt.tensorfile import read_tensors, write_tensors
-from vpt.wrapped import load_prompt, wrap
+from vpt.heads.zero_shot import class_features
+from vpt.inference.bank.bank import Bank
+from vpt.models.artifact import read_artifact, save_artifact
+from vpt.models.wrap import load_prompt, wrap
+from vpt.utils.errors import UserError
+from vpt.utils.tensor_io import read_tensors, write_tensors
 
 SIZE = 32
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
@@ -126,7 +126,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def test_a_clips_artifact_is_refused_by_its_twin(clips: list[str], tmp_path: Path):
-    from vpt.tasks import task_of
+    from vpt.training.tasks import task_of
 
     paths = []
     for name in clips[:2]:
@@ -135,7 +135,7 @@ def test_a_clips_artifact_is_refused_by_its_twin(clips: list[str], tmp_path: Pat
         paths.append(save_artifact(tmp_path / f"{name[-5:]}.safetensors", model, config, ["a", "b"]))
     other = load_config(base=read_artifact(paths[0]).config.model_dump(), overrides=[f"backbone={clips[1]}"])
     with pytest.raises(UserError, match=r"twin-gelu.* not on open_clip:twin-quick .*its weights, activation and pool"):
-        vpt.loading.load_model(paths[0], device="cpu", config=other)
+        vpt.inference.load_model.load_model(paths[0], device="cpu", config=other)
     bank = Bank(device="cpu")
     bank.add("one", paths[0])
     with pytest.raises(UserError, match="computes otherwise"):

@@ -14,18 +14,18 @@ from machines import in_child, small_disk
 from runs import NET, QUIET, settings
 from safetensors import SafetensorError
 
-from vpt.artifact import read_artifact
 from vpt.cli.main import main
 from vpt.config import load_config
-from vpt.data.boxes.convert import convert
-from vpt.data.boxes.sources import load_boxes
-from vpt.errors import UserError, WriteError
-from vpt.files import system_reason, write_atomic, write_text, writing
-from vpt.run import resume, train
-from vpt.runlog import RunLog, read_rows
-from vpt.sweep.space import read_space
-from vpt.sweep.study import Sweep, sweep
-from vpt.tensorfile import write_tensors
+from vpt.data.detection.convert import convert
+from vpt.data.detection.registry import load_boxes
+from vpt.experiments.sweep.search_space import read_space
+from vpt.experiments.sweep.study import Sweep, sweep
+from vpt.models.artifact import read_artifact
+from vpt.training.trainer import resume, train
+from vpt.utils.atomic_io import system_reason, write_atomic, write_text, writing
+from vpt.utils.errors import UserError, WriteError
+from vpt.utils.run_log import RunLog, read_rows
+from vpt.utils.tensor_io import write_tensors
 
 FULL = "No space left on device; free some space"
 OFTEN = "train.checkpoint_minutes=0"
@@ -131,7 +131,7 @@ def test_the_cache_of_digits_says_where_else_it_could_be(tmp_path: Path, monkeyp
 
 
 def load_config_and_read(word: str) -> None:
-    from vpt.data.sources import load_data
+    from vpt.data.datasets.registry import load_data
 
     load_data(load_config(overrides=[word]).data)
 

@@ -16,12 +16,12 @@ from compat.cases import pictures
 from hostile import refused
 
 import vpt
-from vpt.artifact import read_artifact
 from vpt.cli.main import main
 from vpt.config import load_config
-from vpt.console import Console
-from vpt.model import backbone_for
-from vpt.tasks import task_of
+from vpt.models.artifact import read_artifact
+from vpt.models.classifier import backbone_for
+from vpt.training.tasks import task_of
+from vpt.utils.console import Console
 
 TRIED = ("nano-deep", "small-deep-mlp", "small-e2vpt", "small-vapt", "small-gated", "small-bpt", "small-lora")
 TRIED += ("small-pad-learned", "mapped-iterative", "clip-coop-middle", "clip-cocoop", "clip-maple", "clip-tip")
@@ -120,9 +120,9 @@ class TestCheckpoints:
     ):
         from compat.cases import settings, write_images
 
-        from vpt.run import get_ready
-        from vpt.runfolder import CHECKPOINT
-        from vpt.setting import prepare
+        from vpt.training.context import prepare
+        from vpt.training.run_folder import CHECKPOINT
+        from vpt.training.trainer import get_ready
 
         run = tmp_path / name
         shutil.copytree(hostile.ARTIFACTS.parent / "stopped" / name, run)

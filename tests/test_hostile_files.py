@@ -18,18 +18,18 @@ from runs import NET, QUIET, settings
 
 from vpt.cli.main import main
 from vpt.config import load_config, read_yaml
-from vpt.config.load import parse_overrides
-from vpt.data.boxes.sources import load_boxes
-from vpt.data.sources import load_data
-from vpt.errors import UserError
-from vpt.metrics_file import read_metrics, read_protocol
+from vpt.config.overrides import parse_overrides
+from vpt.data.datasets.registry import load_data
+from vpt.data.detection.registry import load_boxes
+from vpt.experiments.sweep.search_space import read_space
+from vpt.experiments.sweep.study import Sweep, sweep
+from vpt.metrics.metrics_file import read_metrics, read_protocol
 from vpt.report.build import write_report
-from vpt.run import resume, train
-from vpt.runfolder import finished
-from vpt.runlog import read_rows
-from vpt.safe_yaml import BadYaml, parse_yaml
-from vpt.sweep.space import read_space
-from vpt.sweep.study import Sweep, sweep
+from vpt.training.run_folder import finished
+from vpt.training.trainer import resume, train
+from vpt.utils.errors import UserError
+from vpt.utils.run_log import read_rows
+from vpt.utils.safe_yaml import BadYaml, parse_yaml
 
 # What no reader of JSON expects: numbers beyond all bounds, other types, half of a surrogate pair, paths to elsewhere.
 ODD: list[Any] = [
@@ -314,7 +314,7 @@ class TestAnnotations:
             one_sentence(lambda: load_data(load_config(overrides=[f"data={photos / 'a.csv'}"]).data).fingerprint())
 
     def test_split_files(self, photos: Path):
-        from vpt.data.dassl import SETS
+        from vpt.data.datasets.dassl import SETS
 
         folder = photos / "dtd"
         folder.mkdir()

@@ -11,10 +11,10 @@ import pytest
 from test_bank import make
 
 import vpt
-from vpt.artifact import read_artifact
 from vpt.cli.main import main
-from vpt.errors import UserError
-from vpt.hub import push
+from vpt.models.artifact import read_artifact
+from vpt.utils.errors import UserError
+from vpt.utils.hub import push
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -10,15 +10,15 @@ import torch
 from families import CLASSES
 from runs import QUIET
 
-from vpt.artifact import read_artifact
 from vpt.config import LabelMapHead, RunConfig, load_config
-from vpt.errors import UserError
-from vpt.evaluation import evaluate
-from vpt.heads.build import build_head
-from vpt.heads.labelmap import LabelMap, confusion_counts, frequency_map, random_map, semantic_map
-from vpt.model import backbone_for, build_model
-from vpt.run import resume, train
+from vpt.heads.label_mapping import LabelMap, confusion_counts, frequency_map, random_map, semantic_map
+from vpt.heads.registry import build_head
+from vpt.inference.evaluate import evaluate
+from vpt.models.artifact import read_artifact
+from vpt.models.classifier import backbone_for, build_model
 from vpt.training import loop
+from vpt.training.trainer import resume, train
+from vpt.utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("small_net")
 CLASSIFIER = ["backbone=test_classifier_32", "backbone.pretrained=false", "prompt=pixel", "prompt.size=4"]
@@ -130,16 +130,16 @@ def test_runs_resume_and_round_trip(shapes: Path, tmp_path: Path, monkeypatch: p
 
 def test_iterative_mapping_follows_the_prompt(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """It is drawn anew at the start of every epoch, under the prompt of that moment."""
-    import vpt.tasks.classification
+    import vpt.training.tasks.classification
 
     seen = []
-    usual = vpt.tasks.classification.map_by_frequency
+    usual = vpt.training.tasks.classification.map_by_frequency
 
     def spy(model, setting):
         usual(model, setting)
         seen.append(model.prompt.pixels.detach().clone())
 
-    monkeypatch.setattr(vpt.tasks.classification, "map_by_frequency", spy)
+    monkeypatch.setattr(vpt.training.tasks.classification, "map_by_frequency", spy)
     train(settings(shapes, tmp_path, "train.optimizer.lr.pixels=1.0"), QUIET)
     assert len(seen) == 3
     assert not torch.equal(seen[0], seen[1])

@@ -13,11 +13,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from vpt.config import RunConfig, load_config
-from vpt.errors import UserError
-from vpt.heads.zeroshot import class_features
-from vpt.model import PromptedModel, build_model
-from vpt.objectives import build_objective
-from vpt.training.loss import build_loss
+from vpt.heads.zero_shot import class_features
+from vpt.models.classifier import PromptedModel, build_model
+from vpt.training.losses import build_loss
+from vpt.training.regularizers import build_objective
+from vpt.utils.errors import UserError
 
 IMAGES = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 LABELS = torch.tensor([0, 3, 1])
@@ -241,7 +241,7 @@ def test_what_cannot_be_is_refused(words: list[str], sentence: str):
 
 
 def test_a_backbone_without_words_is_refused():
-    from vpt.model import backbone_for
+    from vpt.models.classifier import backbone_for
 
     with pytest.raises(UserError, match="has no text tower; name a CLIP"):
         backbone_for(load_config(overrides=["backbone=vpt_nano", "head=zeroshot", "prompt=none"]))

@@ -16,17 +16,17 @@ import pytest
 from machines import other_process, wait_for
 from runs import NET, QUIET, settings
 
-from vpt import locks
-from vpt.bench import running
-from vpt.bench.running import Bench
-from vpt.bench.suites import SUITES
-from vpt.errors import UserError
-from vpt.locks import HOLDER, LOCK, lock_folder
-from vpt.protocols import few_shot
-from vpt.run import resume, train
-from vpt.sweep.space import read_space
-from vpt.sweep.study import Sweep, sweep
-from vpt.together import train_together
+from vpt.experiments.benchmarks import run as running
+from vpt.experiments.benchmarks.run import Bench
+from vpt.experiments.benchmarks.suites import SUITES
+from vpt.experiments.protocols import few_shot
+from vpt.experiments.sweep.search_space import read_space
+from vpt.experiments.sweep.study import Sweep, sweep
+from vpt.training.multi_run import train_together
+from vpt.training.trainer import resume, train
+from vpt.utils import folder_lock
+from vpt.utils.errors import UserError
+from vpt.utils.folder_lock import HOLDER, LOCK, lock_folder
 
 LONG = ["train.epochs=100000", "train.checkpoint_minutes=0", "data.workers=0"]
 
@@ -66,7 +66,7 @@ def test_a_run_is_trained_by_one_process(shapes: Path, tmp_path: Path, workers: 
 
 def test_refusing_comes_before_long_work(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     train(settings(shapes, tmp_path, "train.epochs=1"), QUIET)
-    monkeypatch.setattr("vpt.run.prepare", lambda *_: pytest.fail("the data was read"))
+    monkeypatch.setattr("vpt.training.trainer.prepare", lambda *_: pytest.fail("the data was read"))
 
     def holding() -> None:
         with lock_folder(tmp_path / "run"):
@@ -252,7 +252,7 @@ class TestHold:
 
     def test_another_rank_of_the_same_run_takes_no_lock(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         with lock_folder(tmp_path):
-            monkeypatch.setattr(locks, "is_first", lambda: False)
+            monkeypatch.setattr(folder_lock, "is_first", lambda: False)
             with lock_folder(tmp_path) as locked:
                 locked.check()
 

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vpt.detection.matching import Boxes, match_all, mean_average_precision
-from vpt.detection.metrics import detection_metrics
+from vpt.metrics.coco_map import Boxes, match_all, mean_average_precision
+from vpt.metrics.detection import detection_metrics
 
 CLASSES = 4
 

@@ -15,13 +15,13 @@ from images import class_folders, save
 from PIL import Image
 from runs import NET, QUIET
 
-from vpt.artifact import read_artifact, save_artifact
 from vpt.cli.main import main
 from vpt.config import load_config
-from vpt.errors import UserError
-from vpt.evaluation import evaluate
-from vpt.loading import load_model
-from vpt.run import train
+from vpt.inference.evaluate import evaluate
+from vpt.inference.load_model import load_model
+from vpt.models.artifact import read_artifact, save_artifact
+from vpt.training.trainer import train
+from vpt.utils.errors import UserError
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 180, 30), "blue": (30, 30, 200)}
 
@@ -368,6 +368,6 @@ def test_images_are_not_opened_where_nothing_is_asked(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     with pytest.raises(UserError, match="outside any class folder"):
         from vpt.config import DataConfig
-        from vpt.data.measured import Asked, load_measured
+        from vpt.data.evaluation_data import Asked, load_measured
 
         load_measured(DataConfig(path=str(tmp_path)), Asked(None, ("a", "b")))

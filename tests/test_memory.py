@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
 import vpt
-from vpt.backbones.held import HeldLinear, hold, plain_parts
-from vpt.backbones.loading import load_backbone
-from vpt.backbones.nf4 import BLOCK, is_packed, packed_linear, packer
-from vpt.backbones.recompute import Recomputed
-from vpt.budget import estimate
+from vpt.backbones.factory import load_backbone
+from vpt.backbones.parallel.activation_checkpoint import Recomputed
+from vpt.backbones.quantization.linear import HeldLinear, hold, plain_parts
+from vpt.backbones.quantization.nf4 import BLOCK, is_packed, packed_linear, packer
 from vpt.config import BackboneConfig, load_config
-from vpt.console import Console
-from vpt.model import PromptedModel, backbone_for, build_model
-from vpt.runlog import read_rows
-from vpt.training.arrange import arrange
+from vpt.models.classifier import PromptedModel, backbone_for, build_model
+from vpt.training.memory_estimate import estimate
+from vpt.training.parallelize import arrange
+from vpt.utils.console import Console
+from vpt.utils.run_log import read_rows
 
 PROMPTS = ["deep", "shallow", "vapt", "cvpt", "e2vpt", "gated"]
 

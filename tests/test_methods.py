@@ -8,13 +8,13 @@ from families import build_backbone
 from method_twins import twin_method
 from test_parity import close, images_for
 
+from vpt.backbones.liveness import plan
 from vpt.config import BptPrompt, CvptPrompt, DeepPrompt, E2vptPrompt, GatedPrompt, VaptPrompt, VfptPrompt
-from vpt.errors import UserError
 from vpt.prompts.base import Shape, TokenPrompts
-from vpt.prompts.build import build_tokens
-from vpt.prompts.e2vpt import EffectivePrompts
-from vpt.prompts.plan import plan
-from vpt.training.prune import keep_most, prune
+from vpt.prompts.registry import build_tokens
+from vpt.prompts.visual.e2vpt import EffectivePrompts
+from vpt.training.e2vpt_pruning import keep_most, prune
+from vpt.utils.errors import UserError
 
 METHODS = {
     "vfpt": VfptPrompt(tokens=5, fourier=0.5),
@@ -143,10 +143,10 @@ def test_pruning_masks_the_least_important():
 
 def test_a_method_of_ones_own_needs_no_change_of_the_executor():
     """Prompts that are the mean of the image's own rows, in ten lines."""
-    from vpt.backbones.ports import LayerPrompt
+    from vpt.backbones.layer_prompt import LayerPrompt
     from vpt.config import LinearHead
     from vpt.heads.linear import build_linear
-    from vpt.model import PromptedModel
+    from vpt.models.classifier import PromptedModel
 
     class MeanPrompts(TokenPrompts):
         def __init__(self, depth: int, width: int) -> None:

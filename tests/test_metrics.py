@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vpt import plots
-from vpt.errors import NotFinite
-from vpt.metrics import calibration_error, classification_metrics
-from vpt.results import Classification
+from vpt.inference.results import Classification
+from vpt.metrics.classification import calibration_error, classification_metrics
+from vpt.utils import plotting
+from vpt.utils.errors import NotFinite
 
 CLASSES = ("a", "b", "c", "never")
 
@@ -73,8 +73,8 @@ def test_labels_that_hold():
 def test_pictures_are_drawn(tmp_path: Path, size: int):
     history = [{"epoch": e, "train_loss": 1 / e, "train_accuracy": 0.5, "val_loss": 1.1 / e} for e in range(1, 4)]
     history[1]["val_accuracy"] = 0.4
-    plots.curves_png(history, tmp_path / "curves.png", "accuracy")
-    plots.confusion_png(np.eye(size, dtype=int).tolist(), [f"class {k}" for k in range(size)], tmp_path / "c.png")
+    plotting.curves_png(history, tmp_path / "curves.png", "accuracy")
+    plotting.confusion_png(np.eye(size, dtype=int).tolist(), [f"class {k}" for k in range(size)], tmp_path / "c.png")
     for name in ("curves.png", "c.png"):
         with Image.open(tmp_path / name) as picture:
             assert picture.size[0] > 300

@@ -10,17 +10,17 @@ import timm
 import torch
 from families import CLASSES
 
-from vpt.artifact import artifact_bytes, read_artifact, save_artifact
-from vpt.backbones.loading import load_backbone
-from vpt.budget import estimate
+from vpt.backbones.factory import load_backbone
 from vpt.config import BackboneConfig, RunConfig, load_config
-from vpt.device import autocast
-from vpt.errors import UserError
-from vpt.loading import load_model
-from vpt.model import PromptedModel, build_model
-from vpt.tasks.classification import Classification
-from vpt.training.optim import build_optimizer
-from vpt.trust import Named
+from vpt.inference.load_model import load_model
+from vpt.models.artifact import artifact_bytes, read_artifact, save_artifact
+from vpt.models.classifier import PromptedModel, build_model
+from vpt.models.trusted_settings import Named
+from vpt.training.memory_estimate import estimate
+from vpt.training.optimizer import build_optimizer
+from vpt.training.tasks.classification import Classification
+from vpt.utils.device import autocast
+from vpt.utils.errors import UserError
 
 TINY = ["backbone=vit_tiny_patch16_224", "backbone.pretrained=false", "backbone.image_size=32"]
 

@@ -18,16 +18,16 @@ from runs import QUIET, settings
 
 from vpt.cli.main import main
 from vpt.config import load_config
-from vpt.console import Console
-from vpt.data.boxes.convert import convert
-from vpt.data.boxes.sources import load_boxes
-from vpt.data.records import LabelledData
-from vpt.data.sources import load_data
-from vpt.names import one_line, original, printable, shown
-from vpt.predictions import Answer, read_answers, write_answers
+from vpt.data.dataset import LabelledData
+from vpt.data.datasets.registry import load_data
+from vpt.data.detection.convert import convert
+from vpt.data.detection.registry import load_boxes
+from vpt.metrics.predictions import Answer, read_answers, write_answers
 from vpt.report.build import write_report
-from vpt.run import train
-from vpt.spreadsheet import plain_cell, safe_cell, to_csv
+from vpt.training.trainer import train
+from vpt.utils.console import Console
+from vpt.utils.csv_cells import plain_cell, safe_cell, to_csv
+from vpt.utils.file_names import one_line, original, printable, shown
 
 # As Linux gives them: bytes that are no UTF-8, a line break, a terminal's codes, formulas, quotes, another alphabet.
 ODD = [

@@ -9,11 +9,11 @@ from twin import twin_features
 
 from vpt.backbones.backbone import Backbone, Pool
 from vpt.backbones.block import attend
+from vpt.backbones.liveness import plan
 from vpt.config import DeepPrompt, ShallowPrompt
-from vpt.model import plan_for
+from vpt.models.classifier import plan_for
 from vpt.prompts.base import Shape, TokenPrompts
-from vpt.prompts.build import build_tokens
-from vpt.prompts.plan import plan
+from vpt.prompts.registry import build_tokens
 
 PLACEMENTS = {
     "shallow": ShallowPrompt(tokens=3),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import ImageColor
 
-from vpt.detection.pictures import COLOURS, draw_boxes, enlarged
+from vpt.metrics.detection_plots import COLOURS, draw_boxes, enlarged
 
 GREY = np.full((800, 1200, 3), 128, np.uint8)  # large: thin letters have no pixel that is quite white
 

@@ -11,17 +11,17 @@ from families import CLASSES
 from PIL import Image
 from runs import NET, QUIET
 
-from vpt.artifact import read_artifact
 from vpt.backbones.backbone import Backbone
 from vpt.config import LinearHead, PixelPrompt, load_config
-from vpt.errors import UserError
+from vpt.data.normalization import Preprocess
 from vpt.heads.linear import build_linear
-from vpt.model import PromptedModel, backbone_for, build_model
-from vpt.predict import load
-from vpt.preprocess import Preprocess
-from vpt.prompts.pixels import PixelPrompts, lay
-from vpt.run import resume, train
+from vpt.inference.predictor import load
+from vpt.models.artifact import read_artifact
+from vpt.models.classifier import PromptedModel, backbone_for, build_model
+from vpt.prompts.pixel.prompt import PixelPrompts, lay
 from vpt.training import loop
+from vpt.training.trainer import resume, train
+from vpt.utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("small_net")
 SIDE = 32

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpt.prompts.plan import Reads, plan
+from vpt.backbones.liveness import Reads, plan
 
 
 @given(

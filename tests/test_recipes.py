@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from vpt.bench.running import settings_of
-from vpt.bench.suites import SUITES
 from vpt.config import RunConfig, load_config
-from vpt.model import backbone_for, build_model
-from vpt.sweep.space import read_space_file
-from vpt.training.optim import build_optimizer
+from vpt.experiments.benchmarks.run import settings_of
+from vpt.experiments.benchmarks.suites import SUITES
+from vpt.experiments.sweep.search_space import read_space_file
+from vpt.models.classifier import backbone_for, build_model
+from vpt.training.optimizer import build_optimizer
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -230,7 +230,7 @@ def test_coops_epochs_and_tokens(words: list[str], epochs: int, tokens: int, con
 
 
 def test_templates():
-    from vpt.clip import templates_of
+    from vpt.models.clip import templates_of
 
     def of(name: str, data: str) -> tuple[str, ...]:
         return templates_of(recipe(f"clip/{name}", f"data=dassl:{data}"))

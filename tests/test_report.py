@@ -17,8 +17,8 @@ from runs import NET, QUIET, settings
 import vpt
 from vpt.cli.main import main
 from vpt.config import load_config
-from vpt.errors import UserError
-from vpt.predictions import read_answers
+from vpt.metrics.predictions import read_answers
+from vpt.utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("small_net")
 HOSTILE = '"><img src=x onerror=alert(1)>'
@@ -195,7 +195,7 @@ class TestMissing:
     def test_wishes_that_cannot_be_met(
         self, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wishes: dict, said: str
     ):
-        monkeypatch.setattr("vpt.report.features.find_spec", lambda name: None)
+        monkeypatch.setattr("vpt.report.embedding_map.find_spec", lambda name: None)
         with pytest.raises(UserError, match=said):
             report(run, tmp_path / "page.html", **wishes)
 

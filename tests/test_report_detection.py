@@ -13,15 +13,15 @@ from runs import QUIET
 from test_report import report
 
 from vpt.config import load_config
-from vpt.data.boxes.sources import load_boxes
-from vpt.detection.pictures import SHOWN
-from vpt.errors import UserError
-from vpt.report.agreement import verdict
-from vpt.report.compare_boxes import scored
+from vpt.data.detection.registry import load_boxes
+from vpt.metrics.bootstrap import interval
+from vpt.metrics.detection_plots import SHOWN
+from vpt.metrics.significance import verdict
+from vpt.report.compare_detection import scored
 from vpt.report.detection import judge
-from vpt.report.resample import interval
-from vpt.report.source import read_source
-from vpt.run import train
+from vpt.report.run_data import read_source
+from vpt.training.trainer import train
+from vpt.utils.errors import UserError
 
 HOSTILE = "</text><script>alert(1)</script>"
 

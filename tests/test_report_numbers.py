@@ -13,21 +13,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from vpt.comparison import disagreements
-from vpt.detection.matching import overlaps
-from vpt.metrics import calibration_error, reliability
-from vpt.predictions import Answer, answers_of
-from vpt.report.agreement import mcnemar, paired, wilson
+from vpt.metrics.classification import calibration_error, reliability
+from vpt.metrics.coco_map import overlaps
+from vpt.metrics.comparison import disagreements
+from vpt.metrics.predictions import Answer, answers_of
+from vpt.metrics.significance import mcnemar, paired, wilson
 from vpt.report.attention import examples
 from vpt.report.calibration import brier, softmax
 from vpt.report.compare import in_common
-from vpt.report.confusion import confused_pairs, label_errors, matrix_of
+from vpt.report.confusion_matrix import confused_pairs, label_errors, matrix_of
 from vpt.report.cost import facts as cost_facts
-from vpt.report.curves import epochs_of, steps_of
 from vpt.report.detection import judge
-from vpt.report.features import layout, neighbour_agreement
-from vpt.report.mistakes import surest_mistakes
-from vpt.report.svg import ticks
+from vpt.report.embedding_map import layout, neighbour_agreement
+from vpt.report.errors import surest_mistakes
+from vpt.report.learning_curves import epochs_of, steps_of
+from vpt.report.svg_charts import ticks
 
 CLASSES = [f"class {number}" for number in range(6)]
 CHANCE = np.random.default_rng(0)

@@ -17,18 +17,17 @@ import torch
 from runs import QUIET, settings, states_of_epochs
 from safetensors.torch import save_file
 
-from vpt import run
-from vpt.artifact import read_artifact
+from vpt.backbones.factory import load_backbone
 from vpt.backbones.fingerprint import fingerprint
-from vpt.backbones.loading import load_backbone
 from vpt.config import load_config, read_yaml, word
-from vpt.errors import UserError
-from vpt.evaluation import evaluate
-from vpt.run import resume, train
-from vpt.runfolder import claim, stem_of
-from vpt.runlog import RunLog, read_rows
-from vpt.training import loop
-from vpt.training.stop import Stopped
+from vpt.inference.evaluate import evaluate
+from vpt.models.artifact import read_artifact
+from vpt.training import loop, trainer
+from vpt.training.run_folder import claim, stem_of
+from vpt.training.signals import Stopped
+from vpt.training.trainer import resume, train
+from vpt.utils.errors import UserError
+from vpt.utils.run_log import RunLog, read_rows
 
 pytestmark = pytest.mark.usefixtures("small_net")
 
@@ -100,7 +99,7 @@ def test_the_frozen_weights_are_bit_identical_after_training(shapes: Path, tmp_p
     models = []
     usual = loop.fit
     monkeypatch.setattr(
-        "vpt.fitting.fit", lambda state, *a, **k: (models.append(state.model), usual(state, *a, **k))[1]
+        "vpt.training.rounds.fit", lambda state, *a, **k: (models.append(state.model), usual(state, *a, **k))[1]
     )
     result = train(config, QUIET)
     assert fingerprint(models[0].backbone.net) == before
@@ -110,7 +109,9 @@ def test_the_frozen_weights_are_bit_identical_after_training(shapes: Path, tmp_p
 
 def test_the_best_epoch_on_validation_is_kept(shapes: Path, tmp_path: Path, monkeypatch):
     scores = iter([0.2, 0.9, 0.5])
-    monkeypatch.setattr("vpt.tasks.classification._metrics", lambda *_: {"loss": 0.0, "accuracy": next(scores, 0.0)})
+    monkeypatch.setattr(
+        "vpt.training.tasks.classification._metrics", lambda *_: {"loss": 0.0, "accuracy": next(scores, 0.0)}
+    )
     states = states_of_epochs(monkeypatch)
     result = train(settings(shapes, tmp_path), QUIET)
     assert result.metrics["best_epoch"] == 2
@@ -120,7 +121,7 @@ def test_the_best_epoch_on_validation_is_kept(shapes: Path, tmp_path: Path, monk
 
 
 def test_early_stop_counts_validations_without_a_better_one(shapes: Path, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("vpt.tasks.classification._metrics", lambda *_: {"loss": 0.0, "accuracy": 0.5})
+    monkeypatch.setattr("vpt.training.tasks.classification._metrics", lambda *_: {"loss": 0.0, "accuracy": 0.5})
     result = train(settings(shapes, tmp_path, "train.epochs=9", "train.patience=2"), QUIET)
     assert result.metrics["epochs"] == 3
     assert result.metrics["best_epoch"] == 1
@@ -412,13 +413,13 @@ class TestFolder:
         assert [item.name for item in tmp_path.iterdir()] == ["mine"]
 
     def test_a_run_that_came_first_while_this_one_got_ready(self, shapes: Path, tmp_path: Path, monkeypatch):
-        usual = run.get_ready
+        usual = trainer.get_ready
 
         def slow(setting, *more):
             claim(setting.config)
             return usual(setting, *more)
 
-        monkeypatch.setattr(run, "get_ready", slow)
+        monkeypatch.setattr(trainer, "get_ready", slow)
         with pytest.raises(UserError, match="exists and is not overwritten"):
             train(settings(shapes, tmp_path), QUIET)
         config = settings(shapes, tmp_path, "train.epochs=1").model_copy(update={"name": None})
@@ -451,7 +452,7 @@ def test_features_computed_once_give_the_same_head(shapes: Path, tmp_path: Path,
     """The linear probe's shortcut against the plain way."""
     words = ["prompt=none", "data.augment=none", "prompt.kind=none"]
     fast = train(settings(shapes, tmp_path / "fast", *words), QUIET)
-    monkeypatch.setattr("vpt.tasks.classification.FrozenTuning", type("Nothing", (), {}))
+    monkeypatch.setattr("vpt.training.tasks.classification.FrozenTuning", type("Nothing", (), {}))
     slow = train(settings(shapes, tmp_path / "slow", *words), QUIET)
     one, other = read_artifact(fast.artifact).tensors, read_artifact(slow.artifact).tensors
     for name in one:

@@ -23,10 +23,10 @@ from PIL import Image
 from serving import TASKS, ask, fill, live, png, ready
 
 import vpt
-from vpt.bank.task import TaskError
-from vpt.serve.app import create_app
-from vpt.serve.keys import add_key
-from vpt.serve.settings import ServeSettings
+from vpt.inference.bank.task import TaskError
+from vpt.inference.server.api_keys import add_key
+from vpt.inference.server.app import create_app
+from vpt.inference.server.settings import ServeSettings
 
 
 @pytest.fixture(scope="module")

@@ -21,13 +21,13 @@ from test_bank import make
 
 from vpt.cli.main import main
 from vpt.cli.serve import NUMBERS
-from vpt.errors import UserError
-from vpt.serve import keys
-from vpt.serve.app import create_app
-from vpt.serve.folder import ELSEWHERE, REFUSED
-from vpt.serve.keys import KeyFile, add_key
-from vpt.serve.settings import ServeSettings
-from vpt.tensorfile import _digest
+from vpt.inference.server import api_keys
+from vpt.inference.server.api_keys import KeyFile, add_key
+from vpt.inference.server.app import create_app
+from vpt.inference.server.settings import ServeSettings
+from vpt.inference.server.watch_folder import ELSEWHERE, REFUSED
+from vpt.utils.errors import UserError
+from vpt.utils.tensor_io import _digest
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def pages(client: TestClient) -> str:
 class TestKeys:
     @pytest.fixture
     def keyed(self, folder: Path, tmp_path: Path) -> Iterator[tuple[TestClient, str, Path]]:
-        file = tmp_path / "keys.json"
+        file = tmp_path / "api_keys.json"
         key = add_key(file, ["deep*", "cut"])
         with served(folder, keys=file) as client:
             until(lambda: client.app.state.service.ready)
@@ -111,18 +111,18 @@ class TestKeys:
 
     def test_digests_must_be_digests(self, tmp_path: Path):
         """hmac.compare_digest raises on text that is no ASCII."""
-        file = tmp_path / "keys.json"
+        file = tmp_path / "api_keys.json"
         for text in ("\u00e9" * 64, "x" * 64, "a" * 63):
             file.write_text(json.dumps({text: ["*"]}))
             with pytest.raises(UserError, match="must hold"):
                 KeyFile(file)
 
     def test_a_key_is_looked_up_once_whatever_the_number_of_tasks(self, tmp_path: Path, monkeypatch):
-        add_key(tmp_path / "keys.json", ["*"])
+        add_key(tmp_path / "api_keys.json", ["*"])
         looked = []
-        usual = keys.digest_of
-        monkeypatch.setattr(keys, "digest_of", lambda key: (looked.append(1), usual(key))[1])
-        KeyFile(tmp_path / "keys.json").keys.allowed("key", [f"task {number}" for number in range(1000)])
+        usual = api_keys.digest_of
+        monkeypatch.setattr(api_keys, "digest_of", lambda key: (looked.append(1), usual(key))[1])
+        KeyFile(tmp_path / "api_keys.json").keys.allowed("key", [f"task {number}" for number in range(1000)])
         assert len(looked) == 1
 
 
@@ -172,7 +172,7 @@ class TestBrowsers:
         """A reader that takes nothing holds a piece of an answer in the buffers of its connection, not all of it."""
         import asyncio
 
-        from vpt.serve.guard import PIECE, Guard
+        from vpt.inference.server.middleware import PIECE, Guard
 
         for size in (0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE, 3 * PIECE + 5):
             body, sent = os.urandom(size), []
@@ -244,7 +244,7 @@ class TestFolder:
             ready(client)
 
     def test_while_a_backbone_loads_everything_answers(self, root: Path, monkeypatch: pytest.MonkeyPatch):
-        from vpt.bank import bank
+        from vpt.inference.bank import bank
 
         usual, loading, gate = bank.load_backbone, threading.Event(), threading.Event()
         monkeypatch.setattr(
@@ -310,7 +310,7 @@ class TestBackbone:
         return root
 
     def test_the_first_file_chooses_it_and_the_log_says_so(self, mixed: Path, caplog: pytest.LogCaptureFixture):
-        caplog.set_level(logging.INFO, "vpt.serve")
+        caplog.set_level(logging.INFO, "vpt.inference.server")
         with served(mixed) as client:
             assert ready(client)["bad"] == {"deep": ELSEWHERE}
         assert "the backbone is vit_tiny_patch16_224, that of the first artifact, another; name the one" in caplog.text

@@ -18,9 +18,9 @@ from serving import ask, fill, live, png, ready, received, status, talk, until
 # isort: split
 from robustness import requests as hostile
 
-from vpt.serve.app import create_app
-from vpt.serve.logs import BURST, LINE, Bounded, log_config
-from vpt.serve.settings import ServeSettings
+from vpt.inference.server.app import create_app
+from vpt.inference.server.rate_limited_log import BURST, LINE, Bounded, log_config
+from vpt.inference.server.settings import ServeSettings
 
 
 @pytest.fixture(scope="module")
@@ -160,8 +160,8 @@ class TestLog:
 
     def test_what_was_left_out_is_said(self, monkeypatch: pytest.MonkeyPatch):
         now = [0.0]
-        monkeypatch.setattr("vpt.serve.logs.monotonic", lambda: now[0])
-        bounded, log = Bounded(), logging.getLogger("vpt.serve")
+        monkeypatch.setattr("vpt.inference.server.rate_limited_log.monotonic", lambda: now[0])
+        bounded, log = Bounded(), logging.getLogger("vpt.inference.server")
         told: list[str] = []
         monkeypatch.setattr(log, "warning", lambda text, *words: told.append(text % words))
 

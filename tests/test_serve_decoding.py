@@ -19,14 +19,14 @@ from serving import ask, fill, live, png, ready, until
 from robustness import requests as hostile
 from robustness.uploads import LARGE, SMALL, picture, plain, uploads
 
-from vpt.data.images import examine
-from vpt.serve import decoding
-from vpt.serve.app import create_app
-from vpt.serve.decoding import Decoder, TooManyPixelsError
-from vpt.serve.fair_queue import ClosedError, FullError
-from vpt.serve.form import FormReader, Upload
-from vpt.serve.settings import ServeSettings
-from vpt.serve.turns import Turns
+from vpt.data.decode import examine
+from vpt.inference.server import decode_uploads
+from vpt.inference.server.app import create_app
+from vpt.inference.server.decode_queue import Turns
+from vpt.inference.server.decode_uploads import Decoder, TooManyPixelsError
+from vpt.inference.server.fair_queue import ClosedError, FullError
+from vpt.inference.server.multipart import FormReader, Upload
+from vpt.inference.server.settings import ServeSettings
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def client(folder: Path) -> Iterator[TestClient]:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the images that were decoded."""
     names: list[str] = []
-    monkeypatch.setattr(decoding, "examine", lambda *words: (names.append(words[2]), examine(*words))[1])
+    monkeypatch.setattr(decode_uploads, "examine", lambda *words: (names.append(words[2]), examine(*words))[1])
     return names
 
 

@@ -18,22 +18,22 @@ from fastapi.testclient import TestClient
 from serving import ask, fill, png, ready, until
 from test_bank import make
 
-from vpt.artifact import save_artifact
 from vpt.backbones.backbone import Backbone
 from vpt.backbones.block import Block
-from vpt.bank import deadline
-from vpt.bank.answers import BrokenTaskError
-from vpt.bank.bank import Bank
-from vpt.bank.deadline import TooSlowError
-from vpt.bank.task import TaskError
 from vpt.config import load_config
-from vpt.errors import UserError
-from vpt.results import Classification
-from vpt.serve.app import create_app
-from vpt.serve.batcher import Batcher, SlowTaskError, Work
-from vpt.serve.fair_queue import FairQueue, FullError, Job
-from vpt.serve.settings import ServeSettings
-from vpt.tasks import task_of
+from vpt.inference.bank import deadline
+from vpt.inference.bank.answers import BrokenTaskError
+from vpt.inference.bank.bank import Bank
+from vpt.inference.bank.deadline import TooSlowError
+from vpt.inference.bank.task import TaskError
+from vpt.inference.results import Classification
+from vpt.inference.server.app import create_app
+from vpt.inference.server.dynamic_batching import Batcher, SlowTaskError, Work
+from vpt.inference.server.fair_queue import FairQueue, FullError, Job
+from vpt.inference.server.settings import ServeSettings
+from vpt.models.artifact import save_artifact
+from vpt.training.tasks import task_of
+from vpt.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +155,7 @@ class TestBatches:
         assert sum(sizes) == 40
 
     def test_a_slow_lane_is_taken_in_small_batches(self, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr("vpt.serve.batcher.PASS_S", 0.02)
+        monkeypatch.setattr("vpt.inference.server.dynamic_batching.PASS_S", 0.02)
         sizes: list[int] = []
 
         def run(works: Sequence[Any], seconds: float) -> Sequence[Any]:
@@ -335,27 +335,27 @@ class TestServer:
             assert answer.status_code in (200, 422)  # its head does not touch attention
 
     def test_attention_that_is_not_finite_is_an_error(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
-        from vpt.bank import look
+        from vpt.inference.bank import attention
 
-        usual = look.attention_of
+        usual = attention.attention_of
 
         def broken(*words: Any) -> Any:
             (maps,) = usual(*words)
             return [replace(maps, rollout=maps.rollout * torch.nan)]
 
-        monkeypatch.setattr(look, "attention_of", broken)
+        monkeypatch.setattr(attention, "attention_of", broken)
         with TestClient(create_app(ServeSettings(folder=folder, device="cpu"))) as client:
             ready(client)
             answer = client.post("/v1/attention", files={"images": png()}, data={"tasks": "deep"})
             assert answer.status_code == 422
             assert "attention that is not finite" in answer.json()["detail"]
-            monkeypatch.setattr(look, "attention_of", lambda *words: 1 / 0)
+            monkeypatch.setattr(attention, "attention_of", lambda *words: 1 / 0)
             answer = client.post("/v1/attention", files={"images": png()}, data={"tasks": "deep"})
             assert answer.status_code == 503
             assert answer.json()["detail"] == "task deep cannot answer; the log of the server says why"
 
     def test_attention_of_very_many_patches_is_refused(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr("vpt.bank.look.MAX_BYTES", 100_000)
+        monkeypatch.setattr("vpt.inference.bank.attention.MAX_BYTES", 100_000)
         with TestClient(create_app(ServeSettings(folder=folder, device="cpu"))) as client:
             ready(client)
             answer = client.post("/v1/attention", files={"images": png()}, data={"tasks": "deep"})

@@ -19,9 +19,9 @@ from serving import ask, fill, live, png, ready, received, status, talk, until
 # isort: split
 from robustness import requests as hostile
 
-from vpt.serve.app import create_app
-from vpt.serve.form import SLICE, FormError, FormReader, Uploads
-from vpt.serve.settings import ServeSettings
+from vpt.inference.server.app import create_app
+from vpt.inference.server.multipart import SLICE, FormError, FormReader, Uploads
+from vpt.inference.server.settings import ServeSettings
 
 KIND = "multipart/form-data; boundary=" + hostile.BOUNDARY.decode()
 
@@ -141,7 +141,7 @@ def test_names_of_images_are_short_text(client: TestClient):
 
 def test_an_answer_has_a_size(client: TestClient, monkeypatch: pytest.MonkeyPatch):
     """A few bytes of a request must not make megabytes of scores."""
-    monkeypatch.setattr("vpt.serve.asking.MAX_SCORES", 5)
+    monkeypatch.setattr("vpt.inference.server.predict_requests.MAX_SCORES", 5)
     assert ask(client, [png()] * 2, ["deep"], top="2").status_code == 200
     answer = ask(client, [png()] * 3, ["deep"], top="2")
     assert answer.status_code == 413

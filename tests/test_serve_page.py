@@ -11,9 +11,9 @@ import pytest
 from browsing import chromium, needs_chromium
 from serving import fill, live, png, ready
 
-from vpt.serve.app import create_app
-from vpt.serve.keys import add_key
-from vpt.serve.settings import ServeSettings
+from vpt.inference.server.api_keys import add_key
+from vpt.inference.server.app import create_app
+from vpt.inference.server.settings import ServeSettings
 
 pytest.importorskip("playwright.sync_api")
 pytestmark = needs_chromium

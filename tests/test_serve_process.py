@@ -17,7 +17,7 @@ import pytest
 from serving import ask, fill, png, ready
 
 from vpt.cli.main import main
-from vpt.serve.keys import read_keys
+from vpt.inference.server.api_keys import read_keys
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_a_killed_worker_is_replaced_and_the_service_goes_on(served: tuple[subpr
 def test_ray_serve_with_two_replicas(folder: Path):
     ray = pytest.importorskip("ray")
     serve = pytest.importorskip("ray.serve")
-    from vpt.serve.ray_app import application
+    from vpt.inference.server.ray_serve import application
 
     port = free_port()
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)

@@ -13,7 +13,7 @@ import pytest
 from compat.backbones import register
 
 import vpt
-from vpt.serve.folder import TaskFolder
+from vpt.inference.server.watch_folder import TaskFolder
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -16,12 +16,12 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from vpt.backbones.backbone import Backbone
-from vpt.backbones.loading import load_backbone
-from vpt.backbones.sizes import fit_size
+from vpt.backbones.factory import load_backbone
+from vpt.backbones.pos_embed import fit_size
 from vpt.config import BackboneConfig, load_config
-from vpt.detection.model import dynamic_backbone
-from vpt.errors import UserError
-from vpt.model import plan_for
+from vpt.models.classifier import plan_for
+from vpt.models.detection.detector import dynamic_backbone
+from vpt.utils.errors import UserError
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
 TOWERS: dict[str, dict[str, Any]] = {
@@ -109,7 +109,7 @@ def test_a_transformer_whose_own_size_is_no_multiple_of_its_patch_keeps_to_it():
     assert net(torch.zeros(1, 3, 40, 40)).shape == (1, 192)
     config = load_config(overrides=["task=detection", "backbone=vit_tiny_patch16_224", "backbone.pretrained=false"])
     with pytest.MonkeyPatch.context() as patched, pytest.raises(UserError, match="does not divide its own size"):
-        patched.setattr("vpt.backbones.loading.fit_size", lambda *words, **named: False)
+        patched.setattr("vpt.backbones.factory.fit_size", lambda *words, **named: False)
         dynamic_backbone(config)
 
 

@@ -10,21 +10,21 @@ from families import build_backbone
 from runs import QUIET, settings, states_of_epochs
 from test_parity import images_for
 
-from vpt.artifact import read_artifact, save_artifact
 from vpt.config import BptPrompt, DeepPrompt, load_config
-from vpt.errors import UserError
-from vpt.model import backbone_for, build_model
-from vpt.predict import load
+from vpt.inference.predictor import load
+from vpt.models.artifact import read_artifact, save_artifact
+from vpt.models.classifier import backbone_for, build_model
 from vpt.prompts.base import Shape
-from vpt.prompts.build import build_tokens
-from vpt.prompts.init.start import start
+from vpt.prompts.init.initialize import start
 from vpt.prompts.init.vipamin import vipamin
 from vpt.prompts.init.whitening import affine, whitened_columns, whitening
-from vpt.prompts.vpt import uniform_
-from vpt.run import train
-from vpt.runlog import read_rows
-from vpt.training.epoch import gaussian_weights
-from vpt.training.prune import prune
+from vpt.prompts.registry import build_tokens
+from vpt.prompts.visual.vpt import uniform_
+from vpt.training.e2vpt_pruning import prune
+from vpt.training.epoch_end import gaussian_weights
+from vpt.training.trainer import train
+from vpt.utils.errors import UserError
+from vpt.utils.run_log import read_rows
 
 pytestmark = pytest.mark.usefixtures("small_net")
 

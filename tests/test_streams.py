@@ -13,14 +13,14 @@ import pytest
 from machines import in_child
 from runs import NET, settings
 
-from vpt.cachedir import cache_dir, ensure_home
 from vpt.cli.main import main
-from vpt.console import Console
-from vpt.errors import UserError
-from vpt.files import at_home
-from vpt.run import train
-from vpt.runlog import read_rows
-from vpt.streams import Messages, say
+from vpt.training.trainer import train
+from vpt.utils.atomic_io import at_home
+from vpt.utils.cache_dir import cache_dir, ensure_home
+from vpt.utils.console import Console
+from vpt.utils.errors import UserError
+from vpt.utils.run_log import read_rows
+from vpt.utils.std_streams import Messages, say
 
 VPT = f"{sys.executable} -m vpt"
 
@@ -152,7 +152,7 @@ class TestProgress:
         def broken(*_: object) -> None:
             raise BrokenPipeError(32, "Broken pipe")
 
-        monkeypatch.setattr("vpt.run.train_model", broken)
+        monkeypatch.setattr("vpt.training.trainer.train_model", broken)
         assert main(["train", *words(shapes, tmp_path)]) == 2
         assert "vpt: Broken pipe" in capsys.readouterr().err
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
-from vpt.data.images import BadImage, decode, examine, read_header
-from vpt.data.structure import examine_structure
+from vpt.data.decode import BadImage, decode, examine, read_header
+from vpt.data.file_structure import examine_structure
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 from robustness.uploads import LARGE, SMALL, picture, plain, uploads
@@ -157,7 +157,7 @@ def test_formats_that_are_not_taken():
 
 MEMORY = """
 import resource, sys
-from vpt.data.images import decode, read_header
+from vpt.data.decode import decode, read_header
 content = open(sys.argv[1], "rb").read()
 decode(content[:0] + open(sys.argv[2], "rb").read())
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

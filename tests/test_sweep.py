@@ -16,17 +16,17 @@ from safetensors.torch import load_file
 from test_boxes_data import coco
 
 import vpt
-from vpt import reading
-from vpt.backbones.recompute import Recomputed
+from vpt.backbones.parallel.activation_checkpoint import Recomputed
 from vpt.cli.main import main
 from vpt.config import load_config, parse_overrides, read_yaml
-from vpt.errors import UserError
-from vpt.runlog import read_rows
-from vpt.sweep import study
-from vpt.sweep.shared import Shared
-from vpt.sweep.space import Choices, Range, grid_of, read_space, read_space_file, words_of
-from vpt.sweep.study import Sweep, search, sweep
+from vpt.data import data_module
+from vpt.experiments.sweep import study
+from vpt.experiments.sweep.reuse import Shared
+from vpt.experiments.sweep.search_space import Choices, Range, grid_of, read_space, read_space_file, words_of
+from vpt.experiments.sweep.study import Sweep, search, sweep
 from vpt.training import loop
+from vpt.utils.errors import UserError
+from vpt.utils.run_log import read_rows
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.usefixtures("small_net")
@@ -272,8 +272,12 @@ def settings_of(folder: Path) -> str:
     return json.dumps({**read_yaml(folder / "config.yaml"), "name": None, "out": None})
 
 
-READING = ["vpt.tasks.classification.load_data", "vpt.reading.check", "vpt.reading.ImageCache"]
-LOADING = "vpt.model.load_backbone"
+READING = [
+    "vpt.training.tasks.classification.load_data",
+    "vpt.data.data_module.check",
+    "vpt.data.data_module.ImageCache",
+]
+LOADING = "vpt.models.classifier.load_backbone"
 
 
 class TestWhatTrialsShare:
@@ -334,11 +338,11 @@ class TestWhatTrialsShare:
 
     def test_readings_do_not_pile_up(self, monkeypatch: pytest.MonkeyPatch):
         read = []
-        monkeypatch.setattr(reading, "read", lambda config, load: read.append(config.data.shots) or object())
+        monkeypatch.setattr(data_module, "read", lambda config, load: read.append(config.data.shots) or object())
 
         def asked(*shots: int, cache: str) -> list[int]:
             read.clear()
-            readings = reading.Readings()
+            readings = data_module.Readings()
             for count in shots:
                 readings.of(load_config(overrides=[f"data.shots={count}", f"data.cache={cache}"]), lambda config: None)
             return read
@@ -391,7 +395,9 @@ class TestWhatTrialsShare:
         base += [f"out={tmp_path}", "name=sweep", "data.workers=0", "train.epochs=1"]
         base += ["backbone=vpt_nano", "head.size=32", "head.scales=[1.0]"]
         with monkeypatch.context() as patched:
-            counts = count_calls(patched, "vpt.tasks.detection.load_boxes", "vpt.detection.model.load_backbone")
+            counts = count_calls(
+                patched, "vpt.training.tasks.detection.load_boxes", "vpt.models.detection.detector.load_backbone"
+            )
             search(Sweep(base, read_space(["prompt.tokens=1,2"]), grid=True, prune=False), QUIET)
             assert list(counts.values()) == [1, 1]
         for trial, alone in self.swept(base, tmp_path, "prompt.tokens=1,2"):
@@ -400,7 +406,7 @@ class TestWhatTrialsShare:
     def test_a_mistake_in_common_ends_the_sweep_at_once(
         self, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
-        monkeypatch.setattr("vpt.sweep.study._run", lambda *_: pytest.fail("a trial began"))
+        monkeypatch.setattr("vpt.experiments.sweep.study._run", lambda *_: pytest.fail("a trial began"))
         for wrong in ["data=no/such/folder", "head=zeroshot"]:
             with pytest.raises(UserError, match=r"no/such/folder|no text tower"):
                 search(Sweep([*words(shapes, tmp_path), wrong], read_space(["prompt.tokens=1,2"])), QUIET)
@@ -415,7 +421,7 @@ class TestCommand:
     def test_options_stand_anywhere_and_add_up(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         plans: list[Sweep] = []
         result = SimpleNamespace(best=SimpleNamespace(folder=tmp_path))
-        monkeypatch.setattr("vpt.sweep.study.sweep", lambda plan: plans.append(plan) or result)
+        monkeypatch.setattr("vpt.experiments.sweep.study.sweep", lambda plan: plans.append(plan) or result)
         (tmp_path / "space.yaml").write_text("over: {prompt.tokens: [1, 2]}\ntrials: 7\nfinal: [train.epochs=3]\n")
         space = ["--space", str(tmp_path / "space.yaml")]
         final = ["--final", "data.join_val=true", "--final", "train.epochs=9", "train.seed=1"]

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from runs import NET, QUIET
 
-from vpt.errors import UserError
-from vpt.sweep.space import read_space
-from vpt.sweep.study import Sweep, search, sweep
+from vpt.experiments.sweep.search_space import read_space
+from vpt.experiments.sweep.study import Sweep, search, sweep
 from vpt.training import loop
+from vpt.utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("small_net")
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from vpt import files
-from vpt.errors import UserError
-from vpt.tensorfile import read_tensors, write_tensors
+from vpt.utils import atomic_io
+from vpt.utils.errors import UserError
+from vpt.utils.tensor_io import read_tensors, write_tensors
 
 
 @pytest.fixture
@@ -62,14 +62,14 @@ def test_tied_and_strided_tensors_are_kept(tmp_path: Path):
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    path = files.write_text(tmp_path / "a.txt", "old")
+    path = atomic_io.write_text(tmp_path / "a.txt", "old")
 
     def full(*_args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(atomic_io.os, "fsync", full)
     with pytest.raises(UserError, match="No space left on device; free some space"):
-        files.write_text(path, "new")
+        atomic_io.write_text(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

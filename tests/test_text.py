@@ -7,9 +7,9 @@ import torch
 from clips import KINDS, build_clip, clip_backbone, tokenizer
 from test_parity import close
 
-from vpt.backbones.text import encode, leading_equal
-from vpt.errors import UserError
-from vpt.prompts.contexts import Contexts, layout
+from vpt.backbones.text_tower import encode, leading_equal
+from vpt.prompts.clip.text_context import Contexts, layout
+from vpt.utils.errors import UserError
 
 NAMES = ["cat", "hot_dog", "kite (bird of prey)", "aeroplane"]
 

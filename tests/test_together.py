@@ -13,16 +13,17 @@ from runs import NET, QUIET, settings
 from safetensors.torch import load_file
 
 import vpt
-from vpt import reading, together
 from vpt.backbones.backbone import Backbone
 from vpt.cli.main import main
 from vpt.config import RunConfig, read_yaml
-from vpt.data.loader import Loader
-from vpt.errors import UserError
-from vpt.runlog import read_rows
-from vpt.together import train_together
+from vpt.data import data_module
+from vpt.data.dataloader import Loader
+from vpt.training import multi_run
 from vpt.training.loop import Request
-from vpt.training.stop import Stopped
+from vpt.training.multi_run import train_together
+from vpt.training.signals import Stopped
+from vpt.utils.errors import UserError
+from vpt.utils.run_log import read_rows
 
 pytestmark = pytest.mark.usefixtures("small_net")
 
@@ -90,7 +91,7 @@ def test_images_are_loaded_once_and_lower_layers_computed_once(
 
     loaders = []
     monkeypatch.setattr(Backbone, "features", watched)
-    monkeypatch.setattr("vpt.setting.SharedLoader.__init__", _counting(loaders))
+    monkeypatch.setattr("vpt.training.context.SharedLoader.__init__", _counting(loaders))
     runs = [["prompt.layers=last:1"], ["prompt.layers=last:1", "train.optimizer.lr=0.01"]]
     train_together(named(shapes, tmp_path, *runs), QUIET)
     assert len(loaders) == 1
@@ -100,7 +101,7 @@ def test_images_are_loaded_once_and_lower_layers_computed_once(
 
 
 def _counting(found: list[Loader]):
-    from vpt.training.shared import SharedLoader
+    from vpt.training.shared_loader import SharedLoader
 
     usual = SharedLoader.__init__
 
@@ -113,13 +114,13 @@ def _counting(found: list[Loader]):
 
 def test_data_is_read_once_for_all_that_read_the_same(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     made = []
-    usual = reading.read
+    usual = data_module.read
 
     def watched(config, load):
         made.append(config.data.shots)
         return usual(config, load)
 
-    monkeypatch.setattr(reading, "read", watched)
+    monkeypatch.setattr(data_module, "read", watched)
     runs = [[], ["prompt.tokens=2"], ["data.shots=3"], ["data.augment=none"], ["data.shots=3", "prompt=shallow"]]
     train_together(named(shapes, tmp_path, *runs), QUIET)
     assert made == [None, 3]
@@ -137,7 +138,7 @@ def test_a_run_that_fails_is_named_and_the_others_finish(shapes: Path, tmp_path:
 def test_one_that_was_interrupted_goes_on_by_itself(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     configs = named(shapes, tmp_path, [], ["prompt.tokens=2"])
     steps = []
-    usual = together.step_together
+    usual = multi_run.step_together
 
     def fatal(requests: list[Request]):
         steps.append(len(requests))
@@ -146,7 +147,7 @@ def test_one_that_was_interrupted_goes_on_by_itself(shapes: Path, tmp_path: Path
         return usual(requests)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("vpt.together.step_together", fatal)
+        patched.setattr("vpt.training.multi_run.step_together", fatal)
         train_together(configs, QUIET)
     alone = vpt.train(configs[0].model_copy(update={"out": tmp_path / "alone"}), QUIET)
     mine = vpt.resume(tmp_path / "run0", console=QUIET)
@@ -157,7 +158,7 @@ def test_one_that_was_interrupted_goes_on_by_itself(shapes: Path, tmp_path: Path
 
 def signal_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask to stop by SIGTERM during step `step`, counted from 1."""
-    usual, count = together.step_together, []
+    usual, count = multi_run.step_together, []
 
     def interrupted(requests: list[Request]):
         count.append(1)
@@ -165,7 +166,7 @@ def signal_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
         return usual(requests)
 
-    monkeypatch.setattr("vpt.together.step_together", interrupted)
+    monkeypatch.setattr("vpt.training.multi_run.step_together", interrupted)
 
 
 def test_a_signal_saves_every_run(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

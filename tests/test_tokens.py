@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from vpt.config import DeepPrompt, ShallowPrompt
-from vpt.errors import UserError
 from vpt.prompts.base import Shape
-from vpt.prompts.build import build_tokens, prompted_layers
 from vpt.prompts.init.spt import initial_tokens, prototypes
-from vpt.prompts.vpt import VisualPrompts
+from vpt.prompts.registry import build_tokens, prompted_layers
+from vpt.prompts.visual.vpt import VisualPrompts
+from vpt.utils.errors import UserError
 
 
 def shape_of(depth: int, width: int, patch: int) -> Shape:

@@ -21,10 +21,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vpt.convert.files import read_foreign
-from vpt.errors import UserError
-from vpt.pickledata import PickleError, parse
-from vpt.torchfile import Opaque, read_torch_file
+from vpt.interop.convert.checkpoint_files import read_foreign
+from vpt.utils.errors import UserError
+from vpt.utils.pickle_data import PickleError, parse
+from vpt.utils.torch_reader import Opaque, read_torch_file
 
 
 class Colour(enum.Enum):

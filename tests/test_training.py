@@ -10,11 +10,11 @@ import torch
 from families import CLASSES, build_backbone
 
 from vpt.config import RunConfig, load_config
-from vpt.errors import UserError
-from vpt.model import build_model
-from vpt.training.loss import build_loss, class_weights
-from vpt.training.optim import build_optimizer, load_optimizer_tensors, optimizer_tensors, set_rates
-from vpt.training.schedule import factor
+from vpt.models.classifier import build_model
+from vpt.training.losses import build_loss, class_weights
+from vpt.training.lr_schedule import factor
+from vpt.training.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors, set_rates
+from vpt.utils.errors import UserError
 
 
 def test_the_first_step_moves_and_the_rate_falls_to_almost_nothing():

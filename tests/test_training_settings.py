@@ -12,24 +12,24 @@ from runs import QUIET, settings
 from test_parity import images_for
 from timm.models.vision_transformer import VisionTransformer
 
-from vpt.artifact import read_artifact
 from vpt.backbones.backbone import Backbone
+from vpt.backbones.liveness import plan
 from vpt.config import GatedPrompt, LinearHead, MlpHead, PixelPrompt, load_config
-from vpt.data.transforms import train_transform
-from vpt.errors import UserError
+from vpt.data.normalization import Preprocess
+from vpt.data.transforms.classification import train_transform
 from vpt.heads.linear import build_linear
-from vpt.model import backbone_for, build_model
-from vpt.preprocess import Preprocess
+from vpt.models.artifact import read_artifact
+from vpt.models.classifier import backbone_for, build_model
 from vpt.prompts.base import Shape
-from vpt.prompts.build import build_tokens
-from vpt.prompts.pixels import PixelPrompts
-from vpt.prompts.plan import plan
-from vpt.run import resume, train
-from vpt.runfolder import differing, identity
-from vpt.runlog import read_rows
-from vpt.training.features import FeatureLoader
-from vpt.training.optim import build_optimizer
-from vpt.training.schedule import rate
+from vpt.prompts.pixel.prompt import PixelPrompts
+from vpt.prompts.registry import build_tokens
+from vpt.training.feature_cache import FeatureLoader
+from vpt.training.lr_schedule import rate
+from vpt.training.optimizer import build_optimizer
+from vpt.training.run_folder import differing, identity
+from vpt.training.trainer import resume, train
+from vpt.utils.errors import UserError
+from vpt.utils.run_log import read_rows
 
 pytestmark = pytest.mark.usefixtures("small_net")
 
@@ -94,7 +94,7 @@ class TestDropPath:
         )
 
     def test_a_model_draws_only_while_it_trains(self):
-        from vpt.training.arrange import arrange
+        from vpt.training.parallelize import arrange
 
         words = ["backbone=test_vit_patch8_32", "backbone.pretrained=false", "train.drop_path=0.5"]
         config = load_config(overrides=words)
@@ -220,8 +220,8 @@ def test_a_run_that_was_stopped_by_an_earlier_version_goes_on(shapes: Path, tmp_
     """Its config and checkpoint know nothing of the newer settings."""
     import yaml
 
-    from vpt.runfolder import ADDED, CHECKPOINT
-    from vpt.tensorfile import read_tensors, write_tensors
+    from vpt.training.run_folder import ADDED, CHECKPOINT
+    from vpt.utils.tensor_io import read_tensors, write_tensors
 
     result = train(settings(shapes, tmp_path, "train.eval_every=1"), QUIET)
     (result.folder / "metrics.json").unlink()

@@ -19,14 +19,14 @@ from hostile import refused
 from PIL import Image
 
 import vpt
-from vpt.artifact import read_artifact, save_artifact
-from vpt.backbones.built_in import is_address
-from vpt.backbones.loading import load_backbone
+from vpt.backbones.builtin_names import is_address
+from vpt.backbones.factory import load_backbone
 from vpt.config import BackboneConfig, RunConfig, load_config
-from vpt.console import Console
-from vpt.header import ArtifactHeader, CheckpointHeader, PromptHeader
-from vpt.model import backbone_for, build_model
-from vpt.prompts.templates import read_templates
+from vpt.models.artifact import read_artifact, save_artifact
+from vpt.models.classifier import backbone_for, build_model
+from vpt.models.header import ArtifactHeader, CheckpointHeader, PromptHeader
+from vpt.prompts.clip.templates import read_templates
+from vpt.utils.console import Console
 
 
 @pytest.fixture(scope="module")
@@ -276,8 +276,8 @@ class TestOverwriting:
         """Mapped into memory, the first look at a page that is gone would be a SIGBUS."""
         code = (
             "import os, sys, torch\n"
-            "from vpt.tensorfile import open_tensors, read_tensors, write_tensors\n"
-            "from vpt.errors import UserError\n"
+            "from vpt.utils.tensor_io import open_tensors, read_tensors, write_tensors\n"
+            "from vpt.utils.errors import UserError\n"
             "path = sys.argv[1]\n"
             "write_tensors(path, {'a': torch.ones(3_000_000), 'b': torch.ones(3_000_000)}, {})\n"
             "tensors, _ = read_tensors(path)\n"

@@ -11,15 +11,15 @@ import pytest
 import torch
 from runs import QUIET, settings
 
-from vpt import usage
-from vpt.run import resume, train
 from vpt.training import loop
-from vpt.usage import Usage, energy_counter
+from vpt.training.trainer import resume, train
+from vpt.utils import resource_usage
+from vpt.utils.resource_usage import Usage, energy_counter
 
 pytestmark = pytest.mark.usefixtures("small_net")
 
 
-@pytest.mark.skipif(not usage.STATUS.is_file(), reason="only Linux tells the mark of a process and forgets it")
+@pytest.mark.skipif(not resource_usage.STATUS.is_file(), reason="only Linux tells the mark of a process and forgets it")
 def test_the_peak_is_of_what_was_held_since():
     before = Usage(torch.device("cpu"))
     low = before.peak_bytes()

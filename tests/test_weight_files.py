@@ -21,10 +21,10 @@ from timm.models.vision_transformer import VisionTransformer
 from timm.utils import CheckpointSaver, ModelEmaV3
 from torch import Tensor, nn
 
-from vpt.backbones.loading import current_name, load_backbone
+from vpt.backbones.factory import current_name, load_backbone
 from vpt.backbones.weight_files import read_weights
 from vpt.config import BackboneConfig
-from vpt.errors import UserError
+from vpt.utils.errors import UserError
 
 State = Mapping[str, Tensor]
 NAME = "test_vit_patch8_32"

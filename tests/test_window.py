@@ -18,20 +18,20 @@ from PIL import Image
 from runs import NET, QUIET
 
 import vpt
-from vpt.artifact import read_artifact
-from vpt.bank.bank import Bank
 from vpt.cli.main import main
 from vpt.config import load_config
 from vpt.config.data import Window
-from vpt.data.check import check
-from vpt.data.deep import Deep, explained
-from vpt.data.images import BadImage, decode, examine
-from vpt.data.records import LabelledData, Record
-from vpt.data.window import Depth, window_of
-from vpt.errors import UserError
-from vpt.evaluation import evaluate
-from vpt.reading import resolved
-from vpt.run import resume, train
+from vpt.data.data_module import resolved
+from vpt.data.dataset import LabelledData, Record
+from vpt.data.decode import BadImage, decode, examine
+from vpt.data.deep_images import Deep, explained
+from vpt.data.intensity_window import Depth, window_of
+from vpt.data.validation import check
+from vpt.inference.bank.bank import Bank
+from vpt.inference.evaluate import evaluate
+from vpt.models.artifact import read_artifact
+from vpt.training.trainer import resume, train
+from vpt.utils.errors import UserError
 
 SIDE = 64  # 4,096 pixels: as many as 12 bits have values
 RAMP8 = np.rint(np.arange(SIDE * SIDE) / (SIDE * SIDE - 1) * 255).astype(np.uint8).reshape(SIDE, SIDE)
@@ -374,8 +374,8 @@ def test_the_server_reads_an_upload_by_the_window_of_each_task(run: Path, xrays:
     from fastapi.testclient import TestClient
     from serving import ready
 
-    from vpt.serve.app import create_app
-    from vpt.serve.settings import ServeSettings
+    from vpt.inference.server.app import create_app
+    from vpt.inference.server.settings import ServeSettings
 
     words = [f"data={xrays}", f"out={tmp_path}", "name=whole", *WORDS, "data.window=full"]
     runs = {"windowed": run, "whole": train(load_config(overrides=words), QUIET).folder}

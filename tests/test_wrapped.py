@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from twin import twin_features
 
 import vpt
+from vpt.models.wrap import Wrapped, load_prompt, wrap
 from vpt.prompts.base import Shape
-from vpt.prompts.vpt import VisualPrompts
-from vpt.tensorfile import write_tensors
-from vpt.wrapped import Wrapped, load_prompt, wrap
+from vpt.prompts.visual.vpt import VisualPrompts
+from vpt.utils.tensor_io import write_tensors
 
 FAMILIES = ["vit", "vit-avg", "deit-distilled", "dinov3", "eva02", "siglip", "clip", "clip-over-timm"]
 
@@ -137,7 +137,9 @@ def test_a_network_of_half_the_bits_starts_from_images(settings: dict[str, Any])
 
 @pytest.mark.parametrize("kind", ["deep", "pixel"])
 def test_prompts_stand_where_the_network_is(kind: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("vpt.wrapped.fingerprint", lambda *words, **named: "")  # there are no numbers on this device
+    monkeypatch.setattr(
+        "vpt.models.wrap.fingerprint", lambda *words, **named: ""
+    )  # there are no numbers on this device
     model = wrap(small().to("meta"), kind, **({"size": 4} if kind == "pixel" else {}))
     assert {each.device.type for each in [*model.parameters(), *model.buffers()]} == {"meta"}
     assert model(photos().to("meta")).shape == (2, 3)

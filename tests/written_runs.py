@@ -9,8 +9,8 @@ import numpy as np
 import yaml
 
 from vpt.config import load_config
-from vpt.metrics import classification_metrics
-from vpt.predictions import answers_of, write_answers
+from vpt.metrics.classification import classification_metrics
+from vpt.metrics.predictions import answers_of, write_answers
 
 
 def write_run(folder: Path, classes: int, images: int, seed: int = 0, epochs: int = 3) -> Path:

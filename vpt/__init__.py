@@ -15,35 +15,35 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vpt.bank.bank import Bank
     from vpt.config import RunConfig, load_config
-    from vpt.errors import UserError
-    from vpt.evaluation import evaluate
-    from vpt.predict import Predictor, load
+    from vpt.inference.bank.bank import Bank
+    from vpt.inference.evaluate import evaluate
+    from vpt.inference.predictor import Predictor, load
+    from vpt.inference.results import Classification, Detections
+    from vpt.models.wrap import Wrapped, load_prompt, wrap
     from vpt.report.build import write_report
-    from vpt.results import Classification, Detections
-    from vpt.run import resume, train
-    from vpt.runfolder import TrainResult
-    from vpt.together import train_together
-    from vpt.wrapped import Wrapped, load_prompt, wrap
+    from vpt.training.multi_run import train_together
+    from vpt.training.run_folder import TrainResult
+    from vpt.training.trainer import resume, train
+    from vpt.utils.errors import UserError
 
 _HOME = {
-    "Bank": "vpt.bank.bank",
-    "Classification": "vpt.results",
-    "Detections": "vpt.results",
-    "Predictor": "vpt.predict",
+    "Bank": "vpt.inference.bank.bank",
+    "Classification": "vpt.inference.results",
+    "Detections": "vpt.inference.results",
+    "Predictor": "vpt.inference.predictor",
     "RunConfig": "vpt.config",
-    "TrainResult": "vpt.runfolder",
-    "UserError": "vpt.errors",
-    "Wrapped": "vpt.wrapped",
-    "evaluate": "vpt.evaluation",
-    "load": "vpt.predict",
+    "TrainResult": "vpt.training.run_folder",
+    "UserError": "vpt.utils.errors",
+    "Wrapped": "vpt.models.wrap",
+    "evaluate": "vpt.inference.evaluate",
+    "load": "vpt.inference.predictor",
     "load_config": "vpt.config",
-    "load_prompt": "vpt.wrapped",
-    "resume": "vpt.run",
-    "train": "vpt.run",
-    "train_together": "vpt.together",
-    "wrap": "vpt.wrapped",
+    "load_prompt": "vpt.models.wrap",
+    "resume": "vpt.training.trainer",
+    "train": "vpt.training.trainer",
+    "train_together": "vpt.training.multi_run",
+    "wrap": "vpt.models.wrap",
     "write_report": "vpt.report.build",
 }
 __all__ = [
@@ -69,7 +69,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from vpt.version import own_version
+        from vpt.utils.version import own_version
 
         return own_version()
     if name not in _HOME:

@@ -19,7 +19,7 @@ from timm.models.vision_transformer import VisionTransformer
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # so that `vpt` need not be installed
 from learner import MEAN, STD
 
-from vpt.files import write_atomic, write_json
+from vpt.utils.atomic_io import write_atomic, write_json
 
 ASSETS = Path(__file__).resolve().parents[2] / "vpt" / "assets"
 LIMIT = 6_000_000  # bytes that the package may spend on the weights

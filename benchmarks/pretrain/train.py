@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # so that `vpt` ne
 from generator import class_table, draw
 from learner import NANO, Learner
 
-from vpt.files import write_atomic, write_json
+from vpt.utils.atomic_io import write_atomic, write_json
 
 TABLE_SEED = 0
 

@@ -26,7 +26,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # so that `vpt` need not be installed
 from learner import normalise, tokens
 
-from vpt.files import write_json
+from vpt.utils.atomic_io import write_json
 
 ASSET = Path(__file__).resolve().parents[2] / "vpt" / "assets" / "vpt_nano.safetensors"
 STRENGTHS = [0.003, 0.03, 0.3]  # inverse strength of the L2 penalty

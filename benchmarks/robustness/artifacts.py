@@ -33,8 +33,8 @@ from measuring import machine
 from torch import Tensor
 
 import vpt
-from vpt.errors import UserError
-from vpt.files import write_json
+from vpt.utils.atomic_io import write_json
+from vpt.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 ARTIFACTS = sorted((ROOT / "tests" / "compat" / "0.1" / "artifacts").glob("*.safetensors"))

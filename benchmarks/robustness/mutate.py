@@ -18,9 +18,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vpt.config.head import Head
-from vpt.config.prompt import Prompt
-from vpt.tensorfile import digest_of, read_tensors
+from vpt.config.heads import Head
+from vpt.config.prompts import Prompt
+from vpt.utils.tensor_io import digest_of, read_tensors
 
 Place = tuple[str | int, ...]
 

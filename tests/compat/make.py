@@ -26,8 +26,8 @@ from compat.backbones import register
 from compat.cases import CASES, STOPPED, pictures, settings, write_images
 
 import vpt
-from vpt.console import Console
 from vpt.training import loop
+from vpt.utils.console import Console
 
 TASKS = ("small-deep-shared", "small-deep-drop", "small-vfpt", "small-cvpt", "small-vapt", "small-several-labels")
 EXPORTED = "small-pad"

@@ -11,18 +11,18 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from vpt.backbones.adapters.open_clip import read_open_clip
+from vpt.backbones.adapters.timm import UnreadableError, is_timm_vit, read_timm
 from vpt.backbones.block import Block
-from vpt.backbones.execute import execute
-from vpt.backbones.held import round_frozen
-from vpt.backbones.open_clip_reader import read_open_clip
-from vpt.backbones.ports import NOTHING, LayerPrompt
+from vpt.backbones.forward import execute
+from vpt.backbones.layer_prompt import NOTHING, LayerPrompt
+from vpt.backbones.liveness import Reads, Step
+from vpt.backbones.quantization.linear import round_frozen
 from vpt.backbones.text_encoder import TextEncoder
-from vpt.backbones.timm_reader import UnreadableError, is_timm_vit, read_timm
-from vpt.backbones.tower import Tower
-from vpt.device import HALVES
-from vpt.errors import UserError
-from vpt.preprocess import Preprocess
-from vpt.prompts.plan import Reads, Step
+from vpt.backbones.vit_spec import Tower
+from vpt.data.normalization import Preprocess
+from vpt.utils.device import HALVES
+from vpt.utils.errors import UserError
 
 Pool = Literal["native", "cls", "avg", "prompts", "all", "mean_then_norm", "mean_then_own_norm", "classifier"]
 LATE = ("mean_then_norm", "mean_then_own_norm")  # the mean is taken before the norm; prompts count where there are any
@@ -67,7 +67,7 @@ class Backbone(nn.Module):
     def _read(self) -> Tower | None:
         try:
             if self.library == "open_clip":
-                from vpt.backbones.open_clip_reader import is_open_clip_vit
+                from vpt.backbones.adapters.open_clip import is_open_clip_vit
 
                 if is_open_clip_vit(self.net):
                     return read_open_clip(self.net)

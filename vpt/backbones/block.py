@@ -16,8 +16,8 @@ from timm.layers import apply_rot_embed_cat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vpt.backbones import cut_heads
-from vpt.backbones.held import linear
+from vpt.backbones.kernels import split_heads
+from vpt.backbones.quantization.linear import linear
 
 Part = Literal["q", "kv", "qkv"]
 PARTS: dict[Part, slice] = {"q": slice(0, 1), "kv": slice(1, 3), "qkv": slice(0, 3)}
@@ -287,12 +287,12 @@ class Block:
         first = queries.start if isinstance(queries, slice) else 0
         part: Part = "qkv" if queries is None else "kv"
         asked = () if queries is None else self.project(picked(rows, queries), "q")
-        if isinstance(self.project, FusedProjection) and cut_heads.worthwhile(rows):
+        if isinstance(self.project, FusedProjection) and split_heads.worthwhile(rows):
             # Keys that are normed or rotated first are joined with those of the prompt afterwards.
             touched = bool(self.query_norm.parts or self.key_norm.parts) or rope is not None
             joined = None if extra is None or touched or extra.key.shape[0] not in (1, len(rows)) else extra
             packed = self.project.packed(rows, part)
-            cut = cut_heads.cut_heads(packed, len(part), self.heads, *(joined or (None, None)))
+            cut = split_heads.cut_heads(packed, len(part), self.heads, *(joined or (None, None)))
             extra = None if joined else extra
         else:
             cut = tuple(self._heads(one) for one in self.project(rows, part))

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vpt.backbones.text import TextTower, read_text
-from vpt.backbones.timm_reader import UnreadableError
-from vpt.errors import UserError
+from vpt.backbones.adapters.timm import UnreadableError
+from vpt.backbones.text_tower import TextTower, read_text
+from vpt.utils.errors import UserError
 
 
 class TextEncoder(nn.Module):

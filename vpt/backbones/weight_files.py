@@ -16,9 +16,9 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from vpt.errors import UserError
-from vpt.files import read_json
-from vpt.torchfile import Opaque, read_torch_file
+from vpt.utils.atomic_io import read_json
+from vpt.utils.errors import UserError
+from vpt.utils.torch_reader import Opaque, read_torch_file
 
 # Where checkpoints keep a model's weights; of several the first: averaged weights before the last ones, as timm does.
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "teacher", "encoder", "module")
@@ -39,7 +39,7 @@ def read_weights(path: Path, notes: list[str] | None = None) -> dict[str, Tensor
     >>> read_weights(Path("no/such.pth"))
     Traceback (most recent call last):
     ...
-    vpt.errors.UserError: backbone.weights=no/such.pth: there is no such file
+    vpt.utils.errors.UserError: backbone.weights=no/such.pth: there is no such file
     """
     if path.name.endswith(INDEX):
         return _sharded(path)

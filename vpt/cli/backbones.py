@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from vpt.errors import UserError
+from vpt.utils.errors import UserError
 
 
 def add(commands: Any) -> None:
@@ -18,7 +18,7 @@ def add(commands: Any) -> None:
 def _backbones(options: argparse.Namespace) -> int:
     from fnmatch import fnmatch
 
-    from vpt.backbones.names import known_names
+    from vpt.backbones.list_models import known_names
 
     found = [name for name in known_names() if fnmatch(name, options.pattern)]
     if not found:

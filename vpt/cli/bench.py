@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vpt.cli.base import USAGE, Parser, file_and_overrides, is_path, show
-from vpt.errors import UserError
-from vpt.files import at_home
-from vpt.streams import speaks_utf8
+from vpt.cli.parser import USAGE, Parser, file_and_overrides, is_path, show
+from vpt.utils.atomic_io import at_home
+from vpt.utils.errors import UserError
+from vpt.utils.std_streams import speaks_utf8
 
 
 class _Runner(Parser):
@@ -63,7 +63,7 @@ def add(commands: Any) -> None:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from vpt.bench.suites import SUITES
+    from vpt.experiments.benchmarks.suites import SUITES
 
     root = _root(options)
     for suite in SUITES.values():
@@ -76,10 +76,10 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from vpt.bench.suites import suite_of
+    from vpt.experiments.benchmarks.suites import suite_of
 
     suite, root = suite_of(options.suite), _root(options)
-    from vpt.bench.check import check
+    from vpt.experiments.benchmarks.check_data import check
 
     reports = check(suite, root)
     for report in reports:
@@ -92,7 +92,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from vpt.bench.suites import suite_of
+    from vpt.experiments.benchmarks.suites import suite_of
 
     suite, root = suite_of(options.suite), _root(options)
     tasks = suite.pick(options.tasks)
@@ -109,14 +109,14 @@ def _run(options: argparse.Namespace) -> int:
         try:
             import optuna  # noqa: F401
 
-            from vpt.sweep.space import read_space_file
+            from vpt.experiments.sweep.search_space import read_space_file
         except ImportError as error:
             raise UserError(f"searching needs {error.name}: pip install 'vpt[sweep]'") from None
         space = read_space_file(options.space)
     file, words = file_and_overrides([*([options.file] if options.file else []), *options.settings])
-    from vpt.bench.running import Bench, run, settings_of
-    from vpt.bench.table import as_markdown, write
-    from vpt.protocols import SHOTS
+    from vpt.experiments.benchmarks.run import Bench, run, settings_of
+    from vpt.experiments.benchmarks.table import as_markdown, write
+    from vpt.experiments.protocols import SHOTS
 
     first = suite.seeds[0]
     seeds = suite.seeds if options.seeds is None else range(first, first + options.seeds)
@@ -129,7 +129,7 @@ def _run(options: argparse.Namespace) -> int:
 def _table(options: argparse.Namespace) -> int:
     import json
 
-    from vpt.bench.table import as_markdown, write
+    from vpt.experiments.benchmarks.table import as_markdown, write
 
     table = write(options.folders, options.all)
     if options.format == "json":

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from vpt.cli.base import Parser, file_and_overrides
+from vpt.cli.parser import Parser, file_and_overrides
 
 
 def add(commands: Any) -> None:
@@ -37,7 +37,7 @@ def _config_explain(options: argparse.Namespace) -> int:
     import textwrap
 
     from vpt.config.describe import described
-    from vpt.errors import UserError, nearest
+    from vpt.utils.errors import UserError, nearest
 
     found = described(options.section)
     if not found:

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from vpt.cli.base import is_path, show
-from vpt.errors import UserError
+from vpt.cli.parser import is_path, show
+from vpt.utils.errors import UserError
 
 
 def add(commands: Any) -> None:
@@ -30,7 +30,7 @@ def _convert(options: argparse.Namespace) -> int:
     if not files:
         raise UserError("name the file to convert, as in: vpt convert model.pth.tar-50 backbone=... --output FILE")
     settings = [word for word in options.words if word not in files]
-    from vpt.convert.run import convert
+    from vpt.interop.convert.convert import convert
 
     found = convert(files, settings, options.output, _names(options.classes))
     print(found.path)

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vpt.cli.base import USAGE, Parser, file_and_overrides, is_path, show
+from vpt.cli.parser import USAGE, Parser, file_and_overrides, is_path, show
 
 if TYPE_CHECKING:
     from vpt.config import RunConfig
-    from vpt.data.boxes.records import BoxFound
-    from vpt.data.records import LabelledData
+    from vpt.data.dataset import LabelledData
+    from vpt.data.detection.dataset import BoxFound
 
 
 def add(commands: Any) -> None:
@@ -49,9 +49,9 @@ def _is_config(path: str) -> bool:
 
 def _check(options: argparse.Namespace) -> int:
     config = _config(options.words)
-    from vpt.data.check import apply, check
-    from vpt.data.deep import explained
-    from vpt.reading import resolved
+    from vpt.data.data_module import resolved
+    from vpt.data.deep_images import explained
+    from vpt.data.validation import apply, check
 
     data, sources = _read(config)
     report = check(data, config.data.max_pixels)
@@ -61,7 +61,7 @@ def _check(options: argparse.Namespace) -> int:
     for note in [*data.notes, *explained(resolved(config.data.window, report), report.deep)]:
         show(note)
     if sources:
-        from vpt.data.boxes.inventory import report as report_boxes
+        from vpt.data.detection.inventory import report as report_boxes
 
         show(report_boxes(data, sources, {(bad.split, bad.name) for bad in report.bad}))
     show(report.text())
@@ -73,8 +73,8 @@ def _check(options: argparse.Namespace) -> int:
 
 def _counted(config: RunConfig) -> tuple[str, str] | None:
     """What the counts of the data are of: rows of tables, or files; and where. None for data that is given by name."""
-    from vpt.data.table import is_csv
-    from vpt.files import at_home
+    from vpt.data.datasets.csv import is_csv
+    from vpt.utils.atomic_io import at_home
 
     data = config.data
     places = [path for path in (data.path, data.val, data.test) if path is not None]
@@ -88,10 +88,10 @@ def _read(config: RunConfig) -> tuple[LabelledData, list[BoxFound]]:
     """The data set, and what its folders hold where it has boxes. Images that cannot be used are left to the check,
     which lists them all."""
     if config.task != "detection":
-        from vpt.tasks import task_of
+        from vpt.training.tasks import task_of
 
         return task_of(config).load(config), []
-    from vpt.data.boxes.sources import numbered, read_boxes
+    from vpt.data.detection.registry import numbered, read_boxes
 
     found, sources = read_boxes(config.data.model_copy(update={"on_bad": "skip"}))
     return numbered(found, config.data), sources
@@ -99,9 +99,9 @@ def _read(config: RunConfig) -> tuple[LabelledData, list[BoxFound]]:
 
 def _convert(options: argparse.Namespace) -> int:
     config = _config(options.words, task="detection")
-    from vpt.data.boxes.convert import convert, left_out
-    from vpt.data.boxes.sources import load_boxes
-    from vpt.data.check import apply, check
+    from vpt.data.detection.convert import convert, left_out
+    from vpt.data.detection.registry import load_boxes
+    from vpt.data.validation import apply, check
 
     loaded = load_boxes(config.data)
     data = apply(loaded, check(loaded, config.data.max_pixels), config.data.on_bad)

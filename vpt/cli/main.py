@@ -9,14 +9,12 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from vpt.cachedir import ensure_home
 from vpt.cli import (
     backbones,
     bench,
     config,
     convert,
     data,
-    evaluate,
     export,
     predict,
     protocol,
@@ -26,10 +24,12 @@ from vpt.cli import (
     sweep,
     train,
 )
-from vpt.cli.base import USAGE, Parser
-from vpt.errors import UserError, nearest
-from vpt.files import system_reason
-from vpt.streams import close_output, prepare_streams, reader_is_gone, say
+from vpt.cli import eval as evaluate
+from vpt.cli.parser import USAGE, Parser
+from vpt.utils.atomic_io import system_reason
+from vpt.utils.cache_dir import ensure_home
+from vpt.utils.errors import UserError, nearest
+from vpt.utils.std_streams import close_output, prepare_streams, reader_is_gone, say
 
 EXAMPLES = """examples:
   vpt train configs/quickstart.yaml                      the embedded example, no download
@@ -145,7 +145,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
 
 
 def _version(_options: argparse.Namespace) -> int:
-    from vpt.version import own_version
+    from vpt.utils.version import own_version
 
     print(f"vpt {own_version()}")
     return 0

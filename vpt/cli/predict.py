@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vpt.cli.base import USAGE
-from vpt.errors import UserError
-from vpt.files import write_text
-from vpt.names import one_line, original
-from vpt.precision import PRECISIONS
-from vpt.spreadsheet import to_csv
-from vpt.streams import say, speaks_utf8
+from vpt.cli.parser import USAGE
+from vpt.utils.atomic_io import write_text
+from vpt.utils.csv_cells import to_csv
+from vpt.utils.errors import UserError
+from vpt.utils.file_names import one_line, original
+from vpt.utils.precision import PRECISIONS
+from vpt.utils.std_streams import say, speaks_utf8
 
 if TYPE_CHECKING:
-    from vpt.data.images import BadImage
-    from vpt.predict import Predictor
-    from vpt.results import Classification, Detections
+    from vpt.data.decode import BadImage
+    from vpt.inference.predictor import Predictor
+    from vpt.inference.results import Classification, Detections
 
 
 def add(commands: Any) -> None:
@@ -44,10 +44,10 @@ def add(commands: Any) -> None:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from vpt.data.deep import explained
-    from vpt.data.images import BadImage
-    from vpt.inputs import find_images
-    from vpt.predict import BoxPredictor, Classifier, load
+    from vpt.data.decode import BadImage
+    from vpt.data.deep_images import explained
+    from vpt.inference.image_inputs import find_images
+    from vpt.inference.predictor import BoxPredictor, Classifier, load
 
     find_images(options.images)  # a misspelt path is told before the backbone is built
     predictor = load(
@@ -96,8 +96,8 @@ def _refuse(options: argparse.Namespace, finds_boxes: bool) -> None:
 
 
 def _write_prompted(predictor: Predictor, images: Sequence[Path], folder: Path) -> None:
-    from vpt.plots import picture_png
-    from vpt.predict import Classifier
+    from vpt.inference.predictor import Classifier
+    from vpt.utils.plotting import picture_png
 
     assert isinstance(predictor, Classifier)
     for number, (name, pixels) in enumerate(predictor.prompted(list(images)), 1):
@@ -107,9 +107,9 @@ def _write_prompted(predictor: Predictor, images: Sequence[Path], folder: Path) 
 def _write_drawn(predictor: Predictor, results: Sequence[Detections], folder: Path) -> None:
     import numpy as np
 
-    from vpt.data.images import decode
-    from vpt.detection.pictures import draw_boxes, enlarged
-    from vpt.plots import picture_png
+    from vpt.data.decode import decode
+    from vpt.metrics.detection_plots import draw_boxes, enlarged
+    from vpt.utils.plotting import picture_png
 
     names, data = list(predictor.classes), predictor.artifact.config.data
     for number, found in enumerate(results, 1):

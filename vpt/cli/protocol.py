@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from vpt.cli.base import file_and_overrides
+from vpt.cli.parser import file_and_overrides
 
 
 def add(commands: Any) -> None:
@@ -27,7 +27,7 @@ def _protocol(options: argparse.Namespace) -> int:
     from vpt.config import load_config
 
     config = load_config(*file_and_overrides(options.words))
-    from vpt.protocols import SHOTS, as_table, base_to_new, few_shot, transfer
+    from vpt.experiments.protocols import SHOTS, as_table, base_to_new, few_shot, transfer
 
     shots = options.shots or SHOTS
     if options.protocol == "few-shot":

@@ -16,8 +16,8 @@ def add(commands: Any) -> None:
 
 
 def _push(options: argparse.Namespace) -> int:
-    from vpt.artifact import read_artifact
-    from vpt.hub import push
+    from vpt.models.artifact import read_artifact
+    from vpt.utils.hub import push
 
     found = read_artifact(options.artifact)
     header = {"backbone": found.backbone, "classes": found.classes, "metrics": found.metrics}

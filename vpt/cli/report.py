@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vpt.errors import UserError
+from vpt.utils.errors import UserError
 
 
 def add(commands: Any) -> None:
@@ -34,8 +34,8 @@ def _report(options: argparse.Namespace) -> int:
     if options.images < 0:
         raise UserError(f"--images {options.images} must not be negative")
     started = time.monotonic()
-    from vpt.console import Console
     from vpt.report.build import write_report
+    from vpt.utils.console import Console
 
     console = Console()
     page = write_report(

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vpt.errors import UserError
-from vpt.precision import PRECISIONS
+from vpt.utils.errors import UserError
+from vpt.utils.precision import PRECISIONS
 
-# Options of the command that are fields of vpt.serve.settings.ServeSettings; their texts stand there.
+# Options of the command that are fields of vpt.inference.server.settings.ServeSettings; their texts stand there.
 NUMBERS = {
     "max-batch": int,
     "wait-ms": float,
@@ -75,18 +75,18 @@ def _serve(options: argparse.Namespace) -> int:
     if options.folder is None:
         raise UserError("name the folder whose artifacts are served: vpt serve DIR")
     try:
-        from vpt.serve import process
-        from vpt.serve.app import create_app  # noqa: F401  (what is missing is told before anything starts)
+        from vpt.inference.server import uvicorn_main
+        from vpt.inference.server.app import create_app  # noqa: F401  (what is missing is told before anything starts)
     except ImportError as error:
         raise UserError(f"serving needs {error.name}: pip install 'vpt[serve]'") from None
-    process.run(_settings(options), options.host, options.port, options.workers)
+    uvicorn_main.run(_settings(options), options.host, options.port, options.workers)
     return 0
 
 
 def _settings(options: argparse.Namespace) -> Any:
     from pydantic import ValidationError
 
-    from vpt.serve.settings import ServeSettings
+    from vpt.inference.server.settings import ServeSettings
 
     if options.workers < 1:
         raise UserError(f"--workers {options.workers} must be at least 1")
@@ -111,7 +111,7 @@ def _settings(options: argparse.Namespace) -> Any:
         shown = " ".join(map(str, value)) if isinstance(value, list | tuple) else value
         raise UserError(f"--{name} {shown}: {first['msg'].removeprefix('Value error, ')}") from None
     if settings.keys is not None:
-        from vpt.serve.keys import read_keys
+        from vpt.inference.server.api_keys import read_keys
 
         read_keys(settings.keys)
     return settings
@@ -119,7 +119,7 @@ def _settings(options: argparse.Namespace) -> Any:
 
 def _backbone(options: argparse.Namespace) -> Any:
     """Settings of the backbone that is named, checked before anything starts; None if none is."""
-    from vpt.backbones.loading import check_backbone
+    from vpt.backbones.factory import check_backbone
     from vpt.config import BackboneConfig
 
     parts = {"pretrained": options.pretrained, "weights": options.weights}
@@ -136,7 +136,7 @@ def _backbone(options: argparse.Namespace) -> Any:
 
 
 def _new_key(options: argparse.Namespace) -> int:
-    from vpt.serve.keys import add_key
+    from vpt.inference.server.api_keys import add_key
 
     if options.keys is None:
         raise UserError("name the file of keys: vpt serve --keys keys.json --new-key 'flowers-*'")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from vpt.cli.base import file_and_overrides
-from vpt.errors import UserError
+from vpt.cli.parser import file_and_overrides
+from vpt.utils.errors import UserError
 
 
 def add(commands: Any) -> None:
@@ -41,8 +41,8 @@ def _sweep(options: argparse.Namespace) -> int:
     if options.trials is not None and options.trials < 1:
         raise UserError(f"--trials {options.trials} must be at least 1")
     try:
-        from vpt.sweep.space import TRIALS, SpaceFile, read_space, read_space_file
-        from vpt.sweep.study import Sweep, sweep
+        from vpt.experiments.sweep.search_space import TRIALS, SpaceFile, read_space, read_space_file
+        from vpt.experiments.sweep.study import Sweep, sweep
     except ImportError as error:
         raise UserError(f"sweeping needs {error.name}: pip install 'vpt[sweep]'") from None
     space = read_space_file(options.space) if options.space else SpaceFile(read_space(options.over))

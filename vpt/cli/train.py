@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vpt.cli.base import file_and_overrides
-from vpt.errors import UserError
+from vpt.cli.parser import file_and_overrides
+from vpt.utils.errors import UserError
 
 
 def add(commands: Any) -> None:
@@ -39,8 +39,8 @@ def _train(options: argparse.Namespace) -> int:
     from vpt.config import load_config
 
     config = None if run else load_config(file, overrides)
-    from vpt.distributed import is_first
-    from vpt.run import resume, train
+    from vpt.training.trainer import resume, train
+    from vpt.utils.distributed import is_first
 
     result = train(config) if config is not None else resume(run[0], overrides)
     if is_first():
@@ -53,8 +53,8 @@ def _train_each(file: str | None, overrides: list[str], each: Sequence[str]) -> 
 
     grid = [_values(word) for word in each]
     named = [(words, load_config(file, [*overrides, *words])) for words in itertools.product(*grid)]
-    from vpt.runfolder import stem_of
-    from vpt.together import train_together
+    from vpt.training.multi_run import train_together
+    from vpt.training.run_folder import stem_of
 
     if any(config.compare for _, config in named):
         raise UserError("--each compares settings already; leave out compare")

@@ -4,11 +4,21 @@ Sources are merged in this order: defaults, a YAML file, `key=value` words from 
 """
 
 from vpt.config.backbone import BackboneConfig
+from vpt.config.base import Section
 from vpt.config.data import DataConfig
-from vpt.config.detection import BoxHead, FasterHead, FcosHead, NativeHead, OwlHead, RetinaHead
-from vpt.config.head import Head, LabelMapHead, LinearHead, MlpHead, Pool, TipHead, ZeroShotHead
-from vpt.config.load import given_keys, key_of, load_config, parse_overrides, read_value, read_yaml, split_values, word
-from vpt.config.prompt import (
+from vpt.config.heads import Head, LabelMapHead, LinearHead, MlpHead, Pool, TipHead, ZeroShotHead
+from vpt.config.heads_detection import BoxHead, FasterHead, FcosHead, NativeHead, OwlHead, RetinaHead
+from vpt.config.overrides import (
+    given_keys,
+    key_of,
+    load_config,
+    parse_overrides,
+    read_value,
+    read_yaml,
+    split_values,
+    word,
+)
+from vpt.config.prompts import (
     BptPrompt,
     ClipPrompt,
     CocoopPrompt,
@@ -31,7 +41,6 @@ from vpt.config.prompt import (
     VfptPrompt,
 )
 from vpt.config.run import RunConfig
-from vpt.config.section import Section
 from vpt.config.templates import names_a_file
 from vpt.config.training import AdamWConfig, Optimizer, PerRole, SgdConfig, TrainConfig
 from vpt.config.tuning import BiasTuning, FrozenTuning, FullTuning, LoraTuning, Tuning

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from vpt.config.section import Place, Section, Word
+from vpt.config.base import Place, Section, Word
 
 
 class BackboneConfig(Section):

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from vpt.config.section import MANY, Place, Section
+from vpt.config.base import MANY, Place, Section
 
 Window = Literal["auto", "full", "legacy"] | tuple[float, float]
 LEGACY = ("auto", "legacy")  # only settings stored by a version without data.window leave it undecided

@@ -9,14 +9,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from vpt.config.backbone import BackboneConfig
+from vpt.config.base import Section, Word, short
 from vpt.config.data import DataConfig
-from vpt.config.detection import FasterHead, FcosHead, NativeHead, OwlHead, RetinaHead
-from vpt.config.head import Head, LinearHead
-from vpt.config.prompt import DeepPrompt, NoPrompt, PixelPrompt, Prompt, TokenPrompt
-from vpt.config.section import Section, Word, short
+from vpt.config.heads import Head, LinearHead
+from vpt.config.heads_detection import FasterHead, FcosHead, NativeHead, OwlHead, RetinaHead
+from vpt.config.prompts import DeepPrompt, NoPrompt, PixelPrompt, Prompt, TokenPrompt
 from vpt.config.training import TrainConfig
 from vpt.config.tuning import FrozenTuning, Tuning
-from vpt.files import at_home
+from vpt.utils.atomic_io import at_home
 
 
 class Case(Section):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from vpt.config.section import Place, Sentence
+from vpt.config.base import Place, Sentence
 
 NAMED = ("auto", "single", "simple", "openai")
 Templates = Place | Annotated[list[Sentence], Field(min_length=1, max_length=10_000)]

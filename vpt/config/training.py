@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from vpt.config.section import MANY, Section, short
-from vpt.precision import Precision
+from vpt.config.base import MANY, Section, short
+from vpt.utils.precision import Precision
 
 
 class PerRole(Section):

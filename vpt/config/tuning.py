@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from vpt.config.section import MANY, Section, Word, short
+from vpt.config.base import MANY, Section, Word, short
 
 
 class FrozenTuning(Section):

@@ -2,5 +2,5 @@
 
     load_data(config) -> LabelledData -> check, apply -> make_loader -> Batch
 
-Nothing is imported here, so that `vpt.data.records` costs no torch.
+Nothing is imported here, so that `vpt.data.dataset` costs no torch.
 """

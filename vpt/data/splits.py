@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from vpt.config import DataConfig
-from vpt.data.ordering import split_order
-from vpt.data.records import Record
+from vpt.data.dataset import Record
+from vpt.data.sampler import split_order
 
 VALIDATION, _SHOTS, TEST = 1, 2, 3  # so that no two uses draw the same
 NO_LABEL = 2**31

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vpt.heads.zeroshot import ZeroShot
+from vpt.heads.zero_shot import ZeroShot
 
 
 def tuned_scores(head: ZeroShot, views: Tensor, share: float, rate: float, steps: int) -> Tensor:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from vpt.backbones.block import Block
-from vpt.backbones.ports import LayerPrompt
-from vpt.backbones.tower import Tower
-from vpt.prompts.plan import After, Step
+from vpt.backbones.layer_prompt import LayerPrompt
+from vpt.backbones.liveness import After, Step
+from vpt.backbones.vit_spec import Tower
 
 
 @dataclass(frozen=True)

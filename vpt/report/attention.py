@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vpt.attention import Attention, as_heat
-from vpt.data.records import Record
-from vpt.predictions import Answer
+from vpt.data.dataset import Record
+from vpt.metrics.predictions import Answer
+from vpt.models.attention_maps import Attention, as_heat
+from vpt.report.errors import surest_mistakes
 from vpt.report.html import Section, percent, render
-from vpt.report.images import heat_uri, photo_uri, small
-from vpt.report.mistakes import surest_mistakes
-from vpt.report.svg import Line, line_chart
+from vpt.report.image_encoding import heat_uri, photo_uri, small
+from vpt.report.svg_charts import Line, line_chart
 
 EXAMPLES = 6
 SIDE = 168

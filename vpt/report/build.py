@@ -11,35 +11,35 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-from vpt.console import Console
-from vpt.data.records import LabelledData, Record
-from vpt.errors import UserError
-from vpt.files import write_text
-from vpt.predictions import Answer, answers_of
+from vpt.data.dataset import LabelledData, Record
+from vpt.metrics import bootstrap
+from vpt.metrics.predictions import Answer, answers_of
+from vpt.metrics.significance import Gain, Paired
+from vpt.models.trusted_settings import NOTHING, Named
 from vpt.report import (
     attention,
     calibration,
     compare,
-    compare_boxes,
-    confusion,
+    compare_detection,
+    confusion_matrix,
     cost,
-    curves,
     detection,
-    features,
-    mistakes,
-    resample,
+    embedding_map,
+    learning_curves,
     summary,
 )
-from vpt.report.agreement import Gain, Paired
-from vpt.report.features import Map, require_map
+from vpt.report import errors as mistakes
+from vpt.report.embedding_map import Map, require_map
 from vpt.report.html import Section, note, render
-from vpt.report.images import png_uri
-from vpt.report.observe import Observed, Observer, sample
-from vpt.report.same import refuse_other_pictures
-from vpt.report.source import Source, read_source
-from vpt.tasks import task_of
-from vpt.trust import NOTHING, Named
-from vpt.version import own_version
+from vpt.report.image_encoding import png_uri
+from vpt.report.model_outputs import Observed, Observer, sample
+from vpt.report.run_data import Source, read_source
+from vpt.report.same_images import refuse_other_pictures
+from vpt.training.tasks import task_of
+from vpt.utils.atomic_io import write_text
+from vpt.utils.console import Console
+from vpt.utils.errors import UserError
+from vpt.utils.version import own_version
 
 WHERE = {"path", "val", "test", "root"}  # settings of data that say where they lie
 
@@ -110,7 +110,7 @@ def write_report(
 
 def single(source: Source, wishes: Wishes, console: Console) -> str:
     """The page of one run."""
-    sections = [curves.section(source.rows, source.metric, source.metrics.get("best_epoch"))]
+    sections = [learning_curves.section(source.rows, source.metric, source.metrics.get("best_epoch"))]
     interval = None
     if source.config.task == "detection":
         data = _data_of_boxes(source)
@@ -139,7 +139,7 @@ def several(sources: Sequence[Source], wishes: Wishes, console: Console) -> str:
     if len({source.config.task for source in sources}) > 1:
         raise UserError("runs of classification and of detection do not compare; name those of one task")
     named = dict(zip(compare.unique_names(sources), sources, strict=True))
-    charts = curves.over_each_other({name: (source.rows, source.metric) for name, source in named.items()})
+    charts = learning_curves.over_each_other({name: (source.rows, source.metric) for name, source in named.items()})
     answered = {name: source.answers for name, source in named.items() if source.answers}
     multilabel = any(source.multilabel for source in sources)
     if answered and not multilabel:
@@ -151,7 +151,7 @@ def several(sources: Sequence[Source], wishes: Wishes, console: Console) -> str:
         if sources[0].config.task == "detection":
             scored = _scored(named)
             pairs = scored.pairs
-            sections.append(compare_boxes.difference_section(scored))
+            sections.append(compare_detection.difference_section(scored))
         else:
             common = _in_common(answered)
             pairs = common.pairs
@@ -186,7 +186,7 @@ def _in_common(answered: Mapping[str, Sequence[Answer]]) -> compare.Common:
     return compare.in_common(answered)
 
 
-def _scored(named: Mapping[str, Source]) -> compare_boxes.Scored:
+def _scored(named: Mapping[str, Source]) -> compare_detection.Scored:
     splits = {source.split for source in named.values() if source.boxes}
     if len(splits) > 1:
         raise UserError("the runs were not measured on the same split")
@@ -199,7 +199,7 @@ def _scored(named: Mapping[str, Source]) -> compare_boxes.Scored:
             if isinstance(data, UserError):
                 raise data
             found[name] = (source.boxes, data)
-    return compare_boxes.scored(found, splits.pop() if splits else "test")
+    return compare_detection.scored(found, splits.pop() if splits else "test")
 
 
 def _differences(common: compare.Common, source: Source, multilabel: bool, wishes: Wishes) -> list[Section]:
@@ -224,7 +224,7 @@ def _classes(source: Source, wishes: Wishes, console: Console) -> list[Section]:
     sections = []
     if source.measured or answers:
         given = (source.measured, answers, source.classes, source.multilabel)
-        sections.append(_or_note("classes", "Classes", lambda: confusion.section(*given)))
+        sections.append(_or_note("classes", "Classes", lambda: confusion_matrix.section(*given)))
     if answers:
         most = source.config.data.max_pixels
         sections.append(mistakes.section(answers, records, wishes.images, most, source.multilabel))
@@ -255,7 +255,7 @@ def _observed(
         known = {name: number for number, name in enumerate(source.classes)}
         if any(name not in known for name in data.classes):
             raise UserError(f"the classes of {source.config.data.path} are not those of the run")
-        return observer, observer.look(sample(data.split(source.split), features.MOST), console)
+        return observer, observer.look(sample(data.split(source.split), embedding_map.MOST), console)
     except UserError as error:
         return None, error
 
@@ -295,7 +295,7 @@ def _features(source: Source, observed: Observed, wishes: Wishes) -> Section:
         wrong = ((observed.logits > 0) != (labels > 0.5)).any(1)
     else:
         wrong = observed.logits.argmax(1) != labels
-    return features.section(observed.before, observed.after, labels, wrong, source.classes, wishes.map)
+    return embedding_map.section(observed.before, observed.after, labels, wrong, source.classes, wishes.map)
 
 
 def _data_of_boxes(source: Source) -> LabelledData | UserError:
@@ -310,7 +310,7 @@ def _interval(source: Source, data: LabelledData | UserError) -> tuple[float, fl
     if isinstance(data, UserError) or not source.measured:
         return None
     try:
-        return resample.interval(source.boxes, data, source.split)
+        return bootstrap.interval(source.boxes, data, source.split)
     except UserError:
         return None  # the pictures tell what is missing
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from markupsafe import Markup
 
-from vpt.metrics import Bin, calibration_error, reliability
+from vpt.metrics.classification import Bin, calibration_error, reliability
 from vpt.report.html import Section, percent, render
-from vpt.report.svg import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, Chart, Frame, picture, tag
+from vpt.report.svg_charts import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, Chart, Frame, picture, tag
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

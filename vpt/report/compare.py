@@ -10,19 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from vpt.comparison import disagreements
-from vpt.data.records import Record
-from vpt.errors import UserError
-from vpt.metrics import reliability
-from vpt.predictions import Answer
-from vpt.report.agreement import Gain, Paired, paired, shared_images, verdict
-from vpt.report.curves import label_of
+from vpt.data.dataset import Record
+from vpt.metrics.classification import reliability
+from vpt.metrics.comparison import disagreements
+from vpt.metrics.predictions import Answer
+from vpt.metrics.significance import Gain, Paired, paired, shared_images, verdict
 from vpt.report.detection import precision_chart
+from vpt.report.errors import thumbnail
 from vpt.report.html import Cell, Column, Section, Table, count, duration, percent, points, render, size
-from vpt.report.mistakes import thumbnail
-from vpt.report.source import Source
+from vpt.report.learning_curves import label_of
+from vpt.report.run_data import Source
 from vpt.report.summary import beside
-from vpt.report.svg import Chart, Line, line_chart
+from vpt.report.svg_charts import Chart, Line, line_chart
+from vpt.utils.errors import UserError
 
 FEW = 10  # answers in a bin of confidence whose share right would be noise
 

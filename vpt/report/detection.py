@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from vpt.data.boxes.records import BoxRecord
-from vpt.data.images import BadImage, read
-from vpt.data.records import Record
-from vpt.detection.matching import match, overlaps
-from vpt.detection.pictures import SHOWN, uncovered
+from vpt.data.dataset import Record
+from vpt.data.decode import BadImage, read
+from vpt.data.detection.dataset import BoxRecord
+from vpt.metrics.coco_map import match, overlaps
+from vpt.metrics.detection_plots import SHOWN, uncovered
 from vpt.report.html import Column, Section, Table, percent, render
-from vpt.report.images import photo_uri, small
-from vpt.report.svg import Chart, Line, line_chart, rectangle, tag
+from vpt.report.image_encoding import photo_uri, small
+from vpt.report.svg_charts import Chart, Line, line_chart, rectangle, tag
 
 SIDE = 320
 DRAWN = 10  # predicted boxes that are drawn of one image

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from vpt import budget
+from vpt.training import memory_estimate
 
 NOTHING = "–"
 
@@ -134,4 +134,4 @@ def size(number: float | None) -> str:
     >>> size(56616), size(2_780_732)
     ('57 kB', '2.78 MB')
     """
-    return NOTHING if number is None else budget.size(number)
+    return NOTHING if number is None else memory_estimate.size(number)

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vpt.config import RunConfig
-from vpt.report.agreement import wilson
-from vpt.report.curves import label_of, roles_of
+from vpt.metrics.significance import wilson
 from vpt.report.html import count, percent
-from vpt.report.source import Source
+from vpt.report.learning_curves import label_of, roles_of
+from vpt.report.run_data import Source
 
 SPLITS = {"test": "test", "val": "validation"}
 SIZES = ("tokens", "layers", "size", "shape", "depth", "text_tokens", "kv_tokens", "rank")  # told also as defaults

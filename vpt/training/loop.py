@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 
 from vpt.config import TrainConfig
-from vpt.console import Bar, Console
-from vpt.device import Autocast
-from vpt.distributed import agreed, ranks, sum_step
-from vpt.errors import NotFinite
-from vpt.runlog import RunLog
 from vpt.training.checkpoint import Progress, TrainState
-from vpt.training.epoch import finish_epoch
-from vpt.training.optim import set_rates
-from vpt.training.schedule import rate
-from vpt.training.stop import Stopped, listening
-from vpt.usage import Usage
+from vpt.training.epoch_end import finish_epoch
+from vpt.training.lr_schedule import rate
+from vpt.training.optimizer import set_rates
+from vpt.training.signals import Stopped, listening
+from vpt.utils.console import Bar, Console
+from vpt.utils.device import Autocast
+from vpt.utils.distributed import agreed, ranks, sum_step
+from vpt.utils.errors import NotFinite
+from vpt.utils.resource_usage import Usage
+from vpt.utils.run_log import RunLog
 
 
 class AnyBatch(Protocol):

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vpt.backbones.block import Block, attend
-from vpt.backbones.tower import Tower
+from vpt.backbones.vit_spec import Tower
 from vpt.prompts.init.whitening import affine
 
 LONGEST = 1.0  # length of the orthogonal part, of that of the matched one

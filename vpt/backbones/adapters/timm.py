@@ -1,0 +1,189 @@
+"""Reads timm's `VisionTransformer` and `Eva` families into a Tower.
+
+Touches private members of timm (`_pos_embed`); tests/test_parity.py ties every family down to timm's own forward.
+A network's parts are typed Any: which members they have is for timm's classes to say, and for the tests to check.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from timm.layers import Attention, AttentionRope, PatchEmbed
+from timm.layers.format import Format, nchw_to
+from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
+from timm.models.vision_transformer import Block as TimmBlock
+from timm.models.vision_transformer import ResPostBlock, VisionTransformer
+from torch import Tensor, nn
+
+from vpt.backbones.block import (
+    BiasedProjection,
+    Block,
+    FusedProjection,
+    Gain,
+    Projection,
+    SplitProjection,
+    WrappedProjection,
+    chain,
+)
+from vpt.backbones.kernels import patch_matmul
+from vpt.backbones.quantization.linear import PLAIN
+from vpt.backbones.vit_spec import Tower
+
+
+class UnreadableError(Exception):
+    """The network has a part that no reader knows; the message names it."""
+
+
+def is_timm_vit(net: nn.Module) -> bool:
+    """Whether `net` belongs to a family this reader knows."""
+    return isinstance(net, VisionTransformer | Eva)
+
+
+def patch_of(net: Any) -> tuple[int, int]:
+    """Height and width of a patch in pixels; behind a convolutional stem its own size counts places of the stem's map.
+
+    >>> import timm
+    >>> patch_of(timm.create_model("vit_tiny_r_s16_p8_224", depth=1))
+    (32, 32)
+    """
+    height, width = net.patch_matmul.feat_ratio(as_scalar=False)
+    return height, width
+
+
+def read_timm(net: Any) -> Tower:
+    """Read a timm vision transformer built with `num_classes=0`.
+
+    Raises:
+        UnreadableError: an attention or block variant that is not known, by name.
+    """
+    assert isinstance(net, VisionTransformer | Eva)
+    blocks = tuple(_block(block) for block in net.blocks)
+    rope = isinstance(net, Eva)
+    return Tower(
+        embed=_EmbedWithRope(net) if rope else _Embed(net),
+        pre=net.norm_pre,
+        patches=_Patches(net),
+        blocks=blocks,
+        norm=net.norm,
+        finish=net.fc_norm,
+        pool=_Pool(net),
+        classify=_Classify(net),
+        pool_rows=_pool_rows(net),
+        prefix=net.num_prefix_tokens,
+        has_class_row=getattr(net, "cls_token", None) is not None,
+        width=net.embed_dim,
+        features=net.num_features if not isinstance(net, Eva) else net.head_hidden_size,
+        patch=patch_of(net),
+        grid=tuple(net.patch_embed.grid_size),
+        rope_per_layer=bool(getattr(net, "rope_mixed", False)),
+    )
+
+
+def patch_embed(layer: Any, images: Tensor) -> Tensor:
+    """timm's patch embedding of images (B, 3, H, W); on a GPU as one matrix product where it is no more than that."""
+    if type(layer) is not PatchEmbed or not patch_matmul.worthwhile(layer.proj, images):
+        return layer(images)
+    if layer.strict_img_size and layer.img_size is not None and tuple(images.shape[2:]) != tuple(layer.img_size):
+        return layer(images)  # it says so
+    rows = patch_matmul.patchify(layer.proj, images)
+    if layer.flatten:
+        rows = rows.flatten(1, 2)
+    elif layer.output_fmt != Format.NHWC:
+        rows = nchw_to(rows.permute(0, 3, 1, 2), layer.output_fmt)
+    return layer.norm(rows)
+
+
+@dataclass(frozen=True)
+class _Patches:
+    net: Any
+
+    def __call__(self, images: Tensor) -> Tensor:
+        patches = patch_embed(self.net.patch_embed, images)
+        return patches.flatten(1, 2) if patches.ndim == 4 else patches  # (B, H, W, C) where any size may come
+
+
+@dataclass(frozen=True)
+class _Embed:
+    net: Any
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        net = self.net
+        return net.norm_pre(net.patch_drop(net._pos_embed(patch_embed(net.patch_embed, images)))), None
+
+
+@dataclass(frozen=True)
+class _EmbedWithRope:
+    net: Any
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        rows, rotary = self.net._pos_embed(patch_embed(self.net.patch_embed, images))
+        return self.net.norm_pre(rows), rotary
+
+
+@dataclass(frozen=True)
+class _Pool:
+    net: Any
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        return self.net.forward_head(self.net.norm(rows), pre_logits=True)
+
+
+@dataclass(frozen=True)
+class _Classify:
+    net: Any
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        return self.net.forward_head(self.net.norm(rows))
+
+
+def _pool_rows(net: Any) -> int | None:
+    """timm's 'token' pool reads the first row, DeiT's distilled head the first two, every other pool all rows."""
+    if net.attn_pool is not None or net.global_pool != "token":
+        return None
+    return 2 if hasattr(net, "dist_token") else 1
+
+
+def _block(block: Any) -> Block:
+    kind = type(block)
+    if kind not in (TimmBlock, ResPostBlock, EvaBlock, EvaBlockPostNorm):
+        raise UnreadableError(f"{kind.__module__}.{kind.__name__}")
+    attention = block.attn
+    scale1: list = [getattr(block, "ls1", None), getattr(block, "drop_path1", None)]
+    scale2: list = [getattr(block, "ls2", None), getattr(block, "drop_path2", None)]
+    if getattr(block, "gamma_1", None) is not None:
+        scale1.insert(0, Gain(block, "gamma_1"))
+    if getattr(block, "gamma_2", None) is not None:
+        scale2.insert(0, Gain(block, "gamma_2"))
+    post = kind in (ResPostBlock, EvaBlockPostNorm)
+    return Block(
+        before1=chain(None if post else block.norm1),
+        project=_projection(attention),
+        query_norm=chain(attention.q_norm),
+        key_norm=chain(attention.k_norm),
+        inner_norm=chain(attention.norm),
+        out=chain(attention.proj),
+        gate=getattr(attention, "gate", None),
+        after1=chain(block.norm1 if post else None, *scale1),
+        before2=chain(None if post else block.norm2),
+        mlp=block.mlp,
+        after2=chain(block.norm2 if post else None, *scale2),
+        heads=attention.num_heads,
+        layer=block,
+        rotate_half=bool(getattr(attention, "rotate_half", False)),
+    )
+
+
+def _projection(attention: Any) -> Projection:
+    kind = type(attention)
+    grouped = getattr(attention, "num_kv_groups", 1) > 1
+    if kind not in (Attention, AttentionRope, EvaAttention) or grouped:
+        raise UnreadableError(f"{kind.__module__}.{kind.__name__}" + (" with grouped queries" if grouped else ""))
+    if attention.qkv is None:
+        return SplitProjection(attention.q_proj, attention.k_proj, attention.v_proj)
+    fused: Projection = (
+        FusedProjection(attention.qkv) if type(attention.qkv) in PLAIN else WrappedProjection(attention.qkv)
+    )
+    if getattr(attention, "q_bias", None) is not None:
+        return BiasedProjection(fused, attention)
+    return fused

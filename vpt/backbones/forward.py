@@ -1,0 +1,96 @@
+"""The executor: carries rows through a tower's blocks by a liveness plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from vpt.backbones.block import KeyValue, join
+from vpt.backbones.layer_prompt import LayerPrompt
+from vpt.backbones.liveness import Step
+from vpt.backbones.vit_spec import Tower
+
+
+def execute(
+    tower: Tower,
+    plan: Sequence[Step],
+    rows: Tensor,
+    rotary: Tensor | None,
+    layers: Sequence[LayerPrompt],
+    lead: int,
+    watch: Callable[[int, Tensor, int], None] | None = None,
+    copies: int = 1,
+    look: Callable[[int, Tensor, KeyValue | None, int], None] | None = None,
+) -> tuple[Tensor, int]:
+    """Run all blocks.
+
+    Args:
+        rows: embedded image (B, N, C), class and register rows first.
+        rotary: rotary embedding of the patches, or None.
+        layers: what the prompt does in each layer.
+        lead: how many leading image rows the step kept as "lead" wants.
+        watch: called after each layer with its number, its rows, and how many of them are prompt rows.
+        copies: the batch is repeated so often before the first layer in which a prompt acts; below it all copies are
+            the same, and are computed once.
+        look: called before each layer with its number, the rows that enter it, the keys and values that they see
+            beside their own, and how many of them are prompt rows.
+
+    Returns:
+        The rows that the head reads (B, R, C), prompt rows first, and how many of them are prompt rows.
+    """
+    held = 0  # prompt rows at the front of `rows`
+    for layer, (block, step, prompt) in enumerate(zip(tower.blocks, plan, layers, strict=True)):
+        if copies > 1 and prompt.acts:
+            rows, copies = rows.repeat(copies, 1, 1), 1
+        tokens, extra = prompt.tokens, prompt.extra
+        if prompt.adapt is not None:
+            adapted = prompt.adapt(rows[:, held:])
+            if step.as_rows:
+                tokens = adapted
+            else:
+                extra = join(extra, block.keys_values(adapted))
+        if tokens is not None:
+            fresh = (tokens if tokens.ndim == 3 else tokens[None]).to(rows.dtype)
+            rows = torch.cat([fresh.expand(rows.shape[0], -1, -1), rows[:, held:]], dim=1)
+            held = fresh.shape[1]
+        if look is not None:
+            look(layer, rows, extra, held)
+        out = block.forward(
+            rows,
+            extra,
+            _queries(step, held, rows.shape[1], lead, tower.prefix),
+            tower.rope(rotary, layer),
+            held + tower.prefix,
+            prompt.branch,
+            prompt.temperature,
+            _mask(prompt.seen, rows),
+        )
+        kept = held if step.keep in ("all", "prompts") else 0
+        if kept and prompt.gate is not None:
+            blended = prompt.gate * out[:, :kept] + (1 - prompt.gate) * rows[:, :kept]
+            out = torch.cat([blended.to(out.dtype), out[:, kept:]], dim=1)
+        rows, held = out, kept
+        if watch is not None:
+            watch(layer, rows, held)
+    return rows.repeat(copies, 1, 1) if copies > 1 else rows, held
+
+
+def _mask(seen: Tensor | None, rows: Tensor) -> Tensor | None:
+    """What every query of an image sees, (B, 1, 1, P + N): its own extra keys, and all rows."""
+    if seen is None:
+        return None
+    return torch.cat([seen, seen.new_ones(rows.shape[:2])], dim=1)[:, None, None]
+
+
+def _queries(step: Step, held: int, total: int, lead: int, prefix: int) -> slice | None:
+    """The rows of one layer whose output is read; None for all of them."""
+    start, stop = {
+        "all": (0, total),
+        "image": (held, total),
+        "prompts": (0, held),
+        "lead": (held, held + lead),
+        "patches": (held + prefix, total),
+    }[step.keep]
+    return None if (start, stop) == (0, total) else slice(start, stop)

@@ -1,0 +1,97 @@
+"""Settings of heads."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from vpt.config.base import MANY, Place, Section, Word, short
+from vpt.config.heads_detection import FasterHead, FcosHead, NativeHead, OwlHead, RetinaHead
+from vpt.config.templates import Templates
+
+Pool = Literal["native", "cls", "avg", "prompts", "all", "mean_then_norm", "mean_then_own_norm"]
+
+
+class LinearHead(Section):
+    """One linear layer."""
+
+    kind: Literal["linear"] = "linear"
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout on what the head reads")
+    pool: Pool = Field(
+        "native",
+        description="what the head reads: native (the backbone's own pooling), cls, avg (mean of patches), prompts "
+        "(mean of prompts), all (mean of both); mean_then_norm: mean of both before the norm, then a norm without "
+        "weights (VPT's code on MAE); mean_then_own_norm: then the backbone's norm",
+    )
+    init: Literal["small", "fan_out"] = Field(
+        "small", description="weights of the last layer: small (standard deviation 0.02), fan_out (Kaiming normal, VPT)"
+    )
+    bias: float = Field(0.0, description="bias of the last layer at the start; VPT: -4.59512")
+
+
+class MlpHead(LinearHead):
+    """Hidden layers with GELU, then a linear layer."""
+
+    kind: Literal["mlp"] = "mlp"  # type: ignore[assignment]
+    hidden: list[Annotated[int, Field(ge=1, le=65_536)]] = Field(
+        default_factory=lambda: [512], min_length=1, max_length=16, description="widths of the hidden layers"
+    )
+
+
+class LabelMapHead(Section):
+    """No new head: the backbone's own classifier, its classes mapped to the task's (Chen et al. 2023)."""
+
+    kind: Literal["labelmap"] = "labelmap"
+    method: Literal["first", "random", "frequency", "iterative", "semantic", "full"] = Field(
+        "iterative",
+        description="first: in order; random; frequency: by its predictions before training; iterative: anew in every "
+        "epoch; semantic: by the likeness of names; full: a linear layer learns it",
+    )
+    sources: int = Field(
+        1, ge=1, le=MANY, description="source classes whose scores are averaged for a class of the task"
+    )
+    every: int = Field(1, ge=1, le=MANY, description="method=iterative: epochs between new mappings")
+    text: Word = Field("ViT-B-32", description="method=semantic: open_clip model whose text tower compares names")
+    text_pretrained: Place = Field("openai", description="method=semantic: its weights, a tag of open_clip or a file")
+
+
+class ZeroShotHead(Section):
+    """Class names through the frozen text tower of a CLIP; cosines to them are the scores (Radford et al. 2021)."""
+
+    kind: Literal["zeroshot"] = "zeroshot"
+    templates: Templates = Field(
+        "auto",
+        description="auto (the data set's own where it has one, else single), single ('a photo of a {}.'), simple (7), "
+        "openai (80), a text with {}, a list of them, or a file with one a line",
+    )
+
+
+class TipHead(ZeroShotHead):
+    """Zero-shot scores and a cache of the training images' features (Tip-Adapter, Zhang et al. 2022)."""
+
+    kind: Literal["tip"] = "tip"  # type: ignore[assignment]
+    finetune: bool = Field(False, description="the cache's keys learn (Tip-Adapter-F)")
+    passes: int = Field(10, ge=1, le=MANY, description="augmented views of a training image whose mean is its key")
+    alpha: float = Field(10.0, gt=0.1, le=MANY, description="largest weight of the cache that is tried on validation")
+    beta: float = Field(12.0, gt=0.1, le=MANY, description="largest sharpness that is tried on validation")
+    first_alpha: float = Field(
+        1.0, ge=0, le=MANY, description="weight of the cache while keys learn, and without validation"
+    )
+    first_beta: float = Field(5.5, ge=0, le=MANY, description="sharpness while keys learn, and without validation")
+
+
+Head = Annotated[
+    LinearHead
+    | MlpHead
+    | LabelMapHead
+    | ZeroShotHead
+    | TipHead
+    | FcosHead
+    | RetinaHead
+    | FasterHead
+    | OwlHead
+    | NativeHead,
+    Field(discriminator="kind"),
+    short("kind", "linear"),
+]

@@ -1,0 +1,86 @@
+"""Settings of detection heads."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from vpt.config.base import Section, Sentence
+from vpt.config.templates import Templates
+
+
+class _BoxHead(Section):
+    taps: list[Annotated[int, Field(ge=-1000, le=1000)]] = Field(
+        default_factory=lambda: [-1],
+        min_length=1,
+        max_length=64,
+        description="layers whose patch grids are read; -1 is the last",
+    )
+    size: int | None = Field(
+        None, ge=16, le=4096, description="short side of images, in pixels; default: twice the backbone's own"
+    )
+    longest: float = Field(1.6, ge=1, le=20, description="longest side, as a multiple of size")
+    score: float = Field(0.05, ge=0, lt=1, description="boxes below this score are not predicted")
+    overlap: float = Field(0.6, gt=0, lt=1, description="of two boxes of a class that overlap more, one is dropped")
+    boxes: int = Field(100, ge=1, le=10_000, description="boxes predicted in an image at most")
+
+
+class _PyramidHead(_BoxHead):
+    scales: list[Annotated[float, Field(ge=0, le=100)]] = Field(
+        default_factory=lambda: [2.0, 1.0, 0.5, 0.25],
+        min_length=1,
+        max_length=16,
+        description="pyramid levels, as multiples of the patch grid: 4, 2, 1, 0.5 or 0.25",
+    )
+    channels: int = Field(64, ge=64, le=1024, multiple_of=32, description="of the pyramid and the head")
+
+
+class FcosHead(_PyramidHead):
+    """FCOS (Tian et al. 2019) by torchvision, over a simple feature pyramid."""
+
+    kind: Literal["fcos"] = "fcos"
+    convs: int = Field(4, ge=0, le=8, description="convolutions between a level and what it predicts; 0: a small head")
+
+
+class RetinaHead(_PyramidHead):
+    """RetinaNet (Lin et al. 2017) by torchvision, over a simple feature pyramid."""
+
+    kind: Literal["retinanet"] = "retinanet"
+
+
+class FasterHead(_PyramidHead):
+    """Faster R-CNN (Ren et al. 2015) by torchvision, over a simple feature pyramid."""
+
+    kind: Literal["faster_rcnn"] = "faster_rcnn"
+
+
+class OwlHead(_BoxHead):
+    """Class scores are likenesses of patch features to text features, a box a patch (OWL-ViT, Minderer et al. 2022)."""
+
+    kind: Literal["owl"] = "owl"
+    templates: Templates = Field("single", description="as of head=zeroshot")
+    overlap: float = Field(0.5, gt=0, le=1, description="of two boxes of a class that overlap more, one is dropped")
+
+
+class NativeHead(_BoxHead):
+    """A whole frozen detector of torchvision, behind a pixel prompt."""
+
+    kind: Literal["native"] = "native"
+    score: float | None = Field(  # type: ignore[assignment]
+        None, ge=0, lt=1, description="boxes below this score are not predicted; default: the detector's own"
+    )
+    overlap: float | None = Field(  # type: ignore[assignment]
+        None, gt=0, lt=1, description="of two boxes that overlap more, one is dropped; default: the detector's own"
+    )
+    boxes: int | None = Field(  # type: ignore[assignment]
+        None, ge=1, le=10_000, description="boxes predicted in an image at most; default: the detector's own"
+    )
+    classes: dict[Sentence, Sentence] = Field(
+        default_factory=dict,
+        max_length=10_000,
+        description="class of the task: class of the detector that stands for it, where names differ",
+    )
+
+
+BoxHead = Annotated[FcosHead | RetinaHead | FasterHead | OwlHead | NativeHead, Field(discriminator="kind")]

@@ -1,0 +1,344 @@
+"""From defaults, a YAML file and `key=value` words to one validated RunConfig; every mistake is told at once."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from vpt.config.base import Section
+from vpt.config.heads import Head
+from vpt.config.prompts import Prompt
+from vpt.config.run import RunConfig
+from vpt.config.training import Optimizer, PerRole
+from vpt.config.tuning import Tuning
+from vpt.utils.errors import UserError, nearest
+from vpt.utils.file_names import one_line
+from vpt.utils.safe_yaml import MOST_BYTES, BadYaml, parse_yaml
+
+MOST_LINES = 20  # mistakes that are named
+QUOTED = ("{", "[", '"', "'")  # what a value begins with whose end is told
+
+
+def load_config(
+    file: str | Path | None = None, overrides: Sequence[str] = (), base: Mapping[str, Any] | None = None
+) -> RunConfig:
+    """Merge defaults, `base`, the YAML `file` and `key=value` words into one validated RunConfig.
+
+    Raises:
+        UserError: a file that cannot be read, or one line for every mistake found.
+
+    >>> load_config(overrides=["prompt=shallow", "prompt.tokens=5"]).prompt.tokens
+    5
+    """
+    tree: dict[str, Any] = dict(base or {})
+    if file is not None:
+        tree = _merge(tree, read_yaml(file))
+    words = parse_overrides(overrides)
+    tree = _merge(tree, words)
+    if wrong := list(itertools.islice(_unencodable("", tree), MOST_LINES)):
+        raise UserError("\n".join(wrong))
+    config = _validated(tree)
+    if not config.cases:
+        return config
+    _check_cases(config)
+    # A later load of this configuration must not undo what the words say now.
+    given = given_keys(overrides)
+    left = [
+        {"when": case.when, "use": {name: value for name, value in case.use.items() if name not in given}}
+        for case in config.cases
+    ]
+    for case in config.cases:
+        if case.fits(config):
+            for name, value in case.use.items():
+                tree = _merge(tree, _nested(name, value))
+    return _validated({**_merge(tree, words), "cases": left})
+
+
+def _validated(tree: Mapping[str, Any]) -> RunConfig:
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        lines = list(itertools.islice(_explain(error), MOST_LINES + 1))
+        raise UserError("\n".join([*lines[:MOST_LINES], *(["..."] if len(lines) > MOST_LINES else [])])) from None
+
+
+def _check_cases(config: RunConfig) -> None:
+    from vpt.config.describe import described
+
+    known = {one.key for one in described()}
+    known |= {f"{key}.kind" for key in ("prompt", "tuning", "head", "train.optimizer")}
+    for name in [name for case in config.cases for name in (*case.when, *case.use)]:
+        if name not in known:
+            raise UserError(f"cases: unknown setting '{name}'{nearest(name, known)}")
+
+
+def read_yaml(file: str | Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping; UserError when it is missing or something else."""
+    try:
+        with Path(file).open("rb") as opened:
+            content = opened.read(4 * MOST_BYTES + 1)  # no more, whatever is behind the name
+        value = parse_yaml(content.decode("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not a text file"
+        raise UserError(f"cannot read the config {file}: {reason}") from None
+    except BadYaml as error:
+        raise UserError(f"{file} is not valid YAML: {error}") from None
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise UserError(f"{file} must hold 'key: value' lines, found {type(value).__name__}")
+    return value
+
+
+def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
+    """Turn `a.b=1` words into a nested mapping; values are read as YAML.
+
+    >>> parse_overrides(["train.epochs=3", "prompt=deep", "prompt.layers=[0, 1]"])
+    {'train': {'epochs': 3}, 'prompt': {'kind': 'deep', 'layers': [0, 1]}}
+    """
+    tree: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise UserError(f"'{word}' is not of the form key=value, as in train.epochs=10")
+        tree = _merge(tree, _nested(key, read_value(text)))
+    return tree
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    """A tree of one setting, by its full name."""
+    *parents, last = key.split(".")
+    branch: dict[str, Any] = {last: value}
+    for parent in reversed(parents):
+        branch = {parent: branch}
+    return branch
+
+
+def given_keys(words: Sequence[str]) -> list[str]:
+    """The settings that `key=value` words give, by their full names.
+
+    >>> given_keys(["data=photos", "train.optimizer=sgd", "head={kind: fcos, score: 0.1}"])
+    ['data.path', 'train.optimizer.kind', 'head.kind', 'head.score']
+    """
+
+    def walk(path: tuple[str, ...], value: Any) -> Iterator[str]:
+        if path and isinstance(value, str) and path[-1] in _SHORTHAND:
+            value = {_SHORTHAND[path[-1]]: value}
+        if not isinstance(value, Mapping):
+            yield ".".join(path)
+            return
+        for key, item in value.items():
+            yield from walk((*path, key), item)
+
+    return list(walk((), parse_overrides(words)))
+
+
+def word(key: str, value: object) -> str:
+    """A `key=value` word that gives back any value as it is: numbers, lists, and texts, paths above all.
+
+    >>> word("data", "photos"), word("out", Path("2024"))
+    ('data=photos', 'out="2024"')
+    >>> parse_overrides([word("out", Path("2024")), word("prompt.layers", [0, 1])])
+    {'out': '2024', 'prompt': {'layers': [0, 1]}}
+    """
+    if isinstance(value, str | Path):
+        text = str(value)
+        if text[:1] not in QUOTED and read_value(text) == text:
+            return f"{key}={text}"
+    return f"{key}={json.dumps(value, default=str)}"
+
+
+def split_values(text: str) -> list[str]:
+    """Values between commas; a comma inside brackets or quotes belongs to its value.
+
+    >>> split_values('all,[0, 1],{a: [2, 3], b: "4, 5"}')
+    ['all', '[0, 1]', '{a: [2, 3], b: "4, 5"}']
+    """
+    found, depth, quote, before = [""], 0, "", ","
+    for sign in text:
+        if quote:
+            quote = "" if sign == quote else quote
+        elif sign in "\"'" and before in ",[{:":  # elsewhere it is an apostrophe
+            quote = sign
+        elif sign in "[{":
+            depth += 1
+        elif sign in "]}":
+            depth = max(0, depth - 1)
+        elif sign == "," and depth == 0:
+            found.append("")
+            before = sign
+            continue
+        found[-1] += sign
+        before = sign if sign.strip() else before
+    return found
+
+
+def read_value(text: str) -> Any:
+    """A value as YAML reads it, but for what people do not mean on a command line: a comment, a mapping or a list
+    without brackets, a date. A path may look like any of them.
+
+    >>> [read_value(text) for text in ("3", "1e-3", "[0, 1]", "a: b", '"3"')]
+    [3, 0.001, [0, 1], 'a: b', '3']
+    """
+    text = text.strip()
+    bare = text[:1] not in QUOTED
+    if not bare:
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads(text)  # what `word` wrote; YAML knows fewer numbers, and splits signs such as emoji
+    try:
+        value = parse_yaml(text)
+    except BadYaml:
+        return text
+    if bare and (text[:1] == "#" or not isinstance(value, bool | int | float | None)):
+        value = text
+    if bare and isinstance(value, str) and _is_number(value):
+        value = float(value)  # YAML 1.1 reads 1e-3 as text
+    return value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return text.lower().strip("+-") not in ("nan", "inf", "infinity")
+
+
+_SHORTHAND = {
+    "backbone": "name",
+    "data": "path",
+    "prompt": "kind",
+    "tuning": "kind",
+    "head": "kind",
+    "optimizer": "kind",
+}
+
+
+def _merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Deep merge. Where `kind` changes, settings of the old kind that the new one lacks are dropped."""
+    merged = dict(old)
+    for key, value in new.items():
+        before = merged.get(key)
+        if key in _SHORTHAND:
+            before, value = ({_SHORTHAND[key]: item} if isinstance(item, str) else item for item in (before, value))
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            if "kind" in value and value["kind"] != before.get("kind"):
+                known = _fields_of_kind(key, value["kind"])
+                before = {name: item for name, item in before.items() if name in known}
+            merged[key] = _merge(before, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _unions() -> dict[str, tuple[type[Section], ...]]:
+    return {
+        name: get_args(get_args(alias)[0])
+        for name, alias in {"prompt": Prompt, "tuning": Tuning, "head": Head, "optimizer": Optimizer}.items()
+    }
+
+
+def _fields_of_kind(section: str, kind: Any) -> set[str]:
+    # A learning rate that suits one optimiser is wrong for the other, so an optimiser keeps nothing.
+    if section == "optimizer":
+        return set()
+    for model in _unions().get(section, ()):
+        if model.model_fields["kind"].default == kind:
+            return set(model.model_fields)
+    return set()
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    """One line for each mistake, in the user's own key names."""
+    for item in error.errors():
+        path = [str(part) for part in item["loc"]]
+        key = key_of(path)
+        text = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            yield f"unknown key '{_short(key)}'{nearest(path[-1][:80], _known_keys(path))}"
+        elif item["type"] == "union_tag_invalid":
+            expected = item["ctx"]["expected_tags"].replace("'", "")
+            given = _short(item["ctx"]["tag"])
+            yield f"{key}.kind={given} does not exist{nearest(given, expected.split(', '))}; known: {expected}"
+        else:
+            given = item["input"]
+            shown = f"={_short(given)}" if isinstance(given, str | int | float | bool | list) else ""
+            yield f"{key}{shown}: {text[0].lower()}{text[1:]}"
+
+
+def key_of(place: Sequence[str]) -> str:
+    """The name of a setting by the place that pydantic gives, without the kinds and types that it tried there.
+
+    >>> key_of(["prompt", "deep", "layers", "list[constrained-int]", "0"])
+    'prompt.layers.0'
+    """
+    path = list(place)
+    tried = {index for index, part in enumerate(path) if "[" in part or part in ("bool", "str", "constrained-str")}
+    return ".".join(part for index, part in enumerate(path) if index not in tried and not _is_tag(path, index))
+
+
+def _unencodable(key: str, value: Any) -> Iterator[str]:
+    """A line for each text that cannot be written into a file, such as a path that is no UTF-8."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _unencodable(f"{key}.{name}" if key else str(name), item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _unencodable(key, item)
+    elif isinstance(value, str) and not _is_encodable(value):
+        yield f"{key}={_short(one_line(value))}: not UTF-8; rename it, or set LC_ALL=C.UTF-8 if the name is UTF-8"
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _short(given: object) -> str:
+    """A value for a message.
+
+    >>> len(_short("x" * 1000)) < 100
+    True
+    """
+    try:
+        text = str(given)
+    except ValueError:  # more digits than Python prints
+        return "..."
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def _is_tag(path: list[str], index: int) -> bool:
+    """pydantic puts the chosen kind into the location: prompt, deep, tokens."""
+    return (
+        index > 0
+        and path[index - 1] in _unions()
+        and path[index] in {model.model_fields["kind"].default for model in _unions()[path[index - 1]]}
+    )
+
+
+def _known_keys(path: list[str]) -> set[str]:
+    fields: Any = RunConfig
+    for index, part in enumerate(path[:-1]):
+        if _is_tag(path, index):
+            fields = next(m for m in _unions()[path[index - 1]] if m.model_fields["kind"].default == part)
+        elif part in _unions():
+            continue
+        elif part in ("lr", "weight_decay"):
+            fields = PerRole
+        else:
+            if part.isdigit():  # a place in a list
+                continue
+            annotation = fields.model_fields[part].annotation
+            if get_origin(annotation) is list:
+                (annotation,) = get_args(annotation)
+            fields = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else fields
+    return set(fields.model_fields)

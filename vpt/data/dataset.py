@@ -1,0 +1,125 @@
+"""What a data set is once it has been read: records with integer labels, in three splits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vpt.config.data import Window
+
+
+class Item(NamedTuple):
+    """Image number `at` of a torchvision data set (anything whose `[at]` gives an image and a label)."""
+
+    dataset: Any
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One image: the name shown to users, where its pixels are, and the indices of its classes.
+
+    `window` is `data.window` of the run it is read for. `place` is where a list names it, as in "photos.csv, line 3".
+    """
+
+    name: str
+    source: Path | Item
+    labels: tuple[int, ...]
+    window: Window = field(default="auto", kw_only=True)
+    place: str = field(default="", kw_only=True)
+
+    def identity(self) -> list[Any]:
+        """What decides the record, for fingerprints."""
+        return [self.name, self.labels]
+
+    def problem(self) -> str:
+        """Why the image cannot be used, as far as its annotations tell, or ""."""
+        return ""
+
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """A data set. Labels index `classes`, which is decided once, by the training split.
+
+    `notes` are sentences for the user about what was chosen or left out on the way here. `left_out` counts what was
+    there and is none of the records, by what it is: files of a folder, rows of a table. `pixels` is a digest of what
+    the images show, "" before they were looked at: see `vpt.data.validation`.
+    """
+
+    classes: tuple[str, ...]
+    multilabel: bool
+    train: tuple[Record, ...]
+    val: tuple[Record, ...]
+    test: tuple[Record, ...] = ()
+    notes: tuple[str, ...] = ()
+    left_out: tuple[tuple[str, int], ...] = ()
+    pixels: str = ""
+
+    def split(self, name: str) -> tuple[Record, ...]:
+        """The records of "train", "val" or "test"."""
+        if name not in SPLITS:
+            raise KeyError(name)
+        records: tuple[Record, ...] = getattr(self, name)
+        return records
+
+    def with_window(self, window: Window) -> LabelledData:
+        """The same records, to be read by a window.
+
+        >>> one = Record("a.png", Path("a.png"), (0,))
+        >>> LabelledData(("cat", "dog"), False, (one,), ()).with_window((0.0, 4095.0)).train[0].window
+        (0.0, 4095.0)
+        """
+        train, val, test = (tuple(replace(record, window=window) for record in self.split(split)) for split in SPLITS)
+        return replace(self, train=train, val=val, test=test)
+
+    def fingerprint(self) -> str:
+        """sha256 over classes and over names and labels of every split, in order.
+
+        Names are relative to the data set, so moving its folder changes nothing; adding, removing, renaming,
+        relabelling or splitting otherwise does. Pixels are not read.
+
+        >>> one = Record("a.png", Path("a.png"), (0,))
+        >>> data = LabelledData(("cat", "dog"), False, (one,), ())
+        >>> data.fingerprint() == LabelledData(("cat", "dog"), False, (), (one,)).fingerprint()
+        False
+        """
+        digest = hashlib.sha256(json.dumps([self.classes, self.multilabel]).encode())
+        for name in SPLITS:
+            for record in self.split(name):
+                digest.update(json.dumps([name, *record.identity()]).encode())
+        return digest.hexdigest()
+
+    def account(self, unit: str, place: str) -> str:
+        """Where everything went that was found: images in the splits, and what was left out. The counts add up.
+
+        Args:
+            unit: what is counted, as in "file".
+            place: where.
+
+        >>> one = Record("a.png", Path("a.png"), (0,))
+        >>> LabelledData(("cat", "dog"), False, (one,), (), left_out=(("hidden", 2),)).account("file", "photos")
+        '3 files in photos: 1 image, 2 hidden'
+        """
+        used = sum(len(self.split(name)) for name in SPLITS)
+        total = used + sum(count for _, count in self.left_out)
+        parts = [f"{used} image{'' if used == 1 else 's'}", *(f"{count} {what}" for what, count in self.left_out)]
+        units = unit if total == 1 else unit.replace(" or ", "s or ") + "s"
+        return f"{total} {units} in {place}: {', '.join(parts)}"
+
+    def summary(self) -> str:
+        """One line with the counts.
+
+        >>> LabelledData(("cat", "dog"), False, (), ()).summary()
+        '2 classes, 0 training, 0 validation and 0 test images'
+        """
+        kind = "labels, several an image" if self.multilabel else "class" if len(self.classes) == 1 else "classes"
+        return (
+            f"{len(self.classes)} {kind}, {len(self.train)} training, {len(self.val)} validation "
+            f"and {len(self.test)} test images"
+        )

@@ -1,0 +1,101 @@
+"""What the readers of data sets hand over: names and labels as text, not yet numbered or split."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from vpt.data.dataset import Item
+from vpt.data.decode import EXTENSIONS
+from vpt.utils.errors import UserError
+
+# What users call the splits, by our names.
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+class NoTrainingImages(UserError):
+    """A data set that is made for testing alone."""
+
+
+class Entry(NamedTuple):
+    """One image with the names of its labels, and where a list names it, as in "photos.csv, line 3"."""
+
+    name: str
+    source: Path | Item
+    labels: tuple[str, ...]
+    place: str = ""
+
+
+@dataclass
+class Found:
+    """Entries by split ("train", "val", "test"), and sentences for the user.
+
+    `classes` is None when the training entries decide, else the order the data set itself gives. `divided` says whether
+    the splits are the data set's own; otherwise all entries are under "train". `left_out` counts files that are there
+    and no entries, by what they are; `absent` are files that entries name and that do not exist.
+    """
+
+    splits: dict[str, list[Entry]] = field(default_factory=dict)
+    multilabel: bool = False
+    classes: tuple[str, ...] | None = None
+    notes: list[str] = field(default_factory=list)
+    divided: bool = False
+    left_out: Counter[str] = field(default_factory=Counter)
+    absent: set[Path] = field(default_factory=set)
+
+
+def is_image(name: str) -> bool:
+    """Whether a file name is not hidden and has an image's extension.
+
+    >>> is_image("a.JPG"), is_image(".a.jpg"), is_image("a.txt")
+    (True, False, False)
+    """
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+def listed(names: list[str], limit: int = 10) -> str:
+    """The first names, comma-separated, and how many more there are.
+
+    >>> listed(["a", "b", "c"], limit=2)
+    'a, b and 1 more'
+    """
+    more = len(names) - limit
+    return ", ".join(name[:200] for name in names[:limit]) + (f" and {more} more" if more > 0 else "")
+
+
+def number_of(count: int, noun: str) -> str:
+    """The count with its noun.
+
+    >>> number_of(1, "image"), number_of(2, "image")
+    ('1 image', '2 images')
+    """
+    plural = f"{noun}es" if noun.endswith(("s", "x")) else f"{noun}s"
+    return f"{count} {noun if count == 1 else plural}"
+
+
+def ignored_note(ignored: Counter[str]) -> list[str]:
+    """Sentences about files that were passed over, by extension, and about hidden ones.
+
+    >>> ignored_note(Counter({".txt": 2, "hidden": 1}))
+    ['ignored 2 files that cannot be images: 2 .txt', 'ignored 1 hidden file']
+    """
+    others = Counter({kind: count for kind, count in ignored.items() if kind != "hidden" and count})
+    told = []
+    if others:
+        kinds = ", ".join(f"{count} {kind or 'without extension'}" for kind, count in others.most_common(8))
+        told.append(f"ignored {number_of(others.total(), 'file')} that cannot be images: {kinds}")
+    if ignored["hidden"]:
+        told.append(f"ignored {number_of(ignored['hidden'], 'hidden file')}")
+    return told

@@ -1,0 +1,338 @@
+"""`load_data`: from the data section of the configuration to numbered, split records."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from vpt.config import DataConfig
+from vpt.data.class_names import alike, clean, doubtful, visible
+from vpt.data.dataset import SPLITS, LabelledData, Record
+from vpt.data.datasets.csv import is_csv, read_csv
+from vpt.data.datasets.dassl import read_dassl
+from vpt.data.datasets.digits import read_digits
+from vpt.data.datasets.entries import Entry, Found, NoTrainingImages, listed, number_of
+from vpt.data.datasets.fgvc import read_fgvc
+from vpt.data.datasets.image_folder import read_folder, read_split_folder
+from vpt.data.datasets.torchvision import read_torchvision
+from vpt.data.datasets.vtab import read_vtab
+from vpt.data.detection.formats import layout_of
+from vpt.data.splits import TEST, VALIDATION, draw_shots, set_apart, split_off
+from vpt.utils.atomic_io import at_home
+from vpt.utils.errors import UserError
+from vpt.utils.file_names import one_line
+
+# What images are that were read and are not used, as `vpt data check` tells it.
+REPEATED, UNUSED = "repeated", "not drawn or asked for"
+
+
+def load_data(config: DataConfig) -> LabelledData:
+    """Read the data set that `config.path` names and decide classes and splits. No image is opened.
+
+    The training classes, sorted, are numbered; validation and test use the same numbers. Where there is no
+    validation split, `val_fraction` of each class is split off training; then `shots` images of each class are
+    drawn from training (all of a class that has fewer, with a note).
+
+    Raises:
+        UserError: the data cannot be found or used; the sentence names what and how to mend it.
+
+    >>> load_data(DataConfig(path="no/such/folder"))
+    Traceback (most recent call last):
+    ...
+    vpt.utils.errors.UserError: there is no folder no/such/folder; check data.path
+    """
+    found = read_source(config)
+    for split, path in (("val", config.val), ("test", config.test)):
+        if path is not None:
+            _override(found, split, at_home(path), config.separator)
+    clean_labels(found)
+    clean_names(found)
+    for split, entries in found.splits.items():
+        found.splits[split] = once(entries, config.separator, found)
+    _refuse_shared(found.splits)
+
+    classes = _classes(found, config)
+    found.notes += doubtful(classes)
+    read = sum(len(entries) for entries in found.splits.values())
+    if config.half != "all":
+        classes = _half(found, classes, config.half)
+    numbers = {name: number for number, name in enumerate(classes)}
+    train, val, test = (_numbered(found.splits.get(split, ()), split, numbers) for split in SPLITS)
+    notes = list(found.notes)
+    if not test and config.test_fraction is not None:
+        train, test = _split_off(train, config.test_fraction, config.split_seed, TEST, found.absent)
+        notes.append(
+            f"split {number_of(len(test), 'image')} off for test (data.test_fraction={config.test_fraction:g})"
+        )
+    if not val and train:
+        train, val = _with_validation(train, config, notes, found.absent)
+    if config.shots is not None:
+        train, short = draw_shots(_there(train, found.absent), config.shots, config.split_seed)
+        if short:
+            few = [f"{classes[label]} ({count})" for label, count in short.items()]
+            notes.append(f"fewer training images than data.shots={config.shots}, so all are used: {listed(few)}")
+    train, val, test = set_apart(train, val, test, config)
+    found.left_out[UNUSED] += read - len(train) - len(val) - len(test)
+    left_out = tuple(sorted((+found.left_out).items()))
+    return LabelledData(classes, found.multilabel, tuple(train), tuple(val), tuple(test), tuple(notes), left_out)
+
+
+def read_source(config: DataConfig, known: Collection[str] | None = None) -> Found:
+    """What `config.path` names, with labels as they are written.
+
+    Args:
+        config: the section of data.
+        known: the classes of an artifact that is to be measured, for which no training images are needed.
+
+    Raises:
+        UserError: data that cannot be found or read.
+    """
+    kind, colon, name = config.path.partition(":")
+    if config.path == "digits":
+        return read_digits()
+    if colon and kind == "dassl":
+        return read_dassl(name, at_home(config.root))
+    if colon and kind == "vtab":
+        return read_vtab(name, at_home(config.root))
+    if colon and kind == "fgvc":
+        return read_fgvc(name, at_home(config.root))
+    if colon and kind == "torchvision":
+        return read_torchvision(name, at_home(config.root), config.download)
+    path = at_home(config.path)
+    if is_csv(path):
+        return read_csv(path, config.separator)
+    if os.path.isfile(path):
+        raise UserError(
+            f"data.path={config.path} is a file but no CSV; give a folder of class folders or a .csv file, "
+            "or for boxes set task=detection"
+        )
+    try:
+        return read_folder(path, known)
+    except UserError:
+        # What boxes come in looks like class folders that are broken.
+        if (layout := layout_of(path)) is not None:
+            raise UserError(f"data.path={config.path} holds boxes ({layout}); set task=detection") from None
+        raise
+
+
+def _override(found: Found, split: str, path: Path, separator: str) -> None:
+    """Let a folder or CSV of its own stand for one split."""
+    other = read_csv(path, separator) if is_csv(path) else read_split_folder(path)
+    # A CSV may list other splits as well.
+    entries = other.splits.get(split) or other.splits.get("train")
+    if entries is None:
+        raise UserError(f"data.{split}={path} lists {listed(sorted(other.splits))} images alone, none for {split}")
+    if before := found.splits.get(split):
+        found.notes.append(f"data.{split}={path} is used instead of the {split} images of data.path")
+        found.left_out[UNUSED] += len(before)
+    found.splits[split] = renamed(entries, path)
+    found.multilabel |= other.multilabel
+    found.notes += other.notes
+    found.left_out += other.left_out
+    found.left_out[UNUSED] += sum(map(len, other.splits.values())) - len(entries)
+
+
+def renamed(entries: Iterable[Entry], path: Path) -> list[Entry]:
+    """Entries named after the folder or file that they are read from, as two folders tend to hold the same names."""
+    return [entry._replace(name=f"{path.stem}/{entry.name}") for entry in entries]
+
+
+def clean_names(found: Found) -> None:
+    """Names of images and classes come from files of others: what cannot be printed or encoded is escaped here."""
+    if found.classes is not None:
+        found.classes = tuple(map(one_line, found.classes))
+    found.splits = {
+        split: [
+            entry._replace(name=one_line(entry.name), labels=tuple(map(one_line, entry.labels))) for entry in entries
+        ]
+        for split, entries in found.splits.items()
+    }
+
+
+def clean_labels(found: Found) -> None:
+    """Give classes their clean names, and say which were written otherwise. A data set with names of its own keeps
+    them."""
+    if found.classes is not None:
+        return
+    written: Counter[str] = Counter()
+    for split, entries in found.splits.items():
+        for entry in entries:
+            written.update(label for label in entry.labels if label != (clean(label) or label))
+        found.splits[split] = [
+            entry._replace(labels=tuple(dict.fromkeys(clean(label) or label for label in entry.labels)))
+            for entry in entries
+        ]
+    if written:
+        pairs = [
+            f"{visible(label)} as {clean(label)} ({number_of(count, 'image')})"
+            for label, count in sorted(written.items())
+        ]
+        found.notes.append(
+            "class names are read without outer spaces and characters that cannot be seen, in one Unicode form: "
+            f"{listed(pairs)}"
+        )
+
+
+def once(entries: list[Entry], separator: str, found: Found) -> list[Entry]:
+    """Drop repetitions of a file: split at random, the same image could end up on both sides.
+
+    Raises:
+        UserError: a file with several classes.
+    """
+    first: dict[Hashable, Entry] = {}
+    kept: list[Entry] = []
+    for entry in entries:
+        if not isinstance(entry.source, Path):
+            return entries
+        identity = _identity(entry.source)
+        if isinstance(identity, str):
+            found.absent.add(entry.source)
+        before = first.setdefault(identity, entry)
+        if before is entry:
+            kept.append(entry)
+        elif set(before.labels) != set(entry.labels):
+            raise UserError(
+                f"the same file has different labels: {_described(before)} and {_described(entry)}; remove one, or for "
+                f"several labels an image list it once in a CSV file with its labels joined by '{separator}'"
+            )
+    if repeated := len(entries) - len(kept):
+        found.notes.append(f"left out {number_of(repeated, 'repetition')} of a file with the same label")
+        found.left_out[REPEATED] += repeated
+    return kept
+
+
+def _described(entry: Entry) -> str:
+    place = f"; {entry.place}" if entry.place else ""
+    return f"{entry.name} ({', '.join(entry.labels)}{place})"
+
+
+def _refuse_shared(splits: dict[str, list[Entry]]) -> None:
+    owners: dict[Hashable, tuple[str, str]] = {}
+    shared: list[str] = []
+    for split in SPLITS:
+        for entry in splits.get(split, []):
+            if not isinstance(entry.source, Path):
+                break
+            before, name = owners.setdefault(_identity(entry.source), (split, entry.name))
+            if before != split:
+                shared.append(f"{name} ({before}) is {entry.name} ({split})")
+    if shared:
+        raise UserError(
+            f"{number_of(len(shared), 'file')} in two splits, which makes the score worthless: {listed(shared)}; "
+            "keep each in one split only"
+        )
+
+
+def _identity(path: Path) -> Hashable:
+    # Sees through links and different spellings of a path. A missing file or a broken link is only itself: the check of
+    # the data names it.
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return os.path.abspath(path)
+    return status.st_dev, status.st_ino
+
+
+def _half(found: Found, classes: tuple[str, ...], half: str) -> tuple[str, ...]:
+    """The first half of the classes (one more where their number is odd) or the second, and only their images."""
+    if found.multilabel:
+        raise UserError("data.half parts classes, which several labels an image do not allow; leave it out")
+    middle = (len(classes) + 1) // 2
+    kept = classes[:middle] if half == "base" else classes[middle:]
+    if len(kept) < 2:
+        raise UserError(f"data.half={half} leaves {number_of(len(kept), 'class')} of {len(classes)}; it needs two")
+    found.splits = {
+        split: [entry for entry in entries if entry.labels[0] in set(kept)] for split, entries in found.splits.items()
+    }
+    return kept
+
+
+def _classes(found: Found, config: DataConfig) -> tuple[str, ...]:
+    path, train = config.path, found.splits.get("train", [])
+    if found.classes is not None and found.splits.get("test") and not train:
+        return found.classes  # a set made for testing alone
+    if not train:
+        raise NoTrainingImages(
+            f"data.path={path} has no training images; give some of them the split 'train', or measure a run on it: "
+            f"vpt eval RUN data={path}"
+        )
+    classes = found.classes or tuple(sorted({label for entry in train for label in entry.labels}))
+    if len(classes) < 2:
+        raise UserError(
+            f"data.path={path} has only one class ({classes[0]}); a classifier needs the images of at least two"
+        )
+    return classes
+
+
+def _numbered(entries: Iterable[Entry], split: str, numbers: dict[str, int]) -> list[Record]:
+    entries = list(entries)
+    unknown = unknown_classes(entries, numbers)
+    if unknown:
+        raise UserError(
+            f"the {split} images have classes that training lacks: {listed(unknown)}; "
+            "add training images of them or remove them"
+        )
+    return [record_of(entry, numbers) for entry in entries]
+
+
+def unknown_classes(entries: Iterable[Entry], known: Collection[str]) -> list[str]:
+    """The classes of entries that are none of the known ones, each with its images and the known name that may be
+    meant.
+
+    >>> unknown_classes([Entry("a/1.png", Path("1.png"), ("Cat",))], ["cat", "dog"])
+    ["Cat (1 image, first a/1.png; did you mean 'cat'?)"]
+    """
+    firsts: dict[str, Entry] = {}
+    counts: Counter[str] = Counter()
+    for entry in entries:
+        for label in entry.labels:
+            if label not in known:
+                firsts.setdefault(label, entry)
+                counts[label] += 1
+    return [
+        f"{visible(label)} ({number_of(counts[label], 'image')}, first {first.name}"
+        f"{f' in {first.place}' if first.place else ''}{alike(label, known)})"
+        for label, first in sorted(firsts.items())
+    ]
+
+
+def record_of(entry: Entry, numbers: Mapping[str, int]) -> Record:
+    """An entry with its labels as numbers."""
+    labels = tuple(sorted(numbers[label] for label in entry.labels))
+    return Record(entry.name, entry.source, labels, place=entry.place)
+
+
+def _split_off(
+    records: Sequence[Record], fraction: float, seed: int, purpose: int, absent: Collection[Path]
+) -> tuple[list[Record], list[Record]]:
+    """As `split_off`; images that do not exist stay in the first part, so that the second has the size it should."""
+    _, off = split_off(_there(records, absent), fraction, seed, purpose)
+    chosen = {id(record) for record in off}
+    return [record for record in records if id(record) not in chosen], off
+
+
+def _there(records: Sequence[Record], absent: Collection[Path]) -> Sequence[Record]:
+    if not absent:
+        return records
+    return [record for record in records if not isinstance(record.source, Path) or record.source not in absent]
+
+
+def _with_validation(
+    train: Sequence[Record], config: DataConfig, notes: list[str], absent: Collection[Path]
+) -> tuple[list[Record], list[Record]]:
+    kept, val = _split_off(train, config.val_fraction, config.split_seed, VALIDATION, absent)
+    if not val and config.join_val:
+        return kept, []  # one image a class: all are trained on, and none is missing from a validation
+    if not val:
+        raise UserError(
+            "there is no validation split and no class has two images to split one off; add images or set data.val"
+        )
+    if config.join_val:
+        return kept, val
+    notes.append(
+        f"split {len(val)} of {number_of(len(train), 'training image')} off for validation "
+        f"(data.val_fraction={config.val_fraction:g}, data.split_seed={config.split_seed})"
+    )
+    return kept, val

@@ -1,0 +1,342 @@
+"""Any image as an RGB array, or a `BadImage` that says what is wrong with it.
+
+Pillow decodes (torchvision's PNG decoder can be crashed by one flipped byte), the whole image is decoded
+(verifying headers proves nothing), and no file is ever written to.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from collections.abc import Collection, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from vpt.config.data import LEGACY, Window
+from vpt.data import png16
+from vpt.data.color import grey_values, to_rgb
+from vpt.data.dataset import Item, Record
+from vpt.data.file_structure import examine_structure
+from vpt.data.intensity_window import Depth
+from vpt.data.pillow_compat import pillow_settings
+from vpt.utils.errors import UserError
+from vpt.utils.file_type import HEAD, what_it_is
+
+# An allow-list: Pillow's other readers include one that starts a program (EPS) and some that take almost any
+# bytes for an image (TGA).
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "QOI")
+_SUFFIXES = "jpg jpeg jpe jfif png apng gif webp bmp dib tif tiff ppm pgm pbm pnm jp2 j2k avif ico qoi"
+EXTENSIONS = frozenset("." + suffix for suffix in _SUFFIXES.split())
+MAX_PIXELS = 100_000_000
+_TILE_TAGS = (322, 323)  # of a TIFF: width and height of a tile
+# Bytes for each pixel while a format is decoded, measured with the whole of `decode`.
+_BYTES_A_PIXEL = {"WEBP": 20, "JPEG": 14}
+_TILE = 1 << 22  # pixels that a tile of a TIFF may have, whatever the size of the image
+
+Source = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | np.ndarray
+
+
+class BadImage(UserError):
+    """An image that cannot be used: `name` says which, `reason` why."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"cannot use the image {name}: {reason}")
+        self.name = name
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[BadImage], tuple[str, str]]:
+        return BadImage, (self.name, self.reason)
+
+
+class Decoded(NamedTuple):
+    """Pixels (H, W, 3) uint8 RGB; the file's format and Pillow mode; words for what had to be converted; whether it is
+    deeper than 8 bits; which values it has then, as far as they were read, and these, if they were to be measured."""
+
+    pixels: np.ndarray
+    format: str
+    mode: str
+    notes: tuple[str, ...]
+    deep: bool = False
+    depth: Depth | None = None
+    values: np.ndarray | None = None
+
+
+class Header(NamedTuple):
+    """What a file says of itself before it is decoded, and the memory that decoding it takes at most, in bytes."""
+
+    format: str
+    width: int
+    height: int
+    memory: int
+
+
+def decode(
+    source: Source,
+    max_pixels: int = MAX_PIXELS,
+    name: str | None = None,
+    formats: Collection[str] = FORMATS,
+    window: Window = "auto",
+) -> np.ndarray:
+    """Return the pixels of `source` as a new array (H, W, 3) of uint8 RGB.
+
+    `source` is a path, the bytes of a file, a binary file object, a Pillow image, or an array (H, W), (H, W, 1),
+    (H, W, 3) or (H, W, 4) of uint8. Images come out upright (EXIF), over white where they are transparent; of an
+    animation the first frame. `formats` are the kinds of file that are taken. Values deeper than 8 bits are scaled by
+    `window`, which is `data.window` of the run that the image is for; "auto" is "legacy", for only settings of versions
+    without `data.window` leave it undecided.
+
+    Raises:
+        BadImage: it cannot be read, is cut short, is of another format, or has more than `max_pixels` pixels. `name` is
+            what the message calls it; default: the path.
+
+    >>> decode(Image.new("L", (4, 3), 7)).shape
+    (3, 4, 3)
+    >>> decode(b"not an image")
+    Traceback (most recent call last):
+    ...
+    vpt.data.decode.BadImage: cannot use the image <bytes>: it is not an image file in a known format
+    """
+    return examine(source, max_pixels, name, formats, window).pixels
+
+
+def examine(
+    source: Source,
+    max_pixels: int = MAX_PIXELS,
+    name: str | None = None,
+    formats: Collection[str] = FORMATS,
+    window: Window = "auto",
+    measure: bool = False,
+) -> Decoded:
+    """Like `decode`, and tell the format, the mode and what was converted; with `measure` also the values of images
+    deeper than 8 bits.
+
+    >>> examine(Image.new("1", (2, 2)), name="dots").notes
+    ('1-bit',)
+    """
+    name = _name_of(source) if name is None else name
+    if isinstance(source, np.ndarray):
+        return _from_array(source, max_pixels, name)
+    with _failures_named(name), pillow_settings(max_pixels):
+        if isinstance(source, Image.Image):
+            return _from_pillow(source, max_pixels, name, window, measure)
+        with _opened(source, name) as file, closing(_open(file, name, formats)) as image:
+            return _from_pillow(image, max_pixels, name, window, measure, file)
+
+
+def read_header(
+    content: bytes, max_pixels: int = MAX_PIXELS, name: str = "<bytes>", formats: Collection[str] = FORMATS
+) -> Header:
+    """Check what can be known of a file from a stranger before any pixel is decoded.
+
+    Raises:
+        BadImage: as `decode` does, or because the structure of the file would take more work than that many pixels.
+
+    >>> file = io.BytesIO()
+    >>> Image.new("L", (4, 3)).save(file, "PNG")
+    >>> read_header(file.getvalue())[:3]
+    ('PNG', 4, 3)
+    """
+    found = examine_structure(content)
+    if found.reason:
+        raise BadImage(name, found.reason)
+    with (
+        _failures_named(name),
+        pillow_settings(max_pixels),
+        _opened(content, name) as file,
+        closing(_open(file, name, formats)) as image,
+    ):
+        _check_geometry(image, max_pixels, name)
+        kind, (width, height) = image.format or "", image.size
+    if width * height * found.weight > max_pixels:
+        raise BadImage(
+            name,
+            f"decoding its {width}x{height} pixels takes as much work as {found.weight:g} times as many; "
+            "save it as a plain JPEG or PNG file",
+        )
+    return Header(kind, width, height, width * height * _BYTES_A_PIXEL.get(kind, 10))
+
+
+@contextmanager
+def _failures_named(name: str) -> Iterator[None]:
+    """Turn whatever decoding raises into a BadImage."""
+    try:
+        yield
+    except BadImage:
+        raise
+    except MemoryError:
+        raise BadImage(name, "there is not enough memory to decode it") from None
+    except Exception as error:
+        # Pillow raises OSError, SyntaxError, ValueError, struct.error, zlib.error, KeyError, ... on bad files.
+        raise BadImage(name, _reason(error)) from error
+
+
+def read(record: Record, max_pixels: int = MAX_PIXELS, measure: bool = False) -> Decoded:
+    """Decode the image of a record, by the window it says; BadImage names it as the record does.
+
+    >>> from pathlib import Path
+    >>> read(Record("a.png", Path("no/such/a.png"), (0,)))
+    Traceback (most recent call last):
+    ...
+    vpt.data.decode.BadImage: cannot use the image a.png: no such file
+    """
+    if not isinstance(record.source, Item):
+        # Depths are measured as values are, whatever an earlier version made of them.
+        window = "full" if measure and record.window in LEGACY else record.window
+        return examine(record.source, max_pixels, record.name, window=window, measure=measure)
+    dataset, at = record.source
+    try:
+        with pillow_settings(max_pixels):
+            image: Any = dataset[at][0]
+    except Exception as error:
+        raise BadImage(record.name, _reason(error)) from error
+    return examine(image, max_pixels, record.name, window=record.window, measure=measure)
+
+
+def header_pixels(record: Record, max_pixels: int = MAX_PIXELS) -> int:
+    """Pixels of the record's image, from the header of its file where there is one. BadImage as in `decode`."""
+    if isinstance(record.source, Item):
+        return int(np.prod(read(record, max_pixels).pixels.shape[:2]))
+    try:
+        with (
+            pillow_settings(max_pixels),
+            _opened(record.source, record.name) as file,
+            closing(_open(file, record.name)) as image,
+        ):
+            _check_size(image.size, max_pixels, record.name)
+            return image.width * image.height
+    except BadImage:
+        raise
+    except Exception as error:
+        raise BadImage(record.name, _reason(error)) from error
+
+
+def _open(file: IO[bytes], name: str, formats: Collection[str] = FORMATS) -> Image.Image:
+    try:
+        return Image.open(file, formats=[each for each in formats if each in _readable()])
+    except UnidentifiedImageError:
+        if formats is not FORMATS:
+            raise BadImage(name, f"it is not an image file of these formats: {', '.join(sorted(formats))}") from None
+        file.seek(0)
+        raise BadImage(name, what_it_is(file.read(HEAD))) from None
+
+
+_formats: frozenset[str] = frozenset()
+
+
+def _readable() -> frozenset[str]:
+    # A Pillow built without AVIF, say, would raise KeyError when asked to try it.
+    global _formats
+    if not _formats:
+        Image.init()
+        _formats = frozenset(Image.OPEN)
+    return _formats
+
+
+def _from_pillow(
+    image: Image.Image, max_pixels: int, name: str, window: Window, measure: bool, file: IO[bytes] | None = None
+) -> Decoded:
+    """What Pillow reads, with the 16-bit colours of the file it comes from where a window or a measure wants them."""
+    _check_geometry(image, max_pixels, name)
+    file_format, mode = image.format or "array", image.mode
+    # Not how many: to count them Pillow reads every page of a TIFF.
+    several = getattr(image, "is_animated", False)
+    deep = png16.is_deep(image)  # told by the file, before its pixels are loaded
+    image.load()
+    # Some formats learn their true size only now.
+    _check_size(image.size, max_pixels, name)
+    colours = None
+    if deep and file is not None and (measure or not isinstance(window, str)):
+        file.seek(0)
+        colours = png16.colours(file.read(), image)
+    pixels, notes, depth = to_rgb(image, window, colours)
+    if several:
+        notes = (*notes, "first of several frames")
+    values = None
+    if measure and depth is not None:
+        values = grey_values(image, window) if colours is None else colours
+    return Decoded(pixels, file_format, mode, notes, deep or depth is not None, depth, values)
+
+
+def _from_array(array: np.ndarray, max_pixels: int, name: str) -> Decoded:
+    shape = array.shape
+    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and shape[2] in (1, 3, 4))):
+        raise BadImage(
+            name,
+            f"an array must be uint8 of shape (H, W), (H, W, 3) or (H, W, 4), not {array.dtype} of shape {shape}",
+        )
+    _check_size((shape[1], shape[0]), max_pixels, name)
+    if array.ndim == 3 and shape[2] == 4:
+        rgb, notes, _ = to_rgb(Image.fromarray(np.ascontiguousarray(array), "RGBA"))
+        return Decoded(rgb, "array", "RGBA", notes)
+    planes = array.reshape(shape[0], shape[1], -1)
+    return Decoded(np.array(np.broadcast_to(planes, (*shape[:2], 3)), order="C"), "array", "RGB", ())
+
+
+def _check_geometry(image: Image.Image, max_pixels: int, name: str) -> None:
+    """BadImage for more pixels than allowed, or for tiles that take far more memory than the image."""
+    _check_size(image.size, max_pixels, name)
+    tags = getattr(image, "tag_v2", {})
+    wide, high = (tags.get(tag, 0) for tag in _TILE_TAGS)
+    pixels = image.width * image.height
+    if not (isinstance(wide, int) and isinstance(high, int)) or wide * high > max(4 * pixels, _TILE):
+        raise BadImage(name, f"its tiles of {wide}x{high} pixels are out of proportion to its {pixels} pixels")
+
+
+def _check_size(size: tuple[int, int], max_pixels: int, name: str) -> None:
+    width, height = size
+    if width < 1 or height < 1:
+        raise BadImage(name, f"it is empty ({width}x{height} pixels)")
+    if width * height > max_pixels:
+        raise BadImage(
+            name,
+            f"its {width}x{height} pixels are more than data.max_pixels={max_pixels}; "
+            "raise that if the image is meant to be so large",
+        )
+
+
+def _opened(source: Any, name: str) -> IO[bytes]:
+    if isinstance(source, bytes | bytearray | memoryview):
+        content = bytes(source)
+    elif isinstance(source, str | os.PathLike):
+        status = os.stat(source)
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            raise BadImage(name, "it is a pipe, a socket or a device")  # which might be waited for without end
+        if status.st_size == 0:
+            raise BadImage(name, "the file is empty")
+        return open(source, "rb")
+    elif hasattr(source, "read"):
+        content = source.read()
+        if not isinstance(content, bytes):
+            raise BadImage(name, "the file must be opened in binary mode")
+    else:
+        raise BadImage(name, f"{type(source).__name__} is not a path, bytes, file, Pillow image or array")
+    if not content:
+        raise BadImage(name, "the file is empty")
+    return io.BytesIO(content)
+
+
+def _name_of(source: Any) -> str:
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source) if isinstance(os.fspath(source), str) else repr(source)
+    file_name = getattr(source, "name", None) or getattr(source, "filename", None)
+    return file_name if isinstance(file_name, str) else f"<{type(source).__name__}>"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        place = Path(error.filename or "")
+        if place.is_symlink():
+            return f"it is a link to {place.readlink()}, where there is no file"
+        return "no such file"
+    if isinstance(error, Image.DecompressionBombError):
+        # Pillow's own check, at twice data.max_pixels, comes before ours.
+        return "it has far more pixels than data.max_pixels allows, as a decompression bomb would"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    text = " ".join(str(error).split())
+    return text or type(error).__name__

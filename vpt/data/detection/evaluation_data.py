@@ -1,0 +1,70 @@
+"""Images with boxes that a finished artifact is measured on: see `vpt.data.evaluation_data`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from vpt.config import DataConfig
+from vpt.data.class_names import alike, clean, visible
+from vpt.data.dataset import SPLITS, LabelledData
+from vpt.data.datasets.entries import listed, number_of
+from vpt.data.detection.dataset import BoxEntry
+from vpt.data.detection.registry import finished, read_place, to_records
+from vpt.data.evaluation_data import Asked, chosen, said
+from vpt.utils.errors import UserError
+
+
+def load_boxes_measured(config: DataConfig, asked: Asked) -> tuple[LabelledData, str]:
+    """Read what is to be measured and no more, and say which split it is, as `load_measured` does.
+
+    Boxes of classes that the artifact does not know are left out, with a warning; their images are measured.
+
+    Raises:
+        UserError: the data cannot be found or read, lacks the split, or has no box of a known class.
+    """
+    wanted = asked.split or "test"
+    given = {"val": config.val, "test": config.test}.get(wanted)
+    place = given or config.path
+    found = read_place(place)
+    splits = {name: entries for name, entries in found.splits.items() if entries}
+    divided = set(splits) != {"train"}
+    if given is not None and wanted not in splits and "train" in splits:
+        splits, divided = {wanted: splits["train"]}, True  # a file or folder of its own for one split
+    split = chosen(splits, divided, asked.split, place)
+    notes = [*found.notes, *said(splits, divided, split, asked.split, place)]
+    entries = finished({split: splits[split]}, config, notes)[split]
+    there = {raw.label for entry in entries for raw in entry.boxes}
+    classes = asked.classes or found.classes or tuple(sorted(there))
+    spelt = {clean(name): name for name in reversed(classes)} | {name: name for name in classes}
+    notes += _unknown(entries, spelt)
+    known = [_of_classes(entry, spelt) for entry in entries]
+    if there and not any(entry.boxes for entry in known):
+        raise UserError(
+            f"{place} has no box of a class that the artifact was trained on: it has {listed(sorted(there))}; the "
+            f"artifact knows {listed(list(classes))}"
+        )
+    split = asked.split or (split if divided else "test")
+    records = tuple(to_records(known, split, {name: number for number, name in enumerate(classes)}))
+    train, val, test = (records if name == split else () for name in SPLITS)
+    return LabelledData(classes, False, train, val, test, tuple(notes)), split
+
+
+def _unknown(entries: Sequence[BoxEntry], spelt: Mapping[str, str]) -> list[str]:
+    labels = Counter(raw.label for entry in entries for raw in entry.boxes if _spelling(raw.label, spelt) is None)
+    if not labels:
+        return []
+    told = [
+        f"{visible(label)} ({number_of(count, 'box')}{alike(label, spelt)})" for label, count in sorted(labels.items())
+    ]
+    return [f"warning: boxes not measured, of classes that the artifact does not know: {listed(told)}"]
+
+
+def _of_classes(entry: BoxEntry, spelt: Mapping[str, str]) -> BoxEntry:
+    """The image with its boxes of known classes, under the artifact's spelling."""
+    boxes = [raw._replace(label=name) for raw in entry.boxes if (name := _spelling(raw.label, spelt)) is not None]
+    return entry._replace(boxes=tuple(boxes))
+
+
+def _spelling(label: str, spelt: Mapping[str, str]) -> str | None:
+    return spelt.get(label, spelt.get(clean(label)))

@@ -1,0 +1,67 @@
+"""In which of the usual layouts a folder holds boxes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vpt.data.datasets.entries import listed
+from vpt.data.detection.coco_files import find_coco
+from vpt.data.detection.darknet import find_darknet
+from vpt.data.detection.voc_files import find_voc
+from vpt.data.detection.yolo_yaml import describes_boxes
+
+YOLO, DARKNET, VOC, COCO = "YOLO", "YOLO (Darknet)", "Pascal VOC", "COCO"
+
+
+def layout_of(folder: Path) -> str | None:
+    """The layout of a folder; None where it holds no boxes that are known.
+
+    >>> layout_of(Path("no/such")) is None
+    True
+    """
+    if yolo_file(folder).is_file():
+        return YOLO
+    if any(folder.glob("*.data")):
+        return DARKNET
+    if find_voc(folder) is not None:
+        return VOC
+    if find_coco(folder):
+        return COCO
+    return DARKNET if find_darknet(folder) is not None else None
+
+
+def yolo_file(folder: Path) -> Path:
+    """YOLO's description of a folder, whether it exists or not: data.yaml, or the only YAML file with classes and
+    splits."""
+    names = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
+    known = next((folder / name for name in names if (folder / name).is_file()), None)
+    if known is not None:
+        return known
+    others = [file for file in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]) if describes_boxes(file)]
+    return others[0] if len(others) == 1 else folder / names[0]
+
+
+def not_known(path: str, folder: Path) -> str:
+    """What is said of a folder that holds no boxes that are known: what was looked for, and what there is.
+
+    >>> not_known("photos", Path("no/such"))[:36]
+    'data.path=photos holds no boxes that'
+    """
+    text = (
+        f"data.path={path} holds no boxes that are known: no data.yaml (YOLO), obj.data or classes.txt (Darknet), "
+        "Annotations/*.xml (Pascal VOC), annotations/instances_train.json or train/_annotations.coco.json (COCO)"
+    )
+    if not folder.is_dir():
+        return text
+    there = [
+        str(file.relative_to(folder))
+        for pattern in ("*", "*/*")
+        for file in sorted(folder.glob(pattern))
+        if file.suffix.lower() in (".json", ".xml", ".yaml", ".yml")
+    ]
+    inner = [place for place in sorted(folder.iterdir()) if place.is_dir() and layout_of(place) is not None]
+    if inner:
+        text += f"; did you mean data={inner[0]}?"
+    elif there:
+        text += f"; it holds {listed(there, 5)}, in which no annotations were found"
+    return text

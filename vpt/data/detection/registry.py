@@ -1,0 +1,274 @@
+"""`load_boxes`: from the data section of the configuration to numbered, split records with boxes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from itertools import islice
+
+from vpt.config import DataConfig
+from vpt.data.dataset import SPLITS, LabelledData
+from vpt.data.datasets.entries import listed, number_of
+from vpt.data.detection.box_validation import once, within_images
+from vpt.data.detection.coco import read_coco
+from vpt.data.detection.coco_files import coco_files, dataset_folder, unsplit_note
+from vpt.data.detection.darknet import find_darknet, read_darknet
+from vpt.data.detection.dataset import BoxEntry, BoxFound, BoxRecord
+from vpt.data.detection.formats import COCO, DARKNET, VOC, YOLO, layout_of, not_known, yolo_file
+from vpt.data.detection.held_out import hold_out
+from vpt.data.detection.image_sizes import MISSING, placed
+from vpt.data.detection.synthetic_scenes import read_scenes
+from vpt.data.detection.text import escaped, legible, visible
+from vpt.data.detection.voc import read_voc
+from vpt.data.detection.yolo import read_yolo
+from vpt.data.splits import TEST, VALIDATION, draw_shots, set_apart, split_off
+from vpt.utils.atomic_io import at_home
+from vpt.utils.errors import UserError
+from vpt.utils.file_names import one_line
+
+
+def load_boxes(config: DataConfig) -> LabelledData:
+    """Read the data set that `config.path` names: COCO, Pascal VOC, YOLO, or the embedded scenes.
+
+    Splits that are missing are split off training: validation always, test if `test_fraction` is given. A data set
+    without training images is one for measuring alone.
+
+    Raises:
+        UserError: data that cannot be found, or a file of it that is damaged, named. Images that cannot be found or
+            have another size than annotated are listed, unless `config.on_bad` is "skip": then their records have a
+            `defect`, and the check of the data leaves them out.
+
+    >>> load_boxes(DataConfig(path="no/such/folder"))
+    Traceback (most recent call last):
+    ...
+    vpt.utils.errors.UserError: there is no no/such/folder; check data.path
+    """
+    return numbered(read_boxes(config)[0], config)
+
+
+def read_boxes(config: DataConfig) -> tuple[BoxFound, list[BoxFound]]:
+    """What `config` names, with boxes in pixels of the upright images, not yet numbered or split; and what each of
+    data.path, data.val and data.test holds.
+
+    Raises:
+        UserError: as `load_boxes`.
+    """
+    found = read_place(config.path)
+    hold_out(found)
+    sources = [found]
+    for split, path in (("val", config.val), ("test", config.test)):
+        if path is not None:
+            other = read_place(path)
+            entries = other.splits.get(split) or other.splits.get("train")
+            if entries is None:
+                there = listed(sorted(other.splits))
+                raise UserError(f"data.{split}={path} lists {there} images alone, none for {split}")
+            found.splits[split] = entries
+            found.notes += other.notes
+            sources.append(other)
+    _clean_names(found)
+    found.splits = finished(found.splits, config, found.notes)
+    return found, sources
+
+
+@legible()
+def read_place(path: str) -> BoxFound:
+    """What the annotations of a data set say. No image is opened: sizes and paths of images are not checked.
+
+    Args:
+        path: a folder, a file of annotations, or "scenes".
+
+    Raises:
+        UserError: it cannot be found, or a file of it is damaged, named.
+    """
+    if path == "scenes":
+        return read_scenes()
+    place = at_home(path)
+    if not os.path.exists(place):
+        raise UserError(f"there is no {path}; check data.path")
+    if os.path.isfile(place):
+        if place.suffix.lower() == ".json":
+            return read_coco({"train": place}, dataset_folder(place))
+        if place.suffix.lower() in (".yaml", ".yml"):
+            return read_yolo(place)
+        if place.suffix.lower() == ".data":
+            return read_darknet(place, place.parent)
+        raise UserError(f"data.path={path} is neither COCO's .json nor YOLO's .yaml; or give a folder")
+    layout = layout_of(place)
+    if layout == YOLO:
+        return read_yolo(yolo_file(place))
+    if layout == VOC:
+        return read_voc(place)
+    if layout == COCO:
+        found = read_coco(coco_files(place), place)
+        found.notes += unsplit_note(place, found.read)
+        return found
+    if layout == DARKNET and (file := find_darknet(place)) is not None:
+        return read_darknet(file, place)
+    raise UserError(not_known(path, place))
+
+
+@legible()
+def finished(
+    splits: Mapping[str, Sequence[BoxEntry]], config: DataConfig, notes: list[str]
+) -> dict[str, list[BoxEntry]]:
+    """Splits in which each image is there once, with boxes in pixels of the upright image that lie within it.
+
+    Args:
+        splits: as annotations say.
+        config: for the size of images, and for what happens to those that cannot be used.
+        notes: take sentences for the user.
+
+    Raises:
+        UserError: an image in two splits; images that are missing or of another size than annotated, unless
+            `config.on_bad` is "skip".
+    """
+    single = once(splits, notes)
+    entries = [entry for split in single.values() for entry in split]
+    entries = within_images(placed(entries, config.max_pixels, notes), notes)
+    if config.on_bad == "error":
+        _refuse_unusable(entries)
+    rest = iter(entries)
+    return {split: list(islice(rest, len(single[split]))) for split in single}
+
+
+def _refuse_unusable(entries: Sequence[BoxEntry]) -> None:
+    """Refuse images that are missing or have another size than annotated, all of them in one sentence."""
+    missing = [entry for entry in entries if entry.defect == MISSING]
+    other = [entry for entry in entries if entry.defect not in ("", MISSING)]
+    parts, remedies = [], []
+    if missing:
+        parts.append(f"{number_of(len(missing), 'image')} cannot be found: {listed([_named(one) for one in missing])}")
+        remedies.append("correct the paths")
+    if other:
+        names = listed([f"{visible(entry.name)} ({entry.defect})" for entry in other])
+        parts.append(
+            f"{number_of(len(other), 'image')} of another size than annotated, so that the boxes would lie elsewhere: "
+            f"{names}"
+        )
+        remedies.append("use the files that were annotated")
+    if parts:
+        raise UserError(
+            f"{'; '.join(parts)}; {' and '.join(remedies)}, or set data.on_bad=skip to leave such images out"
+        )
+
+
+def _named(entry: BoxEntry) -> str:
+    """An image as its annotation file names it, and that file."""
+    if entry.file is None:
+        return visible(entry.name)
+    return f"{visible(entry.name.removeprefix(f'{entry.file.stem}/'))} ({entry.file.name})"
+
+
+def numbered(found: BoxFound, config: DataConfig) -> LabelledData:
+    """Records of what was found, in the splits that `config` wants.
+
+    Raises:
+        UserError: no boxes to train on, classes that training lacks, or too few images to split.
+    """
+    classes = _classes(found, config.path)
+    notes = [escaped(note) for note in found.notes]
+    numbers = {name: number for number, name in enumerate(classes)}
+    train, val, test = (to_records(found.splits.get(split, ()), split, numbers) for split in SPLITS)
+    records: Sequence[BoxRecord] = train
+    if train and not test and config.test_fraction is not None:
+        records, test = _split_off(records, config.test_fraction, config.split_seed, TEST)
+        notes.append(
+            f"split {number_of(len(test), 'image')} off for test (data.test_fraction={config.test_fraction:g})"
+        )
+    if train and not val:
+        records, val = _split_off(records, config.val_fraction, config.split_seed, VALIDATION)
+        notes.append(
+            f"split {number_of(len(val), 'image')} off for validation (data.val_fraction={config.val_fraction:g}, "
+            f"data.split_seed={config.split_seed})"
+        )
+    if train and not val and not config.join_val:
+        raise UserError(f"data.path={config.path} has too few images to split validation off; give data.val")
+    if config.shots is not None:
+        drawn, _ = draw_shots(records, config.shots, config.split_seed)
+    parts = set_apart(records if config.shots is None else drawn, val, test, config)
+    return LabelledData(classes, False, tuple(parts[0]), tuple(parts[1]), tuple(parts[2]), tuple(notes))
+
+
+def _split_off(
+    records: Sequence[BoxRecord], fraction: float, seed: int, purpose: int
+) -> tuple[list[BoxRecord], list[BoxRecord]]:
+    """As `split_off`; images that are known to be of no use stay in the first part, so that the second is as large as
+    it is meant to be."""
+    usable = [record for record in records if record.size != (0, 0) and not record.problem()]
+    _, off = split_off(usable if len(usable) > 1 else records, fraction, seed, purpose)
+    chosen = {id(record) for record in off}
+    return (
+        [record for record in records if id(record) not in chosen],
+        [record for record in records if id(record) in chosen],
+    )
+
+
+def _clean_names(found: BoxFound) -> None:
+    """Names of images and classes come from files of others: what cannot be printed or encoded is escaped here."""
+    if found.classes is not None:
+        found.classes = tuple(map(one_line, found.classes))
+    for entries in found.splits.values():
+        entries[:] = [
+            entry._replace(
+                name=one_line(entry.name),
+                boxes=tuple(raw._replace(label=one_line(raw.label)) for raw in entry.boxes),
+            )
+            for entry in entries
+        ]
+
+
+def _classes(found: BoxFound, path: str) -> tuple[str, ...]:
+    train = found.splits.get("train", [])
+    if not any(found.splits.values()):
+        raise UserError(f"data.path={path} has no training images")
+    deciding = train or [entry for entries in found.splits.values() for entry in entries]
+    classes = found.classes or tuple(sorted({raw.label for entry in deciding for raw in entry.boxes}))
+    if not classes or not any(entry.boxes for entry in deciding):
+        what = "its training images" if train else "its images"
+        raise UserError("; ".join([f"data.path={path} has no boxes in {what}", *found.notes]))
+    return classes
+
+
+@legible()
+def to_records(entries: Sequence[BoxEntry], split: str, numbers: Mapping[str, int]) -> list[BoxRecord]:
+    """Records of entries whose boxes lie in pixels of the upright images.
+
+    Args:
+        entries: of one split.
+        split: what to call it.
+        numbers: of the classes.
+
+    Raises:
+        UserError: a box of another class.
+    """
+    unknown = sorted({raw.label for entry in entries for raw in entry.boxes} - set(numbers))
+    if unknown:
+        names = listed([visible(label) for label in unknown])
+        raise UserError(
+            f"the {split} boxes have {number_of(len(unknown), 'class')} that training lacks: {names}; add training "
+            "images of them, or remove those boxes"
+        )
+    return [
+        BoxRecord(
+            escaped(entry.name).replace("\n", "\\n"),
+            entry.source,
+            tuple(numbers[raw.label] for raw in entry.boxes),
+            tuple(raw.box for raw in entry.boxes),
+            tuple(raw.crowd for raw in entry.boxes),
+            entry.size or (0, 0),
+            _areas(entry),
+            entry.defect,
+        )
+        for entry in entries
+    ]
+
+
+def _areas(entry: BoxEntry) -> tuple[float, ...]:
+    """The annotated area of each object, of those without one that of its box; empty where none is annotated."""
+    if all(raw.area is None for raw in entry.boxes):
+        return ()
+    return tuple(
+        raw.area if raw.area is not None else (raw.box[2] - raw.box[0]) * (raw.box[3] - raw.box[1])
+        for raw in entry.boxes
+    )

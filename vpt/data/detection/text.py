@@ -1,0 +1,120 @@
+"""Numbers, identifiers and names as annotation files write them, read strictly; and text that can be shown."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from vpt.utils.errors import UserError
+
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?:nan|inf|infinity)", re.ASCII | re.IGNORECASE)
+
+
+def printable(text: object, limit: int = 60) -> str:
+    r"""Text in quotes, with what cannot be seen as escapes, and cut to `limit` signs.
+
+    >>> print(printable("\ufeff0 0.5"), printable("a" * 100, 3))
+    '\ufeff0 0.5' 'aaa...'
+    """
+    text = str(text)
+    return repr(text if len(text) <= limit else f"{text[:limit]}...")
+
+
+def visible(text: str) -> str:
+    r"""Text as it is if all of it can be seen, else in quotes, with escapes.
+
+    >>> print(visible("a b"), visible("a\u200b"), visible("a "))
+    a b 'a\u200b' 'a '
+    """
+    return text if text.isprintable() and text == text.strip() and text else printable(text, 200)
+
+
+def escaped(text: str) -> str:
+    r"""Text of which all can be seen: other signs, but for line feeds, as escapes.
+
+    >>> print(escaped("a\u200bb"))
+    a\u200bb
+    """
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in text)
+
+
+@contextmanager
+def legible() -> Iterator[None]:
+    """Within the block, and in functions that it decorates, mistakes are shown with `escaped` signs."""
+    try:
+        yield
+    except UserError as error:
+        if str(error) == escaped(str(error)):
+            raise
+        raise UserError(escaped(str(error))) from None
+
+
+def one_form(text: str) -> str:
+    """Text in Unicode's composed form (NFC), in which equal names are equal.
+
+    >>> one_form("e\u0301") == "\u00e9"
+    True
+    """
+    return unicodedata.normalize("NFC", text)
+
+
+def number(text: str) -> float | None:
+    """A decimal number, `nan` or `inf`; None for anything else, also where Python is more generous.
+
+    >>> number("1e-3"), number(" 2 "), number("1_0"), number("0,5")
+    (0.001, 2.0, None, None)
+    """
+    text = text.strip()
+    return float(text) if _NUMBER.fullmatch(text) else None
+
+
+def whole_number(text: str) -> int | None:
+    """A whole number, also where it is written as a decimal one.
+
+    >>> whole_number("3"), whole_number("3.000e+00"), whole_number("0.5"), whole_number("nan")
+    (3, 3, None, None)
+    """
+    value = number(text)
+    return int(value) if value is not None and math.isfinite(value) and value.is_integer() else None
+
+
+def measure(value: Any) -> float | None:
+    """A number of a JSON file; None for anything else. `True` is none, and numbers too large for a float are infinite.
+
+    >>> measure(3), measure(True), measure("3"), measure(10**400)
+    (3.0, None, None, inf)
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def identifier(value: Any) -> str | None:
+    """An id of a JSON file as text, so that 7, 7.0 and "7" are equal; None where it is none.
+
+    >>> identifier(7), identifier(7.0), identifier("a1"), identifier(None), identifier(float("nan"))
+    ('7', '7', 'a1', None, None)
+    """
+    if isinstance(value, str):
+        return value if value.strip() else None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else None
+
+
+def by_number(identity: str) -> tuple[int, str]:
+    """A key that sorts numbers by value and puts them before other ids, which keep their order.
+
+    >>> sorted(["10", "b", "9", "a"], key=by_number)
+    ['9', '10', 'b', 'a']
+    """
+    return (int(identity), "") if re.fullmatch(r"-?\d{1,18}", identity, re.ASCII) else (2**62, "")

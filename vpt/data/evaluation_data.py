@@ -1,0 +1,192 @@
+"""Images that a finished artifact is measured on: it knows its classes, so neither training images nor every class are
+needed, and nothing is split off or drawn."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vpt.config import DataConfig
+from vpt.data.class_names import clean
+from vpt.data.dataset import SPLITS, LabelledData, Record
+from vpt.data.datasets.csv import is_csv, read_csv
+from vpt.data.datasets.entries import Entry, Found, listed, number_of
+from vpt.data.datasets.image_folder import read_split_folder
+from vpt.data.datasets.registry import clean_labels, clean_names, once, read_source, record_of, renamed, unknown_classes
+from vpt.utils.atomic_io import at_home
+from vpt.utils.errors import UserError
+
+OTHERS = "of other splits"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be measured.
+
+    Args:
+        split: train, val or test; None for test, or whichever there is.
+        classes: of the artifact, in its order; None to take those of the data.
+        names: the artifact reads class names, and may take those of the data where it does not know them.
+    """
+
+    split: str | None
+    classes: tuple[str, ...] | None
+    names: bool = False
+
+
+def load_measured(config: DataConfig, asked: Asked) -> tuple[LabelledData, str]:
+    """Read what is to be measured and no more, and say which split it is.
+
+    Where `data.val` or `data.test` names a folder or CSV for the split, that alone is read. Of `data.path` the split is
+    read if it has splits of its own; otherwise all of its images are.
+
+    Raises:
+        UserError: the data cannot be found or read, lacks the split, or has none of the classes.
+
+    >>> load_measured(DataConfig(path="no/such/folder"), Asked("test", ("cat", "dog")))
+    Traceback (most recent call last):
+    ...
+    vpt.utils.errors.UserError: there is no folder no/such/folder; check data.path
+    """
+    known = None if asked.classes is None else {clean(name) or name for name in asked.classes}
+    found, path = _found(config, asked.split or "test", known)
+    clean_labels(found)
+    clean_names(found)
+    split = chosen(found.splits, found.divided, asked.split, path)
+    entries = once(found.splits[split], config.separator, found)
+    notes = [*found.notes, *said(found.splits, found.divided, split, asked.split, path)]
+    left_out = found.left_out + _others(found, split)
+    split = asked.split or (split if found.divided else "test")
+    classes = asked.classes
+    if classes is None or (asked.names and _has_other_names(found, entries, known or ())):
+        classes = found.classes or tuple(sorted({label for entry in entries for label in entry.labels}))
+    kept, unknown = _of_classes(entries, classes)
+    if unknown:
+        what = "labels passed over" if found.multilabel else "images not measured"
+        notes.append(f"warning: {what}, of classes that the artifact does not know: {listed(unknown)}")
+        left_out["of classes that the artifact does not know"] += len(entries) - len(kept)
+    if not kept:
+        raise UserError(
+            f"{path} has no image of a class that the artifact was trained on: it has {listed(unknown)}; the artifact "
+            f"knows {listed(list(classes))}"
+        )
+    train, val, test = (tuple(kept) if name == split else () for name in SPLITS)
+    counts = tuple(sorted((+left_out).items()))
+    return LabelledData(classes, found.multilabel, train, val, test, tuple(notes), counts), split
+
+
+def overlap(one: DataConfig, other: DataConfig, split: str) -> bool:
+    """Whether the split of one section of data lies in or around the data of the other, as far as paths tell.
+
+    >>> overlap(DataConfig(path="a/b"), DataConfig(path="a"), "test")
+    True
+    """
+    place = {"val": one.val, "test": one.test}.get(split) or one.path
+    first, second = (Path(os.path.realpath(at_home(path))) for path in (place, other.path))
+    return first.is_relative_to(second) or second.is_relative_to(first)
+
+
+def _found(config: DataConfig, split: str, known: Collection[str] | None) -> tuple[Found, str]:
+    """What is there, and how a message calls it."""
+    place = {"val": config.val, "test": config.test}.get(split)
+    if place is None:
+        return read_source(config, known if known is not None else ()), config.path
+    path = at_home(place)
+    if is_csv(path):
+        found = read_csv(path, config.separator)
+        if found.divided and split not in found.splits and "train" not in found.splits:
+            raise UserError(f"data.{split}={place} lists {listed(sorted(found.splits))} images alone, none for {split}")
+        # A CSV of several splits stands for the one it is given for.
+        entries = found.splits.get(split) or found.splits["train"]
+    else:
+        found = read_split_folder(path, known if known is not None else ())
+        entries = found.splits["train"]
+    others = sum(map(len, found.splits.values())) - len(entries)
+    if others:
+        found.notes.append(f"not measured: {number_of(others, 'image')} of other splits in {place}")
+        found.left_out[OTHERS] += others
+    return Found({split: renamed(entries, path)}, found.multilabel, None, found.notes, True, found.left_out), place
+
+
+def chosen(splits: Mapping[str, Sequence[Any]], divided: bool, wanted: str | None, path: str) -> str:
+    """The split that is measured.
+
+    Args:
+        splits: what there is.
+        divided: the splits are the data set's own.
+        wanted: what was asked for.
+        path: of the data set, for messages.
+
+    Raises:
+        UserError: it is not there.
+
+    >>> chosen({"train": [1, 2]}, False, "test", "photos"), chosen({"val": [1]}, True, None, "photos")
+    ('train', 'val')
+    """
+    there = [name for name in SPLITS if splits.get(name)]
+    if not divided:
+        return there[0]
+    split = wanted or "test"
+    if split in there:
+        return split
+    if wanted is None and len(there) == 1:
+        return there[0]
+    counts = [f"{len(splits[name])} {name}" for name in there]
+    choice = " or ".join(f"split={name}" for name in there)
+    raise UserError(f"{path} has no {split} images, but {' and '.join(counts)}; choose with {choice}")
+
+
+def said(splits: Mapping[str, Sequence[Any]], divided: bool, split: str, wanted: str | None, path: str) -> list[str]:
+    """What the user should know of that choice.
+
+    >>> said({"train": [1, 2], "test": [3]}, True, "test", "test", "photos")
+    ['not measured: 2 train images of photos (split=train)']
+    """
+    if not divided:
+        if wanted in (None, "test"):
+            return []
+        return [
+            f"{path} has no splits of its own: all of its images are measured, whatever split={wanted} was for training"
+        ]
+    others = {name: len(entries) for name, entries in splits.items() if name != split and entries}
+    if wanted is None and split != "test":
+        return [f"{path} has {split} images alone, which are measured"]
+    if not others:
+        return []
+    return [
+        f"not measured: {', '.join(f'{count} {name}' for name, count in others.items())} images of {path} "
+        f"({', '.join(f'split={name}' for name in others)})"
+    ]
+
+
+def _others(found: Found, split: str) -> Counter[str]:
+    return Counter({OTHERS: sum(len(entries) for name, entries in found.splits.items() if name != split)})
+
+
+def _has_other_names(found: Found, entries: Sequence[Entry], known: Collection[str]) -> bool:
+    """Whether data brings class names of its own: a list, or names that the artifact does not know."""
+    if found.classes is not None:
+        return True
+    return bool({label for entry in entries for label in entry.labels} - set(known))
+
+
+def _of_classes(entries: Sequence[Entry], classes: Sequence[str]) -> tuple[list[Record], list[str]]:
+    """Records of the images of these classes, numbered in their order; and the other classes, with their images.
+
+    Of several labels an image those that are not known are passed over; an image with none that is known is left out.
+    """
+    numbers: dict[str, int] = {}
+    for number, name in enumerate(classes):
+        numbers.setdefault(name, number)
+    for number, name in enumerate(classes):  # an older artifact may hold names as their folders were written
+        numbers.setdefault(clean(name), number)
+    kept = []
+    for entry in entries:
+        labels = tuple(label for label in entry.labels if label in numbers)
+        if labels:
+            kept.append(record_of(entry._replace(labels=labels), numbers))
+    return kept, unknown_classes(entries, numbers)

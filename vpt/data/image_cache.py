@@ -1,0 +1,132 @@
+"""All images of a split decoded once, in memory that every worker process sees."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vpt.data.dataset import Record
+from vpt.data.decode import MAX_PIXELS, BadImage, header_pixels, read
+from vpt.utils.errors import UserError
+
+SHARE_OF_MEMORY = 0.8
+Progress = Callable[[int, int], None]  # images done, images in all
+
+
+class ImageCache:
+    """Decoded images by record index, as arrays (H, W, 3) uint8 that cannot be written to.
+
+    Make it before the loader: workers inherit the memory instead of copying it.
+    """
+
+    def __init__(
+        self, records: Sequence[Record], max_pixels: int = MAX_PIXELS, progress: Progress | None = None
+    ) -> None:
+        """Decode `records`. `progress(done, total)` is called after each.
+
+        Raises:
+            UserError: the pixels need more than 80 % of the memory that is free.
+            BadImage: an image cannot be read.
+        """
+        sizes = _header_bytes(records, max_pixels)
+        check_memory(sum(sizes))
+        self._ends = np.cumsum(sizes, dtype=np.int64)
+        self._shapes = np.zeros((len(records), 2), dtype=np.int64)
+        self._pixels = torch.empty(int(sum(sizes)), dtype=torch.uint8)
+        if multiprocessing.get_start_method() != "fork":
+            # A forked worker sees ordinary memory, which /dev/shm (64 MB in Docker) does not limit.
+            self._pixels.share_memory_()
+        with ThreadPoolExecutor(threads()) as pool:
+            tasks = pool.map(lambda index: self._fill(index, records[index], max_pixels), range(len(records)))
+            for done, _ in enumerate(tasks, 1):
+                if progress is not None:
+                    progress(done, len(records))
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        height, width = (int(side) for side in self._shapes[index])
+        end = int(self._ends[index])
+        view = self._pixels.numpy()[end - 3 * height * width : end].reshape(height, width, 3)
+        view.flags.writeable = False
+        return view
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory the pixels take."""
+        return self._pixels.numel()
+
+    def _fill(self, index: int, record: Record, max_pixels: int) -> None:
+        pixels = read(record, max_pixels).pixels
+        start = int(self._ends[index - 1]) if index else 0
+        if pixels.size != int(self._ends[index]) - start:
+            raise BadImage(record.name, "its header promises another size; save it anew, or set data.cache=false")
+        self._shapes[index] = pixels.shape[:2]
+        self._pixels.numpy()[start : start + pixels.size] = pixels.reshape(-1)
+
+
+def bytes_needed(records: Sequence[Record], max_pixels: int = MAX_PIXELS) -> int:
+    """Bytes that a cache of `records` takes, read from the headers of the files.
+
+    >>> bytes_needed([])
+    0
+    """
+    return sum(_header_bytes(records, max_pixels))
+
+
+def check_memory(needed: int, available: int | None = None) -> None:
+    """UserError if `needed` bytes are more than 80 % of the `available` ones; default: what the machine has free.
+
+    >>> check_memory(90, 100)
+    Traceback (most recent call last):
+    ...
+    vpt.utils.errors.UserError: data.cache=true needs 0.0 GB for the decoded images, more than 80% of the 0.0 GB ...
+    """
+    available = available_memory() if available is None else available
+    if available is not None and needed > SHARE_OF_MEMORY * available:
+        raise UserError(
+            f"data.cache=true needs {needed / 1e9:.1f} GB for the decoded images, more than "
+            f"{SHARE_OF_MEMORY:.0%} of the {available / 1e9:.1f} GB of free memory; set data.cache=false "
+            "or shrink the images on disk"
+        )
+
+
+def available_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Bytes that can still be allocated, within the container's limit if there is one; None where unknown.
+
+    >>> available_memory(Path("/no/such"), Path("/no/such")) is None
+    True
+    """
+    free = math.inf
+    try:
+        lines = (proc / "meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        pass
+    try:
+        limit = int((cgroup / "memory.max").read_text())
+        used = int((cgroup / "memory.current").read_text())
+        counts = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
+        # File pages count as used but are given up when somebody asks.
+        free = min(free, limit - used + int(counts.get("inactive_file", 0)))
+    except (OSError, ValueError):
+        pass  # "max", or no such control group
+    return None if math.isinf(free) else int(free)
+
+
+def threads() -> int:
+    """Threads for decoding: Pillow works outside the interpreter's lock, so one for each core, at most 8."""
+    return min(8, os.cpu_count() or 1)
+
+
+def _header_bytes(records: Sequence[Record], max_pixels: int) -> list[int]:
+    with ThreadPoolExecutor(threads()) as pool:
+        return [3 * pixels for pixels in pool.map(lambda record: header_pixels(record, max_pixels), records)]

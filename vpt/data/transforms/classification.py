@@ -1,0 +1,251 @@
+"""From a decoded image of any size to the square uint8 tensor a backbone takes.
+
+Randomness is a function of the seed given with each image, and of nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+
+from vpt.data.normalization import Preprocess
+from vpt.utils.errors import UserError, nearest
+
+Resize = Literal["crop", "squash", "pad"]
+PRESETS = ("none", "light", "standard", "strong", "crop")
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+class Transform(Protocol):
+    """What a loader calls for each image."""
+
+    @property
+    def size(self) -> int:
+        """Side of the square it makes, in pixels."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of what an image becomes."""
+
+    def __call__(self, image: np.ndarray, seed: int) -> torch.Tensor:
+        """Turn an image (H, W, 3) uint8 into a new tensor (3, size, size) uint8."""
+
+
+@dataclass(frozen=True)
+class EvalTransform:
+    """The fixed way from a photo to a square; `seed` is not used.
+
+    crop: the short side becomes size / crop_pct, then the middle is cut out, as timm and torchvision evaluate
+    (Pillow's filters, which do not alias when shrinking). squash: both sides become `size`. pad: the long side
+    becomes `size` and the rest is filled with the backbone's mean colour. squash and pad keep the whole picture,
+    so crop_pct does not apply to them.
+    """
+
+    size: int
+    resize: Resize = "crop"
+    crop_pct: float = 1.0
+    interpolation: str = "bicubic"
+    fill: tuple[int, int, int] = (128, 128, 128)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of what an image becomes."""
+        return (3, self.size, self.size)
+
+    def __call__(self, image: np.ndarray, seed: int = 0) -> torch.Tensor:
+        """Turn an image (H, W, 3) uint8 into a new tensor (3, size, size) uint8."""
+        return to_tensor(self.square(image))
+
+    def square(self, image: np.ndarray) -> np.ndarray:
+        """Turn an image (H, W, 3) uint8 into an array (size, size, 3) uint8."""
+        picture = Image.fromarray(image)
+        method = _FILTERS[self.interpolation]
+        if self.resize == "squash":
+            square = picture.resize((self.size, self.size), method)
+        elif self.resize == "pad":
+            square = self._pad(picture, method)
+        else:
+            square = self._crop(picture, method)
+        return np.asarray(square)
+
+    def _crop(self, picture: Image.Image, method: Image.Resampling) -> Image.Image:
+        short = math.floor(self.size / self.crop_pct)
+        width, height = picture.size
+        # A strip of 1x5000 pixels would grow to 224x1,120,000 before its middle is cut out.
+        if max(width, height) > 4 * min(width, height):
+            picture = _middle(picture, min(width, 4 * height), min(height, 4 * width))
+            width, height = picture.size
+        if width <= height:
+            picture = picture.resize((short, int(short * height / width)), method)
+        else:
+            picture = picture.resize((int(short * width / height), short), method)
+        return _middle(picture, self.size, self.size)
+
+    def _pad(self, picture: Image.Image, method: Image.Resampling) -> Image.Image:
+        scale = self.size / max(picture.size)
+        width, height = (max(1, min(self.size, round(side * scale))) for side in picture.size)
+        square = Image.new("RGB", (self.size, self.size), self.fill)
+        square.paste(picture.resize((width, height), method), ((self.size - width) // 2, (self.size - height) // 2))
+        return square
+
+
+@dataclass(frozen=True)
+class TrainTransform:
+    """Random augmentation by an albumentations pipeline.
+
+    With resize=squash or pad the pipeline sees the squashed or padded photo. `fit` makes squares of results that
+    are none yet. `name` is the preset or file, for messages.
+    """
+
+    pipeline: Any
+    fit: EvalTransform
+    name: str
+
+    @property
+    def size(self) -> int:
+        """Side of the square it makes, in pixels."""
+        return self.fit.size
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of what an image becomes."""
+        return self.fit.shape
+
+    def __call__(self, image: np.ndarray, seed: int) -> torch.Tensor:
+        """Turn an image (H, W, 3) uint8 into a new tensor (3, size, size) uint8, a function of image and seed.
+
+        Raises:
+            UserError: the user's own pipeline fails on this image, or gives something else than an 8-bit RGB image.
+        """
+        shape = image.shape
+        if self.fit.resize != "crop" and self.name in PRESETS:
+            # Kept larger than the result where the photo has the pixels, for a crop is about to be enlarged.
+            side = min(max(self.size, *shape[:2]), 2 * self.size)
+            image = replace(self.fit, size=side).square(image)
+        # A step may write in place, and the image may belong to a cache.
+        if not image.flags.writeable:
+            image = image.copy()
+        # Compose.set_random_seed would start every step of the pipeline at the same numbers, so that a flip would
+        # always come with the same jitter. One generator shared by all steps keeps them independent.
+        self.pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
+        try:
+            result = self.pipeline(image=image)["image"]
+        except Exception as error:
+            raise UserError(f"the augmentation {self.name} fails on an image of shape {shape}: {error}") from error
+        if not isinstance(result, np.ndarray) or result.dtype != np.uint8 or result.shape[2:] != (3,):
+            raise UserError(
+                f"the augmentation {self.name} gives {result.dtype} of shape {tuple(result.shape)}, not a uint8 image "
+                "(height, width, 3); leave out Normalize, ToFloat and ToTensorV2: the model normalises on its device"
+            )
+        if result.shape[:2] != (self.size, self.size):
+            result = self.fit.square(np.ascontiguousarray(result))
+        return to_tensor(result)
+
+
+def to_tensor(image: np.ndarray) -> torch.Tensor:
+    """Copy an image (H, W, 3) uint8 into a tensor (3, H, W) uint8 that shares no memory with it.
+
+    >>> to_tensor(np.zeros((2, 4, 3), np.uint8)).shape
+    torch.Size([3, 2, 4])
+    """
+    return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
+
+
+def eval_transform(pre: Preprocess, resize: Resize = "crop", crop_pct: float | None = None) -> EvalTransform:
+    """The transform for validation, test and prediction. `crop_pct` defaults to the backbone's.
+
+    Raises:
+        UserError: the backbone's interpolation is unknown.
+
+    >>> eval_transform(Preprocess(size=8))(np.zeros((20, 10, 3), np.uint8)).shape
+    torch.Size([3, 8, 8])
+    """
+    if pre.interpolation not in _FILTERS:
+        raise UserError(
+            f"interpolation '{pre.interpolation}' is unknown{nearest(pre.interpolation, _FILTERS)}; "
+            f"known: {', '.join(_FILTERS)}"
+        )
+    red, green, blue = (max(0, min(255, round(channel * 255))) for channel in pre.mean)
+    return EvalTransform(pre.size, resize, crop_pct or pre.crop_pct, pre.interpolation, (red, green, blue))
+
+
+def train_transform(
+    pre: Preprocess,
+    augment: str = "standard",
+    resize: Resize = "crop",
+    crop_pct: float | None = None,
+    crop_scale: float | None = None,
+) -> EvalTransform | TrainTransform:
+    """The transform for training.
+
+    `augment`: none (the same as evaluation); light (random resized crop of 70 to 100 % of the area, flip);
+    standard (35 to 100 %, flip, mild colour jitter); crop (8 to 100 %, flip, as CLIP's prompt learners train); strong
+    (standard and two of rotation, shear, colour, blur, grey, ..., and patches dropped); or a YAML file as written by
+    `albumentations.save(..., data_format="yaml")`, which is given the whole photo and whose result is made a square of
+    `pre.size` if it is none. `crop_scale` is another smallest share of the area for the presets.
+
+    Raises:
+        UserError: no such preset or file, a pipeline that does not give 8-bit colour images, or a `crop_scale` for what
+            crops otherwise.
+
+    >>> train_transform(Preprocess(size=8), "none") == eval_transform(Preprocess(size=8))
+    True
+    """
+    fit = eval_transform(pre, resize, crop_pct)
+    if crop_scale is not None and (augment == "none" or augment not in PRESETS):
+        raise UserError(f"data.crop_scale={crop_scale} is of the random crop, which data.augment={augment} lacks")
+    if augment == "none":
+        return fit
+    if augment in PRESETS:
+        from vpt.data.transforms.augment import preset
+
+        return TrainTransform(preset(augment, fit, crop_scale), fit, augment)
+    path = pipeline_file(augment)
+    from vpt.data.transforms.augment import from_yaml
+
+    transform = TrainTransform(from_yaml(path), fit, str(path))
+    _try_out(transform)
+    return transform
+
+
+def pipeline_file(augment: str) -> Path:
+    """The file that `data.augment` names, if it is no preset.
+
+    Raises:
+        UserError: it is neither.
+
+    >>> pipeline_file("mine.yaml").name
+    'mine.yaml'
+    """
+    path = Path(augment)
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        raise UserError(
+            f"data.augment={augment} does not exist{nearest(augment, PRESETS)}; "
+            f"known: {', '.join(PRESETS)}, or an albumentations file ending in .yaml"
+        )
+    return path
+
+
+def _try_out(transform: TrainTransform) -> None:
+    """Run a user's pipeline on noise, so that what it cannot do is told before training starts."""
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    for seed in range(8):
+        transform(noise, seed)
+
+
+def _middle(picture: Image.Image, width: int, height: int) -> Image.Image:
+    # Rounded as torchvision's CenterCrop does.
+    left, top = round((picture.width - width) / 2.0), round((picture.height - height) / 2.0)
+    return picture.crop((left, top, left + width, top + height))

@@ -1,0 +1,217 @@
+"""The ways CLIP's prompt learners are compared: few shots, base to new classes, and transfer to other data.
+
+Every run is a run folder of its own below `out`; what is finished is only read, so a protocol that was stopped goes on.
+A folder is of one configuration: see `settings.json` in it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vpt.config import RunConfig, load_config, word
+from vpt.inference.evaluate import evaluate, evaluate_untrained
+from vpt.metrics.metrics_file import read_split
+from vpt.models.header import CHECKPOINT
+from vpt.training.run_folder import finished, identity, refuse_other, stem_of
+from vpt.training.trainer import resume, train
+from vpt.utils.atomic_io import write_json
+from vpt.utils.console import Console
+from vpt.utils.errors import UserError
+from vpt.utils.folder_lock import lock_folder
+
+SHOTS = (1, 2, 4, 8, 16)
+SEEDS = (1, 2, 3)
+GIVEN = {"data": ("half", "shots", "val_shots", "split_seed"), "train": ("seed",)}
+LAST = {"harmonic mean": "harmonic_mean", "average of the others": "average"}
+
+
+def few_shot(
+    config: RunConfig, shots: Sequence[int] = SHOTS, seeds: Sequence[int] = SEEDS, console: Console | None = None
+) -> dict[str, Any]:
+    """Test accuracy with k training images a class, over seeds that draw images and weights (Zhou et al. 2022).
+
+    Validation has as many images a class, but at most four.
+    """
+    with _begun(config):
+        rows = []
+        for count in shots:
+            found = []
+            for seed in seeds:
+                words = [f"data.shots={count}", f"data.val_shots={min(count, 4)}", *_seed(seed)]
+                found.append(measured(config, f"{count}-shot-seed{seed}", words, console)["accuracy"])
+            rows.append({"shots": count, **_mean(found)})
+        return _kept(config, "few-shot", {"rows": rows})
+
+
+def base_to_new(
+    config: RunConfig, shots: int = 16, seeds: Sequence[int] = SEEDS, console: Console | None = None
+) -> dict[str, Any]:
+    """Train on the first half of the classes; test on both halves, each among its own names; and their harmonic mean.
+
+    As in the papers, the harmonic mean is that of the mean accuracies.
+    """
+    with _begun(config):
+        base, new = [], []
+        for seed in seeds:
+            words = ["data.half=base", f"data.shots={shots}", f"data.val_shots={min(shots, 4)}", *_seed(seed)]
+            name = f"base-{shots}-shot-seed{seed}"
+            base.append(measured(config, name, words, console)["accuracy"])
+            other = ["data.half=new", *words[1:]]
+            new.append(_elsewhere(config, name, other, console)["accuracy"])
+        first, second = _mean(base), _mean(new)
+        mean = harmonic(first["mean"], second["mean"])
+        return _kept(config, "base-to-new", {"shots": shots, "base": first, "new": second, "harmonic_mean": mean})
+
+
+def transfer(
+    config: RunConfig,
+    targets: Sequence[str],
+    shots: int | None = 16,
+    seeds: Sequence[int] = SEEDS,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Train on `config.data`; test there and on other data with their own class names (cross-dataset, domain shift).
+
+    Args:
+        targets: data sets as `data.path` names them.
+        shots: training images a class; None for all.
+    """
+    if not targets:
+        raise UserError("transfer needs other data sets to test on: --to DATA [DATA ...]")
+    with _begun(config):
+        words = [] if shots is None else [f"data.shots={shots}", f"data.val_shots={min(shots, 4)}"]
+        source: list[float] = []
+        others: dict[str, list[float]] = {target: [] for target in targets}
+        for seed in seeds:
+            name = f"{'all' if shots is None else shots}-shot-transfer-seed{seed}"
+            source.append(measured(config, name, [*words, *_seed(seed)], console)["accuracy"])
+            for target in targets:
+                there = [
+                    word("data.path", target),
+                    "data.val=null",
+                    "data.test=null",
+                    "data.shots=null",
+                    "data.val_shots=null",
+                ]
+                others[target].append(_elsewhere(config, name, there, console)["accuracy"])
+        rows = [{"data": target, **_mean(found)} for target, found in others.items()]
+        average = statistics.mean(row["mean"] for row in rows)
+        return _kept(config, "transfer", {"source": _mean(source), "rows": rows, "average": average})
+
+
+def as_table(found: dict[str, Any]) -> str:
+    """A protocol's result as lines of text.
+
+    >>> print(as_table({"protocol": "few-shot", "rows": [{"shots": 1, "mean": 0.5, "spread": 0.1}]}), end="")
+    1 shot    50.0 +- 10.0
+    """
+    if found["protocol"] == "base-to-new":
+        rows = [("base classes", found["base"]), ("new classes", found["new"])]
+    elif found["protocol"] == "few-shot":
+        rows = [(f"{row['shots']} shot{'s' if row['shots'] > 1 else ''}", row) for row in found["rows"]]
+    else:
+        rows = [(found["data"], found["source"]), *((row["data"], row) for row in found["rows"])]
+    lines = [(name, f"{100 * row['mean']:.1f} +- {100 * row['spread']:.1f}") for name, row in rows]
+    lines += [(name, f"{100 * found[key]:.1f}") for name, key in LAST.items() if key in found]
+    width = max(len(name) for name, _ in lines)
+    return "".join(f"{name:<{width}}    {value}\n" for name, value in lines)
+
+
+def harmonic(first: float, second: float) -> float:
+    """Harmonic mean of two accuracies.
+
+    >>> round(harmonic(0.8426, 0.7610), 4)
+    0.7997
+    """
+    return 2 * first * second / (first + second) if first + second else 0.0
+
+
+def _seed(seed: int) -> list[str]:
+    return [f"data.split_seed={seed}", f"train.seed={seed}"]
+
+
+def _mean(found: Sequence[float]) -> dict[str, Any]:
+    return {
+        "mean": statistics.mean(found),
+        "spread": statistics.stdev(found) if len(found) > 1 else 0.0,
+        "seeds": list(found),
+    }
+
+
+def _folder(config: RunConfig) -> Path:
+    return config.out / (config.name or f"protocol-{stem_of(config)}")
+
+
+@contextmanager
+def _begun(config: RunConfig) -> Iterator[None]:
+    """Hold the folder, and note the settings it is of, without those that a protocol gives itself."""
+    told = identity(config)
+    for section, keys in GIVEN.items():
+        for key in keys:
+            del told[section][key]
+    file = _folder(config) / "settings.json"
+    with lock_folder(file.parent):
+        refuse_other(file, told)
+        write_json(file, told)
+        yield
+
+
+def _with(config: RunConfig, words: Sequence[str]) -> RunConfig:
+    return load_config(base=config.model_dump(mode="json"), overrides=words)
+
+
+def measured(config: RunConfig, name: str, words: Sequence[str], console: Console | None) -> dict[str, Any]:
+    """Metrics on test of a run with these settings, trained now unless it was before; an interrupted one goes on.
+
+    Args:
+        config: whose `out` and `name` are the folder that holds the run.
+        name: of the run's folder.
+        words: settings of this run.
+    """
+    folder = _folder(config) / name
+    mine = _with(config, [*words, word("out", folder.parent), word("name", name)])
+    if not _learns(mine):
+        return _once(folder.with_suffix(".json"), lambda: evaluate_untrained(mine, "test", console))
+    if (done := finished(folder)) is not None:
+        metrics = done.metrics
+    elif (folder / CHECKPOINT).is_file():
+        metrics = resume(folder, console=console).metrics
+    else:
+        if (folder / "config.yaml").is_file():
+            shutil.rmtree(folder)  # stopped before its first checkpoint
+        metrics = train(mine, console).metrics
+    found: dict[str, Any] | None = metrics.get("test")
+    if found is None:
+        raise UserError(f"{config.data.path} has no test split, which this protocol needs; give data.test=FOLDER")
+    return found
+
+
+def _elsewhere(config: RunConfig, name: str, words: Sequence[str], console: Console | None) -> dict[str, Any]:
+    """Metrics of that run on other classes or data."""
+    folder = _folder(config) / name
+    if not _learns(config):
+        return evaluate_untrained(_with(config, words), "test", console)
+    # The seed of training is in the artifact; what is left says which images it meets.
+    return evaluate(folder, "test", [each for each in words if each.startswith("data.")], console)
+
+
+def _learns(config: RunConfig) -> bool:
+    fixed = config.prompt.kind in ("none", "tpt") and config.tuning.kind == "frozen"
+    return not (fixed and config.head.kind == "zeroshot")
+
+
+def _once(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    if not path.is_file():
+        write_json(path, make())
+    return read_split(path)
+
+
+def _kept(config: RunConfig, protocol: str, found: dict[str, Any]) -> dict[str, Any]:
+    result = {"protocol": protocol, "data": config.data.path, "prompt": config.prompt.kind, **found}
+    write_json(_folder(config) / f"{protocol}.json", result)
+    return result

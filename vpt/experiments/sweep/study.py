@@ -1,0 +1,394 @@
+"""Running a sweep: trials are ordinary runs, chosen by Optuna and pruned by their validation."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import math
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import StorageInternalError
+from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from vpt.config import RunConfig, load_config, word
+from vpt.experiments.sweep.journal import open_journal
+from vpt.experiments.sweep.plots import sweep_png
+from vpt.experiments.sweep.reuse import Shared
+from vpt.experiments.sweep.search_space import TRIALS, Axis, Choices, grid_of, suggest, words_of
+from vpt.metrics.classification import ranking
+from vpt.training.context import Setting
+from vpt.training.loop import Request, alone
+from vpt.training.run_folder import TrainResult, finished, identity, refuse_changed, refuse_other
+from vpt.training.tasks import task_of
+from vpt.training.trainer import get_ready, model_of, training
+from vpt.utils.atomic_io import write_json
+from vpt.utils.console import Console
+from vpt.utils.distributed import refuse
+from vpt.utils.errors import UserError, WriteError
+from vpt.utils.folder_lock import LOCK_OF_BEST, lock_folder
+
+STUDY = "vpt"
+HOPELESS = 3  # so many failures without one success end a sweep
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What to search.
+
+    Args:
+        words: settings of every run, with the config file that they came with.
+        axes: what is searched.
+        trials: how many, over all calls and machines together; of a grid every point, whatever stands here.
+        grid: every point once, instead of Optuna's choice.
+        final: settings of the last training beside the chosen ones.
+        storage: a database's URL, for several machines; default: a journal in the sweep's folder.
+        prune: end trials early that fall behind the median.
+        seed: of Optuna's choice.
+    """
+
+    words: Sequence[str]
+    axes: Mapping[str, Axis]
+    file: str | None = None
+    trials: int = TRIALS
+    grid: bool = False
+    final: Sequence[str] = ()
+    storage: str | None = None
+    prune: bool = True
+    seed: int = 0
+
+
+@dataclass
+class SweepResult:
+    """A finished sweep: its folder, its trials, the chosen settings, and the run that was trained with them."""
+
+    folder: Path
+    trials: list[dict[str, Any]]
+    chosen: list[str]
+    best: TrainResult = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A finished search: its folder, its trials, and the settings that validation chose, as `key=value` words."""
+
+    folder: Path
+    trials: list[dict[str, Any]]
+    words: list[str]
+
+
+def sweep(plan: Sweep, console: Console | None = None) -> SweepResult:
+    """Search, then train once more with what was chosen. The same call again goes on with an interrupted one.
+
+    Raises:
+        UserError: as `search` does, and any mistake in the settings of the last training.
+    """
+    console = console or Console()
+    shared = Shared()
+    load_config(plan.file, [*plan.words, *plan.final])  # a mistake in `final` is not told after all trials
+    with _locked(plan) as folder:
+        found = _search(plan, folder, console, shared)
+        words = [*plan.words, *found.words, *plan.final, "name=best", word("out", folder), "compare=[]"]
+        config = load_config(plan.file, words)
+        final = f" with {' '.join(plan.final)}" if plan.final else ""
+        console.say(f"chosen: {' '.join(found.words)}; trained again{final}")
+        return SweepResult(folder, found.trials, found.words, _final(config, folder / "best", shared, console))
+
+
+def search(plan: Sweep, console: Console | None = None, shared: Shared | None = None) -> Chosen:
+    """Search, or go on with a search that was interrupted: the same call again, with the same name and out folder.
+
+    Only trials, storage, prune and seed may differ; a folder or a database holds trials of one search.
+
+    Args:
+        plan: what to search.
+        console: where is said how far it is.
+        shared: where trials leave what later runs can take up; default: it ends with the search.
+
+    Raises:
+        UserError: any mistake in the configuration, the axes or the data, or a folder of another search, before
+            anything is written; no trial that finished.
+    """
+    with _locked(plan) as folder:
+        return _search(plan, folder, console or Console(), shared or Shared())
+
+
+@contextlib.contextmanager
+def _locked(plan: Sweep) -> Iterator[Path]:
+    """Hold the folder of a sweep; with a database several machines work in it."""
+    refuse("a sweep")
+    if not plan.axes:
+        raise UserError("nothing to search; name settings with --over, as in --over prompt.tokens=5,10,50")
+    base = load_config(plan.file, plan.words)
+    # A sweep without a name takes that of its data, so that the same command finds it again.
+    folder = base.out / (base.name or f"sweep-{Path(base.data.path).name}-{base.backbone.name}".replace("/", "_"))
+    with contextlib.nullcontext() if plan.storage is not None else lock_folder(folder):
+        try:
+            yield folder
+        except WriteError as error:
+            raise WriteError(f"{error}; then the same command goes on with the sweep") from error
+        except (StorageInternalError, SQLAlchemyError) as error:
+            reason = str(error.__cause__ or error).splitlines()[0][:200]
+            raise UserError(f"the database failed: {reason}; the same command goes on with the sweep") from error
+
+
+def _search(plan: Sweep, folder: Path, console: Console, shared: Shared) -> Chosen:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    base = load_config(plan.file, plan.words)
+    _check_axes(plan)
+    told = _experiment(base, plan)
+    settings = folder / "settings.json"
+    refuse_other(settings, told)
+    taken_up = settings.is_file()
+    if not taken_up:
+        _look_ahead(plan, shared)  # what is wrong leaves nothing behind
+    database = None if plan.storage is None else _database(plan.storage)
+    write_json(settings, told)
+    study = _study(plan, folder, told, database)
+    if plan.storage is None:  # in a shared database other machines' trials are running
+        _take_up(study, plan, console)
+    if plan.grid:
+        _ask_for_grid(study, plan)
+    failures = 0
+    trials = math.prod(map(len, grid_of(plan.axes).values())) if plan.grid else plan.trials
+    if taken_up and _ended(study) < trials:
+        _look_ahead(plan, shared)
+    while (number := _ended(study) + failures) < trials:
+        if plan.grid and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            break
+        trial = study.ask()
+        try:
+            words = suggest(trial, plan.axes)
+            config = load_config(plan.file, [*plan.words, *words])
+            console.say(f"trial {number + 1} of {trials}: {' '.join(words)}")
+            score = _run(config, folder / "trials" / _digest(words), trial, shared)
+        except optuna.TrialPruned:
+            study.tell(trial, state=TrialState.PRUNED)
+            console.say("  pruned")
+        except WriteError:
+            raise  # the trial stays as it is: others would fail alike, and the next call goes on with this one
+        except UserError as error:
+            study.tell(trial, state=TrialState.FAIL)
+            console.warn(f"  failed: {error}")
+            failures += 1
+            if failures >= HOPELESS and not _complete(study):
+                raise
+        else:
+            study.tell(trial, score)
+            console.say(f"  validation {score:.4f}")
+    return _conclude(study, plan, folder, console)
+
+
+def _check_axes(plan: Sweep) -> None:
+    """Every value of every axis must make a valid configuration, by itself."""
+    if plan.grid:
+        grid_of(plan.axes)
+    for key, axis in plan.axes.items():
+        if key in ("name", "out", "task") or key.startswith("backbone"):
+            raise UserError(f"{key} is not searched in a sweep; make a sweep for each")
+        for value in _ends(axis):
+            load_config(plan.file, [*plan.words, word(key, value)])
+
+
+def _experiment(base: RunConfig, plan: Sweep) -> dict[str, Any]:
+    """What all trials of one folder or database have in common."""
+    axes = {key: repr(axis) for key, axis in plan.axes.items()}
+    told: dict[str, Any] = json.loads(json.dumps({"settings": identity(base), "over": axes, "grid": plan.grid}))
+    return told
+
+
+def _database(url: str) -> optuna.storages.BaseStorage:
+    try:
+        return optuna.storages.get_storage(url)
+    except (ImportError, ValueError, SQLAlchemyError) as error:
+        reason = str(error).splitlines()[0]
+        shown = re.sub("//.*@", "//", url)  # without a password
+    raise UserError(f"--storage {shown} cannot be opened: {reason}")
+
+
+def _study(
+    plan: Sweep, folder: Path, told: dict[str, Any], database: optuna.storages.BaseStorage | None
+) -> optuna.Study:
+    pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
+    if plan.prune:
+        pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2)
+    study = optuna.create_study(
+        storage=database or open_journal(folder),
+        sampler=optuna.samplers.TPESampler(seed=plan.seed),
+        pruner=pruner,
+        study_name=STUDY if plan.storage is None else f"{STUDY}-{folder.name}",
+        direction="maximize",
+        load_if_exists=True,
+    )
+    if "settings" not in study.user_attrs and not study.get_trials(deepcopy=False):
+        study.set_user_attr("settings", told)
+    place = folder if plan.storage is None else f"the sweep {study.study_name} in this database"
+    refuse_changed(place, study.user_attrs.get("settings", {}), told)
+    return study
+
+
+def _take_up(study: optuna.Study, plan: Sweep, console: Console) -> None:
+    """Trials that a kill left running are asked for again; their runs go on from their checkpoints."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)
+        if params := _params(trial):
+            if not plan.grid:  # which asks for every point that has not ended
+                study.enqueue_trial(params)
+            console.say(f"trial {trial.number + 1} was interrupted and goes on")
+
+
+def _ask_for_grid(study: optuna.Study, plan: Sweep) -> None:
+    """Ask for the points that have not ended and wait for nobody; those that failed once more."""
+    grid = grid_of(plan.axes)
+    states = tuple(state for state in TrialState if state != TrialState.FAIL)
+    known = {_point(_params(trial), grid) for trial in study.get_trials(deepcopy=False, states=states)}
+    for values in itertools.product(*grid.values()):
+        params = dict(zip(grid, values, strict=True))
+        if _point(params, grid) not in known:
+            study.enqueue_trial(params)
+
+
+def _params(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    """The settings of a trial, also of one that has not begun."""
+    params: dict[str, Any] = trial.system_attrs.get("fixed_params", trial.params)
+    return params
+
+
+def _point(params: Mapping[str, Any], grid: Mapping[str, Any]) -> str:
+    return repr([params.get(key) for key in grid])  # 1, 1.0 and true are three values
+
+
+def _look_ahead(plan: Sweep, shared: Shared) -> None:
+    """Read the data and build a model before the first trial: a mistake in common ends the sweep instead of each trial.
+
+    Where neither the first values of all axes nor the last ones can be trained, it is taken to be in common.
+    """
+    mistakes = []
+    for at in (0, -1):
+        values = {key: _ends(axis)[at] for key, axis in plan.axes.items()}
+        try:
+            config = load_config(plan.file, [*plan.words, *(word(key, value) for key, value in values.items())])
+            model_of(_setting(config, shared), shared.backbone(config))
+        except UserError as error:
+            mistakes.append(error)
+        else:
+            return
+    raise mistakes[0]
+
+
+def _ends(axis: Axis) -> tuple[Any, ...]:
+    return axis.values if isinstance(axis, Choices) else (axis.low, axis.high)
+
+
+def _setting(config: RunConfig, shared: Shared) -> Setting:
+    setting = shared.setting(config, Console(quiet=True))
+    if not setting.data.val:
+        raise UserError("a sweep chooses by validation, but there is none; set data.val_fraction")
+    return setting
+
+
+def _run(config: RunConfig, folder: Path, trial: optuna.Trial, shared: Shared) -> float:
+    done = finished(folder)
+    if done is not None:
+        measured = done.metrics.get("val")
+        if measured is None:
+            raise UserError(f"{folder} was not measured on validation; remove it")
+        return float(measured[ranking(measured)])
+    setting = _setting(config.model_copy(update={"name": folder.name, "compare": []}), shared)
+    name = task_of(config).metric(setting.data)
+    seen = 0
+
+    def look(request: Request) -> None:
+        nonlocal seen
+        history = request.state.progress.history
+        for row in history[seen:]:
+            if f"val_{name}" in row:
+                trial.report(row[f"val_{name}"], row["epoch"])
+                if trial.should_prune():
+                    raise optuna.TrialPruned
+        seen = len(history)
+
+    with lock_folder(folder) as locked:
+        result = alone(training(get_ready(setting, folder, shared.backbone(setting.config)), locked), look)
+    return float(result.metrics["val"][name])
+
+
+def _conclude(study: optuna.Study, plan: Sweep, folder: Path, console: Console) -> Chosen:
+    done = _complete(study)
+    if not done:
+        raise UserError("no trial finished; see what they said above")
+    rows = [_row(trial, plan) for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    rows.sort(key=lambda row: -(row["validation"] if row["validation"] is not None else -1.0))
+    write_json(folder / "sweep.json", {"axes": list(plan.axes), "trials": rows})
+    sweep_png(rows, list(plan.axes), folder / "sweep.png")
+    shown = [row for row in rows if row["state"] == "complete"][:10]
+    console.table(
+        f"the best of {len(rows)} trials",
+        [*(key.removeprefix("train.optimizer.") for key in plan.axes), "validation"],
+        [[*(_told(row["params"].get(key)) for key in plan.axes), f"{row['validation']:.4f}"] for row in shown],
+    )
+    top = max(trial.value for trial in done if trial.value is not None)
+    params = min((trial.params for trial in done if trial.value == top), key=lambda params: _order(params, plan))
+    return Chosen(folder, rows, words_of(params, plan.axes))
+
+
+def _order(params: dict[str, Any], plan: Sweep) -> Any:
+    """Which of equally good points comes first, whenever their trials ran: of a grid the one that its file names first,
+    else the first by name."""
+    if not plan.grid:
+        return repr(params)
+    return [list(values).index(params[key]) for key, values in grid_of(plan.axes).items()]
+
+
+def _final(config: RunConfig, folder: Path, shared: Shared, console: Console) -> TrainResult:
+    """Train with the chosen settings, or read the run that did."""
+    setting = shared.setting(config, console)
+    file = folder / "config.yaml"
+
+    def waiting(holder: str) -> None:
+        console.say(f"the last training is under way in {holder}; waiting for its result")
+
+    with lock_folder(folder.parent, LOCK_OF_BEST, waiting):
+        if not file.is_file() or identity(load_config(file)) != identity(setting.config):
+            shutil.rmtree(folder, ignore_errors=True)  # of a shorter sweep before, or with another `final`
+        elif (done := finished(folder)) is not None:
+            return done
+        with lock_folder(folder) as locked:
+            return alone(training(get_ready(setting, folder, shared.backbone(setting.config)), locked))
+
+
+def _row(trial: optuna.trial.FrozenTrial, plan: Sweep) -> dict[str, Any]:
+    last = max(trial.intermediate_values, default=None)
+    value = trial.value if trial.state == TrialState.COMPLETE else trial.intermediate_values.get(last or 0)
+    return {
+        "number": trial.number,
+        "state": trial.state.name.lower(),
+        "params": trial.params,
+        "validation": value,
+        "epochs": last,
+        "words": words_of(trial.params, plan.axes),
+    }
+
+
+def _told(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _digest(words: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:12]
+
+
+def _ended(study: optuna.Study) -> int:
+    return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
+
+
+def _complete(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))

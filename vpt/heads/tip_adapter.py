@@ -1,0 +1,120 @@
+"""Tip-Adapter: a cache of the training images' features beside the zero-shot scores (Zhang et al. 2022, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vpt.backbones.text_encoder import TextEncoder
+from vpt.heads.zero_shot import ZeroShot
+from vpt.utils.errors import UserError
+
+STEPS = (200, 20)  # values tried of beta and of alpha, as the authors search
+
+
+class TipAdapter(ZeroShot):
+    """Zero-shot scores plus alpha * exp(-beta (1 - f K^T)) Y, with keys K (N, D) and one-hot labels Y (N, K).
+
+    Keys are made from training images (`remember`), alpha and beta chosen on validation images (`search`). Only the
+    keys learn, if anything does (Tip-Adapter-F). The scale of the zero-shot part is CLIP's own, which is 100 in
+    OpenAI's models.
+
+    Args:
+        finetune: the keys learn.
+        mix: alpha and beta until they are chosen on validation images.
+
+    The other arguments are those of ZeroShot.
+    """
+
+    role = "head"
+    labels: Tensor
+    mix: Tensor
+
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        fingerprint: str,
+        names: Sequence[str],
+        templates: Sequence[str],
+        finetune: bool,
+        mix: tuple[float, float] = (1.0, 5.5),
+    ) -> None:
+        super().__init__(encoder, fingerprint, names, templates)
+        self.keys = nn.Parameter(torch.zeros(0, self.fixed.shape[1]), requires_grad=finetune)
+        self.register_buffer("labels", torch.zeros(0, dtype=torch.int64))
+        self.register_buffer("mix", torch.tensor(mix))
+        if not finetune:
+            # Not a parameter: nothing of it learns, but it belongs to the task.
+            keys = self.keys.data
+            del self.keys
+            self.register_buffer("keys", keys)
+
+    def set_names(self, names: Sequence[str], templates: Sequence[str] | None = None) -> None:
+        """Only before anything is remembered.
+
+        Raises:
+            UserError: the cache belongs to other classes.
+        """
+        if "labels" in self._buffers and len(self.labels):
+            raise UserError("a Tip-Adapter's cache knows its own classes only; use head=zeroshot for other names")
+        super().set_names(names, templates)
+
+    def resize_for(self, count: int) -> None:
+        """Make room for `count` keys, before a stored state is loaded."""
+        width, device = self.fixed.shape[1], self.fixed.device
+        if isinstance(self.keys, nn.Parameter):
+            self.keys.data = torch.zeros(count, width, device=device)
+        else:
+            self.keys = torch.zeros(count, width, device=device)
+        self.labels = torch.zeros(count, dtype=torch.int64, device=device)
+
+    @torch.no_grad()
+    def remember(self, features: Tensor, labels: Tensor) -> None:
+        """Take the features (N, D) of training images as keys, with their labels (N,).
+
+        Where an image was seen several times, `features` is the mean of its raw features; keys are normalised once.
+        """
+        self.resize_for(len(labels))
+        self.keys.copy_(F.normalize(features, dim=-1))
+        self.labels.copy_(labels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Scores (B, K) of image features (B, D)."""
+        alpha, beta = self.mix
+        return self.scores(features, self.text()) + alpha * self.cached(features, beta)
+
+    def cached(self, features: Tensor, beta: Tensor | float) -> Tensor:
+        """What the cache says, (B, K)."""
+        near = torch.exp(-beta * (1 - F.normalize(features, dim=-1) @ self.keys.to(features.dtype).T))
+        return near @ F.one_hot(self.labels, len(self.fixed)).to(near.dtype)
+
+    def ready(self) -> Callable[[Tensor], Tensor]:
+        """The head as it is; all of it is constant."""
+        return self.forward
+
+    @torch.no_grad()
+    def search(self, features: Tensor, labels: Tensor, alphas: float, betas: float) -> tuple[float, float, float]:
+        """Choose alpha and beta by accuracy on validation features (N, D); equal accuracy goes to the first.
+
+        Args:
+            alphas: the largest alpha, not itself tried; the smallest is 0.1.
+            betas: the largest beta.
+
+        Returns:
+            alpha, beta and the accuracy they reach.
+        """
+        zero = self.scores(features, self.text())
+        best = (-1.0, 0.0, 0.0)
+        for step in range(STEPS[0]):
+            beta = 0.1 + step * (betas - 0.1) / STEPS[0]
+            cached = self.cached(features, beta)
+            for part in range(STEPS[1]):
+                alpha = 0.1 + part * (alphas - 0.1) / STEPS[1]
+                right = float(((zero + alpha * cached).argmax(1) == labels).float().mean())
+                if right > best[0]:
+                    best = (right, alpha, beta)
+        self.mix.copy_(torch.tensor(best[1:]))
+        return best[1], best[2], best[0]

@@ -1,0 +1,160 @@
+"""The zero-shot head of CLIP: scores are cosines to text features of class names (Radford et al. 2021, section 3.1).
+
+Text features come from fixed templates, computed once and kept on disk, or from a learned context
+(prompts/contexts.py), computed anew in every step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from vpt.backbones.text_encoder import TextEncoder
+from vpt.prompts.clip.templates import cleaned
+from vpt.prompts.clip.text_context import Contexts
+from vpt.utils.cache_dir import cache_dir
+from vpt.utils.errors import UserError
+from vpt.utils.tensor_io import read_tensors, write_tensors
+
+MAX_TEXTS = 100_000  # that are encoded for one head; a thousand classes in all of CLIP's templates are 80,000
+Scorer = Callable[[Tensor], Tensor]
+
+
+def class_features(
+    encoder: TextEncoder, fingerprint: str, names: Sequence[str], templates: Sequence[str], each_normal: bool = True
+) -> Tensor:
+    """Normalised text features (K, D): the mean over templates for every name.
+
+    They are kept in the user's cache folder under what decides them, so that they are computed once.
+
+    Args:
+        encoder: a CLIP's text side.
+        fingerprint: of the whole CLIP, its tokenizer included.
+        names: class names.
+        templates: texts with `{}`.
+        each_normal: features of single texts are normalised before the mean, as CLIP does.
+
+    Raises:
+        UserError: more texts than are worth the time, or a name that is too long.
+    """
+    if len(names) * len(templates) > MAX_TEXTS:
+        raise UserError(
+            f"{len(names)} class names in {len(templates)} templates are more than {MAX_TEXTS} texts; give fewer "
+            "templates, as in head.templates=single"
+        )
+    key = hashlib.sha256(json.dumps([fingerprint, list(names), list(templates), each_normal]).encode()).hexdigest()
+    path = cache_dir() / "text" / f"{key[:32]}.safetensors"
+    if path.is_file():
+        try:
+            kept = read_tensors(path)[0]["features"]
+            if len(kept) == len(names):
+                return kept.to(encoder.scale.device)
+        except (UserError, KeyError, TypeError):
+            path.unlink(missing_ok=True)  # damaged; made again
+    found = []
+    words = cleaned(names)
+    for start in range(0, len(words), 64):
+        some = words[start : start + 64]
+        # Not str.format: a name may hold braces of its own.
+        texts = [template.replace("{}", name) for name in some for template in templates]
+        features = encoder.features(texts).unflatten(0, (len(some), len(templates)))
+        found.append((F.normalize(features, dim=-1) if each_normal else features).mean(1))
+    features = F.normalize(torch.cat(found), dim=-1)
+    with contextlib.suppress(UserError):  # a cache that cannot be written is no reason to stop
+        write_tensors(path, {"features": features}, {"kind": "vpt text features"})
+    return features
+
+
+class ZeroShot(nn.Module):
+    """Scores (B, K) of image features (B, D): logit scale times cosine to each class's text features.
+
+    Args:
+        encoder: a CLIP's text side; not a part of this module.
+        fingerprint: of the CLIP.
+        names: class names.
+        templates: texts with `{}`, whose mean text features are fixed.
+        each_normal: features of single texts are normalised before the mean, as CLIP does.
+    """
+
+    role = "prompt"  # what learns here is prompts
+    fixed: Tensor
+
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        fingerprint: str,
+        names: Sequence[str],
+        templates: Sequence[str],
+        each_normal: bool = True,
+    ) -> None:
+        super().__init__()
+        self.__dict__["encoder"] = encoder  # a reference; it belongs to the backbone
+        self.fingerprint = fingerprint
+        self.templates = tuple(templates)
+        self.each_normal = each_normal
+        self.contexts: Contexts | None = None  # a learned context, in place of the fixed features
+        self.chunk = 4  # images whose texts are computed at a time where the context depends on the image
+        self.register_buffer("fixed", torch.zeros(0), persistent=False)
+        self.set_names(names)
+
+    def set_names(self, names: Sequence[str], templates: Sequence[str] | None = None) -> None:
+        """Take other class names, and other templates if they are given.
+
+        Raises:
+            UserError: names that are too long, or contexts that belong to their classes.
+        """
+        self.templates = self.templates if templates is None else tuple(templates)
+        encoder: TextEncoder = self.__dict__["encoder"]
+        if self.contexts is not None:
+            self.contexts.set_names(names)
+        found = class_features(encoder, self.fingerprint, names, self.templates, self.each_normal)
+        self.fixed = found.to(encoder.scale.device)
+
+    @property
+    def conditional(self) -> bool:
+        """Whether text features depend on the image."""
+        return self.contexts is not None and self.contexts.meta is not None
+
+    def text(self) -> Tensor:
+        """Normalised text features (K, D), for contexts that do not depend on the image."""
+        return self.fixed if self.contexts is None else F.normalize(self.contexts()[0], dim=-1)
+
+    def scores(self, features: Tensor, text: Tensor) -> Tensor:
+        """Scores (B, K) of image features (B, D) against normalised text features (K, D) or (B, K, D)."""
+        encoder: TextEncoder = self.__dict__["encoder"]
+        normal = F.normalize(features, dim=-1)
+        text = text.to(normal.dtype)
+        cosines = normal @ text.T if text.ndim == 2 else (text @ normal[..., None])[..., 0]
+        return encoder.scale.to(normal.dtype) * cosines
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Scores (B, K) of image features (B, D)."""
+        if not self.conditional:
+            return self.scores(features, self.text())
+        if torch.compiler.is_compiling():  # a file takes any batch, but as many chunks as it was traced with
+            return self._conditional(features)
+        parts = []
+        for some in features.split(self.chunk):
+            # The texts of all classes for every image are many; their activations are made again going back.
+            again = torch.is_grad_enabled()
+            parts.append(checkpoint(self._conditional, some, use_reentrant=False) if again else self._conditional(some))
+        return torch.cat(parts)
+
+    def _conditional(self, features: Tensor) -> Tensor:
+        assert self.contexts is not None
+        text = F.normalize(self.contexts(F.normalize(features, dim=-1)), dim=-1)
+        return self.scores(features, text)
+
+    def ready(self) -> Scorer:
+        """The head with what does not depend on the image computed once."""
+        if self.conditional:
+            return self.forward
+        text = self.text()
+        return lambda features: self.scores(features, text)

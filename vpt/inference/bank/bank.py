@@ -1,0 +1,448 @@
+"""One frozen backbone in memory, any number of tasks beside it, and batches in which every image is another task's."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vpt.backbones.backbone import Backbone
+from vpt.backbones.factory import load_backbone
+from vpt.config import BackboneConfig
+from vpt.config.data import Window
+from vpt.data.decode import BadImage, decode
+from vpt.inference.bank.answers import Prepared, Result, answer_each, broken, prepare
+from vpt.inference.bank.attention import look_at
+from vpt.inference.bank.deadline import Deadline, TooSlowError
+from vpt.inference.bank.forward_groups import Group, normalised, rows_of
+from vpt.inference.bank.task import (
+    LoadedClassifier,
+    LoadedTask,
+    TaskError,
+    check_fits,
+    check_shares,
+    load_task,
+    name_of,
+    reads_names,
+)
+from vpt.inference.image_inputs import Picture
+from vpt.models.artifact import Artifact, find_artifact, read_artifact
+from vpt.models.trusted_settings import backbone_of
+from vpt.utils.device import autocast, pick_device, pick_precision
+from vpt.utils.errors import UserError, nearest
+from vpt.utils.precision import Precision
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """What a bank tells of a task."""
+
+    name: str
+    task: str  # classification or detection
+    classes: tuple[str, ...]
+    prompt: str
+    image_size: int
+    bytes: int
+    loaded: bool
+
+
+@dataclass
+class _Entry:
+    """A task: what is known of it, and, unless memory was short, what it computes with."""
+
+    artifact: Artifact  # without its tensors
+    bytes: int
+    view: Any  # what prepares pictures for it
+    shape: Hashable  # tasks of one shape share a pass
+    loaded: LoadedTask | None
+
+
+class Bank:
+    """Serves tasks from one backbone.
+
+    Args:
+        backbone: which one; default: that of the first artifact that is added. A repository, a folder or a file of
+            weights must be named here, unless you have trained on it on this machine: see
+            vpt/models/trusted_settings.py.
+        device: auto, cpu, cuda, cuda:1, mps.
+        memory: bytes that tasks may take beside the backbone; the least recently used leave first and come back from
+            their files. None for no limit.
+        precision: auto, fp32, bf16, fp16, as of `vpt.load`.
+        load_s: seconds that it may take to prepare a task, beside loading the backbone; None for no limit.
+
+    Tasks are added and removed while others predict. Results equal each task's own model.
+    """
+
+    def __init__(
+        self,
+        backbone: BackboneConfig | None = None,
+        device: str = "auto",
+        memory: int | None = None,
+        precision: Precision = "fp32",
+        load_s: float | None = None,
+    ) -> None:
+        self._load_s = load_s
+        self._config = backbone
+        self._device = pick_device(device)
+        self._precision = pick_precision(precision, self._device)
+        self._autocast = autocast(self._precision, self._device)
+        self._memory = memory
+        self._lock = threading.RLock()
+        self._loading = threading.RLock()  # while a backbone loads; who only predicts does not wait for it
+        self._deadline = Deadline()
+        self._tasks: OrderedDict[str, _Entry] = OrderedDict()  # least recently used first
+        self._groups: dict[Hashable, Group] = {}
+        self._backbone: Backbone | None = None
+        self._brought: BackboneConfig | None = None  # the settings by which it was loaded
+
+    def add(self, name: str, artifact: str | Path) -> TaskInfo:
+        """Add a task, or replace the one of that name, by its artifact file or run folder.
+
+        Raises:
+            UserError: a damaged artifact, one of another backbone, or one that changes backbone weights.
+        """
+        if not name or len(name) > 200:
+            raise UserError("a task needs a name of at most 200 characters")
+        entry = self._read(name, find_artifact(artifact))
+        with self._lock:
+            self._tasks[name] = entry
+            self._tasks.move_to_end(name)
+            self._groups.clear()
+            self._make_room(keep={name})
+        return self.info(name)
+
+    def remove(self, name: str) -> None:
+        """Remove a task; batches that are under way still finish with it.
+
+        Raises:
+            UserError: no such task.
+        """
+        with self._lock:
+            self._entry(name)
+            del self._tasks[name]
+            self._groups.clear()
+
+    @property
+    def chosen(self) -> bool:
+        """Whether the backbone was named, and is not that of the first task."""
+        return self._config is not None
+
+    @property
+    def backbone_name(self) -> str | None:
+        """The backbone, once it is loaded."""
+        return None if self._backbone is None else self._backbone.name
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tasks
+
+    def names(self) -> list[str]:
+        """Names of all tasks, in order."""
+        with self._lock:
+            return sorted(self._tasks)
+
+    def info(self, name: str) -> TaskInfo:
+        """What a task is.
+
+        Raises:
+            UserError: no such task.
+        """
+        with self._lock:
+            entry = self._entry(name)
+            config, found = entry.artifact.config, entry.artifact
+            return TaskInfo(
+                name,
+                config.task,
+                found.classes,
+                config.prompt.kind,
+                found.preprocess.size,
+                entry.bytes,
+                entry.loaded is not None,
+            )
+
+    def window(self, name: str) -> Window:
+        """`data.window` of a task, by which images deeper than 8 bits are read for it; "full" where it is gone."""
+        with self._lock:
+            return self._tasks[name].artifact.config.data.window if name in self._tasks else "full"
+
+    def bytes(self) -> int:
+        """Bytes that loaded tasks take beside the backbone."""
+        with self._lock:
+            return sum(entry.bytes for entry in self._tasks.values() if entry.loaded is not None)
+
+    def predict(self, images: Sequence[Picture], tasks: Sequence[str], top: int = 5) -> list[Result | BadImage]:
+        """What each image shows to its task; an image that cannot be read gives its BadImage instead.
+
+        Args:
+            images: paths, PIL pictures or uint8 arrays.
+            tasks: the task of each image.
+            top: how many classes a classification names.
+
+        Raises:
+            UserError: no such task, one that cannot come back from its file, or lists of different lengths.
+        """
+        if top < 1:
+            raise UserError(f"top={top} must be at least 1")
+        if len(images) != len(tasks):
+            raise UserError(f"{len(images)} images with {len(tasks)} tasks; give one task an image")
+        loaded = self._use(tasks)
+        found: list[Result | UserError | None] = [None] * len(images)
+        ready: list[tuple[int, Prepared]] = []
+        for index, (image, name) in enumerate(zip(images, tasks, strict=True)):
+            task, label = loaded[name], name_of(image, index)
+            try:
+                pixels = _decoded(image, task.artifact, label)
+            except BadImage as error:
+                found[index] = error
+                continue
+            ready.append((index, prepare(pixels, label, [task])[0]))
+        mine = [loaded[tasks[index]] for index, _ in ready]
+        answers = answer_each([image for _, image in ready], mine, top, self._scores)
+        for (index, _), answer in zip(ready, answers, strict=True):
+            found[index] = answer
+        with self._lock:
+            self._make_room(keep=set())  # a batch may have needed more tasks than there is room for
+        results: list[Result | BadImage] = []
+        for each in found:
+            if isinstance(each, UserError) and not isinstance(each, BadImage):
+                raise each.__cause__ or each
+            assert each is not None
+            results.append(each)
+        return results
+
+    def prepare(self, pixels: np.ndarray, name: str, tasks: Sequence[str]) -> list[Prepared | UserError]:
+        """A picture (H, W, 3) uint8 as each of some tasks wants it, for `answer`; or why that task cannot have it."""
+        height, width = pixels.shape[:2]
+        found: list[Prepared | UserError] = []
+        wanted: list[tuple[int, _Entry]] = []
+        for task in tasks:
+            try:
+                with self._lock:
+                    entry = self._entry(task)
+                limit = entry.artifact.config.data.max_pixels
+                if width * height > limit:
+                    raise BadImage(name, f"task {task} takes images of at most {limit} pixels")
+                wanted.append((len(found), entry))
+                found.append(_PENDING)
+            except UserError as error:
+                found.append(error)
+        for (index, _), ready in zip(wanted, prepare(pixels, name, [entry for _, entry in wanted]), strict=True):
+            found[index] = ready
+        return found
+
+    def answer(
+        self, images: Sequence[Prepared], tasks: Sequence[str], top: int = 5, seconds: float | None = None
+    ) -> list[Result | UserError]:
+        """What each prepared image shows to its task, or what went wrong with it: a task that fails, or that is gone,
+        costs only its own answers.
+
+        Args:
+            images: made by `prepare`.
+            tasks: the task of each image.
+            top: how many classes a classification names.
+            seconds: after which the passes are stopped, between two layers.
+
+        Raises:
+            TooSlowError: they were.
+        """
+        loaded, failed = self._use_each(tasks)
+        served = [index for index, name in enumerate(tasks) if name in loaded]
+        with self._deadline.within(seconds):
+            answers = iter(
+                answer_each(
+                    [images[index] for index in served], [loaded[tasks[index]] for index in served], top, self._scores
+                )
+            )
+        with self._lock:
+            self._make_room(keep=set())
+        return [next(answers) if name in loaded else failed[name] for name in tasks]
+
+    def attention(self, image: Picture, task: str) -> dict[str, Any]:
+        """Where a task looks on an image: maps over the square that the backbone sees, each 0 to 1 by its own range.
+
+        Returns:
+            square, what the backbone sees as (S, S, 3) uint8; grid (rows, columns); rollout, and of every layer cls
+            and prompts, as nested lists.
+
+        Raises:
+            UserError: no such task, one that finds boxes, or a backbone without patches.
+        """
+        loaded = self._use([task])[task]
+        pixels = _decoded(image, loaded.artifact, "image")
+        return look_at(loaded, prepare(pixels, "image", [loaded])[0], self._device)
+
+    def look(self, image: Prepared, task: str, seconds: float | None = None) -> dict[str, Any]:
+        """What `attention` gives, of a prepared image.
+
+        Raises:
+            TaskError: a task that shows no attention.
+            TooSlowError: it took longer than that.
+        """
+        loaded, failed = self._use_each([task])
+        if failed:
+            raise failed[task]
+        with self._deadline.within(seconds):
+            return look_at(loaded[task], image, self._device)
+
+    def logits(self, images: Tensor, tasks: Sequence[str]) -> list[Tensor]:
+        """Scores (classes of its task,) of each image, on the CPU in float32, before softmax or sigmoid.
+
+        Args:
+            images: (B, 3, S, S) uint8, of the size that their tasks want.
+            tasks: the task of each image; of one shape, or they are passed in turn.
+
+        Raises:
+            UserError: no such task.
+        """
+        loaded = self._use(tasks)
+        return self._scores(images, [_classifier(loaded[name]) for name in tasks])
+
+    @torch.inference_mode()
+    def _scores(self, images: Tensor, tasks: Sequence[LoadedClassifier], alone: bool = False) -> list[Tensor]:
+        """What `logits` gives, of images (B, 3, S, S) and the task of each; alone: apart from other loaded tasks."""
+        images = images.to(self._device)
+        found: dict[int, Tensor] = {}
+        shapes: dict[Hashable, list[int]] = {}
+        for index, task in enumerate(tasks):
+            shapes.setdefault(task.shape, []).append(index)
+        for places in shapes.values():
+            mine = [tasks[index] for index in places]
+            group = Group({task.name: task for task in mine}) if alone else self._group(mine)
+            found |= zip(places, self._pass(rows_of(images, places), mine, group), strict=True)
+        return [found[index] for index in range(len(tasks))]
+
+    def _pass(self, images: Tensor, tasks: Sequence[LoadedClassifier], group: Group) -> list[Tensor]:
+        """Scores of images whose tasks are of one group, by one pass through the backbone."""
+        model = tasks[0].model
+        ids = torch.tensor([group.place[task.name] for task in tasks], device=self._device)
+        found: dict[int, Tensor] = {}
+        with self._autocast():
+            seen = normalised(images, tasks)
+            features = model.backbone.features(seen, model.steps, model.pool, group.stack.of(ids))
+            for name, task in {task.name: task for task in tasks}.items():
+                rows = [row for row, other in enumerate(tasks) if other.name == name]
+                found |= zip(rows, task.head(rows_of(features, rows)).float().cpu(), strict=True)
+        return [found[row] for row in range(len(tasks))]
+
+    def _group(self, tasks: Sequence[LoadedClassifier]) -> Group:
+        """A group of all loaded tasks of the shape that these have, made anew after tasks came or went."""
+        wanted = {task.name: task for task in tasks}
+        shape = tasks[0].shape
+        with self._lock:
+            group = self._groups.get(shape)
+            if group is None or not group.holds(wanted):
+                every = [entry.loaded for entry in self._tasks.values()]
+                members = {t.name: t for t in every if isinstance(t, LoadedClassifier) and t.shape == shape}
+                group = self._groups[shape] = Group(members | wanted)
+            return group
+
+    def _use(self, tasks: Sequence[str]) -> dict[str, LoadedTask]:
+        """Tasks, loaded and marked as used; one that is evicted meanwhile still finishes its batch."""
+        with self._lock:
+            wanted = {name: self._entry(name) for name in dict.fromkeys(tasks)}
+            for name in wanted:
+                self._tasks.move_to_end(name)
+            found, missing = {}, False
+            for name, entry in wanted.items():
+                if entry.loaded is None:
+                    missing = True
+                    try:
+                        self._tasks[name] = entry = self._read(name, entry.artifact.path)
+                    except UserError as error:
+                        raise UserError(f"task {name} left memory and cannot come back: {error}") from error
+                assert entry.loaded is not None
+                found[name] = entry.loaded
+            if missing:
+                self._groups.clear()
+                self._make_room(keep=set(wanted))
+            return found
+
+    def _use_each(self, tasks: Sequence[str]) -> tuple[dict[str, LoadedTask], dict[str, UserError]]:
+        """Tasks that can be used, and why the others cannot."""
+        try:
+            return self._use(tasks), {}
+        except Exception:
+            pass  # of one of them; which one is found below
+        found: dict[str, LoadedTask] = {}
+        failed: dict[str, UserError] = {}
+        for name in dict.fromkeys(tasks):
+            try:
+                found |= self._use([name])
+            except UserError as error:
+                failed[name] = TaskError(f"task {name} is not served any more")
+                failed[name].__cause__ = error
+            except Exception as error:
+                failed[name] = broken(name, error)
+        return found, failed
+
+    def _read(self, name: str, path: Path) -> _Entry:
+        """A task from its file, as it is now: what left for want of memory comes back as what is there by then."""
+        artifact = read_artifact(path)
+        check_shares(name, artifact)
+        backbone = self._backbone_for(name, artifact)
+        try:
+            with self._deadline.within(self._load_s):
+                loaded = load_task(name, artifact, backbone, self._device, self._precision)
+        except TooSlowError:
+            raise UserError(f"task {name} takes longer than {self._load_s:g} seconds to prepare") from None
+        self._deadline.watch(loaded.predictor.model)
+        return _Entry(loaded.artifact, loaded.bytes, loaded.view, loaded.shape, loaded)
+
+    def _entry(self, name: str) -> _Entry:
+        if name not in self._tasks:
+            raise UserError(f"there is no task '{name}'{nearest(name, self._tasks)}; known: {len(self._tasks)} tasks")
+        return self._tasks[name]
+
+    def _make_room(self, keep: set[str]) -> None:
+        if self._memory is None:
+            return
+        for name in list(self._tasks):
+            if self.bytes() <= self._memory:
+                return
+            entry = self._tasks[name]
+            if entry.loaded is not None and name not in keep:
+                entry.loaded = None
+                self._groups.clear()
+
+    def _backbone_for(self, name: str, artifact: Artifact) -> Backbone:
+        """The backbone for one more task: the first task brings it, and the first that reads names its text tower."""
+        wanted = self._config or self._brought or backbone_of(artifact)
+        with self._loading:
+            if self._backbone is None:
+                self._backbone = self._placed(load_backbone(wanted, text=reads_names(artifact), dynamic=True))
+                self._brought = wanted
+            elif self._backbone.text is None and reads_names(artifact) and self._backbone.library == "open_clip":
+                whole = load_backbone(wanted, text=True, dynamic=True)
+                if self._backbone.fingerprint in whole.fingerprints:
+                    self._backbone = self._placed(self._backbone.with_text(whole))
+            backbone = self._backbone
+        check_fits(name, artifact, backbone)
+        return backbone
+
+    def _placed(self, backbone: Backbone) -> Backbone:
+        """A backbone that came, as its passes want it: rounded, on the device."""
+        backbone.round_to(self._precision)
+        self._deadline.watch(backbone)
+        return backbone.to(self._device)
+
+
+_PENDING = UserError("not prepared yet")
+
+
+def _decoded(image: Picture, artifact: Artifact, label: str) -> np.ndarray:
+    data = artifact.config.data
+    return decode(image, data.max_pixels, label, window=data.window)
+
+
+def _classifier(task: LoadedTask) -> LoadedClassifier:
+    assert isinstance(task, LoadedClassifier)
+    return task

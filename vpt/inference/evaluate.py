@@ -1,0 +1,303 @@
+"""Measuring without training: an artifact on a split, or what needs no training at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vpt.config import (
+    ClipPrompt,
+    DataConfig,
+    NativeHead,
+    OwlHead,
+    RunConfig,
+    TipHead,
+    ZeroShotHead,
+    given_keys,
+    load_config,
+    parse_overrides,
+    read_yaml,
+)
+from vpt.data.class_names import clean
+from vpt.data.data_module import checked, resolved, with_window
+from vpt.data.dataset import SPLITS, LabelledData, Record
+from vpt.data.datasets.entries import NoTrainingImages
+from vpt.data.deep_images import explained
+from vpt.data.evaluation_data import Asked, overlap
+from vpt.data.validation import CheckReport
+from vpt.heads.zero_shot import ZeroShot
+from vpt.inference.load_model import load_model
+from vpt.models.artifact import Artifact, read_artifact
+from vpt.models.clip import templates_of
+from vpt.models.trusted_settings import Named, settings_for
+from vpt.training.context import Setting
+from vpt.training.tasks import task_of
+from vpt.utils.atomic_io import at_home
+from vpt.utils.console import Console
+from vpt.utils.device import pick_device, pick_precision
+from vpt.utils.errors import FileError, UserError
+
+MACHINE = ["train.device", "train.precision", "train.batch_size"]
+EMBEDDED_DATA = ("digits", "scenes")
+NAMED_DATA = ("torchvision", "dassl", "vtab", "fgvc")  # before a colon; they lie in data.root
+# The settings that measuring goes by where nothing is trained.
+UNTRAINED = ["task", "backbone", "prompt", "tuning", "head", "data", *MACHINE, "train.seed"]
+# The settings that split data or draw from it. Given with other data, they ask for a split as training would make it.
+SPLITTING = [
+    f"data.{key}"
+    for key in ("val_fraction", "test_fraction", "split_seed", "shots", "val_shots", "join_val", "hold_test", "half")
+]
+
+
+def evaluate(
+    artifact: str | Path,
+    split: str | None = None,
+    overrides: Sequence[str] = (),
+    console: Console | None = None,
+    weights: str | Path | None = None,
+) -> dict[str, Any]:
+    """Metrics of an artifact on a split of its own data, or of other data given as `data.path=...`.
+
+    Other data may be made for testing alone. Without splits of its own all of it is measured, unless settings of
+    splitting or drawing are given with it; see `vpt.data.evaluation_data`.
+
+    Args:
+        artifact: file or run folder.
+        split: train, val or test; default: test, or of other data the only one there is.
+        overrides: `key=value` words of settings that measuring goes by: of data, backbone, device, boxes kept.
+        console: where notes are said.
+        weights: the file of the backbone's weights, as of `vpt.load`.
+
+    An artifact by itself names no folder that would be opened: its own data are those of the run folder around it, or a
+    data set that vpt knows by name.
+
+    Raises:
+        UserError: no such artifact, backbone, data or split; no class that the artifact knows; several labels an image
+            where it knows one; settings that would do nothing.
+    """
+    console = console or Console()
+    stored = read_artifact(artifact)
+    named = _named(overrides, weights)
+    base = settings_for(stored, named).model_dump(mode="json")
+    config = load_config(base={**base, "data": {**base["data"], **_places(stored, overrides)}}, overrides=overrides)
+    if config.data.window == "auto":
+        config = with_window(config, stored.config.data.window)
+    refuse_idle(overrides, _measured_by(config), "an artifact is measured as it was trained")
+    device = pick_device(config.train.device)
+    precision = pick_precision(config.train.precision, device)
+    reads_names = isinstance(stored.config.head, ZeroShotHead)
+    if _as_trained(config, stored.config, split or "test", given_keys(overrides)):
+        split = split or "test"
+        data = _own_split(config, split, stored.classes, reads_names)
+    else:
+        data, split = task_of(config).load_measured(config, Asked(split, stored.classes, reads_names))
+        if overlap(config.data, stored.config.data, split):
+            _warn_of_training_images(data.split(split), stored.config, console)
+    if data.multilabel and not stored.multilabel:
+        raise UserError(
+            f"{config.data.path} has several labels an image, and the artifact tells one; give data with one label an "
+            "image, or train on data with several"
+        )
+    data = replace(data, multilabel=stored.multilabel)  # an artifact that tells several may meet images with one each
+    data, report = checked(data, config)
+    _say(console, data, report, config)
+    built = stored.config.model_copy(update={"backbone": config.backbone, "head": config.head})
+    model, _ = load_model(artifact, str(device), named, config=built, precision=precision)
+    for note in model.backbone.notes:
+        console.warn(note)
+    if data.classes != stored.classes:
+        assert isinstance(model.head, ZeroShot)
+        console.say(f"the head reads the {len(data.classes)} class names of the data, which are not the artifact's")
+        model.head.set_names(data.classes, templates_of(config))
+    setting = Setting(config, data, device, precision, console)
+    return task_of(config).measure(model, setting, data.split(split), split)
+
+
+def evaluate_untrained(config: RunConfig, split: str | None = None, console: Console | None = None) -> dict[str, Any]:
+    """Metrics of what needs no training: a zero-shot head, or one that is made from the training images alone.
+
+    Args:
+        config: the settings.
+        split: train, val or test; default: test, or the only one of data made for testing alone.
+        console: where notes are said.
+
+    Raises:
+        UserError: settings under which something would have to learn.
+    """
+    console = console or Console()
+    device = pick_device(config.train.device)
+    precision = pick_precision(config.train.precision, device)
+    task = task_of(config)
+    # A Tip-Adapter's cache is made of training images, whatever the split.
+    whole = isinstance(config.head, TipHead)
+    try:
+        data, split = task.load(config), split or "test"
+        _refuse_absent(data, config, split)
+        data = data if whole else _only(data, split)
+    except NoTrainingImages:
+        if whole:
+            raise
+        data, split = task.load_measured(config, Asked(split, None))
+    data, report = checked(data, config)
+    config = with_window(config, resolved(config.data.window, report))
+    data = data.with_window(config.data.window)
+    _say(console, data, report, config)
+    model = task.build(config, data.classes).to(device)
+    learning = sorted({role for _, role, _ in model.trainable()})
+    if learning:
+        raise UserError(
+            f"these settings need training ({', '.join(learning)}); use vpt train, or set head=zeroshot prompt=none, "
+            "or name a run to evaluate"
+        )
+    setting = Setting(config, data, device, precision, console)
+    task.begin(model, setting)
+    task.finish(model, setting)
+    return task.measure(model, setting, data.split(split), split)
+
+
+def refuse_idle(words: Sequence[str], used: Collection[str], why: str) -> None:
+    """Refuse settings that would do nothing.
+
+    Args:
+        words: `key=value` words.
+        used: names of the settings that do something, or of whole sections.
+        why: the others do not.
+
+    Raises:
+        UserError: what would do nothing, named.
+
+    >>> refuse_idle(["data=photos", "train.epochs=3"], ["data", "train.device"], "nothing is trained")
+    Traceback (most recent call last):
+    ...
+    vpt.utils.errors.UserError: train.epochs would do nothing, for nothing is trained; leave it out
+    """
+    idle = [key for key in given_keys(words) if key not in used and key.partition(".")[0] not in used]
+    if idle:
+        those = "it" if len(idle) == 1 else "them"
+        raise UserError(f"{', '.join(idle)} would do nothing, for {why}; leave {those} out")
+
+
+def _named(overrides: Sequence[str], weights: str | Path | None) -> Named:
+    """What the user names among the settings that he gives."""
+    given = parse_overrides(overrides)
+    backbone, head = given.get("backbone"), given.get("head")
+    backbone = {"name": backbone} if isinstance(backbone, str) else backbone if isinstance(backbone, Mapping) else {}
+    templates = head.get("templates") if isinstance(head, Mapping) else None
+    return Named(backbone.get("name"), weights or backbone.get("weights"), templates)
+
+
+def _places(stored: Artifact, overrides: Sequence[str]) -> dict[str, Any]:
+    """Where the data of an artifact lie: what the config.yaml in its folder says. Its header alone is not followed,
+    but for the name of a data set that vpt knows.
+
+    Raises:
+        FileError: the header alone names data, and the user does not.
+    """
+    run = stored.path.parent / "config.yaml"
+    if stored.path.name == "artifact.safetensors" and run.is_file():
+        data = load_config(base=read_yaml(run)).data
+        return {key: getattr(data, key) for key in ("path", "val", "test", "root", "download")}
+    data, given = stored.config.data, given_keys(overrides)
+    plain = {"path": data.path, "val": None, "test": None, "root": DataConfig().root, "download": False}
+    known = data.path in EMBEDDED_DATA or data.path.partition(":")[0] in NAMED_DATA
+    splits = [f"data.{key}" for key in ("val", "test") if getattr(data, key) is not None]
+    if "data.path" not in given and not (known and all(key in given for key in splits)):
+        raise FileError(stored.path, "does not lie in a run folder that says where its data are; give them: data=PATH")
+    return plain
+
+
+def _measured_by(config: RunConfig) -> list[str]:
+    """The settings that measuring a trained artifact goes by."""
+    backbone = [f"backbone.{key}" for key in ("name", "pretrained", "weights", "seed", "dtype")]
+    data = [f"data.{key}" for key in type(config.data).model_fields if key not in ("augment", "cache")]
+    prompt, head = config.prompt, config.head
+    boxes = ["score", "overlap", "boxes"] if config.task == "detection" else []
+    if config.task == "detection" and not isinstance(head, NativeHead):  # whose prompt has the size of its images
+        boxes += ["size", "longest"]
+    # A learned context stands in place of the templates.
+    fixed = not isinstance(prompt, ClipPrompt) or (prompt.kind == "ivlp" and not prompt.text_tokens)
+    if isinstance(head, OwlHead) or (isinstance(head, ZeroShotHead) and fixed):
+        boxes += ["templates"]
+    return [*data, *backbone, *(f"head.{key}" for key in boxes), *MACHINE]
+
+
+def _as_trained(config: RunConfig, stored: RunConfig, split: str, given: Collection[str]) -> bool:
+    """Whether what is measured is a split as training made it: of the data of the run, or of data with which settings
+    of splitting or drawing are given."""
+    if split in ("val", "test") and getattr(config.data, split) is not None:
+        return False
+    if any(key in given for key in SPLITTING):
+        return True
+    return os.path.realpath(at_home(config.data.path)) == os.path.realpath(at_home(stored.data.path))
+
+
+def _own_split(config: RunConfig, split: str, classes: tuple[str, ...], reads_names: bool) -> LabelledData:
+    """A split as training made it, with classes as the artifact counts them."""
+    try:
+        data = task_of(config).load(config)
+    except UserError as error:
+        if ":" in config.data.path or at_home(config.data.path).exists():
+            raise
+        raise UserError(
+            f"{error}. That is the data of the run; where it is not at hand, name what is to be measured: data=FOLDER, "
+            f"or data.{split}=FOLDER"
+        ) from None
+    _refuse_absent(data, config, split)
+    data = _only(data, split)
+    if reads_names and data.classes != classes:
+        return data
+    return _in_order_of(data, classes, config.data.path)
+
+
+def _refuse_absent(data: LabelledData, config: RunConfig, split: str) -> None:
+    if not data.split(split):
+        there = [name for name in SPLITS if data.split(name)]
+        choice = " or ".join(f"split={name}" for name in there)
+        raise UserError(f"{config.data.path} has no {split} split; use {choice} or give data.{split}=FOLDER")
+
+
+def _warn_of_training_images(records: Sequence[Record], stored: RunConfig, console: Console) -> None:
+    try:
+        own = task_of(stored).load(stored)
+    except UserError:
+        return  # the training data is not at hand
+    seen = {os.path.realpath(record.source) for record in (*own.train, *own.val) if isinstance(record.source, Path)}
+    again = sum(isinstance(record.source, Path) and os.path.realpath(record.source) in seen for record in records)
+    if again:
+        console.warn(
+            f"warning: {again} of the {len(records)} images are images that the run was trained or chosen on, so "
+            "scores flatter"
+        )
+
+
+def _say(console: Console, data: LabelledData, report: CheckReport, config: RunConfig) -> None:
+    """Say what is measured, what is left out, and what was found wrong."""
+    for note in [*data.notes, *explained(config.data.window, report.deep)]:
+        (console.warn if note.startswith("warning: ") else console.say)(note)
+    if report.worrying:
+        console.warn(report.text())
+    console.say(f"measuring {data.summary()}")
+
+
+def _only(data: LabelledData, split: str) -> LabelledData:
+    train, val, test = (data.split(name) if name == split else () for name in SPLITS)
+    return replace(data, train=train, val=val, test=test)
+
+
+def _in_order_of(data: LabelledData, classes: tuple[str, ...], path: str) -> LabelledData:
+    """Labels as the artifact counts them: a data set seen alone may lack classes or know them in another order."""
+    places: dict[str, int] = {}
+    for number, name in [*enumerate(classes), *((number, clean(name)) for number, name in enumerate(classes))]:
+        places.setdefault(name, number)  # names of an older artifact may be written as their folders are
+    unknown = sorted(set(data.classes) - set(places))
+    if unknown:
+        raise UserError(f"{path} has classes the artifact was not trained on: {', '.join(unknown[:5])}")
+    place = [places[name] for name in data.classes]
+
+    def moved(records: tuple[Record, ...]) -> tuple[Record, ...]:
+        return tuple(replace(record, labels=tuple(place[label] for label in record.labels)) for record in records)
+
+    return replace(data, classes=classes, train=moved(data.train), val=moved(data.val), test=moved(data.test))

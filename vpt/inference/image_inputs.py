@@ -1,0 +1,60 @@
+"""What may be predicted: a file, a folder, a glob, a picture, an array, or a list of these."""
+
+from __future__ import annotations
+
+import glob
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vpt.data.datasets.image_folder import hint, images_below
+from vpt.utils.errors import UserError
+from vpt.utils.file_names import shown
+
+Picture = str | Path | np.ndarray | Image.Image
+
+
+def find_images(images: Picture | Iterable[Picture]) -> list[tuple[str, Any]]:
+    """Name and source of every picture meant by a path, folder, glob, picture, or a list of them.
+
+    In a folder and below it, images are what they are in a data set: see `images_below`. Names can be printed whatever
+    the file is called: see `vpt.utils.file_names.shown`, and `vpt.utils.file_names.original` for the path of a name.
+
+    Raises:
+        UserError: a path where nothing is, a folder without images, a glob without matches.
+
+    >>> find_images(np.zeros((2, 2, 3), dtype=np.uint8))[0][0]
+    'image 1'
+    """
+    several = list(images) if isinstance(images, list | tuple) else [images]
+    found: list[tuple[str, Any]] = []
+    for number, each in enumerate(several, 1):
+        if isinstance(each, np.ndarray | Image.Image):
+            found.append((shown(getattr(each, "filename", "") or f"image {number}"), each))
+        elif isinstance(each, str | Path):
+            found += [(shown(path), path) for path in _files(each)]
+        else:
+            raise UserError(f"cannot predict a {type(each).__name__}; give paths, PIL pictures or uint8 arrays")
+    if not found:
+        raise UserError("there is nothing to predict; name a file, a folder or a glob")
+    return found
+
+
+def _files(place: str | Path) -> list[Path]:
+    path = Path(place)
+    if path.is_dir():
+        ignored: Counter[str] = Counter()
+        files = sorted(images_below(path, ignored))
+        if not files:
+            raise UserError(f"{path} holds no images; {hint(ignored)}")
+        return files
+    if path.is_file():
+        return [path]
+    matches = sorted(Path(match) for match in glob.glob(str(place), recursive=True))
+    if not matches:
+        raise UserError(f"{place}: there is no such file, folder or match")
+    return [file for match in matches for file in (_files(match) if match.is_dir() else [match])]

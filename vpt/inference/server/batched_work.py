@@ -1,0 +1,63 @@
+"""What is computed in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vpt.inference.bank.answers import Prepared, broken
+from vpt.inference.bank.bank import Bank
+from vpt.inference.bank.deadline import TooSlowError
+from vpt.inference.bank.task import TaskError
+from vpt.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What an image shows to a task; `top` is how many classes are named."""
+
+    image: Prepared
+    task: str
+    top: int
+
+    @staticmethod
+    def compute(bank: Bank, works: Sequence[Prediction], seconds: float) -> Sequence[Any]:
+        """The answer of each, in as few passes as may be.
+
+        Raises:
+            TooSlowError: it took longer than that.
+        """
+        tasks = [work.task for work in works]
+        return bank.answer([work.image for work in works], tasks, max(work.top for work in works), seconds)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Where a task looks on an image."""
+
+    image: Prepared
+    task: str
+
+    @staticmethod
+    def compute(bank: Bank, works: Sequence[Attention], seconds: float) -> Sequence[Any]:
+        """The answer of each.
+
+        Raises:
+            TooSlowError: one of them took longer than that.
+        """
+        found: list[Any] = []
+        for work in works:
+            try:
+                found.append(bank.look(work.image, work.task, seconds))
+            except TooSlowError:
+                raise
+            except Exception as error:
+                found.append(_failed(work.task, error))
+        return found
+
+
+def _failed(task: str, error: Exception) -> TaskError:
+    if isinstance(error, TaskError):
+        return error
+    return TaskError(str(error)) if isinstance(error, UserError) else broken(task, error)

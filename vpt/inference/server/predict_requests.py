@@ -1,0 +1,261 @@
+"""The requests that compute: from a form to the answers of its tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from fastapi import HTTPException, Request
+from starlette.requests import ClientDisconnect
+
+from vpt.config.data import Window
+from vpt.data.decode import BadImage
+from vpt.inference.bank.answers import BrokenTaskError, Prepared, ReplacedTaskError
+from vpt.inference.bank.task import TaskError
+from vpt.inference.server.batched_work import Attention, Prediction
+from vpt.inference.server.decode_uploads import Finish, TooManyPixelsError
+from vpt.inference.server.dynamic_batching import SlowTaskError, Work
+from vpt.inference.server.fair_queue import ClosedError, FullError
+from vpt.inference.server.json_results import data_url, row_of
+from vpt.inference.server.multipart import Form, FormError, FormReader, Holding, read_form
+from vpt.inference.server.state import Service, logger
+from vpt.utils.errors import UserError
+
+T = TypeVar("T")
+
+MAX_SCORES = 50_000  # of one answer: images x tasks x classes that are named
+GONE = 499  # who asked has gone away; nobody reads this
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request whose form has come.
+
+    Args:
+        form: its images and fields.
+        tasks: that it names and may use, each once.
+        holding: the bytes of its images, until they are decoded.
+        end: when its time is up.
+    """
+
+    form: Form
+    tasks: tuple[str, ...]
+    holding: Holding
+    end: float
+
+
+Answer = Callable[[Service, Asked], Coroutine[Any, Any, dict[str, Any]]]
+
+
+async def ask(service: Service, request: Request, answer: Answer) -> dict[str, Any]:
+    """Run a route, count its status and time, and turn what may go wrong into a clean status.
+
+    Raises:
+        HTTPException: whatever goes wrong.
+    """
+    started = time.monotonic()
+    status = 500
+    clock = asyncio.timeout(service.settings.upload_s)
+    holding = service.uploads.begin(clock)
+    try:
+        form = await _form(service, request, clock, holding)
+        tasks = _tasks(service, form)
+        service.check_tasks(tasks, request)
+        seconds = service.settings.timeout_s
+        async with asyncio.timeout(seconds):
+            asked = Asked(form, tasks, holding, time.monotonic() + seconds)
+            found = await _unless_gone(request, answer(service, asked))
+        status = 200
+        return found
+    except Exception as error:
+        refused = _refused(service, error)
+        status = refused.status_code
+        raise refused from None
+    finally:
+        holding.release()
+        service.metrics.requests.labels(str(status)).inc()
+        service.metrics.latency.observe(time.monotonic() - started)
+
+
+def _refused(service: Service, error: Exception) -> HTTPException:
+    """The answer to a request that failed."""
+    match error:
+        case HTTPException():
+            return error
+        case FormError():
+            return HTTPException(error.status, str(error), {"Connection": "close"} if error.close else None)
+        case FullError():
+            return HTTPException(429, "too many images wait; try again in a moment")
+        case ClosedError():
+            return HTTPException(503, "the server is shutting down")
+        case ClientDisconnect():
+            return HTTPException(GONE, "who asked has gone away")
+        case TimeoutError():
+            return HTTPException(504, f"no answer within {service.settings.timeout_s:g} seconds")
+        case TooManyPixelsError():
+            limit = service.settings.request_pixels
+            return HTTPException(413, f"the images of the request have {error} pixels; {limit} are allowed together")
+        case BrokenTaskError() | ReplacedTaskError() | SlowTaskError():
+            return HTTPException(503, str(error))
+        case TaskError() | BadImage():
+            return HTTPException(422, str(error))
+        case _:
+            logger.error("a request failed", exc_info=error)
+            return HTTPException(500, "the request failed; the log of the server says why")
+
+
+async def _form(service: Service, request: Request, clock: asyncio.Timeout, holding: Holding) -> Form:
+    settings = service.settings
+    reader = FormReader(request.headers.get("content-type", ""), settings.max_images, settings.max_tasks + 8)
+    service.allowed(request)  # a missing key is told before anything is read
+    most = int(settings.upload_mb * 1_000_000)
+    length = request.headers.get("content-length", "0")
+    if length.isdecimal() and int(length) > most:
+        raise FormError(413, f"the request is larger than {settings.upload_mb:g} MB")
+    try:
+        async with clock:
+            form = await read_form(reader, request.stream(), holding, most)
+    except TimeoutError:
+        if holding.refused:
+            raise FormError(503, "too much is being sent at a time; try again in a moment", close=True) from None
+        text = f"the request did not arrive within {settings.upload_s:g} seconds"
+        raise FormError(408, text, close=True) from None
+    if not form.images:
+        raise HTTPException(422, "send at least one image: the form field 'images'")
+    return form
+
+
+def _tasks(service: Service, form: Form) -> tuple[str, ...]:
+    """Names of tasks, each once. A name may hold a comma itself; it is then a field of its own."""
+    served = service.folder.tasks
+    named = [
+        part.strip()
+        for value in form.tasks
+        for part in ([value] if value.strip() in served else value.split(","))
+        if part.strip()
+    ]
+    return tuple(dict.fromkeys(named))
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Do the work, unless who asked goes away.
+
+    Raises:
+        ClientDisconnect: they did.
+    """
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    both = (working, leaving)
+    try:
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        for each in both:
+            each.cancel()
+        await asyncio.gather(*both, return_exceptions=True)
+
+
+def _number(form: Form, key: str, default: float, low: float, high: float) -> float:
+    text = form.fields.get(key, "")
+    try:
+        value = float(text[:40]) if text else default
+    except ValueError:
+        value = float("nan")
+    if not low <= value <= high:
+        raise HTTPException(422, f"{key}={text[:40]} must be a number from {low:g} to {high:g}")
+    return value
+
+
+async def _prepared(
+    service: Service, asked: Asked, tasks: Sequence[str]
+) -> list[list[Prepared | UserError] | BadImage]:
+    """Images as each of some tasks wants them, decoded and made small in one go; files and full pictures go."""
+
+    windows = {task: service.bank.window(task) for task in tasks}
+
+    def finishing(window: Window) -> Finish[dict[str, Prepared | UserError]]:
+        mine = [task for task in tasks if windows[task] == window]
+        return lambda pixels, name: dict(zip(mine, service.bank.prepare(pixels, name, mine), strict=True))
+
+    decoded = await service.decoder.run(asked.form.images, {window: finishing(window) for window in windows.values()})
+    asked.form.images.clear()
+    asked.holding.release()
+    return [each if isinstance(each, BadImage) else [each[windows[task]][task] for task in tasks] for each in decoded]
+
+
+async def predict(service: Service, asked: Asked) -> dict[str, Any]:
+    """Every image to every task."""
+    names, tasks = [upload.name for upload in asked.form.images], asked.tasks
+    top = int(_number(asked.form, "top", 5, 1, 1000))
+    least = _number(asked.form, "score", 0.3, 0, 1)
+    _check_size(service, len(names), tasks, top)
+    ready = await _prepared(service, asked, tasks)
+    bad = [each for each in ready if isinstance(each, BadImage)]
+    if len(bad) == len(ready):
+        raise HTTPException(422, "; ".join(str(each) for each in bad))
+    found: dict[tuple[int, str], Any] = {}
+    works: dict[tuple[int, str], Work] = {}
+    for number, each in enumerate(ready):
+        if not isinstance(each, BadImage):
+            for task, image in zip(tasks, each, strict=True):
+                if isinstance(image, UserError):
+                    found[number, task] = image
+                else:
+                    works[number, task] = Work(task, image.shape, Prediction(image, task, top))
+    answers = await service.batcher.submit(list(works.values()), asked.end - time.monotonic())
+    found |= zip(works, answers, strict=True)
+    failed = [each for each in found.values() if isinstance(each, UserError)]
+    if len(failed) == len(found):
+        raise failed[0]
+    results = []
+    for number, (name, each) in enumerate(zip(names, ready, strict=True)):
+        if isinstance(each, BadImage):
+            results.append({"image": name, "error": each.reason})
+            continue
+        for task in tasks:
+            answer = found[number, task]
+            results.append(row_of(answer, name, task, top, least))
+            if not isinstance(answer, UserError):
+                service.metrics.count_image(task)
+    return {"results": results}
+
+
+def _check_size(service: Service, images: int, tasks: Sequence[str], top: int) -> None:
+    """HTTPException for a request that could never be answered, however long one waits: no 429, which says to try
+    again."""
+    answers, queue = images * len(tasks), service.settings.queue
+    if answers > queue:
+        raise HTTPException(
+            413,
+            f"{images} images to {len(tasks)} tasks are {answers} answers in one request, more than the {queue} that "
+            "may wait; send fewer images or tasks at a time",
+        )
+    scores = images * sum(min(top, service.folder.classes(task)) for task in tasks)
+    if scores > MAX_SCORES:
+        raise HTTPException(413, f"the answer would hold {scores} scores, more than {MAX_SCORES}; lower top={top}")
+
+
+async def attention(service: Service, asked: Asked) -> dict[str, Any]:
+    """Where the first task looks on the first image."""
+    task = asked.tasks[0]
+    del asked.form.images[1:]
+    (ready,) = await _prepared(service, asked, [task])
+    if isinstance(ready, BadImage):
+        raise ready
+    (image,) = ready
+    if isinstance(image, UserError):
+        raise image
+    work = Work(task, ("attention", image.shape), Attention(image, task))
+    (found,) = await service.batcher.submit([work], asked.end - time.monotonic())
+    if isinstance(found, UserError):
+        raise found
+    return {**found, "square": data_url(found["square"])}

@@ -1,0 +1,97 @@
+"""Running the service with uvicorn: in this process, or in several that are watched and replaced when they die."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+from vpt.inference.server.settings import ServeSettings
+from vpt.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+VARIABLE = "VPT_SERVE"  # how settings reach the processes that uvicorn starts
+LOCAL = ("localhost", "127.0.0.1", "[::1]")
+
+
+def app_of_environment() -> FastAPI:
+    """The application of the settings in the environment, for uvicorn's own processes."""
+    from vpt.inference.server.app import create_app
+
+    return create_app(ServeSettings.model_validate_json(os.environ[VARIABLE]))
+
+
+def run(settings: ServeSettings, host: str, port: int, workers: int) -> None:
+    """Serve until interrupted.
+
+    Args:
+        settings: what to serve.
+        host: address to listen at.
+        port: 0 for any that is free.
+        workers: processes, each with a backbone of its own.
+
+    Raises:
+        UserError: an address that cannot be listened at.
+    """
+    import uvicorn
+
+    check_address(host, port)
+    settings = with_hosts(settings, host)
+    options = {"host": host, "port": port, **uvicorn_options()}
+    if workers == 1:
+        from vpt.inference.server.app import create_app
+
+        uvicorn.run(create_app(settings), **options)
+        return
+    os.environ[VARIABLE] = settings.model_dump_json()
+    uvicorn.run("vpt.inference.server.uvicorn_main:app_of_environment", factory=True, workers=workers, **options)
+
+
+def uvicorn_options() -> dict[str, Any]:
+    """How uvicorn runs the application, so that its limits on connections and on the log hold."""
+    from vpt.inference.server.connection_limits import GuardedProtocol
+    from vpt.inference.server.rate_limited_log import log_config
+
+    return {
+        "http": GuardedProtocol,
+        "ws": "none",
+        "log_level": "info",
+        "log_config": log_config(),
+        "server_header": False,
+        # A slow client must not hold the end of the process up for ever.
+        "timeout_graceful_shutdown": 10,
+    }
+
+
+def with_hosts(settings: ServeSettings, host: str) -> ServeSettings:
+    """The settings with the host names of this machine, where it listens to nobody else and none are named.
+
+    >>> with_hosts(ServeSettings(folder="."), "127.0.0.1").allowed_hosts
+    ('localhost', '127.0.0.1', '[::1]')
+    >>> with_hosts(ServeSettings(folder="."), "0.0.0.0").allowed_hosts
+    ()
+    """
+    if settings.allowed_hosts or not _is_local(host):
+        return settings
+    return settings.model_copy(update={"allowed_hosts": tuple(dict.fromkeys((*LOCAL, host)))})
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def check_address(host: str, port: int) -> None:
+    """A UserError, before any model is loaded, if nobody can listen there."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise UserError(f"cannot listen at {host}:{port}: {error.strerror or error}; choose another --port") from None

@@ -1,0 +1,161 @@
+"""Keeps a bank in step with a folder of artifacts; those that cannot be served are named, and why stands in the log."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from vpt.inference.bank.bank import Bank, TaskInfo
+from vpt.inference.bank.task import OtherBackboneError
+from vpt.inference.server.json_results import to_json
+from vpt.utils.errors import UserError
+
+logger = logging.getLogger("vpt.inference.server")
+
+# What strangers are told. The whole reason may hold paths and text of files, so it stands in the log alone.
+REFUSED = "it cannot be served; the log of the server says why"
+ELSEWHERE = "it was made for another backbone"
+MESSAGE = 1000  # characters of a reason in the log
+BAD_NAME = "its name is not printable text in UTF-8; rename it"
+
+
+@dataclass(frozen=True)
+class _Stamp:
+    size: int
+    modified: int
+    changed: int  # a file of the same size and time of modification may be another one
+    inode: int
+
+
+class TaskFolder:
+    """Tasks by their file or run folder: `flowers.safetensors` or `flowers/artifact.safetensors` is the task "flowers".
+
+    What it tells is replaced as a whole when something changes, so that it is read without waiting for the bank, which
+    may be loading.
+
+    Args:
+        folder: looked at by `refresh`.
+        bank: gets the tasks.
+    """
+
+    def __init__(self, folder: Path, bank: Bank) -> None:
+        if not folder.is_dir():
+            raise UserError(f"there is no folder {folder}; give one with artifacts or run folders")
+        self.folder = folder
+        self.bank = bank
+        self.bad: Mapping[str, str] = {}  # task -> why it is not served, for strangers
+        self.tasks: Mapping[str, bytes] = {}  # task -> what is told of it, as JSON
+        self._infos: dict[str, TaskInfo] = {}
+        self._stamps: dict[str, _Stamp] = {}
+        self._lock = threading.Lock()
+
+    def classes(self, name: str) -> int:
+        """How many classes a task has."""
+        info = self._infos.get(name)
+        return 0 if info is None else len(info.classes)
+
+    def refresh(self) -> set[str]:
+        """Add what is new, replace what changed, remove what is gone; the names of all of these."""
+        with self._lock:
+            found, unnamed = self._found()
+            bad = {name: reason for name, reason in self.bad.items() if name in found}
+            changed = {name for name in self._stamps if name not in found}
+            for name in unnamed.keys() - self.bad.keys():
+                logger.warning("%s is not served: %s", name, BAD_NAME)
+            for name in changed:
+                del self._stamps[name]
+                if name in self.bank:
+                    self.bank.remove(name)
+            for name, path in found.items():
+                stamp = _stamp(path)
+                if stamp is None or self._stamps.get(name) == stamp:
+                    continue
+                changed.add(name)
+                self._stamps[name] = stamp
+                reason = self._load(name, path)
+                bad.pop(name, None)
+                if reason:
+                    bad[name] = reason
+                self._tell(bad | unnamed)
+            self._tell(bad | unnamed)
+            return changed
+
+    def _load(self, name: str, path: Path) -> str:
+        """Why a task cannot be served, or "". A task whose new file is bad goes on with its old one, in memory."""
+        first = self.bank.backbone_name is None
+        try:
+            self.bank.add(name, path)
+        except OtherBackboneError as error:
+            logger.warning("%s is not served: %s", name, escaped(str(error))[:MESSAGE])
+            return ELSEWHERE
+        except Exception as error:
+            # Whatever is wrong with one file, the others are served.
+            text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            logger.warning("%s is not served: %s", name, escaped(text)[:MESSAGE])
+            return REFUSED
+        if first and not self.bank.chosen:
+            logger.info(
+                "the backbone is %s, that of the first artifact, %s; name the one to serve with --backbone",
+                self.bank.backbone_name,
+                name,
+            )
+        return ""
+
+    def _tell(self, bad: Mapping[str, str]) -> None:
+        """Replace what is told of tasks."""
+        infos = {name: self.bank.info(name) for name in self.bank.names()}
+        self.bad, self.tasks, self._infos = (
+            bad,
+            {name: self.tasks[name] if self._infos.get(name) == info else _row(info) for name, info in infos.items()},
+            infos,
+        )
+
+    def _found(self) -> tuple[dict[str, Path], dict[str, str]]:
+        """Artifacts by the names of their tasks, and why others have none."""
+        found, unnamed = {}, {}
+        for name, path in self._artifacts():
+            if name.isprintable() and name == name.strip():
+                found[name] = path
+            else:
+                unnamed[escaped(name)] = BAD_NAME
+        return found, unnamed
+
+    def _artifacts(self) -> Iterator[tuple[str, Path]]:
+        for path in sorted(self.folder.iterdir()):
+            if path.name.startswith("."):
+                continue
+            # os.path, for pathlib raises where a folder may not be looked into.
+            if path.suffix == ".safetensors" and os.path.isfile(path):
+                yield path.stem, path
+            elif os.path.isfile(path / "artifact.safetensors"):
+                yield path.name, path / "artifact.safetensors"
+
+
+def escaped(text: str) -> str:
+    r"""Text in one printable line, whatever a file system or a file holds.
+
+    >>> escaped("caf\udce9\n")
+    'caf\\xe9\\u000a'
+    """
+    return "".join(letter if letter.isprintable() else _escape(ord(letter)) for letter in text)
+
+
+def _escape(code: int) -> str:
+    # Python reads the bytes of a name that are no UTF-8 as these.
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+
+
+def _row(info: TaskInfo) -> bytes:
+    return to_json(vars(info))
+
+
+def _stamp(path: Path) -> _Stamp | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None  # gone between listing and looking
+    return _Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)

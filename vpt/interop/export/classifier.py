@@ -1,0 +1,79 @@
+"""A classifier as one program: resized, cropped, normalised and scored inside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vpt.backbones.layer_prompt import LayerPrompt
+from vpt.data.transforms.classification import EvalTransform
+from vpt.inference.predictor import Classifier
+from vpt.interop.export.onnx import Program, Run
+from vpt.interop.export.preprocess import Square
+from vpt.interop.export.sample_images import noise, windowed
+from vpt.utils.errors import UserError
+
+LARGEST_BATCH = 1024
+
+
+class FoldedClassifier(nn.Module):
+    """Scores (B, classes) from 0 to 1 of uint8 images (B, H, W, 3).
+
+    Args:
+        predictor: a loaded classifier; what its prompt does in each layer becomes constants.
+        size: height and width of the images; unless it is the model's own square, they become squares inside, as at
+            prediction.
+
+    Raises:
+        UserError: a model whose pass depends on more than one image: test-time tuning.
+    """
+
+    def __init__(self, predictor: Classifier, size: tuple[int, int]) -> None:
+        super().__init__()
+        model = predictor.model
+        if model.test_time is not None:
+            raise UserError("prompt=tpt tunes anew for every image; it cannot be exported")
+        self.model = model.eval()
+        self.multilabel = predictor.artifact.multilabel
+        self.size = size
+        assert isinstance(predictor.transform, EvalTransform)
+        self.square = Square(predictor.transform, size)
+        # Constants must not be inference tensors, which cannot be traced.
+        with torch.no_grad():
+            self.layers: list[LayerPrompt] | None = model.constants()
+            self.head = model.ready_head()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores of a batch."""
+        pixels = self.square(images.permute(0, 3, 1, 2))
+        features = self.model.backbone.features(
+            self.model.normalise(pixels), self.model.steps, self.model.pool, self.layers
+        )
+        scores = self.head(features).float()
+        return scores.sigmoid() if self.multilabel else scores.softmax(1)
+
+
+def program_of(folded: FoldedClassifier, predictor: Classifier) -> Program:
+    """What is written of it."""
+    told = {
+        "classes": list(predictor.classes),
+        "scores": "sigmoid" if folded.multilabel else "softmax",
+        "images": f"uint8 (batch, {folded.size[0]}, {folded.size[1]}, 3), RGB",
+        "backbone": predictor.model.backbone.name,
+        **windowed(predictor.artifact.config.data.window),
+    }
+    batch = {0: torch.export.Dim("batch", min=1, max=LARGEST_BATCH)}
+    return Program(folded, noise(2, folded.size), "images", ("scores",), batch, told)
+
+
+@torch.inference_mode()
+def compare(folded: FoldedClassifier, run: Run, batches: Sequence[Tensor]) -> float:
+    """The largest difference of scores between a written file and ours.
+
+    Args:
+        run: the written file.
+        batches: uint8, (B, H, W, 3).
+    """
+    return max(float((run(batch)[0] - folded(batch)).abs().max()) for batch in batches)

@@ -1,0 +1,103 @@
+"""A detector as one program for one image of one size: resized, normalised, found and suppressed inside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from vpt.data.detection.transforms import size_for
+from vpt.inference.predictor import BoxPredictor
+from vpt.interop.export.detection_modules import finder_of
+from vpt.interop.export.nms import best
+from vpt.interop.export.onnx import Program, Run
+from vpt.interop.export.parity import Difference, difference
+from vpt.interop.export.resize import resized
+from vpt.interop.export.sample_images import noise, windowed
+
+OUTPUTS = ("boxes", "scores", "labels")
+
+
+class FoldedDetector(nn.Module):
+    """Boxes (N, 4), scores (N,) and labels (N,) of a uint8 image (H, W, 3), best first; N is 0 where nothing is found.
+
+    One image, because each has its own N.
+
+    Args:
+        predictor: a loaded detector; what its prompt does in each layer becomes constants.
+        size: height and width of the image; boxes are x1, y1, x2, y2 in its pixels.
+
+    Raises:
+        UserError: a detector that cannot be traced.
+    """
+
+    def __init__(self, predictor: BoxPredictor, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = size
+        width, height = size_for(size[1], size[0], *predictor.sizes)
+        self.inner = (height, width)
+        # Constants must not be inference tensors, which cannot be traced.
+        with torch.no_grad():
+            self.finder = finder_of(predictor.model.eval(), self.inner)
+        self.edge = torch.tensor([size[1], size[0]] * 2, dtype=torch.float32)
+        self.scale = self.edge / torch.tensor([*self.finder.rule.shape[::-1]] * 2)
+        self.some_are_none = bool((self.finder.classes < 0).any())
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What is found in an image."""
+        found = best(self.finder(self.resized(image)), self.finder.rule)
+        found = found._replace(labels=self.finder.classes[found.labels])
+        if self.some_are_none:
+            found = found.where(found.labels >= 0)
+        return torch.minimum(found.boxes * self.scale, self.edge), found.scores, found.labels
+
+    def resized(self, image: Tensor) -> Tensor:
+        """An image (H, W, 3) as the model gets it, (3, h, w) uint8, as at prediction."""
+        return resized(image.permute(2, 0, 1)[None], self.inner, "bilinear")[0].to(torch.uint8)
+
+
+def default_size(predictor: BoxPredictor) -> tuple[int, int]:
+    """Height and width of images if nobody says: a square of the short side that it was trained with."""
+    return predictor.sizes[0], predictor.sizes[0]
+
+
+def program_of(folded: FoldedDetector, predictor: BoxPredictor) -> Program:
+    """What is written of it."""
+    rule = folded.finder.rule
+    told: dict[str, object] = {
+        "classes": list(predictor.classes),
+        "image": f"uint8 ({folded.size[0]}, {folded.size[1]}, 3), RGB; one image at a time",
+        "boxes": "float32 (N, 4): x1, y1, x2, y2 in pixels of the image, best first; N differs from image to image",
+        "scores": f"float32 (N,), from {folded.finder.least} on",
+        "labels": "int64 (N,): places in classes",
+        "overlap": rule.overlap,
+        "most": rule.most,
+        "backbone": predictor.model.backbone.name,
+        **windowed(predictor.artifact.config.data.window),
+    }
+    return Program(folded, noise(1, folded.size)[0], "image", OUTPUTS, None, told)
+
+
+@torch.inference_mode()
+def compare(folded: FoldedDetector, predictor: BoxPredictor, run: Run, images: Iterable[Tensor]) -> Difference:
+    """How far what a written file finds is from what the predictor finds in the same pixels.
+
+    Args:
+        run: the written file.
+        images: uint8, (H, W, 3).
+    """
+    height, width = folded.size
+    pairs = []
+    for image in images:
+        boxes, scores, labels = run(image)
+        pixels = folded.resized(image)
+        ours = predictor.result("", predictor.model.detect([pixels])[0], pixels, width, height)
+        places = torch.tensor([predictor.classes.index(label) for label in ours.labels], dtype=torch.int64)
+        pairs.append(
+            (
+                (boxes, scores, labels),
+                (torch.tensor(ours.boxes_xyxy).reshape(-1, 4), torch.tensor(ours.scores), places),
+            )
+        )
+    return difference(pairs)

@@ -1,0 +1,67 @@
+"""What written files are tried on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vpt.config.data import Window
+from vpt.data.decode import decode
+from vpt.inference.image_inputs import Picture, find_images
+
+
+def noise(count: int, size: tuple[int, int]) -> Tensor:
+    """Noise, uint8 (count, H, W, 3), the same for the same count.
+
+    >>> noise(2, (4, 6)).shape
+    torch.Size([2, 4, 6, 3])
+    """
+    chance = np.random.default_rng(count)
+    return torch.from_numpy(chance.integers(0, 256, (count, *size, 3), dtype=np.uint8))
+
+
+def drawn(count: int, size: tuple[int, int]) -> Tensor:
+    """Flat rectangles on shaded ground, uint8 (count, H, W, 3): edges and areas, where noise has neither.
+
+    >>> drawn(3, (8, 6)).shape
+    torch.Size([3, 8, 6, 3])
+    """
+    chance = np.random.default_rng(count)
+    height, width = size
+    made = []
+    for _ in range(count):
+        ground = Image.fromarray(chance.integers(0, 256, (3, 3, 3), dtype=np.uint8))
+        picture = np.array(ground.resize((width, height), Image.Resampling.BICUBIC))
+        for top, left, share in chance.random((6, 3)):
+            rows = slice(int(top * height), int((top + share / 2) * height) + 1)
+            columns = slice(int(left * width), int((left + share / 2) * width) + 1)
+            picture[rows, columns] = chance.integers(0, 256, 3)
+        made.append(picture)
+    return torch.from_numpy(np.stack(made))
+
+
+def photos(images: Picture | Sequence[Picture], size: tuple[int, int], window: Window = "full") -> Tensor:
+    """Somebody's pictures, read by `data.window` and stretched to one size, uint8 (count, H, W, 3).
+
+    Raises:
+        UserError: nothing there, or a picture that cannot be read, by name.
+
+    >>> photos(np.zeros((5, 7, 3), dtype=np.uint8), (4, 4)).shape
+    torch.Size([1, 4, 4, 3])
+    """
+    found = [Image.fromarray(decode(source, name=name, window=window)) for name, source in find_images(images)]
+    return torch.from_numpy(np.stack([np.asarray(each.resize((size[1], size[0]))) for each in found]))
+
+
+def windowed(window: Window) -> dict[str, Any]:
+    """What a file says of images deeper than 8 bits: which values its uint8 pixels are scaled from.
+
+    >>> windowed((0.0, 4095.0)), windowed("full")
+    ({'window': [0.0, 4095.0]}, {})
+    """
+    return {} if isinstance(window, str) else {"window": list(window)}

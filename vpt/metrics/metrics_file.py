@@ -1,0 +1,172 @@
+"""The form of files of metrics, which runs and protocols write, and reports, sweeps and benchmarks read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from vpt.utils.atomic_io import read_json
+from vpt.utils.errors import UserError
+
+AGAIN = "give the same command again"
+LARGEST = 2**63
+Count = Annotated[StrictInt, Field(ge=0, le=LARGEST)]
+Number = Annotated[StrictFloat, Field(allow_inf_nan=False)] | Annotated[StrictInt, Field(ge=-LARGEST, le=LARGEST)]
+
+
+class _ClassRow(BaseModel):
+    """A class of a split: of classification with precision, recall, f1 and support, of detection with map and boxes."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: StrictStr = Field(alias="class")
+    precision: Number | None = None
+    recall: Number | None = None
+    f1: Number | None = None
+    support: Count | None = None
+    average_precision: Number | None = None
+    map: Number | None = None
+    boxes: Count | None = None
+
+    @model_validator(mode="after")
+    def _of_one_task(self) -> _ClassRow:
+        classified = None not in (self.precision, self.recall, self.f1, self.support)
+        if not classified and self.boxes is None:
+            raise ValueError("a class needs precision, recall, f1 and support, or map and boxes")
+        return self
+
+
+class _Split(BaseModel):
+    """A split that was measured: numbers by name, the classes, and the confusion matrix or the precision curves."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Number | None]
+    images: Count = 0
+    per_class: list[_ClassRow] = Field(min_length=1)
+    confusion: list[list[Count]] | None = None
+    precision: dict[str, list[StrictFloat | None]] | None = None
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> _Split:
+        extra = self.__pydantic_extra__
+        if extra.get("accuracy") is None and extra.get("map") is None:
+            raise ValueError("a split needs accuracy or map")
+        sides = {len(self.confusion or []), *map(len, self.confusion or [])}
+        if self.confusion is not None and sides != {len(self.per_class)}:
+            raise ValueError("the confusion matrix must be as large as there are classes")
+        return self
+
+
+class _Parameters(BaseModel):
+    learning: Count
+    total: Count
+
+
+class _Metrics(BaseModel):
+    best_epoch: Count | None = None
+    epochs: Count = 0
+    seconds: Number = 0
+    peak_bytes: Count = 0
+    joules: Number | None = None
+    device: StrictStr = ""
+    precision: StrictStr = ""
+    parameters: _Parameters | None = None
+    backbone: StrictStr = ""
+    prompt: StrictStr
+    tuning: StrictStr
+    head: StrictStr = ""
+    data: StrictStr = ""
+    artifact_bytes: Count = 0
+    val: _Split | None = None
+    test: _Split | None = None
+
+
+class _Seeds(BaseModel):
+    """An accuracy over several seeds."""
+
+    mean: Number
+    spread: Number
+    seeds: list[Number] = Field(min_length=1)
+
+
+class _Shots(_Seeds):
+    shots: Count
+
+
+class _FewShot(BaseModel):
+    protocol: Literal["few-shot"]
+    rows: list[_Shots]
+
+
+class _BaseToNew(BaseModel):
+    protocol: Literal["base-to-new"]
+    base: _Seeds
+    new: _Seeds
+    harmonic_mean: Number
+
+
+class _Target(_Seeds):
+    data: StrictStr
+
+
+class _Transfer(BaseModel):
+    protocol: Literal["transfer"]
+    data: StrictStr
+    source: _Seeds
+    rows: list[_Target]
+    average: Number
+
+
+_METRICS = TypeAdapter[Any](_Metrics)
+_SPLIT = TypeAdapter[Any](_Split)
+_PROTOCOL = TypeAdapter[Any](Annotated[_FewShot | _BaseToNew | _Transfer, Field(discriminator="protocol")])
+
+
+def read_metrics(file: Path) -> dict[str, Any]:
+    """What the metrics.json of a finished run holds.
+
+    Raises:
+        UserError: it cannot be read, or is damaged.
+
+    >>> read_metrics(Path("no/such/metrics.json"))
+    Traceback (most recent call last):
+    ...
+    vpt.utils.errors.UserError: there is no file no/such/metrics.json; give the same command again
+    """
+    return _read(file, _METRICS)
+
+
+def read_split(file: Path) -> dict[str, Any]:
+    """The metrics of one split, of what needs no training; as `read_metrics`."""
+    return _read(file, _SPLIT)
+
+
+def read_protocol(file: Path) -> dict[str, Any]:
+    """The result of a protocol, in a file of its name; as `read_metrics`."""
+    found = _read(file, _PROTOCOL)
+    if found["protocol"] != file.stem:
+        raise UserError(f"{file} is a result of {found['protocol']}; remove it, and {AGAIN}")
+    return found
+
+
+def _read(file: Path, form: TypeAdapter[Any]) -> dict[str, Any]:
+    tree = read_json(file, AGAIN, f"remove it, and {AGAIN}")
+    try:
+        form.validate_python(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"][:4]) or "the file"
+        raise UserError(f"{file} is damaged ({place}: {first['msg'][:100]}); remove it, and {AGAIN}") from None
+    found: dict[str, Any] = tree
+    return found

@@ -1,0 +1,102 @@
+"""What a run answered for each image of a split, as a CSV that people, spreadsheets and reports read.
+
+Cells that a spreadsheet would take for formulas are written as text, see vpt/utils/csv_cells.py; they read back
+unchanged.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vpt.utils.atomic_io import write_text
+from vpt.utils.csv_cells import plain_cell, to_csv
+from vpt.utils.errors import UserError
+
+COLUMNS = ("image", "true", "predicted", "score", "score_of_true")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer for one image: classes joined by | where there are several, scores from 0 to 1."""
+
+    image: str
+    true: str
+    predicted: str
+    score: float
+    score_of_true: float
+
+    @property
+    def right(self) -> bool:
+        """Whether it is the truth."""
+        return self.true == self.predicted
+
+
+def answers_of(names: Sequence[str], logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> list[Answer]:
+    """Answers from scores before softmax or sigmoid.
+
+    Args:
+        names: of the images.
+        logits: (N, K) scores.
+        labels: (N,) class of each image, or (N, K) of 0 and 1 where it has several.
+        classes: names of the K classes.
+
+    >>> answers_of(["a.png"], np.array([[0.0, 9.0]]), np.array([0]), ["cat", "dog"])[0].predicted
+    'dog'
+    """
+    found = []
+    for name, row, label in zip(names, logits.astype(np.float64), labels, strict=True):
+        if np.ndim(label):
+            shares = 1 / (1 + np.exp(-row))
+            true, chosen = np.flatnonzero(label), np.flatnonzero(shares >= 0.5)
+        else:
+            shares = np.exp(row - row.max())
+            shares /= shares.sum()
+            true, chosen = np.array([int(label)]), np.array([int(row.argmax())])
+        found.append(
+            Answer(name, _named(true, classes), _named(chosen, classes), _least(shares, chosen), _least(shares, true))
+        )
+    return found
+
+
+def _named(which: np.ndarray, classes: Sequence[str]) -> str:
+    return "|".join(classes[index] for index in which)
+
+
+def _least(shares: np.ndarray, which: np.ndarray) -> float:
+    return float(shares[which].min()) if len(which) else 0.0
+
+
+def write_answers(path: Path, answers: Sequence[Answer]) -> Path:
+    """Write a CSV with a header."""
+    rows = [
+        (answer.image, answer.true, answer.predicted, f"{answer.score:.6f}", f"{answer.score_of_true:.6f}")
+        for answer in answers
+    ]
+    return write_text(path, to_csv([COLUMNS, *rows]))
+
+
+def read_answers(path: Path) -> list[Answer]:
+    """Read what `write_answers` wrote.
+
+    Raises:
+        UserError: a file that is missing or of another form.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [_answer(row) for row in csv.DictReader(file)]
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise UserError(f"the predictions {path} cannot be read: {error!r}") from None
+
+
+def _answer(row: dict[str, str]) -> Answer:
+    scores = float(row["score"]), float(row["score_of_true"])
+    if not all(map(math.isfinite, scores)):
+        raise ValueError(f"scores must be finite, found {scores}")
+    image, true, predicted = (plain_cell(row[column]) for column in COLUMNS[:3])
+    return Answer(image, true, predicted, *scores)

@@ -1,0 +1,191 @@
+"""What every prompted model is: a backbone, a prompt, a head, and the one declaration of what in it learns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from vpt.backbones.backbone import Backbone
+from vpt.backbones.layer_prompt import LayerPrompt
+from vpt.backbones.liveness import Step
+from vpt.data.normalization import Preprocess
+from vpt.heads.tip_adapter import TipAdapter
+from vpt.prompts.base import TokenPrompts
+from vpt.prompts.pixel.prompt import PixelPrompts
+from vpt.utils.errors import UserError
+
+Role = Literal["prompt", "pixels", "head", "bias", "lora", "backbone"]
+
+
+class Prompted(nn.Module):
+    """A frozen backbone with a prompt and a head.
+
+    Args:
+        backbone: a frozen backbone, or one that `apply_tuning` has prepared.
+        prompt: token prompts, pixel prompts, or None.
+        head: what reads the backbone's rows or features.
+        owns_buffers: the whole backbone learns, so its batch statistics are the task's too.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        prompt: TokenPrompts | PixelPrompts | None,
+        head: nn.Module,
+        owns_buffers: bool = False,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.prompt = prompt
+        self.head = head
+        self.owns_buffers = owns_buffers
+        self.drop_paths = nn.ModuleList()  # of the backbone's layers, if they have any: see Backbone.with_drop_path
+
+    def train(self, mode: bool = True) -> Prompted:
+        """Training mode for prompt and head. A backbone stays in evaluation mode unless all of it learns, batch
+        statistics included."""
+        super().train(mode)
+        self.backbone.train(mode and self.owns_buffers)
+        for name, module in self.backbone.named_modules():
+            if "lora_dropout" in name:
+                module.train(mode)
+        return self
+
+    def layers(self, steps: Sequence[Step], batch: int = 1) -> list[LayerPrompt] | None:
+        """What token prompts do in every layer of a plan; None without any. At inference it does not depend on the
+        image, and is valid until a parameter changes; in training dropout draws for `batch` images."""
+        if not isinstance(self.prompt, TokenPrompts):
+            return None
+        return self.prompt.layers(self.backbone.require_tower("token prompts"), steps, batch)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """What the prompt does after every step of the optimizer, such as bringing a parameter back into its range.
+
+        Call it in a training loop of your own.
+        """
+        if self.prompt is not None:
+            self.prompt.after_step()
+
+    def set_preprocess(self, pre: Preprocess) -> None:
+        """Take what an artifact was trained with, whatever the library says of its pixels by now."""
+        self.backbone.preprocess = pre
+        for name, value in (("mean", pre.mean), ("std", pre.std)):
+            buffer = dict(self.named_buffers(recurse=False)).get(name)
+            if buffer is not None:
+                buffer.copy_(torch.tensor(value).view(3, 1, 1) * 255)
+
+    def trainable(self) -> Iterator[tuple[str, Role, nn.Parameter]]:
+        """The one declaration of what learns: name, role and parameter. Freezing, optimiser, saving and counting
+        all go by it."""
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                yield name, self._role(name), parameter
+
+    def _role(self, name: str) -> Role:
+        part = name.split(".", 1)[0]
+        if part == "prompt":
+            return "pixels" if isinstance(self.prompt, PixelPrompts) else "prompt"
+        if part == "head":
+            return getattr(self.head, "role", "head")
+        if ".lora_" in name:
+            return "lora"
+        return "backbone" if self.owns_buffers else "bias"
+
+    def owned_state(self) -> dict[str, Tensor]:
+        """Every tensor the task owns: what learns, and what belongs to it (masks, label mappings, and batch statistics
+        where the whole backbone learns)."""
+        owned = {name: parameter.detach() for name, _, parameter in self.trainable()}
+        saved = self.state_dict()
+        for name, buffer in self.named_buffers():
+            if name in saved and (self.owns_buffers or not name.startswith("backbone.")):
+                owned[name] = buffer
+        return owned
+
+    def stored_state(self) -> dict[str, Tensor]:
+        """What a file needs of `owned_state`: pruned values are left out."""
+        return _changed(self.prompt, self.owned_state(), "packed")
+
+    def load_owned(self, tensors: dict[str, Tensor]) -> None:
+        """Load what `owned_state` or `stored_state` gave.
+
+        Raises:
+            UserError: tensors that are missing, unknown, or of another shape or kind of number, named.
+        """
+        if isinstance(self.head, TipAdapter) and "head.labels" in tensors:
+            self.head.resize_for(keys_in(tensors, self.head.fixed.shape[1]))
+        owned, tensors = self.owned_state(), unpacked(self.prompt, tensors)
+        if wrong := misfits(owned, tensors):
+            raise UserError(f"the artifact does not fit the model its own header describes: see {shown(wrong)}")
+        with torch.no_grad():
+            for name, value in owned.items():
+                value.copy_(tensors[name])
+            if self.prompt is not None:
+                self.prompt.constrain()  # files of earlier versions hold what was clamped in every pass
+
+
+def unpacked(prompt: nn.Module | None, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file with those of a token prompt as the prompt has them: see `TokenPrompts.packed`.
+
+    >>> unpacked(None, {})
+    {}
+    """
+    return _changed(prompt, tensors, "unpacked")
+
+
+def _changed(
+    prompt: nn.Module | None, tensors: Mapping[str, Tensor], change: Literal["packed", "unpacked"]
+) -> dict[str, Tensor]:
+    if not isinstance(prompt, TokenPrompts):
+        return dict(tensors)
+    start = "prompt."
+    mine = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+    others = {name: value for name, value in tensors.items() if not name.startswith(start)}
+    return others | {start + name: value for name, value in getattr(prompt, change)(mine).items()}
+
+
+def owned_parts(module: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a prompt or a head that belong to the task: what learns, and buffers that are saved.
+
+    >>> sorted(owned_parts(nn.BatchNorm1d(2)))
+    ['bias', 'num_batches_tracked', 'running_mean', 'running_var', 'weight']
+    """
+    saved = module.state_dict()
+    learned = {name: value for name, value in module.named_parameters() if value.requires_grad}
+    return learned | {name: value for name, value in module.named_buffers() if name in saved}
+
+
+def misfits(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+    """Names of tensors that are missing, unknown, of another shape, or of another kind of numbers.
+
+    Numbers with a fraction may have more or fewer bits than the model's; whole ones must be of its type.
+
+    >>> misfits({"a": torch.ones(2), "b": torch.ones(1)}, {"a": torch.ones(2, dtype=torch.half), "c": torch.ones(1)})
+    ['b', 'c']
+    """
+
+    def alike(one: Tensor, other: Tensor) -> bool:
+        both = one.is_floating_point() and other.is_floating_point()
+        return one.shape == other.shape and (both or one.dtype == other.dtype)
+
+    return sorted(set(wanted) ^ set(found)) or [name for name in wanted if not alike(wanted[name], found[name])]
+
+
+def keys_in(tensors: Mapping[str, Tensor], width: int) -> int:
+    """How many keys of a Tip-Adapter a file holds.
+
+    Raises:
+        UserError: its keys and their labels do not belong together.
+    """
+    labels, keys = tensors["head.labels"], tensors.get("head.keys")
+    if labels.ndim != 1 or keys is None or keys.shape != (len(labels), width):
+        raise UserError("the artifact does not fit the model its own header describes: see head.keys, head.labels")
+    return len(labels)
+
+
+def shown(names: Sequence[str]) -> str:
+    """The first few names that a file gives, for a message."""
+    return ", ".join(ascii(name)[1:-1][:100] for name in names[:3])

@@ -1,0 +1,226 @@
+"""A prompted model: frozen backbone, prompt, head; and the one declaration of what in it learns."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vpt.backbones.backbone import LATE, Backbone, Pool
+from vpt.backbones.factory import load_backbone
+from vpt.backbones.layer_prompt import LayerPrompt
+from vpt.backbones.liveness import Step, plan
+from vpt.backbones.peft import apply_tuning
+from vpt.config import (
+    ClipPrompt,
+    FullTuning,
+    LabelMapHead,
+    LinearHead,
+    MlpHead,
+    NoPrompt,
+    PixelPrompt,
+    RunConfig,
+    TptPrompt,
+    ZeroShotHead,
+)
+from vpt.heads.registry import build_head
+from vpt.heads.tpt import tuning_forward
+from vpt.heads.zero_shot import ZeroShot
+from vpt.models.base import Prompted
+from vpt.models.clip import build_learner, build_zero_shot
+from vpt.prompts.base import Shape, TokenPrompts
+from vpt.prompts.pixel.prompt import PixelPrompts
+from vpt.prompts.registry import build_tokens
+from vpt.utils.errors import UserError
+
+
+class PromptedModel(Prompted):
+    """Takes uint8 images as the loader gives them, returns logits.
+
+    Args:
+        backbone: a frozen backbone, or one that `apply_tuning` has prepared.
+        prompt: token prompts, pixel prompts, or None.
+        head: maps what it reads to logits.
+        pool: what the head reads.
+        owns_buffers: the whole backbone learns, so its batch statistics are the task's too.
+        test_time: the context is tuned on views of every image at inference.
+
+    Raises:
+        UserError: token prompts on a network without a token sequence, or a head that reads what is not there.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        prompt: TokenPrompts | PixelPrompts | None,
+        head: nn.Module,
+        pool: Pool = "native",
+        owns_buffers: bool = False,
+        test_time: TptPrompt | None = None,
+    ) -> None:
+        super().__init__(backbone, prompt, head, owns_buffers)
+        self.pool: Pool = pool
+        self.test_time = test_time
+        self.steps = plan_for(backbone, prompt, pool)
+        self.mean: Tensor
+        self.std: Tensor
+        # On the 0..255 scale, so that a uint8 batch is normalised in one pass.
+        pre = backbone.preprocess
+        self.register_buffer("mean", torch.tensor(pre.mean).view(3, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(pre.std).view(3, 1, 1) * 255, persistent=False)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the squares that the loader should give, in pixels."""
+        return self.prompt.image_size if isinstance(self.prompt, PixelPrompts) else self.backbone.preprocess.size
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 images (B, 3, S, S) to what the backbone expects, with the pixel prompt if there is one."""
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"images must be uint8 (B, 3, S, S), found {images.dtype} {tuple(images.shape)}")
+        if isinstance(self.prompt, PixelPrompts):
+            return self.prompt(images.to(self.mean.dtype) / 255, self.mean / 255, self.std / 255)
+        return (images - self.mean).div_(self.std)
+
+    def constants(self, batch: int = 1) -> list[LayerPrompt] | None:
+        """What token prompts do in every layer of the model's own plan: see `layers`."""
+        return self.layers(self.steps, batch)
+
+    def features(self, images: Tensor, constants: Sequence[LayerPrompt] | None = None) -> Tensor:
+        """What the head reads (B, features) of uint8 images."""
+        layers = self.constants(images.shape[0]) if constants is None else constants
+        return self.backbone.features(self.normalise(images), self.steps, self.pool, layers)
+
+    def forward(self, images: Tensor, constants: Sequence[LayerPrompt] | None = None) -> Tensor:
+        """Logits (B, classes) of uint8 images (B, 3, S, S).
+
+        Args:
+            constants: what `constants()` returned, so that inference computes it once.
+
+        With test-time tuning images are views (B, V, 3, S, S).
+        """
+        if self.test_time is not None:
+            return self.ready()(images)
+        return self.head(self.features(images, constants))
+
+    def ready(self) -> Callable[[Tensor], Tensor]:
+        """The model for inference: what does not depend on the image is computed once, here."""
+        layers = self.constants()
+        if self.test_time is not None:
+            assert isinstance(self.head, ZeroShot)
+            how = self.test_time
+            return tuning_forward(lambda images: self.features(images, layers), self.head, how.share, how.lr, how.steps)
+        head = self.ready_head()
+        return lambda images: head(self.features(images, layers))
+
+    def ready_head(self) -> Callable[[Tensor], Tensor]:
+        """The head for inference, features (B, D) to logits (B, classes): text is encoded once, here."""
+        return self.head.ready() if isinstance(self.head, ZeroShot) else self.head
+
+    def with_names(self, names: Sequence[str]) -> PromptedModel:
+        """A model of its own for other class names, on the same backbone; this one stays as it is.
+
+        Raises:
+            UserError: names that the zero-shot head cannot take.
+        """
+        shared = (self.backbone, self.backbone.text)
+        mine = copy.deepcopy(self, {id(part): part for part in shared})
+        assert isinstance(mine.head, ZeroShot)
+        mine.head.set_names(names)
+        return mine
+
+
+def plan_for(backbone: Backbone, prompt: nn.Module | None, pool: Pool) -> tuple[Step, ...]:
+    """The liveness plan of a prompt in a backbone, for a head that reads `pool`; empty for a network without a token
+    sequence.
+
+    Raises:
+        UserError: token prompts on such a network, or a head that reads what is not there.
+    """
+    if not isinstance(prompt, TokenPrompts):
+        if pool in ("prompts", "all"):
+            raise UserError(f"head.pool={pool} reads prompt tokens, but there are none; use head.pool=native")
+        if backbone.tower is None:
+            if pool not in ("native", "classifier"):
+                backbone.require_tower(f"head.pool={pool}")
+            return ()
+        return plan(len(backbone.tower.blocks), {}, "drop", backbone.reads(pool))
+    tower = backbone.require_tower("token prompts")
+    reads = backbone.reads(pool)
+    steps = plan(len(tower.blocks), prompt.inserted, prompt.after, reads)
+    if reads.prompts and pool not in LATE and not (steps[-1].insert is not None or steps[-1].carried):
+        raise UserError(
+            f"head.pool={pool} reads prompt tokens of the last layer, but the prompt leaves none there "
+            "(prompt.after=drop, or prompts beside the sequence); use head.pool=native"
+        )
+    return steps
+
+
+def backbone_for(config: RunConfig) -> Backbone:
+    """The backbone of a run, with its classifier where the head maps classes, its text tower where it reads names."""
+    return load_backbone(
+        config.backbone,
+        classifier=isinstance(config.head, LabelMapHead),
+        text=isinstance(config.head, ZeroShotHead),
+    )
+
+
+def build_model(config: RunConfig, backbone: Backbone, classes: Sequence[str]) -> PromptedModel:
+    """Put prompt and head on a backbone and mark what learns. New parameters are drawn from `train.seed`.
+
+    Args:
+        config: the run.
+        backbone: a fresh one from `backbone_for`; tuning changes it.
+        classes: names of the classes.
+
+    Raises:
+        UserError: a prompt the backbone cannot take, layers that do not exist, a pooling that reads what is not there.
+
+    >>> from vpt.config import load_config
+    >>> words = ["backbone=vit_tiny_patch16_224", "backbone.pretrained=false", "prompt.tokens=2"]
+    >>> config = load_config(overrides=words)
+    >>> model = build_model(config, backbone_for(config), classes=["cat", "dog", "owl"])
+    >>> sum(parameter.numel() for _, _, parameter in model.trainable())
+    5187
+    """
+    head: nn.Module
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.train.seed)
+        if isinstance(config.prompt, ClipPrompt):
+            prompt, head = build_learner(config, backbone, classes)
+            backbone = apply_tuning(config.tuning, backbone)
+            test_time = config.prompt if isinstance(config.prompt, TptPrompt) else None
+            full = isinstance(config.tuning, FullTuning)
+            return PromptedModel(backbone, prompt, head, owns_buffers=full, test_time=test_time)
+        own = prompt_of(config, backbone)
+        backbone = apply_tuning(config.tuning, backbone)
+        pool = pool_of(config)
+        if isinstance(config.head, ZeroShotHead):
+            head = build_zero_shot(config, backbone, classes)
+        else:
+            assert isinstance(config.head, LinearHead | MlpHead | LabelMapHead)
+            head = build_head(config.head, backbone.feature_width(pool), len(classes))
+    return PromptedModel(backbone, own, head, pool, isinstance(config.tuning, FullTuning))
+
+
+def pool_of(config: RunConfig) -> Pool:
+    """What the head of a run reads."""
+    if isinstance(config.head, LabelMapHead):
+        return "classifier"
+    return config.head.pool if isinstance(config.head, LinearHead | MlpHead) else "native"
+
+
+def prompt_of(config: RunConfig, backbone: Backbone) -> TokenPrompts | PixelPrompts | None:
+    """The prompt of a run, of new parameters; not those among the words of class names, see clip.py.
+
+    Raises:
+        UserError: settings that do not fit the backbone.
+    """
+    if isinstance(config.prompt, NoPrompt):
+        return None
+    if isinstance(config.prompt, PixelPrompt):
+        return PixelPrompts(config.prompt, backbone.preprocess.size)
+    assert not isinstance(config.prompt, ClipPrompt)
+    return build_tokens(config.prompt, Shape.of(backbone.require_tower("token prompts"), backbone.preprocess.size))

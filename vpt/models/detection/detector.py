@@ -1,0 +1,306 @@
+"""A prompted detector: frozen backbone, prompt, pyramid and head."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vpt.backbones.backbone import Backbone
+from vpt.backbones.factory import load_backbone
+from vpt.backbones.layer_prompt import LayerPrompt
+from vpt.backbones.liveness import Reads, plan
+from vpt.backbones.peft import apply_tuning
+from vpt.backbones.pos_embed import MOST_PATCHES
+from vpt.config import FasterHead, FcosHead, FullTuning, NoPrompt, OwlHead, RetinaHead, RunConfig
+from vpt.data.detection.transforms import Target
+from vpt.heads.detection import owl
+from vpt.heads.detection.feature_pyramid import SCALES, SimplePyramid
+from vpt.heads.detection.torchvision import build_torchvision, first_label, losses_of
+from vpt.heads.zero_shot import class_features
+from vpt.models.base import Prompted
+from vpt.models.detection.same_size_batches import each_with_its_like
+from vpt.prompts.base import Shape, TokenPrompts
+from vpt.prompts.clip.templates import read_templates
+from vpt.prompts.registry import build_tokens
+from vpt.prompts.visual.vapt import AdaptivePrompts
+from vpt.utils.errors import UserError
+
+
+class Detector(Prompted):
+    """Takes uint8 images of any size, gives boxes.
+
+    The liveness plan keeps all patch queries in the last layer and nothing else.
+
+    Args:
+        backbone: loaded with `dynamic=True`.
+        prompt: token prompts or None.
+        head: made by `build_detector`.
+        taps: layers whose grids are read, counted from 0, in rising order.
+        owns_buffers: the whole backbone learns.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        prompt: TokenPrompts | None,
+        head: nn.Module,
+        taps: Sequence[int],
+        owns_buffers: bool = False,
+    ) -> None:
+        super().__init__(backbone, prompt, head, owns_buffers)
+        tower = backbone.require_tower("patch grids")
+        inserted, after = ({}, "drop") if prompt is None else (prompt.inserted, prompt.after)
+        self.taps = tuple(taps)
+        self.steps = plan(len(tower.blocks), inserted, after, Reads(image="patches"))
+        self.mean: Tensor
+        self.std: Tensor
+        pre = backbone.preprocess
+        self.register_buffer("mean", torch.tensor(pre.mean).view(3, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(pre.std).view(3, 1, 1) * 255, persistent=False)
+        self.__dict__["constants"] = None  # keys and values of prompts, while nothing changes
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """A uint8 image (3, h, w) to what the backbone expects."""
+        if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
+            raise ValueError(f"an image must be uint8 (3, h, w), found {image.dtype} {tuple(image.shape)}")
+        return (image.to(self.mean.dtype) - self.mean) / self.std
+
+    def grids(self, images: Tensor) -> list[Tensor]:
+        """Patch grids (B, C, h, w) of a batch of normalised images (B, 3, H, W)."""
+        layers: Sequence[LayerPrompt] | None = self.__dict__["constants"]
+        if layers is None:
+            layers = self.layers(self.steps, len(images))
+        return self.backbone.grids(images, self.steps, self.taps, layers)
+
+    def eval(self) -> Detector:
+        """Evaluation mode."""
+        super().eval()
+        return self
+
+    def loss(self, images: Sequence[Tensor], targets: Sequence[Target]) -> Tensor:
+        """The loss of uint8 images (3, h, w) and their targets; boxes of crowds are left out."""
+        head: Any = self.head
+        return head.loss([self.normalise(image) for image in images], [_without_crowds(target) for target in targets])
+
+    @torch.no_grad()
+    def detect(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+        """Boxes (n, 4), labels (n,) and scores (n,) of uint8 images (3, h, w), in their pixels, best first.
+
+        An image is padded to whole patches and no further: what is found in it does not depend on the others.
+        """
+        head: Any = self.head
+        patch = self.backbone.require_tower("patch grids").patch[0]
+        self.eval()
+        self.__dict__["constants"] = self.layers(self.steps)
+        try:
+            return each_with_its_like(
+                images,
+                lambda image: tuple(math.ceil(side / patch) for side in image.shape[1:]),
+                lambda some: head.detect([self.normalise(image) for image in some]),
+            )
+        finally:
+            self.__dict__["constants"] = None
+
+
+def _without_crowds(target: Target) -> tuple[Tensor, Tensor]:
+    kept = ~target.crowds
+    return target.boxes[kept], target.labels[kept]
+
+
+class PyramidDetection(nn.Module):
+    """A simple feature pyramid and a detector of torchvision over it.
+
+    Args:
+        config: of the head.
+        width: channels of a patch grid.
+        classes: of the task.
+        patch: side of a patch, in pixels.
+    """
+
+    def __init__(self, config: FcosHead | RetinaHead | FasterHead, width: int, classes: int, patch: int) -> None:
+        super().__init__()
+        self.pyramid = SimplePyramid(width, len(config.taps), config.channels, config.scales)
+        strides = [patch / scale for scale in config.scales]
+        self.__dict__["grids"] = None  # set by the detector that owns this head
+        self.detector = build_torchvision(config, self._features, classes, strides, divisor=patch)
+
+    def _features(self, images: Tensor) -> OrderedDict[str, Tensor]:
+        return self.pyramid(self.__dict__["grids"](images))
+
+    def loss(self, images: list[Tensor], targets: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """The sum of the detector's losses."""
+        boxes, labels = ([target[part] for target in targets] for part in (0, 1))
+        return losses_of(self.detector, images, boxes, labels)
+
+    def detect(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+        """Boxes, labels from 0 on, and scores."""
+        found: list[dict[str, Tensor]] = self.detector(images)
+        return [{**image, "labels": image["labels"] - first_label(self.detector)} for image in found]
+
+
+class OwlDetection(nn.Module):
+    """The open-vocabulary head over one patch grid.
+
+    Args:
+        config: of the head.
+        head: what learns.
+        text: normalised text features (K, D) of the class names.
+        patch: side of a patch, in pixels.
+        templates: the texts that `text` was made of, with `{}`.
+    """
+
+    text: Tensor
+
+    def __init__(
+        self, config: OwlHead, head: owl.OwlHead, text: Tensor, patch: int, templates: Sequence[str] = ()
+    ) -> None:
+        super().__init__()
+        self.config, self.patch, self.templates = config, patch, tuple(templates)
+        self.owl = head
+        self.register_buffer("text", text, persistent=False)
+        self.__dict__["grids"] = None  # set by the detector that owns this head
+
+    def _forward(self, images: list[Tensor]) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """Images of a batch padded to one size, as torchvision pads them; that size is what boxes are shares of."""
+        height, width = (
+            math.ceil(max(image.shape[side] for image in images) / self.patch) * self.patch for side in (1, 2)
+        )
+        batch = images[0].new_zeros(len(images), 3, height, width)
+        for place, image in zip(batch, images, strict=True):
+            place[:, : image.shape[1], : image.shape[2]] = image
+        grid = self.__dict__["grids"](batch)[-1]
+        boxes, scores = self.owl(grid, self.text)
+        return boxes, scores, (height, width)
+
+    def loss(self, images: list[Tensor], targets: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """The loss after matching."""
+        boxes, scores, (height, width) = self._forward(images)
+        scale = torch.tensor([width, height] * 2, device=boxes.device)
+        wanted = [owl.box_convert(target[0] / scale, "xyxy", "cxcywh") for target in targets]
+        return owl.owl_loss(boxes, scores, wanted, [target[1] for target in targets])
+
+    def detect(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+        """Boxes, labels and scores; boxes end at their own image's edge."""
+        boxes, scores, size = self._forward(images)
+        found = []
+        for number, image in enumerate(images):
+            kept = owl.best_boxes(
+                boxes[number], scores[number], size, self.config.score, self.config.overlap, self.config.boxes
+            )
+            corners = torch.minimum(kept[0], kept[0].new_tensor([image.shape[2], image.shape[1]] * 2))
+            real = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])
+            found.append({"boxes": corners[real], "labels": kept[1][real], "scores": kept[2][real]})
+        return found
+
+
+def dynamic_backbone(config: RunConfig) -> Backbone:
+    """The backbone of a detector, which takes images of any size, with its text tower where the head reads names.
+
+    Raises:
+        UserError: a backbone without patches, or one whose images have one size only.
+    """
+    backbone = load_backbone(config.backbone, text=isinstance(config.head, OwlHead), dynamic=True)
+    if backbone.tower is None or not backbone.any_size:
+        reason = backbone.refusal or f"its patch does not divide its own size of {backbone.preprocess.size} pixels"
+        raise UserError(
+            f"backbone {backbone.name} is no vision transformer that takes images of any size: {reason}; "
+            "choose another ViT"
+        )
+    return backbone
+
+
+def build_detector(config: RunConfig, classes: Sequence[str], backbone: Backbone | None = None) -> Detector:
+    """Load the backbone, put prompt and head on it, mark what learns. New parameters are drawn from `train.seed`.
+
+    Args:
+        config: the run.
+        classes: names of the classes.
+        backbone: one from `dynamic_backbone`; tuning changes it. Default: a fresh one.
+
+    Raises:
+        UserError: a backbone without patches, layers that do not exist, scales that are unknown.
+    """
+    head = config.head
+    assert isinstance(head, FcosHead | RetinaHead | FasterHead | OwlHead)
+    backbone = backbone or dynamic_backbone(config)
+    tower = backbone.require_tower("patch grids")
+    if tower.patch[0] != tower.patch[1]:
+        raise UserError(f"backbone {backbone.name} has patches of {tower.patch} pixels; detection needs square ones")
+    taps = _taps(head.taps, len(tower.blocks))
+    _check_head(head, backbone)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.train.seed)
+        prompt = None if isinstance(config.prompt, NoPrompt) else build_tokens(config.prompt, Shape.of(tower))  # type: ignore[arg-type]
+        if isinstance(prompt, AdaptivePrompts):
+            raise UserError("prompt=vapt needs images of one size; choose another token prompt for detection")
+        backbone = apply_tuning(config.tuning, backbone)
+        made: Any
+        if isinstance(head, OwlHead):
+            made = _owl(head, backbone, classes)
+        else:
+            made = PyramidDetection(head, tower.width, len(classes), tower.patch[0])
+    model = Detector(backbone, prompt, made, taps, isinstance(config.tuning, FullTuning))
+    made.__dict__["grids"] = model.grids
+    return model
+
+
+def detection_skeleton(
+    config: RunConfig, backbone: Backbone, classes: Sequence[str]
+) -> tuple[TokenPrompts | None, nn.Module]:
+    """Prompt and head of what `build_detector` makes, on the meta device.
+
+    Raises:
+        UserError: settings that do not fit the backbone.
+    """
+    head, tower = config.head, backbone.require_tower("patch grids")
+    assert isinstance(head, FcosHead | RetinaHead | FasterHead | OwlHead)
+    _check_head(head, backbone)
+    width = 0
+    if isinstance(head, OwlHead):
+        assert backbone.text is not None
+        width = backbone.text.features(["a"]).shape[1]
+    with torch.device("meta"):
+        prompt = None if isinstance(config.prompt, NoPrompt) else build_tokens(config.prompt, Shape.of(tower))  # type: ignore[arg-type]
+        if isinstance(head, OwlHead):
+            made = nn.Module()
+            made.owl = owl.OwlHead(tower.width, width)
+            return prompt, made
+        return prompt, PyramidDetection(head, tower.width, len(classes), tower.patch[0])
+
+
+def _check_head(head: FcosHead | RetinaHead | FasterHead | OwlHead, backbone: Backbone) -> None:
+    """Refuse scales that are unknown, and sizes of images with more patches than attention can take."""
+    scales = [] if isinstance(head, OwlHead) else head.scales
+    if wrong := [scale for scale in scales if scale not in SCALES]:
+        raise UserError(f"head.scales has {wrong[0]}; known: {', '.join(map(str, SCALES))}")
+    short = head.size or 2 * backbone.preprocess.size
+    height, width = backbone.require_tower("patch grids").patch
+    if (patches := short * int(short * head.longest) // (height * width)) > 2 * MOST_PATCHES:
+        raise UserError(
+            f"images of {short} pixels, up to {head.longest:g} times as long, make {patches} patches of "
+            f"{backbone.name}; {2 * MOST_PATCHES} are the most: lower head.size or head.longest"
+        )
+
+
+def _taps(taps: Sequence[int], depth: int) -> list[int]:
+    found = sorted({tap + depth if tap < 0 else tap for tap in taps})
+    if found[0] < 0 or found[-1] >= depth:
+        raise UserError(f"head.taps={list(taps)}: the backbone has layers 0 to {depth - 1}; -1 is the last")
+    return found
+
+
+def _owl(config: OwlHead, backbone: Backbone, classes: Sequence[str]) -> OwlDetection:
+    assert backbone.text is not None
+    templates = read_templates(config.templates)
+    text = class_features(backbone.text, backbone.fingerprint, classes, templates)
+    tower = backbone.require_tower("patch grids")
+    projection = getattr(backbone.net, "proj", None)
+    start = projection.detach() if isinstance(projection, Tensor) else None
+    if start is not None and tuple(start.shape) != (tower.width, text.shape[1]):
+        start = None
+    return OwlDetection(config, owl.OwlHead(tower.width, text.shape[1], start), text, tower.patch[0], templates)

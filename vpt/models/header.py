@@ -1,0 +1,250 @@
+"""What the files that vpt writes say of themselves, checked field by field.
+
+Anybody may have written such a file. A header is typed and bounded here, and nothing that it names is opened: see
+vpt/models/trusted_settings.py for which backbone an artifact is loaded on.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from vpt.config import Prompt, RunConfig, key_of
+from vpt.config.storable import MAX_CLASSES
+from vpt.data.normalization import Preprocess
+from vpt.utils.errors import FileError
+from vpt.utils.tensor_io import TensorFile
+from vpt.utils.version import own_version
+
+KINDS = {"vpt artifact": "an artifact", "vpt prompt": "a saved prompt", "vpt checkpoint": "a checkpoint"}
+VERSION = "[0-9A-Za-z][0-9A-Za-z.+!_-]{0,63}"
+CHECKPOINT = "checkpoint.safetensors"  # its name in a run folder
+MAX_RESIZED = 8192  # short side in pixels of an image before its middle is cut out
+
+Name = Annotated[str, Field(min_length=1, max_length=1000)]
+Version = Annotated[str, Field(pattern=f"^{VERSION}$")]
+Finite = Annotated[float, Field(ge=-1e30, le=1e30)]
+Measured = Annotated[
+    # NaN where a measure means nothing: a class that nothing shows.
+    float, Field(allow_inf_nan=True), AfterValidator(lambda value: _refuse_infinite(value))
+]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+Channels = tuple[
+    Annotated[float, Field(ge=-100, le=100)],
+    Annotated[float, Field(ge=-100, le=100)],
+    Annotated[float, Field(ge=-100, le=100)],
+]
+Spread = tuple[
+    Annotated[float, Field(ge=1e-3, le=100)],
+    Annotated[float, Field(ge=1e-3, le=100)],
+    Annotated[float, Field(ge=1e-3, le=100)],
+]
+
+
+def _refuse_infinite(value: float) -> float:
+    if math.isinf(value):
+        raise ValueError("input should be a finite number")
+    return value
+
+
+class Header(BaseModel):
+    """Base of all headers: unknown keys are errors, no type stands for another, and numbers are finite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
+    KIND: ClassVar[str]
+    FORMAT: ClassVar[int | None] = None
+
+
+class BackboneHeader(Header):
+    """The backbone that a file belongs to."""
+
+    name: Annotated[str, Field(min_length=1, max_length=4200)]
+    fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class PreprocessHeader(Header):
+    """What the backbone expected of its pixels."""
+
+    size: int = Field(ge=1, le=4096)
+    mean: Channels
+    std: Spread
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"]
+    crop_pct: float = Field(ge=0.05, le=2)
+
+    def plain(self) -> Preprocess:
+        """The same for those who compute with it."""
+        return Preprocess(**dict(self))
+
+
+class ArtifactHeader(Header):
+    """Of an artifact."""
+
+    KIND: ClassVar[str] = "vpt artifact"
+    FORMAT: ClassVar[int | None] = 2  # 1: the fingerprint covered weights alone, without position embeddings
+
+    kind: Literal["vpt artifact"]
+    format: Literal[2]
+    vpt: Version
+    config: RunConfig
+    classes: Annotated[list[Name], Field(min_length=1, max_length=MAX_CLASSES)]
+    multilabel: bool
+    backbone: BackboneHeader
+    preprocess: PreprocessHeader
+    metrics: Annotated[
+        dict[Name, Annotated[dict[Name, Measured], Field(max_length=1000)]],  # split -> metric -> value
+        Field(max_length=10),
+    ]
+
+    @model_validator(mode="after")
+    def _fits(self) -> ArtifactHeader:
+        if len(set(self.classes)) != len(self.classes) or not all(map(str.strip, self.classes)):
+            raise ValueError("classes: a name is empty or stands twice in it")
+        if self.backbone.name != self.config.backbone.name:
+            raise ValueError("backbone.name: it is not config.backbone.name")
+        if self.preprocess.size > MAX_RESIZED * (self.config.data.crop_pct or self.preprocess.crop_pct):
+            raise ValueError(
+                f"crop_pct: images would be resized to more than {MAX_RESIZED} pixels before they are cropped"
+            )
+        return self
+
+
+class PromptHeader(Header):
+    """Of what `Wrapped.save` writes: a prompt in a network of the user's own."""
+
+    KIND: ClassVar[str] = "vpt prompt"
+    FORMAT: ClassVar[int | None] = 2
+
+    kind: Literal["vpt prompt"]
+    format: Literal[2]
+    vpt: Version
+    prompt: Prompt | None
+    head: bool
+    image_size: int = Field(ge=1, le=8192)
+    backbone: BackboneHeader
+
+
+class ProgressHeader(Header):
+    """Where a run stood when its checkpoint was written; see training/checkpoint.py for what each number means."""
+
+    epoch: Count = 0
+    batch: Count = 0
+    step: Count = 0
+    round: Count = 0
+    first_step: Count = 0
+    loss_sum: Finite = 0.0
+    correct: Finite | None = 0.0
+    seen: Count = 0
+    best_score: Measured | None = None
+    best_epoch: Count | None = None
+    stale: Count = 0
+    history: list[dict[Name, Count | Measured | dict[Name, Finite]]] = Field(default_factory=list, max_length=1_000_000)
+    finished: bool = False
+    seconds: Annotated[float, Field(ge=0, le=1e12)] = 0.0
+    peak_bytes: Count = 0
+    joules: Annotated[float, Field(ge=0, le=1e15)] | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> ProgressHeader:
+        for row in self.history:
+            if type(row.get("epoch")) is not int or any(isinstance(row[key], dict) != (key == "lr") for key in row):
+                raise ValueError("history: a row is of another form")
+        if self.first_step > self.step:
+            raise ValueError("first_step: it comes after step")
+        return self
+
+
+class IdentityHeader(Header):
+    """Which settings, data and backbone a checkpoint belongs to; they are compared and never obeyed."""
+
+    settings: dict[str, Any]
+    data: Name
+    backbone: Name
+    pixels: Name | None = None  # older ones have none
+
+
+class CheckpointHeader(Header):
+    """Of a checkpoint."""
+
+    KIND: ClassVar[str] = "vpt checkpoint"
+
+    kind: Literal["vpt checkpoint"]
+    progress: ProgressHeader
+    scaler: Annotated[dict[Name, Count | Finite], Field(max_length=20)]
+    identity: IdentityHeader
+
+
+H = TypeVar("H", bound=Header)
+
+
+def parse_header(model: type[H], file: TensorFile) -> H:
+    """The header of an open file.
+
+    Args:
+        model: what it must be.
+        file: whose header is checked.
+
+    Raises:
+        FileError: a file of another kind or format, or a header with a field that is not as it must be, by name.
+    """
+    tree = file.tree
+    if not isinstance(tree, dict) or tree.get("kind") != model.KIND:
+        kind = tree.get("kind") if isinstance(tree, dict) else None
+        found = f"a {kind}" if isinstance(kind, str) and kind in KINDS else "a file of another kind"
+        raise FileError(file.path, f"is {found}, not {KINDS[model.KIND]}")
+    number = tree.get("format")
+    if model.FORMAT is not None and type(number) is int and number > 0 and number != model.FORMAT:
+        raise FileError(file.path, _other_format(number, model.FORMAT, tree))
+    try:
+        return model.model_validate_json(file.text, strict=True)
+    except ValidationError as error:
+        item = error.errors(include_url=False, include_input=False)[0]
+        place, why = key_of([str(part) for part in item["loc"]]), f"{_reason(item)}{_writer(tree)}"
+        full = f"{file.path} cannot be used: {_field(ascii(place)[1:-1][:100])}: {why}"
+        raise FileError(file.path, f"cannot be used: {_field(_known(model, place))}: {why}", full) from None
+
+
+def _reason(item: Mapping[str, Any]) -> str:
+    """What is wrong with a field, without what stands in it."""
+    if item["type"] == "union_tag_invalid":
+        return "its kind is none that this vpt knows"
+    if item["type"] == "extra_forbidden":
+        return "this vpt knows no such field"
+    text = item["msg"].removeprefix("Value error, ")
+    return text[0].lower() + text[1:]
+
+
+def _known(model: type[Header], place: str) -> str:
+    """A place in a header as far as its keys are names of fields; others were chosen by who wrote it."""
+    schema = model.model_json_schema()
+    parts = [schema, *schema.get("$defs", {}).values()]
+    names = {name for part in parts for name in part.get("properties", {})}
+    keys = [key if not key or key in names or key.isdecimal() else "..." for key in place.split(".")]
+    return ".".join(keys[:8])
+
+
+def _field(place: str) -> str:
+    return f"its header's {place}" if place else "its header"
+
+
+def _writer(tree: dict[str, Any]) -> str:
+    """Which version wrote it, where that is another one, and what helps."""
+    version = _version(tree)
+    if version in ("", own_version()):
+        return "; take another copy of it, or train again"
+    return f"; it was written by vpt {version}: use that version, or train again"
+
+
+def _other_format(number: int, current: int, tree: dict[str, Any]) -> str:
+    if number > current:
+        return f"was written by vpt {_version(tree) or 'of another version'}; install that or a newer one"
+    return f"has the old format {number}, which told too little of its backbone; train it again"
+
+
+def _version(tree: dict[str, Any]) -> str:
+    """The version that wrote a header, where it says one."""
+    version = tree.get("vpt")
+    return version if isinstance(version, str) and re.fullmatch(VERSION, version) else ""

@@ -1,0 +1,147 @@
+"""Whether an artifact's tensors are those of the model that its header describes, before anything of that size is made.
+
+Prompt and head are built on the meta device, where a tensor has a shape and no memory: a header of three kilobytes must
+not decide what is allocated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from vpt.backbones.backbone import Backbone
+from vpt.backbones.pos_embed import refuse_many_patches
+from vpt.config import (
+    ClipPrompt,
+    FasterHead,
+    FcosHead,
+    LabelMapHead,
+    LoraTuning,
+    NativeHead,
+    OwlHead,
+    PixelPrompt,
+    RetinaHead,
+    RunConfig,
+    TipHead,
+    ZeroShotHead,
+)
+from vpt.heads.registry import build_head
+from vpt.models.base import keys_in, misfits, owned_parts, shown, unpacked
+from vpt.models.classifier import pool_of, prompt_of
+from vpt.models.clip import learner_skeleton
+from vpt.models.detection.detector import detection_skeleton
+from vpt.prompts.base import TokenPrompts
+from vpt.prompts.pixel.prompt import PixelPrompts
+from vpt.utils.errors import FileError, UserError
+
+# How large the model of a file may be that leaves out what was pruned, beside its own size.
+MOST_BYTES = 64_000_000
+MOST_TIMES = 64
+
+Parts = tuple[TokenPrompts | PixelPrompts | None, nn.Module]  # prompt and head, on the meta device
+
+
+def check_tensors(
+    path: Path, config: RunConfig, classes: Sequence[str], tensors: Mapping[str, Tensor], backbone: Backbone | None
+) -> None:
+    """Compare the tensors of an artifact with its settings.
+
+    Args:
+        path: of the artifact, for messages.
+        config: its settings.
+        classes: its class names.
+        tensors: its tensors.
+        backbone: on which its model is to be built; None for a whole detector, which comes with its own head.
+
+    Raises:
+        FileError: tensors that are missing, unknown, of another shape or type, not finite, or out of their range.
+        UserError: settings that do not fit the backbone.
+    """
+    mine = {name: value for name, value in tensors.items() if not name.startswith("backbone.")}
+    width = backbone.feature_width("native") if backbone is not None and isinstance(config.head, TipHead) else 0
+    try:
+        prompt, head = _parts(config, classes, backbone)
+        wanted = _owned(prompt, head, mine, width)
+    except UserError as error:
+        raise UserError(f"{path} cannot be used: {error}") from error
+    # A pruned prompt is stored without what was pruned, so the model may be larger than the file, but not by much.
+    if _bytes(wanted) <= MOST_BYTES + MOST_TIMES * _bytes(mine):
+        mine = unpacked(prompt, mine)
+    wrong = misfits(wanted, mine)
+    if config.tuning.kind == "frozen":
+        wrong += sorted(set(tensors) - set(mine))
+    if isinstance(config.tuning, LoraTuning):
+        wrong += _other_ranks(tensors, config.tuning.rank)
+    if wrong:
+        raise FileError(path, f"does not fit the model that its own header describes: see {shown(wrong)}")
+    for name, value in tensors.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise FileError(path, f"holds numbers that are not finite, in {shown([name])}; train it again")
+    _check_indices(path, config, len(classes), mine, backbone)
+
+
+def _parts(config: RunConfig, classes: Sequence[str], backbone: Backbone | None) -> Parts:
+    head = config.head
+    if isinstance(head, NativeHead):
+        with torch.device("meta"):
+            prompt = PixelPrompts(config.prompt, head.size or 320) if isinstance(config.prompt, PixelPrompt) else None
+            return prompt, nn.Identity()
+    assert backbone is not None
+    if isinstance(head, FcosHead | RetinaHead | FasterHead | OwlHead):
+        return detection_skeleton(config, backbone, classes)
+    if backbone.tower is not None:
+        refuse_many_patches(backbone.preprocess.size, backbone.tower.patch[0], backbone.name)
+    # The width of some backbones' features is found by a forward pass, which the meta device cannot do.
+    pool = pool_of(config)
+    features = backbone.feature_width(pool)
+    with torch.device("meta"):
+        if isinstance(config.prompt, ClipPrompt):
+            return learner_skeleton(config, backbone, classes)
+        fixed = nn.Identity() if isinstance(head, ZeroShotHead) else build_head(head, features, len(classes))
+        return prompt_of(config, backbone), fixed
+
+
+def _bytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def _owned(
+    prompt: TokenPrompts | PixelPrompts | None, head: nn.Module, found: Mapping[str, Tensor], width: int
+) -> dict[str, Tensor]:
+    """What an artifact holds of prompt and head, by name: as `Prompted.owned_state`.
+
+    Args:
+        found: tensors of the artifact; a Tip-Adapter has as many keys as are in there.
+        width: of a Tip-Adapter's keys; 0 for any other head.
+    """
+    owned: dict[str, Tensor] = {}
+    for part, module in (("prompt", prompt or nn.Identity()), ("head", head)):
+        owned |= {f"{part}.{name}": value for name, value in owned_parts(module).items()}
+    if width and "head.labels" in found:
+        count = keys_in(found, width)
+        with torch.device("meta"):
+            owned |= {"head.keys": torch.empty(count, width), "head.mix": torch.empty(2)}
+            owned["head.labels"] = torch.empty(count, dtype=torch.int64)
+    return owned
+
+
+def _other_ranks(tensors: Mapping[str, Tensor], rank: int) -> list[str]:
+    """Names of low-rank matrices that are not of this rank; there must be some."""
+    ranks = {name: value.shape[:1] for name, value in tensors.items() if ".lora_A." in name}
+    return [name for name, found in ranks.items() if found != (rank,)] if ranks else ["lora_A"]
+
+
+def _check_indices(
+    path: Path, config: RunConfig, classes: int, tensors: Mapping[str, Tensor], backbone: Backbone | None
+) -> None:
+    """Numbers that are places in another tensor must be such."""
+    most = {"head.labels": classes}
+    if isinstance(config.head, LabelMapHead) and backbone is not None:
+        most["head.index"] = backbone.feature_width("classifier")
+    for name, end in most.items():
+        value = tensors.get(name)
+        if value is not None and value.numel() and not (int(value.min()) >= 0 and int(value.max()) < end):
+            raise FileError(path, f"holds numbers in {name} that stand for nothing; train it again")

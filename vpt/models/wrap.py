@@ -1,0 +1,266 @@
+"""Prompts in a network of one's own, for one's own training loop: any loss, any trainer, any head behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from vpt.backbones.adapters.open_clip import is_open_clip_vit
+from vpt.backbones.adapters.timm import is_timm_vit
+from vpt.backbones.backbone import Backbone, Pool
+from vpt.backbones.fingerprint import fingerprint
+from vpt.backbones.liveness import Reads, plan
+from vpt.config import ClipPrompt, NoPrompt, PixelPrompt, load_config
+from vpt.data.normalization import Preprocess
+from vpt.models.base import Prompted, Role, misfits, owned_parts, shown
+from vpt.models.classifier import plan_for
+from vpt.models.header import PromptHeader, parse_header
+from vpt.prompts.base import Shape, TokenPrompts
+from vpt.prompts.init.initialize import start, wants_images
+from vpt.prompts.pixel.prompt import PixelPrompts
+from vpt.prompts.registry import build_tokens
+from vpt.utils.errors import FileError, UserError
+from vpt.utils.tensor_io import open_tensors, write_tensors
+from vpt.utils.version import own_version
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # what torchvision's networks expect
+Method = str | Callable[[Shape], TokenPrompts]
+
+
+class Wrapped(Prompted):
+    """A network with a prompt inside. It takes what the network takes and returns what the network returns.
+
+    Made by `wrap`. Whatever requires a gradient when it is saved belongs to the task: prompt, classifier, and what the
+    user has unfrozen.
+    """
+
+    def __init__(self, backbone: Backbone, prompt: TokenPrompts | PixelPrompts, settings: dict[str, Any]) -> None:
+        super().__init__(backbone, prompt, nn.Identity())
+        self.settings = settings
+        self.pool: Pool = "native" if backbone.library == "open_clip" else "classifier"
+        self.steps = plan_for(backbone, prompt, self.pool)
+        pre = backbone.preprocess
+        self.pixel_mean: Tensor
+        self.pixel_std: Tensor
+        self.register_buffer("pixel_mean", torch.tensor(pre.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pre.std).view(3, 1, 1), persistent=False)
+
+    @property
+    def net(self) -> Any:
+        """The network itself."""
+        return self.backbone.net
+
+    def forward(self, images: Tensor) -> Tensor:
+        """What the network says of normalised images (B, 3, H, W): scores (B, classes), or features (B, C)."""
+        if isinstance(self.prompt, PixelPrompts):
+            mean, std = self.pixel_mean, self.pixel_std
+            return self.net(self.prompt(images * std + mean, mean, std).to(images.dtype))
+        return self.backbone.features(images, self.steps, self.pool, self.layers(self.steps, len(images)))
+
+    def grids(self, images: Tensor, layers: Sequence[int] = (-1,)) -> list[Tensor]:
+        """Patch grids (B, C, h, w), normed, one for each of `layers`; for segmentation, depth and the like.
+
+        Images other than of the network's own size need a network built with `dynamic_img_size=True`.
+        """
+        tokens = self.tokens
+        depth = len(self.backbone.require_tower("token prompts").blocks)
+        if wrong := [layer for layer in layers if not -depth <= layer < depth]:
+            raise UserError(
+                f"there is no layer {wrong[0]}: count from 0 to {depth - 1}, or from the end, -1 to -{depth}"
+            )
+        steps = plan(depth, tokens.inserted, tokens.after, Reads(image="patches"))
+        taps = [layer % depth for layer in layers]
+        return self.backbone.grids(images, steps, taps, self.layers(steps, len(images)))
+
+    @property
+    def tokens(self) -> TokenPrompts:
+        """The token prompt; UserError where the prompt is one of pixels."""
+        if not isinstance(self.prompt, TokenPrompts):
+            raise UserError("pixel prompts have no tokens; wrap with prompt='deep' or another token prompt")
+        return self.prompt
+
+    def _role(self, name: str) -> Role:
+        return "head" if name.startswith("backbone.") else super()._role(name)
+
+    def learning(self) -> Iterator[nn.Parameter]:
+        """What an optimiser should get."""
+        return (parameter for _, _, parameter in self.trainable())
+
+    def save(self, path: str | Path) -> Path:
+        """Write what learns to a safetensors file, atomically; `load_prompt` puts it into a fresh network."""
+        kind = {"kind": PromptHeader.KIND, "format": PromptHeader.FORMAT, "vpt": own_version()}
+        header: dict[str, Any] = {**kind, **self.settings}
+        header["backbone"] = {"name": self.backbone.name, "fingerprint": self.backbone.fingerprint}
+        return write_tensors(path, self.owned_state(), header)
+
+
+def wrap(
+    net: nn.Module,
+    prompt: Method = "deep",
+    *,
+    head: bool = True,
+    images: Tensor | None = None,
+    image_size: int | None = None,
+    **settings: Any,
+) -> Wrapped:
+    """Freeze a network and put a prompt into it.
+
+    Args:
+        net: a vision transformer of timm or an image tower of open_clip (`clip.visual`), not copied; for
+            prompt="pixel" any network that takes images. It is frozen in place and stays in evaluation mode. In a
+            network of fewer bits (bfloat16) the prompt stays in float32, and is cast where it enters.
+        prompt: the kind, as in `prompt=` of a run, or a function that makes a `TokenPrompts` of a `Shape`.
+        head: the network's own classifier learns too, where it has one.
+        images: normalised images (B, 3, S, S) to start from, for `init="sample"` and the like.
+        image_size: side of the images, for pixel prompts on a network that does not name its own.
+        settings: of the prompt, as in `prompt.tokens=`: tokens=50, layers="last:6", dropout=0.1.
+
+    Raises:
+        UserError: a network that takes no such prompt, or settings that are wrong, each named.
+
+    >>> net = timm.create_model("vit_tiny_patch16_224", num_classes=3)
+    >>> model = wrap(net, "deep", tokens=5)
+    >>> sum(parameter.numel() for parameter in model.learning())  # 12 layers of 5 tokens, and the classifier
+    12099
+    >>> model(torch.zeros(2, 3, 224, 224)).shape
+    torch.Size([2, 3])
+    """
+    config = None if callable(prompt) else _settings(prompt, settings)
+    if callable(prompt) and settings:
+        raise UserError(f"{', '.join(settings)}: a prompt of your own takes its settings where it is made")
+    side = image_size or _side(net)
+    found = _read(net, side)
+    net.requires_grad_(False)
+    learned = _classifier(net) if head else {}
+    backbone = Backbone(net.eval(), found.library, found.name, found.preprocess, fingerprint(net, without=learned))
+    made = _built(prompt, config, backbone, side)
+    if isinstance(made, TokenPrompts) and config is not None and wants_images(config):
+        if images is None:
+            raise UserError(f"init={config.init} starts from images: give wrap(..., images=BATCH), or init='uniform'")
+        start(made, config, backbone, [images], torch.initial_seed() % 2**31)
+    for parameter in learned.values():
+        parameter.requires_grad_(True)
+    described = {"prompt": None if config is None else config.model_dump(mode="json"), "head": head, "image_size": side}
+    return Wrapped(backbone, made, described).to(next(net.parameters()).device)
+
+
+def load_prompt(net: nn.Module, path: str | Path, prompt: Method | None = None) -> Wrapped:
+    """Put a saved prompt into a fresh network.
+
+    Args:
+        net: built as the one that was wrapped, with the same pretrained weights.
+        path: what `Wrapped.save` wrote.
+        prompt: the function that made it, where the prompt was of one's own.
+
+    Raises:
+        UserError: a file of another kind, another network, or one that is damaged.
+    """
+    with open_tensors(path) as file:
+        header, tensors = parse_header(PromptHeader, file), file.tensors()
+    settings = {} if header.prompt is None else header.prompt.model_dump()
+    kind: Method | None = prompt if header.prompt is None else settings.pop("kind")
+    if kind is None:
+        raise UserError(f"{path} holds a prompt of your own making: give load_prompt(..., prompt=FUNCTION)")
+    if settings.get("init") not in (None, "zeros", "normal"):
+        settings["init"] = "uniform"  # its values are in the file
+    if isinstance(kind, str):
+        _check_size(Path(path), net, _settings(kind, settings), header.image_size, tensors)
+    model = wrap(net, kind, head=header.head, image_size=header.image_size, **settings)
+    if model.backbone.fingerprint != header.backbone.fingerprint:
+        raise UserError(
+            f"{path} was trained in {header.backbone.name} with other weights, or "
+            f"another activation, pooling or image size (fingerprint {header.backbone.fingerprint[:12]}, here "
+            f"{model.backbone.fingerprint[:12]}); build the network it was trained in"
+        )
+    model.settings = header.model_dump(mode="json", include=set(model.settings))
+    for name in set(tensors) - set(model.owned_state()):  # what the user had unfrozen
+        if name in dict(model.named_parameters()):
+            model.get_parameter(name).requires_grad_(True)
+    model.load_owned(tensors)
+    return model
+
+
+def _check_size(path: Path, net: nn.Module, config: Any, side: int, tensors: Mapping[str, Tensor]) -> None:
+    """Whether a file holds the prompt that its header describes, before a prompt of that size is made.
+
+    Raises:
+        FileError: it does not.
+    """
+    found = _read(net, side)
+    backbone = Backbone(net, found.library, found.name, found.preprocess)
+    with torch.device("meta"):
+        wanted = owned_parts(_built(config.kind, config, backbone, side))
+    mine = {name.removeprefix("prompt."): value for name, value in tensors.items() if name.startswith("prompt.")}
+    if wrong := misfits(wanted, mine):
+        raise FileError(path, f"does not fit the prompt that its own header describes: see {shown(wrong)}")
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a network is."""
+
+    library: str
+    name: str
+    preprocess: Preprocess
+
+
+def _settings(kind: str, settings: dict[str, Any]) -> Any:
+    config = load_config(base={"prompt": {"kind": kind, **settings}}).prompt
+    if isinstance(config, NoPrompt):
+        raise UserError("prompt=none leaves nothing to wrap; train the network's classifier as it is")
+    if isinstance(config, ClipPrompt):
+        raise UserError(f"prompt={kind} needs a CLIP's text side; train it with: vpt train prompt={kind} head=zeroshot")
+    if getattr(config, "prune_tokens", 0) or getattr(config, "prune_segments", 0):
+        raise UserError("pruning trains twice; it is done by: vpt train prompt=e2vpt")
+    if getattr(config, "shrink", False):
+        raise UserError("shrink changes the size of the images; shrink them yourself, or use vpt train prompt=pixel")
+    return config
+
+
+def _side(net: Any) -> int:
+    size = getattr(getattr(net, "patch_embed", None), "img_size", None) or getattr(net, "image_size", None)
+    if size is None:
+        size = (getattr(net, "pretrained_cfg", None) or {}).get("input_size", (224,))[-1:]
+    return int(size[0] if isinstance(size, Sequence) else size)
+
+
+def _read(net: Any, side: int) -> _Found:
+    if type(net).__name__ in ("CLIP", "CustomTextCLIP", "CoCa") and hasattr(net, "visual"):
+        raise UserError("a whole CLIP has two towers; wrap its image tower: vpt.wrap(clip.visual)")
+    cfg = getattr(net, "pretrained_cfg", None)
+    name = (cfg or {}).get("architecture") or type(net).__name__
+    if is_timm_vit(net) or cfg:
+        of = timm.data.resolve_model_data_config(net)
+        return _Found("timm", name, Preprocess(side, tuple(of["mean"]), tuple(of["std"])))
+    of = getattr(net, "preprocess_cfg", None) or {}
+    mean, std = tuple(of.get("mean") or IMAGENET[0]), tuple(of.get("std") or IMAGENET[1])
+    clip = type(net).__module__.startswith("open_clip.") and is_open_clip_vit(net)
+    return _Found("open_clip" if clip else "timm", name, Preprocess(side, mean, std))
+
+
+def _classifier(net: Any) -> dict[str, nn.Parameter]:
+    """The parameters of a network's own classifier, by name."""
+    if hasattr(net, "get_classifier"):
+        heads = net.get_classifier()
+        heads = heads if isinstance(heads, tuple | list) else (heads,)
+    else:
+        heads = (getattr(net, "fc", None) or getattr(net, "classifier", None),)  # torchvision's two names
+    wanted = {id(parameter) for head in heads if isinstance(head, nn.Module) for parameter in head.parameters()}
+    return {name: parameter for name, parameter in net.named_parameters() if id(parameter) in wanted}
+
+
+def _built(prompt: Method, config: Any, backbone: Backbone, side: int) -> TokenPrompts | PixelPrompts:
+    if isinstance(config, PixelPrompt):
+        return PixelPrompts(config, side)
+    if backbone.tower is None:
+        raise UserError(
+            f"{backbone.name} takes no token prompts: {backbone.refusal}; wrap a ViT, or choose prompt='pixel'"
+        )
+    shape = Shape.of(backbone.tower, side)
+    return prompt(shape) if callable(prompt) else build_tokens(config, shape)

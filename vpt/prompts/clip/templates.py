@@ -1,0 +1,66 @@
+"""Texts made of class names: the templates of CLIP, one's own, and how names are cleaned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vpt.config.templates import NAMED, names_a_file
+from vpt.utils.errors import UserError, nearest
+from vpt.utils.strict_json import is_clean
+
+SINGLE = "a photo of a {}."
+MOST, LONGEST = 10_000, 1000  # lines of a file, and characters of a line, that an artifact holds
+
+
+def read_templates(setting: str | Sequence[str]) -> tuple[str, ...]:
+    """The templates that `head.templates` means, each with one `{}` for the class name.
+
+    Raises:
+        UserError: a name that is not known, a text without `{}`, or a file that is missing or cannot be read.
+
+    >>> read_templates("a picture of the digit {}")
+    ('a picture of the digit {}',)
+    """
+    if not isinstance(setting, str):
+        return _with_places(setting, "head.templates")
+    if setting in ("single", "auto"):
+        return (SINGLE,)
+    if setting in ("simple", "openai"):
+        import open_clip
+
+        made = open_clip.SIMPLE_IMAGENET_TEMPLATES if setting == "simple" else open_clip.OPENAI_IMAGENET_TEMPLATES
+        return tuple(template("{}") for template in made)
+    if not names_a_file(setting):
+        return (setting,)
+    path = Path(setting)
+    if not path.is_file():
+        raise UserError(
+            f"head.templates={setting} does not exist{nearest(setting, NAMED)}; known: {', '.join(NAMED)}, a text with "
+            "{} for the class name, or a file with one such text a line"
+        )
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MOST * (LONGEST + 1))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not a text file"
+        raise UserError(f"cannot read the templates {path}: {reason}") from None
+    return _with_places([line.strip() for line in text.splitlines() if line.strip()], str(path))
+
+
+def _with_places(lines: Sequence[str], where: str) -> tuple[str, ...]:
+    """Texts that all have a place for the class name."""
+    wrong = [line for line in lines if "{}" not in line or len(line) > LONGEST or not is_clean(line)]
+    if wrong or not 1 <= len(lines) <= MOST:
+        shown = f", unlike: {ascii(wrong[0])[1:81]}" if wrong else ""
+        raise UserError(f"{where}: give up to {MOST} lines, each with {{}} for the class name{shown}")
+    return tuple(lines)
+
+
+def cleaned(names: Sequence[str]) -> tuple[str, ...]:
+    """Class names as words.
+
+    >>> cleaned(["hot_dog", " T-shirt "])
+    ('hot dog', 'T-shirt')
+    """
+    return tuple(" ".join(name.replace("_", " ").split()) for name in names)

@@ -1,0 +1,54 @@
+"""BPT: prompts as a product of two thin matrices, one of which starts by whitening (Wang et al. 2025)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vpt.backbones.liveness import After
+from vpt.prompts.base import Shape, TokenPrompts, dropped
+
+
+class BilinearPrompts(TokenPrompts):
+    """Tokens A B^T of each prompted layer, A (P, c) and B (C, c) both learned.
+
+    B starts Xavier uniform, or as columns of a whitening matrix of the layer, see init/whitening.py.
+
+    Args:
+        shape: of the backbone.
+        inserted: layer -> index of its token set.
+        tokens: rows P of a set.
+        rank: c.
+        dropout: on prompt values, a mask for every image.
+        after: see plan.py.
+
+    Parameters: L*c(P + C).
+
+    >>> shape = Shape(depth=12, width=768, heads=12, patch=(16, 16), grid=(14, 14))
+    >>> sum(parameter.numel() for parameter in BilinearPrompts(shape, {0: 0}, tokens=100, rank=75).parameters())
+    65100
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        inserted: Mapping[int, int],
+        tokens: int,
+        rank: int = 75,
+        dropout: float = 0.0,
+        after: After = "carry",
+    ) -> None:
+        super().__init__(inserted, after)
+        count = len(set(inserted.values()))
+        self.dropout = dropout
+        self.left = nn.Parameter(torch.randn(count, tokens, rank) * 0.02)
+        self.right = nn.Parameter(torch.empty(count, shape.width, rank))
+        bound = math.sqrt(6.0 / (shape.width + rank))
+        nn.init.uniform_(self.right, -bound, bound)
+
+    def sets(self, batch: int) -> Sequence[Tensor]:
+        """Token sets by index: (P, C) each, or (batch, P, C) while dropout draws a mask for every image."""
+        return dropped(self.left @ self.right.transpose(1, 2), self.dropout, batch, self.training).unbind(0)

@@ -1,0 +1,54 @@
+"""Gated prompt tuning: shallow prompts that each layer may keep from changing (Yoo et al. 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from vpt.backbones.block import Block
+from vpt.backbones.layer_prompt import LayerPrompt
+from vpt.prompts.base import Shape
+from vpt.prompts.visual.vpt import VisualPrompts
+
+TEMPERATURES = (0.01, 10.0)
+
+
+class GatedPrompts(VisualPrompts):
+    """VPT-Shallow with a gate behind every layer but the last, and a learnable attention temperature in every layer.
+
+    A gate g blends what comes out of a layer in the prompt rows with what went in, g out + (1 - g) in. Scores of all
+    rows and heads of a layer are divided by its temperature, brought back between 0.01 and 10 after every step.
+
+    Args:
+        shape: of the backbone.
+        tokens: prompts P.
+        gate: the gates' logit at the start is minus this number; at 5 a layer changes its prompts by less than 1%.
+        temperature: learn temperatures; otherwise they are one.
+        dropout: on prompt values, a mask for every image.
+
+    Parameters: P*C + (L-1) + L.
+
+    >>> shape = Shape(depth=12, width=768, heads=12, patch=(16, 16), grid=(14, 14))
+    >>> sum(parameter.numel() for parameter in GatedPrompts(shape, tokens=100).parameters())
+    76823
+    """
+
+    def __init__(
+        self, shape: Shape, tokens: int, gate: float = 5.0, temperature: bool = True, dropout: float = 0.0
+    ) -> None:
+        super().__init__(shape, {0: 0}, tokens, dropout)
+        self.gates = nn.Parameter(torch.full((shape.depth - 1,), -gate))
+        self.temperatures = nn.Parameter(torch.ones(shape.depth), requires_grad=temperature)
+
+    def in_layer(self, layer: int, block: Block, plain: LayerPrompt, sets: Sequence[Tensor]) -> LayerPrompt:
+        """Adds the gate and the temperature of the layer."""
+        gate: Tensor | None = self.gates[layer].sigmoid() if layer < len(self.gates) else None
+        return replace(plain, gate=gate, temperature=self.temperatures[layer])
+
+    @torch.no_grad()
+    def constrain(self) -> None:
+        """See TokenPrompts.constrain. A clamp in the forward pass would leave no gradient beyond its ends."""
+        self.temperatures.clamp_(*TEMPERATURES)

@@ -1,0 +1,84 @@
+"""VAPT: prompts made from the image's own patch rows, layer by layer (Le et al. 2025)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from vpt.backbones.block import Block
+from vpt.backbones.layer_prompt import LayerPrompt
+from vpt.prompts.base import Shape
+from vpt.prompts.visual.vpt import VisualPrompts
+
+
+class AdaptivePrompts(VisualPrompts):
+    """Static tokens before the first layer, adaptive ones before every other.
+
+    The patch rows that enter a layer pass through a norm, one small convolution that all channels share, and a linear
+    map from places to tokens; then all layers share a residual bottleneck over channels. The map to tokens starts at
+    zero, so training starts from zero prompts in all layers but the first.
+
+    Args:
+        shape: of the backbone.
+        tokens: prompts P of a layer.
+        kernel: side k of the convolution, in patches.
+        bottleneck: width r of the shared projector.
+        dropout: on the static tokens, on whole channels after the convolution, and inside the projector.
+
+    Parameters: P*C + (L-1)(P*h*w + P + k*k + 2C) + 2rC, h = grid - k + 1.
+
+    >>> shape = Shape(depth=12, width=768, heads=12, patch=(16, 16), grid=(14, 14))
+    >>> sum(parameter.numel() for parameter in AdaptivePrompts(shape, tokens=10).parameters())
+    55608
+    """
+
+    def __init__(self, shape: Shape, tokens: int, kernel: int = 2, bottleneck: int = 8, dropout: float = 0.1) -> None:
+        super().__init__(shape, {0: 0}, tokens, dropout)
+        self.inserted = {layer: layer for layer in range(shape.depth)}
+        self.shape = shape
+        self.adapters = nn.ModuleList(Adapter(shape, tokens, kernel, dropout) for _ in range(shape.depth - 1))
+        self.down = nn.Linear(shape.width, bottleneck, bias=False)
+        self.up = nn.Linear(bottleneck, shape.width, bias=False)
+
+    def in_layer(self, layer: int, block: Block, plain: LayerPrompt, sets: Sequence[Tensor]) -> LayerPrompt:
+        """Above the first layer the tokens come from a function of the image rows."""
+        return plain if layer == 0 else replace(plain, adapt=partial(self.adapted, layer))
+
+    def adapted(self, layer: int, rows: Tensor) -> Tensor:
+        """Tokens (B, P, C) of a layer, from the image rows (B, N, C) that enter it."""
+        # Its own numbers stay what they are in a network of fewer bits.
+        tokens = self.adapters[layer - 1](rows[:, self.shape.prefix :].to(self.up.weight.dtype))
+        hidden = nn.functional.dropout(torch.relu(self.down(tokens)), self.dropout, self.training)
+        return tokens + self.up(hidden)
+
+
+class Adapter(nn.Module):
+    """From the patch rows of one layer to tokens, before the shared projector.
+
+    >>> shape = Shape(depth=2, width=8, heads=2, patch=(4, 4), grid=(3, 3))
+    >>> Adapter(shape, tokens=5, kernel=2, dropout=0.1)(torch.ones(2, 9, 8)).shape
+    torch.Size([2, 5, 8])
+    """
+
+    def __init__(self, shape: Shape, tokens: int, kernel: int, dropout: float) -> None:
+        super().__init__()
+        self.grid = shape.grid
+        self.norm = nn.LayerNorm(shape.width)
+        self.kernel = nn.Parameter(torch.randn(1, 1, kernel, kernel))
+        places = (shape.grid[0] - kernel + 1) * (shape.grid[1] - kernel + 1)
+        self.tokens = nn.Linear(places, tokens)
+        self.dropout = dropout
+        nn.init.zeros_(self.tokens.weight)
+        nn.init.zeros_(self.tokens.bias)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Patch rows (B, N, C) to tokens (B, P, C)."""
+        batch, _, width = patches.shape
+        maps = self.norm(patches).transpose(1, 2).reshape(batch * width, 1, *self.grid)
+        maps = nn.functional.conv2d(maps, self.kernel.to(maps.dtype)).view(batch, width, -1)
+        maps = nn.functional.dropout1d(maps, self.dropout, self.training)
+        return self.tokens(maps).transpose(1, 2)

@@ -1,0 +1,64 @@
+"""VPT: learnable rows inserted into a frozen transformer's sequence (Jia et al. 2022, section 3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vpt.backbones.liveness import After
+from vpt.prompts.base import Shape, TokenPrompts, dropped
+
+
+class VisualPrompts(TokenPrompts):
+    """Learnable token sets, one for each prompted layer or one shared by all.
+
+    Args:
+        shape: of the backbone.
+        inserted: layer -> index of its token set.
+        tokens: rows P of a set.
+        dropout: on prompt values, a mask for every image.
+        project: width of a bottleneck in which the tokens live, or None. One linear map, shared by all sets, leads out.
+        after: see plan.py.
+
+    >>> shape = Shape(depth=2, width=8, heads=2, patch=(4, 4), grid=(2, 2))
+    >>> VisualPrompts(shape, {0: 0, 1: 1}, tokens=5).sets(batch=2)[1].shape
+    torch.Size([5, 8])
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        inserted: Mapping[int, int],
+        tokens: int,
+        dropout: float = 0.0,
+        project: int | None = None,
+        after: After = "carry",
+    ) -> None:
+        super().__init__(inserted, after)
+        self.tokens = nn.Parameter(torch.empty(len(set(inserted.values())), tokens, project or shape.width))
+        self.project = nn.Linear(project, shape.width) if project else None
+        self.dropout = dropout
+        uniform_(self.tokens, shape.patch)
+        if self.project is not None:
+            nn.init.kaiming_normal_(self.project.weight, a=0, mode="fan_out")
+
+    def sets(self, batch: int) -> Sequence[Tensor]:
+        """Token sets by index: (P, C) each, or (batch, P, C) while dropout draws a mask for every image."""
+        tokens = self.tokens if self.project is None else self.project(self.tokens)
+        return dropped(tokens, self.dropout, batch, self.training).unbind(0)
+
+
+def uniform_(tokens: Tensor, patch: tuple[int, int]) -> None:
+    """VPT's start (section 4.1 and its released settings): Xavier uniform as if tokens (..., C) were the rows of a
+    patch embedding, whatever their number.
+
+    >>> tokens = torch.empty(1, 1000, 768)
+    >>> uniform_(tokens, (16, 16))
+    >>> round(float(tokens.max()), 3)
+    0.062
+    """
+    bound = math.sqrt(6.0 / (3 * math.prod(patch) + tokens.shape[-1]))
+    nn.init.uniform_(tokens, -bound, bound)

@@ -1,0 +1,68 @@
+"""Detection runs on the same images: the difference of their mAP, with an interval by resampling the images."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from vpt.data.dataset import LabelledData
+from vpt.metrics.bootstrap import DRAWS, Rows, matched, resampled
+from vpt.metrics.significance import Gain, gain, verdict
+from vpt.report.compare import several_pairs
+from vpt.report.html import Column, Section, Table, percent, points, render
+from vpt.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Runs on the images that all of them answered.
+
+    Args:
+        images: how many.
+        score: mAP of each run on them.
+        pairs: every pair of runs, the second against the first.
+    """
+
+    images: int
+    score: Mapping[str, float]
+    pairs: Sequence[tuple[str, str, Gain]]
+
+
+def scored(runs: Mapping[str, tuple[Rows, LabelledData]], split: str) -> Scored:
+    """Compare runs by their predicted boxes.
+
+    Args:
+        runs: name -> what `predictions-test.json` holds, and the data the run was measured on.
+        split: test or val.
+
+    Raises:
+        UserError: fewer than two runs, no image in common, or another truth for the same image.
+    """
+    if len(runs) < 2:
+        raise UserError("fewer than two of the runs have written their predictions")
+    matches, images = matched(runs, split)
+    score, drawn = resampled(matches, images)
+    pairs = [
+        (one, other, gain(drawn[one], drawn[other], score[other] - score[one]))
+        for one, other in itertools.combinations(runs, 2)
+    ]
+    return Scored(images, score, pairs)
+
+
+def difference_section(found: Scored) -> Section:
+    """A row for every pair: difference, interval, and what to make of it."""
+    heads = [Column("run", "text"), Column("against", "text phrase"), Column("mAP"), Column("mAP of the other")]
+    heads += [Column("points"), Column("95% interval"), Column("so", "text phrase")]
+    rows = []
+    for one, other, each in found.pairs:
+        interval = f"{points(each.low)} to {points(each.high)}"
+        scores = [percent(found.score[other]), percent(found.score[one])]
+        rows.append([other, one, *scores, points(each.difference), interval, verdict(each)])
+    text = (
+        f"On the same {found.images:,} images. The interval is a paired bootstrap over images: they are drawn anew "
+        f"with replacement, {DRAWS:,} times, the same for all runs, and COCO's mAP of each draw is computed in full. "
+        "It tells of the luck in which images were tested; what another training seed would give it does not know."
+    )
+    text += several_pairs(len(rows))
+    return Section("differences", "Differences", render("tables.html", tables=[Table("", heads, rows)], text=text))

@@ -1,0 +1,141 @@
+"""Features before and after prompting, laid out in the plane, and how well their neighbours agree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Literal
+
+import numpy as np
+from markupsafe import Markup
+
+from vpt.report.html import Section, percent, render
+from vpt.report.svg_charts import TONES, Chart, picture, tag, tone
+from vpt.utils.errors import UserError
+
+MOST = 1000  # images; more cost minutes and hide each other
+NAMED = 24  # classes whose names are written into the picture
+
+Map = Literal["tsne", "umap"]
+
+
+def require_map(kind: Map) -> None:
+    """A UserError if what lays features out is not installed."""
+    if kind == "umap" and find_spec("umap") is None:
+        raise UserError("--map umap needs umap-learn: pip install 'vpt[umap]', or leave out --map for t-SNE")
+
+
+def neighbour_agreement(features: np.ndarray, labels: np.ndarray) -> float:
+    """Share of images whose nearest other image, by cosine, is of the same class.
+
+    Args:
+        features: (N, C), N at least 2.
+        labels: (N,), or (N, K) of zeros and ones: then all labels must agree.
+
+    >>> neighbour_agreement(np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]), np.array([0, 0, 1]))
+    0.6666666666666666
+    """
+    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    likeness = unit @ unit.T
+    np.fill_diagonal(likeness, -np.inf)
+    same = labels[likeness.argmax(1)] == labels
+    return float((same if same.ndim == 1 else same.all(1)).mean())
+
+
+def layout(features: np.ndarray, kind: Map = "tsne", seed: int = 0) -> np.ndarray:
+    """Places (N, 2) from 0 to 1 by t-SNE (van der Maaten and Hinton 2008) or UMAP; the same for the same seed.
+
+    >>> layout(np.random.default_rng(0).normal(size=(12, 3))).shape
+    (12, 2)
+    """
+    count = len(features)
+    rows = features.astype(np.float64)
+    if np.ptp(rows, axis=0).max() == 0:  # a network that says the same of every image
+        return np.full((count, 2), 0.5)
+    if kind == "umap":
+        from umap import UMAP
+
+        places = UMAP(n_neighbors=min(15, count - 1), random_state=seed, n_jobs=1).fit_transform(rows)
+    else:
+        from sklearn.decomposition import PCA
+        from sklearn.manifold import TSNE
+
+        rows = rows - rows.mean(0)
+        if min(rows.shape[1], count) > 50:  # as the authors advise; the rest is mostly noise
+            rows = PCA(50, random_state=seed).fit_transform(rows)
+        spread = float(rows.std()) or 1.0
+        perplexity = min(30.0, (count - 1) / 3)
+        places = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(rows / spread)
+    low, high = places.min(0), places.max(0)
+    return (places - low) / np.maximum(high - low, 1e-12)
+
+
+def section(
+    before: np.ndarray | None,
+    after: np.ndarray,
+    labels: np.ndarray,
+    wrong: np.ndarray,
+    classes: Sequence[str],
+    kind: Map = "tsne",
+) -> Section:
+    """Both maps of the same images.
+
+    Args:
+        before: (N, C) features of the backbone as it was; None where they are those after training.
+        after: (N, C).
+        labels: (N,) classes of the images; or (N, K) zeros and ones: an image has the colour of its first label.
+        wrong: (N,) which of them are told wrong.
+        classes: names.
+    """
+    if len(after) < 10:
+        raise UserError(f"{len(after)} images are too few to lay out")
+    charts, numbers = [], []
+    colours = labels if labels.ndim == 1 else labels.argmax(1)
+    for title, rows in (("before: the backbone alone", before), ("after training", after)):
+        if rows is None:
+            continue
+        agree = neighbour_agreement(rows, labels)
+        title = title if before is not None else "features that the head reads"
+        numbers.append((title, percent(agree)))
+        chart = scatter(layout(rows, kind), colours, wrong if rows is after else np.zeros_like(wrong), classes, title)
+        charts.append(chart)
+    body = render(
+        "features.html",
+        charts=charts,
+        numbers=numbers,
+        images=len(after),
+        kind={"tsne": "t-SNE", "umap": "UMAP"}[kind],
+        same=before is None,
+        several=labels.ndim > 1,
+        wrong=bool(wrong.any()),
+    )
+    return Section("features", "Features", body)
+
+
+def scatter(places: np.ndarray, labels: np.ndarray, wrong: np.ndarray, classes: Sequence[str], title: str) -> Chart:
+    """A dot for each image in the colour of its class, a cross where the answer was wrong; names in the middle of
+    their dots."""
+    side, edge = 400.0, 14.0
+    spots = edge + places * (side - 2 * edge)
+    parts: list[Markup] = [tag("rect", x=0, y=0, width=side, height=side, class_="field")]
+    present = [int(number) for number in np.unique(labels)]
+    names = []
+    for number in present:
+        mine = labels == number
+        dots = "".join(f"M{x:.0f} {y:.0f}h0" for x, y in spots[mine & ~wrong])
+        crosses = "".join(f"M{x - 4:.0f} {y - 4:.0f}l8 8m0-8l-8 8" for x, y in spots[mine & wrong])
+        look, hue = _colour(number, len(classes))
+        for path, name in ((dots, "spots"), (crosses, "crosses")):
+            if path:
+                parts.append(tag("path", tag("title", classes[number]), d=path, class_=f"{name} {look}", style=hue))
+        x, y = np.median(spots[mine], axis=0)
+        names.append(tag("text", classes[number], x=f"{x:.0f}", y=f"{y + 4:.0f}", class_="middle over"))
+    told = f"{title}: {len(labels)} images of {len(present)} classes"
+    return Chart(title, picture(told, [*parts, *(names if len(present) <= NAMED else [])], side, side))
+
+
+def _colour(number: int, classes: int) -> tuple[str, str | None]:
+    """Distinct tones for few classes, hues for many: the golden angle keeps neighbours apart."""
+    if classes <= TONES:
+        return tone(number), None
+    return "hue", f"--h:{number * 137.508 % 360:.0f}"

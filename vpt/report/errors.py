@@ -1,0 +1,78 @@
+"""The mistakes a run was surest of, as thumbnails."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from vpt.data.dataset import Record
+from vpt.data.decode import BadImage, read
+from vpt.metrics.predictions import Answer
+from vpt.report.html import Section, percent, render
+from vpt.report.image_encoding import photo_uri, small
+
+SIDE = 200  # pixels of a thumbnail
+
+
+def surest_mistakes(answers: Sequence[Answer], most: int, multilabel: bool = False) -> list[Answer]:
+    """Wrong answers, the surest first.
+
+    Of one label that is the score of the answer. Where images have several, the worst label counts: one that was said
+    by mistake with a high score, or a true one that had a low one.
+
+    >>> right, wrong = Answer("a", "cat", "cat", 0.9, 0.9), Answer("b", "cat", "dog", 0.8, 0.2)
+    >>> [answer.image for answer in surest_mistakes([right, wrong], 5)]
+    ['b']
+    """
+    return sorted((answer for answer in answers if not answer.right), key=lambda one: -sureness(one, multilabel))[:most]
+
+
+def sureness(answer: Answer, multilabel: bool) -> float:
+    """How sure a wrong answer was, from 0 to 1.
+
+    >>> sureness(Answer("a", "cat|dog", "", 0.0, 0.1), multilabel=True)
+    0.9
+    """
+    return max(answer.score, 1 - answer.score_of_true) if multilabel else answer.score
+
+
+def section(
+    answers: Sequence[Answer],
+    records: Mapping[str, Record] | None,
+    most: int,
+    max_pixels: int,
+    multilabel: bool = False,
+) -> Section:
+    """The thumbnails, or the same as a list where the images are not there.
+
+    Args:
+        answers: of the split.
+        records: of the split by name; None where the data is not there.
+        most: mistakes that are shown.
+        max_pixels: larger images are left out.
+        multilabel: an image has several labels.
+    """
+    chosen = surest_mistakes(answers, most, multilabel)
+    wrong = sum(not answer.right for answer in answers)
+    tiles = [
+        {
+            "image": answer.image,
+            "true": answer.true or "no label",
+            "predicted": answer.predicted or "no label",
+            "score": percent(answer.score) if answer.predicted else "",
+            "of_true": percent(answer.score_of_true),
+            "uri": thumbnail(records, answer.image, max_pixels),
+        }
+        for answer in chosen
+    ]
+    text = f"{wrong:,} of {len(answers):,} answers are wrong" + (f"; the {len(chosen)} surest:" if wrong else ".")
+    return Section("mistakes", "Surest mistakes", render("mistakes.html", text=text, tiles=tiles))
+
+
+def thumbnail(records: Mapping[str, Record] | None, name: str, max_pixels: int, side: int = SIDE) -> str | None:
+    """The image of that name as a data URI, or None where it cannot be had."""
+    if records is None or name not in records:
+        return None
+    try:
+        return photo_uri(small(read(records[name], max_pixels).pixels, side))
+    except BadImage:
+        return None

@@ -1,0 +1,148 @@
+"""What the model of a run makes of images: features before and after prompting, logits, attention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vpt.config import FrozenTuning
+from vpt.data.dataset import Record
+from vpt.data.decode import BadImage, read
+from vpt.data.transforms.classification import Transform
+from vpt.inference.load_model import load_model
+from vpt.models.attention_maps import Attention, attention_of
+from vpt.models.classifier import PromptedModel, backbone_for
+from vpt.models.trusted_settings import NOTHING, Named, settings_for
+from vpt.report.run_data import Source
+from vpt.training.context import evaluation_transform
+from vpt.utils.console import Console
+from vpt.utils.device import autocast, pick_device, pick_precision
+from vpt.utils.errors import UserError
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a model made of images.
+
+    Args:
+        records: the images, those that cannot be read left out.
+        before: features (N, C) of the backbone as it was, without prompt; None where training changes nothing of it.
+        after: features (N, C) that the head reads.
+        logits: (N, K).
+    """
+
+    records: Sequence[Record]
+    before: np.ndarray | None
+    after: np.ndarray
+    logits: np.ndarray
+
+
+class Observer:
+    """The trained model of a run, ready to be looked at.
+
+    Args:
+        source: the run.
+        device: auto, cpu, cuda, ...
+        named: backbone and weight file that the user names himself.
+
+    Raises:
+        UserError: no artifact, a backbone that cannot be had, or a model that has no one feature for an image.
+    """
+
+    def __init__(self, source: Source, device: str = "auto", named: Named = NOTHING) -> None:
+        if source.artifact is None:
+            raise UserError(f"{source.folder} holds no artifact that can be read, so no model")
+        where = pick_device(device)
+        precision = pick_precision(source.artifact.config.train.precision, where)
+        model, self.artifact = load_model(source.folder, device, named, precision=precision)
+        if not isinstance(model, PromptedModel):
+            raise UserError("features and attention are shown of classifiers only")
+        if model.test_time is not None:
+            raise UserError("this prompt is tuned anew for every image, so there is no one model to look into")
+        self.model = model
+        self.device = next(model.parameters()).device
+        config = self.artifact.config
+        self.max_pixels = config.data.max_pixels
+        self.transform = evaluation_transform(model, config.data)
+        self._autocast = autocast(precision, self.device)
+        self.plain, self._plain_transform = self._as_it_was(named)
+
+    def _as_it_was(self, named: Named) -> tuple[PromptedModel | None, Transform]:
+        """The backbone before training, as a model whose logits are its features."""
+        model, config = self.model, self.artifact.config
+        frozen = isinstance(config.tuning, FrozenTuning)
+        if model.prompt is None and frozen:
+            return None, self.transform
+        backbone = model.backbone
+        if not frozen:
+            backbone = backbone_for(settings_for(self.artifact, named))
+        pool = "native" if model.pool in ("prompts", "all") else model.pool
+        plain = PromptedModel(backbone, None, nn.Identity(), pool).to(self.device).eval()
+        return plain, evaluation_transform(plain, config.data)
+
+    @torch.inference_mode()
+    def look(self, records: Sequence[Record], console: Console) -> Observed:
+        """Run images through the model and through the backbone as it was."""
+        kept: list[Record] = []
+        before, after, logits = [], [], []
+        constants = self.model.constants()
+        head = self.model.ready_head()
+        with console.progress(len(records), "features") as bar:
+            for chunk, images, plain_images in self._batches(records):
+                with self._autocast():
+                    found = self.model.features(images, constants)
+                    logits.append(head(found).float().cpu())
+                    if self.plain is not None:
+                        before.append(self.plain(plain_images).float().cpu())
+                after.append(found.float().cpu())
+                kept += chunk
+                bar.advance(len(chunk), images=len(chunk))
+        if not kept:
+            raise UserError("none of the images can be read")
+        return Observed(
+            kept,
+            torch.cat(before).numpy() if before else None,
+            torch.cat(after).flatten(1).numpy(),
+            torch.cat(logits).numpy(),
+        )
+
+    def attention(self, records: Sequence[Record]) -> list[tuple[Record, np.ndarray, Attention]]:
+        """Of each image that can be read: the square (S, S, 3) uint8 that the model gets, and where it looks."""
+        found = []
+        for chunk, images, _ in self._batches(records, 8):
+            squares = images.cpu().permute(0, 2, 3, 1).numpy()
+            found += list(zip(chunk, squares, attention_of(self.model, images), strict=True))
+        return found
+
+    def _batches(self, records: Sequence[Record], size: int = BATCH) -> Iterator[tuple[list[Record], Tensor, Tensor]]:
+        same = self._plain_transform == self.transform
+        for start in range(0, len(records), size):
+            chunk, squares, plain = [], [], []
+            for record in records[start : start + size]:
+                try:
+                    pixels = read(record, self.max_pixels).pixels
+                except BadImage:
+                    continue
+                chunk.append(record)
+                squares.append(self.transform(pixels, 0))
+                plain.append(squares[-1] if same else self._plain_transform(pixels, 0))
+            if chunk:
+                yield chunk, torch.stack(squares).to(self.device), torch.stack(plain).to(self.device)
+
+
+def sample(records: Sequence[Record], most: int, seed: int = 0) -> list[Record]:
+    """At most so many records, drawn evenly, in their own order.
+
+    >>> sample(range(5), 10)
+    [0, 1, 2, 3, 4]
+    """
+    if len(records) <= most:
+        return list(records)
+    chosen = np.random.default_rng(seed).choice(len(records), most, replace=False)
+    return [records[at] for at in sorted(chosen.tolist())]

@@ -1,0 +1,173 @@
+"""What a run folder holds, read without its data and its backbone; whatever is missing is empty, with a note."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vpt.config import RunConfig, load_config, read_yaml, word
+from vpt.metrics.classification import ranking
+from vpt.metrics.comparison import method_name
+from vpt.metrics.metrics_file import read_metrics
+from vpt.metrics.predictions import Answer, read_answers
+from vpt.models.artifact import Artifact, read_artifact
+from vpt.report.stored_run import is_row, wrong_in
+from vpt.utils.atomic_io import read_json
+from vpt.utils.errors import UserError
+from vpt.utils.run_log import read_rows
+
+
+@dataclass(frozen=True)
+class Source:
+    """A run as its folder tells it."""
+
+    folder: Path
+    config: RunConfig
+    rows: Sequence[dict[str, Any]]  # of log.jsonl
+    metrics: dict[str, Any]  # of metrics.json; empty while the run is not finished
+    split: str  # whose numbers the page shows
+    answers: Sequence[Answer]  # classification
+    boxes: Sequence[dict[str, Any]]  # detection: image, and its boxes with label, score, box_xyxy
+    artifact: Artifact | None
+    notes: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def name(self) -> str:
+        """What the run is called."""
+        return self.folder.resolve().name
+
+    @property
+    def method(self) -> str:
+        """What it trained, in words."""
+        config = self.config
+        return method_name({"prompt": config.prompt.kind, "tuning": config.tuning.kind, "head": config.head.kind})
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """The metrics of the split; empty where there are none."""
+        return self.metrics.get(self.split) or {}
+
+    @property
+    def metric(self) -> str:
+        """What the split is ranked by: accuracy or map."""
+        if self.measured:
+            return ranking(self.measured)
+        named = [key for row in self.rows for key in row if key in ("val_accuracy", "val_map")]
+        return named[-1].removeprefix("val_") if named else "accuracy"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of their numbers; empty where nothing tells."""
+        if self.artifact is not None:
+            return self.artifact.classes
+        if self.measured:
+            return tuple(row["class"] for row in self.measured["per_class"])
+        return tuple(sorted({name for answer in self.answers for name in (answer.true, answer.predicted)}))
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether an image has several labels."""
+        return self.artifact.multilabel if self.artifact is not None else "exact_match" in self.measured
+
+
+def read_source(folder: str | Path, split: str | None = None, data: str | None = None) -> Source:
+    """Read a run folder.
+
+    Args:
+        folder: of the run, finished or not.
+        split: test or val; default: test where it was measured.
+        data: where the data lies now, if it moved.
+
+    Raises:
+        UserError: no run there, a split that was not measured, settings that cannot be read.
+    """
+    folder = Path(folder)
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"{folder} is not a run folder; it has no config.yaml")
+    overrides = [] if data is None else [word("data.path", data)]
+    config = load_config(base=read_yaml(folder / "config.yaml"), overrides=overrides)
+    notes: list[str] = []
+    metrics = _metrics(folder / "metrics.json", notes)
+    if wrong := wrong_in(metrics):
+        notes.append(f"{folder / 'metrics.json'} is of another form: see {wrong}")
+        metrics = {}
+    if not metrics:
+        notes.append("this run is not finished, or was interrupted: the page shows what there is")
+    elif split is not None and not metrics.get(split):
+        there = [name for name in ("test", "val") if metrics.get(name)]
+        raise UserError(f"{folder} was not measured on {split}; choose --split {' or '.join(there) or 'val'}")
+    split = split or ("test" if metrics.get("test") or not metrics.get("val") else "val")
+    answers: Sequence[Answer] = ()
+    boxes: Sequence[dict[str, Any]] = ()
+    if config.task == "detection":
+        boxes = _boxes(_json(folder / f"predictions-{split}.json", list, notes), notes)
+    elif (file := folder / f"predictions-{split}.csv").is_file():
+        try:
+            answers = read_answers(file)
+        except UserError as error:
+            notes.append(str(error))
+    rows = [row for row in read_rows(folder) if is_row(row)]
+    artifact = _artifact(folder, (metrics.get(split) or {}).get("per_class"), notes)
+    return Source(folder, config, rows, metrics, split, answers, boxes, artifact, tuple(notes))
+
+
+def _artifact(folder: Path, measured: Any, notes: list[str]) -> Artifact | None:
+    """The artifact of a run, unless it is another one's: then its classes are not those that were measured."""
+    if not (folder / "artifact.safetensors").is_file():
+        return None
+    try:
+        found = read_artifact(folder)
+    except UserError as error:
+        notes.append(str(error))
+        return None
+    if measured and {row["class"] for row in measured} != set(found.classes):
+        notes.append(f"{found.path} has other classes than the numbers of this run; it is left out")
+        return None
+    return found
+
+
+def _metrics(path: Path, notes: list[str]) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return read_metrics(path)
+    except UserError as error:
+        notes.append(str(error))
+        return {}
+
+
+def _json(path: Path, kind: type[Any], notes: list[str]) -> Any:
+    if not path.is_file():
+        return kind()
+    try:
+        value = read_json(path, "it went away while it was read")
+    except UserError as error:
+        notes.append(str(error))
+        return kind()
+    if not isinstance(value, kind):
+        notes.append(f"{path} is of another form")
+        return kind()
+    return value
+
+
+def _boxes(rows: Sequence[Any], notes: list[str]) -> Sequence[dict[str, Any]]:
+    try:
+        return [
+            {
+                "image": str(row["image"]),
+                "boxes": [
+                    {
+                        "label": str(box["label"]),
+                        "score": float(box["score"]),
+                        "box_xyxy": [float(edge) for edge in box["box_xyxy"]],
+                    }
+                    for box in row["boxes"]
+                ],
+            }
+            for row in rows
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        notes.append(f"the predicted boxes are of another form: {error!r}")
+        return ()

@@ -1,0 +1,42 @@
+"""Whether runs that are compared image by image were measured on the same pictures, not only on the same names."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+from vpt.data.dataset import Item, LabelledData, Record
+from vpt.utils.errors import UserError
+
+
+def refuse_other_pictures(measured: Mapping[str, LabelledData], split: str) -> None:
+    """Compare the files of images that have the same name.
+
+    Args:
+        measured: run -> the data it was measured on.
+        split: test or val.
+
+    Raises:
+        UserError: another picture under the same name, or a file that cannot be read.
+
+    >>> refuse_other_pictures({"one": LabelledData(("cat",), False, (), ())}, "test")
+    """
+    (first, data), *others = measured.items()
+    known = {record.name: record for record in data.split(split)}
+    for run, other in others:
+        for record in other.split(split):
+            same = known.get(record.name)
+            if same is not None and _digest(same) != _digest(record):
+                raise UserError(
+                    f"{record.name} is one picture for {first} and another for {run}; they were measured on other data"
+                )
+
+
+def _digest(record: Record) -> object:
+    """What tells pictures apart; torchvision's data sets are known by their names."""
+    if isinstance(record.source, Item):
+        return type(record.source.dataset).__name__, record.source.at
+    try:
+        return hashlib.sha256(record.source.read_bytes()).digest()
+    except OSError as error:
+        raise UserError(f"{record.source} cannot be read: {error.strerror}") from None

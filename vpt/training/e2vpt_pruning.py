@@ -1,0 +1,73 @@
+"""E2VPT's pruning (Han et al. 2023, section 3.3): after a first training the least important tokens, and the least
+important segments of every token, are masked out; then training starts again from the first values ("rewinding")."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from vpt.data.collate import Batch
+from vpt.models.classifier import PromptedModel
+from vpt.prompts.visual.e2vpt import EffectivePrompts
+from vpt.utils.device import Autocast
+
+
+def importance(
+    model: PromptedModel,
+    batches: Iterable[Batch],
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    device: torch.device,
+    autocast: Autocast,
+) -> tuple[Tensor, Tensor]:
+    """How much the loss depends on each token (P,) and each segment (P, segments).
+
+    The mean over batches of the absolute derivative by the mask; the released code averages the signed derivative.
+    """
+    prompt = model.prompt
+    assert isinstance(prompt, EffectivePrompts)
+    masks = [prompt.token_mask, prompt.segment_mask]
+    sums = [torch.zeros_like(mask) for mask in masks]
+    model.eval()
+    for mask in masks:
+        mask.requires_grad_(True)
+    count = 0
+    for batch in batches:
+        with autocast():
+            logits = model(batch.images.to(device))
+        gradients = torch.autograd.grad(loss_of(logits, batch.labels.to(device)), masks)
+        for total, gradient in zip(sums, gradients, strict=True):
+            total += gradient.abs()
+        count += 1
+    for mask in masks:
+        mask.requires_grad_(False)
+    token, segment = (total / max(1, count) for total in sums)
+    return token, segment
+
+
+def keep_most(scores: Tensor, share: float, least: int) -> Tensor:
+    """A mask over the last axis: the lowest `share` of scores, rounded down, get zero, but at least `least` stay one.
+
+    >>> keep_most(torch.tensor([3.0, 1.0, 2.0]), share=0.5, least=1)
+    tensor([1., 0., 1.])
+    """
+    count = scores.shape[-1]
+    lost = min(int(share * count), max(0, count - least))
+    mask = torch.ones_like(scores)
+    return mask.scatter(-1, scores.argsort(dim=-1, stable=True)[..., :lost], 0.0)
+
+
+@torch.no_grad()
+def prune(prompt: EffectivePrompts, token: Tensor, segment: Tensor, tokens: float, segments: float) -> None:
+    """Set the masks by importance.
+
+    Args:
+        prompt: whose masks are set.
+        token: importance of tokens (P,).
+        segment: importance of segments (P, segments).
+        tokens: share of tokens to prune; one stays.
+        segments: share of the segments of every token to prune; four stay.
+    """
+    prompt.token_mask.copy_(keep_most(token, tokens, least=1))
+    prompt.segment_mask.copy_(keep_most(segment, segments, least=4))

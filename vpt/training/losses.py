@@ -1,0 +1,58 @@
+"""Losses of classification with one label or several."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vpt.utils.errors import UserError
+
+
+def class_weights(setting: str | Sequence[float], counts: Sequence[int]) -> Tensor | None:
+    """Weights by class: None, 'balanced' (inverse frequency, mean one over the images) or given.
+
+    Raises:
+        UserError: a list of another length than there are classes, or of numbers that cannot weigh.
+
+    >>> class_weights("balanced", [1, 3])
+    tensor([2.0000, 0.6667])
+    """
+    if setting == "none":
+        return None
+    if setting == "balanced":
+        return torch.tensor([sum(counts) / (len(counts) * max(1, count)) for count in counts])
+    assert not isinstance(setting, str)
+    count = len(counts)
+    if len(setting) != count or not all(0 <= weight < math.inf for weight in setting) or not any(setting):
+        shown = ", ".join(f"{weight:g}" for weight in setting[:5]) + (", ..." if len(setting) > 5 else "")
+        raise UserError(
+            f"train.class_weights=[{shown}] has {len(setting)} numbers; {count} classes need {count} finite ones, none "
+            "below zero and one above"
+        )
+    return torch.tensor(setting)
+
+
+def build_loss(multilabel: bool, smoothing: float, weights: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
+    """Mean loss over a batch of logits (B, K) and labels, (B,) indices or (B, K) zeros and ones.
+
+    >>> float(build_loss(False, 0.0, None)(torch.zeros(2, 4), torch.tensor([0, 1])))
+    1.386...
+    """
+    if multilabel:
+
+        def several(logits: Tensor, labels: Tensor) -> Tensor:
+            soft = labels * (1 - smoothing) + smoothing / 2
+            weight = None if weights is None else weights.to(logits.device)
+            return F.binary_cross_entropy_with_logits(logits.float(), soft, pos_weight=weight)
+
+        return several
+
+    def single(logits: Tensor, labels: Tensor) -> Tensor:
+        weight = None if weights is None else weights.to(logits.device)
+        return F.cross_entropy(logits.float(), labels, weight=weight, label_smoothing=smoothing)
+
+    return single

@@ -1,0 +1,116 @@
+"""What a run will cost, told before it starts: parameters that learn, memory, and the size of the artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from vpt.backbones.quantization.linear import plain_parts
+from vpt.models.artifact import artifact_bytes
+from vpt.models.base import Prompted
+from vpt.utils.device import Autocast
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Counts of parameters, and bytes."""
+
+    learning: int
+    total: int
+    weights: int  # bytes: all parameters and buffers
+    optimizer: int  # bytes: gradients and optimiser state
+    activations: int  # bytes: what the backward pass of one pass of a step keeps
+    artifact: int  # bytes
+
+    @property
+    def memory(self) -> int:
+        """Bytes expected while training, beside what Python and its libraries take."""
+        return self.weights + self.optimizer + self.activations
+
+    def text(self) -> str:
+        """The sentence a user sees.
+
+        >>> Budget(50_000, 1_000_000, 4_000_000, 600_000, 2**30, 204_096).text().splitlines()[0]
+        '50,000 of 1,000,000 parameters learn (5.000%)'
+        """
+        return (
+            f"{self.learning:,} of {self.total:,} parameters learn ({100 * self.learning / self.total:.3f}%)\n"
+            f"memory expected: {size(self.memory)} (weights {size(self.weights)}, activations "
+            f"{size(self.activations)}, gradients and optimiser {size(self.optimizer)}), and what Python takes\n"
+            f"the artifact will have {size(self.artifact)}"
+        )
+
+
+def total_parameters(model: Prompted) -> int:
+    """Numbers that a model computes with, those of a backbone that is dealt out to several processes included."""
+    return sum(parameter.numel() for parameter in model.parameters()) + model.backbone.elsewhere
+
+
+def size(count: float) -> str:
+    """Bytes in words, in decimal units.
+
+    >>> size(56616), size(2_780_732)
+    ('57 kB', '2.78 MB')
+    """
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.2f} MB" if unit == "MB" else f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
+
+
+def estimate(
+    model: Prompted,
+    optimizer_slots: int,
+    pass_size: int,
+    trial: Callable[[int], Tensor],
+    autocast: Autocast,
+) -> Budget:
+    """Measure passes of one and two images, and extrapolate to `pass_size`.
+
+    Args:
+        model: what will be trained.
+        optimizer_slots: numbers an optimiser keeps for each learning one (AdamW 2, SGD with momentum 1).
+        pass_size: images in one pass.
+        trial: the loss of a pass over that many images.
+        autocast: context of the pass.
+    """
+    learning = sum(parameter.numel() for _, _, parameter in model.trainable())
+    trainable_bytes = sum(p.nbytes for _, _, p in model.trainable())
+    tensors = [*model.parameters(), *model.buffers()]
+    one, two = (_saved_bytes(model, partial(trial, count), autocast) for count in (1, 2))
+    return Budget(
+        learning=learning,
+        total=total_parameters(model),
+        weights=sum(part.numel() * part.element_size() for tensor in tensors for part in plain_parts(tensor)),
+        optimizer=trainable_bytes * (1 + optimizer_slots),
+        activations=max(0, one + (two - one) * (pass_size - 1)),
+        artifact=artifact_bytes(model),
+    )
+
+
+def _saved_bytes(model: Prompted, run: Callable[[], Tensor], autocast: Autocast) -> int:
+    """Bytes that autograd keeps of a pass, each storage once, parameters left out."""
+    own = {
+        part.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()] for part in plain_parts(t)
+    }
+    kept: dict[int, int] = {}
+    alive: list[Tensor] = []  # storages must live until the count, or addresses would be reused
+
+    def pack(tensor: Tensor) -> None:
+        for part in plain_parts(tensor):
+            storage = part.untyped_storage()
+            if storage.data_ptr() not in own:
+                kept[storage.data_ptr()] = storage.nbytes()
+                alive.append(part.detach())
+
+    # Evaluation mode: one image has no batch statistics, and the counts are the same. Nothing goes back through this
+    # pass, so nothing is packed: a result that its own node kept would never be freed.
+    model.eval()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda nothing: nothing), autocast():
+        run()
+    return sum(kept.values())

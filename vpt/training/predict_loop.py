@@ -1,0 +1,41 @@
+"""Inference over a whole loader."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vpt.models.classifier import PromptedModel
+from vpt.training.loop import Batches, Forward
+from vpt.utils.console import Console
+from vpt.utils.device import Autocast
+from vpt.utils.distributed import gathered
+
+
+def collect(
+    forward: Forward, loader: Batches, device: torch.device, autocast: Autocast, console: Console, what: str
+) -> tuple[Tensor, Tensor]:
+    """Outputs and labels of a whole loader, on the CPU, in float32; of all processes, where these share it."""
+    outputs, labels, index = [], [], []
+    with torch.inference_mode(), console.progress(len(loader), what) as bar:
+        for batch in loader.epoch(0):
+            labels.append(batch.labels)
+            index.append(batch.index)
+            count = len(batch.index)
+            # Without images of its own a process still takes the pass: others may need its slice of the backbone.
+            images = batch.images if count else batch.blank().images
+            with autocast():
+                out = forward(images.to(device, non_blocking=True))
+            outputs.append(out.float().cpu()[:count])
+            bar.advance(1, images=len(batch.index))
+    if getattr(loader, "ranks", 1) == 1:
+        return torch.cat(outputs), torch.cat(labels)
+    order = torch.cat(index)
+    return gathered(torch.cat(outputs), order), gathered(torch.cat(labels), order)
+
+
+def inference(model: PromptedModel) -> Forward:
+    """The model with what does not depend on the image computed once."""
+    model.eval()
+    with torch.inference_mode():
+        return model.ready()

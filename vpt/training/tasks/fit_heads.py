@@ -1,0 +1,108 @@
+"""Heads that are made from data instead of trained: label mappings, and a Tip-Adapter's cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vpt.backbones.builtin_names import OPEN_CLIP
+from vpt.backbones.factory import load_backbone
+from vpt.config import BackboneConfig, LabelMapHead, TipHead
+from vpt.heads.imagenet_names import source_names
+from vpt.heads.label_mapping import LabelMap, confusion_counts, frequency_map, random_map, semantic_map
+from vpt.heads.tip_adapter import TipAdapter
+from vpt.heads.zero_shot import class_features
+from vpt.models.classifier import PromptedModel
+from vpt.training.context import Setting
+from vpt.training.predict_loop import collect
+from vpt.utils.errors import UserError
+
+
+def make_head(model: PromptedModel, setting: Setting) -> None:
+    """Fill a head that is made from data before training."""
+    head, config, data = model.head, setting.config.head, setting.data
+    if isinstance(head, TipAdapter | LabelMap) and data.multilabel:
+        raise UserError(f"head.kind={config.kind} needs one label an image; choose head=linear for several")
+    if isinstance(head, TipAdapter):
+        _remember(head, model, setting)
+    if not isinstance(head, LabelMap) or not isinstance(config, LabelMapHead):
+        return
+    classes, each = len(data.classes), config.sources
+    match config.method:
+        case "first":
+            head.index.copy_(torch.arange(classes * each).view(each, classes).T)
+        case "random":
+            head.index.copy_(random_map(head.sources, classes, each, setting.config.train.seed))
+        case "semantic":
+            head.index.copy_(_map_by_names(model, config, data.classes))
+        case "frequency":
+            map_by_frequency(model, setting)
+
+
+def map_by_frequency(model: PromptedModel, setting: Setting) -> None:
+    """Map source classes by what the backbone takes the training images for, under the prompt as it is."""
+    assert isinstance(model.head, LabelMap)
+    loader = setting.loader(model, setting.data.train, "train")
+    model.eval()
+    constants = model.constants()
+
+    def predicted(images: Tensor) -> Tensor:
+        return model.features(images, constants).argmax(1)
+
+    found, labels = collect(predicted, loader, setting.device, setting.autocast, setting.console, "mapping labels")
+    loader.close()
+    counts = confusion_counts(found.long(), labels.long(), model.head.sources, len(setting.data.classes))
+    model.head.index.copy_(frequency_map(counts, model.head.index.shape[1]))
+
+
+def _map_by_names(model: PromptedModel, head: LabelMapHead, classes: Sequence[str]) -> Tensor:
+    """Map source classes by the likeness of their names in a CLIP's text tower."""
+    file = Path(head.text_pretrained)
+    config = BackboneConfig(
+        name=f"{OPEN_CLIP}{head.text}",
+        pretrained=head.text_pretrained if not file.suffix else True,
+        weights=file if file.suffix else None,
+    )
+    clip = load_backbone(config, text=True)
+    assert clip.text is not None
+    sources = source_names(model.backbone.net, model.backbone.name)
+    mine, theirs = (class_features(clip.text, clip.fingerprint, names, ["{}"]) for names in (classes, sources))
+    return semantic_map(mine @ theirs.T, head.sources)
+
+
+@torch.no_grad()
+def _remember(head: TipAdapter, model: PromptedModel, setting: Setting) -> None:
+    """Make a Tip-Adapter's cache: the mean of each training image's features over augmented views."""
+    config, records = setting.config, setting.data.train
+    assert isinstance(config.head, TipHead)
+    loader = setting.loader(model, records, "train", training=True)
+    model.eval()
+    total = torch.zeros(len(records), head.fixed.shape[1], device=setting.device)
+    # Without augmentation every view is the same.
+    passes = 1 if config.data.augment == "none" else config.head.passes
+    for number in range(passes):
+        for batch in loader.epoch(number):
+            with setting.autocast():
+                features = model.features(batch.images.to(setting.device))
+            total[batch.index.to(setting.device)] += features.float()
+    loader.close()
+    head.remember(total / passes, torch.tensor([record.labels[0] for record in records]))
+
+
+def settle_head(model: PromptedModel, setting: Setting) -> None:
+    """What is settled after training, on validation images: a Tip-Adapter's two numbers."""
+    head, config = model.head, setting.config.head
+    if not isinstance(head, TipAdapter) or not isinstance(config, TipHead) or not setting.data.val:
+        return
+    loader = setting.loader(model, setting.data.val, "val")
+    model.eval()
+    features, labels = collect(
+        model.features, loader, setting.device, setting.autocast, setting.console, "choosing alpha and beta"
+    )
+    loader.close()
+    device = setting.device
+    alpha, beta, accuracy = head.search(features.to(device), labels.to(device), config.alpha, config.beta)
+    setting.console.say(f"alpha {alpha:.3g} and beta {beta:.3g} chosen by validation accuracy {accuracy:.4f}")

@@ -1,0 +1,68 @@
+"""Which device computes, and in which precision."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from vpt.utils.errors import UserError
+from vpt.utils.precision import PRECISIONS, Precision
+
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}  # precisions that autocast rounds to
+
+Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device of that name; 'auto' takes a GPU when there is one.
+
+    Raises:
+        UserError: a device that does not exist here.
+
+    >>> pick_device("cpu")
+    device(type='cpu')
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device {name} does not exist; use auto, cpu, cuda, cuda:1 or mps") from None
+    present = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": int(torch.backends.mps.is_available()),
+    }.get(device.type, 0)
+    if (device.index or 0) >= present:
+        raise UserError(f"device {name} is not on this machine (it has {present} of that kind); use auto or cpu")
+    return device
+
+
+def pick_precision(name: str, device: torch.device) -> Precision:
+    """'auto' is bf16 on a GPU that has it, fp16 on one that has not, fp32 on anything else.
+
+    Raises:
+        UserError: no such precision, or fp16 off a GPU, where it is slow and overflows.
+
+    >>> pick_precision("auto", torch.device("cpu"))
+    'fp32'
+    """
+    if name == "auto":
+        if device.type != "cuda":
+            return "fp32"
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    if name not in PRECISIONS:
+        raise UserError(f"precision '{name}' is unknown; known: {', '.join(PRECISIONS)}")
+    if name == "fp16" and device.type != "cuda":
+        raise UserError(f"precision fp16 needs a CUDA device, not {device.type}; use bf16 or fp32")
+    return name
+
+
+def autocast(precision: str, device: torch.device) -> Autocast:
+    """A context for the forward pass in that precision."""
+    if precision == "fp32":
+        return contextlib.nullcontext
+    return lambda: torch.autocast(device.type, dtype=HALVES[precision])

@@ -1,0 +1,87 @@
+"""Pictures of a run, drawn without a display."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vpt.utils.atomic_io import write_atomic
+
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"  # told apart by colour-blind readers too
+
+
+def curves_png(rows: Sequence[Mapping[str, Any]], path: Path, metric: str) -> Path:
+    """Loss and metric over epochs, from the history of a run; the best epoch is marked."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _line(left, rows, "train_loss", "training", BLUE)
+    _line(left, rows, "val_loss", "validation", ORANGE)
+    left.set_title("loss")
+    _line(right, rows, "train_accuracy", "training", BLUE)
+    _line(right, rows, f"val_{metric}", "validation", ORANGE)
+    name = "mean average precision" if metric == "map" else metric
+    right.set_title(name)
+    scored = [row for row in rows if f"val_{metric}" in row]
+    if scored:
+        best = max(scored, key=lambda row: row[f"val_{metric}"])
+        for axes in (left, right):
+            axes.axvline(best["epoch"], color=GREY, linestyle=":", linewidth=1)
+        right.set_title(f"{name}: best {best[f'val_{metric}']:.3f} on validation, epoch {best['epoch']}")
+    for axes in (left, right):
+        axes.set_xlabel("epoch")
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        if axes.lines:
+            axes.legend(frameon=False)
+    return save(figure, path)
+
+
+def _line(axes: Any, rows: Sequence[Mapping[str, Any]], key: str, label: str, color: str) -> None:
+    points = [(row["epoch"], row[key]) for row in rows if key in row]
+    if points:
+        axes.plot(*zip(*points, strict=True), label=label, color=color, marker="o", markersize=3)
+
+
+def confusion_png(matrix: Sequence[Sequence[int]], classes: Sequence[str], path: Path) -> Path:
+    """Confusion matrix: truth in rows, colours are shares of each row, numbers are counts."""
+    from matplotlib.figure import Figure
+
+    counts = np.asarray(matrix)
+    share = counts / np.maximum(1, counts.sum(1, keepdims=True))
+    size = len(classes)
+    side = float(np.clip(2.5 + 0.45 * size, 4, 24))
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
+    text = float(np.clip(11 - size / 8, 4, 10))
+    axes.set_xticks(range(size), classes, rotation=90 if size > 6 else 0, fontsize=text)
+    axes.set_yticks(range(size), classes, fontsize=text)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(f"{int(np.trace(counts))} of {int(counts.sum())} right")
+    if size <= 30:
+        for row in range(size):
+            for column in range(size):
+                if counts[row, column]:
+                    color = "white" if share[row, column] > 0.5 else "black"
+                    axes.text(column, row, counts[row, column], ha="center", va="center", color=color, fontsize=text)
+    return save(figure, path)
+
+
+def picture_png(pixels: np.ndarray, path: Path) -> Path:
+    """Write pixels (H, W, 3 or 4) uint8 as they are."""
+    from PIL import Image
+
+    return write_atomic(path, lambda temporary: Image.fromarray(pixels).save(temporary, format="PNG"))
+
+
+def save(figure: Any, path: Path) -> Path:
+    """Write a figure as PNG, whole or not at all."""
+    return write_atomic(path, lambda temporary: figure.savefig(temporary, format="png", dpi=130))

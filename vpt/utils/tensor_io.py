@@ -1,0 +1,128 @@
+"""The one file format for what we keep: tensors and a JSON header in a safetensors file, with a digest of both.
+
+safetensors alone notices few damaged bytes, so the digest covers every tensor's bytes and the header.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from vpt.utils import strict_json
+from vpt.utils.atomic_io import write_atomic
+from vpt.utils.errors import FileError, UserError
+from vpt.utils.safetensors_reader import Layout, TensorBytes
+
+MAX_TEXT = 4 << 20  # characters of our own header
+DAMAGED = "is damaged; take another copy of it, or train again"
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Path:
+    """Write `tensors` and a JSON-able `header` to `path`, atomically.
+
+    >>> import tempfile, torch
+    >>> path = write_tensors(Path(tempfile.mkdtemp()) / "a.safetensors", {"x": torch.ones(2)}, {"step": 3})
+    >>> read_tensors(path)[1]["step"]
+    3
+    """
+    plain = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}
+    text = json.dumps(header, ensure_ascii=False, sort_keys=True)
+    # One entry only: safetensors writes several in random order, and equal content should make equal files.
+    metadata = {"vpt": f"{digest_of(plain, text)} {text}"}
+    return write_atomic(path, lambda temporary: safetensors.torch.save_file(plain, temporary, metadata))
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """An open file that `write_tensors` wrote, whose digest has not been checked yet.
+
+    Args:
+        path: of the file.
+        text: its header.
+        tree: what the header holds, as JSON gives it.
+        layouts: type and shape of each tensor.
+    """
+
+    path: Path
+    text: str
+    tree: Any
+    layouts: Mapping[str, Layout]
+    _file: TensorBytes
+    _digest: str
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors together."""
+        return self._file.nbytes
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors, in memory of their own.
+
+        Raises:
+            FileError: the digest says that the file is damaged.
+        """
+        try:
+            tensors = {name: self._file.read(name) for name in self.layouts}
+        except (ValueError, OSError) as error:
+            raise FileError(self.path, DAMAGED) from error
+        if digest_of(tensors, self.text) != self._digest:
+            raise FileError(self.path, DAMAGED)
+        return tensors
+
+
+@contextlib.contextmanager
+def open_tensors(path: str | Path) -> Iterator[TensorFile]:
+    """Open a file that `write_tensors` wrote. Header and shapes are read, the tensors are not yet.
+
+    Raises:
+        UserError: the file is missing, of another kind or damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file")
+    try:
+        raw = TensorBytes(path)
+    except (ValueError, OSError) as error:
+        raise FileError(path, DAMAGED) from error
+    with raw:
+        digest, _, text = raw.metadata.get("vpt", "").partition(" ")
+        if not text:
+            raise FileError(path, "was not written by vpt; if it holds backbone weights, pass it as backbone.weights")
+        try:
+            tree = strict_json.loads(text, MAX_TEXT)
+        except strict_json.RefusedError as error:
+            raise FileError(path, f"has a header that is refused: {error}; take another copy of it") from error
+        except ValueError as error:
+            raise FileError(path, DAMAGED) from error
+        yield TensorFile(path, text, tree, raw.layouts, raw, digest)
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header of a file that `write_tensors` wrote.
+
+    Raises:
+        UserError: the file is missing, of another kind or damaged.
+    """
+    with open_tensors(path) as file:
+        if not isinstance(file.tree, dict):
+            raise FileError(path, DAMAGED)
+        return file.tensors(), file.tree
+
+
+def digest_of(tensors: Mapping[str, Tensor], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        # A view as bytes: numpy knows no bfloat16.
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return digest.hexdigest()
