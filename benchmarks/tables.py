@@ -1,7 +1,7 @@
 """Writes the tables of README.md and docs/ from benchmarks/results/*.json; no number in them is typed by hand.
 
-python benchmarks/tables.py          # rewrite them
-python benchmarks/tables.py --check  # exit 1 if one is out of date
+python -m benchmarks.tables          # rewrite them
+python -m benchmarks.tables --check  # exit 1 if one is out of date
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cells import RESULTS, read, rows, words_of
-from released import PEERS
-from speed_tables import speed, speed_all, startup, vtab_sized
-
+from benchmarks.accuracy.released import PEERS
+from benchmarks.results_files import RESULTS, read, rows, words_of
+from benchmarks.speed.tables import speed, speed_all, startup, vtab_sized
 from vpt.config.describe import described
 from vpt.utils.atomic_io import write_text
 
@@ -34,7 +33,7 @@ def main() -> None:
         before = page.read_text(encoding="utf-8")
         after = filled(before)
         if options.check and before != after:
-            raise SystemExit(f"{page.name} is out of date: python benchmarks/tables.py")
+            raise SystemExit(f"{page.name} is out of date: python -m benchmarks.tables")
         if before != after:
             write_text(page, after)
 
@@ -55,7 +54,7 @@ def parameters() -> str:
         for row in read("parameters")["rows"]
     ]
     table = rows(["setting, defaults else", "backbone", "parameters that learn", "as float32"], body)
-    return f"{table}\n\nHeads of classifiers are left out (`benchmarks/parameters.py`)."
+    return f"{table}\n\nHeads of classifiers are left out (`benchmarks/accuracy/parameters.py`)."
 
 
 def released() -> str:
@@ -301,7 +300,7 @@ def bank() -> str:
         f"{found['tasks']} tasks on {found['backbone']} in a batch of {found['tasks']}, prompts of "
         f"{found['tokens'][0]} to {found['tokens'][1]} tokens, medians of {found['rounds']} alternating rounds on "
         f"{_place(found)}; scores differ from each task's own model by "
-        f"{found['largest_difference']:.0e} at most (`benchmarks/bank.py`)."
+        f"{found['largest_difference']:.0e} at most (`benchmarks/speed/bank.py`)."
     )
     return f"{rows(['batch', 'images/s', 'against one task'], body)}\n\n{caption}"
 
@@ -322,7 +321,7 @@ def load() -> str:
         f"{found['clients']} clients over loopback for {found['seconds']:.0f} s, {found['tasks']} tasks on "
         f"{found['backbone']}, server and clients sharing two cores of {found['machine']['device']}; meanwhile a "
         f"task was added and removed {answers['guest changes']} times. Every answer was compared with its task's own "
-        "model (`benchmarks/load.py`)."
+        "model (`benchmarks/speed/server_load.py`)."
     )
     header = ["requests/s", "p50", "p95", "p99", "right answers", "wrong", "lost or refused"]
     return f"{rows(header, body)}\n\n{caption}"
@@ -335,7 +334,7 @@ def clip_cache() -> str:
     caption = (
         f"An epoch of CoOp is {found['speedup']:.0f}x as fast on features computed once: {found['backbone']} with "
         f"random weights, {found['images']} images of {found['classes']} classes, {_place(found)} "
-        "(`benchmarks/clip_cache.py`)."
+        "(`benchmarks/speed/clip_cache.py`)."
     )
     return f"{rows(['image features', 'time of an epoch'], body)}\n\n{caption}"
 
@@ -353,7 +352,7 @@ def together() -> str:
     ]
     caption = (
         f"An epoch of {found['runs']} runs on {found['backbone']}, medians of {found['rounds']} alternating rounds, "
-        f"{_place(found)} (`benchmarks/together.py`)."
+        f"{_place(found)} (`benchmarks/speed/together.py`)."
     )
     return f"{rows(['runs', 'one after another', 'side by side', 'speed'], body)}\n\n{caption}"
 
@@ -373,7 +372,8 @@ def faults() -> str:
         if key in found:
             outcomes = ", ".join(f"{what}: {count}" for what, count in found[key]["outcomes"].items())
             body.append([text, str(found[key]["times"]), outcomes])
-    return f"{rows(['fault', 'times', 'outcomes'], body)}\n\n`benchmarks/faults.py`, seed {read('faults')['seed']}."
+    table = rows(["fault", "times", "outcomes"], body)
+    return f"{table}\n\n`benchmarks/robustness/faults.py`, seed {read('faults')['seed']}."
 
 
 def _place(found: dict[str, Any]) -> str:

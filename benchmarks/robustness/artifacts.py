@@ -1,6 +1,6 @@
 """Mutated artifacts, many of them, loaded and asked about a picture: what came of each, in JSON.
 
-    python benchmarks/robustness/artifacts.py --count 10000
+    python -m benchmarks.robustness.artifacts --count 10000
 
 Every mutation must load or be refused by a UserError of one line. Anything else is counted as a crash and named.
 Results go to benchmarks/results/robustness-artifacts.json.
@@ -21,18 +21,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import mutate
 import torch
-from compat.backbones import register
-from compat.cases import pictures
-from measuring import machine
 from torch import Tensor
 
 import vpt
+from benchmarks.machine import machine
+from tests.compat.backbones import register
+from tests.compat.cases import pictures
 from vpt.utils.atomic_io import write_json
 from vpt.utils.errors import UserError
 

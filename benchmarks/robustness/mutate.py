@@ -1,7 +1,7 @@
 """Mutated artifacts, as somebody who wishes no good would write them: pure functions of a seed.
 
-Used by tests/test_hostile_artifacts.py, and by whatever tries more of them. A mutation is a name that says what was
-done and where, and what came out; digests are made anew, so that the content is what is tried.
+Used by tests/models/test_hostile_artifacts.py, and by whatever tries more of them. A mutation is a name that says what
+was done and where, and what came out; digests are made anew, so that the content is what is tried.
 """
 
 from __future__ import annotations

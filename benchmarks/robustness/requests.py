@@ -6,7 +6,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterator
 
-from robustness.uploads import picture
+from benchmarks.robustness.uploads import picture
 
 BOUNDARY = b"boundary"
 

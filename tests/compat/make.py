@@ -1,4 +1,4 @@
-"""Writes what tests/test_compat.py reads: artifacts, run folders, stopped runs and exports of the code at hand.
+"""Writes what tests/project/test_compat.py reads: artifacts, run folders, stopped runs and exports of the code at hand.
 
     python tests/compat/make.py tests/compat/0.1
 
@@ -19,13 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from compat.backbones import register
-from compat.cases import CASES, STOPPED, pictures, settings, write_images
-
 import vpt
+from tests.compat.backbones import register
+from tests.compat.cases import CASES, STOPPED, pictures, settings, write_images
 from vpt.training import loop
 from vpt.utils.console import Console
 

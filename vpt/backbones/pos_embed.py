@@ -1,6 +1,7 @@
 """Fits a network, built and loaded at the size it was trained for, to images of another size, or of any.
 
-Touches private members of timm; tests/test_sizes.py ties them to networks that timm itself built for the size.
+Touches private members of timm; tests/backbones/test_image_sizes.py compares them with networks that timm itself
+built for the size.
 """
 
 from __future__ import annotations

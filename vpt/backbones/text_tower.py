@@ -2,7 +2,7 @@
 
 Where the tower is causal, rows behind the end token change nothing and rows that are the same for all classes are
 computed once: a prefix with keys and values that every class sees. Touches private members of open_clip;
-tests/test_text.py ties it to open_clip's `encode_text`.
+tests/backbones/test_text_tower.py ties it to open_clip's `encode_text`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Sweeps, published benchmarks, and protocols of several runs."""

@@ -1,0 +1,1 @@
+"""Loading artifacts, predicting, evaluating, and serving many tasks on one backbone."""

@@ -1,0 +1,1 @@
+"""Export to other runtimes, and conversion of other projects' checkpoints."""

@@ -1,0 +1,1 @@
+"""Metrics of classification and detection, and what they can tell apart."""

@@ -1,0 +1,1 @@
+"""Prompted models, artifacts, and prompts in a network of one's own."""

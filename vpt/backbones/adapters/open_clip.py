@@ -1,6 +1,7 @@
 """Reads open_clip's image towers into a Tower; towers that wrap timm are handed to the timm reader.
 
-Touches private members of open_clip (`_embeds`, `_pool`); tests/test_parity.py ties them to open_clip's own forward.
+Touches private members of open_clip (`_embeds`, `_pool`); tests/backbones/test_parity.py ties them to open_clip's own
+forward.
 """
 
 from __future__ import annotations

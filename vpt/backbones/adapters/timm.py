@@ -1,6 +1,7 @@
 """Reads timm's `VisionTransformer` and `Eva` families into a Tower.
 
-Touches private members of timm (`_pos_embed`); tests/test_parity.py ties every family down to timm's own forward.
+Touches private members of timm (`_pos_embed`); tests/backbones/test_parity.py compares every family with timm's own
+forward.
 A network's parts are typed Any: which members they have is for timm's classes to say, and for the tests to check.
 """
 

@@ -1,0 +1,1 @@
+"""Faster forms of single operations, each equal to the plain one."""

@@ -1,0 +1,1 @@
+"""Sharding, compilation and activation checkpointing of a backbone."""

@@ -1,0 +1,1 @@
+"""Backbone weights that are held in fewer bits."""

@@ -1,0 +1,1 @@
+"""Prompt learners for CLIP: learned text contexts, and prompts in both towers."""

@@ -1,0 +1,1 @@
+"""Prompts in pixels: frames and patches that are added to an image."""

@@ -1,0 +1,1 @@
+"""Programs that measure: results are JSON files in results/, from which tables.py makes the tables of the docs."""

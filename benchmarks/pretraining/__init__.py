@@ -1,0 +1,1 @@
+"""The pretraining of vpt_nano."""

@@ -1,0 +1,125 @@
+"""The tables of speed."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from benchmarks.results_files import RESULTS, read, rows, words_of
+
+
+def speed(device: str, precision: str, mode: str) -> str:
+    """What was measured on a quiet machine: prompting here against concatenation and the plain backbone."""
+    if not (RESULTS / f"speed-{device}.json").is_file():
+        return "Not measured yet."
+    found = read(f"speed-{device}")
+    body = []
+    for case in found["cases"]:
+        series = case["series"][0]
+        train, infer = series["training"], series["inference"]
+        if series["note"] or (case["precision"], case["mode"]) != (precision, mode) or "concatenation" not in train:
+            continue
+        plain = infer["plain backbone"]
+        memory = [train[name].get("peak_bytes") for name in ("vpt", "concatenation")]
+        body.append(
+            [
+                case["model"],
+                str(case["tokens"]),
+                str(case["batch"]),
+                f"{_ratio(train['concatenation'], train['vpt']):.2f}x",
+                "" if None in memory else f"{memory[0] / max(1, memory[1]):.2f}x",
+                f"{_ratio(infer['vpt'], plain):.2f}x",
+                f"{_ratio(infer['concatenation'], plain):.2f}x",
+            ]
+        )
+    body.sort(key=lambda line: (line[0], int(line[2]), int(line[1])))
+    machine = found["machine"]
+    caption = (
+        f"Measured on {machine['device']}, {machine['threads']} threads, torch {machine['torch']}, "
+        f"{precision}, 224 px, medians of "
+        f"{found['cases'][0]['series'][0]['rounds']} alternating rounds (`benchmarks/speed/steps.py`)."
+    )
+    header = ["model", "deep tokens", "batch", "training speed", "training memory", "inference time"]
+    header += ["its concatenation"]
+    if not any(line[4] for line in body):
+        # What a recorded pass needs is reserved all the time.
+        header, body = [*header[:4], *header[5:]], [[*line[:4], *line[5:]] for line in body]
+    return f"{rows(header, body)}\n\n{caption}"
+
+
+def speed_all(device: str) -> str:
+    """Every variant of every series. Ratios are within a series; a mark stands at series that have a note."""
+    if not (RESULTS / f"speed-{device}.json").is_file():
+        return "Not measured yet."
+    found = read(f"speed-{device}")
+    notes: list[str] = []
+    body = []
+    for case in found["cases"]:
+        rate = found["matmul_per_second"].get(case["precision"])
+        for series in case["series"]:
+            if series["note"] and series["note"] not in notes:
+                notes.append(series["note"])
+            mark = "*" * (notes.index(series["note"]) + 1) if series["note"] else ""
+            where = f"{case['model']}, {case['tokens']}, {case['batch']}, {case['precision']}, {case['mode']}"
+            names = dict.fromkeys([*series["inference"], *series["training"]])
+            body += [[f"{where}{mark}", name, *_speed_cells(series, name, rate)] for name in names]
+    machine = found["machine"]
+    caption = (
+        f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}, 224 px, medians of alternating "
+        "rounds (`benchmarks/speed/steps.py`)."
+    )
+    marks = "".join(f" {'*' * (number + 1)} {note}." for number, note in enumerate(notes))
+    header = ["model, tokens, batch, precision, mode", "variant", "training step", "against vpt", "its memory"]
+    header += ["its share of the matmul rate", "inference", "against the plain backbone", "energy of a training step"]
+    return f"{rows(header, body)}\n\n{caption}{marks}"
+
+
+def _speed_cells(series: dict[str, Any], name: str, rate: float | None) -> list[str]:
+    def of(part: str, reference: str) -> tuple[dict[str, Any], str, str]:
+        one, base = series[part].get(name, {}), series[part].get(reference, {})
+        if "error" in one:
+            return one, one["error"].split(":")[0], ""
+        if "seconds" not in one:
+            return one, "", ""
+        ratio = f"{_ratio(one, base):.2f}x" if "seconds" in base else ""
+        return one, f"{1000 * one['seconds']:.{0 if one['seconds'] >= 0.1 else 1}f} ms", ratio
+
+    train, step, against = of("training", "vpt")
+    _, infer, over = of("inference", "plain backbone")
+    memory = f"{train['peak_bytes'] / 1e6:.0f} MB" if train.get("peak_bytes") is not None else ""
+    share = f"{train['operations'] / train['seconds'] / rate:.0%}" if rate and train.get("operations") else ""
+    energy = f"{train['joules']:.2f} J" if train.get("joules") else ""
+    return [step, against, memory, share, infer, over, energy]
+
+
+def _ratio(one: dict[str, Any], base: dict[str, Any]) -> float:
+    """The median over rounds of the ratio within a round; of series that kept no rounds the ratio of medians."""
+    if "rounds" not in one or "rounds" not in base:
+        return one["seconds"] / base["seconds"]
+    return statistics.median(mine / other for mine, other in zip(one["rounds"], base["rounds"], strict=True))
+
+
+def startup(device: str) -> str:
+    if not (RESULTS / f"speed-{device}.json").is_file() or not read(f"speed-{device}")["startup"]:
+        return "Not measured yet."
+    found = read(f"speed-{device}")["startup"]
+    body = [[model, f"{one['vpt']:.1f} s", f"{one['timm']:.1f} s"] for model, one in found.items()]
+    return rows(["model", "vpt, an artifact", "timm alone"], body)
+
+
+def vtab_sized(device: str) -> str:
+    if not (RESULTS / f"vtab-sized-{device}.json").is_file():
+        return "Not measured yet."
+    found = read(f"vtab-sized-{device}")
+    body = [
+        [
+            found["machine"]["device"],
+            f"{found['images']:,} images, {found['epochs']} epochs",
+            f"{found['seconds_end_to_end']:.0f} s",
+            f"{found['seconds_training']:.0f} s",
+            f"{found['images_per_second']:.0f}",
+        ]
+    ]
+    settings = words_of(found["settings"])
+    header = ["device", "run", "end to end", "of it training", "images a second"]
+    return f"{rows(header, body)}\n\nSettings: {settings}."

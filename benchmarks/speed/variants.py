@@ -1,0 +1,148 @@
+"""The ways of adapting a ViT that benchmarks/speed/steps.py times: a training step and an inference step of each."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from tests.helpers.concatenation_twin import twin_features
+from vpt.backbones.backbone import Backbone
+from vpt.backbones.factory import load_backbone
+from vpt.config import load_config
+from vpt.models.classifier import PromptedModel, build_model
+from vpt.training.cuda_graphs import Replayed
+from vpt.training.parallelize import arrange
+from vpt.utils.device import autocast
+
+Forward = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is timed, and the same in the usual way, whose operations can be counted."""
+
+    timed: Callable[[], Tensor]
+    usual: Callable[[], Tensor]
+
+    def __call__(self) -> Tensor:
+        return self.timed()
+
+
+# Settings of each; None: the backbone alone, as its library runs it.
+SETTINGS: dict[str, list[str] | None] = {
+    "plain backbone": None,
+    "linear": ["prompt=none"],
+    "shallow": ["prompt=shallow"],
+    "concatenation": ["prompt=deep"],
+    "vpt": ["prompt=deep"],
+    "lora": ["prompt=none", "tuning=lora"],
+    "full": ["prompt=none", "tuning=full"],
+}
+VARIANTS = tuple(SETTINGS)
+OURS = ("linear", "shallow", "vpt", "lora", "full")
+CLASSES = [str(digit) for digit in range(10)]
+
+
+class Case:
+    """Models of one size, prompt length and batch, on one device in one precision.
+
+    Args:
+        name: timm name; weights are random, for speed does not depend on them.
+        tokens: prompt tokens.
+        batch: images.
+        precision: "fp32" or "bf16" (autocast; what is frozen is held in bf16, in all variants).
+        mode: "eager"; "graphs", in which passes are replayed from CUDA graphs; "compiled", in which torch.compile has
+            fused them before.
+    """
+
+    def __init__(self, name: str, tokens: int, batch: int, precision: str, mode: str, device: torch.device) -> None:
+        self.words = [f"backbone={name}", "backbone.pretrained=false"]
+        self.tokens, self.device, self.precision, self.mode = tokens, device, precision, mode
+        self.pristine = load_backbone(load_config(overrides=self.words).backbone)
+        self.backbone = copy.deepcopy(self.pristine)
+        size = self.backbone.preprocess.size
+        self.images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, device=device)
+        self.labels = torch.randint(0, len(CLASSES), (batch,), device=device)
+        self.context = autocast(precision, device)
+
+    def training(self, variants: Iterable[str]) -> dict[str, Step]:
+        """A whole step of each that learns anything: forward, backward, AdamW."""
+        return {name: self._learn(name) for name in variants if SETTINGS[name] is not None}
+
+    def inference(self, variants: Iterable[str]) -> dict[str, Step]:
+        """Scores of each; a probe and a fully tuned network cost what the plain backbone costs, and are left out."""
+        return {name: self._infer(name) for name in variants if name not in ("linear", "full")}
+
+    def _learn(self, name: str) -> Step:
+        model = self._model(name).train()
+        learning = [parameter for _, _, parameter in model.trainable()]
+        usual = self._forward(name, model)
+        optimizer = torch.optim.AdamW(learning, lr=1e-6, fused=self.device.type == "cuda")
+
+        def step(forward: Forward) -> Tensor:
+            with self.context():
+                logits = forward(self.images)
+            loss = nn.functional.cross_entropy(logits.float(), self.labels)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            return loss
+
+        return Step(partial(step, self._faster(name, usual, learning)), partial(step, usual))
+
+    def _infer(self, name: str) -> Step:
+        model = self._model(name).eval()
+        with torch.inference_mode(), self.context():
+            plain = model.ready() if name in OURS else self._forward(name, model)
+
+            faster = self._faster("", plain, [])
+
+        def step(forward: Forward) -> Tensor:
+            with torch.inference_mode(), self.context():
+                return forward(self.images)
+
+        return Step(partial(step, faster), partial(step, plain))
+
+    def _model(self, name: str) -> PromptedModel:
+        words = [*self.words, *(SETTINGS[name] or ["prompt=none"])]
+        words += [f"prompt.tokens={self.tokens}"] if "prompt=none" not in words else []
+        words += ["train.compile=default"] if self.mode == "compiled" and name in OURS else []
+        config = load_config(overrides=words)
+        model = build_model(config, self._own(name), CLASSES)
+        arrange(model, config.train, self.device, self.precision)
+        return model
+
+    def _own(self, name: str) -> Backbone:
+        """A view of the shared frozen backbone, or a copy for a variant that changes it."""
+        return copy.deepcopy(self.pristine) if name in ("lora", "full") else self.backbone.view()
+
+    def _forward(self, name: str, model: PromptedModel) -> Forward:
+        if name == "plain backbone":
+            net = model.backbone.library_net
+            return lambda images: model.head(
+                net.forward_head(net.forward_features(model.normalise(images)), pre_logits=True)
+            )
+        if name != "concatenation":
+            return model
+        prompt = model.prompt
+
+        def concatenated(images: Tensor) -> Tensor:
+            sets = prompt.sets(len(images))
+            rows = twin_features(model.backbone, model.normalise(images), sets, prompt.inserted, "carry")
+            return model.head(rows)
+
+        return concatenated
+
+    def _faster(self, name: str, forward: Forward, learning: list[Tensor]) -> Forward:
+        """The pass as the mode wants it; the layers of our own models are compiled already where they learn."""
+        if self.mode == "compiled" and name not in OURS:
+            forward = torch.compile(forward)
+        if self.mode == "eager":
+            return forward
+        with self.context():
+            return Replayed(forward, learning, self.images)

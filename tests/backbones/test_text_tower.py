@@ -1,0 +1,175 @@
+"""CLIP's text tower under learned embeddings equals open_clip's own forward, and each layout of a context its words."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_parity import close
+
+from tests.helpers.clip_models import KINDS, build_clip, clip_backbone, tokenizer
+from vpt.backbones.text_tower import encode, leading_equal
+from vpt.prompts.clip.text_context import Contexts, layout
+from vpt.utils.errors import UserError
+
+NAMES = ["cat", "hot_dog", "kite (bird of prey)", "aeroplane"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shared", [0, 1, 5])
+def test_embedded_words_give_the_librarys_features(kind: str, shared: int):
+    model = build_clip(kind)
+    texts = [f"a photo of a {name}." for name in NAMES]
+    ids = tokenizer()(texts)
+    theirs = model.encode_text(ids)
+    encoder = clip_backbone(model).text
+    tower = encoder.require_tower("words")
+    if not tower.causal and shared:
+        pytest.skip("no prefix is shared where words see what follows")
+    ends = torch.full((4,), tower.length - 1) if tower.pools_last else ids.argmax(1)
+    rows = (tower.embed(ids) + tower.positions())[None]
+    close(encode(tower, rows, ends, shared)[0], theirs)
+    close(encoder.features(texts), theirs)
+    if tower.causal:
+        short = int(ends.max()) + 1
+        close(encode(tower, rows[:, :, :short], ends, shared)[0], theirs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_context_that_is_the_words_own_embeddings_changes_nothing(kind: str):
+    model = build_clip(kind)
+    texts = [f"a photo of a {name.replace('_', ' ')}." for name in NAMES]
+    theirs = model.encode_text(tokenizer()(texts))
+    contexts = Contexts(clip_backbone(model).text, NAMES, 4, words="a photo of a")
+    close(contexts()[0], theirs)
+
+
+def test_some_words_may_stay_words():
+    """MaPLe with two tokens: 'a photo' learns, 'of a' stays."""
+    model = build_clip()
+    theirs = model.encode_text(tokenizer()([f"a photo of a {name.replace('_', ' ')}." for name in NAMES]))
+    contexts = Contexts(clip_backbone(model).text, NAMES, 2, words="a photo of a")
+    assert contexts.tokens.shape == (1, 2, 24)
+    close(contexts()[0], theirs)
+
+
+def slow(model, contexts: Contexts, position: str, shift: torch.Tensor | None = None) -> torch.Tensor:
+    """CoOp's definition: sequences put together row by row, at full length, through open_clip's own layers."""
+    encoder = tokenizer()
+    features = []
+    for index, name in enumerate(NAMES):
+        context = contexts.tokens[index] if contexts.class_specific else contexts.tokens[0]
+        context = context if shift is None else context + shift
+        start = model.token_embedding(torch.tensor([encoder.sot_token_id]))
+        end = model.token_embedding(torch.tensor([encoder.eot_token_id]))
+        words = encoder.encode(name.replace("_", " "))
+        stopped = encoder.encode(name.replace("_", " ") + ".")
+        half = len(context) // 2
+        named, dot = (
+            model.token_embedding(torch.tensor(words)),
+            model.token_embedding(torch.tensor(encoder.encode("."))),
+        )
+        parts = {
+            "end": [start, context, model.token_embedding(torch.tensor(stopped)), end],
+            "middle": [start, context[:half], named, context[half:], dot, end],
+            "front": [start, named, context, dot, end],
+        }[position]
+        rows = torch.cat(parts)
+        place = len(rows) - 1
+        padding = model.token_embedding(torch.zeros(model.positional_embedding.shape[0] - len(rows), dtype=torch.long))
+        rows = torch.cat([rows, padding]) + model.positional_embedding
+        out = rows[None]
+        for layer, block in enumerate(model.transformer.resblocks):
+            if layer and not contexts.class_specific and layer < len(contexts.tokens):
+                deep = contexts.tokens[layer]
+                out = torch.cat([out[:, :1], deep[None], out[:, 1 + len(deep) :]], dim=1)
+            out = block(out, attn_mask=model.attn_mask)
+        features.append(model.ln_final(out)[0, place] @ model.text_projection)
+    return torch.stack(features)
+
+
+@pytest.mark.parametrize("position", ["end", "middle", "front"])
+@pytest.mark.parametrize("specific", [False, True])
+def test_every_layout_equals_the_definition(position: str, specific: bool):
+    model = build_clip()
+    contexts = Contexts(clip_backbone(model).text, NAMES, 3, position=position, class_specific=specific)
+    with torch.no_grad():
+        contexts.tokens.copy_(torch.randn_like(contexts.tokens))
+    mine, theirs = contexts()[0], slow(model, contexts, position)
+    close(mine, theirs)
+    weight = torch.randn(mine.shape)
+    one, other = (torch.autograd.grad((out * weight).sum(), contexts.tokens)[0] for out in (mine, theirs))
+    close(one, other, "the gradient")
+
+
+def test_deep_rows_replace_the_context_in_every_layer():
+    model = build_clip()
+    contexts = Contexts(clip_backbone(model).text, NAMES, 3, depth=2)
+    with torch.no_grad():
+        contexts.tokens.copy_(torch.randn_like(contexts.tokens))
+    mine, theirs = contexts()[0], slow(model, contexts, "end")
+    close(mine, theirs)
+    weight = torch.randn(mine.shape)
+    one, other = (torch.autograd.grad((out * weight).sum(), contexts.tokens)[0] for out in (mine, theirs))
+    close(one, other, "the gradient")
+
+
+def test_a_context_that_depends_on_the_image():
+    """CoCoOp: what the meta-net makes of an image is added to every context token."""
+    model = build_clip()
+    contexts = Contexts(clip_backbone(model).text, NAMES, 3, condition=32)
+    features = torch.nn.functional.normalize(torch.randn(2, 32), dim=1)
+    found = contexts(features)
+    first, second = contexts.meta[0], contexts.meta[2]
+    for index, feature in enumerate(features):
+        shift = torch.relu(feature @ first.weight.T + first.bias) @ second.weight.T + second.bias
+        close(found[index], slow(model, contexts, "end", shift))
+
+
+def test_other_names_on_the_same_context():
+    model = build_clip()
+    encoder = clip_backbone(model).text
+    contexts = Contexts(encoder, NAMES, 3)
+    fresh = Contexts(encoder, ["owl", "fire engine"], 3)
+    with torch.no_grad():
+        fresh.tokens.copy_(contexts.tokens)
+    contexts.set_names(["owl", "fire engine"])
+    close(contexts(), fresh())
+    specific = Contexts(encoder, NAMES, 3, class_specific=True)
+    with pytest.raises(UserError, match="know their own classes only"):
+        specific.set_names(["owl"])
+
+
+def test_what_is_shared_is_found():
+    assert leading_equal(torch.tensor([[1, 2, 3], [1, 2, 3]])) == 3
+    model = build_clip()
+    contexts = Contexts(clip_backbone(model).text, NAMES, 4, words="a photo of a")
+    assert contexts.shared == 5  # start and context
+    one = Contexts(clip_backbone(build_clip()).text, ["cat"], 4)
+    assert one.shared == 7  # all but the end token, which is read
+
+
+@pytest.mark.parametrize(
+    ("names", "words", "sentence"),
+    [
+        (["a very long class name " * 6], None, "needs 37 places, more than the 24"),
+        (["cat"], "a photo", "prompt.tokens=4 words"),
+        (["cat"], "antidisestablishmentarianism of the photo", "one token each"),
+    ],
+)
+def test_texts_that_do_not_fit_are_refused(names: list[str], words: str | None, sentence: str):
+    encoder = clip_backbone(build_clip()).text
+    with pytest.raises(UserError, match=sentence):
+        layout(encoder, names, 4, words)
+
+
+def test_long_texts_are_not_cut_silently():
+    encoder = clip_backbone(build_clip()).text
+    with pytest.raises(UserError, match="does not fit into 24 tokens"):
+        encoder.features(["a photo of a " + "very " * 30 + "small cat."])
+
+
+def test_towers_that_take_no_embeddings_are_refused_by_name():
+    encoder = clip_backbone(build_clip()).text
+    encoder.tower, encoder.refusal = None, "its text tower takes no embeddings (HFTextEncoder)"
+    with pytest.raises(UserError, match=r"HFTextEncoder.*prompt=deep"):
+        Contexts(encoder, NAMES, 4)

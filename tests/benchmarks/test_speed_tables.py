@@ -1,0 +1,88 @@
+"""The table of speeds: what is measured is not measured again, and ratios never cross series."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def speed() -> ModuleType:
+    from benchmarks.speed import steps
+
+    return steps
+
+
+def run(speed: ModuleType, monkeypatch: pytest.MonkeyPatch, out: Path, *words: str) -> dict[str, Any]:
+    usual = ["--models", "test_vit_patch8_32", "--tokens", "3", "--rounds", "2", "--no-startup", "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["speed.py", *usual, "--out", str(out), *words])
+    speed.main()
+    return json.loads(out.read_text())
+
+
+def test_a_stopped_table_goes_on(
+    speed: ModuleType, small_net: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    out = tmp_path / "speed.json"
+    some = ["--variants", "plain backbone", "vpt", "concatenation"]
+    first = run(speed, monkeypatch, out, *some, "--batch", "1", "--note", "busy")
+    second = run(speed, monkeypatch, out, *some, "--batch", "1", "2")
+    assert second["cases"][0] == first["cases"][0]  # read, not measured
+    assert "measured already" in capsys.readouterr().out
+    assert second["cases"][0]["series"][0]["note"] == "busy"
+    assert [case["batch"] for case in second["cases"]] == [1, 2]
+    third = run(speed, monkeypatch, out, "--variants", "shallow", "vpt", "--batch", "1")
+    assert third["cases"][0]["series"][0] == first["cases"][0]["series"][0]
+    assert set(third["cases"][0]["series"][1]["training"]) == {"shallow", "vpt"}
+    assert set(third["cases"][0]["series"][1]["inference"]) == {"plain backbone", "shallow", "vpt"}
+    assert all(one["seconds"] > 0 for one in third["cases"][0]["series"][1]["inference"].values())
+
+
+def test_another_machine_is_not_mixed_in(
+    speed: ModuleType, small_net: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out = tmp_path / "speed.json"
+    out.write_text(json.dumps({"machine": {"device": "another", "threads": 9}, "cases": []}))
+    with pytest.raises(SystemExit, match="another with 9 threads"):
+        run(speed, monkeypatch, out, "--batch", "1")
+
+
+def test_the_variants_are_what_they_are_called(speed: ModuleType, small_net: None):
+    """Deep prompts score alike by concatenation and here; only full tuning moves the backbone."""
+    from benchmarks.speed.variants import VARIANTS, Case
+
+    torch.manual_seed(0)
+    case = Case("test_vit_patch8_32", 3, 2, "fp32", "eager", torch.device("cpu"))
+    scores = {name: step() for name, step in case.inference(["plain backbone", "concatenation", "vpt"]).items()}
+    torch.testing.assert_close(scores["concatenation"], scores["vpt"], rtol=1e-5, atol=1e-5)
+    assert (scores["plain backbone"] - scores["vpt"]).abs().max() > 1e-3
+    before = [parameter.clone() for parameter in case.backbone.parameters()]
+    for step in case.training([name for name in VARIANTS if name != "lora"]).values():
+        assert step() > 0
+    assert all(torch.equal(one, other) for one, other in zip(before, case.backbone.parameters(), strict=True))
+
+
+def test_what_fails_says_so_in_its_place(speed: ModuleType):
+    def fails() -> torch.Tensor:
+        raise torch.OutOfMemoryError("too large")
+
+    from benchmarks.speed.variants import Step
+
+    steps = {"good": Step(*(2 * [lambda: torch.ones(2, 2) @ torch.ones(2, 2)])), "bad": Step(fails, fails)}
+    found = speed.alternate(steps, speed.parsed(["--rounds", "2"]), torch.device("cpu"), True)
+    assert found["bad"] == {"error": "OutOfMemoryError: too large"}
+    assert found["good"]["seconds"] > 0
+    assert found["good"]["operations"] == 2 * 2 * 2 * 2
+
+
+def test_operations_are_those_of_the_matrix_products(speed: ModuleType):
+    from measuring import operations
+
+    one, other = torch.ones(3, 5), torch.ones(5, 7)
+    assert operations(lambda: one @ other) == 2 * 3 * 5 * 7

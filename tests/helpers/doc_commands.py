@@ -1,0 +1,163 @@
+"""The command lines that documentation shows: found, joined, and held to the real parsers and settings."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any, get_args
+
+from tests.helpers.paths import ROOT
+from vpt.backbones.factory import check_backbone
+from vpt.cli import main as command_line
+from vpt.cli.parser import file_and_overrides
+from vpt.config import BackboneConfig, RunConfig, load_config, read_yaml
+from vpt.config.overrides import parse_overrides
+from vpt.utils.errors import UserError
+
+SECTIONS = ("prompt", "head", "tuning", "train.optimizer")
+
+
+def console_lines(page: str) -> list[str]:
+    """The lines of a page's ```console blocks, those that go on joined, comments left out."""
+    blocks = re.findall(r"^```console\n(.*?)^```", page, flags=re.S | re.M)
+    joined = "\n".join(blocks).replace("\\\n", " ")
+    return [" ".join(shlex.split(line, comments=True)) and line for line in joined.splitlines() if line.strip()]
+
+
+def vpt_words(line: str) -> list[str] | None:
+    """What a line gives to vpt, through torchrun too; None for other programs."""
+    words = shlex.split(line, comments=True)
+    if words[0] == "vpt":
+        return words[1:]
+    if words[0] == "torchrun":
+        return [word for word in words[words.index("vpt") + 1 :] if word != "..."]
+    return None
+
+
+def check(words: Sequence[str]) -> None:
+    """Hold a command to the parser, its settings to RunConfig, its backbone to the libraries. Nothing is run.
+
+    Raises:
+        UserError: what the user would be told.
+    """
+    options = command_line._parse(list(words))
+    command = words[0]
+    for settings in _settings(command, options):
+        file, overrides = file_and_overrides(settings)
+        overrides = [word for word in overrides if not word.startswith(("split=", "resume="))]
+        if file is not None and not (ROOT / file).is_file():
+            raise UserError(f"there is no {file}")
+        config = load_config(ROOT / file if file else None, overrides)
+        if config.backbone.weights is None:
+            check_backbone(config.backbone)
+
+
+def _settings(command: str, options: Any) -> Iterator[list[str]]:
+    """Every set of words that the command would read as settings."""
+    words = [word for word in getattr(options, "words", []) if "=" in word or word.endswith(".yaml")]
+    if command == "sweep":
+        from vpt.experiments.sweep.search_space import Choices, read_space
+
+        over: Any = options.over
+        if options.space:
+            tree = read_yaml(ROOT / options.space)
+            over, words = tree["over"], [*tree.get("words", []), *words]
+        axes = {
+            key: axis.values if isinstance(axis, Choices) else (axis.low, axis.high)
+            for key, axis in read_space(over).items()
+        }
+        for values in itertools.product(*axes.values()):
+            yield [*words, *(f"{key}={value}" for key, value in zip(axes, values, strict=True)), *options.final]
+    elif command == "train" and options.each:
+        from vpt.cli.train import _values
+
+        for each in itertools.product(*map(_values, options.each)):
+            yield [*words, *each]
+    elif words:
+        yield words
+
+
+# --- settings in running text ------------------------------------------------------------------------------------
+
+
+def inline_settings(page: str) -> list[list[str]]:
+    """Settings in `code` of running text, each as its words. Tables that benchmarks write are left out, for they hold
+    what ran; so are blocks."""
+    text = re.sub(r"<!-- table:.*?<!-- end -->", "", page, flags=re.S)
+    text = re.sub(r"^```.*?^```", "", text, flags=re.S | re.M)
+    found = []
+    for code in re.findall(r"`([^`\n]+)`", text):
+        try:
+            words = shlex.split(code)
+        except ValueError:
+            continue
+        if words and all(re.match(r"[a-z_]+(\.[a-z_]+)*=", word) for word in words):
+            found.append(words)
+    return found
+
+
+@cache
+def kinds() -> dict[str, tuple[str, ...]]:
+    """Kinds of every section that has them."""
+    from vpt.config import Head, Optimizer, Prompt, Tuning
+
+    unions = {"prompt": Prompt, "head": Head, "tuning": Tuning, "train.optimizer": Optimizer}
+    found = {}
+    for section, union in unions.items():
+        members = get_args(get_args(union)[0])
+        found[section] = tuple(member.model_fields["kind"].default for member in members)
+    return found
+
+
+def accepts(words: Sequence[str]) -> bool:
+    """Whether some run takes these settings: with some kind for every section that they touch and do not choose.
+
+    Values in capitals, such as FILE or N, and missing ones stand for the reader's own: only their keys are checked.
+    """
+    words = [word for word in words if not word.startswith(("split=", "resume="))]
+    touched = [
+        section
+        for section in SECTIONS
+        if any(word.startswith(f"{section}.") for word in words)
+        and not any(word.startswith((f"{section}=", f"{section}.kind=")) for word in words)
+    ]
+    placeholders = [word for word in words if re.fullmatch(r"[A-Z,]*", word.partition("=")[2])]
+    real = [word for word in words if word not in placeholders]
+    for chosen in itertools.product(*(kinds()[section] for section in touched)):
+        base = [f"{section}={kind}" for section, kind in zip(touched, chosen, strict=True)]
+        for task in ([], ["task=detection"]):
+            # A kind may need neighbours, which the text gives elsewhere.
+            for more in ([], ["prompt.shrink=true"], ["prompt=pixel"]):
+                if more == ["prompt=pixel"] and "prompt" in [word.partition("=")[0] for word in [*words, *base]]:
+                    continue
+                try:
+                    config = load_config(overrides=[*task, *base, *more, *real])
+                except UserError:
+                    continue
+                if all(_exists(config, word.partition("=")[0]) for word in placeholders):
+                    return True
+    return False
+
+
+def _exists(config: RunConfig, key: str) -> bool:
+    value: Any = config
+    for part in key.split("."):
+        if part not in getattr(type(value), "model_fields", {}):
+            return False
+        value = getattr(value, part)
+    return True
+
+
+def backbone_named(words: Sequence[str]) -> str | None:
+    """The backbone that settings name, if they do."""
+    tree = parse_overrides([word for word in words if word.startswith("backbone")])
+    named = tree.get("backbone")
+    return named if isinstance(named, str) else (named or {}).get("name")
+
+
+def check_name(name: str) -> None:
+    """Raises UserError for a backbone that does not exist."""
+    check_backbone(BackboneConfig(name=name))

@@ -1,0 +1,110 @@
+"""A folder of tasks to serve, and what asks a server."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import uvicorn
+from PIL import Image
+from test_bank import make
+
+from vpt.inference.server.uvicorn_main import uvicorn_options
+
+TASKS = ("deep", "deep-longer", "shallow", "boxes")
+
+
+def fill(root: Path, made: Path) -> Path:
+    """Artifacts under their tasks' names, one of them as a run folder, and two that are bad."""
+    for seed, name in enumerate(TASKS):
+        path = make(made, name, seed)
+        if name == "shallow":
+            (root / name).mkdir()
+            shutil.copy(path, root / name / "artifact.safetensors")
+        else:
+            shutil.copy(path, root / f"{name}.safetensors")
+    (root / "cut.safetensors").write_bytes((root / "deep.safetensors").read_bytes()[:-100])
+    (root / "text.safetensors").write_text("not an artifact")
+    (root / "notes.txt").write_text("not looked at")
+    return root
+
+
+def until(check: Callable[[], Any]) -> None:
+    """Wait until something holds."""
+    for _ in range(1000):
+        if check():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it never came to hold")
+
+
+def ready(client: Any) -> dict[str, Any]:
+    for _ in range(200):
+        answer = client.get("/ready")
+        if answer.status_code == 200:
+            return answer.json()
+        time.sleep(0.05)
+    raise AssertionError(answer.text)
+
+
+def png(seed: int = 0, size: tuple[int, int] = (50, 64)) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def ask(client: Any, images: list[bytes], tasks: list[str], **fields: str) -> Any:
+    files = [("images", (f"{number}.png", content)) for number, content in enumerate(images)]
+    return client.post("/v1/predict", files=files, data={"tasks": tasks, **fields})
+
+
+@contextlib.contextmanager
+def live(app: Any, **options: Any) -> Iterator[int]:
+    """The port of an app that uvicorn serves, as `vpt serve` has it."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, **{**uvicorn_options(), "log_config": None, **options}))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join(timeout=30)
+        assert not thread.is_alive()
+
+
+def talk(port: int, content: bytes, seconds: float = 20) -> bytes:
+    """What a server sends back to some bytes until it, or the first answer, ends."""
+    with socket.create_connection(("127.0.0.1", port), timeout=seconds) as link:
+        with contextlib.suppress(ConnectionError):
+            link.sendall(content)
+        return received(link)
+
+
+def received(link: socket.socket) -> bytes:
+    """One answer, or what comes before the connection ends."""
+    found = b""
+    with contextlib.suppress(ConnectionError):
+        while piece := link.recv(65536):
+            found += piece
+            head, ended, body = found.partition(b"\r\n\r\n")
+            length = re.search(rb"content-length: (\d+)", head)
+            if ended and length and len(body) >= int(length[1]):
+                break
+    return found
+
+
+def status(answer: bytes) -> int:
+    """The status of an answer; 0 of none."""
+    return int(answer[9:12]) if answer.startswith(b"HTTP/1.1 ") else 0

@@ -1,0 +1,218 @@
+"""Forms from strangers: bounded work, bounded memory, one encoding, and a clean answer to whatever is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+import tracemalloc
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+
+from tests.helpers.serving import ask, fill, live, png, ready, received, status, talk, until
+
+# isort: split
+from robustness import requests as hostile
+
+from vpt.inference.server.app import create_app
+from vpt.inference.server.multipart import SLICE, FormError, FormReader, Uploads
+from vpt.inference.server.settings import ServeSettings
+
+KIND = "multipart/form-data; boundary=" + hostile.BOUNDARY.decode()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fill(tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture(scope="module")
+def client(folder: Path) -> Iterator[TestClient]:
+    with TestClient(create_app(ServeSettings(folder=folder, device="cpu", max_images=4, max_tasks=8))) as made:
+        ready(made)
+        yield made
+
+
+def read(body: bytes, kind: str = KIND, images: int = 4, fields: int = 4, piece: int = SLICE) -> Any:
+    reader = FormReader(kind, images, fields)
+    for start in range(0, len(body), piece):
+        reader.feed(body[start : start + piece])
+    return reader.finish()
+
+
+@pytest.mark.parametrize("piece", [1, 7, SLICE])
+def test_a_form_in_pieces_of_any_size(piece: int):
+    body = hostile.form(
+        hostile.image(b"\r\n--bound \r\n", "caf\u00e9.png".encode()),
+        hostile.field(b"tasks", "d\u00e9ep".encode()),
+        hostile.image(b"", b""),
+        hostile.field(b"other", b"x"),
+        hostile.field(b"top", b"3"),
+    )
+    found = read(body, piece=piece)
+    assert [(image.name, image.content) for image in found.images] == [
+        ("caf\u00e9.png", b"\r\n--bound \r\n"),
+        ("image 2", b""),
+    ]
+    assert found.tasks == ("d\u00e9ep",)
+    assert found.fields["top"] == "3"
+
+
+@pytest.mark.parametrize("charset", ["punycode", "idna", "utf-7", "zlib_codec", "utf-16", "nothing", "utf-8\0"])
+def test_utf_8_is_the_only_encoding(client: TestClient, charset: str):
+    """Python's punycode takes minutes for a megabyte."""
+    body = hostile.form(hostile.image(), hostile.field(b"tasks", b"a-" + b"a" * 5000))
+    with pytest.raises(FormError, match="send the form in UTF-8"):
+        read(body, f"{KIND}; charset={charset}")
+    if "\0" not in charset:
+        headers = {"content-type": f"{KIND}; charset={charset}"}
+        answer = client.post("/v1/predict", content=body, headers=headers)
+        assert answer.status_code == 415
+    assert read(hostile.form(hostile.field(b"tasks", b"a")), f"{KIND}; charset=UTF-8").tasks == ("a",)
+
+
+def test_a_field_that_is_no_utf_8(client: TestClient):
+    answer = client.post(
+        "/v1/predict",
+        content=hostile.form(hostile.image(), hostile.field(b"tasks", b"\xed\xa0\x80")),
+        headers={"content-type": KIND},
+    )
+    assert answer.status_code == 400
+    assert "the field 'tasks' is not UTF-8" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("value", [b"ab,", b",", b" ", b"a"])
+def test_megabytes_of_tasks_are_refused_while_they_come(value: bytes):
+    body = hostile.form(hostile.image(), hostile.field(b"tasks", value * (8_000_000 // len(value))))
+    reader = FormReader(KIND, 4, 4)
+    tracemalloc.start()
+    with pytest.raises(FormError, match="the fields of the form are larger than 64 KB") as caught:
+        for start in range(0, len(body), SLICE):
+            reader.feed(body[start : start + SLICE])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert caught.value.status == 413
+    assert peak < 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("parts", "sentence"),
+    [
+        ([hostile.field(b"tasks", b"a")] * 5, "more than 4 fields"),
+        ([b"\r\n"], "a part has no name"),
+        ([b"\r\n"] * 50, "too many parts"),
+        ([hostile.image(b"", b"a", b"X: " + b"y" * 5000)], "well formed|bytes of headers"),
+        ([hostile.image(b"", b"a", *[b"X-%d: y" % number for number in range(900)])], "well formed|bytes of headers"),
+        ([b"Content-Disposition: attachment\r\n\r\n"], "a part has no name"),
+        ([hostile.image(b"", b"a", b"Content-Transfer-Encoding: base64")], "without Content-Transfer-Encoding"),
+        ([hostile.image(b"")] * 5, "more than 4 images"),
+        ([hostile.field(b"images", b"x")], "'images' must be a file"),
+    ],
+)
+def test_parts_that_are_not_taken(parts: list[bytes], sentence: str):
+    with pytest.raises(FormError, match=sentence):
+        read(hostile.form(*parts))
+
+
+def test_the_boundary_within_a_part_is_not_looked_at_without_end():
+    """Each costs the parser as much work as hundreds of other bytes."""
+    body = hostile.OPEN + (b"\r\n--" + hostile.BOUNDARY + b"x") * 100_000
+    with pytest.raises(FormError, match="too many parts"):
+        read(body[:SLICE])
+
+
+def test_the_end_is_missing():
+    with pytest.raises(FormError, match="cut short"):
+        read(hostile.form(hostile.image(), hostile.field(b"tasks", b"a"))[:-4])
+
+
+def test_names_of_images_are_short_text(client: TestClient):
+    for name in (b"a" * 3000, b"\xff\xfe", b"\xed\xa0\x80", b"../../etc/passwd", b"\x1b[2J"):
+        body = hostile.form(hostile.image(None, name), hostile.field(b"tasks", b"deep"))
+        answer = client.post("/v1/predict", content=body, headers={"content-type": KIND})
+        assert answer.status_code == 200
+        assert 0 < len(answer.json()["results"][0]["image"]) <= 255
+
+
+def test_an_answer_has_a_size(client: TestClient, monkeypatch: pytest.MonkeyPatch):
+    """A few bytes of a request must not make megabytes of scores."""
+    monkeypatch.setattr("vpt.inference.server.predict_requests.MAX_SCORES", 5)
+    assert ask(client, [png()] * 2, ["deep"], top="2").status_code == 200
+    answer = ask(client, [png()] * 3, ["deep"], top="2")
+    assert answer.status_code == 413
+    assert "6 scores, more than 5; lower top=2" in answer.json()["detail"]
+
+
+def test_hostile_requests_over_the_wire(folder: Path, caplog: pytest.LogCaptureFixture):
+    """All kinds of them, and good requests with damaged bytes, many at a time; then the server answers as before."""
+    settings = ServeSettings(folder=folder, device="cpu", upload_mb=1, upload_s=1.5, header_s=1.5, timeout_s=20)
+    sent = list(itertools.islice(hostile.requests("deep", bulk=400_000), len(hostile.KINDS) + 100))
+    with live(create_app(settings)) as port, ThreadPoolExecutor(16) as pool:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as web:
+            ready(web)
+        answers = pool.map(lambda request: talk(port, request[1]), sent)
+        found = {name: answer for (name, _), answer in zip(sent, answers, strict=True)}
+        wrong = {name: answer[:300] for name, answer in found.items() if status(answer) >= 500}
+        assert not wrong
+        assert not [line.getMessage() for line in caplog.records if line.levelname == "ERROR"]
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as web:
+            assert ask(web, [png()], ["deep"]).status_code == 200
+            assert "etc/passwd" not in web.get("/ready").text
+    statuses = {name: status(answer) for name, answer in found.items()}
+    assert statuses["a megabyte in punycode"] == 415
+    assert statuses["a compressed request"] == 415
+    assert statuses["chunks of one byte"] == 400
+    assert statuses["a hundred and one headers"] == 431
+    assert statuses["a request from another site's page"] == 403
+    assert statuses["tasks of two letters"] == 413
+    assert statuses["half a request"] == 0  # the connection is closed
+
+
+class TestUploads:
+    def test_the_largest_that_still_comes_makes_room(self):
+        async def several() -> tuple[bool, bool, int]:
+            uploads = Uploads(1000)
+            clocks = [asyncio.timeout(60) for _ in range(3)]
+            large, small, done = (uploads.begin(clock) for clock in clocks)
+            done.grow(300)
+            done.complete()
+            large.grow(600)
+
+            async def reading(number: int) -> bool:
+                try:
+                    async with clocks[number]:
+                        if number == 1:
+                            small.grow(200)
+                            small.complete()
+                            return True
+                        await asyncio.sleep(30)
+                        return True
+                except TimeoutError:
+                    large.release()
+                    return False
+
+            first, second = await asyncio.gather(reading(0), reading(1))
+            return first, second, uploads.held
+
+        assert asyncio.run(several()) == (False, True, 500)
+
+    def test_over_the_wire(self, folder: Path):
+        app = create_app(ServeSettings(folder=folder, device="cpu", uploads_mb=0.5))
+        with live(app) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as web:
+            ready(web)
+            request = hostile.post(hostile.OPEN + bytes(600_000))
+            with socket.create_connection(("127.0.0.1", port), timeout=20) as link:
+                link.sendall(request[:480_000])
+                until(lambda: app.state.service.uploads.held >= 400_000)
+                files = {"images": png(size=(120, 120))}
+                assert web.post("/v1/predict", files=files, data={"tasks": "deep"}).status_code == 200
+                answer = received(link)
+            assert status(answer) == 503
+            assert b"too much is being sent at a time" in answer
+            until(lambda: app.state.service.uploads.held == 0)
