@@ -4,10 +4,10 @@
     python -m benchmarks.speed.steps --preset gpu  # ViT-S/B/L, 10 to 200 tokens, batch 1 to 128, ...
     python -m benchmarks.speed.steps --models vit_small_patch16_224 --tokens 50 --batch 1 8 --precision fp32 bf16
 
-Variants: the plain backbone, a linear probe, shallow prompts, deep prompts by concatenation (the definition that the tests
-hold the executor to, tests/helpers/concatenation_twin.py), deep prompts here, LoRA by peft, full fine-tuning. All variants
-of a case take turns in one process, so that a busy machine slows them alike; medians are kept. Weights are random: speed
-does not depend on them.
+Variants: the plain backbone, a linear probe, shallow prompts, deep prompts by concatenation (the definition that the
+tests hold the executor to, tests/helpers/concatenation_twin.py), deep prompts here, LoRA by peft, full fine-tuning.
+All variants of a case take turns in one process, so that a busy machine slows them alike; medians are kept. Weights
+are random: speed does not depend on them.
 
 Results go to benchmarks/results/speed-<device>.json, one series of alternating rounds after another. What is measured
 already is only read: a case whose variants are there is skipped, and of one that lacks some, those are measured in a

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_distributed import WORDS, torchrun
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
 import vpt
+from tests.helpers.torchrun import WORDS, torchrun
 from vpt.backbones.factory import load_backbone
 from vpt.backbones.parallel.activation_checkpoint import Recomputed
 from vpt.backbones.quantization.linear import HeldLinear, hold, plain_parts

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.helpers.concatenation_twin import twin_features
+from tests.helpers.tensors import close, images_for
 from tests.helpers.vit_families import BUILDERS, build_backbone, library_features
 from vpt.backbones.backbone import Backbone, Pool
 from vpt.backbones.block import attend
@@ -28,18 +29,6 @@ PLACEMENTS = {
     "gap-drop": DeepPrompt(tokens=3, layers=[0, 2], after="drop"),
     "bottleneck": DeepPrompt(tokens=3, project=5),
 }
-
-
-def close(mine: torch.Tensor, theirs: torch.Tensor, what: str = "") -> None:
-    """Equal within 1e-5 of the largest value, float32."""
-    error = (mine - theirs).abs().max() / theirs.abs().max()
-    assert mine.shape == theirs.shape
-    assert error < 1e-5, f"{what} differs by {float(error):.1e} of its largest value"
-
-
-def images_for(backbone: Backbone, count: int = 2) -> torch.Tensor:
-    size = backbone.preprocess.size
-    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
 def fast(backbone: Backbone, prompt: TokenPrompts, images: torch.Tensor, after: str, pool: str) -> torch.Tensor:

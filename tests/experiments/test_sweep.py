@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import load_file
-from test_boxes_data import coco
 
 import vpt
+from tests.helpers.coco_folder import coco
 from tests.helpers.paths import ROOT
 from tests.helpers.runs import QUIET
 from vpt.backbones.parallel.activation_checkpoint import Recomputed

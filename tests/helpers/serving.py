@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import uvicorn
 from PIL import Image
-from test_bank import make
 
+from tests.helpers.bank_tasks import make
 from vpt.inference.server.uvicorn_main import uvicorn_options
 
 TASKS = ("deep", "deep-longer", "shallow", "boxes")

@@ -12,55 +12,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from test_sizes import register
 
 import vpt
-from vpt.config import load_config
+from tests.helpers.bank_tasks import KINDS, clip_words, make
 from vpt.data.decode import BadImage, decode
 from vpt.inference.bank.bank import Bank
 from vpt.inference.results import Classification, Detections
-from vpt.models.artifact import save_artifact
-from vpt.training.tasks import task_of
 from vpt.utils.errors import UserError
-
-KINDS: dict[str, list[str]] = {
-    "deep": ["prompt=deep", "prompt.tokens=3"],
-    "deep-longer": ["prompt=deep", "prompt.tokens=7"],
-    "deep-part": ["prompt=deep", "prompt.layers=first:2", "prompt.tokens=3"],
-    "deep-mlp": ["prompt=deep", "prompt.tokens=3", "head=mlp", "head.hidden=[8]"],
-    "shallow": ["prompt=shallow", "prompt.tokens=4"],
-    "shallow-longer": ["prompt=shallow", "prompt.tokens=5"],
-    "probe": ["prompt=none"],
-    "vfpt": ["prompt=vfpt", "prompt.tokens=4"],
-    "e2vpt": ["prompt=e2vpt", "prompt.tokens=3"],
-    "cvpt": ["prompt=cvpt", "prompt.tokens=3"],
-    "vapt": ["prompt=vapt", "prompt.tokens=3"],
-    "gated": ["prompt=gated", "prompt.tokens=4"],
-    "bpt": ["prompt=bpt", "prompt.tokens=4", "prompt.rank=2"],
-    "pixels": ["prompt=pixel", "prompt.size=8"],
-    "pixels-shrunk": ["prompt=pixel", "prompt.size=8", "prompt.shrink=true"],
-    "small": ["prompt=deep", "prompt.tokens=3", "backbone.image_size=32"],
-    "small-probe": ["prompt=none", "backbone.image_size=48"],
-    "plain-pixels": ["prompt=deep", "prompt.tokens=3", "backbone.normalise=none"],
-    "plain-pixels-probe": ["prompt=none", "backbone.normalise=imagenet"],
-    "pooled": ["prompt=deep", "prompt.tokens=3", "head.pool=avg"],
-    "mean-first": ["prompt=deep", "prompt.tokens=3", "head.pool=mean_then_norm"],
-    "mean-first-longer": ["prompt=shallow", "prompt.tokens=5", "head.pool=mean_then_norm"],
-    "boxes": ["task=detection", "prompt.tokens=2", "head.size=64", "head.score=0.001"],
-}
-
-
-def make(folder: Path, name: str, seed: int = 0, *words: str) -> Path:
-    """An artifact with scrambled weights."""
-    config = load_config(overrides=["backbone=vpt_nano", *KINDS.get(name, []), f"train.seed={seed}", *words])
-    classes = [f"{name} {number}" for number in range(2 + seed % 3)]
-    model = task_of(config).build(config, classes)
-    torch.manual_seed(seed + 100)
-    with torch.no_grad():
-        for part, _, parameter in model.trainable():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-            del part
-    return save_artifact(folder / f"{name}-{seed}.safetensors", model, config, classes)
 
 
 @pytest.fixture(scope="module")
@@ -196,12 +154,6 @@ def test_a_task_that_reads_names_on_another_backbone_is_refused(bank: Bank, tmp_
     path = make(tmp_path, "words", 1, *base, "head=zeroshot", "prompt=none")
     with pytest.raises(UserError, match=r"was trained on backbone open_clip:sizes-transformer .*not on vpt_nano"):
         bank.add("words", path)
-
-
-def clip_words(folder: Path, kind: str) -> list[str]:
-    """Settings that choose a small CLIP with an image tower of this kind, and a file of its weights."""
-    backbone, weights = register(folder, kind)
-    return [f"backbone={backbone}", f"backbone.weights={weights}", "head=linear"]
 
 
 @pytest.mark.parametrize("kind", ["transformer", "timm", "timm-convolutional"])

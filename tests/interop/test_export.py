@@ -10,10 +10,10 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from PIL import Image
-from test_bank import make
 
 import vpt
+from tests.helpers.bank_tasks import make
+from tests.helpers.photo import photo
 from vpt.cli.main import main
 from vpt.data.transforms.classification import EvalTransform
 from vpt.interop.export import export
@@ -35,11 +35,6 @@ KINDS = [
     "pixels-shrunk",
     "mean-first",
 ]
-
-
-def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
-    small = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)
-    return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def scores_of(predictor, pictures: list[np.ndarray]) -> np.ndarray:

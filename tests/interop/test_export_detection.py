@@ -11,12 +11,12 @@ import onnxruntime
 import pytest
 import torch
 from safetensors.torch import save_file
-from test_bank import make
-from test_export import photo
 from torchvision.ops import nms
 
 import vpt
+from tests.helpers.bank_tasks import make
 from tests.helpers.clip_models import register_tiny
+from tests.helpers.photo import photo
 from vpt.cli.main import main
 from vpt.config import load_config
 from vpt.interop.export import export

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_bank import make
 
 import vpt
+from tests.helpers.bank_tasks import make
 from vpt.cli.main import main
 from vpt.models.artifact import read_artifact
 from vpt.utils.errors import UserError

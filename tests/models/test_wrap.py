@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import timm
 import torch
-from test_parity import close
 from torch import Tensor, nn
 
 import vpt
 from tests.helpers.concatenation_twin import twin_features
+from tests.helpers.tensors import close
 from tests.helpers.vit_families import BUILDERS, SIZE, SMALL
 from vpt.models.wrap import Wrapped, load_prompt, wrap
 from vpt.prompts.base import Shape

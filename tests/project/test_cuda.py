@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_clip_runs import LEARNERS, digits_clip, settings
 from torch import Tensor
 
 import vpt
+from tests.helpers.clip_digits import LEARNERS, digits_clip, settings
 from tests.helpers.concatenation_twin import twin_features
 from tests.helpers.vit_families import BUILDERS, SIZE, build_backbone
 from vpt.backbones.liveness import plan

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from test_parity import close
-from test_text import NAMES, slow
 from torch import nn
 from torch.nn import functional as F
 
 from tests.helpers.clip_models import build_clip, clip_backbone, tokenizer
+from tests.helpers.slow_text import NAMES, slow
+from tests.helpers.tensors import close
 from vpt.config import RunConfig, load_config
 from vpt.heads.zero_shot import class_features
 from vpt.models.classifier import PromptedModel, build_model

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_parity import images_for
 
 from tests.helpers.runs import QUIET, settings, states_of_epochs
+from tests.helpers.tensors import images_for
 from tests.helpers.vit_families import build_backbone
 from vpt.config import BptPrompt, DeepPrompt, load_config
 from vpt.inference.predictor import load

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_parity import close, images_for
 
 from tests.helpers.method_twins import twin_method
+from tests.helpers.tensors import close, images_for
 from tests.helpers.vit_families import build_backbone
 from vpt.backbones.liveness import plan
 from vpt.config import BptPrompt, CvptPrompt, DeepPrompt, E2vptPrompt, GatedPrompt, VaptPrompt, VfptPrompt

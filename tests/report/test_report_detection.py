@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_report import report
 
+from tests.helpers.reports import report
 from tests.helpers.runs import QUIET
 from vpt.config import load_config
 from vpt.data.detection.registry import load_boxes

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_parity import close
 from torch import nn
 from torch.nn import functional as F
 from torchvision.models.detection import FCOS
 
 from tests.helpers.clip_models import build_clip, clip_backbone
 from tests.helpers.runs import QUIET
+from tests.helpers.tensors import close
 from tests.helpers.vit_families import build_backbone
 from vpt.backbones.liveness import Reads, plan
 from vpt.cli.main import main

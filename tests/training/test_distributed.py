@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.torch import load_file
-from test_boxes_data import coco, picture
 
 import vpt
+from tests.helpers.coco_folder import coco, picture
 from tests.helpers.measure_detector import measured
-from tests.helpers.paths import ROOT
+from tests.helpers.torchrun import WORDS, torchrun
 from vpt.config import load_config
 from vpt.utils.console import Console
 from vpt.utils.run_log import read_rows
 
-WORDS = ["backbone=vpt_nano", "data=digits", "data.shots=3", "data.augment=light", "data.workers=0", "prompt.tokens=3"]
 WORDS += ["train.epochs=2", "train.device=cpu", "name=run"]
 
 TOGETHER = """
@@ -51,13 +47,6 @@ with joined():
     assert weight.grad.tolist() == [1.0, 2.0]
 sys.stdout.write(f"passed {rank}\\n")  # in one piece, for both processes write at once
 """
-
-
-def torchrun(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
-    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*command, *words], capture_output=True, text=True, timeout=300, env=environment, cwd=ROOT)
 
 
 def test_the_parts(tmp_path: Path):

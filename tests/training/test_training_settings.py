@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_parity import images_for
 from timm.models.vision_transformer import VisionTransformer
 
 from tests.helpers.runs import QUIET, settings
+from tests.helpers.tensors import images_for
 from tests.helpers.vit_families import build_backbone
 from vpt.backbones.backbone import Backbone
 from vpt.backbones.liveness import plan

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import test_boxes_exports as exports
 
+from tests.helpers import annotation_tools as exports
 from vpt.config import DataConfig
 from vpt.data.detection.inventory import report
 from vpt.data.detection.registry import numbered, read_boxes

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from safetensors.torch import load_file, save_file
-from test_bank import make
 
+from tests.helpers.bank_tasks import make
 from tests.helpers.paths import ROOT
 from tests.helpers.serving import ask, fill, png, ready, until
 from vpt.cli.main import main
@@ -28,7 +28,7 @@ from vpt.inference.server.app import create_app
 from vpt.inference.server.settings import ServeSettings
 from vpt.inference.server.watch_folder import ELSEWHERE, REFUSED
 from vpt.utils.errors import UserError
-from vpt.utils.tensor_io import _digest
+from vpt.utils.tensor_io import digest_of
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +229,7 @@ class TestFolder:
             text = file.metadata()["vpt"].partition(" ")[2]
         text = text.replace('"deep 0"', '"\\ud800 \\u0000 <b>"')
         tensors = load_file(path)
-        save_file(tensors, root / "odd.safetensors", {"vpt": f"{_digest(tensors, text)} {text}"})
+        save_file(tensors, root / "odd.safetensors", {"vpt": f"{digest_of(tensors, text)} {text}"})
         with served(root) as client:
             ready(client)
             until(lambda: len(client.app.state.service.folder.tasks) + len(client.app.state.service.folder.bad) == 2)

@@ -17,7 +17,7 @@ import pytest
 from tests.helpers.serving import ask, fill, live, png, ready, received, status, talk, until
 
 # isort: split
-from robustness import requests as hostile
+from benchmarks.robustness import requests as hostile
 
 from vpt.inference.server.app import create_app
 from vpt.inference.server.rate_limited_log import BURST, LINE, Bounded, log_config

@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 from tests.helpers.serving import ask, fill, live, png, ready, until
 
 # isort: split
-from robustness import requests as hostile
+from benchmarks.robustness import requests as hostile
 
 from benchmarks.robustness.uploads import LARGE, SMALL, picture, plain, uploads
 from vpt.data.decode import examine

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 from fastapi.testclient import TestClient
-from test_bank import make
 
+from tests.helpers.bank_tasks import make
 from tests.helpers.serving import ask, fill, png, ready, until
 from vpt.backbones.backbone import Backbone
 from vpt.backbones.block import Block
@@ -304,7 +304,7 @@ class TestBank:
         assert not isinstance(self.answers(bank, photo, [task], seconds=60)[0], UserError)
 
     def test_a_task_that_takes_long_to_prepare_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-        from test_bank import clip_words
+        from tests.helpers.bank_tasks import clip_words
 
         base = clip_words(tmp_path, "transformer")[:2]
         path = make(tmp_path, "words", 1, *base, "head=zeroshot", "prompt=none")

@@ -18,7 +18,7 @@ from fastapi.testclient import TestClient
 from tests.helpers.serving import ask, fill, live, png, ready, received, status, talk, until
 
 # isort: split
-from robustness import requests as hostile
+from benchmarks.robustness import requests as hostile
 
 from vpt.inference.server.app import create_app
 from vpt.inference.server.multipart import SLICE, FormError, FormReader, Uploads
