@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from vpt.config.base import MANY, Place, Section
 
-Window = Literal["auto", "full", "legacy"] | tuple[float, float]
+_Edge = Annotated[float, Field(ge=-1e38, le=1e38)]
+Window = Literal["auto", "full", "legacy"] | tuple[_Edge, _Edge]
 LEGACY = ("auto", "legacy")  # only settings stored by a version without data.window leave it undecided
 
 
@@ -62,6 +63,11 @@ class DataConfig(Section):
         "full: the whole range of 16 bits; auto: chosen from the values that training and validation images use, and "
         "stored with the run and its artifact; legacy: what runs of versions without this setting did",
     )
+
+    @field_validator("window", mode="before")
+    @classmethod
+    def _pair(cls, window: Any) -> Any:
+        return tuple(window) if isinstance(window, list) else window  # YAML and JSON have lists alone
 
     @field_validator("window")
     @classmethod

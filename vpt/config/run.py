@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from vpt.config.backbone import BackboneConfig
-from vpt.config.base import Section, Word, short
+from vpt.config.base import Place, Section, Word, short
 from vpt.config.data import DataConfig
 from vpt.config.heads import Head, LinearHead
 from vpt.config.heads_detection import FasterHead, FcosHead, NativeHead, OwlHead, RetinaHead
@@ -18,12 +18,17 @@ from vpt.config.training import TrainConfig
 from vpt.config.tuning import FrozenTuning, Tuning
 from vpt.utils.atomic_io import at_home
 
+_Whole = Annotated[int, Field(ge=-(2**53), le=2**53)]
+_Number = Annotated[float, Field(ge=-1e38, le=1e38)]
+_Value = bool | _Whole | _Number | Place | None
+_Settings = dict[Word, _Value | Annotated[list[_Value], Field(max_length=1000)]]
+
 
 class Case(Section):
     """Settings of a recipe that depend on others, such as epochs on the number of shots."""
 
-    when: dict[str, Any] = Field(description="setting -> the value that it must have, or a list of such")
-    use: dict[str, Any] = Field(description="setting -> value; what is given on the command line wins")
+    when: _Settings = Field(max_length=100, description="setting -> the value that it must have, or a list of such")
+    use: _Settings = Field(max_length=100, description="setting -> value; what is given on the command line wins")
 
     def fits(self, config: RunConfig) -> bool:
         """Whether a run is such a case.
@@ -56,6 +61,7 @@ class RunConfig(Section):
     train: TrainConfig = TrainConfig()
     cases: list[Case] = Field(
         default_factory=list,
+        max_length=100,
         description="settings that hold for some data, shots or other settings only: a list of `when` and `use`",
     )
     out: Path = Field(Path("runs"), description="folder that holds run folders; ~ is the home folder")

@@ -14,12 +14,12 @@ from vpt.utils.precision import Precision
 class PerRole(Section):
     """A number for each role a parameter can have."""
 
-    prompt: float = Field(ge=0, le=MANY, description="of prompt tokens")
-    pixels: float = Field(ge=0, le=MANY, description="of pixel prompts")
-    head: float = Field(ge=0, le=MANY, description="of the head")
-    bias: float = Field(ge=0, le=MANY, description="of the backbone's biases under tuning=bias")
-    lora: float = Field(ge=0, le=MANY, description="of the matrices under tuning=lora")
-    backbone: float = Field(ge=0, le=MANY, description="of every backbone weight under tuning=full")
+    prompt: float = Field(ge=0, le=1e38, description="of prompt tokens")
+    pixels: float = Field(ge=0, le=1e38, description="of pixel prompts")
+    head: float = Field(ge=0, le=1e38, description="of the head")
+    bias: float = Field(ge=0, le=1e38, description="of the backbone's biases under tuning=bias")
+    lora: float = Field(ge=0, le=1e38, description="of the matrices under tuning=lora")
+    backbone: float = Field(ge=0, le=1e38, description="of every backbone weight under tuning=full")
 
 
 class _ByRole(Section):

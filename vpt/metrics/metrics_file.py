@@ -23,6 +23,7 @@ from vpt.utils.errors import UserError
 AGAIN = "give the same command again"
 LARGEST = 2**63
 Count = Annotated[StrictInt, Field(ge=0, le=LARGEST)]
+Fraction = Annotated[float, Field(ge=0, le=1, strict=True)]
 Number = Annotated[StrictFloat, Field(allow_inf_nan=False)] | Annotated[StrictInt, Field(ge=-LARGEST, le=LARGEST)]
 
 
@@ -31,12 +32,12 @@ class _ClassRow(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     name: StrictStr = Field(alias="class")
-    precision: Number | None = None
-    recall: Number | None = None
-    f1: Number | None = None
+    precision: Fraction | None = None
+    recall: Fraction | None = None
+    f1: Fraction | None = None
     support: Count | None = None
-    average_precision: Number | None = None
-    map: Number | None = None
+    average_precision: Fraction | None = None
+    map: Fraction | None = None
     boxes: Count | None = None
 
     @model_validator(mode="after")

@@ -13,7 +13,7 @@ from vpt.metrics.comparison import method_name
 from vpt.metrics.metrics_file import read_metrics
 from vpt.metrics.predictions import Answer, read_answers
 from vpt.models.artifact import Artifact, read_artifact
-from vpt.report.stored_run import is_row, wrong_in
+from vpt.report.stored_run import is_row
 from vpt.utils.atomic_io import read_json
 from vpt.utils.errors import UserError
 from vpt.utils.run_log import read_rows
@@ -90,9 +90,6 @@ def read_source(folder: str | Path, split: str | None = None, data: str | None =
     config = load_config(base=read_yaml(folder / "config.yaml"), overrides=overrides)
     notes: list[str] = []
     metrics = _metrics(folder / "metrics.json", notes)
-    if wrong := wrong_in(metrics):
-        notes.append(f"{folder / 'metrics.json'} is of another form: see {wrong}")
-        metrics = {}
     if not metrics:
         notes.append("this run is not finished, or was interrupted: the page shows what there is")
     elif split is not None and not metrics.get(split):

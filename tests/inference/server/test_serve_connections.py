@@ -18,7 +18,6 @@ from tests.helpers.serving import ask, fill, live, png, ready, received, status,
 
 # isort: split
 from benchmarks.robustness import requests as hostile
-
 from vpt.inference.server.app import create_app
 from vpt.inference.server.rate_limited_log import BURST, LINE, Bounded, log_config
 from vpt.inference.server.settings import ServeSettings

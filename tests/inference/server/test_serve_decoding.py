@@ -18,7 +18,6 @@ from tests.helpers.serving import ask, fill, live, png, ready, until
 
 # isort: split
 from benchmarks.robustness import requests as hostile
-
 from benchmarks.robustness.uploads import LARGE, SMALL, picture, plain, uploads
 from vpt.data.decode import examine
 from vpt.inference.server import decode_uploads

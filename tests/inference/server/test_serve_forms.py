@@ -19,7 +19,6 @@ from tests.helpers.serving import ask, fill, live, png, ready, received, status,
 
 # isort: split
 from benchmarks.robustness import requests as hostile
-
 from vpt.inference.server.app import create_app
 from vpt.inference.server.multipart import SLICE, FormError, FormReader, Uploads
 from vpt.inference.server.settings import ServeSettings

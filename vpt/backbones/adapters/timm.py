@@ -48,7 +48,7 @@ def patch_of(net: Any) -> tuple[int, int]:
     >>> patch_of(timm.create_model("vit_tiny_r_s16_p8_224", depth=1))
     (32, 32)
     """
-    height, width = net.patch_matmul.feat_ratio(as_scalar=False)
+    height, width = net.patch_embed.feat_ratio(as_scalar=False)
     return height, width
 
 
