@@ -82,7 +82,8 @@ def evaluate(
     stored = read_artifact(artifact)
     named = _named(overrides, weights)
     base = settings_for(stored, named).model_dump(mode="json")
-    config = load_config(base={**base, "data": {**base["data"], **_places(stored, overrides, split or "test")}}, overrides=overrides)
+    places = _places(stored, overrides, split or "test")
+    config = load_config(base={**base, "data": {**base["data"], **places}}, overrides=overrides)
     if config.data.window == "auto":
         config = with_window(config, stored.config.data.window)
     refuse_idle(overrides, _measured_by(config), "an artifact is measured as it was trained")
