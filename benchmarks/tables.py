@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks.accuracy.released import PEERS
 from benchmarks.results_files import RESULTS, read, rows, words_of
+from benchmarks.robustness import tables as robustness_tables
 from benchmarks.speed.tables import speed, speed_all, startup, vtab_sized
 from vpt.config.describe import described
 from vpt.utils.atomic_io import write_text
@@ -413,6 +414,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "clip-cache": clip_cache,
     "together": together,
     "faults": faults,
+    "robustness-artifacts": robustness_tables.artifacts,
+    "robustness-server": robustness_tables.attacks,
+    "robustness-loads": robustness_tables.loads,
 }
 
 

@@ -23,12 +23,12 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import mutate
 import torch
 from torch import Tensor
 
 import vpt
 from benchmarks.machine import machine
+from benchmarks.robustness import mutate
 from tests.compat.backbones import register
 from tests.compat.cases import pictures
 from vpt.utils.atomic_io import write_json

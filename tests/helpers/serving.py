@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import re
 import shutil
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,9 +15,11 @@ import numpy as np
 import uvicorn
 from PIL import Image
 
+from benchmarks.robustness.wire import received, status, talk
 from tests.helpers.bank_tasks import make
 from vpt.inference.server.uvicorn_main import uvicorn_options
 
+__all__ = ["TASKS", "ask", "fill", "live", "png", "ready", "received", "status", "talk", "until"]
 TASKS = ("deep", "deep-longer", "shallow", "boxes")
 
 
@@ -38,9 +38,9 @@ def fill(root: Path, made: Path) -> Path:
     return root
 
 
-def until(check: Callable[[], Any]) -> None:
+def until(check: Callable[[], Any], tries: int = 1000) -> None:
     """Wait until something holds."""
-    for _ in range(1000):
+    for _ in range(tries):
         if check():
             return
         time.sleep(0.01)
@@ -82,29 +82,3 @@ def live(app: Any, **options: Any) -> Iterator[int]:
         server.should_exit = True
         thread.join(timeout=30)
         assert not thread.is_alive()
-
-
-def talk(port: int, content: bytes, seconds: float = 20) -> bytes:
-    """What a server sends back to some bytes until it, or the first answer, ends."""
-    with socket.create_connection(("127.0.0.1", port), timeout=seconds) as link:
-        with contextlib.suppress(ConnectionError):
-            link.sendall(content)
-        return received(link)
-
-
-def received(link: socket.socket) -> bytes:
-    """One answer, or what comes before the connection ends."""
-    found = b""
-    with contextlib.suppress(ConnectionError):
-        while piece := link.recv(65536):
-            found += piece
-            head, ended, body = found.partition(b"\r\n\r\n")
-            length = re.search(rb"content-length: (\d+)", head)
-            if ended and length and len(body) >= int(length[1]):
-                break
-    return found
-
-
-def status(answer: bytes) -> int:
-    """The status of an answer; 0 of none."""
-    return int(answer[9:12]) if answer.startswith(b"HTTP/1.1 ") else 0

@@ -11,11 +11,10 @@ import pytest
 import torch
 
 import vpt
-from benchmarks.robustness import mutate
 from tests.compat.backbones import register
 from tests.compat.cases import pictures
 from tests.helpers import hostile_artifacts as hostile
-from tests.helpers.hostile_artifacts import refused
+from tests.helpers.hostile_artifacts import mutate, refused
 from vpt.cli.main import main
 from vpt.config import load_config
 from vpt.models.artifact import read_artifact

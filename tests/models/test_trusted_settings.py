@@ -14,11 +14,10 @@ import pytest
 from PIL import Image
 
 import vpt
-from benchmarks.robustness import mutate
 from tests.compat.backbones import register
 from tests.compat.cases import pictures
 from tests.helpers import hostile_artifacts as hostile
-from tests.helpers.hostile_artifacts import refused
+from tests.helpers.hostile_artifacts import mutate, refused
 from vpt.backbones.builtin_names import is_address
 from vpt.backbones.factory import load_backbone
 from vpt.config import BackboneConfig, RunConfig, load_config

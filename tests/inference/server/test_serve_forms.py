@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import itertools
 import socket
+import sys
 import tracemalloc
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,8 +23,9 @@ from tests.helpers.serving import ask, fill, live, png, ready, received, status,
 
 # isort: split
 from benchmarks.robustness import requests as hostile
+from benchmarks.robustness.uploads import LARGE, SMALL, uploads
 from vpt.inference.server.app import create_app
-from vpt.inference.server.multipart import SLICE, FormError, FormReader, Uploads
+from vpt.inference.server.multipart import PADDING, SLICE, Form, FormError, FormReader, Holding, Upload, Uploads
 from vpt.inference.server.settings import ServeSettings
 
 KIND = "multipart/form-data; boundary=" + hostile.BOUNDARY.decode()
@@ -126,6 +131,51 @@ def test_the_boundary_within_a_part_is_not_looked_at_without_end():
         read(body[:SLICE])
 
 
+@pytest.mark.parametrize("blank", [b" ", b"\t", b" \t"])
+@pytest.mark.parametrize("piece", [1, 50, 70, SLICE])
+def test_blanks_after_a_boundary_are_few(blank: bytes, piece: int):
+    """The parser reads them byte by byte: two seconds of the event loop for 18 MB."""
+    end = b"\r\n--" + hostile.BOUNDARY
+    good = hostile.OPEN + b"x" + end + blank * (PADDING // len(blank)) + b"\r\n" + hostile.field(b"tasks", b"a") + end
+    assert read(good + b"--", piece=piece).tasks == ("a",)
+    reader, blanks = FormReader(KIND, 4, 4), blank * 100_000
+    taken = 0
+    with pytest.raises(FormError, match="not well formed"):
+        for start in range(0, len(blanks), piece):
+            reader.feed((hostile.OPEN + b"x" + end + blanks)[start : start + piece])
+            taken = start
+    assert taken <= len(hostile.OPEN) + len(end) + PADDING + 1
+
+
+def test_no_kind_of_form_costs_the_parser_more_than_its_bytes():
+    """Steps of the parser's loop are counted, for time is not the same everywhere."""
+    for name, content in itertools.islice(hostile.requests("task", bulk=200_000), len(hostile.KINDS)):
+        head, _, body = content.partition(b"\r\n\r\n")
+        if b"POST /v1/predict" in head and b"boundary=boundary\r\n" in head:
+            assert steps(body) < 20_000 + len(body) // 50, name
+
+
+def steps(body: bytes) -> int:
+    """How many lines of the parser's own code run for a form."""
+    count = 0
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        nonlocal count
+        if not frame.f_code.co_filename.endswith("multipart.py"):
+            return None
+        count += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        with contextlib.suppress(FormError):
+            read(body, images=16, fields=72)
+    finally:
+        sys.settrace(before)
+    return count
+
+
 def test_the_end_is_missing():
     with pytest.raises(FormError, match="cut short"):
         read(hostile.form(hostile.image(), hostile.field(b"tasks", b"a"))[:-4])
@@ -171,6 +221,47 @@ def test_hostile_requests_over_the_wire(folder: Path, caplog: pytest.LogCaptureF
     assert statuses["a request from another site's page"] == 403
     assert statuses["tasks of two letters"] == 413
     assert statuses["half a request"] == 0  # the connection is closed
+
+
+def test_what_was_sent_is_not_kept_until_python_looks_for_cycles(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """Errors, tasks and parsers refer to the frames and readers that refer to them. In a process with as many objects
+    as torch makes, Python looks for such cycles rarely, and files of 20 MB each would wait for it."""
+    made: list[weakref.ref[Any]] = []
+    for kind in (Upload, FormReader, Form, Holding):
+        noted(kind, made, monkeypatch)
+    settings = ServeSettings(folder=folder, device="cpu", upload_mb=1, header_s=0.3, upload_s=0.3)
+    kinds = itertools.islice(uploads(bulk=100_000, side=1100), len(SMALL) + len(LARGE))
+    task = hostile.field(b"tasks", b"deep")
+    sent = [(name, hostile.post(hostile.form(hostile.image(file), task))) for name, file in kinds]
+    sent += itertools.islice(hostile.requests("deep", bulk=100_000), len(hostile.KINDS))
+    sent += [("good", hostile.predict(b"deep")), ("no task", hostile.predict(b"nothing"))]
+    kept = []
+    with live(create_app(settings)) as port:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as web:
+            ready(web)
+        gc.disable()
+        try:
+            for name, content in sent:
+                talk(port, content)
+                with contextlib.suppress(AssertionError):
+                    until(lambda: all(each() is None for each in made), tries=100)
+                if any(each() is not None for each in made):
+                    kept.append(name)
+                made.clear()
+        finally:
+            gc.enable()
+    assert not kept
+
+
+def noted(kind: type, made: list[weakref.ref[Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every new object of a class put a weak reference into `made`."""
+    usual = kind.__init__
+
+    def init(self: Any, *words: Any, **more: Any) -> None:
+        usual(self, *words, **more)
+        made.append(weakref.ref(self))
+
+    monkeypatch.setattr(kind, "__init__", init)
 
 
 class TestUploads:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import vpt
-from benchmarks.robustness import mutate
 from tests.compat.backbones import register
 from tests.helpers import hostile_artifacts as hostile
+from tests.helpers.hostile_artifacts import mutate
 from vpt.inference.server.watch_folder import TaskFolder
 
 

@@ -16,7 +16,9 @@ from vpt.config.data import Window
 from vpt.data.decode import BadImage, Header, examine, read_header
 from vpt.inference.server.decode_queue import Turns
 from vpt.inference.server.fair_queue import ClosedError, FullError
+from vpt.inference.server.memory import FreedMemory
 from vpt.inference.server.multipart import Upload
+from vpt.inference.server.multipart_frames import bare
 
 T = TypeVar("T")
 Finish = Callable[[np.ndarray, str], T]  # a picture and its name to what is kept of it
@@ -51,6 +53,7 @@ class Decoder:
         self._quick = ThreadPoolExecutor(threads, "vpt-decode")
         self._large = ThreadPoolExecutor(threads, "vpt-decode-large", initializer=_step_back)
         self._turns = Turns(threads, memory)
+        self._freed = FreedMemory()
         self._limit = limit
         self._max_pixels = max_pixels
         self._request_pixels = request_pixels
@@ -81,8 +84,8 @@ class Decoder:
         loop = asyncio.get_running_loop()
         try:
             small = sum(len(upload.content) for upload in uploads) <= QUICK_BYTES
-            pool = self._quick if small else self._large
-            headers, quick = await loop.run_in_executor(pool, self._begin, uploads, finishes, given_up)
+            pool, begin = (self._quick, self._begin) if small else (self._large, self._begin_large)
+            headers, quick = await loop.run_in_executor(pool, begin, uploads, finishes, given_up)
             if quick is not None:
                 return quick
             return [
@@ -102,7 +105,7 @@ class Decoder:
             try:
                 headers.append(read_header(upload.content, self._max_pixels, upload.name, self._formats))
             except BadImage as error:
-                headers.append(error)
+                headers.append(bare(error))
         pixels = sum(header.width * header.height for header in headers if isinstance(header, Header))
         if pixels > self._request_pixels:
             raise TooManyPixelsError(pixels)
@@ -112,6 +115,14 @@ class Decoder:
             header if isinstance(header, BadImage) else self._decode(upload, finishes)
             for upload, header in zip(uploads, headers, strict=True)
         ]
+
+    def _begin_large(
+        self, uploads: Sequence[Upload], finishes: Finishes[T], given_up: threading.Event
+    ) -> tuple[list[Header | BadImage], list[dict[Window, T] | BadImage] | None]:
+        try:
+            return self._begin(uploads, finishes, given_up)
+        finally:
+            self._freed.give_back()
 
     async def _decode_in_turn(
         self, upload: Upload, header: Header, finishes: Finishes[T]
@@ -126,9 +137,15 @@ class Decoder:
 
         if self._closed:
             raise ClosedError
-        future = self._large.submit(self._decode, upload, finishes)
+        future = self._large.submit(self._decode_large, upload, finishes)
         future.add_done_callback(done)
         return await asyncio.wrap_future(future)
+
+    def _decode_large(self, upload: Upload, finishes: Finishes[T]) -> dict[Window, T] | BadImage:
+        try:
+            return self._decode(upload, finishes)
+        finally:
+            self._freed.give_back()  # before the next one has its turn
 
     def _decode(self, upload: Upload, finishes: Finishes[T]) -> dict[Window, T] | BadImage:
         made: dict[Window, T] = {}
@@ -141,7 +158,7 @@ class Decoder:
                 made[window] = finish(found.pixels, upload.name)
             return made
         except BadImage as error:
-            return error
+            return bare(error)
 
 
 def _step_back() -> None:

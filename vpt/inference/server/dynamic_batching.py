@@ -15,6 +15,7 @@ from vpt.inference.bank.answers import BrokenTaskError
 from vpt.inference.bank.deadline import TooSlowError
 from vpt.inference.bank.task import TaskError
 from vpt.inference.server.fair_queue import ClosedError, FairQueue, FullError, Job
+from vpt.inference.server.multipart_frames import bare
 
 # Pieces of work of one lane, and the seconds after which to stop -> an answer for each; called in a thread. A task that
 # fails answers with its TaskError. Raises TooSlowError.
@@ -212,8 +213,8 @@ class Batcher:
     def _rest(self, task: str, error: TaskError) -> None:
         before = self._resting.get(task)
         seconds = REST_S if before is None else min(MAX_REST_S, 2 * before.seconds)
-        self._resting[task] = _Rest(seconds, time.monotonic() + seconds, error)
         logger.error("%s; it is not tried again for %g seconds", error, seconds, exc_info=error.__cause__)
+        self._resting[task] = _Rest(seconds, time.monotonic() + seconds, bare(error))
 
 
 def _settle(job: Job, answer: Any) -> None:

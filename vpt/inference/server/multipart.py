@@ -13,6 +13,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 HEADER_BYTES = 4096  # of one part
 FIELD_BYTES = 64 * 1024  # of all fields that are no images
+PADDING = 64  # blanks after a boundary
+SEMICOLONS = 300  # in the header of a part; a name may hold some
 NAME_LENGTH = 255  # characters of an image's name that are kept
 SLICE = 64 * 1024  # bytes parsed before others have their turn
 
@@ -84,6 +86,8 @@ class FormReader:
         self._images: list[Upload] = []
         self._fields: list[tuple[str, str]] = []
         self._part = _Part()
+        self._delimiter = b"\r\n--" + self._boundary
+        self._tail = b""  # of what came, in which a delimiter and its blanks may begin
         self._delimiters = self._field_bytes = self._header_bytes = 0
         self._ended = False
         self._parser = MultipartParser(
@@ -106,14 +110,26 @@ class FormReader:
         Raises:
             FormError: more than is allowed, or no form.
         """
-        # Where the boundary stands within a part the parser goes on byte by byte.
-        self._delimiters += data.count(b"\r\n--" + self._boundary)
-        if self._delimiters > 2 * (self._max_images + self._max_fields) + 8:
-            raise FormError(400, "the form cannot be read: it has too many parts")
+        self._check_delimiters(data)
         try:
             self._parser.write(data)
         except FormParserError:
             raise FormError(400, "the form cannot be read: its parts are not well formed") from None
+
+    def _check_delimiters(self, data: bytes) -> None:
+        """FormError where the parser would go on byte by byte for long: at each boundary, and at blanks after one."""
+        self._delimiters += data.count(self._delimiter)
+        if self._delimiters > 2 * (self._max_images + self._max_fields) + 8:
+            raise FormError(400, "the form cannot be read: it has too many parts")
+        seen = self._tail + data
+        at = seen.find(self._delimiter)
+        while at >= 0:
+            start = at + len(self._delimiter)
+            blanks = seen[start : start + PADDING + 1]
+            if len(blanks) > PADDING and not blanks.strip(b" \t"):
+                raise FormError(400, "the form cannot be read: its parts are not well formed")
+            at = seen.find(self._delimiter, start)
+        self._tail = seen[-len(self._delimiter) - PADDING :]
 
     def finish(self) -> Form:
         """What came.
@@ -125,6 +141,11 @@ class FormReader:
             raise FormError(400, "the form cannot be read: it is cut short")
         tasks = tuple(value for name, value in self._fields if name == "tasks")
         return Form(self._images, tasks, dict(self._fields))
+
+    def close(self) -> None:
+        """Let go of what came. The parser and its reader refer to each other, and would keep it for long."""
+        self._parser.callbacks = {}
+        self._images, self._fields, self._part = [], [], _Part()
 
     def _begin(self) -> None:
         self._part = _Part()
@@ -143,7 +164,10 @@ class FormReader:
 
     def _end_headers(self) -> None:
         part = self._part
-        kind, options = parse_options_header(part.headers.get(b"content-disposition"))
+        disposition = part.headers.get(b"content-disposition", b"")
+        if disposition.count(b";") > SEMICOLONS:  # each is a step of the parser
+            raise FormError(400, f"the form cannot be read: a part has a header of more than {SEMICOLONS} semicolons")
+        kind, options = parse_options_header(disposition)
         if kind != b"form-data" or b"name" not in options:
             raise FormError(400, "the form cannot be read: a part has no name")
         if part.headers.get(b"content-transfer-encoding", b"binary").lower() not in (b"binary", b"8bit", b"7bit"):

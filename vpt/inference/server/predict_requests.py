@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 from fastapi import HTTPException, Request
 from starlette.requests import ClientDisconnect
 
@@ -21,6 +22,7 @@ from vpt.inference.server.dynamic_batching import SlowTaskError, Work
 from vpt.inference.server.fair_queue import ClosedError, FullError
 from vpt.inference.server.json_results import data_url, row_of
 from vpt.inference.server.multipart import Form, FormError, FormReader, Holding, read_form
+from vpt.inference.server.multipart_frames import bare
 from vpt.inference.server.state import Service, logger
 from vpt.utils.errors import UserError
 
@@ -60,6 +62,7 @@ async def ask(service: Service, request: Request, answer: Answer) -> dict[str, A
     status = 500
     clock = asyncio.timeout(service.settings.upload_s)
     holding = service.uploads.begin(clock)
+    form = refused = None
     try:
         form = await _form(service, request, clock, holding)
         tasks = _tasks(service, form)
@@ -75,6 +78,10 @@ async def ask(service: Service, request: Request, answer: Answer) -> dict[str, A
         status = refused.status_code
         raise refused from None
     finally:
+        # An error and the frames it came through refer to each other: what is large must not wait for Python to see it.
+        refused = None
+        if form is not None:
+            form.images.clear()
         holding.release()
         service.metrics.requests.labels(str(status)).inc()
         service.metrics.latency.observe(time.monotonic() - started)
@@ -110,12 +117,12 @@ def _refused(service: Service, error: Exception) -> HTTPException:
 async def _form(service: Service, request: Request, clock: asyncio.Timeout, holding: Holding) -> Form:
     settings = service.settings
     reader = FormReader(request.headers.get("content-type", ""), settings.max_images, settings.max_tasks + 8)
-    service.allowed(request)  # a missing key is told before anything is read
-    most = int(settings.upload_mb * 1_000_000)
-    length = request.headers.get("content-length", "0")
-    if length.isdecimal() and int(length) > most:
-        raise FormError(413, f"the request is larger than {settings.upload_mb:g} MB")
     try:
+        service.allowed(request)  # a missing key is told before anything is read
+        most = int(settings.upload_mb * 1_000_000)
+        length = request.headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > most:
+            raise FormError(413, f"the request is larger than {settings.upload_mb:g} MB")
         async with clock:
             form = await read_form(reader, request.stream(), holding, most)
     except TimeoutError:
@@ -123,6 +130,8 @@ async def _form(service: Service, request: Request, clock: asyncio.Timeout, hold
             raise FormError(503, "too much is being sent at a time; try again in a moment", close=True) from None
         text = f"the request did not arrive within {settings.upload_s:g} seconds"
         raise FormError(408, text, close=True) from None
+    finally:
+        reader.close()
     if not form.images:
         raise HTTPException(422, "send at least one image: the form field 'images'")
     return form
@@ -162,6 +171,7 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
         for each in both:
             each.cancel()
         await asyncio.gather(*both, return_exceptions=True)
+        del working, leaving, both  # a task, its error and this frame refer to each other
 
 
 def _number(form: Form, key: str, default: float, low: float, high: float) -> float:
@@ -184,7 +194,14 @@ async def _prepared(
 
     def finishing(window: Window) -> Finish[dict[str, Prepared | UserError]]:
         mine = [task for task in tasks if windows[task] == window]
-        return lambda pixels, name: dict(zip(mine, service.bank.prepare(pixels, name, mine), strict=True))
+
+        def finish(pixels: np.ndarray, name: str) -> dict[str, Prepared | UserError]:
+            made = service.bank.prepare(pixels, name, mine)
+            return {
+                task: bare(each) if isinstance(each, UserError) else each for task, each in zip(mine, made, strict=True)
+            }
+
+        return finish
 
     decoded = await service.decoder.run(asked.form.images, {window: finishing(window) for window in windows.values()})
     asked.form.images.clear()
@@ -215,7 +232,7 @@ async def predict(service: Service, asked: Asked) -> dict[str, Any]:
     found |= zip(works, answers, strict=True)
     failed = [each for each in found.values() if isinstance(each, UserError)]
     if len(failed) == len(found):
-        raise failed[0]
+        raise bare(failed[0])
     results = []
     for number, (name, each) in enumerate(zip(names, ready, strict=True)):
         if isinstance(each, BadImage):
@@ -250,12 +267,12 @@ async def attention(service: Service, asked: Asked) -> dict[str, Any]:
     del asked.form.images[1:]
     (ready,) = await _prepared(service, asked, [task])
     if isinstance(ready, BadImage):
-        raise ready
+        raise bare(ready)
     (image,) = ready
     if isinstance(image, UserError):
-        raise image
+        raise bare(image)
     work = Work(task, ("attention", image.shape), Attention(image, task))
     (found,) = await service.batcher.submit([work], asked.end - time.monotonic())
     if isinstance(found, UserError):
-        raise found
+        raise bare(found)
     return {**found, "square": data_url(found["square"])}
