@@ -97,7 +97,7 @@ class Wrapped(Prompted):
         kind = {"kind": PromptHeader.KIND, "format": PromptHeader.FORMAT, "vpt": own_version()}
         header: dict[str, Any] = {**kind, **self.settings}
         header["backbone"] = {"name": self.backbone.name, "fingerprint": self.backbone.fingerprint}
-        return write_tensors(path, self.owned_state(), header)
+        return write_tensors(path, self.stored_state(), header)
 
 
 def wrap(
