@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words or os.environ.get("VPT_DEBUG") == "1"
-    words = [word for word in words if word != "--debug"]
+    words, plugins = _without_plugins([word for word in words if word != "--debug"])
     if not debug:
         warnings.simplefilter("ignore")
     prepare_streams()
@@ -59,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if (note := ensure_home()) and os.environ.get("RANK", "0") == "0":
             say(f"vpt: {note}")
+        _use_plugins(plugins)
         options = _parse(words)
         code = int(options.run(options))
     except KeyboardInterrupt as stop:
@@ -80,6 +81,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"vpt: standard output cannot be written: {unwritten.strerror}")
         return code or USAGE
     return code
+
+
+def _without_plugins(words: Sequence[str]) -> tuple[list[str], list[str | None]]:
+    """Words without `--plugin NAME`, which any command takes, and the names.
+
+    >>> _without_plugins(["predict", "--plugin", "a:B", "run", "--plugin=c:D"])
+    (['predict', 'run'], ['a:B', 'c:D'])
+    """
+    others: list[str] = []
+    names: list[str | None] = []
+    rest = iter(words)
+    for word in rest:
+        if word == "--":
+            return [*others, word, *rest], names
+        if word == "--plugin":
+            names.append(next(rest, None))
+        elif word.startswith("--plugin="):
+            names.append(word.removeprefix("--plugin="))
+        else:
+            others.append(word)
+    return others, names
+
+
+def _use_plugins(names: Sequence[str | None]) -> None:
+    for name in names:
+        if name is None:
+            raise UserError("--plugin needs a class, as in --plugin my_module:MyPrompt")
+        from vpt.config.plugins import use_plugin
+
+        use_plugin(name)
 
 
 def _explained(error: Exception) -> int:
@@ -113,6 +144,11 @@ def _parse(words: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="store_true", help="print the version")
+    parser.add_argument(
+        "--plugin",
+        metavar="MODULE:CLASS",
+        help="a prompt, head or loss of your own that an artifact or a run folder names; any command takes it",
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
     every = (
         train,

@@ -209,8 +209,8 @@ def parse_header(model: type[H], file: TensorFile) -> H:
 
 def _reason(item: Mapping[str, Any]) -> str:
     """What is wrong with a field, without what stands in it."""
-    if item["type"] == "union_tag_invalid":
-        return "its kind is none that this vpt knows"
+    if item["type"] in ("union_tag_invalid", "unknown_kind"):
+        return "its kind is none that this vpt knows; if a package adds it, install that"
     if item["type"] == "extra_forbidden":
         return "this vpt knows no such field"
     text = item["msg"].removeprefix("Value error, ")
