@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words or os.environ.get("VPT_DEBUG") == "1"
-    words, plugins = _without_plugins([word for word in words if word != "--debug"])
+    words = [word for word in words if word != "--debug"]
     if not debug:
         warnings.simplefilter("ignore")
     prepare_streams()
@@ -59,7 +59,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if (note := ensure_home()) and os.environ.get("RANK", "0") == "0":
             say(f"vpt: {note}")
-        _use_plugins(plugins)
         options = _parse(words)
         code = int(options.run(options))
     except KeyboardInterrupt as stop:
@@ -137,6 +136,7 @@ def _remedy(reason: str) -> str:
 
 
 def _parse(words: list[str]) -> argparse.Namespace:
+    words, plugins = _without_plugins(words)
     parser = Parser(
         prog="vpt",
         description="Visual prompt tuning for frozen vision transformers.",
@@ -172,6 +172,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
     if words and not words[0].startswith("-") and words[0] not in known:
         raise UserError(f"there is no command '{words[0]}'{nearest(words[0], known)}; known: {', '.join(known)}")
     options = parser.parse_args(words)
+    _use_plugins(plugins)
     if options.version:
         options.run = _version
     elif not hasattr(options, "run"):
