@@ -25,6 +25,8 @@ from vpt.backbones.block import Block
 from vpt.backbones.layer_prompt import LayerPrompt
 from vpt.backbones.liveness import After, plan
 from vpt.config import RunConfig, load_config
+from vpt.models.attention_maps import attention_of
+from vpt.models.classifier import PromptedModel
 from vpt.models.wrap import load_prompt, wrap
 from vpt.prompts.base import Shape, TokenPrompts
 from vpt.prompts.batching import shape_of
@@ -230,6 +232,22 @@ def test_a_key_mask_hides_prompt_tokens(family: str, inserted: dict[int, int], a
     hidden.load_state_dict(prompt.state_dict())
     plain = backbone.features(images, steps, pool, hidden.layers(tower, steps, len(images)))
     assert (plain - mine).abs().max() > 3e-6 * mine.abs().max()
+
+
+def test_attention_maps_show_what_a_mask_hides():
+    backbone = build_backbone("vit")
+    tower = backbone.require_tower("prompts")
+    mask = torch.zeros(1, tower.prefix + tower.grid[0] * tower.grid[1], 2, dtype=torch.bool)
+    mask[:, tower.prefix :, 0] = True  # patches attend to the first token alone
+    size = backbone.preprocess.size
+    images = torch.randint(0, 256, (1, 3, size, size), dtype=torch.uint8)
+    shown = []
+    for tokens in (mask, torch.ones_like(mask), torch.zeros_like(mask)):
+        torch.manual_seed(0)
+        prompt = MaskedPrompts(Shape.of(tower), {0: 0}, tokens, "drop")
+        model = PromptedModel(backbone, prompt, nn.Linear(tower.width, 3)).eval()
+        shown.append(float(attention_of(model, images)[0].prompts[0].sum()))
+    assert 0 == shown[2] < shown[0] < shown[1]
 
 
 def test_prompts_with_masks_of_their_own_are_not_batched_with_others():
