@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from vpt.config.base import MANY, Section, Sentence
 from vpt.config.registry import KindSection, Registry
+from vpt.utils.plugins import imported
 
 # 'all', 'first:N', 'last:N' or numbers of layers
 Layers = (
@@ -42,7 +43,25 @@ class TokenPrompt(PromptSection):
 
 
 class ClipPrompt(PromptSection):
-    """Base of the settings of prompts among the words of a CLIP's class names."""
+    """Base of the settings of prompts among the words of a CLIP's class names.
+
+    `make` names a class with `build` and `skeleton`; one of yours may override both methods here instead.
+    """
+
+    source_templates: ClassVar[int] = 0  # of CLIP's eighty, that the head's fixed texts are made of; 0: head.templates
+
+    def build(self, backbone: Any, classes: Any) -> Any:
+        """The `vpt.prompts.clip.learners.Learner` for a CLIP.
+
+        Args:
+            backbone: with its text tower.
+            classes: names of the classes.
+        """
+        return imported(f"{self.make}.build")(self, backbone, classes)
+
+    def skeleton(self, backbone: Any, classes: Any) -> Any:
+        """A `Learner` whose parameters have the names and shapes of those that `build` makes, for the meta device."""
+        return imported(f"{self.make}.skeleton")(self, backbone, classes)
 
     @property
     def replaces_templates(self) -> bool:
@@ -207,6 +226,7 @@ class CoopPrompt(_Words):
     """Learned context among the words of a CLIP's class names (CoOp, Zhou et al. 2022)."""
 
     kind: Literal["coop"] = "coop"
+    make: ClassVar[str] = "vpt.prompts.clip.learners:Coop"
     tokens: int = Field(16, ge=1, le=64, description="context tokens M")
     position: Literal["end", "middle", "front"] = Field("end", description="where the class name stands")
     class_specific: bool = Field(False, description="a context of its own for every class")
@@ -216,6 +236,7 @@ class CocoopPrompt(_Words):
     """A context that depends on the image (CoCoOp, Zhou et al. 2022)."""
 
     kind: Literal["cocoop"] = "cocoop"
+    make: ClassVar[str] = "vpt.prompts.clip.learners:Cocoop"
     tokens: int = Field(4, ge=1, le=64, description="context tokens M")
     words: Sentence | None = Field("a photo of a", description=WORDS)
     chunk: int = Field(4, ge=1, le=256, description="images whose texts are computed at a time; bounds memory")
@@ -225,6 +246,7 @@ class KgcoopPrompt(_Words):
     """CoOp held near the text features of a fixed template (KgCoOp, Yao et al. 2023)."""
 
     kind: Literal["kgcoop"] = "kgcoop"
+    make: ClassVar[str] = "vpt.prompts.clip.learners:Kgcoop"
     tokens: int = Field(4, ge=1, le=64, description="context tokens M")
     words: Sentence | None = Field("a photo of a", description=WORDS)
     weight: float = Field(8.0, ge=0, le=MANY, description="of one minus the mean cosine to the fixed text features")
@@ -234,6 +256,7 @@ class IvlpPrompt(_Words):
     """Deep prompts in CLIP's image tower and in its text tower, independent of each other (IVLP)."""
 
     kind: Literal["ivlp"] = "ivlp"
+    make: ClassVar[str] = "vpt.prompts.clip.learners:Ivlp"
     tokens: int = Field(4, ge=0, le=1000, description="prompt tokens of the image tower; 0: none")
     depth: int = Field(9, ge=1, le=1000, description="prompted layers of the image tower, the first ones")
     text_tokens: int = Field(4, ge=0, le=64, description="context tokens of the text tower; 0: none")
@@ -256,6 +279,7 @@ class MaplePrompt(_Words):
     """Deep text prompts, and image prompts that are linear maps of them (MaPLe, Khattak et al. 2023)."""
 
     kind: Literal["maple"] = "maple"
+    make: ClassVar[str] = "vpt.prompts.clip.learners:Maple"
     tokens: int = Field(2, ge=1, le=64, description="tokens of either tower")
     depth: int = Field(9, ge=1, le=1000, description="prompted layers of either tower, the first ones")
     words: Sentence | None = Field("a photo of a", description=WORDS)
@@ -265,6 +289,7 @@ class PromptsrcPrompt(IvlpPrompt):
     """IVLP held near the frozen model's features and scores (PromptSRC, Khattak et al. 2023)."""
 
     kind: Literal["promptsrc"] = "promptsrc"  # type: ignore[assignment]
+    source_templates: ClassVar[int] = 60  # to whose mean it holds its text features
     image_weight: float = Field(10.0, ge=0, le=MANY, description="of the mean absolute difference of image features")
     text_weight: float = Field(25.0, ge=0, le=MANY, description="of the mean absolute difference of text features")
     score_weight: float = Field(1.0, ge=0, le=MANY, description="of the divergence of scores")
@@ -279,6 +304,7 @@ class TptPrompt(_Words):
     """The context is tuned on views of every test image; nothing is trained before (TPT, Shu et al. 2022)."""
 
     kind: Literal["tpt"] = "tpt"
+    make: ClassVar[str] = "vpt.prompts.clip.learners:Tpt"
     tokens: int = Field(4, ge=1, le=64, description="context tokens M")
     words: Sentence | None = Field("a photo of a", description=WORDS)
     views: int = Field(64, ge=2, le=512, description="views of an image, the plain one included")

@@ -12,7 +12,6 @@ from vpt.backbones.backbone import Backbone
 from vpt.backbones.layer_prompt import LayerPrompt
 from vpt.backbones.liveness import Step
 from vpt.data.normalization import Preprocess
-from vpt.heads.tip_adapter import TipAdapter
 from vpt.prompts.base import PromptModule, TokenPrompts
 from vpt.prompts.pixel.prompt import PixelPrompts
 from vpt.utils.errors import UserError
@@ -144,8 +143,9 @@ class Prompted(nn.Module):
         Raises:
             UserError: tensors that are missing, unknown, or of another shape or kind of number, named.
         """
-        if isinstance(self.head, TipAdapter) and "head.labels" in tensors:
-            self.head.resize_for(keys_in(tensors, self.head.fixed.shape[1]))
+        head: Any = self.head
+        if hasattr(head, "resize_for") and "head.labels" in tensors:  # a Tip-Adapter has as many keys as the file
+            head.resize_for(keys_in(tensors, head.fixed.shape[1]))
         owned, tensors = self.owned_state(), unpacked(self.prompt, tensors)
         owned = {name: value for name, value in owned.items() if name in tensors or not self._training_only(name)}
         if wrong := misfits(owned, tensors):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +16,14 @@ from vpt.backbones.liveness import Step, plan
 from vpt.backbones.peft import apply_tuning
 from vpt.config import ClipPrompt, FullTuning, RunConfig, TptPrompt, ZeroShotHead
 from vpt.heads.registry import build_head
-from vpt.heads.tpt import tuning_forward
-from vpt.heads.zero_shot import ZeroShot
 from vpt.models.base import Prompted
-from vpt.models.clip import build_learner, build_zero_shot
 from vpt.prompts.base import TokenPrompts
 from vpt.prompts.pixel.prompt import PixelPrompts
 from vpt.prompts.registry import build_prompt
 from vpt.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from vpt.heads.zero_shot import ZeroShot
 
 
 class PromptedModel(Prompted):
@@ -99,15 +99,17 @@ class PromptedModel(Prompted):
         """The model for inference: what does not depend on the image is computed once, here."""
         layers = self.constants()
         if self.test_time is not None:
-            assert isinstance(self.head, ZeroShot)
-            how = self.test_time
-            return tuning_forward(lambda images: self.features(images, layers), self.head, how.share, how.lr, how.steps)
+            from vpt.heads.tpt import tuning_forward
+
+            how, scorer = self.test_time, cast("ZeroShot", self.head)
+            return tuning_forward(lambda images: self.features(images, layers), scorer, how.share, how.lr, how.steps)
         head = self.ready_head()
         return lambda images: head(self.features(images, layers))
 
     def ready_head(self) -> Callable[[Tensor], Tensor]:
         """The head for inference, features (B, D) to logits (B, classes): text is encoded once, here."""
-        return self.head.ready() if isinstance(self.head, ZeroShot) else self.head
+        ready: Callable[[], Callable[[Tensor], Tensor]] | None = getattr(self.head, "ready", None)
+        return self.head if ready is None else ready()
 
     def with_names(self, names: Sequence[str]) -> PromptedModel:
         """A model of its own for other class names, on the same backbone; this one stays as it is.
@@ -117,8 +119,7 @@ class PromptedModel(Prompted):
         """
         shared = (self.backbone, self.backbone.text)
         mine = copy.deepcopy(self, {id(part): part for part in shared})
-        assert isinstance(mine.head, ZeroShot)
-        mine.head.set_names(names)
+        cast("ZeroShot", mine.head).set_names(names)
         return mine
 
 
@@ -179,6 +180,8 @@ def build_model(config: RunConfig, backbone: Backbone, classes: Sequence[str]) -
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         if isinstance(config.prompt, ClipPrompt):
+            from vpt.models.clip import build_learner
+
             prompt, head = build_learner(config, backbone, classes)
             backbone = apply_tuning(config.tuning, backbone)
             test_time = config.prompt if isinstance(config.prompt, TptPrompt) else None
@@ -188,6 +191,8 @@ def build_model(config: RunConfig, backbone: Backbone, classes: Sequence[str]) -
         backbone = apply_tuning(config.tuning, backbone)
         pool = pool_of(config)
         if isinstance(config.head, ZeroShotHead):
+            from vpt.models.clip import build_zero_shot
+
             head = build_zero_shot(config, backbone, classes)
         else:
             head = build_head(config.head, backbone.feature_width(pool), len(classes))
