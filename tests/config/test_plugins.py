@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -18,6 +19,7 @@ import vpt
 from tests.helpers.doc_commands import console_lines, vpt_words
 from tests.helpers.plugins import PAGE, install, nothing_named, shown_entry_points, shown_files
 from tests.helpers.runs import NET, QUIET
+from tests.helpers.tensors import close
 from vpt.cli.main import main
 from vpt.config import load_config, use_plugin
 from vpt.config.describe import config_schema, described
@@ -119,16 +121,47 @@ class TestNamed:
             ("head=my_prompts:MixturePrompt", r"derive it from vpt\.config\.HeadSection"),
             ("train.loss=my_heads:CosineHead", r"derive it from vpt\.config\.LossSection"),
             ("prompt=../my_prompts:MixturePrompt", "not of the form module:Class"),
+            ("prompt=derived:Mine", r"prompt=derived:Mine calls itself kind='deep'; give it the field kind: str = ''"),
             ("prompt=broken:Anything", "importing broken failed: ZeroDivisionError: division by zero"),
             ("prompt=needs:Anything", "importing needs failed: ModuleNotFoundError: No module named 'no_such_package'"),
         ],
     )
     def test_mistakes_are_one_sentence(self, folder: Path, word: str, said: str):
+        (folder / "derived.py").write_text("from vpt.config import DeepPrompt\nclass Mine(DeepPrompt):\n    pass\n")
         (folder / "broken.py").write_text("1 / 0\n")
         (folder / "needs.py").write_text("import no_such_package\n")
         with pytest.raises(UserError, match=said) as caught:
             load_config(overrides=[word])
         assert "\n" not in str(caught.value)
+
+    def test_settings_derived_from_ours_are_those_of_the_class_that_is_named(self, folder: Path):
+        (folder / "derived.py").write_text(
+            "from vpt.config import DeepPrompt\nclass Mine(DeepPrompt):\n    kind: str = ''\n    more: int = 3\n"
+        )
+        prompt = load_config(overrides=["prompt=derived:Mine", "prompt.tokens=2"]).prompt
+        assert (prompt.kind, prompt.tokens, prompt.more) == ("derived:Mine", 2, 3)
+
+    def test_a_network_of_ones_own_takes_a_named_class(self, folder: Path, small_net: None, tmp_path: Path):
+        import timm
+
+        net = timm.create_model("test_vit_patch8_32", num_classes=3)
+        model = vpt.wrap(net, "my_prompts:MixturePrompt", tokens=2)
+        saved = model.save(tmp_path / "own.safetensors")
+        images = torch.randn(2, 3, 32, 32)
+        fresh = timm.create_model("test_vit_patch8_32", num_classes=3)
+        fresh.load_state_dict(net.state_dict())
+        close(vpt.load_prompt(fresh, saved)(images), model(images))
+        with nothing_named(), pytest.raises(UserError, match="no code is loaded because a file names it"):
+            vpt.load_prompt(fresh, saved)
+        with pytest.raises(UserError, match=r"prompt=my_anchors:AnchorPrompt starts from images: give wrap\("):
+            vpt.wrap(timm.create_model("test_vit_patch8_32", num_classes=3), "my_anchors:AnchorPrompt")
+        mine = vpt.wrap(
+            timm.create_model("test_vit_patch8_32", num_classes=3),
+            "my_anchors:AnchorPrompt",
+            images=torch.randn(4, 3, 32, 32),
+            labels=torch.tensor([0, 1, 2, 1]),
+        )
+        assert torch.equal(mine.prompt.tokens[0, 0], mine.prompt.tokens[0, 3])  # the fourth is of the first class again
 
     def test_a_class_that_fails_while_it_is_built_is_no_bug_of_ours(
         self, folder: Path, capsys: pytest.CaptureFixture[str]

@@ -88,7 +88,7 @@ class Registry(Generic[S]):
         if known is not None:
             return known
         point = installed(self.group).get(kind)
-        return None if point is None else self._checked(load_installed(point), f"'{kind}' ({point.value})")
+        return None if point is None else self._checked(load_installed(point), kind, f"'{kind}' ({point.value})")
 
     def use(self, kind: str) -> type[S]:
         """Import a class that the user names, `module:Class`, and know it from now on.
@@ -97,13 +97,16 @@ class Registry(Generic[S]):
             UserError: there is none, or it is no section of this registry.
         """
         if kind not in self._named:
-            self._named[kind] = self._checked(named(kind, self.key), f"{self.key}={kind}")
+            self._named[kind] = self._checked(named(kind, self.key), kind, f"{self.key}={kind}")
         return self._named[kind]
 
-    def _checked(self, found: Any, what: str) -> type[S]:
-        if isinstance(found, type) and issubclass(found, self.base):
-            return found
-        raise UserError(f"{what} is no section of settings; derive it from vpt.config.{self.base.__name__}")
+    def _checked(self, found: Any, kind: str, what: str) -> type[S]:
+        if not isinstance(found, type) or not issubclass(found, self.base):
+            raise UserError(f"{what} is no section of settings; derive it from vpt.config.{self.base.__name__}")
+        own = found.model_fields["kind"].default
+        if own not in ("", kind):  # an artifact would name another class
+            raise UserError(f"{what} calls itself kind='{own}'; give it the field kind: str = ''")
+        return found
 
     def built(self, section: S, *args: Any) -> Any:
         """What `section.build(*args)` makes.
@@ -129,6 +132,8 @@ class Registry(Generic[S]):
 
     def _validate(self, value: Any, of_own: Callable[[Any], S]) -> S:
         if isinstance(value, self.base):
+            if value.kind in self.own and type(value) is not self.own[value.kind]:
+                raise PydanticCustomError("taken_kind", "a class of your own needs the field kind: str = ''")
             if value.kind not in self.own:
                 self._named.setdefault(value.kind, type(value))  # made by the user's own code
                 return value

@@ -12,7 +12,7 @@ from vpt.config.backbone import BackboneConfig
 from vpt.config.base import Place, Section, Word, short
 from vpt.config.data import DataConfig
 from vpt.config.heads import Head, LinearHead
-from vpt.config.heads_detection import NativeHead
+from vpt.config.heads_detection import NativeHead, OwlHead, PyramidHead
 from vpt.config.losses import CrossEntropyLoss
 from vpt.config.prompts import PROMPTS, DeepPrompt, NoPrompt, PixelPrompt, Prompt, TokenPrompt
 from vpt.config.registry import NOT_NAMED
@@ -112,6 +112,8 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _parts_fit(self) -> RunConfig:
         finds_boxes = self.head.task == "detection"
+        if finds_boxes and not isinstance(self.head, NativeHead | OwlHead | PyramidHead):
+            raise ValueError(f"head={self.head.kind} finds boxes; derive its settings from vpt.config.PyramidHead")
         if finds_boxes != (self.task == "detection"):
             mend = "set task=detection" if finds_boxes else "choose head=fcos, retinanet, faster_rcnn or owl"
             raise ValueError(f"task={self.task} does not go with head={self.head.kind}; {mend}")
