@@ -214,6 +214,7 @@ class TestStrangers:
             assert "no code is loaded because a file names it" in said
             assert "--plugin MODULE:CLASS" in said
             assert said.count("\n") == 1
+            assert "take another copy" not in said
         [first] = vpt_scores(trained, image, "--plugin", "my_prompts:MixturePrompt", capsys=capsys)
         use_plugin("my_prompts:MixturePrompt")
         close_to = vpt.load(trained / "artifact.safetensors").predict(image)[0].score

@@ -283,6 +283,9 @@ def _explain(error: ValidationError, tree: Mapping[str, Any]) -> Iterator[str]:
             expected = _expected(key) or item["ctx"]["expected_tags"].replace("'", "").split(", ")
             given = _short(item["ctx"].get("tag", item["ctx"].get("kind")))
             yield f"{key}.kind={given} does not exist{nearest(given, expected)}; known: {', '.join(expected)}"
+        elif item["type"] == "plugin_not_named":
+            kind = _short(one_line(item["ctx"]["kind"]))
+            yield f"{key}={kind}: {text.replace('MODULE:CLASS', kind)}"
         else:
             given = item["input"]
             shown = f"={_short(given)}" if isinstance(given, str | int | float | bool | list) else ""

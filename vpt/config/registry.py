@@ -145,5 +145,5 @@ class Registry(Generic[S]):
         if section is not None:
             return section.model_validate({**value, "kind": kind})
         if ":" in kind:
-            raise PydanticCustomError("plugin_not_named", NOT_NAMED)
+            raise PydanticCustomError("plugin_not_named", NOT_NAMED, {"kind": kind})
         raise PydanticCustomError("unknown_kind", "its kind is none that this vpt knows", {"kind": kind})

@@ -202,7 +202,9 @@ def parse_header(model: type[H], file: TensorFile) -> H:
         return model.model_validate_json(file.text, strict=True)
     except ValidationError as error:
         item = error.errors(include_url=False, include_input=False)[0]
-        place, why = key_of([str(part) for part in item["loc"]]), f"{_reason(item)}{_writer(tree)}"
+        place, why = key_of([str(part) for part in item["loc"]]), _reason(item)
+        if item["type"] not in ("plugin_not_named", "unknown_kind"):  # of these it has said what helps
+            why += _writer(tree)
         full = f"{file.path} cannot be used: {_field(ascii(place)[1:-1][:100])}: {why}"
         raise FileError(file.path, f"cannot be used: {_field(_known(model, place))}: {why}", full) from None
 
