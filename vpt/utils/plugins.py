@@ -9,11 +9,13 @@ import os
 import re
 import sys
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vpt.utils.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 
@@ -37,6 +39,8 @@ def installed(group: str) -> dict[str, EntryPoint]:
     >>> installed("vpt.no_such_group")
     {}
     """
+    from importlib.metadata import entry_points  # slow to import, and seldom needed
+
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=group):
         other = found.setdefault(point.name, point)
