@@ -103,7 +103,7 @@ def named(path: str, key: str) -> Any:
 def said(error: BaseException) -> str:
     """An exception in one line, for a message.
 
-    >>> said(ValueError("no\n  such thing"))
+    >>> said(ValueError("no such thing"))
     'ValueError: no such thing'
     """
     text = " ".join(str(error).split())[:200]
