@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vpt.config.heads import Head
-from vpt.config.prompts import Prompt
+from vpt.config.heads import HEADS
+from vpt.config.prompts import PROMPTS
 from vpt.utils.tensor_io import digest_of, read_tensors
 
 Place = tuple[str | int, ...]
@@ -205,12 +205,9 @@ def _near(old: Any) -> list[Any]:
 
 def _kinds(at: Place) -> list[Any]:
     """Other kinds of a section, with their own settings."""
-    sections = {"prompt": Prompt, "head": Head}
-    alias = sections.get(str(at[-1]))
-    if alias is None:
-        return []
-    models = alias.__args__[0].__args__  # type: ignore[union-attr]
-    return [{"kind": model.model_fields["kind"].default} for model in models]
+    registries = {"prompt": PROMPTS, "head": HEADS}
+    registry = registries.get(str(at[-1]))
+    return [] if registry is None else [{"kind": kind} for kind in registry.own]
 
 
 def _get(tree: Any, at: Place) -> Any:

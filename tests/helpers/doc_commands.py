@@ -102,11 +102,12 @@ def inline_settings(page: str) -> list[list[str]]:
 @cache
 def kinds() -> dict[str, tuple[str, ...]]:
     """Kinds of every section that has them."""
-    from vpt.config import Head, Optimizer, Prompt, Tuning
+    from vpt.config import Optimizer, Tuning
+    from vpt.config.heads import HEADS
+    from vpt.config.prompts import PROMPTS
 
-    unions = {"prompt": Prompt, "head": Head, "tuning": Tuning, "train.optimizer": Optimizer}
-    found = {}
-    for section, union in unions.items():
+    found = {"prompt": tuple(PROMPTS.own), "head": tuple(HEADS.own)}
+    for section, union in {"tuning": Tuning, "train.optimizer": Optimizer}.items():
         members = get_args(get_args(union)[0])
         found[section] = tuple(member.model_fields["kind"].default for member in members)
     return found

@@ -108,8 +108,10 @@ def written_out(
     keys_values: Tensor | None = None,
     cross: Tensor | None = None,
     temperature: Tensor | float = 1.0,
+    visible: Tensor | None = None,
 ) -> Tensor:
-    """A pre-norm layer of timm or open_clip with softmax attention by matrix products."""
+    """A pre-norm layer of timm or open_clip with softmax attention by matrix products; `visible` (B, N, N) says which
+    rows each row attends to."""
     parts = _parts(layer)
     normed = parts["norm1"](rows)
     query, key, value = (_heads(part, parts["heads"]) for part in parts["qkv"](normed))
@@ -118,7 +120,7 @@ def written_out(
         more = keys_values.expand(2, -1, -1, -1)  # keys and values: one tensor may serve as both
         key = torch.cat([more[0].expand(len(rows), -1, -1, -1), key], dim=2)
         value = torch.cat([more[1].expand(len(rows), -1, -1, -1), value], dim=2)
-    rows = rows + parts["scale1"](parts["out"](_attended(query, key, value, temperature)))
+    rows = rows + parts["scale1"](parts["out"](_attended(query, key, value, temperature, visible)))
     if cross is not None:
         query = _heads(parts["qkv"](rows)[0], parts["heads"])
         _, key, value = (_heads(part, parts["heads"]) for part in parts["qkv"](cross.expand(len(rows), -1, -1)))
@@ -127,8 +129,12 @@ def written_out(
     return rows + parts["scale2"](parts["mlp"](parts["norm2"](rows)))
 
 
-def _attended(query: Tensor, key: Tensor, value: Tensor, temperature: Tensor | float) -> Tensor:
+def _attended(
+    query: Tensor, key: Tensor, value: Tensor, temperature: Tensor | float, visible: Tensor | None = None
+) -> Tensor:
     scores = query @ key.transpose(-2, -1) / (query.shape[-1] ** 0.5 * temperature)
+    if visible is not None:
+        scores = scores.masked_fill(~visible[:, None], -torch.inf)
     return (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from tests.helpers.doc_commands import (
     vpt_words,
 )
 from tests.helpers.paths import ROOT
+from tests.helpers.plugins import nothing_named, shown_files
 from vpt.cli.main import main
 from vpt.utils.errors import UserError
 
@@ -35,6 +37,17 @@ CONFIGS = sorted((ROOT / "configs").glob("**/*.yaml"))
 RUN = ("own-data.md", "README.md")
 STAND_IN = {"vit_small_patch14_dinov2 backbone.image_size=224": "vpt_nano", "vit_small_patch14_dinov2": "vpt_nano"}
 QUICK = ["train.epochs=1", "data.workers=0"]
+
+
+@pytest.fixture(autouse=True)
+def _files_of_the_pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Commands name classes of files that docs/adding-a-method.md shows."""
+    folder = tmp_path_factory.mktemp("shown")
+    with nothing_named() as patch:
+        for name, text in shown_files().items():
+            (folder / name).write_text(text, encoding="utf-8")
+        patch.syspath_prepend(str(folder))
+        yield
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -17,7 +17,6 @@ from vpt.backbones.liveness import plan
 from vpt.config import GatedPrompt, LinearHead, MlpHead, PixelPrompt, load_config
 from vpt.data.normalization import Preprocess
 from vpt.data.transforms.classification import train_transform
-from vpt.heads.linear import build_linear
 from vpt.models.artifact import read_artifact
 from vpt.models.classifier import backbone_for, build_model
 from vpt.prompts.base import Shape
@@ -129,11 +128,11 @@ class TestDropPath:
 def test_the_head_starts_as_vpts(kind: type[LinearHead]):
     """Kaiming normal over outputs, and a bias that gives each class a probability of one in a hundred."""
     torch.manual_seed(0)
-    head = build_linear(kind(init="fan_out", bias=-4.59512), features=2000, classes=8)
+    head = kind(init="fan_out", bias=-4.59512).build(2000, 8)
     last = head[-1]
     assert float(last.weight.detach().std()) == pytest.approx(math.sqrt(2 / 8), rel=0.05)
     assert torch.sigmoid(last.bias[0]).item() == pytest.approx(0.01, abs=1e-5)
-    plain = build_linear(kind(), features=2000, classes=8)[-1]
+    plain = kind().build(2000, 8)[-1]
     assert float(plain.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
     assert (plain.bias == 0).all()
 

@@ -245,7 +245,7 @@ class Block:
             branch: keys and values that the kept rows attend to once more, between attention and MLP.
             temperature: attention scores are divided by it; a scalar or (B, 1, 1, 1).
             mask: what each row sees, booleans over the keys of `extra` and then of the rows: (N, M) by row, or
-                (B, 1, 1, M) by image.
+                (B, 1, 1, M) by image, or (B, 1, N, M) by image and row.
 
         Returns:
             (B, kept rows, C).
@@ -257,6 +257,8 @@ class Block:
             query = (query / temperature).to(query.dtype)
         if mask is not None and mask.ndim == 2 and queries is not None:
             mask = mask[queries] if isinstance(queries, slice) else mask[queries][:, None, None]
+        elif mask is not None and mask.shape[-2] > 1 and queries is not None:
+            mask = picked(mask.expand(x.shape[0], -1, -1, -1)[:, 0], queries)[:, None]
         mixed = attend(query, key, value, mask)
         mixed = self.inner_norm(mixed.transpose(1, 2).flatten(2))
         if self.gate is not None:

@@ -17,12 +17,17 @@ ADDRESSES = ("hf-hub:", "local-dir:")  # after OPEN_CLIP
 
 
 def is_address(name: str) -> bool:
-    """Whether a name leads to a repository or a folder. All other names that `load_backbone` takes are built in.
+    """Whether a name leads to a repository, a folder or a plug-in. All other names that `load_backbone` takes are built
+    in.
 
     >>> [is_address(name) for name in ("open_clip:hf-hub:a/b", "open_clip:local-dir:/a", "open_clip:ViT-B-32")]
     [True, True, False]
+    >>> is_address("my_zoo:ViT-S")
+    True
     """
-    return name.startswith(OPEN_CLIP) and name.removeprefix(OPEN_CLIP).startswith(ADDRESSES)
+    if name.startswith(OPEN_CLIP):
+        return name.removeprefix(OPEN_CLIP).startswith(ADDRESSES)
+    return ":" in name and not name.startswith(TORCHVISION)
 
 
 def in_timm(name: str) -> bool:

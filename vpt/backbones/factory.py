@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from importlib import resources
+from importlib.metadata import EntryPoint
 from typing import Any
 
 import safetensors.torch
@@ -23,7 +24,9 @@ from vpt.backbones.state_dict import load_strictly, load_weights, no_weights, no
 from vpt.config import BackboneConfig
 from vpt.data.normalization import Preprocess
 from vpt.utils.errors import UserError, nearest
+from vpt.utils.plugins import installed, load_installed, said
 
+GROUP = "vpt.backbones"  # of entry points: functions of the settings to a network and what it expects of its pixels
 _Channels = tuple[float, float, float]
 NORMALISATIONS: dict[str, tuple[_Channels, _Channels]] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -51,7 +54,7 @@ def load_backbone(
     check_backbone(config)
     config, notes = current_name(config)
     is_clip = config.name.startswith(OPEN_CLIP)
-    if classifier and (is_clip or config.name in EMBEDDED):
+    if classifier and (":" in config.name or config.name in EMBEDDED):
         raise UserError(f"backbone {config.name} has no classifier for head.kind=labelmap; choose head=linear")
     if text and not is_clip:
         raise UserError(
@@ -63,6 +66,8 @@ def load_backbone(
         net, encoder, preprocess = build_open_clip(config, text)
     elif config.name in EMBEDDED:
         net, preprocess = _embedded(config, notes)
+    elif (point := _added(config.name)) is not None:
+        net, preprocess = _of_plugin(point, config, notes)
     else:
         net, preprocess = _timm(config, classifier, notes)
     if config.normalise != "own":
@@ -102,8 +107,48 @@ def check_backbone(config: BackboneConfig) -> None:
         raise UserError(f"backbone.weights={config.weights}: {what}")
     if config.name.startswith(OPEN_CLIP):
         check_open_clip(config)
-    elif config.name not in EMBEDDED:
+    elif config.name not in EMBEDDED and _added(config.name) is None:
         _check_timm(config)
+
+
+def _added(name: str) -> EntryPoint | None:
+    """What an installed package offers for names `SOURCE:ARCH`; None for a name that is not of this form.
+
+    Raises:
+        UserError: no installed package offers this source.
+    """
+    source, colon, _ = name.partition(":")
+    if not colon:
+        return None
+    added = installed(GROUP)
+    if source not in added:
+        known = [OPEN_CLIP.removesuffix(":"), *added]
+        raise UserError(
+            f"backbone {name}: there is no source '{source}'{nearest(source, known)}; known: {', '.join(known)}, and "
+            "names of timm, which have no colon"
+        )
+    return added[source]
+
+
+def _of_plugin(point: EntryPoint, config: BackboneConfig, notes: list[str]) -> tuple[nn.Module, Preprocess]:
+    """The network that an installed package builds, with the user's file of weights if there is one."""
+    build = load_installed(point)
+    with seeded(config.seed):
+        try:
+            net, preprocess = build(config)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"backbone {config.name} cannot be built by {point.value}: {said(error)}") from error
+    if not isinstance(net, nn.Module) or not isinstance(preprocess, Preprocess):
+        raise UserError(f"{point.value} must give a torch.nn.Module and a vpt.data.normalization.Preprocess")
+    if missing := [name for name in ("forward_features", "forward_head", "head_hidden_size") if not hasattr(net, name)]:
+        raise UserError(
+            f"the network that {point.value} gives lacks {', '.join(missing)}, which every network of timm has"
+        )
+    if config.weights is not None:
+        notes += load_weights(net, config)
+    return net, preprocess
 
 
 def _check_timm(config: BackboneConfig) -> None:

@@ -65,7 +65,7 @@ def execute(
             held + tower.prefix,
             prompt.branch,
             prompt.temperature,
-            _mask(prompt.seen, rows),
+            key_mask(prompt.seen, extra, rows, held),
         )
         kept = held if step.keep in ("all", "prompts") else 0
         if kept and prompt.gate is not None:
@@ -77,11 +77,27 @@ def execute(
     return rows.repeat(copies, 1, 1) if copies > 1 else rows, held
 
 
-def _mask(seen: Tensor | None, rows: Tensor) -> Tensor | None:
-    """What every query of an image sees, (B, 1, 1, P + N): its own extra keys, and all rows."""
+def key_mask(seen: Tensor | None, extra: KeyValue | None, rows: Tensor, held: int) -> Tensor | None:
+    """What queries attend to among the extra keys and all rows: (B, 1, 1, P + N) where it is one for an image, else
+    (B, 1, N, P + N).
+
+    Args:
+        seen: see `LayerPrompt`.
+        extra: of the layer.
+        rows: of the layer, (B, N, C), prompt rows first.
+        held: how many of them are prompt rows.
+
+    >>> key_mask(torch.tensor([[True, False]]), None, torch.zeros(1, 3, 8), 2)
+    tensor([[[[ True, False,  True]]]])
+    """
     if seen is None:
         return None
-    return torch.cat([seen, seen.new_ones(rows.shape[:2])], dim=1)[:, None, None]
+    keys = (0 if extra is None else extra.key.shape[2]) + rows.shape[1]
+    by_row = seen if seen.ndim == 3 else seen[:, None]
+    by_row = torch.cat([by_row, by_row.new_ones(*by_row.shape[:2], keys - by_row.shape[2])], dim=2)
+    if seen.ndim == 3 and held:
+        by_row = torch.cat([by_row.new_ones(by_row.shape[0], held, keys), by_row], dim=1)
+    return by_row[:, None]
 
 
 def _queries(step: Step, held: int, total: int, lead: int, prefix: int) -> slice | None:

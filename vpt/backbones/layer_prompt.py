@@ -18,7 +18,9 @@ class LayerPrompt:
         tokens: fresh prompt rows (P, C) or (B, P, C) that join the sequence, replacing rows carried from below.
         extra: keys and values seen by every query beside those of the rows. Tokens whose outputs nobody reads come
             this way: their keys and values do not depend on the image.
-        seen: which of the extra keys each image sees, (B, P) booleans; None for all.
+        seen: which prompt keys are seen, booleans over those of `extra` and then of the prompt rows in the sequence: by
+            image (B, P), or by image row (B, N, P), class and register rows first; None for all. Keys that it leaves
+            out at the end are seen, and prompt rows see all.
         adapt: image rows (B, N, C), class and register rows first, to fresh tokens (B, P, C) made for each image.
         branch: keys and values that the rows attend to once more, after self-attention, with the layer's own weights.
         temperature: attention scores of the whole layer are divided by it; a scalar or (B, 1, 1, 1).

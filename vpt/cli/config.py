@@ -53,7 +53,7 @@ def _config_explain(options: argparse.Namespace) -> int:
 def _config_schema(_options: argparse.Namespace) -> int:
     import json
 
-    from vpt.config import RunConfig
+    from vpt.config.describe import config_schema
 
-    print(json.dumps(RunConfig.model_json_schema(), indent=2))
+    print(json.dumps(config_schema(), indent=2))
     return 0

@@ -82,6 +82,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+def _without_plugins(words: Sequence[str]) -> tuple[list[str], list[str | None]]:
+    """Words without `--plugin NAME`, which any command takes, and the names.
+
+    >>> _without_plugins(["predict", "--plugin", "a:B", "run", "--plugin=c:D"])
+    (['predict', 'run'], ['a:B', 'c:D'])
+    """
+    others: list[str] = []
+    names: list[str | None] = []
+    rest = iter(words)
+    for word in rest:
+        if word == "--":
+            return [*others, word, *rest], names
+        if word == "--plugin":
+            names.append(next(rest, None))
+        elif word.startswith("--plugin="):
+            names.append(word.removeprefix("--plugin="))
+        else:
+            others.append(word)
+    return others, names
+
+
+def _use_plugins(names: Sequence[str | None]) -> None:
+    for name in names:
+        if name is None:
+            raise UserError("--plugin needs a class, as in --plugin my_module:MyPrompt")
+        from vpt.config.plugins import use_plugin
+
+        use_plugin(name)
+
+
 def _explained(error: Exception) -> int:
     """Say what went wrong; returns the exit code."""
     if isinstance(error, UserError):
@@ -106,6 +136,7 @@ def _remedy(reason: str) -> str:
 
 
 def _parse(words: list[str]) -> argparse.Namespace:
+    words, plugins = _without_plugins(words)
     parser = Parser(
         prog="vpt",
         description="Visual prompt tuning for frozen vision transformers.",
@@ -113,6 +144,11 @@ def _parse(words: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="store_true", help="print the version")
+    parser.add_argument(
+        "--plugin",
+        metavar="MODULE:CLASS",
+        help="a prompt, head or loss of your own that an artifact or a run folder names; any command takes it",
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
     every = (
         train,
@@ -136,6 +172,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
     if words and not words[0].startswith("-") and words[0] not in known:
         raise UserError(f"there is no command '{words[0]}'{nearest(words[0], known)}; known: {', '.join(known)}")
     options = parser.parse_args(words)
+    _use_plugins(plugins)
     if options.version:
         options.run = _version
     elif not hasattr(options, "run"):

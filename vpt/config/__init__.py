@@ -6,8 +6,10 @@ Sources are merged in this order: defaults, a YAML file, `key=value` words from 
 from vpt.config.backbone import BackboneConfig
 from vpt.config.base import Section
 from vpt.config.data import DataConfig
-from vpt.config.heads import Head, LabelMapHead, LinearHead, MlpHead, Pool, TipHead, ZeroShotHead
-from vpt.config.heads_detection import BoxHead, FasterHead, FcosHead, NativeHead, OwlHead, RetinaHead
+from vpt.config.heads import FeatureHead, Head, LabelMapHead, LinearHead, MlpHead, Pool, TipHead, ZeroShotHead
+from vpt.config.heads_base import HeadSection
+from vpt.config.heads_detection import BoxHead, FasterHead, FcosHead, NativeHead, OwlHead, PyramidHead, RetinaHead
+from vpt.config.losses import CrossEntropyLoss, Loss, LossSection
 from vpt.config.overrides import (
     given_keys,
     key_of,
@@ -18,6 +20,7 @@ from vpt.config.overrides import (
     split_values,
     word,
 )
+from vpt.config.plugins import use_plugin
 from vpt.config.prompts import (
     BptPrompt,
     ClipPrompt,
@@ -33,6 +36,7 @@ from vpt.config.prompts import (
     NoPrompt,
     PixelPrompt,
     Prompt,
+    PromptSection,
     PromptsrcPrompt,
     ShallowPrompt,
     TokenPrompt,
@@ -54,21 +58,26 @@ __all__ = [
     "ClipPrompt",
     "CocoopPrompt",
     "CoopPrompt",
+    "CrossEntropyLoss",
     "CvptPrompt",
     "DataConfig",
     "DeepPrompt",
     "E2vptPrompt",
     "FasterHead",
     "FcosHead",
+    "FeatureHead",
     "FrozenTuning",
     "FullTuning",
     "GatedPrompt",
     "Head",
+    "HeadSection",
     "IvlpPrompt",
     "KgcoopPrompt",
     "LabelMapHead",
     "LinearHead",
     "LoraTuning",
+    "Loss",
+    "LossSection",
     "MaplePrompt",
     "MlpHead",
     "NativeHead",
@@ -79,7 +88,9 @@ __all__ = [
     "PixelPrompt",
     "Pool",
     "Prompt",
+    "PromptSection",
     "PromptsrcPrompt",
+    "PyramidHead",
     "RetinaHead",
     "RunConfig",
     "Section",
@@ -101,5 +112,6 @@ __all__ = [
     "read_value",
     "read_yaml",
     "split_values",
+    "use_plugin",
     "word",
 ]

@@ -20,7 +20,7 @@ class DataConfig(Section):
     path: Place = Field(
         "digits",
         description="class folders, a CSV, 'torchvision:NAME', 'dassl:NAME' (CoOp's layout), 'vtab:NAME' (VTAB-1k), "
-        "'fgvc:NAME' (VPT's split files), or 'digits' (embedded)",
+        "'fgvc:NAME' (VPT's split files), 'FORMAT:NAME' of an installed package, or 'digits' (embedded)",
     )
     val: Place | None = Field(None, description="validation folder or CSV; default: found beside or split off")
     test: Place | None = Field(None, description="test folder or CSV; never used for choosing anything")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from vpt.config.plugins import REGISTRIES
 from vpt.config.run import RunConfig
+from vpt.utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -57,15 +60,52 @@ def _of(model: type[BaseModel], defaults: BaseModel | None, prefix: str, kinds: 
         if value is PydanticUndefined:
             value = field.get_default(call_default_factory=True)
         parts = _models(field.annotation)
-        many = [part for part in parts if "kind" in part.model_fields]
-        if many:
-            names = [str(part.model_fields["kind"].default) for part in many]
-            yield Described(key, getattr(value, "kind", ""), f"its kind: {', '.join(names)}", kinds)
+        by_kind = {str(part.model_fields["kind"].default): part for part in parts if "kind" in part.model_fields}
+        by_kind |= _plugins(key)
+        if by_kind:
+            yield Described(key, getattr(value, "kind", ""), f"its kind: {', '.join(by_kind)}", kinds)
         elif name != "kind" and (not parts or value is None):
             yield Described(key, _yaml(value), _meaning(field), kinds)
-        for part in parts:
-            kind = (str(part.model_fields["kind"].default),) if part in many else kinds
-            yield from _of(part, value if isinstance(value, part) else None, f"{key}.", kind)
+        for kind, part in by_kind.items():
+            yield from _of(part, value if isinstance(value, part) else None, f"{key}.", (kind,))
+        for part in parts if not by_kind else ():
+            yield from _of(part, value if isinstance(value, part) else None, f"{key}.", kinds)
+
+
+def _plugins(key: str) -> dict[str, type[BaseModel]]:
+    """Sections that others have added to a registry, by kind; without those that cannot be loaded."""
+    found: dict[str, type[BaseModel]] = {}
+    for registry in REGISTRIES:
+        for kind in registry.kinds() if registry.key == key else ():
+            with contextlib.suppress(UserError):
+                section = registry.find(kind)
+                if section is not None and kind not in registry.own:
+                    found[kind] = section
+    return found
+
+
+def config_schema() -> dict[str, Any]:
+    """The JSON Schema of a config file, with the kinds that installed packages and the user have added.
+
+    >>> sorted(config_schema()["properties"])[:3]
+    ['backbone', 'cases', 'compare']
+    """
+    schema = RunConfig.model_json_schema()
+    fields = {
+        "prompt": schema["properties"]["prompt"],
+        "head": schema["properties"]["head"],
+        "train.loss": schema["$defs"]["TrainConfig"]["properties"]["loss"],
+    }
+    for key, field in fields.items():
+        for kind, section in _plugins(key).items():
+            mine = section.model_json_schema(ref_template=f"#/$defs/{kind}/$defs/{{model}}")
+            mine["properties"]["kind"] = {"const": kind, "default": kind, "title": "Kind", "type": "string"}
+            schema["$defs"][kind] = mine
+            own = field.pop("$ref", None)
+            field.setdefault("oneOf", [{"$ref": own}] if own else []).append({"$ref": f"#/$defs/{kind}"})
+            if "discriminator" in field:
+                field["discriminator"]["mapping"][kind] = f"#/$defs/{kind}"
+    return schema
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

@@ -1,29 +1,46 @@
-"""Settings of heads."""
+"""Settings of heads: a section for each, and `HEADS`, which lists them."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from vpt.config.base import MANY, Place, Section, Word, short
+from vpt.config.base import MANY, Place, Word
+from vpt.config.heads_base import HeadSection
 from vpt.config.heads_detection import FasterHead, FcosHead, NativeHead, OwlHead, RetinaHead
+from vpt.config.registry import Registry
 from vpt.config.templates import Templates
 
 Pool = Literal["native", "cls", "avg", "prompts", "all", "mean_then_norm", "mean_then_own_norm"]
 
 
-class LinearHead(Section):
-    """One linear layer."""
+class FeatureHead(HeadSection):
+    """Base of the settings of heads over pooled features: `build(features, classes)` makes the module."""
 
-    kind: Literal["linear"] = "linear"
-    dropout: float = Field(0.0, ge=0, lt=1, description="dropout on what the head reads")
     pool: Pool = Field(
         "native",
         description="what the head reads: native (the backbone's own pooling), cls, avg (mean of patches), prompts "
         "(mean of prompts), all (mean of both); mean_then_norm: mean of both before the norm, then a norm without "
         "weights (VPT's code on MAE); mean_then_own_norm: then the backbone's norm",
     )
+
+    @property
+    def reads(self) -> str:
+        """What of the backbone the head reads."""
+        return self.pool
+
+    def build(self, features: int, classes: int) -> Any:
+        """The module from features (B, `features`) to scores (B, `classes`)."""
+        return super().build(features, classes)
+
+
+class LinearHead(FeatureHead):
+    """One linear layer."""
+
+    kind: Literal["linear"] = "linear"
+    make: ClassVar[str] = "vpt.heads.linear:build_linear"
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout on what the head reads")
     init: Literal["small", "fan_out"] = Field(
         "small", description="weights of the last layer: small (standard deviation 0.02), fan_out (Kaiming normal, VPT)"
     )
@@ -34,15 +51,18 @@ class MlpHead(LinearHead):
     """Hidden layers with GELU, then a linear layer."""
 
     kind: Literal["mlp"] = "mlp"  # type: ignore[assignment]
+    make: ClassVar[str] = "vpt.heads.linear:build_mlp"
     hidden: list[Annotated[int, Field(ge=1, le=65_536)]] = Field(
         default_factory=lambda: [512], min_length=1, max_length=16, description="widths of the hidden layers"
     )
 
 
-class LabelMapHead(Section):
+class LabelMapHead(HeadSection):
     """No new head: the backbone's own classifier, its classes mapped to the task's (Chen et al. 2023)."""
 
     kind: Literal["labelmap"] = "labelmap"
+    make: ClassVar[str] = "vpt.heads.label_mapping:build_label_map"
+    needs_classifier: ClassVar[bool] = True
     method: Literal["first", "random", "frequency", "iterative", "semantic", "full"] = Field(
         "iterative",
         description="first: in order; random; frequency: by its predictions before training; iterative: anew in every "
@@ -55,11 +75,17 @@ class LabelMapHead(Section):
     text: Word = Field("ViT-B-32", description="method=semantic: open_clip model whose text tower compares names")
     text_pretrained: Place = Field("openai", description="method=semantic: its weights, a tag of open_clip or a file")
 
+    @property
+    def reads(self) -> str:
+        """The scores of the backbone's own classifier."""
+        return "classifier"
 
-class ZeroShotHead(Section):
+
+class ZeroShotHead(HeadSection):
     """Class names through the frozen text tower of a CLIP; cosines to them are the scores (Radford et al. 2021)."""
 
     kind: Literal["zeroshot"] = "zeroshot"
+    needs_text: ClassVar[bool] = True
     templates: Templates = Field(
         "auto",
         description="auto (the data set's own where it has one, else single), single ('a photo of a {}.'), simple (7), "
@@ -81,17 +107,25 @@ class TipHead(ZeroShotHead):
     first_beta: float = Field(5.5, ge=0, le=MANY, description="sharpness while keys learn, and without validation")
 
 
-Head = Annotated[
-    LinearHead
-    | MlpHead
-    | LabelMapHead
-    | ZeroShotHead
-    | TipHead
-    | FcosHead
-    | RetinaHead
-    | FasterHead
-    | OwlHead
-    | NativeHead,
-    Field(discriminator="kind"),
-    short("kind", "linear"),
-]
+HEADS: Registry[HeadSection] = Registry(
+    "head",
+    "vpt.heads",
+    HeadSection,
+    [
+        LinearHead,
+        MlpHead,
+        LabelMapHead,
+        ZeroShotHead,
+        TipHead,
+        FcosHead,
+        RetinaHead,
+        FasterHead,
+        OwlHead,
+        NativeHead,
+    ],
+)
+
+if TYPE_CHECKING:
+    Head = HeadSection
+else:
+    Head = HEADS.annotation("linear")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from vpt.config.base import Section, Sentence
+from vpt.config.base import Sentence
+from vpt.config.heads_base import HeadSection
 from vpt.config.templates import Templates
 
 
-class _BoxHead(Section):
+class BoxHead(HeadSection):
+    """Base of the settings of detection heads."""
+
+    task: ClassVar[Literal["classification", "detection"]] = "detection"
     taps: list[Annotated[int, Field(ge=-1000, le=1000)]] = Field(
         default_factory=lambda: [-1],
         min_length=1,
@@ -26,7 +30,9 @@ class _BoxHead(Section):
     boxes: int = Field(100, ge=1, le=10_000, description="boxes predicted in an image at most")
 
 
-class _PyramidHead(_BoxHead):
+class PyramidHead(BoxHead):
+    """Base of the settings of torchvision's detectors over a simple feature pyramid."""
+
     scales: list[Annotated[float, Field(ge=0, le=100)]] = Field(
         default_factory=lambda: [2.0, 1.0, 0.5, 0.25],
         min_length=1,
@@ -35,35 +41,49 @@ class _PyramidHead(_BoxHead):
     )
     channels: int = Field(64, ge=64, le=1024, multiple_of=32, description="of the pyramid and the head")
 
+    def build(self, link: Any, classes: int, strides: Any) -> Any:
+        """The detector.
 
-class FcosHead(_PyramidHead):
+        Args:
+            link: a module from images to maps (B, channels, h, w) by name, "0" being the finest; it has `out_channels`.
+            classes: of the task.
+            strides: of the maps, in pixels.
+        """
+        return super().build(link, classes, strides)
+
+
+class FcosHead(PyramidHead):
     """FCOS (Tian et al. 2019) by torchvision, over a simple feature pyramid."""
 
     kind: Literal["fcos"] = "fcos"
+    make: ClassVar[str] = "vpt.heads.detection.torchvision:fcos"
     convs: int = Field(4, ge=0, le=8, description="convolutions between a level and what it predicts; 0: a small head")
 
 
-class RetinaHead(_PyramidHead):
+class RetinaHead(PyramidHead):
     """RetinaNet (Lin et al. 2017) by torchvision, over a simple feature pyramid."""
 
     kind: Literal["retinanet"] = "retinanet"
+    make: ClassVar[str] = "vpt.heads.detection.torchvision:retinanet"
 
 
-class FasterHead(_PyramidHead):
+class FasterHead(PyramidHead):
     """Faster R-CNN (Ren et al. 2015) by torchvision, over a simple feature pyramid."""
 
     kind: Literal["faster_rcnn"] = "faster_rcnn"
+    make: ClassVar[str] = "vpt.heads.detection.torchvision:faster_rcnn"
 
 
-class OwlHead(_BoxHead):
+class OwlHead(BoxHead):
     """Class scores are likenesses of patch features to text features, a box a patch (OWL-ViT, Minderer et al. 2022)."""
 
     kind: Literal["owl"] = "owl"
+    needs_text: ClassVar[bool] = True
     templates: Templates = Field("single", description="as of head=zeroshot")
     overlap: float = Field(0.5, gt=0, le=1, description="of two boxes of a class that overlap more, one is dropped")
 
 
-class NativeHead(_BoxHead):
+class NativeHead(BoxHead):
     """A whole frozen detector of torchvision, behind a pixel prompt."""
 
     kind: Literal["native"] = "native"
@@ -81,6 +101,3 @@ class NativeHead(_BoxHead):
         max_length=10_000,
         description="class of the task: class of the detector that stands for it, where names differ",
     )
-
-
-BoxHead = Annotated[FcosHead | RetinaHead | FasterHead | OwlHead | NativeHead, Field(discriminator="kind")]

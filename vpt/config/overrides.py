@@ -12,8 +12,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from vpt.config.base import Section
-from vpt.config.heads import Head
-from vpt.config.prompts import Prompt
+from vpt.config.plugins import REGISTRIES, use_named
 from vpt.config.run import RunConfig
 from vpt.config.training import Optimizer, PerRole
 from vpt.config.tuning import Tuning
@@ -30,6 +29,9 @@ def load_config(
 ) -> RunConfig:
     """Merge defaults, `base`, the YAML `file` and `key=value` words into one validated RunConfig.
 
+    A class of the user's own (`prompt=my_module:MyPrompt`) is imported where the file or the words name it. `base` may
+    come from an artifact or a run folder, and nothing is imported because it says so.
+
     Raises:
         UserError: a file that cannot be read, or one line for every mistake found.
 
@@ -38,8 +40,11 @@ def load_config(
     """
     tree: dict[str, Any] = dict(base or {})
     if file is not None:
-        tree = _merge(tree, read_yaml(file))
+        written = read_yaml(file)
+        use_named(written)
+        tree = _merge(tree, written)
     words = parse_overrides(overrides)
+    use_named(words)
     tree = _merge(tree, words)
     if wrong := list(itertools.islice(_unencodable("", tree), MOST_LINES)):
         raise UserError("\n".join(wrong))
@@ -64,7 +69,7 @@ def _validated(tree: Mapping[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
-        lines = list(itertools.islice(_explain(error), MOST_LINES + 1))
+        lines = list(itertools.islice(_explain(error, tree), MOST_LINES + 1))
         raise UserError("\n".join([*lines[:MOST_LINES], *(["..."] if len(lines) > MOST_LINES else [])])) from None
 
 
@@ -72,7 +77,7 @@ def _check_cases(config: RunConfig) -> None:
     from vpt.config.describe import described
 
     known = {one.key for one in described()}
-    known |= {f"{key}.kind" for key in ("prompt", "tuning", "head", "train.optimizer")}
+    known |= {f"{key}.kind" for key in ("prompt", "tuning", "head", "train.optimizer", "train.loss")}
     for name in [name for case in config.cases for name in (*case.when, *case.use)]:
         if name not in known:
             raise UserError(f"cases: unknown setting '{name}'{nearest(name, known)}")
@@ -217,6 +222,7 @@ _SHORTHAND = {
     "tuning": "kind",
     "head": "kind",
     "optimizer": "kind",
+    "loss": "kind",
 }
 
 
@@ -237,39 +243,58 @@ def _merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _unions() -> dict[str, tuple[type[Section], ...]]:
-    return {
-        name: get_args(get_args(alias)[0])
-        for name, alias in {"prompt": Prompt, "tuning": Tuning, "head": Head, "optimizer": Optimizer}.items()
-    }
+def _kinds(section: str) -> dict[str, type[Section]]:
+    """The kinds of a section, by its last name, that need no import; empty for one that has none."""
+    for registry in REGISTRIES:
+        if section == registry.key.rpartition(".")[2]:
+            return dict(registry.own)
+    unions = {"tuning": Tuning, "optimizer": Optimizer}
+    if section not in unions:
+        return {}
+    return {model.model_fields["kind"].default: model for model in get_args(get_args(unions[section])[0])}
+
+
+def _section_of(section: str, kind: Any) -> type[Section] | None:
+    """The section of a kind, of plug-ins too."""
+    if not isinstance(kind, str):
+        return None
+    for registry in REGISTRIES:
+        if section == registry.key.rpartition(".")[2]:
+            found: type[Section] | None = registry.find(kind)
+            return found
+    return _kinds(section).get(kind)
 
 
 def _fields_of_kind(section: str, kind: Any) -> set[str]:
     # A learning rate that suits one optimiser is wrong for the other, so an optimiser keeps nothing.
-    if section == "optimizer":
-        return set()
-    for model in _unions().get(section, ()):
-        if model.model_fields["kind"].default == kind:
-            return set(model.model_fields)
-    return set()
+    model = None if section == "optimizer" else _section_of(section, kind)
+    return set() if model is None else set(model.model_fields)
 
 
-def _explain(error: ValidationError) -> Iterator[str]:
+def _explain(error: ValidationError, tree: Mapping[str, Any]) -> Iterator[str]:
     """One line for each mistake, in the user's own key names."""
     for item in error.errors():
         path = [str(part) for part in item["loc"]]
         key = key_of(path)
         text = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            yield f"unknown key '{_short(key)}'{nearest(path[-1][:80], _known_keys(path))}"
-        elif item["type"] == "union_tag_invalid":
-            expected = item["ctx"]["expected_tags"].replace("'", "")
-            given = _short(item["ctx"]["tag"])
-            yield f"{key}.kind={given} does not exist{nearest(given, expected.split(', '))}; known: {expected}"
+            yield f"unknown key '{_short(key)}'{nearest(path[-1][:80], _known_keys(path, tree))}"
+        elif item["type"] in ("union_tag_invalid", "unknown_kind"):
+            expected = _expected(key) or item["ctx"]["expected_tags"].replace("'", "").split(", ")
+            given = _short(item["ctx"].get("tag", item["ctx"].get("kind")))
+            yield f"{key}.kind={given} does not exist{nearest(given, expected)}; known: {', '.join(expected)}"
+        elif item["type"] == "plugin_not_named":
+            kind = _short(one_line(item["ctx"]["kind"]))
+            yield f"{key}={kind}: {text.replace('MODULE:CLASS', kind)}"
         else:
             given = item["input"]
             shown = f"={_short(given)}" if isinstance(given, str | int | float | bool | list) else ""
             yield f"{key}{shown}: {text[0].lower()}{text[1:]}"
+
+
+def _expected(key: str) -> list[str]:
+    """The kinds of a section that has a registry."""
+    return next((registry.kinds() for registry in REGISTRIES if registry.key == key), [])
 
 
 def key_of(place: Sequence[str]) -> str:
@@ -318,25 +343,24 @@ def _short(given: object) -> str:
 
 def _is_tag(path: list[str], index: int) -> bool:
     """pydantic puts the chosen kind into the location: prompt, deep, tokens."""
-    return (
-        index > 0
-        and path[index - 1] in _unions()
-        and path[index] in {model.model_fields["kind"].default for model in _unions()[path[index - 1]]}
-    )
+    return index > 0 and path[index] in _kinds(path[index - 1])
 
 
-def _known_keys(path: list[str]) -> set[str]:
+def _known_keys(path: list[str], tree: Mapping[str, Any]) -> set[str]:
+    """The keys that could stand in the place of the last one of `path`."""
     fields: Any = RunConfig
+    given: Any = tree
     for index, part in enumerate(path[:-1]):
         if _is_tag(path, index):
-            fields = next(m for m in _unions()[path[index - 1]] if m.model_fields["kind"].default == part)
-        elif part in _unions():
+            fields = _kinds(path[index - 1])[part]
             continue
+        given = given.get(part) if isinstance(given, Mapping) else None
+        if _kinds(part):
+            kind = given.get("kind") if isinstance(given, Mapping) else None
+            fields = _section_of(part, kind) or fields  # a plug-in's name is not a part of the path
         elif part in ("lr", "weight_decay"):
             fields = PerRole
-        else:
-            if part.isdigit():  # a place in a list
-                continue
+        elif not part.isdigit():  # a place in a list
             annotation = fields.model_fields[part].annotation
             if get_origin(annotation) is list:
                 (annotation,) = get_args(annotation)

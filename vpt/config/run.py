@@ -12,8 +12,10 @@ from vpt.config.backbone import BackboneConfig
 from vpt.config.base import Place, Section, Word, short
 from vpt.config.data import DataConfig
 from vpt.config.heads import Head, LinearHead
-from vpt.config.heads_detection import FasterHead, FcosHead, NativeHead, OwlHead, RetinaHead
-from vpt.config.prompts import DeepPrompt, NoPrompt, PixelPrompt, Prompt, TokenPrompt
+from vpt.config.heads_detection import NativeHead, OwlHead, PyramidHead
+from vpt.config.losses import CrossEntropyLoss
+from vpt.config.prompts import PROMPTS, DeepPrompt, NoPrompt, PixelPrompt, Prompt, TokenPrompt
+from vpt.config.registry import NOT_NAMED
 from vpt.config.training import TrainConfig
 from vpt.config.tuning import FrozenTuning, Tuning
 from vpt.utils.atomic_io import at_home
@@ -100,9 +102,18 @@ class RunConfig(Section):
     def _home(cls, out: Path) -> Path:
         return at_home(out)
 
+    @field_validator("compare")
+    @classmethod
+    def _known(cls, kinds: list[str]) -> list[str]:
+        if any(":" in kind and PROMPTS.find(kind) is None for kind in kinds):
+            raise ValueError(NOT_NAMED)
+        return kinds
+
     @model_validator(mode="after")
     def _parts_fit(self) -> RunConfig:
-        finds_boxes = isinstance(self.head, FcosHead | RetinaHead | FasterHead | OwlHead | NativeHead)
+        finds_boxes = self.head.task == "detection"
+        if finds_boxes and not isinstance(self.head, NativeHead | OwlHead | PyramidHead):
+            raise ValueError(f"head={self.head.kind} finds boxes; derive its settings from vpt.config.PyramidHead")
         if finds_boxes != (self.task == "detection"):
             mend = "set task=detection" if finds_boxes else "choose head=fcos, retinanet, faster_rcnn or owl"
             raise ValueError(f"task={self.task} does not go with head={self.head.kind}; {mend}")
@@ -111,6 +122,8 @@ class RunConfig(Section):
         if finds_boxes and not fits:
             mend = "pixel or none" if native else "a token prompt or none"
             raise ValueError(f"head={self.head.kind} does not take prompt={self.prompt.kind}; choose {mend}")
+        if finds_boxes and not isinstance(self.train.loss, CrossEntropyLoss):
+            raise ValueError("train.loss is for task=classification, a detection head has its own loss; leave it out")
         if self.train.shard and self.tuning.kind == "full":
             raise ValueError("train.shard deals out frozen weights; tuning=full has none")
         if self.train.shard and self.task == "detection":

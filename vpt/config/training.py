@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from vpt.config.base import MANY, Section, short
+from vpt.config.losses import CrossEntropyLoss, Loss
 from vpt.utils.precision import Precision
 
 
@@ -120,6 +121,7 @@ class TrainConfig(Section):
         default_factory=lambda: [0.5, 0.72], max_length=1000, description="schedule=steps: shares of the run"
     )
     warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps spent warming up")
+    loss: Loss = CrossEntropyLoss()
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of a label that is spread over all classes")
     class_weights: Literal["none", "balanced"] | Annotated[list[_Weight], Field(max_length=100_000)] = Field(
         "none", description="of the loss: none, balanced (rare classes weigh more), or a number for each class"

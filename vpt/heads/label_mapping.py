@@ -9,6 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from vpt.config import LabelMapHead
+from vpt.utils.errors import UserError
+
 
 class LabelMap(nn.Module):
     """Scores of the task's classes: means over the source classes that stand for each.
@@ -35,6 +38,26 @@ class LabelMap(nn.Module):
     def forward(self, logits: Tensor) -> Tensor:
         """Source scores (B, sources) to scores of the task (B, classes)."""
         return logits[:, self.index].mean(-1)
+
+
+def build_label_map(config: LabelMapHead, features: int, classes: int) -> nn.Module:
+    """The mapping from `features` source classes that `head=labelmap` describes.
+
+    Raises:
+        UserError: a mapping for more classes than there are source classes.
+
+    >>> build_label_map(LabelMapHead(), features=1000, classes=10).index.shape
+    torch.Size([10, 1])
+    """
+    if config.method == "full":
+        return nn.Linear(features, classes)
+    if classes * config.sources > features:
+        raise UserError(
+            f"head.kind=labelmap needs {classes * config.sources} source classes for {classes} classes "
+            f"(head.sources={config.sources}), but the backbone's classifier has {features}; "
+            "lower head.sources, or choose head.method=full or head=linear"
+        )
+    return LabelMap(features, classes, config.sources)
 
 
 def random_map(sources: int, classes: int, each: int, seed: int) -> Tensor:

@@ -7,7 +7,7 @@ from torch import nn
 from vpt.config import LinearHead, MlpHead
 
 
-def build_linear(config: LinearHead | MlpHead, features: int, classes: int) -> nn.Sequential:
+def build_linear(config: LinearHead, features: int, classes: int) -> nn.Sequential:
     """Build a head from `features` channels to `classes` logits.
 
     By default the last layer starts at zero bias and small weights, so that training starts near uniform scores.
@@ -18,15 +18,27 @@ def build_linear(config: LinearHead | MlpHead, features: int, classes: int) -> n
       (1): Linear(in_features=8, out_features=3, bias=True)
     )
     """
+    return nn.Sequential(*_last(config, features, classes))
+
+
+def build_mlp(config: MlpHead, features: int, classes: int) -> nn.Sequential:
+    """The same behind hidden layers with GELU.
+
+    >>> len(build_mlp(MlpHead(hidden=[16]), features=8, classes=3))
+    4
+    """
     layers: list[nn.Module] = []
-    if isinstance(config, MlpHead):
-        for hidden in config.hidden:
-            layers += [nn.Linear(features, hidden), nn.GELU()]
-            features = hidden
+    for hidden in config.hidden:
+        layers += [nn.Linear(features, hidden), nn.GELU()]
+        features = hidden
+    return nn.Sequential(*layers, *_last(config, features, classes))
+
+
+def _last(config: LinearHead, features: int, classes: int) -> list[nn.Module]:
     last = nn.Linear(features, classes)
     if config.init == "fan_out":
         nn.init.kaiming_normal_(last.weight, mode="fan_out")
     else:
         nn.init.trunc_normal_(last.weight, std=0.02)
     nn.init.constant_(last.bias, config.bias)
-    return nn.Sequential(*layers, nn.Dropout(config.dropout), last)
+    return [nn.Dropout(config.dropout), last]

@@ -221,7 +221,7 @@ def _measured_by(config: RunConfig) -> list[str]:
     if config.task == "detection" and not isinstance(head, NativeHead):  # whose prompt has the size of its images
         boxes += ["size", "longest"]
     # A learned context stands in place of the templates.
-    fixed = not isinstance(prompt, ClipPrompt) or (prompt.kind == "ivlp" and not prompt.text_tokens)
+    fixed = not isinstance(prompt, ClipPrompt) or not prompt.replaces_templates
     if isinstance(head, OwlHead) or (isinstance(head, ZeroShotHead) and fixed):
         boxes += ["templates"]
     return [*data, *backbone, *(f"head.{key}" for key in boxes), *MACHINE]

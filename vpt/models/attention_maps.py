@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vpt.backbones.block import Block, KeyValue, join
-from vpt.backbones.forward import execute
+from vpt.backbones.forward import execute, key_mask
 from vpt.backbones.layer_prompt import NOTHING, LayerPrompt
 from vpt.models.classifier import PromptedModel
 from vpt.utils.errors import UserError
@@ -51,7 +51,7 @@ def attention_of(model: PromptedModel, images: Tensor) -> list[Attention]:
         nonlocal roll
         rope = tower.rope(rotary, layer)
         # Of image rows alone; keys are extra ones, prompt rows, then image rows.
-        weights = _weights(tower.blocks[layer], rows, extra, rope, held + prefix, layers[layer])[:, held:]
+        weights = _weights(tower.blocks[layer], rows, extra, rope, held, prefix, layers[layer])[:, held:]
         asked = (0 if extra is None else extra.key.shape[2]) + held
         on_prompts.append(weights[:, prefix:, :asked].sum(-1).unflatten(1, grid))
         if tower.has_class_row:
@@ -73,15 +73,24 @@ def attention_of(model: PromptedModel, images: Tensor) -> list[Attention]:
 
 
 def _weights(
-    block: Block, rows: Tensor, extra: KeyValue | None, rope: Tensor | None, prefix: int, prompt: LayerPrompt
+    block: Block,
+    rows: Tensor,
+    extra: KeyValue | None,
+    rope: Tensor | None,
+    held: int,
+    prefix: int,
+    prompt: LayerPrompt,
 ) -> Tensor:
     """Attention weights (B, N, M), mean over heads; extra keys come first."""
-    query, key, value = block.queries_keys_values(rows, rope, prefix)
+    query, key, value = block.queries_keys_values(rows, rope, held + prefix)
     if prompt.temperature is not None:
         query = query / prompt.temperature
     if extra is not None:
         key, _ = join(extra, KeyValue(key, value))
     scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
+    mask = key_mask(prompt.seen, extra, rows, held)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
     return scores.float().softmax(-1).mean(1)
 
 

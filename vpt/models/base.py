@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,7 @@ from vpt.backbones.backbone import Backbone
 from vpt.backbones.layer_prompt import LayerPrompt
 from vpt.backbones.liveness import Step
 from vpt.data.normalization import Preprocess
-from vpt.heads.tip_adapter import TipAdapter
-from vpt.prompts.base import TokenPrompts
+from vpt.prompts.base import PromptModule, TokenPrompts
 from vpt.prompts.pixel.prompt import PixelPrompts
 from vpt.utils.errors import UserError
 
@@ -70,6 +69,30 @@ class Prompted(nn.Module):
         if self.prompt is not None:
             self.prompt.after_step()
 
+    def before_epoch(self, epoch: int, epochs: int) -> None:
+        """What the prompt does before an epoch, counted from 0; also where a run is resumed inside it."""
+        if self.prompt is not None:
+            self.prompt.before_epoch(epoch, epochs)
+
+    @property
+    def has_extra_losses(self) -> bool:
+        """Whether the prompt adds losses of its own, so that the loss is more than a function of the scores."""
+        return self.prompt is not None and type(self.prompt).extra_losses is not PromptModule.extra_losses
+
+    def with_extra_losses(self, loss: Tensor, images: Any, labels: Any) -> Tensor:
+        """The loss of a training step with what the prompt adds to it.
+
+        Args:
+            loss: a scalar.
+            images: of the step.
+            labels: of the step.
+        """
+        if self.prompt is None:
+            return loss
+        for extra in self.prompt.extra_losses(images, labels).values():
+            loss = loss + extra
+        return loss
+
     def set_preprocess(self, pre: Preprocess) -> None:
         """Take what an artifact was trained with, whatever the library says of its pixels by now."""
         self.backbone.preprocess = pre
@@ -106,8 +129,13 @@ class Prompted(nn.Module):
         return owned
 
     def stored_state(self) -> dict[str, Tensor]:
-        """What a file needs of `owned_state`: pruned values are left out."""
-        return _changed(self.prompt, self.owned_state(), "packed")
+        """What a file needs of `owned_state`: pruned values, and what only training needs, are left out."""
+        kept = {name: value for name, value in self.owned_state().items() if not self._training_only(name)}
+        return _changed(self.prompt, kept, "packed")
+
+    def _training_only(self, name: str) -> bool:
+        part, _, rest = name.partition(".")
+        return part == "prompt" and self.prompt is not None and self.prompt.is_training_only(rest)
 
     def load_owned(self, tensors: dict[str, Tensor]) -> None:
         """Load what `owned_state` or `stored_state` gave.
@@ -115,9 +143,11 @@ class Prompted(nn.Module):
         Raises:
             UserError: tensors that are missing, unknown, or of another shape or kind of number, named.
         """
-        if isinstance(self.head, TipAdapter) and "head.labels" in tensors:
-            self.head.resize_for(keys_in(tensors, self.head.fixed.shape[1]))
+        head: Any = self.head
+        if hasattr(head, "resize_for") and "head.labels" in tensors:  # a Tip-Adapter has as many keys as the file
+            head.resize_for(keys_in(tensors, head.fixed.shape[1]))
         owned, tensors = self.owned_state(), unpacked(self.prompt, tensors)
+        owned = {name: value for name, value in owned.items() if name in tensors or not self._training_only(name)}
         if wrong := misfits(owned, tensors):
             raise UserError(f"the artifact does not fit the model its own header describes: see {shown(wrong)}")
         with torch.no_grad():
@@ -148,14 +178,17 @@ def _changed(
 
 
 def owned_parts(module: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a prompt or a head that belong to the task: what learns, and buffers that are saved.
+    """The tensors of a prompt or a head that an artifact holds: what learns, and buffers that are saved.
 
     >>> sorted(owned_parts(nn.BatchNorm1d(2)))
     ['bias', 'num_batches_tracked', 'running_mean', 'running_var', 'weight']
     """
     saved = module.state_dict()
     learned = {name: value for name, value in module.named_parameters() if value.requires_grad}
-    return learned | {name: value for name, value in module.named_buffers() if name in saved}
+    owned = learned | {name: value for name, value in module.named_buffers() if name in saved}
+    if isinstance(module, PromptModule):
+        owned = {name: value for name, value in owned.items() if not module.is_training_only(name)}
+    return owned
 
 
 def misfits(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,27 +14,16 @@ from vpt.backbones.factory import load_backbone
 from vpt.backbones.layer_prompt import LayerPrompt
 from vpt.backbones.liveness import Step, plan
 from vpt.backbones.peft import apply_tuning
-from vpt.config import (
-    ClipPrompt,
-    FullTuning,
-    LabelMapHead,
-    LinearHead,
-    MlpHead,
-    NoPrompt,
-    PixelPrompt,
-    RunConfig,
-    TptPrompt,
-    ZeroShotHead,
-)
+from vpt.config import ClipPrompt, FullTuning, RunConfig, TptPrompt, ZeroShotHead
 from vpt.heads.registry import build_head
-from vpt.heads.tpt import tuning_forward
-from vpt.heads.zero_shot import ZeroShot
 from vpt.models.base import Prompted
-from vpt.models.clip import build_learner, build_zero_shot
-from vpt.prompts.base import Shape, TokenPrompts
+from vpt.prompts.base import TokenPrompts
 from vpt.prompts.pixel.prompt import PixelPrompts
-from vpt.prompts.registry import build_tokens
+from vpt.prompts.registry import build_prompt
 from vpt.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from vpt.heads.zero_shot import ZeroShot
 
 
 class PromptedModel(Prompted):
@@ -109,15 +99,17 @@ class PromptedModel(Prompted):
         """The model for inference: what does not depend on the image is computed once, here."""
         layers = self.constants()
         if self.test_time is not None:
-            assert isinstance(self.head, ZeroShot)
-            how = self.test_time
-            return tuning_forward(lambda images: self.features(images, layers), self.head, how.share, how.lr, how.steps)
+            from vpt.heads.tpt import tuning_forward
+
+            how, scorer = self.test_time, cast("ZeroShot", self.head)
+            return tuning_forward(lambda images: self.features(images, layers), scorer, how.share, how.lr, how.steps)
         head = self.ready_head()
         return lambda images: head(self.features(images, layers))
 
     def ready_head(self) -> Callable[[Tensor], Tensor]:
         """The head for inference, features (B, D) to logits (B, classes): text is encoded once, here."""
-        return self.head.ready() if isinstance(self.head, ZeroShot) else self.head
+        ready: Callable[[], Callable[[Tensor], Tensor]] | None = getattr(self.head, "ready", None)
+        return self.head if ready is None else ready()
 
     def with_names(self, names: Sequence[str]) -> PromptedModel:
         """A model of its own for other class names, on the same backbone; this one stays as it is.
@@ -127,8 +119,7 @@ class PromptedModel(Prompted):
         """
         shared = (self.backbone, self.backbone.text)
         mine = copy.deepcopy(self, {id(part): part for part in shared})
-        assert isinstance(mine.head, ZeroShot)
-        mine.head.set_names(names)
+        cast("ZeroShot", mine.head).set_names(names)
         return mine
 
 
@@ -162,8 +153,8 @@ def backbone_for(config: RunConfig) -> Backbone:
     """The backbone of a run, with its classifier where the head maps classes, its text tower where it reads names."""
     return load_backbone(
         config.backbone,
-        classifier=isinstance(config.head, LabelMapHead),
-        text=isinstance(config.head, ZeroShotHead),
+        classifier=config.head.needs_classifier,
+        text=config.head.needs_text,
     )
 
 
@@ -189,38 +180,25 @@ def build_model(config: RunConfig, backbone: Backbone, classes: Sequence[str]) -
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         if isinstance(config.prompt, ClipPrompt):
+            from vpt.models.clip import build_learner
+
             prompt, head = build_learner(config, backbone, classes)
             backbone = apply_tuning(config.tuning, backbone)
             test_time = config.prompt if isinstance(config.prompt, TptPrompt) else None
             full = isinstance(config.tuning, FullTuning)
             return PromptedModel(backbone, prompt, head, owns_buffers=full, test_time=test_time)
-        own = prompt_of(config, backbone)
+        own = build_prompt(config.prompt, backbone)
         backbone = apply_tuning(config.tuning, backbone)
         pool = pool_of(config)
         if isinstance(config.head, ZeroShotHead):
+            from vpt.models.clip import build_zero_shot
+
             head = build_zero_shot(config, backbone, classes)
         else:
-            assert isinstance(config.head, LinearHead | MlpHead | LabelMapHead)
             head = build_head(config.head, backbone.feature_width(pool), len(classes))
     return PromptedModel(backbone, own, head, pool, isinstance(config.tuning, FullTuning))
 
 
 def pool_of(config: RunConfig) -> Pool:
     """What the head of a run reads."""
-    if isinstance(config.head, LabelMapHead):
-        return "classifier"
-    return config.head.pool if isinstance(config.head, LinearHead | MlpHead) else "native"
-
-
-def prompt_of(config: RunConfig, backbone: Backbone) -> TokenPrompts | PixelPrompts | None:
-    """The prompt of a run, of new parameters; not those among the words of class names, see clip.py.
-
-    Raises:
-        UserError: settings that do not fit the backbone.
-    """
-    if isinstance(config.prompt, NoPrompt):
-        return None
-    if isinstance(config.prompt, PixelPrompt):
-        return PixelPrompts(config.prompt, backbone.preprocess.size)
-    assert not isinstance(config.prompt, ClipPrompt)
-    return build_tokens(config.prompt, Shape.of(backbone.require_tower("token prompts"), backbone.preprocess.size))
+    return cast(Pool, config.head.reads)

@@ -202,15 +202,17 @@ def parse_header(model: type[H], file: TensorFile) -> H:
         return model.model_validate_json(file.text, strict=True)
     except ValidationError as error:
         item = error.errors(include_url=False, include_input=False)[0]
-        place, why = key_of([str(part) for part in item["loc"]]), f"{_reason(item)}{_writer(tree)}"
+        place, why = key_of([str(part) for part in item["loc"]]), _reason(item)
+        if item["type"] not in ("plugin_not_named", "unknown_kind"):  # of these it has said what helps
+            why += _writer(tree)
         full = f"{file.path} cannot be used: {_field(ascii(place)[1:-1][:100])}: {why}"
         raise FileError(file.path, f"cannot be used: {_field(_known(model, place))}: {why}", full) from None
 
 
 def _reason(item: Mapping[str, Any]) -> str:
     """What is wrong with a field, without what stands in it."""
-    if item["type"] == "union_tag_invalid":
-        return "its kind is none that this vpt knows"
+    if item["type"] in ("union_tag_invalid", "unknown_kind"):
+        return "its kind is none that this vpt knows; if a package adds it, install that"
     if item["type"] == "extra_forbidden":
         return "this vpt knows no such field"
     text = item["msg"].removeprefix("Value error, ")

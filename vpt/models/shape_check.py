@@ -16,25 +16,24 @@ from vpt.backbones.backbone import Backbone
 from vpt.backbones.pos_embed import refuse_many_patches
 from vpt.config import (
     ClipPrompt,
-    FasterHead,
-    FcosHead,
     LabelMapHead,
     LoraTuning,
     NativeHead,
     OwlHead,
     PixelPrompt,
-    RetinaHead,
+    PyramidHead,
     RunConfig,
     TipHead,
     ZeroShotHead,
 )
 from vpt.heads.registry import build_head
 from vpt.models.base import keys_in, misfits, owned_parts, shown, unpacked
-from vpt.models.classifier import pool_of, prompt_of
+from vpt.models.classifier import pool_of
 from vpt.models.clip import learner_skeleton
 from vpt.models.detection.detector import detection_skeleton
 from vpt.prompts.base import TokenPrompts
 from vpt.prompts.pixel.prompt import PixelPrompts
+from vpt.prompts.registry import build_prompt
 from vpt.utils.errors import FileError, UserError
 
 # How large the model of a file may be that leaves out what was pruned, beside its own size.
@@ -90,7 +89,7 @@ def _parts(config: RunConfig, classes: Sequence[str], backbone: Backbone | None)
             prompt = PixelPrompts(config.prompt, head.size or 320) if isinstance(config.prompt, PixelPrompt) else None
             return prompt, nn.Identity()
     assert backbone is not None
-    if isinstance(head, FcosHead | RetinaHead | FasterHead | OwlHead):
+    if isinstance(head, OwlHead | PyramidHead):
         return detection_skeleton(config, backbone, classes)
     if backbone.tower is not None:
         refuse_many_patches(backbone.preprocess.size, backbone.tower.patch[0], backbone.name)
@@ -101,7 +100,7 @@ def _parts(config: RunConfig, classes: Sequence[str], backbone: Backbone | None)
         if isinstance(config.prompt, ClipPrompt):
             return learner_skeleton(config, backbone, classes)
         fixed = nn.Identity() if isinstance(head, ZeroShotHead) else build_head(head, features, len(classes))
-        return prompt_of(config, backbone), fixed
+        return build_prompt(config.prompt, backbone), fixed
 
 
 def _bytes(tensors: Mapping[str, Tensor]) -> int:

@@ -86,8 +86,8 @@ def backbone_of(artifact: Artifact, named: Named = NOTHING) -> BackboneConfig:
     elif is_address(wanted.name):
         if own is None:
             what = (
-                "was trained on a backbone from a repository or a folder, and none is opened on an artifact's word; if "
-                "you trust it, name it yourself: --backbone"
+                "was trained on a backbone from a repository, a folder or a plug-in, and none is opened on an "
+                "artifact's word; if you trust it, name it yourself: --backbone"
             )
             raise FileError(artifact.path, f"{what} NAME", f"{artifact.path} {what} {wanted.name}")
         wanted = wanted.model_copy(update={"name": own.name})

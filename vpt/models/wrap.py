@@ -16,7 +16,7 @@ from vpt.backbones.adapters.timm import is_timm_vit
 from vpt.backbones.backbone import Backbone, Pool
 from vpt.backbones.fingerprint import fingerprint
 from vpt.backbones.liveness import Reads, plan
-from vpt.config import ClipPrompt, NoPrompt, PixelPrompt, load_config
+from vpt.config import ClipPrompt, NoPrompt, PixelPrompt, load_config, use_plugin
 from vpt.data.normalization import Preprocess
 from vpt.models.base import Prompted, Role, misfits, owned_parts, shown
 from vpt.models.classifier import plan_for
@@ -97,7 +97,7 @@ class Wrapped(Prompted):
         kind = {"kind": PromptHeader.KIND, "format": PromptHeader.FORMAT, "vpt": own_version()}
         header: dict[str, Any] = {**kind, **self.settings}
         header["backbone"] = {"name": self.backbone.name, "fingerprint": self.backbone.fingerprint}
-        return write_tensors(path, self.owned_state(), header)
+        return write_tensors(path, self.stored_state(), header)
 
 
 def wrap(
@@ -106,6 +106,7 @@ def wrap(
     *,
     head: bool = True,
     images: Tensor | None = None,
+    labels: Any = None,
     image_size: int | None = None,
     **settings: Any,
 ) -> Wrapped:
@@ -115,9 +116,11 @@ def wrap(
         net: a vision transformer of timm or an image tower of open_clip (`clip.visual`), not copied; for
             prompt="pixel" any network that takes images. It is frozen in place and stays in evaluation mode. In a
             network of fewer bits (bfloat16) the prompt stays in float32, and is cast where it enters.
-        prompt: the kind, as in `prompt=` of a run, or a function that makes a `TokenPrompts` of a `Shape`.
+        prompt: the kind, as in `prompt=` of a run, a class `module:Class` too; or a function from a `Shape` to a
+            `TokenPrompts`.
         head: the network's own classifier learns too, where it has one.
         images: normalised images (B, 3, S, S) to start from, for `init="sample"` and the like.
+        labels: of these images, for a method that starts from labels too.
         image_size: side of the images, for pixel prompts on a network that does not name its own.
         settings: of the prompt, as in `prompt.tokens=`: tokens=50, layers="last:6", dropout=0.1.
 
@@ -131,6 +134,8 @@ def wrap(
     >>> model(torch.zeros(2, 3, 224, 224)).shape
     torch.Size([2, 3])
     """
+    if isinstance(prompt, str) and ":" in prompt:
+        use_plugin(prompt)
     config = None if callable(prompt) else _settings(prompt, settings)
     if callable(prompt) and settings:
         raise UserError(f"{', '.join(settings)}: a prompt of your own takes its settings where it is made")
@@ -142,8 +147,11 @@ def wrap(
     made = _built(prompt, config, backbone, side)
     if isinstance(made, TokenPrompts) and config is not None and wants_images(config):
         if images is None:
-            raise UserError(f"init={config.init} starts from images: give wrap(..., images=BATCH), or init='uniform'")
-        start(made, config, backbone, [images], torch.initial_seed() % 2**31)
+            how = f"init={config.init}" if hasattr(config, "init") else f"prompt={config.kind}"
+            other = ", or init='uniform'" if hasattr(config, "init") else ""
+            raise UserError(f"{how} starts from images: give wrap(..., images=BATCH){other}")
+        told = [] if labels is None else [labels]
+        start(made, config, backbone, [images], torch.initial_seed() % 2**31, told)
     for parameter in learned.values():
         parameter.requires_grad_(True)
     described = {"prompt": None if config is None else config.model_dump(mode="json"), "head": head, "image_size": side}

@@ -1,20 +1,24 @@
-"""The base of every token prompt: which tokens enter where, and what else they do in a layer.
+"""The base of every prompt, with its hooks; and of token prompts: which tokens enter where, and what else they do.
 
-A method of one's own overrides `sets` (the tokens), `in_layer` (the ports of backbones/ports.py), or both; the executor
-needs no change. What must happen after every step of the optimizer goes into `after_step`.
+A new method overrides `sets` (the tokens), `in_layer` (see backbones/layer_prompt.py), or both; the executor needs no
+change. docs/adding-a-method.md shows all hooks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from vpt.backbones.backbone import Backbone
 from vpt.backbones.block import Block
 from vpt.backbones.layer_prompt import LayerPrompt
 from vpt.backbones.liveness import After, Step
 from vpt.backbones.vit_spec import Tower
+from vpt.utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -35,13 +39,72 @@ class Shape:
         return cls(len(tower.blocks), tower.width, tower.blocks[0].heads, tower.patch, grid, tower.prefix)
 
 
-class TokenPrompts(nn.Module):
+@dataclass(frozen=True)
+class TrainingImages:
+    """Training images by which a prompt is initialised.
+
+    Args:
+        backbone: frozen, without the prompt.
+        images: batches of normalised images (B, 3, S, S).
+        labels: of each batch: class indices (B,), or zeros and ones (B, K) where an image may have several labels; for
+            detection a list of targets with boxes and labels. Empty where there are none.
+        seed: of what is drawn.
+    """
+
+    backbone: Backbone
+    images: Sequence[Tensor]
+    labels: Sequence[Any] = ()
+    seed: int = 0
+
+    def entering(self, layers: Sequence[int]) -> dict[int, Tensor]:
+        """The patch tokens (images, N, C) of all images that enter each of `layers`."""
+        found: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+        for images in self.images:
+            for layer, tokens in self.backbone.entering(images, layers).items():
+                found[layer].append(tokens)
+        return {layer: torch.cat(tokens) for layer, tokens in found.items()}
+
+
+class PromptModule(nn.Module):
+    """A prompt, and the hooks by which it takes part in training. Each does nothing unless a method overrides it."""
+
+    # Names of parameters, buffers and modules of this one that only training needs: no artifact stores them.
+    training_only: tuple[str, ...] = ()
+
+    def before_epoch(self, epoch: int, epochs: int) -> None:
+        """Called before an epoch, counted from 0, of `epochs`; again where a run is resumed inside it, so what it sets
+        must follow from these numbers alone."""
+
+    def extra_losses(self, images: Any, labels: Any) -> Mapping[str, Tensor]:
+        """Scalars by name that are added to the loss of a training step. Called after the forward pass of the step.
+
+        Args:
+            images: of the step, as the model takes them: uint8 (B, 3, S, S), or for detection a list of (3, h, w).
+            labels: class indices (B,), zeros and ones (B, K), or for detection a list of targets.
+        """
+        return {}
+
+    def constrain(self) -> None:
+        """Bring parameters that have a range back into it, in place. Called after every step and after loading."""
+
+    def after_step(self) -> None:
+        """Called after every step of the optimizer, without gradients."""
+        self.constrain()
+
+    def is_training_only(self, name: str) -> bool:
+        """Whether a parameter or buffer of this module, by its name, is left out of artifacts."""
+        return any(name == one or name.startswith(f"{one}.") for one in self.training_only)
+
+
+class TokenPrompts(PromptModule):
     """A token prompt.
 
     Args:
         inserted: layer -> index of the token set that enters before it.
-        after: what becomes of prompt outputs in a layer above that has no fresh tokens, see plan.py.
+        after: what becomes of prompt outputs in a layer above that has no fresh tokens, see backbones/liveness.py.
     """
+
+    any_size = True  # images of any size may come, as in detection
 
     def __init__(self, inserted: Mapping[int, int], after: After = "carry") -> None:
         super().__init__()
@@ -67,12 +130,17 @@ class TokenPrompts(nn.Module):
         """The state that `packed` made a file's of. One that was not packed, or does not fit, stays as it is."""
         return state
 
-    def constrain(self) -> None:
-        """Bring parameters that have a range back into it, in place. Called after every step and after loading."""
+    def initialize(self, config: Any, data: TrainingImages) -> None:
+        """Set the values that training starts from, without gradients; called where `config.needs_images`.
 
-    def after_step(self) -> None:
-        """Called after every step of the optimizer, without gradients."""
-        self.constrain()
+        Args:
+            config: the settings of the prompt.
+            data: training images and their labels.
+        """
+
+    def first_layers(self) -> list[int]:
+        """The first layer that each token set enters before, in rising order."""
+        return sorted({index: layer for layer, index in sorted(self.inserted.items(), reverse=True)}.values())
 
     def layers(self, tower: Tower, plan: Sequence[Step], batch: int) -> list[LayerPrompt]:
         """What the prompt does in every layer. Nothing of it depends on the image but a port that is a function, so
@@ -94,10 +162,45 @@ class TokenPrompts(nn.Module):
         return found
 
 
+def prompted_layers(layers: str | list[int], depth: int) -> tuple[int, ...]:
+    """The layers, counted from 0, that `prompt.layers` means in a backbone of `depth` layers.
+
+    Raises:
+        UserError: layers that do not exist or a spelling that is not known.
+
+    >>> prompted_layers("last:2", depth=12)
+    (10, 11)
+    """
+    if isinstance(layers, str):
+        word, _, count = layers.partition(":")
+        if layers == "all":
+            return tuple(range(depth))
+        if word in ("first", "last") and count.isdigit() and 1 <= int(count) <= depth:
+            return tuple(range(int(count)) if word == "first" else range(depth - int(count), depth))
+        raise UserError(
+            f"prompt.layers={str(layers)[:80]}: write all, first:N, last:N (N from 1 to {depth}) or a list of layers"
+        )
+    chosen = tuple(sorted(set(layers)))
+    if not chosen or chosen[0] < 0 or chosen[-1] >= depth or len(chosen) != len(layers):
+        raise UserError(f"prompt.layers={str(layers)[:80]}: list distinct layers from 0 to {depth - 1}")
+    return chosen
+
+
+def set_per_layer(layers: str | list[int], shape: Shape) -> dict[int, int]:
+    """A token set of its own for every prompted layer: layer -> index of its set.
+
+    Raises:
+        UserError: see `prompted_layers`.
+
+    >>> set_per_layer("last:2", Shape(depth=4, width=8, heads=2, patch=(4, 4), grid=(2, 2)))
+    {2: 0, 3: 1}
+    """
+    return {layer: index for index, layer in enumerate(prompted_layers(layers, shape.depth))}
+
+
 def dropped(tokens: Tensor, share: float, batch: int, training: bool) -> Tensor:
     """Token sets (sets, P, C) after dropout: as they are, or (sets, batch, P, C) with a mask for every image.
 
-    >>> import torch
     >>> dropped(torch.ones(2, 3, 4), 0.5, batch=5, training=True).shape
     torch.Size([2, 5, 3, 4])
     """

@@ -17,14 +17,14 @@ def shape_of(steps: Sequence[Step], layers: Sequence[LayerPrompt] | None) -> Has
     """What two prompts must have in common to go through the backbone together.
 
     Extra keys may differ in number, for they can be hidden; rows of the sequence may not. A prompt with a function
-    among its ports goes alone.
+    or a mask of its own goes alone.
 
     >>> shape_of([], None) == shape_of([], None)
     True
     """
     if layers is None:
         return tuple(steps)
-    if any(layer.adapt is not None for layer in layers):
+    if any(layer.adapt is not None or layer.seen is not None for layer in layers):
         return (id(layers), "alone")
     ports = tuple(
         (
@@ -102,7 +102,7 @@ def _each(layer: LayerPrompt, change: Callable[[Tensor, int], Tensor]) -> LayerP
     return LayerPrompt(
         tokens=one(layer.tokens, 3),
         extra=pair(layer.extra),
-        seen=one(layer.seen, 2),
+        seen=one(layer.seen, 2 if layer.seen is None else layer.seen.ndim),
         adapt=layer.adapt,
         branch=pair(layer.branch),
         temperature=one(layer.temperature, 4),

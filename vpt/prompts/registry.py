@@ -1,87 +1,46 @@
-"""From the configuration to the prompt module: the one place that knows every method."""
+"""From the settings of a prompt to its module. Which prompts there are stands in `vpt.config.prompts.PROMPTS`."""
 
 from __future__ import annotations
 
-from vpt.config import prompts
-from vpt.prompts.base import Shape, TokenPrompts
-from vpt.prompts.visual.bpt import BilinearPrompts
-from vpt.prompts.visual.cvpt import CrossPrompts
-from vpt.prompts.visual.e2vpt import EffectivePrompts
-from vpt.prompts.visual.gated import GatedPrompts
-from vpt.prompts.visual.vapt import AdaptivePrompts
-from vpt.prompts.visual.vfpt import FourierPrompts
-from vpt.prompts.visual.vpt import VisualPrompts
+from vpt.backbones.backbone import Backbone
+from vpt.config import NoPrompt, PixelPrompt, Prompt, TokenPrompt
+from vpt.config.prompts import PROMPTS
+from vpt.prompts.base import Shape, TokenPrompts, prompted_layers
+from vpt.prompts.pixel.prompt import PixelPrompts
 from vpt.utils.errors import UserError
 
-
-def prompted_layers(layers: str | list[int], depth: int) -> tuple[int, ...]:
-    """The layers, counted from 0, that `prompt.layers` means in a backbone of `depth` layers.
-
-    Raises:
-        UserError: layers that do not exist or a spelling that is not known.
-
-    >>> prompted_layers("last:2", depth=12)
-    (10, 11)
-    """
-    if isinstance(layers, str):
-        word, _, count = layers.partition(":")
-        if layers == "all":
-            return tuple(range(depth))
-        if word in ("first", "last") and count.isdigit() and 1 <= int(count) <= depth:
-            return tuple(range(int(count)) if word == "first" else range(depth - int(count), depth))
-        raise UserError(
-            f"prompt.layers={str(layers)[:80]}: write all, first:N, last:N (N from 1 to {depth}) or a list of layers"
-        )
-    chosen = tuple(sorted(set(layers)))
-    if not chosen or chosen[0] < 0 or chosen[-1] >= depth or len(chosen) != len(layers):
-        raise UserError(f"prompt.layers={str(layers)[:80]}: list distinct layers from 0 to {depth - 1}")
-    return chosen
+__all__ = ["build_prompt", "build_tokens", "prompted_layers"]
 
 
-def build_tokens(config: prompts.TokenPrompt, shape: Shape) -> TokenPrompts:
-    """Build the token prompt that a configuration asks for.
+def build_tokens(config: TokenPrompt, shape: Shape) -> TokenPrompts:
+    """Build the token prompt that settings describe.
 
     Raises:
-        UserError: settings that do not fit the backbone.
+        UserError: settings that do not fit the backbone, or a plug-in that fails.
 
+    >>> from vpt.config import DeepPrompt
     >>> shape = Shape(depth=4, width=8, heads=2, patch=(4, 4), grid=(2, 2))
-    >>> build_tokens(prompts.DeepPrompt(tokens=3, shared=True), shape).tokens.shape
+    >>> build_tokens(DeepPrompt(tokens=3, shared=True), shape).tokens.shape
     torch.Size([1, 3, 8])
     """
-    match config:
-        case prompts.ShallowPrompt():
-            _check_project(config.project, shape)
-            return VisualPrompts(shape, {0: 0}, config.tokens, config.dropout, config.project, config.after)
-        case prompts.DeepPrompt():
-            _check_project(config.project, shape)
-            layers = prompted_layers(config.layers, shape.depth)
-            inserted = {layer: 0 if config.shared else index for index, layer in enumerate(layers)}
-            return VisualPrompts(shape, inserted, config.tokens, config.dropout, config.project, config.after)
-        case prompts.VfptPrompt():
-            return FourierPrompts(shape, _each(config.layers, shape), config.tokens, config.fourier, config.dropout)
-        case prompts.E2vptPrompt():
-            inserted = _each(config.layers, shape)
-            return EffectivePrompts(shape, inserted, config.tokens, config.kv_tokens, config.share_kv, config.dropout)
-        case prompts.CvptPrompt():
-            return CrossPrompts(shape, prompted_layers(config.layers, shape.depth), config.tokens, config.dropout)
-        case prompts.VaptPrompt():
-            if config.kernel > min(shape.grid):
-                raise UserError(
-                    f"prompt.kernel={config.kernel} is larger than the backbone's grid of {shape.grid[0]} x "
-                    f"{shape.grid[1]} patches; lower it"
-                )
-            return AdaptivePrompts(shape, config.tokens, config.kernel, config.bottleneck, config.dropout)
-        case prompts.GatedPrompt():
-            return GatedPrompts(shape, config.tokens, config.gate, config.temperature, config.dropout)
-        case prompts.BptPrompt():
-            return BilinearPrompts(shape, _each(config.layers, shape), config.tokens, config.rank, config.dropout)
+    made = PROMPTS.built(config, shape)
+    if not isinstance(made, TokenPrompts):
+        raise UserError(f"prompt={config.kind} builds a {type(made).__name__}, not a vpt.prompts.base.TokenPrompts")
+    return made
 
 
-def _each(layers: str | list[int], shape: Shape) -> dict[int, int]:
-    """A token set of its own for every prompted layer."""
-    return {layer: index for index, layer in enumerate(prompted_layers(layers, shape.depth))}
+def build_prompt(config: Prompt, backbone: Backbone) -> TokenPrompts | PixelPrompts | None:
+    """The prompt for a backbone, with new parameters; None where there is none. Prompts among the words of class names
+    are built with their head: see vpt/models/clip.py.
 
-
-def _check_project(project: int | None, shape: Shape) -> None:
-    if project is not None and project >= shape.width:
-        raise UserError(f"prompt.project={project} must be below the backbone's width {shape.width}")
+    Raises:
+        UserError: settings that do not fit the backbone, or a prompt that it cannot take.
+    """
+    if isinstance(config, NoPrompt):
+        return None
+    if isinstance(config, PixelPrompt):
+        made: PixelPrompts = config.build(backbone.preprocess.size)
+        return made
+    if not isinstance(config, TokenPrompt):
+        raise UserError(f"prompt={config.kind} is no token prompt; derive its settings from vpt.config.TokenPrompt")
+    return build_tokens(config, Shape.of(backbone.require_tower("token prompts"), backbone.preprocess.size))

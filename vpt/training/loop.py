@@ -187,6 +187,7 @@ def fit(
     while progress.epoch < config.epochs and not progress.finished:
         if progress.batch == 0:
             before_epoch(progress.epoch)
+        state.model.before_epoch(progress.epoch, config.epochs)
         state.model.train()
         started = time.monotonic()
         with console.progress(len(train), f"epoch {progress.epoch + 1}/{config.epochs}", progress.batch) as bar:
@@ -264,6 +265,7 @@ def _step(
         there = part.to(device)
         with autocast():
             loss, right = objective(there.images, there.labels)
+            loss = state.model.with_extra_losses(loss, there.images, there.labels)
         share = len(part.index) / count
         state.scaler.scale(loss * share).backward()
         loss_sum += loss.detach() * share

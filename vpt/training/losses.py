@@ -4,12 +4,52 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vpt.config.losses import LOSSES, CrossEntropyLoss, LossSection
 from vpt.utils.errors import UserError
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class LabelInfo:
+    """What a loss should know of the labels of a run.
+
+    Args:
+        classes: names of the classes, in the order of the scores.
+        multilabel: an image may have several labels: they come as (B, K) zeros and ones, otherwise as (B,) indices.
+        smoothing: `train.label_smoothing`.
+        weights: by class (K,), what `train.class_weights` comes to; None for none.
+    """
+
+    classes: tuple[str, ...]
+    multilabel: bool = False
+    smoothing: float = 0.0
+    weights: Tensor | None = None
+
+
+def classification_loss(config: LossSection, labels: LabelInfo) -> Loss:
+    """The loss that `train.loss` describes: of logits (B, K) and labels, a scalar.
+
+    Raises:
+        UserError: a plug-in that fails.
+
+    >>> loss = classification_loss(CrossEntropyLoss(), LabelInfo(("a", "b", "c", "d")))
+    >>> float(loss(torch.zeros(2, 4), torch.tensor([0, 1])))
+    1.386...
+    """
+    loss: Loss = LOSSES.built(config, labels)
+    return loss
+
+
+def cross_entropy(config: CrossEntropyLoss, labels: LabelInfo) -> Loss:
+    """The loss of `train.loss=cross_entropy`."""
+    return build_loss(labels.multilabel, labels.smoothing, labels.weights)
 
 
 def class_weights(setting: str | Sequence[float], counts: Sequence[int]) -> Tensor | None:

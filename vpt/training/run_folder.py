@@ -36,6 +36,7 @@ ADDED: dict[str, Any] = {
     "head.init": "small",
     "train.drop_last": False,
     "train.drop_path": 0.0,
+    "train.loss": {"kind": "cross_entropy"},
     "train.optimizer.eps": 1e-8,
 }
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 from vpt.config import DataConfig
@@ -21,8 +22,19 @@ from vpt.data.datasets.vtab import read_vtab
 from vpt.data.detection.formats import layout_of
 from vpt.data.splits import TEST, VALIDATION, draw_shots, set_apart, split_off
 from vpt.utils.atomic_io import at_home
-from vpt.utils.errors import UserError
+from vpt.utils.errors import UserError, nearest
 from vpt.utils.file_names import one_line
+from vpt.utils.plugins import installed, load_installed, said
+
+# Data sets that are named `FORMAT:NAME`, as in data=vtab:dtd; installed packages add theirs as entry points of GROUP.
+Reader = Callable[[str, DataConfig], Found]
+FORMATS: dict[str, Reader] = {
+    "dassl": lambda name, config: read_dassl(name, at_home(config.root)),
+    "vtab": lambda name, config: read_vtab(name, at_home(config.root)),
+    "fgvc": lambda name, config: read_fgvc(name, at_home(config.root)),
+    "torchvision": lambda name, config: read_torchvision(name, at_home(config.root), config.download),
+}
+GROUP = "vpt.datasets"
 
 # What images are that were read and are not used, as `vpt data check` tells it.
 REPEATED, UNUSED = "repeated", "not drawn or asked for"
@@ -89,18 +101,18 @@ def read_source(config: DataConfig, known: Collection[str] | None = None) -> Fou
     Raises:
         UserError: data that cannot be found or read.
     """
-    kind, colon, name = config.path.partition(":")
+    name, colon, rest = config.path.partition(":")
     if config.path == "digits":
         return read_digits()
-    if colon and kind == "dassl":
-        return read_dassl(name, at_home(config.root))
-    if colon and kind == "vtab":
-        return read_vtab(name, at_home(config.root))
-    if colon and kind == "fgvc":
-        return read_fgvc(name, at_home(config.root))
-    if colon and kind == "torchvision":
-        return read_torchvision(name, at_home(config.root), config.download)
+    if colon and name in FORMATS:
+        return FORMATS[name](rest, config)
     path = at_home(config.path)
+    if colon and not path.exists():
+        added = installed(GROUP)
+        if name in added:
+            return _read_added(added[name], rest, config)
+        if meant := nearest(name, [*FORMATS, *added]):
+            raise UserError(f"data.path={config.path}: there is neither such a folder nor a format '{name}'{meant}")
     if is_csv(path):
         return read_csv(path, config.separator)
     if os.path.isfile(path):
@@ -115,6 +127,20 @@ def read_source(config: DataConfig, known: Collection[str] | None = None) -> Fou
         if (layout := layout_of(path)) is not None:
             raise UserError(f"data.path={config.path} holds boxes ({layout}); set task=detection") from None
         raise
+
+
+def _read_added(point: EntryPoint, name: str, config: DataConfig) -> Found:
+    """What the reader of an installed package finds under a name."""
+    reader = load_installed(point)
+    try:
+        found = reader(name, config)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"data.path={config.path} cannot be read by {point.value}: {said(error)}") from error
+    if not isinstance(found, Found):
+        raise UserError(f"{point.value} gives a {type(found).__name__}, not a vpt.data.datasets.entries.Found")
+    return found
 
 
 def _override(found: Found, split: str, path: Path, separator: str) -> None:

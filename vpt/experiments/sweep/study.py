@@ -19,7 +19,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from vpt.config import RunConfig, load_config, word
+from vpt.config import RunConfig, load_config, read_yaml, word
 from vpt.experiments.sweep.journal import open_journal
 from vpt.experiments.sweep.plots import sweep_png
 from vpt.experiments.sweep.reuse import Shared
@@ -357,7 +357,7 @@ def _final(config: RunConfig, folder: Path, shared: Shared, console: Console) ->
         console.say(f"the last training is under way in {holder}; waiting for its result")
 
     with lock_folder(folder.parent, LOCK_OF_BEST, waiting):
-        if not file.is_file() or identity(load_config(file)) != identity(setting.config):
+        if not file.is_file() or identity(load_config(base=read_yaml(file))) != identity(setting.config):
             shutil.rmtree(folder, ignore_errors=True)  # of a shorter sweep before, or with another `final`
         elif (done := finished(folder)) is not None:
             return done

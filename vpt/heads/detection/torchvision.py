@@ -13,7 +13,8 @@ from torchvision.models.detection.fcos import FCOSHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
 
-from vpt.config import FasterHead, FcosHead, RetinaHead
+from vpt.config import FasterHead, FcosHead, PyramidHead, RetinaHead
+from vpt.config.heads import HEADS
 
 Features = Callable[[Tensor], dict[str, Tensor]]
 
@@ -47,7 +48,7 @@ class AsTheyCome(GeneralizedRCNNTransform):
 
 
 def build_torchvision(
-    config: FcosHead | RetinaHead | FasterHead, features: Features, classes: int, strides: Sequence[float], divisor: int
+    config: PyramidHead, features: Features, classes: int, strides: Sequence[float], divisor: int
 ) -> nn.Module:
     """A detector of torchvision that reads `features` of a batch of normalised images.
 
@@ -57,43 +58,55 @@ def build_torchvision(
         classes: of the task; torchvision's own numbering is hidden by `first_label`.
         strides: of the maps, in pixels.
         divisor: height and width of a batch are padded to multiples of it.
+
+    Raises:
+        UserError: a plug-in that fails.
     """
-    link = _Link(features, config.channels)
-    if isinstance(config, FcosHead):
-        anchors = AnchorGenerator(tuple((int(stride),) for stride in strides), ((1.0,),) * len(strides))
-        detector: Any = FCOS(
-            link,
-            classes,
-            anchor_generator=anchors,
-            head=FCOSHead(config.channels, 1, classes, config.convs),
-            score_thresh=config.score,
-            nms_thresh=config.overlap,
-            detections_per_img=config.boxes,
-        )
-    elif isinstance(config, RetinaHead):
-        sizes = tuple(tuple(int(4 * stride * 2 ** (step / 3)) for step in range(3)) for stride in strides)
-        detector = RetinaNet(
-            link,
-            classes,
-            anchor_generator=AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes)),
-            score_thresh=config.score,
-            nms_thresh=config.overlap,
-            detections_per_img=config.boxes,
-        )
-    else:
-        sizes = tuple((int(8 * stride),) for stride in strides)
-        names = [str(number) for number in range(min(4, len(strides)))]
-        detector = FasterRCNN(
-            link,
-            classes + 1,
-            rpn_anchor_generator=AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes)),
-            box_roi_pool=MultiScaleRoIAlign(names, output_size=7, sampling_ratio=2),
-            box_score_thresh=config.score,
-            box_nms_thresh=config.overlap,
-            box_detections_per_img=config.boxes,
-        )
+    detector: Any = HEADS.built(config, _Link(features, config.channels), classes, strides)
     detector.transform = AsTheyCome(divisor)
     return detector
+
+
+def fcos(config: FcosHead, link: nn.Module, classes: int, strides: Sequence[float]) -> FCOS:
+    """The detector of `head=fcos`."""
+    anchors = AnchorGenerator(tuple((int(stride),) for stride in strides), ((1.0,),) * len(strides))
+    return FCOS(
+        link,
+        classes,
+        anchor_generator=anchors,
+        head=FCOSHead(config.channels, 1, classes, config.convs),
+        score_thresh=config.score,
+        nms_thresh=config.overlap,
+        detections_per_img=config.boxes,
+    )
+
+
+def retinanet(config: RetinaHead, link: nn.Module, classes: int, strides: Sequence[float]) -> RetinaNet:
+    """The detector of `head=retinanet`."""
+    sizes = tuple(tuple(int(4 * stride * 2 ** (step / 3)) for step in range(3)) for stride in strides)
+    return RetinaNet(
+        link,
+        classes,
+        anchor_generator=AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes)),
+        score_thresh=config.score,
+        nms_thresh=config.overlap,
+        detections_per_img=config.boxes,
+    )
+
+
+def faster_rcnn(config: FasterHead, link: nn.Module, classes: int, strides: Sequence[float]) -> FasterRCNN:
+    """The detector of `head=faster_rcnn`."""
+    sizes = tuple((int(8 * stride),) for stride in strides)
+    names = [str(number) for number in range(min(4, len(strides)))]
+    return FasterRCNN(
+        link,
+        classes + 1,
+        rpn_anchor_generator=AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes)),
+        box_roi_pool=MultiScaleRoIAlign(names, output_size=7, sampling_ratio=2),
+        box_score_thresh=config.score,
+        box_nms_thresh=config.overlap,
+        box_detections_per_img=config.boxes,
+    )
 
 
 def first_label(detector: nn.Module) -> int:

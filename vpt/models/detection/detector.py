@@ -16,7 +16,8 @@ from vpt.backbones.layer_prompt import LayerPrompt
 from vpt.backbones.liveness import Reads, plan
 from vpt.backbones.peft import apply_tuning
 from vpt.backbones.pos_embed import MOST_PATCHES
-from vpt.config import FasterHead, FcosHead, FullTuning, NoPrompt, OwlHead, RetinaHead, RunConfig
+from vpt.backbones.vit_spec import Tower
+from vpt.config import FullTuning, OwlHead, PyramidHead, RunConfig, TokenPrompt
 from vpt.data.detection.transforms import Target
 from vpt.heads.detection import owl
 from vpt.heads.detection.feature_pyramid import SCALES, SimplePyramid
@@ -27,7 +28,6 @@ from vpt.models.detection.same_size_batches import each_with_its_like
 from vpt.prompts.base import Shape, TokenPrompts
 from vpt.prompts.clip.templates import read_templates
 from vpt.prompts.registry import build_tokens
-from vpt.prompts.visual.vapt import AdaptivePrompts
 from vpt.utils.errors import UserError
 
 
@@ -122,7 +122,7 @@ class PyramidDetection(nn.Module):
         patch: side of a patch, in pixels.
     """
 
-    def __init__(self, config: FcosHead | RetinaHead | FasterHead, width: int, classes: int, patch: int) -> None:
+    def __init__(self, config: PyramidHead, width: int, classes: int, patch: int) -> None:
         super().__init__()
         self.pyramid = SimplePyramid(width, len(config.taps), config.channels, config.scales)
         strides = [patch / scale for scale in config.scales]
@@ -204,7 +204,7 @@ def dynamic_backbone(config: RunConfig) -> Backbone:
     Raises:
         UserError: a backbone without patches, or one whose images have one size only.
     """
-    backbone = load_backbone(config.backbone, text=isinstance(config.head, OwlHead), dynamic=True)
+    backbone = load_backbone(config.backbone, text=config.head.needs_text, dynamic=True)
     if backbone.tower is None or not backbone.any_size:
         reason = backbone.refusal or f"its patch does not divide its own size of {backbone.preprocess.size} pixels"
         raise UserError(
@@ -226,7 +226,7 @@ def build_detector(config: RunConfig, classes: Sequence[str], backbone: Backbone
         UserError: a backbone without patches, layers that do not exist, scales that are unknown.
     """
     head = config.head
-    assert isinstance(head, FcosHead | RetinaHead | FasterHead | OwlHead)
+    assert isinstance(head, OwlHead | PyramidHead)
     backbone = backbone or dynamic_backbone(config)
     tower = backbone.require_tower("patch grids")
     if tower.patch[0] != tower.patch[1]:
@@ -235,9 +235,7 @@ def build_detector(config: RunConfig, classes: Sequence[str], backbone: Backbone
     _check_head(head, backbone)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
-        prompt = None if isinstance(config.prompt, NoPrompt) else build_tokens(config.prompt, Shape.of(tower))  # type: ignore[arg-type]
-        if isinstance(prompt, AdaptivePrompts):
-            raise UserError("prompt=vapt needs images of one size; choose another token prompt for detection")
+        prompt = _tokens(config, tower)
         backbone = apply_tuning(config.tuning, backbone)
         made: Any
         if isinstance(head, OwlHead):
@@ -258,14 +256,14 @@ def detection_skeleton(
         UserError: settings that do not fit the backbone.
     """
     head, tower = config.head, backbone.require_tower("patch grids")
-    assert isinstance(head, FcosHead | RetinaHead | FasterHead | OwlHead)
+    assert isinstance(head, OwlHead | PyramidHead)
     _check_head(head, backbone)
     width = 0
     if isinstance(head, OwlHead):
         assert backbone.text is not None
         width = backbone.text.features(["a"]).shape[1]
     with torch.device("meta"):
-        prompt = None if isinstance(config.prompt, NoPrompt) else build_tokens(config.prompt, Shape.of(tower))  # type: ignore[arg-type]
+        prompt = _tokens(config, tower)
         if isinstance(head, OwlHead):
             made = nn.Module()
             made.owl = owl.OwlHead(tower.width, width)
@@ -273,7 +271,23 @@ def detection_skeleton(
         return prompt, PyramidDetection(head, tower.width, len(classes), tower.patch[0])
 
 
-def _check_head(head: FcosHead | RetinaHead | FasterHead | OwlHead, backbone: Backbone) -> None:
+def _tokens(config: RunConfig, tower: Tower) -> TokenPrompts | None:
+    """The token prompt of a run; None where there is none.
+
+    Raises:
+        UserError: it needs images of one size.
+    """
+    if not isinstance(config.prompt, TokenPrompt):
+        return None
+    prompt = build_tokens(config.prompt, Shape.of(tower))
+    if not prompt.any_size:
+        raise UserError(
+            f"prompt={config.prompt.kind} needs images of one size; choose another token prompt for detection"
+        )
+    return prompt
+
+
+def _check_head(head: OwlHead | PyramidHead, backbone: Backbone) -> None:
     """Refuse scales that are unknown, and sizes of images with more patches than attention can take."""
     scales = [] if isinstance(head, OwlHead) else head.scales
     if wrong := [scale for scale in scales if scale not in SCALES]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vpt.config import PixelPrompt
+from vpt.prompts.base import PromptModule
 from vpt.utils.errors import UserError
 
 Space = Literal["raw", "normalised"]
@@ -53,7 +54,7 @@ def lay(
     return images
 
 
-class PixelPrompts(nn.Module):
+class PixelPrompts(PromptModule):
     """A pixel prompt for a backbone that sees squares of `side` pixels.
 
     Only pixels where the prompt is are parameters, 3 * pixels: 4 * 3 * p * (S - p) of a frame, 3 * p * p of a patch,
@@ -135,10 +136,6 @@ class PixelPrompts(nn.Module):
         """Bring a learned size back into its range, in place. Called after every step and after loading."""
         if self.config.learn_scale:
             self.scale.clamp_(*SCALES)
-
-    def after_step(self) -> None:
-        """Called after every step of the optimizer."""
-        self.constrain()
 
     def _frame(self) -> Tensor:
         size, side = self.config.size, self.side

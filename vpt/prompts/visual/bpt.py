@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from vpt.backbones.liveness import After
-from vpt.prompts.base import Shape, TokenPrompts, dropped
+from vpt.config import BptPrompt
+from vpt.prompts.base import Shape, TokenPrompts, TrainingImages, dropped, set_per_layer
 
 
 class BilinearPrompts(TokenPrompts):
@@ -48,6 +49,24 @@ class BilinearPrompts(TokenPrompts):
         self.right = nn.Parameter(torch.empty(count, shape.width, rank))
         bound = math.sqrt(6.0 / (shape.width + rank))
         nn.init.uniform_(self.right, -bound, bound)
+
+    @classmethod
+    def from_config(cls, config: BptPrompt, shape: Shape) -> BilinearPrompts:
+        """The prompt of `prompt=bpt`."""
+        return cls(shape, set_per_layer(config.layers, shape), config.tokens, config.rank, config.dropout)
+
+    @torch.no_grad()
+    def initialize(self, config: BptPrompt, data: TrainingImages) -> None:
+        """B starts as columns of the whitening matrix of each prompted layer."""
+        from vpt.prompts.init.whitening import whitened_columns
+
+        tower = data.backbone.require_tower("token prompts")
+        for layer, rows in data.entering(self.first_layers()).items():
+            block, index = tower.blocks[layer], self.inserted[layer]
+            with block.whole():
+                normed = block.before1(rows.flatten(0, 1))
+                columns = whitened_columns(block, normed, self.right.shape[2], data.seed + index)
+            self.right[index] = columns
 
     def sets(self, batch: int) -> Sequence[Tensor]:
         """Token sets by index: (P, C) each, or (batch, P, C) while dropout draws a mask for every image."""

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from vpt.backbones.block import Block
 from vpt.backbones.layer_prompt import LayerPrompt
-from vpt.prompts.base import Shape, TokenPrompts, dropped
+from vpt.config import CvptPrompt
+from vpt.prompts.base import Shape, TokenPrompts, dropped, prompted_layers
 
 
 class CrossPrompts(TokenPrompts):
@@ -42,6 +43,11 @@ class CrossPrompts(TokenPrompts):
         # Xavier uniform of the whole tensor (layers, P, C).
         bound = math.sqrt(6.0 / (shape.width * (tokens + len(self.prompted))))
         nn.init.uniform_(self.tokens, -bound, bound)
+
+    @classmethod
+    def from_config(cls, config: CvptPrompt, shape: Shape) -> CrossPrompts:
+        """The prompt of `prompt=cvpt`."""
+        return cls(shape, prompted_layers(config.layers, shape.depth), config.tokens, config.dropout)
 
     def sets(self, batch: int) -> Sequence[Tensor]:
         """Prompts of the prompted layers, each (P, C) or (batch, P, C); none of them enters the sequence."""

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from vpt.backbones.block import Block, KeyValue, join
 from vpt.backbones.layer_prompt import LayerPrompt
-from vpt.prompts.base import Shape
+from vpt.config import E2vptPrompt
+from vpt.prompts.base import Shape, set_per_layer
 from vpt.prompts.visual.vpt import VisualPrompts
 
 SEGMENTS = 16  # pieces of a token that are pruned as a whole
@@ -60,6 +61,12 @@ class EffectivePrompts(VisualPrompts):
         nn.init.uniform_(self.keys_values, -bound, bound)
         self.register_buffer("token_mask", torch.ones(tokens))
         self.register_buffer("segment_mask", torch.ones(tokens, self.segments))
+
+    @classmethod
+    def from_config(cls, config: E2vptPrompt, shape: Shape) -> EffectivePrompts:
+        """The prompt of `prompt=e2vpt`."""
+        inserted = set_per_layer(config.layers, shape)
+        return cls(shape, inserted, config.tokens, config.kv_tokens, config.share_kv, config.dropout)
 
     def mask(self, width: int) -> Tensor:
         """What every token set is multiplied by, (P, C)."""

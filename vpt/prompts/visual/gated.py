@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vpt.backbones.block import Block
 from vpt.backbones.layer_prompt import LayerPrompt
+from vpt.config import GatedPrompt
 from vpt.prompts.base import Shape
 from vpt.prompts.visual.vpt import VisualPrompts
 
@@ -42,6 +43,11 @@ class GatedPrompts(VisualPrompts):
         super().__init__(shape, {0: 0}, tokens, dropout)
         self.gates = nn.Parameter(torch.full((shape.depth - 1,), -gate))
         self.temperatures = nn.Parameter(torch.ones(shape.depth), requires_grad=temperature)
+
+    @classmethod
+    def from_config(cls, config: GatedPrompt, shape: Shape) -> GatedPrompts:
+        """The prompt of `prompt=gated`."""
+        return cls(shape, config.tokens, config.gate, config.temperature, config.dropout)
 
     def in_layer(self, layer: int, block: Block, plain: LayerPrompt, sets: Sequence[Tensor]) -> LayerPrompt:
         """Adds the gate and the temperature of the layer."""

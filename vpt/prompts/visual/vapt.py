@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from vpt.backbones.block import Block
 from vpt.backbones.layer_prompt import LayerPrompt
+from vpt.config import VaptPrompt
 from vpt.prompts.base import Shape
 from vpt.prompts.visual.vpt import VisualPrompts
+from vpt.utils.errors import UserError
 
 
 class AdaptivePrompts(VisualPrompts):
@@ -36,6 +38,8 @@ class AdaptivePrompts(VisualPrompts):
     55608
     """
 
+    any_size = False
+
     def __init__(self, shape: Shape, tokens: int, kernel: int = 2, bottleneck: int = 8, dropout: float = 0.1) -> None:
         super().__init__(shape, {0: 0}, tokens, dropout)
         self.inserted = {layer: layer for layer in range(shape.depth)}
@@ -43,6 +47,20 @@ class AdaptivePrompts(VisualPrompts):
         self.adapters = nn.ModuleList(Adapter(shape, tokens, kernel, dropout) for _ in range(shape.depth - 1))
         self.down = nn.Linear(shape.width, bottleneck, bias=False)
         self.up = nn.Linear(bottleneck, shape.width, bias=False)
+
+    @classmethod
+    def from_config(cls, config: VaptPrompt, shape: Shape) -> AdaptivePrompts:
+        """The prompt of `prompt=vapt`.
+
+        Raises:
+            UserError: a kernel that is larger than the grid of patches.
+        """
+        if config.kernel > min(shape.grid):
+            raise UserError(
+                f"prompt.kernel={config.kernel} is larger than the backbone's grid of {shape.grid[0]} x "
+                f"{shape.grid[1]} patches; lower it"
+            )
+        return cls(shape, config.tokens, config.kernel, config.bottleneck, config.dropout)
 
     def in_layer(self, layer: int, block: Block, plain: LayerPrompt, sets: Sequence[Tensor]) -> LayerPrompt:
         """Above the first layer the tokens come from a function of the image rows."""

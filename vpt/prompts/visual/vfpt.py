@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from vpt.backbones.liveness import After
-from vpt.prompts.base import Shape
+from vpt.config import VfptPrompt
+from vpt.prompts.base import Shape, set_per_layer
 from vpt.prompts.visual.vpt import VisualPrompts
 
 
@@ -39,6 +40,11 @@ class FourierPrompts(VisualPrompts):
     ) -> None:
         super().__init__(shape, inserted, tokens, dropout, project, after)
         self.fourier = math.floor(share * tokens)
+
+    @classmethod
+    def from_config(cls, config: VfptPrompt, shape: Shape) -> FourierPrompts:
+        """The prompt of `prompt=vfpt`."""
+        return cls(shape, set_per_layer(config.layers, shape), config.tokens, config.fourier, config.dropout)
 
     def sets(self, batch: int) -> Sequence[Tensor]:
         """Token sets, each (P, C) or (batch, P, C); dropout comes before the transform."""

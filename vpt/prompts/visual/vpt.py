@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vpt.backbones.liveness import After
-from vpt.prompts.base import Shape, TokenPrompts, dropped
+from vpt.config import DeepPrompt, ShallowPrompt
+from vpt.prompts.base import Shape, TokenPrompts, TrainingImages, dropped, prompted_layers
+from vpt.utils.errors import UserError
 
 
 class VisualPrompts(TokenPrompts):
@@ -45,10 +48,52 @@ class VisualPrompts(TokenPrompts):
         if self.project is not None:
             nn.init.kaiming_normal_(self.project.weight, a=0, mode="fan_out")
 
+    @torch.no_grad()
+    def initialize(self, config: Any, data: TrainingImages) -> None:
+        """Tokens start as patch tokens of the images, or by VIPAMIN: see `prompt.init`."""
+        from vpt.prompts.init.spt import initial_tokens
+        from vpt.prompts.init.vipamin import vipamin
+
+        tower, layers = data.backbone.require_tower("token prompts"), self.first_layers()
+        if config.init == "vipamin":
+            tokens = vipamin(tower, data.images[0], self.tokens, layers, config.nearest, config.expand)
+        else:
+            entering = data.entering(layers)
+            if 0 in entering:
+                entering[0] = torch.cat([tower.patches(images) for images in data.images])
+            patches = {layer: rows.float().cpu() for layer, rows in entering.items()}
+            tokens = initial_tokens(patches, self.inserted, self.tokens.shape[1], config.init, data.seed)
+        self.tokens.copy_(tokens)
+
     def sets(self, batch: int) -> Sequence[Tensor]:
         """Token sets by index: (P, C) each, or (batch, P, C) while dropout draws a mask for every image."""
         tokens = self.tokens if self.project is None else self.project(self.tokens)
         return dropped(tokens, self.dropout, batch, self.training).unbind(0)
+
+
+def build_shallow(config: ShallowPrompt, shape: Shape) -> VisualPrompts:
+    """The prompt of `prompt=shallow`."""
+    return _built(config, shape, {0: 0})
+
+
+def build_deep(config: DeepPrompt, shape: Shape) -> VisualPrompts:
+    """The prompt of `prompt=deep`.
+
+    Raises:
+        UserError: a bottleneck that is no narrower than the backbone, or layers that do not exist.
+
+    >>> shape = Shape(depth=4, width=8, heads=2, patch=(4, 4), grid=(2, 2))
+    >>> build_deep(DeepPrompt(tokens=3, shared=True), shape).tokens.shape
+    torch.Size([1, 3, 8])
+    """
+    layers = prompted_layers(config.layers, shape.depth)
+    return _built(config, shape, {layer: 0 if config.shared else index for index, layer in enumerate(layers)})
+
+
+def _built(config: DeepPrompt | ShallowPrompt, shape: Shape, inserted: Mapping[int, int]) -> VisualPrompts:
+    if config.project is not None and config.project >= shape.width:
+        raise UserError(f"prompt.project={config.project} must be below the backbone's width {shape.width}")
+    return VisualPrompts(shape, inserted, config.tokens, config.dropout, config.project, config.after)
 
 
 def uniform_(tokens: Tensor, patch: tuple[int, int]) -> None:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from vpt.config import RunConfig
 from vpt.training.tasks.base import Task
-from vpt.training.tasks.classification import Classification
-from vpt.training.tasks.detection import Detection
+from vpt.utils.plugins import imported
+
+# Only the task of a run is imported.
+TASKS = {
+    "classification": "vpt.training.tasks.classification:Classification",
+    "detection": "vpt.training.tasks.detection:Detection",
+}
 
 
 def task_of(config: RunConfig) -> Task:
@@ -14,4 +19,5 @@ def task_of(config: RunConfig) -> Task:
     >>> type(task_of(RunConfig())).__name__
     'Classification'
     """
-    return Detection() if config.task == "detection" else Classification()
+    task: Task = imported(TASKS[config.task])()
+    return task

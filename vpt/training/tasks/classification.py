@@ -27,7 +27,7 @@ from vpt.training.context import Setting
 from vpt.training.cuda_graphs import Replayed
 from vpt.training.feature_cache import FeatureLoader
 from vpt.training.loop import Batches, Forward
-from vpt.training.losses import build_loss, class_weights
+from vpt.training.losses import LabelInfo, class_weights, classification_loss
 from vpt.training.predict_loop import collect, inference
 from vpt.training.regularizers import REGULATED, build_objective
 from vpt.training.tasks.base import Fitting
@@ -82,8 +82,9 @@ class Classification:
             chosen = torch.randperm(len(records), generator=torch.Generator().manual_seed(config.train.seed))
             loader = setting.loader(model, [records[i] for i in chosen[:INIT_IMAGES].tolist()])
             model.eval()
-            batches = [model.normalise(batch.images.to(setting.device)) for batch in loader.epoch(0)]
-            start(model.prompt, config.prompt, model.backbone, batches, config.train.seed)
+            read = [batch.to(setting.device) for batch in loader.epoch(0)]
+            batches, labels = [model.normalise(batch.images) for batch in read], [batch.labels for batch in read]
+            start(model.prompt, config.prompt, model.backbone, batches, config.train.seed, labels)
         make_head(model, setting)
 
     def finish(self, model: Prompted, setting: Setting) -> None:
@@ -124,6 +125,7 @@ class Classification:
 
         loss_of = loss_for(setting)
         plain = forward is model and model.test_time is None and not isinstance(config.prompt, REGULATED)
+        plain = plain and not model.has_extra_losses
         step = _replayed(model, setting) if plain else forward
         objective = build_objective(config.prompt, model, step, loss_of, cached=forward is model.head)
         return Fitting(
@@ -174,7 +176,8 @@ def loss_for(setting: Setting) -> Callable[[Tensor, Tensor], Tensor]:
         for label in record.labels:
             counts[label] += 1
     weights = class_weights(config.train.class_weights, counts)
-    return build_loss(data.multilabel, config.train.label_smoothing, weights)
+    labels = LabelInfo(tuple(data.classes), data.multilabel, config.train.label_smoothing, weights)
+    return classification_loss(config.train.loss, labels)
 
 
 def _replayed(model: PromptedModel, setting: Setting) -> Forward:

@@ -82,12 +82,14 @@ class Detection:
         assert isinstance(model, Detector)
         side = model.backbone.preprocess.size
         loader = box_loader(setting, BoxTransform(side, side), setting.data.train[:INIT_IMAGES])
-        squares = []
+        squares: list[Tensor] = []
+        targets: list[Target] = []
         for batch in loader.epoch(0):
+            targets += batch.labels
             for image in batch.images:
                 whole = torch.nn.functional.interpolate(image[None].float(), (side, side), mode="bilinear")
                 squares.append(model.normalise(whole[0].round().to(torch.uint8).to(setting.device)))
-        start(model.prompt, config.prompt, model.backbone, [torch.stack(squares)], config.train.seed)
+        start(model.prompt, config.prompt, model.backbone, [torch.stack(squares)], config.train.seed, [targets])
 
     def finish(self, model: Prompted, setting: Setting) -> None:
         """Nothing is settled after training."""

@@ -1,0 +1,64 @@
+"""Plug-ins that the user names: classes of his own as kinds of a prompt, a head or a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vpt.config.heads import HEADS
+from vpt.config.losses import LOSSES
+from vpt.config.prompts import PROMPTS
+from vpt.config.registry import KindSection, Registry
+from vpt.utils.errors import UserError
+from vpt.utils.plugins import named
+
+REGISTRIES: tuple[Registry[Any], ...] = (PROMPTS, HEADS, LOSSES)
+
+
+def use_plugin(name: str) -> type[KindSection]:
+    """Import a class of your own by its `module:Class`, so that artifacts, checkpoints and run folders may name it.
+
+    A setting of `load_config` that names it, on the command line or in a YAML file of the user's, does the same.
+
+    Args:
+        name: as in `prompt=my_module:MyPrompt`.
+
+    Raises:
+        UserError: there is no such class, or it is no section of a prompt, a head or a loss.
+    """
+    found = named(name, "--plugin")
+    for registry in REGISTRIES:
+        if isinstance(found, type) and issubclass(found, registry.base):
+            return registry.use(name)
+    bases = ", ".join(f"vpt.config.{registry.base.__name__}" for registry in REGISTRIES)
+    raise UserError(f"--plugin {name} is no section of settings; derive it from one of {bases}")
+
+
+def use_named(tree: Mapping[str, Any]) -> None:
+    """Import the classes that a tree of settings names; only for what the user has written himself.
+
+    Raises:
+        UserError: there is no such class.
+    """
+    registries = {registry.key: registry for registry in REGISTRIES}
+    for key, kind in _kinds(tree):
+        registry = registries.get(key)
+        if registry is not None and isinstance(kind, str) and ":" in kind and kind not in registry.own:
+            registry.use(kind)
+
+
+def _kinds(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The kinds that settings choose, with the keys of their sections."""
+    train = tree.get("train")
+    sections = {key: tree.get(key) for key in ("prompt", "head")}
+    sections["train.loss"] = train.get("loss") if isinstance(train, Mapping) else None
+    for key, section in sections.items():
+        yield key, section.get("kind") if isinstance(section, Mapping) else section
+    others = tree.get("compare")
+    for kind in others if isinstance(others, list) else []:
+        yield "prompt", kind
+    cases = tree.get("cases")
+    for case in cases if isinstance(cases, list) else []:
+        used = case.get("use") if isinstance(case, Mapping) else None
+        for name, value in used.items() if isinstance(used, Mapping) else ():
+            yield str(name).removesuffix(".kind"), value
