@@ -207,7 +207,7 @@ class Classifier(Predictor):
         best = scores.sort(descending=True, stable=True)
         count = min(top, len(self.classes))
         labels = tuple(self.classes[index] for index in best.indices[:count].tolist())
-        return Classification(name, labels, tuple(best.values[:count].tolist()), self.artifact.multilabel)
+        return Classification(name, labels, best.values[:count].numpy(), self.artifact.multilabel)
 
 
 @dataclass(frozen=True)
@@ -272,7 +272,8 @@ class BoxPredictor(Predictor):
             name,
             width,
             height,
-            tuple(tuple(box) for box in boxes[inside].tolist()),
-            tuple(self.classes[label] for label in found["labels"].cpu()[inside].tolist()),
-            tuple(found["scores"].float().cpu()[inside].tolist()),
+            boxes[inside].numpy(),
+            found["labels"].cpu()[inside].numpy(),
+            found["scores"].float().cpu()[inside].numpy(),
+            self.classes,
         )
