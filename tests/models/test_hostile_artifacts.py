@@ -120,13 +120,15 @@ class TestCheckpoints:
     ):
         from tests.compat.cases import settings, write_images
         from vpt.training.context import prepare
-        from vpt.training.run_folder import CHECKPOINT
+        from vpt.training.run_folder import CHECKPOINT, upgraded
         from vpt.training.trainer import get_ready
 
         run = tmp_path / name
         shutil.copytree(hostile.ARTIFACTS.parent / "stopped" / name, run)
         words = settings(name, write_images(tmp_path / "images"), weights)
-        config = load_config(base=vpt.config.read_yaml(run / "config.yaml"), overrides=[w for w in words if "=/" in w])
+        config = load_config(
+            base=upgraded(vpt.config.read_yaml(run / "config.yaml")), overrides=[w for w in words if "=/" in w]
+        )
         setting = prepare(config, task_of(config).load, Console(quiet=True))
         backbone = backbone_for(config)
         get_ready(setting, run, backbone)  # as it is

@@ -22,6 +22,8 @@ from tests.helpers.hostile_artifacts import refused
 from vpt.backbones.builtin_names import is_address
 from vpt.backbones.factory import load_backbone
 from vpt.config import BackboneConfig, RunConfig, load_config
+from vpt.config.storable import refuse_unstorable
+from vpt.data.datasets.registry import load_data
 from vpt.models.artifact import read_artifact, save_artifact
 from vpt.models.classifier import backbone_for, build_model
 from vpt.models.header import ArtifactHeader, CheckpointHeader, PromptHeader
@@ -295,18 +297,25 @@ class TestOverwriting:
 
 
 class TestTraining:
+    def test_classes_that_an_artifact_cannot_hold_are_refused_before_training(self, tmp_path: Path):
+        for number in range(4):
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
+        rows = [f"{number}.png,{'long' * 300 if number % 2 else 'plain'}" for number in range(4)]
+        (tmp_path / "table.csv").write_text("\n".join(["path,label", *rows]))
+        config = load_config(overrides=[f"data={tmp_path / 'table.csv'}", f"out={tmp_path / 'runs'}"])
+        assert "rename the class" in refused(lambda: vpt.train(config, Console(quiet=True)))
+        assert not (tmp_path / "runs").exists()
+
     @pytest.mark.parametrize("name", [b"a\x1b[2Jb", b"line\nbreak"])
-    def test_classes_that_an_artifact_cannot_hold_are_told_before_training(self, name: bytes, tmp_path: Path):
+    def test_class_folders_have_names_that_an_artifact_can_hold(self, name: bytes, tmp_path: Path):
         for folder in (b"plain", name):
             place = os.path.join(os.fsencode(tmp_path / "images"), folder)
             os.makedirs(place)
             for number in range(4):
                 with open(os.path.join(place, b"%d.png" % number), "wb") as file:
                     Image.new("RGB", (8, 8), (number, 0, 0)).save(file, "PNG")
-        config = load_config(overrides=[f"data={tmp_path / 'images'}", f"out={tmp_path / 'runs'}"])
-        said = refused(lambda: vpt.train(config, Console(quiet=True)))
-        assert "rename the class" in said
-        assert not (tmp_path / "runs").exists()
+        config = load_config(overrides=[f"data={tmp_path / 'images'}"])
+        refuse_unstorable(config, load_data(config.data).classes)
 
     def test_every_setting_is_bounded(self):
         """A header is read by the same models; a number or a list without an end would be a stranger's to choose."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,10 +87,16 @@ def test_losses_and_result_are_those_of_one_process(tmp_path: Path, more: list[s
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_boxes_are_measured_in_shares_and_exactly_as_by_one_process(tmp_path: Path):
-    data = coco(tmp_path / "boxes", 12).parent.parent
     # Of many sizes, so that an image is padded by those beside it.
-    for number in range(12):
-        picture(data / "images" / f"{number}.png", (30 + 7 * number, 90 - 5 * number))
+    sizes = [(30 + 7 * number, 90 - 5 * number) for number in range(12)]
+
+    def resized(tree: dict[str, Any]) -> None:
+        for image, (width, height) in zip(tree["images"], sizes, strict=True):
+            image.update(width=width, height=height)
+
+    data = coco(tmp_path / "boxes", 12, resized).parent.parent
+    for number, size in enumerate(sizes):
+        picture(data / "images" / f"{number}.png", size)
     base = [f"data={data}", "head.score=0"]
     cases = {
         "uneven": [*base, "data.val_fraction=0.6", "train.batch_size=2"],  # seven images: 2 + 2 and 2 + 1

@@ -138,7 +138,7 @@ class TestPredict:
         header, *rows = rows_of(self.predicted(run, odd, tmp_path / "found.csv", "csv"))
         assert header == ["image", "rank", "label", "score"]
         assert {original(plain_cell(row[0])) for row in rows} == self.files(odd)
-        assert {plain_cell(row[2]) for row in rows} == {"caf\\xe9 \\u001b[31m", "=cmd|'calc'!A1", "plain"}
+        assert {plain_cell(row[2]) for row in rows} == {"caf\\xe9 [31m", "=cmd|'calc'!A1", "plain"}
         assert not [row for row in rows for cell in row if cell.startswith(("=", "+", "-", "@"))]
         assert all(float(row[3]) <= 1 for row in rows)
 

@@ -27,7 +27,7 @@ class LinearHead(Section):
     init: Literal["small", "fan_out"] = Field(
         "small", description="weights of the last layer: small (standard deviation 0.02), fan_out (Kaiming normal, VPT)"
     )
-    bias: float = Field(0.0, description="bias of the last layer at the start; VPT: -4.59512")
+    bias: float = Field(0.0, ge=-1e6, le=1e6, description="bias of the last layer at the start; VPT: -4.59512")
 
 
 class MlpHead(LinearHead):

@@ -37,7 +37,7 @@ class TestNames:
             ("names: {0: no, 1: on}", ("no", "on")),
             ("names:\n  1: dog\n  0: cat", ("cat", "dog")),
             ("names: {'0': cat, '1': dog}", ("cat", "dog")),
-            ("names:\n- cat\n- 'a: b'\n- \"c\\td\"", ("cat", "a: b", "c\td")),
+            ("names:\n- cat\n- 'a: b'\n- \"c\\td\"", ("cat", "a: b", "c\\u0009d")),
             ("nc: 2", ("class_0", "class_1")),
         ],
     )  # fmt: skip

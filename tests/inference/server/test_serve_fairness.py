@@ -52,7 +52,7 @@ def not_a_number(folder: Path) -> Path:
     model = task_of(config).build(config, ["a", "b"])
     with torch.no_grad():
         for parameter in model.head.parameters():
-            parameter.fill_(torch.nan)
+            parameter.fill_(3e38)
     return save_artifact(folder / "nan.safetensors", model, config, ["a", "b"])
 
 
@@ -309,9 +309,10 @@ class TestBank:
         base = clip_words(tmp_path, "transformer")[:2]
         path = make(tmp_path, "words", 1, *base, "head=zeroshot", "prompt=none")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # where no text is encoded yet
+        backbone = load_config(overrides=base).backbone
         with pytest.raises(UserError, match="task words takes longer than -1 seconds to prepare"):
-            Bank(device="cpu", load_s=-1).add("words", path)
-        Bank(device="cpu", load_s=600).add("words", path)
+            Bank(backbone, device="cpu", load_s=-1).add("words", path)
+        Bank(backbone, device="cpu", load_s=600).add("words", path)
 
 
 class TestServer:

@@ -171,8 +171,9 @@ class Bank:
 
     def window(self, name: str) -> Window:
         """`data.window` of a task, by which images deeper than 8 bits are read for it; "full" where it is gone."""
-        with self._lock:
-            return self._tasks[name].artifact.config.data.window if name in self._tasks else "full"
+        # Without the lock: a server's event loop asks, which must not wait for a task that is being loaded.
+        entry = self._tasks.get(name)
+        return "full" if entry is None else entry.artifact.config.data.window
 
     def bytes(self) -> int:
         """Bytes that loaded tasks take beside the backbone."""
