@@ -44,7 +44,7 @@ def load_model(
     artifact = read_artifact(path)
     config = config or settings_for(artifact, named)
     if dtype is not None:
-        config = config.model_copy(update={"backbone": config.backbone.model_copy(update={"dtype": dtype})})
+        config = config.with_({"backbone.dtype": dtype})
     task = task_of(config)
     backbone = task.backbone(config)
     if backbone is not None:

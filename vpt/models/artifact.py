@@ -69,14 +69,10 @@ def save_artifact(
 def _shareable(config: RunConfig) -> RunConfig:
     """The settings without those of this machine, so that equal runs make equal files wherever they ran."""
     data, train, plain = DataConfig(), TrainConfig(), RunConfig()
-    return config.model_copy(
-        update={
-            "data": config.data.model_copy(update={key: getattr(data, key) for key in ("workers", "cache")}),
-            "train": config.train.model_copy(
-                update={key: getattr(train, key) for key in ("device", "checkpoint_minutes")}
-            ),
-            **{key: getattr(plain, key) for key in ("out", "name", "compare", "cases")},
-        }
+    return config.with_(
+        {f"data.{key}": getattr(data, key) for key in ("workers", "cache")}
+        | {f"train.{key}": getattr(train, key) for key in ("device", "checkpoint_minutes")}
+        | {key: getattr(plain, key) for key in ("out", "name", "compare", "cases")}
     )
 
 
@@ -87,7 +83,7 @@ def _with_texts(config: RunConfig, model: Prompted) -> RunConfig:
     if templates is None or not names_a_file(templates):
         return config
     texts = list(model.head.templates)  # type: ignore[arg-type]
-    return config.model_copy(update={"head": config.head.model_copy(update={"templates": texts})})
+    return config.with_({"head.templates": texts})
 
 
 def find_artifact(path: str | Path) -> Path:

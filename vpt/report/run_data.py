@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vpt.config import RunConfig, load_config, read_yaml, word
+from vpt.config import RunConfig, load_config, read_yaml
 from vpt.metrics.classification import ranking
 from vpt.metrics.comparison import method_name
 from vpt.metrics.metrics_file import read_metrics
@@ -86,8 +86,9 @@ def read_source(folder: str | Path, split: str | None = None, data: str | None =
     folder = Path(folder)
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{folder} is not a run folder; it has no config.yaml")
-    overrides = [] if data is None else [word("data.path", data)]
-    config = load_config(base=read_yaml(folder / "config.yaml"), overrides=overrides)
+    config = load_config(base=read_yaml(folder / "config.yaml"))
+    if data is not None:
+        config = config.with_({"data.path": str(data)})
     notes: list[str] = []
     metrics = _metrics(folder / "metrics.json", notes)
     if not metrics:

@@ -169,7 +169,7 @@ def load_task(
     Raises:
         UserError: an artifact that does not fit the model which its own header describes, or names a file.
     """
-    config, mine = artifact.config.model_copy(update={"head": head_of(artifact)}), backbone.at_size(artifact.preprocess)
+    config, mine = artifact.config.with_(head=head_of(artifact)), backbone.at_size(artifact.preprocess)
     check_tensors(artifact.path, config, artifact.classes, artifact.tensors, mine)
     model = task_of(config).build(config, artifact.classes, mine)
     model.set_preprocess(artifact.preprocess)
