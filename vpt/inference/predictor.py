@@ -21,6 +21,7 @@ from vpt.heads.zero_shot import ZeroShot
 from vpt.inference.image_inputs import Picture, find_images
 from vpt.inference.load_model import load_model
 from vpt.inference.results import Classification, Detections
+from vpt.metrics.probabilities import probabilities
 from vpt.models.artifact import Artifact
 from vpt.models.base import Prompted
 from vpt.models.classifier import PromptedModel
@@ -199,7 +200,7 @@ class Classifier(Predictor):
             logits = self._forward(images.to(self._device)).float().cpu()
         if not torch.isfinite(logits).all():
             raise UserError(f"{self.artifact.path} gives scores that are not finite; train it again")
-        scores = logits.sigmoid() if self.artifact.multilabel else logits.softmax(1)
+        scores = probabilities(logits, self.artifact.multilabel)
         return [self.result(name, row, top) for name, row in zip(names, scores, strict=True)]
 
     def result(self, name: str, scores: torch.Tensor, top: int) -> Classification:

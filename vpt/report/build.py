@@ -14,6 +14,7 @@ from PIL import Image
 from vpt.data.dataset import LabelledData, Record
 from vpt.metrics import bootstrap
 from vpt.metrics.predictions import Answer, answers_of
+from vpt.metrics.probabilities import probabilities
 from vpt.metrics.significance import Gain, Paired
 from vpt.models.trusted_settings import NOTHING, Named
 from vpt.report import (
@@ -267,8 +268,8 @@ def _calibration(source: Source, answers: Sequence[Answer], observed: Observed |
         if logits is None or not isinstance(observed, Observed):
             raise UserError("scores of all labels are not written by runs; the model would tell them")
         truth = _labels(observed.records, len(source.classes), True) > 0.5
-        chance = 1 / (1 + np.exp(-logits.astype(np.float64)))
-        said = chance >= 0.5
+        chance = probabilities(logits.astype(np.float64), multilabel=True)
+        said = chance > 0.5
         return calibration.section(np.where(said, chance, 1 - chance).ravel(), (said == truth).ravel(), "labels", nll)
     confidence = np.array([answer.score for answer in answers])
     right = np.array([answer.right for answer in answers])

@@ -15,6 +15,7 @@ from vpt.backbones.layer_prompt import LayerPrompt
 from vpt.config import LabelMapHead, NativeHead, OwlHead, TptPrompt, ZeroShotHead
 from vpt.inference.predictor import BoxPredictor, Classifier, Predictor
 from vpt.inference.results import Classification, Detections
+from vpt.metrics.probabilities import probabilities
 from vpt.models.artifact import Artifact
 from vpt.models.base import Prompted
 from vpt.models.classifier import PromptedModel
@@ -99,8 +100,7 @@ class LoadedClassifier(LoadedTask):
         """
         if not torch.isfinite(scores).all():
             raise TaskError(f"task {self.name} gives scores that are not finite; train it again")
-        share = scores.sigmoid() if self.artifact.multilabel else scores.softmax(0)
-        return self.predictor.result(image, share, top)
+        return self.predictor.result(image, probabilities(scores, self.artifact.multilabel), top)
 
 
 def name_of(image: Any, index: int) -> str:
