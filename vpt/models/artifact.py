@@ -43,9 +43,8 @@ def save_artifact(
     classes: Sequence[str],
     multilabel: bool = False,
     metrics: Mapping[str, Any] | None = None,
-    tensors: Mapping[str, Tensor] | None = None,
 ) -> Path:
-    """Write what `model` owns (or `tensors`, an earlier state of it), atomically, then read it back to be sure.
+    """Write what `model` owns, atomically, then read it back to be sure.
 
     The backbone is noted as one that the user has named, so that the artifact is loaded without naming it again.
     """
@@ -60,7 +59,7 @@ def save_artifact(
         "preprocess": asdict(model.backbone.preprocess),
         "metrics": dict(metrics or {}),
     }
-    path = write_tensors(path, model.stored_state() if tensors is None else tensors, header)
+    path = write_tensors(path, model.stored_state(), header)
     read_artifact(path)
     remember(model.backbone.fingerprint, config.backbone)
     return path

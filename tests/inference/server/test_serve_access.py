@@ -283,7 +283,7 @@ class TestFolder:
         """The text tower that the first task with names brings, say."""
         with served(root) as client:
             ready(client)
-            with client.app.state.service.bank._loading:
+            with client.app.state.service.bank._backbone.loading:
                 found = []
                 asking = threading.Thread(target=lambda: found.append(ask(client, [png()], ["deep"]).status_code))
                 asking.start()
