@@ -155,6 +155,7 @@ def test_without_the_training_data(trained: Path, tmp_path: Path, monkeypatch: p
     moved = Path(tree.config.data.path).rename(tmp_path / "moved")
     try:
         assert measure(trained, "test", f"data.test={flat}")[0]["images"] == 15
+        assert measure(Path(artifact), "test", f"data.test={flat}")[0]["images"] == 15
         assert measure(Path(artifact), None, f"data={flat}")[0]["images"] == 15
         with pytest.raises(UserError, match=r"does not lie in a run folder .*data=PATH"):
             measure(Path(artifact), "val")

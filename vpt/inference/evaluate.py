@@ -82,7 +82,8 @@ def evaluate(
     stored = read_artifact(artifact)
     named = _named(overrides, weights)
     base = settings_for(stored, named).model_dump(mode="json")
-    config = load_config(base={**base, "data": {**base["data"], **_places(stored, overrides)}}, overrides=overrides)
+    places = _places(stored, overrides, split or "test")
+    config = load_config(base={**base, "data": {**base["data"], **places}}, overrides=overrides)
     if config.data.window == "auto":
         config = with_window(config, stored.config.data.window)
     refuse_idle(overrides, _measured_by(config), "an artifact is measured as it was trained")
@@ -189,9 +190,9 @@ def _named(overrides: Sequence[str], weights: str | Path | None) -> Named:
     return Named(backbone.get("name"), weights or backbone.get("weights"), templates)
 
 
-def _places(stored: Artifact, overrides: Sequence[str]) -> dict[str, Any]:
+def _places(stored: Artifact, overrides: Sequence[str], split: str) -> dict[str, Any]:
     """Where the data of an artifact lie: what the config.yaml in its folder says. Its header alone is not followed,
-    but for the name of a data set that vpt knows.
+    but for the name of a data set that vpt knows; what the user gives for the split that is measured is enough.
 
     Raises:
         FileError: the header alone names data, and the user does not.
@@ -202,6 +203,8 @@ def _places(stored: Artifact, overrides: Sequence[str]) -> dict[str, Any]:
         return {key: getattr(data, key) for key in ("path", "val", "test", "root", "download")}
     data, given = stored.config.data, given_keys(overrides)
     plain = {"path": data.path, "val": None, "test": None, "root": DataConfig().root, "download": False}
+    if f"data.{split}" in given and "data.path" not in given:
+        return {**plain, "path": parse_overrides(overrides)["data"][split]}
     known = data.path in EMBEDDED_DATA or data.path.partition(":")[0] in NAMED_DATA
     splits = [f"data.{key}" for key in ("val", "test") if getattr(data, key) is not None]
     if "data.path" not in given and not (known and all(key in given for key in splits)):
