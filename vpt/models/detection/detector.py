@@ -73,11 +73,6 @@ class Detector(Prompted):
             layers = self.layers(self.steps, len(images))
         return self.backbone.grids(images, self.steps, self.taps, layers)
 
-    def eval(self) -> Detector:
-        """Evaluation mode."""
-        super().eval()
-        return self
-
     def loss(self, images: Sequence[Tensor], targets: Sequence[Target]) -> Tensor:
         """The loss of uint8 images (3, h, w) and their targets; boxes of crowds are left out."""
         head: Any = self.head
