@@ -19,8 +19,8 @@ from tests.helpers.clip_models import register_tiny
 from tests.helpers.photo import photo
 from vpt.cli.main import main
 from vpt.config import load_config
-from vpt.interop.export import export
 from vpt.interop.export.detector import FoldedDetector
+from vpt.interop.export.export import export
 from vpt.interop.export.nms import Candidates, Rule, best
 from vpt.interop.export.parity import difference
 from vpt.interop.export.torchvision_detection import anchors_of
