@@ -27,8 +27,8 @@ def load_model(
 ) -> tuple[Prompted, Artifact]:
     """Build the model an artifact describes and load it, ready to predict.
 
-    The file may be a stranger's: what it names is not opened (see trusted_settings.py), and its tensors are compared with its
-    header before anything of their size is made.
+    The file may be a stranger's: what it names is not opened (see trusted_settings.py), and its tensors
+    are compared with its header before anything of their size is made.
 
     Args:
         path: artifact file or run folder.
