@@ -82,7 +82,7 @@ def test_what_fails_says_so_in_its_place(speed: ModuleType):
 
 
 def test_operations_are_those_of_the_matrix_products(speed: ModuleType):
-    from measuring import operations
+    from benchmarks.machine import operations
 
     one, other = torch.ones(3, 5), torch.ones(5, 7)
     assert operations(lambda: one @ other) == 2 * 3 * 5 * 7
