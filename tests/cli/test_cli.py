@@ -154,7 +154,7 @@ def test_predict_in_python_equals_the_command_line(trained: Path, shapes: Path, 
     import numpy as np
 
     batch = predictor.predict([path, np.asarray(Image.open(path))], batch_size=1)
-    assert batch[0].scores == batch[1].scores == by_picture.scores
+    assert batch[0].scores.tolist() == batch[1].scores.tolist() == by_picture.scores.tolist()
 
 
 def test_eval(trained: Path, capsys):

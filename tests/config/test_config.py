@@ -13,6 +13,8 @@ from vpt.config import DeepPrompt, NoPrompt, SgdConfig, load_config, parse_overr
 from vpt.config.describe import described
 from vpt.utils.errors import UserError
 
+RECIPES = sorted(file for file in (ROOT / "configs").rglob("*.yaml") if file.parent.name != "sweep")
+
 
 def test_a_bare_word_is_the_kind_or_the_name():
     config = load_config(overrides=["prompt=none", "backbone=resnet18", "data=photos", "tuning=lora", "head=mlp"])
@@ -152,3 +154,56 @@ CONFIGS = [file for file in sorted((ROOT / "configs").glob("**/*.yaml")) if file
 def test_shipped_configs_are_valid_and_open_with_their_command(file: Path):
     load_config(file)
     assert re.match(f"# vpt (train|eval|bench run [a-z-]+) {re.escape(str(file.relative_to(ROOT)))}", file.read_text())
+
+
+class TestWith:
+    """`config.with_(...)` changes a configuration as the command line does, without text."""
+
+    @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+    def test_without_changes_it_is_the_same(self, file: Path):
+        config = load_config(file)
+        assert config.with_() == config
+
+    def test_it_is_what_the_command_line_makes(self):
+        base = load_config(overrides=["prompt.tokens=7", "data=photos", "train.optimizer=sgd"])
+        for words, changes in (
+            (["prompt=shallow"], {"prompt": "shallow"}),
+            (["prompt.kind=none"], {"prompt.kind": "none"}),
+            (["train.optimizer=adamw", "train.epochs=3"], {"train.optimizer": "adamw", "train.epochs": 3}),
+            (["data=other", "out=there"], {"data": "other", "out": Path("there")}),
+        ):
+            wanted = load_config(base=base.model_dump(mode="json"), overrides=words)
+            assert base.with_(changes) == wanted
+
+    def test_the_first_one_stays_as_it_is(self):
+        config = load_config()
+        assert config.with_(name="other").name == "other"
+        assert config.name is None
+
+    def test_a_section_replaces_the_one_that_was_there(self):
+        config = load_config(overrides=["prompt.tokens=7", "prompt.layers=first:2"])
+        assert config.with_(prompt=DeepPrompt(tokens=3)).prompt == DeepPrompt(tokens=3)
+        assert config.with_(prompt={"kind": "deep", "tokens": 3}).prompt == DeepPrompt(tokens=3)
+        other = load_config(overrides=["data=photos", "data.shots=3"])
+        assert config.with_(data=other.data).data == other.data
+
+    def test_mistakes_are_named_with_the_nearest_name(self):
+        config = load_config()
+        with pytest.raises(UserError, match=r"unknown key 'train\.epoch'; did you mean 'epochs'"):
+            config.with_({"train.epoch": 3})
+        with pytest.raises(UserError, match="unknown key 'nam'"):
+            config.with_(nam="x")
+        with pytest.raises(UserError, match=r"train\.epochs=-1"):
+            config.with_({"train.epochs": -1})
+        with pytest.raises(UserError, match=r"prompt\.kind=dep does not exist"):
+            config.with_(prompt="dep")
+        with pytest.raises(UserError, match="does not go with head=fcos"):
+            config.with_({"head.kind": "fcos"})
+
+    def test_a_case_follows_what_it_depends_on_and_does_not_undo_a_change(self, tmp_path: Path):
+        file = tmp_path / "a.yaml"
+        file.write_text("cases: [{when: {data.shots: 1}, use: {train.epochs: 50, prompt.tokens: 2}}]\n")
+        config = load_config(file, ["prompt.tokens=9"])
+        one = config.with_({"data.shots": 1})
+        assert (one.train.epochs, one.prompt.tokens) == (50, 9)
+        assert one.with_({"train.epochs": 7}).with_(name="x").train.epochs == 7

@@ -16,7 +16,7 @@ from tests.helpers.image_files import photo, save
 from vpt.data.dataloader import Batch, Loader, default_workers, loader_of, make_loader
 from vpt.data.dataset import Item, Record
 from vpt.data.decode import BadImage, decode
-from vpt.data.image_cache import ImageCache, available_memory, bytes_needed, check_memory
+from vpt.data.image_cache import ImageCache, available_memory, check_memory
 from vpt.data.normalization import Preprocess
 from vpt.data.sampler import epoch_order, sample_seed, split_order
 from vpt.data.transforms.classification import EvalTransform, train_transform
@@ -258,7 +258,7 @@ def test_cache_holds_the_decoded_images(records: list[Record]) -> None:
     cache = ImageCache(records, progress=lambda done, total: steps.append((done, total)))
     assert steps == [(done, COUNT) for done in range(1, COUNT + 1)]
     assert len(cache) == COUNT
-    assert cache.nbytes == bytes_needed(records) == sum(3 * (20 + i) * (40 - i) for i in range(COUNT))
+    assert cache.nbytes == sum(3 * (20 + i) * (40 - i) for i in range(COUNT))
     for index, record in enumerate(records):
         np.testing.assert_array_equal(cache[index], decode(record.source))
 

@@ -16,7 +16,7 @@ from tests.helpers.bank_tasks import make
 from tests.helpers.photo import photo
 from vpt.cli.main import main
 from vpt.data.transforms.classification import EvalTransform
-from vpt.interop.export import export
+from vpt.interop.export.export import export
 from vpt.interop.export.onnx import Program, opened, write
 from vpt.interop.export.preprocess import Square
 from vpt.utils.errors import UserError

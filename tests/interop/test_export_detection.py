@@ -19,8 +19,8 @@ from tests.helpers.clip_models import register_tiny
 from tests.helpers.photo import photo
 from vpt.cli.main import main
 from vpt.config import load_config
-from vpt.interop.export import export
 from vpt.interop.export.detector import FoldedDetector
+from vpt.interop.export.export import export
 from vpt.interop.export.nms import Candidates, Rule, best
 from vpt.interop.export.parity import difference
 from vpt.interop.export.torchvision_detection import anchors_of
@@ -106,8 +106,7 @@ def get_detector_names(name: str) -> list[str]:
 
 def boxes_of(predictor, picture: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     (found,) = predictor.predict(picture)
-    labels = torch.tensor([predictor.classes.index(label) for label in found.labels], dtype=torch.int64)
-    return torch.tensor(found.boxes_xyxy).reshape(-1, 4), torch.tensor(found.scores), labels
+    return torch.tensor(found.boxes), torch.tensor(found.scores, dtype=torch.float32), torch.tensor(found.class_ids)
 
 
 def same_boxes(mine, theirs, score: float = 1e-4, pixels: float = 0.01) -> None:
@@ -153,9 +152,9 @@ def test_the_traceable_twin_finds_what_torchvision_finds(tmp_path: Path, head: s
             pixels = folded.resized(torch.from_numpy(picture.copy()))
             mine = folded(torch.from_numpy(picture.copy()))
         theirs = predictor.result("", predictor.model.detect([pixels])[0], pixels, SIZE[1], SIZE[0])
-        labels = torch.tensor([predictor.classes.index(label) for label in theirs.labels], dtype=torch.int64)
-        same_boxes(mine, (torch.tensor(theirs.boxes_xyxy).reshape(-1, 4), torch.tensor(theirs.scores), labels))
-        found += len(labels)
+        scores = torch.tensor(theirs.scores, dtype=torch.float32)
+        same_boxes(mine, (torch.tensor(theirs.boxes), scores, torch.tensor(theirs.class_ids)))
+        found += len(theirs)
     assert found > 10 or score
 
 

@@ -11,8 +11,11 @@ from PIL import Image
 import vpt
 from tests.helpers.runs import QUIET, settings
 from vpt.data.dataset import Record
+from vpt.inference.results import Classification
+from vpt.metrics.classification import classification_metrics
 from vpt.metrics.comparison import comparison_png
 from vpt.metrics.predictions import Answer, answers_of, read_answers, write_answers
+from vpt.metrics.probabilities import probabilities
 from vpt.utils.errors import UserError
 
 CLASSES = ("ant", "bee", "cat")
@@ -36,6 +39,13 @@ def test_answers_of_several_classes():
     assert (found[0].true, found[0].predicted) == ("ant|cat", "ant|cat")
     assert found[0].score == pytest.approx(1 / (1 + np.exp(-1)))
     assert (found[1].true, found[1].predicted, found[1].right) == ("", "", True)
+
+
+def test_a_score_of_one_half_is_no_answer_as_in_the_metrics_and_in_predictions():
+    logits, truth = np.zeros((1, 3)), np.array([[0, 0, 0]])
+    assert answers_of(["a"], logits, truth, CLASSES)[0].predicted == ""
+    assert classification_metrics(logits, truth, classes=CLASSES, multilabel=True)["exact_match"] == 1
+    assert Classification("a", CLASSES, probabilities(logits[0], multilabel=True), multilabel=True).holding == ()
 
 
 def test_a_broken_file_is_named(tmp_path: Path):

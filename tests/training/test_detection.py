@@ -450,7 +450,7 @@ class TestPredict:
         found = predictor.result("photo", raw, torch.zeros(3, 10, 10), 10, 10)
         assert found.boxes_xyxy == ((1.0, 1.0, 5.0, 5.0),)
         assert found.labels == (predictor.classes[0],)
-        assert found.scores == (pytest.approx(0.9),)
+        assert found.scores.tolist() == [pytest.approx(0.9)]
 
     def test_the_command_line_draws_and_writes_coco(self, trained: Path, tmp_path: Path, capsys):
         photo = str(sorted(_scenes())[0])

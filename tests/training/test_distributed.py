@@ -22,7 +22,7 @@ WORDS += ["train.epochs=2", "train.device=cpu", "name=run"]
 
 TOGETHER = """
 import sys, torch
-from vpt.utils.distributed import agreed, gathered, gathered_lists, joined, ranks, sum_step, told
+from vpt.utils.distributed import agreed, gathered, gathered_list, joined, ranks, sum_step, told
 with joined():
     rank, count = ranks().rank, ranks().count
     assert count == 2
@@ -35,11 +35,12 @@ with joined():
     rows = only[:, None].repeat(1, 3) if rank == 0 else torch.zeros(0, 1, dtype=torch.int64)
     assert gathered(rows, only).tolist() == [[0, 0, 0], [1, 1, 1]]
     lists = [torch.full((n, 2), float(n)) for n in ([3, 0] if rank == 0 else [1])]
-    whole = gathered_lists(lists, torch.tensor([2, 0] if rank == 0 else [1]), torch.zeros(0, 2))
+    whole = gathered_list(lists, torch.tensor([2, 0] if rank == 0 else [1]))
     assert [rows.tolist() for rows in whole] == [[], [[1.0, 1.0]], [[3.0, 3.0]] * 3]
-    mine = [torch.ones(0, 2)] if rank == 0 else []
-    (none,) = gathered_lists(mine, torch.arange(len(mine)), torch.zeros(0, 2))
-    assert none.shape == (0, 2)
+    mine = [{"boxes": torch.ones(0, 2)}] if rank == 0 else []
+    (none,) = gathered_list(mine, torch.arange(len(mine)))
+    assert none["boxes"].shape == (0, 2)
+    assert gathered_list([], torch.arange(0)) == []
     weight = torch.ones(2, requires_grad=True)
     if rank == 0:
         (weight * torch.tensor([1.0, 2.0])).sum().backward()

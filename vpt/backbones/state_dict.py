@@ -14,6 +14,7 @@ from vpt.backbones.weight_files import is_npz, npz_shapes, read_weights
 from vpt.backbones.weight_names import converted, unwrapped
 from vpt.config import BackboneConfig
 from vpt.utils.errors import UserError
+from vpt.utils.tensor_state import load_into
 
 SHOWN = 3
 HEADS = ("head.", "head_dist.", "fc.", "classifier.", "heads.")
@@ -77,7 +78,7 @@ def load_strictly(net: nn.Module, state: Mapping[str, Tensor], config: BackboneC
     bad = [name for name, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()]
     if bad:
         raise UserError(f"backbone.weights={config.weights} holds NaN or infinite numbers in {_some(bad)}")
-    net.load_state_dict({name: value.to(wanted[name].dtype) for name, value in state.items()}, strict=True)
+    load_into(wanted, state)
 
 
 def _load_npz(net: Any, path: Path, config: BackboneConfig) -> list[str]:

@@ -93,7 +93,7 @@ def _read(config: RunConfig) -> tuple[LabelledData, list[BoxFound]]:
         return task_of(config).load(config), []
     from vpt.data.detection.registry import numbered, read_boxes
 
-    found, sources = read_boxes(config.data.model_copy(update={"on_bad": "skip"}))
+    found, sources = read_boxes(config.with_({"data.on_bad": "skip"}).data)
     return numbered(found, config.data), sources
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vpt.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from vpt.interop.export import Exported
+    from vpt.interop.export.export import Exported
 
 
 def add(commands: Any) -> None:
@@ -35,7 +35,7 @@ def _export(options: argparse.Namespace) -> int:
             raise UserError(f"--size {options.size}: give height and width, as in --size 480x640")
         height, width = options.size.split("x")
         size = (int(height), int(width))
-    from vpt.interop.export import export
+    from vpt.interop.export.export import export
 
     found = export(
         options.artifact, options.output, options.format, size, options.weights, options.check, options.backbone

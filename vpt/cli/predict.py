@@ -105,19 +105,15 @@ def _write_prompted(predictor: Predictor, images: Sequence[Path], folder: Path) 
 
 
 def _write_drawn(predictor: Predictor, results: Sequence[Detections], folder: Path) -> None:
-    import numpy as np
-
     from vpt.data.decode import decode
     from vpt.metrics.detection_plots import draw_boxes, enlarged
     from vpt.utils.plotting import picture_png
 
-    names, data = list(predictor.classes), predictor.artifact.config.data
+    data = predictor.artifact.config.data
     for number, found in enumerate(results, 1):
-        labels = [names.index(label) for label in found.labels]
         captions = [f"{label} {score:.2f}" for label, score in zip(found.labels, found.scores, strict=True)]
         pixels, times = enlarged(decode(original(found.image), data.max_pixels, window=data.window))
-        boxes = np.asarray(found.boxes_xyxy).reshape(-1, 4) * times
-        drawn = draw_boxes(pixels, boxes, labels, captions)
+        drawn = draw_boxes(pixels, found.boxes * times, found.class_ids.tolist(), captions)
         picture_png(drawn, folder / f"{number:04d}-{Path(found.image).stem}.png")
 
 
@@ -162,7 +158,7 @@ def _boxes_as_table(results: Sequence[Detections]) -> str:
     for result in results:
         if not len(result):
             lines.append(f"{result.image:<{width}}  nothing")
-        for box, label, score in zip(result.boxes_xyxy, result.labels, result.scores, strict=True):
+        for box, label, score in zip(result.boxes, result.labels, result.scores, strict=True):
             corners = " ".join(f"{value:.0f}" for value in box)
             lines.append(f"{result.image:<{width}}  {label} {score:.3f}  {corners}")
     return "".join(one_line(line) + "\n" for line in lines)
@@ -172,6 +168,6 @@ def _boxes_as_csv(results: Sequence[Detections]) -> str:
     rows = [
         (result.image, label, f"{score:.6f}", *(f"{value:.2f}" for value in box))
         for result in results
-        for box, label, score in zip(result.boxes_xyxy, result.labels, result.scores, strict=True)
+        for box, label, score in zip(result.boxes, result.labels, result.scores, strict=True)
     ]
     return to_csv([("image", "label", "score", "x1", "y1", "x2", "y2"), *rows])

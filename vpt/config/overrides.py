@@ -48,12 +48,39 @@ def load_config(
     tree = _merge(tree, words)
     if wrong := list(itertools.islice(_unencodable("", tree), MOST_LINES)):
         raise UserError("\n".join(wrong))
+    return _resolved(tree, words)
+
+
+def changed(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
+    """See RunConfig.with_."""
+    tree = config.model_dump()
+    words: dict[str, Any] = {}
+    for key, value in changes.items():
+        plain = value.model_dump() if isinstance(value, Section) else value
+        if isinstance(plain, Mapping):
+            _drop(tree, key)
+        words = _merge(words, _nested(key, plain))
+    return _resolved(_merge(tree, words), words)
+
+
+def _drop(tree: dict[str, Any], key: str) -> None:
+    """Remove a setting, by its full name, if it is there."""
+    *parents, last = key.split(".")
+    place: Any = tree
+    for parent in parents:
+        place = place.get(parent) if isinstance(place, dict) else None
+    if isinstance(place, dict):
+        place.pop(last, None)
+
+
+def _resolved(tree: Mapping[str, Any], words: Mapping[str, Any]) -> RunConfig:
+    """The configuration of a tree that holds `words` already, with what its cases say for all but these."""
     config = _validated(tree)
     if not config.cases:
         return config
     _check_cases(config)
     # A later load of this configuration must not undo what the words say now.
-    given = given_keys(overrides)
+    given = _leaves(words)
     left = [
         {"when": case.when, "use": {name: value for name, value in case.use.items() if name not in given}}
         for case in config.cases
@@ -131,6 +158,11 @@ def given_keys(words: Sequence[str]) -> list[str]:
     >>> given_keys(["data=photos", "train.optimizer=sgd", "head={kind: fcos, score: 0.1}"])
     ['data.path', 'train.optimizer.kind', 'head.kind', 'head.score']
     """
+    return _leaves(parse_overrides(words))
+
+
+def _leaves(tree: Mapping[str, Any]) -> list[str]:
+    """Full names of the settings in a tree."""
 
     def walk(path: tuple[str, ...], value: Any) -> Iterator[str]:
         if path and isinstance(value, str) and path[-1] in _SHORTHAND:
@@ -141,7 +173,7 @@ def given_keys(words: Sequence[str]) -> list[str]:
         for key, item in value.items():
             yield from walk((*path, key), item)
 
-    return list(walk((), parse_overrides(words)))
+    return list(walk((), tree))
 
 
 def word(key: str, value: object) -> str:

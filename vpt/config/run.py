@@ -134,3 +134,24 @@ class RunConfig(Section):
                 f"tuning={self.tuning.kind} does not go with backbone.dtype={held}; set backbone.dtype={wanted[-1]}"
             )
         return self
+
+    def with_(self, changes: Mapping[str, Any] | None = None, /, **settings: Any) -> RunConfig:
+        """A copy with other values, validated as a whole.
+
+        Args:
+            changes: setting -> value, by full names such as `train.epochs`. A new `kind` keeps the settings that both
+                kinds have, as on the command line; a section or a mapping replaces what was there.
+            settings: the same, for names without a dot.
+
+        Raises:
+            UserError: a line for every unknown name, with the nearest one, and for every invalid value.
+
+        >>> config = RunConfig().with_({"train.epochs": 3, "prompt.tokens": 5}, name="short")
+        >>> config.train.epochs, config.prompt.tokens, config.name
+        (3, 5, 'short')
+        >>> config.with_(prompt="shallow").prompt.tokens
+        5
+        """
+        from vpt.config.overrides import changed
+
+        return changed(self, {**(changes or {}), **settings})

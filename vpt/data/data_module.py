@@ -93,7 +93,7 @@ def with_window(config: RunConfig, window: Window) -> RunConfig:
     >>> with_window(RunConfig(), (0.0, 4095.0)).data.window
     (0.0, 4095.0)
     """
-    return config.model_copy(update={"data": config.data.model_copy(update={"window": window})})
+    return config.with_({"data.window": window})
 
 
 def reads(config: RunConfig) -> Hashable:

@@ -73,15 +73,6 @@ class ImageCache:
         self._pixels.numpy()[start : start + pixels.size] = pixels.reshape(-1)
 
 
-def bytes_needed(records: Sequence[Record], max_pixels: int = MAX_PIXELS) -> int:
-    """Bytes that a cache of `records` takes, read from the headers of the files.
-
-    >>> bytes_needed([])
-    0
-    """
-    return sum(_header_bytes(records, max_pixels))
-
-
 def check_memory(needed: int, available: int | None = None) -> None:
     """UserError if `needed` bytes are more than 80 % of the `available` ones; default: what the machine has free.
 

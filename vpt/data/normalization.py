@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class Preprocess:
@@ -18,3 +20,18 @@ class Preprocess:
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     interpolation: str = "bicubic"  # "nearest", "bilinear" or "bicubic"
     crop_pct: float = 1.0
+
+
+def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Images (..., 3, H, W) minus mean over std, each (3, 1, 1) and on the scale of the pixels, 0..1 or 0..255.
+
+    >>> import torch
+    >>> float(normalise(torch.full((3, 1, 1), 255), torch.full((3, 1, 1), 127.5), torch.full((3, 1, 1), 127.5))[0])
+    1.0
+    """
+    return (images - mean).div_(std)
+
+
+def denormalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """The inverse of `normalise`: images (..., 3, H, W) on the scale of mean and std."""
+    return images * std + mean

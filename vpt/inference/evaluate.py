@@ -105,7 +105,7 @@ def evaluate(
     data = replace(data, multilabel=stored.multilabel)  # an artifact that tells several may meet images with one each
     data, report = checked(data, config)
     _say(console, data, report, config)
-    built = stored.config.model_copy(update={"backbone": config.backbone, "head": config.head})
+    built = stored.config.with_(backbone=config.backbone, head=config.head)
     model, _ = load_model(artifact, str(device), named, config=built, precision=precision)
     for note in model.backbone.notes:
         console.warn(note)

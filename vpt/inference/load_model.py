@@ -27,8 +27,8 @@ def load_model(
 ) -> tuple[Prompted, Artifact]:
     """Build the model an artifact describes and load it, ready to predict.
 
-    The file may be a stranger's: what it names is not opened (see trust.py), and its tensors are compared with its
-    header before anything of their size is made.
+    The file may be a stranger's: what it names is not opened (see trusted_settings.py), and its tensors
+    are compared with its header before anything of their size is made.
 
     Args:
         path: artifact file or run folder.
@@ -44,7 +44,7 @@ def load_model(
     artifact = read_artifact(path)
     config = config or settings_for(artifact, named)
     if dtype is not None:
-        config = config.model_copy(update={"backbone": config.backbone.model_copy(update={"dtype": dtype})})
+        config = config.with_({"backbone.dtype": dtype})
     task = task_of(config)
     backbone = task.backbone(config)
     if backbone is not None:

@@ -21,6 +21,7 @@ from vpt.heads.zero_shot import ZeroShot
 from vpt.inference.image_inputs import Picture, find_images
 from vpt.inference.load_model import load_model
 from vpt.inference.results import Classification, Detections
+from vpt.metrics.probabilities import probabilities
 from vpt.models.artifact import Artifact
 from vpt.models.base import Prompted
 from vpt.models.classifier import PromptedModel
@@ -199,7 +200,7 @@ class Classifier(Predictor):
             logits = self._forward(images.to(self._device)).float().cpu()
         if not torch.isfinite(logits).all():
             raise UserError(f"{self.artifact.path} gives scores that are not finite; train it again")
-        scores = logits.sigmoid() if self.artifact.multilabel else logits.softmax(1)
+        scores = probabilities(logits, self.artifact.multilabel)
         return [self.result(name, row, top) for name, row in zip(names, scores, strict=True)]
 
     def result(self, name: str, scores: torch.Tensor, top: int) -> Classification:
@@ -207,7 +208,7 @@ class Classifier(Predictor):
         best = scores.sort(descending=True, stable=True)
         count = min(top, len(self.classes))
         labels = tuple(self.classes[index] for index in best.indices[:count].tolist())
-        return Classification(name, labels, tuple(best.values[:count].tolist()), self.artifact.multilabel)
+        return Classification(name, labels, best.values[:count].numpy(), self.artifact.multilabel)
 
 
 @dataclass(frozen=True)
@@ -272,7 +273,8 @@ class BoxPredictor(Predictor):
             name,
             width,
             height,
-            tuple(tuple(box) for box in boxes[inside].tolist()),
-            tuple(self.classes[label] for label in found["labels"].cpu()[inside].tolist()),
-            tuple(found["scores"].float().cpu()[inside].tolist()),
+            boxes[inside].numpy(),
+            found["labels"].cpu()[inside].numpy(),
+            found["scores"].float().cpu()[inside].numpy(),
+            self.classes,
         )

@@ -1,55 +1,62 @@
-"""Validated result types: what a prediction is, whichever way it was asked for."""
+"""What a prediction is: the classes of an image, or the boxes found in it."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
+
+import numpy as np
+
+from vpt.utils.errors import UserError
+
+if TYPE_CHECKING:
+    import supervision
 
 
-@dataclass(frozen=True)
 class Classification:
-    """What one image shows.
+    """The most confident classes of one image.
 
     Args:
         image: its name.
-        labels: class names, best first.
-        scores: one for each label, from 0 to 1; they sum to at most 1 unless `multilabel`.
-        multilabel: several labels may hold; those with a score above one half do.
+        labels: class names, most confident first.
+        scores: (K,) one for each label, from 0 to 1; they sum to at most 1 unless `multilabel`.
+        multilabel: an image may have several labels; those with a score above 0.5 count.
 
     Raises:
-        ValueError: scores that are not finite, out of range, or not in order.
+        ValueError: scores that are not finite, out of range, or not in descending order.
 
-    >>> Classification("a.jpg", ("cat", "dog"), (0.9, 0.1)).top
-    'cat'
+    >>> found = Classification("a.jpg", ("cat", "dog"), (0.9, 0.1))
+    >>> found.top, found.scores
+    ('cat', array([0.9, 0.1]))
     """
 
-    image: str
-    labels: tuple[str, ...]
-    scores: tuple[float, ...]
-    multilabel: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.labels or len(self.labels) != len(self.scores):
-            raise ValueError(f"{self.image}: {len(self.labels)} labels with {len(self.scores)} scores")
-        if not all(math.isfinite(score) and -1e-6 <= score <= 1 + 1e-6 for score in self.scores):
-            raise ValueError(f"{self.image}: scores must be numbers from 0 to 1, found {self.scores}")
-        if any(first < second for first, second in zip(self.scores, self.scores[1:], strict=False)):
-            raise ValueError(f"{self.image}: scores must fall, found {self.scores}")
+    def __init__(
+        self, image: str, labels: Sequence[str], scores: Sequence[float] | np.ndarray, multilabel: bool = False
+    ) -> None:
+        self.image = image
+        self.labels = tuple(labels)
+        self.scores = _scores(scores)
+        self.multilabel = multilabel
+        if not self.labels or self.scores.shape != (len(self.labels),):
+            raise ValueError(f"{image}: {len(self.labels)} labels with {self.scores.size} scores")
+        if not _in_range(self.scores).all():
+            raise ValueError(f"{image}: scores must be numbers from 0 to 1, found {self.scores.tolist()}")
+        if (np.diff(self.scores) > 0).any():
+            raise ValueError(f"{image}: scores must be in descending order, found {self.scores.tolist()}")
 
     @property
     def top(self) -> str:
-        """The best label."""
+        """The most confident label."""
         return self.labels[0]
 
     @property
     def score(self) -> float:
-        """The best label's score."""
-        return self.scores[0]
+        """The score of the most confident label."""
+        return float(self.scores[0])
 
     @property
     def holding(self) -> tuple[str, ...]:
-        """The labels that hold: the best one, or with several labels all above one half."""
+        """The predicted labels: the most confident one, or with `multilabel` all above 0.5."""
         if not self.multilabel:
             return self.labels[:1]
         return tuple(label for label, score in zip(self.labels, self.scores, strict=True) if score > 0.5)
@@ -60,64 +67,138 @@ class Classification:
         >>> Classification("a.jpg", ("cat",), (0.9,)).to_dict()["scores"]
         {'cat': 0.9}
         """
+        scores = zip(self.labels, self.scores.tolist(), strict=True)
         return {
             "image": self.image,
             "labels": list(self.holding),
-            "scores": {label: round(score, 6) for label, score in zip(self.labels, self.scores, strict=True)},
+            "scores": {label: round(score, 6) for label, score in scores},
         }
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Classification):
+            return NotImplemented
+        mine, theirs = ((each.image, each.labels, each.multilabel, each.scores.tolist()) for each in (self, other))
+        return mine == theirs
 
-@dataclass(frozen=True)
+    def __hash__(self) -> int:
+        return hash((self.image, self.labels))
+
+    def __repr__(self) -> str:
+        best = ", ".join(f"{label} {score:.3f}" for label, score in zip(self.labels, self.scores, strict=True))
+        return f"Classification({self.image!r}: {best})"
+
+
+class Box(NamedTuple):
+    """One box of a `Detections`."""
+
+    box: np.ndarray  # (4,) float32: left, top, right and bottom, in pixels
+    label: str
+    score: float
+    class_id: int
+
+
 class Detections:
-    """What stands where in one image.
+    """The boxes found in one image, as numpy arrays.
+
+    `len`, iteration, slices, and masks or indices as of numpy work: `found[:10]`, `found[found.scores > 0.5]`,
+    `found[found.class_ids == 2]` are `Detections`, `found[0]` is a `Box`.
 
     Args:
         image: its name.
         width: of the image, in pixels.
         height: of the image, in pixels.
-        boxes_xyxy: left, top, right and bottom of each box, in pixels, best box first.
-        labels: the class of each box.
-        scores: of each box, from 0 to 1.
+        boxes: (N, 4) left, top, right and bottom of each box, in pixels.
+        labels: the class of each box, as an index into `names`, or by its name.
+        scores: (N,) of each box, from 0 to 1.
+        names: of all classes. Default: those in `labels`, in the order in which they come.
+
+    Attributes:
+        boxes: (N, 4) float32.
+        scores: (N,) float64, which hold float32 scores exactly and whose elements are Python floats.
+        class_ids: (N,) int64, indices into `names`.
+        names: of all classes.
+
+    Arrays are read-only; copy them to change them.
 
     Raises:
         ValueError: numbers that are not finite or out of range, or lists of different lengths.
 
-    >>> Detections("a.jpg", 20, 10, ((1.0, 2.0, 5.0, 6.0),), ("cat",), (0.9,)).to_coco()[0]["bbox"]
-    [1.0, 2.0, 4.0, 4.0]
+    >>> found = Detections("a.jpg", 20, 10, [(1, 2, 5, 6), (0, 0, 4, 4)], [1, 0], [0.9, 0.2], ["cat", "dog"])
+    >>> found.boxes.shape, found.labels, found[found.scores > 0.5].labels
+    ((2, 4), ('dog', 'cat'), ('dog',))
+    >>> [(label, score) for _, label, score, _ in found]
+    [('dog', 0.9), ('cat', 0.2)]
     """
 
-    image: str
-    width: int
-    height: int
-    boxes_xyxy: tuple[tuple[float, ...], ...]
-    labels: tuple[str, ...]
-    scores: tuple[float, ...]
+    def __init__(
+        self,
+        image: str,
+        width: int,
+        height: int,
+        boxes: Sequence[Sequence[float]] | np.ndarray,
+        labels: Sequence[int] | Sequence[str] | np.ndarray,
+        scores: Sequence[float] | np.ndarray,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        self.image, self.width, self.height = image, width, height
+        if not len(boxes) == len(labels) == len(scores):
+            raise ValueError(f"{image}: boxes, labels and scores differ in number")
+        self.scores = _scores(scores)
+        with np.errstate(over="ignore"):  # a number too large for float32 is refused as infinite
+            corners = np.array(boxes, dtype=np.float64).astype(np.float32)
+        self.boxes = _frozen(corners if corners.size else corners.reshape(0, 4))
+        if self.boxes.ndim != 2 or self.boxes.shape[1] != 4:
+            raise ValueError(f"{image}: boxes must be (N, 4), found {self.boxes.shape}")
+        sound = np.isfinite(self.boxes).all(1) & _in_range(self.scores)
+        if not sound.all():
+            wrong = int(sound.argmin())
+            raise ValueError(
+                f"{image}: a box needs four finite numbers and a score from 0 to 1: "
+                f"{self.boxes[wrong].tolist()}, {self.scores[wrong]}"
+            )
+        if (backwards := (self.boxes[:, 2:] < self.boxes[:, :2]).any(1)).any():
+            raise ValueError(f"{image}: a box must not end before it starts: {self.boxes[backwards][0].tolist()}")
+        self.names, ids = _classes(labels, names)
+        self.class_ids = _frozen(ids)
+        if len(ids) and not (ids.min() >= 0 and ids.max() < len(self.names)):
+            raise ValueError(f"{image}: labels must be from 0 to {len(self.names) - 1}, found {ids.tolist()}")
 
-    def __post_init__(self) -> None:
-        if not len(self.boxes_xyxy) == len(self.labels) == len(self.scores):
-            raise ValueError(f"{self.image}: boxes, labels and scores differ in number")
-        for box, score in zip(self.boxes_xyxy, self.scores, strict=True):
-            if len(box) != 4 or not all(map(math.isfinite, (*box, score))) or not -1e-6 <= score <= 1 + 1e-6:
-                raise ValueError(
-                    f"{self.image}: a box needs four finite numbers and a score from 0 to 1: {box}, {score}"
-                )
-            if box[2] < box[0] or box[3] < box[1]:
-                raise ValueError(f"{self.image}: a box must not end before it starts: {box}")
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The class name of each box."""
+        return tuple(self.names[index] for index in self.class_ids.tolist())
+
+    @property
+    def boxes_xyxy(self) -> tuple[tuple[float, ...], ...]:
+        """`boxes` as tuples of Python floats, their only form before version 0.2."""
+        return tuple(tuple(box) for box in self.boxes.tolist())
 
     def __len__(self) -> int:
         return len(self.scores)
 
+    @overload
+    def __getitem__(self, index: int) -> Box: ...
+
+    @overload
+    def __getitem__(self, index: slice | np.ndarray | Sequence[int] | Sequence[bool]) -> Detections: ...
+
+    def __getitem__(self, index: Any) -> Box | Detections:
+        if isinstance(index, int | np.integer):
+            name = self.names[self.class_ids[index]]
+            return Box(self.boxes[index], name, float(self.scores[index]), int(self.class_ids[index]))
+        if not isinstance(index, slice):
+            index = np.asarray(index)
+            if index.size == 0 and index.dtype != bool:
+                index = index.astype(np.int64)  # an empty list is one of floats to numpy
+        kept = self.boxes[index], self.class_ids[index], self.scores[index]
+        return Detections(self.image, self.width, self.height, *kept, self.names)
+
+    def __iter__(self) -> Iterator[Box]:
+        return (self[index] for index in range(len(self)))
+
     def above(self, score: float) -> Detections:
         """Only the boxes with at least that score."""
-        kept = [index for index, each in enumerate(self.scores) if each >= score]
-        return Detections(
-            self.image,
-            self.width,
-            self.height,
-            tuple(self.boxes_xyxy[index] for index in kept),
-            tuple(self.labels[index] for index in kept),
-            tuple(self.scores[index] for index in kept),
-        )
+        return self[self.scores >= score]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -126,19 +207,100 @@ class Detections:
             "width": self.width,
             "height": self.height,
             "boxes": [
-                {"label": label, "score": round(score, 6), "box_xyxy": [round(value, 2) for value in box]}
-                for box, label, score in zip(self.boxes_xyxy, self.labels, self.scores, strict=True)
+                {"label": label, "score": round(score, 6), "box_xyxy": [round(value, 2) for value in box.tolist()]}
+                for box, label, score, _ in self
             ],
         }
 
-    def to_coco(self) -> list[dict[str, Any]]:
-        """COCO's form of results, with the class by name and the image by name."""
-        return [
-            {
-                "file_name": self.image,
-                "category": label,
-                "bbox": [round(box[0], 3), round(box[1], 3), round(box[2] - box[0], 3), round(box[3] - box[1], 3)],
-                "score": round(score, 6),
-            }
-            for box, label, score in zip(self.boxes_xyxy, self.labels, self.scores, strict=True)
-        ]
+    def to_coco(
+        self, image_id: int | None = None, category_ids: Mapping[str, int] | None = None
+    ) -> list[dict[str, Any]]:
+        """Rows of COCO's results format, with boxes as left, top, width and height.
+
+        Args:
+            image_id: of the image in a COCO data set. Then the rows hold ids, as pycocotools' `COCO.loadRes` reads
+                them; without it, they hold `file_name` and the class name instead.
+            category_ids: class name -> id in that data set. Default: 1 for the first class and so on, as in the files
+                that `vpt data convert` writes.
+
+        Raises:
+            UserError: a class of a box that `category_ids` lacks.
+
+        >>> found = Detections("a.jpg", 20, 10, [(1, 2, 5, 6)], ["cat"], [0.9])
+        >>> found.to_coco()
+        [{'file_name': 'a.jpg', 'category': 'cat', 'bbox': [1.0, 2.0, 4.0, 4.0], 'score': 0.9}]
+        >>> found.to_coco(image_id=7)
+        [{'image_id': 7, 'category_id': 1, 'bbox': [1.0, 2.0, 4.0, 4.0], 'score': 0.9}]
+        """
+        ids = {name: number for number, name in enumerate(self.names, 1)} if category_ids is None else category_ids
+        rows = []
+        for box, label, score, _ in self:
+            if image_id is None:
+                place: dict[str, Any] = {"file_name": self.image, "category": label}
+            elif label in ids:
+                place = {"image_id": image_id, "category_id": ids[label]}
+            else:
+                raise UserError(f"category_ids has no id for class '{label}'")
+            left, top, right, bottom = box.tolist()
+            sides = [round(value, 3) for value in (left, top, right - left, bottom - top)]
+            rows.append({**place, "bbox": sides, "score": round(score, 6)})
+        return rows
+
+    def to_supervision(self) -> supervision.Detections:
+        """The same boxes as `supervision.Detections`, for its annotators, trackers and metrics, with class names under
+        `data["class_name"]`.
+
+        Raises:
+            UserError: the package supervision is not installed.
+        """
+        try:
+            import supervision
+        except ImportError:
+            raise UserError("to_supervision needs the package supervision: pip install supervision") from None
+        return supervision.Detections(
+            xyxy=self.boxes.copy(),
+            confidence=self.scores.astype(np.float32),
+            class_id=self.class_ids.copy(),
+            data={"class_name": np.array(self.labels, dtype=np.str_)},
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Detections):
+            return NotImplemented
+        mine, theirs = (
+            (each.image, each.width, each.height, each.labels, each.boxes.tolist(), each.scores.tolist())
+            for each in (self, other)
+        )
+        return mine == theirs
+
+    def __hash__(self) -> int:
+        return hash((self.image, self.width, self.height, self.labels))
+
+    def __repr__(self) -> str:
+        return f"Detections({self.image!r}, {self.width}x{self.height}: {len(self)} boxes)"
+
+
+def _scores(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    return _frozen(np.array(values, dtype=np.float64))
+
+
+def _in_range(scores: np.ndarray) -> np.ndarray:
+    return np.isfinite(scores) & (scores >= -1e-6) & (scores <= 1 + 1e-6)
+
+
+def _frozen(values: np.ndarray) -> np.ndarray:
+    values.setflags(write=False)
+    return values
+
+
+def _classes(
+    labels: Sequence[int] | Sequence[str] | np.ndarray, names: Sequence[str] | None
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """Class names, and the index of each label in them."""
+    if any(isinstance(label, str) for label in labels):
+        known = tuple(dict.fromkeys(labels)) if names is None else tuple(names)
+        place = {name: index for index, name in enumerate(known)}
+        if unknown := [label for label in labels if label not in place]:
+            raise ValueError(f"label {unknown[0]!r} is not among the class names")
+        return known, np.array([place[label] for label in labels], dtype=np.int64)
+    return tuple(names or ()), np.array(labels, dtype=np.int64)

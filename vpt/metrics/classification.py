@@ -62,11 +62,11 @@ def classification_metrics(
 
 
 def _single(logits: Floats, labels: NDArray[Any], classes: Sequence[str]) -> dict[str, Any]:
+    from scipy.special import log_softmax
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
     index = np.arange(len(classes))
-    shifted = logits - logits.max(1, keepdims=True)
-    logs = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    logs = log_softmax(logits, axis=1)
     guessed = logits.argmax(1)
     precision, recall, f1, support = precision_recall_fscore_support(labels, guessed, labels=index, zero_division=0.0)
     present = support > 0

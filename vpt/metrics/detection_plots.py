@@ -12,8 +12,7 @@ from torch import Tensor
 
 from vpt.data.decode import BadImage, read
 from vpt.data.detection.dataset import BoxRecord
-from vpt.utils.atomic_io import write_atomic
-from vpt.utils.plotting import BLUE, GREY, ORANGE, picture_png
+from vpt.utils.plotting import BLUE, GREY, ORANGE, picture_png, save
 
 # Told apart by colour-blind readers too (Okabe and Ito); classes take them in turn.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
@@ -161,4 +160,4 @@ def precision_png(curves: Mapping[str, Sequence[float]], path: Path) -> Path:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    return write_atomic(path, lambda temporary: figure.savefig(temporary, format="png", dpi=130))
+    return save(figure, path)

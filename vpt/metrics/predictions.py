@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vpt.metrics.probabilities import probabilities
 from vpt.utils.atomic_io import write_text
 from vpt.utils.csv_cells import plain_cell, to_csv
 from vpt.utils.errors import UserError
@@ -50,13 +51,12 @@ def answers_of(names: Sequence[str], logits: np.ndarray, labels: np.ndarray, cla
     'dog'
     """
     found = []
-    for name, row, label in zip(names, logits.astype(np.float64), labels, strict=True):
-        if np.ndim(label):
-            shares = 1 / (1 + np.exp(-row))
-            true, chosen = np.flatnonzero(label), np.flatnonzero(shares >= 0.5)
+    multilabel = labels.ndim == 2
+    scores = probabilities(logits.astype(np.float64), multilabel)
+    for name, row, shares, label in zip(names, logits, scores, labels, strict=True):
+        if multilabel:
+            true, chosen = np.flatnonzero(label), np.flatnonzero(row > 0)  # a probability above one half
         else:
-            shares = np.exp(row - row.max())
-            shares /= shares.sum()
             true, chosen = np.array([int(label)]), np.array([int(row.argmax())])
         found.append(
             Answer(name, _named(true, classes), _named(chosen, classes), _least(shares, chosen), _least(shares, true))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +9,6 @@ from typing import Any
 import numpy as np
 
 from vpt.utils.errors import UserError
-
-Z95 = 1.959963984540054  # of the normal distribution: 95% lie within
 
 
 @dataclass(frozen=True)
@@ -114,35 +111,31 @@ def verdict(found: Paired | Gain) -> str:
 
 
 def wilson(right: int, images: int) -> tuple[float, float]:
-    """95% interval of a share (Wilson 1927): where the accuracy on endless images of this kind lies.
+    """95% interval of an accuracy (Wilson 1927): where that on endless images of this kind lies.
 
     >>> low, high = wilson(354, 359)
     >>> round(low, 3), round(high, 3)
     (0.968, 0.994)
     """
+    from scipy.stats import binomtest  # half a second to import
+
     if images == 0:
         return 0.0, 1.0
-    share, z = right / images, Z95
-    middle = (share + z * z / (2 * images)) / (1 + z * z / images)
-    half = z / (1 + z * z / images) * math.sqrt(share * (1 - share) / images + z * z / (4 * images * images))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    found = binomtest(right, images).proportion_ci(0.95, method="wilson")
+    return float(found.low), float(found.high)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """p of McNemar's exact two-sided test (1947): discordant images as throws of a fair coin.
+    """p of McNemar's exact two-sided test (1947): of the images that one method alone got right, each is as likely one
+    method's as the other's.
 
     >>> mcnemar(0, 5), mcnemar(3, 3)
     (0.0625, 1.0)
     """
-    throws, fewer = only_first + only_second, min(only_first, only_second)
-    tail = sum(math.comb(throws, each) for each in range(fewer + 1))
-    return float(min(1.0, 2 * tail / 2**throws)) if throws < 1000 else _normal_tail(fewer, throws)
+    from scipy.stats import binomtest
 
-
-def _normal_tail(fewer: int, throws: int) -> float:
-    """The same for many throws, by the normal distribution with its correction for continuity."""
-    distance = max(0.0, throws / 2 - fewer - 0.5) / math.sqrt(throws / 4)
-    return math.erfc(distance / math.sqrt(2))
+    discordant = only_first + only_second
+    return float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
 
 
 def paired(first: Sequence[bool], second: Sequence[bool], draws: int = 10_000, seed: int = 0) -> Paired:

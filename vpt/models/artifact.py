@@ -43,9 +43,8 @@ def save_artifact(
     classes: Sequence[str],
     multilabel: bool = False,
     metrics: Mapping[str, Any] | None = None,
-    tensors: Mapping[str, Tensor] | None = None,
 ) -> Path:
-    """Write what `model` owns (or `tensors`, an earlier state of it), atomically, then read it back to be sure.
+    """Write what `model` owns, atomically, then read it back to be sure.
 
     The backbone is noted as one that the user has named, so that the artifact is loaded without naming it again.
     """
@@ -60,7 +59,7 @@ def save_artifact(
         "preprocess": asdict(model.backbone.preprocess),
         "metrics": dict(metrics or {}),
     }
-    path = write_tensors(path, model.stored_state() if tensors is None else tensors, header)
+    path = write_tensors(path, model.stored_state(), header)
     read_artifact(path)
     remember(model.backbone.fingerprint, config.backbone)
     return path
@@ -69,14 +68,10 @@ def save_artifact(
 def _shareable(config: RunConfig) -> RunConfig:
     """The settings without those of this machine, so that equal runs make equal files wherever they ran."""
     data, train, plain = DataConfig(), TrainConfig(), RunConfig()
-    return config.model_copy(
-        update={
-            "data": config.data.model_copy(update={key: getattr(data, key) for key in ("workers", "cache")}),
-            "train": config.train.model_copy(
-                update={key: getattr(train, key) for key in ("device", "checkpoint_minutes")}
-            ),
-            **{key: getattr(plain, key) for key in ("out", "name", "compare", "cases")},
-        }
+    return config.with_(
+        {f"data.{key}": getattr(data, key) for key in ("workers", "cache")}
+        | {f"train.{key}": getattr(train, key) for key in ("device", "checkpoint_minutes")}
+        | {key: getattr(plain, key) for key in ("out", "name", "compare", "cases")}
     )
 
 
@@ -87,7 +82,7 @@ def _with_texts(config: RunConfig, model: Prompted) -> RunConfig:
     if templates is None or not names_a_file(templates):
         return config
     texts = list(model.head.templates)  # type: ignore[arg-type]
-    return config.model_copy(update={"head": config.head.model_copy(update={"templates": texts})})
+    return config.with_({"head.templates": texts})
 
 
 def find_artifact(path: str | Path) -> Path:

@@ -15,6 +15,7 @@ from vpt.data.normalization import Preprocess
 from vpt.prompts.base import PromptModule, TokenPrompts
 from vpt.prompts.pixel.prompt import PixelPrompts
 from vpt.utils.errors import UserError
+from vpt.utils.tensor_state import load_into, misfits, shown
 
 Role = Literal["prompt", "pixels", "head", "bias", "lora", "backbone"]
 
@@ -41,6 +42,12 @@ class Prompted(nn.Module):
         self.prompt = prompt
         self.head = head
         self.owns_buffers = owns_buffers
+        self.mean: Tensor
+        self.std: Tensor
+        # On the 0..255 scale, so that a uint8 batch is normalised in one pass.
+        pre = backbone.preprocess
+        self.register_buffer("mean", torch.tensor(pre.mean).view(3, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(pre.std).view(3, 1, 1) * 255, persistent=False)
         self.drop_paths = nn.ModuleList()  # of the backbone's layers, if they have any: see Backbone.with_drop_path
 
     def train(self, mode: bool = True) -> Prompted:
@@ -96,10 +103,8 @@ class Prompted(nn.Module):
     def set_preprocess(self, pre: Preprocess) -> None:
         """Take what an artifact was trained with, whatever the library says of its pixels by now."""
         self.backbone.preprocess = pre
-        for name, value in (("mean", pre.mean), ("std", pre.std)):
-            buffer = dict(self.named_buffers(recurse=False)).get(name)
-            if buffer is not None:
-                buffer.copy_(torch.tensor(value).view(3, 1, 1) * 255)
+        for buffer, value in ((self.mean, pre.mean), (self.std, pre.std)):
+            buffer.copy_(torch.tensor(value).view(3, 1, 1) * 255)
 
     def trainable(self) -> Iterator[tuple[str, Role, nn.Parameter]]:
         """The one declaration of what learns: name, role and parameter. Freezing, optimiser, saving and counting
@@ -150,10 +155,9 @@ class Prompted(nn.Module):
         owned = {name: value for name, value in owned.items() if name in tensors or not self._training_only(name)}
         if wrong := misfits(owned, tensors):
             raise UserError(f"the artifact does not fit the model its own header describes: see {shown(wrong)}")
-        with torch.no_grad():
-            for name, value in owned.items():
-                value.copy_(tensors[name])
-            if self.prompt is not None:
+        load_into(owned, tensors)
+        if self.prompt is not None:
+            with torch.no_grad():
                 self.prompt.constrain()  # files of earlier versions hold what was clamped in every pass
 
 
@@ -191,22 +195,6 @@ def owned_parts(module: nn.Module) -> dict[str, Tensor]:
     return owned
 
 
-def misfits(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
-    """Names of tensors that are missing, unknown, of another shape, or of another kind of numbers.
-
-    Numbers with a fraction may have more or fewer bits than the model's; whole ones must be of its type.
-
-    >>> misfits({"a": torch.ones(2), "b": torch.ones(1)}, {"a": torch.ones(2, dtype=torch.half), "c": torch.ones(1)})
-    ['b', 'c']
-    """
-
-    def alike(one: Tensor, other: Tensor) -> bool:
-        both = one.is_floating_point() and other.is_floating_point()
-        return one.shape == other.shape and (both or one.dtype == other.dtype)
-
-    return sorted(set(wanted) ^ set(found)) or [name for name in wanted if not alike(wanted[name], found[name])]
-
-
 def keys_in(tensors: Mapping[str, Tensor], width: int) -> int:
     """How many keys of a Tip-Adapter a file holds.
 
@@ -217,8 +205,3 @@ def keys_in(tensors: Mapping[str, Tensor], width: int) -> int:
     if labels.ndim != 1 or keys is None or keys.shape != (len(labels), width):
         raise UserError("the artifact does not fit the model its own header describes: see head.keys, head.labels")
     return len(labels)
-
-
-def shown(names: Sequence[str]) -> str:
-    """The first few names that a file gives, for a message."""
-    return ", ".join(ascii(name)[1:-1][:100] for name in names[:3])

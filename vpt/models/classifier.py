@@ -15,6 +15,7 @@ from vpt.backbones.layer_prompt import LayerPrompt
 from vpt.backbones.liveness import Step, plan
 from vpt.backbones.peft import apply_tuning
 from vpt.config import ClipPrompt, FullTuning, RunConfig, TptPrompt, ZeroShotHead
+from vpt.data.normalization import normalise
 from vpt.heads.registry import build_head
 from vpt.models.base import Prompted
 from vpt.prompts.base import TokenPrompts
@@ -54,12 +55,6 @@ class PromptedModel(Prompted):
         self.pool: Pool = pool
         self.test_time = test_time
         self.steps = plan_for(backbone, prompt, pool)
-        self.mean: Tensor
-        self.std: Tensor
-        # On the 0..255 scale, so that a uint8 batch is normalised in one pass.
-        pre = backbone.preprocess
-        self.register_buffer("mean", torch.tensor(pre.mean).view(3, 1, 1) * 255, persistent=False)
-        self.register_buffer("std", torch.tensor(pre.std).view(3, 1, 1) * 255, persistent=False)
 
     @property
     def image_size(self) -> int:
@@ -72,7 +67,7 @@ class PromptedModel(Prompted):
             raise ValueError(f"images must be uint8 (B, 3, S, S), found {images.dtype} {tuple(images.shape)}")
         if isinstance(self.prompt, PixelPrompts):
             return self.prompt(images.to(self.mean.dtype) / 255, self.mean / 255, self.std / 255)
-        return (images - self.mean).div_(self.std)
+        return normalise(images, self.mean, self.std)
 
     def constants(self, batch: int = 1) -> list[LayerPrompt] | None:
         """What token prompts do in every layer of the model's own plan: see `layers`."""

@@ -27,7 +27,7 @@ from vpt.config import (
     ZeroShotHead,
 )
 from vpt.heads.registry import build_head
-from vpt.models.base import keys_in, misfits, owned_parts, shown, unpacked
+from vpt.models.base import keys_in, owned_parts, unpacked
 from vpt.models.classifier import pool_of
 from vpt.models.clip import learner_skeleton
 from vpt.models.detection.detector import detection_skeleton
@@ -35,6 +35,7 @@ from vpt.prompts.base import TokenPrompts
 from vpt.prompts.pixel.prompt import PixelPrompts
 from vpt.prompts.registry import build_prompt
 from vpt.utils.errors import FileError, UserError
+from vpt.utils.tensor_state import misfits, shown
 
 # How large the model of a file may be that leaves out what was pruned, beside its own size.
 MOST_BYTES = 64_000_000

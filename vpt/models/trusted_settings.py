@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vpt.backbones.builtin_names import is_address
 from vpt.backbones.known_backbones import recall
@@ -43,8 +44,7 @@ def settings_for(artifact: Artifact, named: Named = NOTHING) -> RunConfig:
         FileError: the artifact names a file, a folder or a repository, and the user does not.
         UserError: what the user names does not exist.
     """
-    changes = {"backbone": backbone_of(artifact, named), "head": head_of(artifact, named)}
-    return artifact.config.model_copy(update=changes)
+    return artifact.config.with_(backbone=backbone_of(artifact, named), head=head_of(artifact, named))
 
 
 def head_of(artifact: Artifact, named: Named = NOTHING) -> Head:
@@ -60,7 +60,7 @@ def head_of(artifact: Artifact, named: Named = NOTHING) -> Head:
         if templates is None:
             raise UserError(f"{artifact.path} has a head that reads no templates; leave them out")
         given = str(named.templates) if isinstance(named.templates, Path) else named.templates
-        return head.model_copy(update={"templates": list(read_templates(given))})
+        return artifact.config.with_({"head.templates": list(read_templates(given))}).head
     if templates is not None and names_a_file(templates):
         raise FileError(
             artifact.path,
@@ -78,11 +78,12 @@ def backbone_of(artifact: Artifact, named: Named = NOTHING) -> BackboneConfig:
         UserError: the weight file that the user names does not exist.
     """
     wanted = artifact.config.backbone
+    changes: dict[str, Any] = {}
     if not isinstance(artifact.config.head, NativeHead):  # a whole detector resizes its images itself
-        wanted = wanted.model_copy(update={"image_size": artifact.preprocess.size})
+        changes["backbone.image_size"] = artifact.preprocess.size
     own = recall(artifact.backbone["fingerprint"])
     if named.backbone is not None:
-        wanted = wanted.model_copy(update={"name": named.backbone, "weights": None})
+        changes |= {"backbone.name": named.backbone, "backbone.weights": None}
     elif is_address(wanted.name):
         if own is None:
             what = (
@@ -90,18 +91,18 @@ def backbone_of(artifact: Artifact, named: Named = NOTHING) -> BackboneConfig:
                 "artifact's word; if you trust it, name it yourself: --backbone"
             )
             raise FileError(artifact.path, f"{what} NAME", f"{artifact.path} {what} {wanted.name}")
-        wanted = wanted.model_copy(update={"name": own.name})
+        changes["backbone.name"] = own.name
     if named.weights is not None:
         file = Path(named.weights)
         if not file.is_file():
             raise UserError(f"the backbone's weights are not at {file}; name their file with --weights FILE")
-        return wanted.model_copy(update={"weights": file})
-    if wanted.weights is not None:
+        changes["backbone.weights"] = file
+    elif wanted.weights is not None and named.backbone is None:
         if own is None or own.weights is None or not own.weights.is_file():
             raise FileError(
                 artifact.path,
                 "was trained on a backbone whose weights are in a file of their own, and no file is opened on an "
                 "artifact's word; say where it is: --weights FILE",
             )
-        wanted = wanted.model_copy(update={"weights": own.weights})
-    return wanted
+        changes["backbone.weights"] = own.weights
+    return artifact.config.with_(changes).backbone

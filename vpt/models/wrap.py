@@ -17,8 +17,8 @@ from vpt.backbones.backbone import Backbone, Pool
 from vpt.backbones.fingerprint import fingerprint
 from vpt.backbones.liveness import Reads, plan
 from vpt.config import ClipPrompt, NoPrompt, PixelPrompt, load_config, use_plugin
-from vpt.data.normalization import Preprocess
-from vpt.models.base import Prompted, Role, misfits, owned_parts, shown
+from vpt.data.normalization import Preprocess, denormalise
+from vpt.models.base import Prompted, Role, owned_parts
 from vpt.models.classifier import plan_for
 from vpt.models.header import PromptHeader, parse_header
 from vpt.prompts.base import Shape, TokenPrompts
@@ -27,6 +27,7 @@ from vpt.prompts.pixel.prompt import PixelPrompts
 from vpt.prompts.registry import build_tokens
 from vpt.utils.errors import FileError, UserError
 from vpt.utils.tensor_io import open_tensors, write_tensors
+from vpt.utils.tensor_state import misfits, shown
 from vpt.utils.version import own_version
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # what torchvision's networks expect
@@ -60,7 +61,7 @@ class Wrapped(Prompted):
         """What the network says of normalised images (B, 3, H, W): scores (B, classes), or features (B, C)."""
         if isinstance(self.prompt, PixelPrompts):
             mean, std = self.pixel_mean, self.pixel_std
-            return self.net(self.prompt(images * std + mean, mean, std).to(images.dtype))
+            return self.net(self.prompt(denormalise(images, mean, std), mean, std).to(images.dtype))
         return self.backbone.features(images, self.steps, self.pool, self.layers(self.steps, len(images)))
 
     def grids(self, images: Tensor, layers: Sequence[int] = (-1,)) -> list[Tensor]:

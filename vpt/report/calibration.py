@@ -8,32 +8,23 @@ import numpy as np
 from markupsafe import Markup
 
 from vpt.metrics.classification import Bin, calibration_error, reliability
+from vpt.metrics.probabilities import probabilities
 from vpt.report.html import Section, percent, render
 from vpt.report.svg_charts import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, Chart, Frame, picture, tag
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities (N, K) of logits (N, K).
-
-    >>> softmax(np.array([[0.0, 0.0]])).tolist()
-    [[0.5, 0.5]]
-    """
-    shares = np.exp(logits - logits.max(1, keepdims=True))
-    return shares / shares.sum(1, keepdims=True)
-
-
-def brier(probabilities: np.ndarray, labels: np.ndarray) -> float:
+def brier(scores: np.ndarray, labels: np.ndarray) -> float:
     """Mean over images of the squared distance between probabilities and truth (Brier 1950): 0 is perfect, 2 worst.
 
     Args:
-        probabilities: (N, K).
+        scores: (N, K) probabilities.
         labels: (N,) class of each image.
 
     >>> brier(np.array([[0.5, 0.5]]), np.array([0]))
     0.5
     """
-    truth = np.eye(probabilities.shape[1])[labels]
-    return float(((probabilities - truth) ** 2).sum(1).mean())
+    truth = np.eye(scores.shape[1])[labels]
+    return float(((scores - truth) ** 2).sum(1).mean())
 
 
 def section(
@@ -61,7 +52,7 @@ def section(
     if nll is not None:
         numbers.append(("negative log-likelihood", f"{nll:.4f}"))
     if logits is not None and labels is not None:
-        numbers.append((f"Brier score{of}", f"{brier(softmax(logits), labels):.4f}"))
+        numbers.append((f"Brier score{of}", f"{brier(probabilities(logits), labels):.4f}"))
     gap = float(confidence.mean() - right.mean())
     off = f"{100 * abs(gap):.1f} points {'above' if gap > 0 else 'below'} the share that is right"
     tendency = f"too sure: they lie {off}" if gap > 0 else f"not sure enough: they lie {off}"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import io
-
 import numpy as np
 from PIL import Image
+
+from vpt.utils.plotting import data_uri
 
 SMALL = 64  # a picture of so few pixels a side stays as it is, without loss
 
@@ -28,7 +27,7 @@ def small(pixels: np.ndarray, side: int) -> np.ndarray:
 def photo_uri(pixels: np.ndarray) -> str:
     """A photo (H, W, 3) uint8 as a JPEG, or as a PNG where it is tiny."""
     tiny = max(pixels.shape[:2]) <= SMALL
-    return png_uri(pixels) if tiny else _uri(Image.fromarray(pixels), "JPEG", quality=80)
+    return png_uri(pixels) if tiny else data_uri(pixels, "JPEG", quality=80)
 
 
 def png_uri(pixels: np.ndarray) -> str:
@@ -37,7 +36,7 @@ def png_uri(pixels: np.ndarray) -> str:
     >>> png_uri(np.zeros((1, 1), np.uint8))[:22]
     'data:image/png;base64,'
     """
-    return _uri(Image.fromarray(pixels), "PNG", optimize=True)
+    return data_uri(pixels, optimize=True)
 
 
 def heat_uri(heat: np.ndarray) -> str:
@@ -47,9 +46,3 @@ def heat_uri(heat: np.ndarray) -> str:
     colours = (colormaps["inferno"](heat) * 255).round().astype(np.uint8)
     colours[..., 3] = np.clip(120 + 90 * heat, 0, 255).astype(np.uint8)
     return png_uri(colours)
-
-
-def _uri(image: Image.Image, form: str, **options: int | bool) -> str:
-    file = io.BytesIO()
-    image.save(file, format=form, **options)
-    return f"data:image/{form.lower()};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"

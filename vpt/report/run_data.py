@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vpt.config import RunConfig, load_config, read_yaml, word
+from vpt.config import RunConfig, load_config, read_yaml
 from vpt.metrics.classification import ranking
 from vpt.metrics.comparison import method_name
 from vpt.metrics.metrics_file import read_metrics
 from vpt.metrics.predictions import Answer, read_answers
 from vpt.models.artifact import Artifact, read_artifact
-from vpt.report.stored_run import is_row
 from vpt.utils.atomic_io import read_json
 from vpt.utils.errors import UserError
 from vpt.utils.run_log import read_rows
+
+LARGEST = 1e30  # of the numbers that charts show
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,9 @@ def read_source(folder: str | Path, split: str | None = None, data: str | None =
     folder = Path(folder)
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{folder} is not a run folder; it has no config.yaml")
-    overrides = [] if data is None else [word("data.path", data)]
-    config = load_config(base=read_yaml(folder / "config.yaml"), overrides=overrides)
+    config = load_config(base=read_yaml(folder / "config.yaml"))
+    if data is not None:
+        config = config.with_({"data.path": str(data)})
     notes: list[str] = []
     metrics = _metrics(folder / "metrics.json", notes)
     if not metrics:
@@ -105,9 +107,15 @@ def read_source(folder: str | Path, split: str | None = None, data: str | None =
             answers = read_answers(file)
         except UserError as error:
             notes.append(str(error))
-    rows = [row for row in read_rows(folder) if is_row(row)]
+    rows = [row for row in read_rows(folder) if row["kind"] in ("step", "epoch") and _fits_a_chart(row)]
     artifact = _artifact(folder, (metrics.get(split) or {}).get("per_class"), notes)
     return Source(folder, config, rows, metrics, split, answers, boxes, artifact, tuple(notes))
+
+
+def _fits_a_chart(row: Mapping[str, Any]) -> bool:
+    """Whether the numbers of a row, which are finite, can be scaled to an axis."""
+    numbers = [value for key, value in row.items() if key not in ("kind", "lr")]
+    return all(abs(value) < LARGEST for value in (*numbers, *row.get("lr", {}).values()))
 
 
 def _artifact(folder: Path, measured: Any, notes: list[str]) -> Artifact | None:

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from vpt.data.dataset import Record
 from vpt.data.datasets.entries import listed
-from vpt.models.base import Prompted, misfits, shown
+from vpt.models.base import Prompted
 from vpt.models.header import CheckpointHeader, parse_header
 from vpt.training.optimizer import load_optimizer_tensors, optimizer_tensors
 from vpt.training.run_folder import MOVABLE, differing
 from vpt.utils.errors import FileError, UserError
 from vpt.utils.tensor_io import open_tensors, write_tensors
+from vpt.utils.tensor_state import misfits, shown
 
 # What a run depends on besides its settings, in words.
 NAMED = {"data": "the data", "backbone": "the backbone", "pixels": "the pixels of the images"}

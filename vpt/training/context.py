@@ -138,7 +138,7 @@ def prepare(config: RunConfig, load: Load, console: Console, readings: Readings 
     if config.train.epochs is None:
         batches = len(data.train) / config.train.batch_size
         epochs = default_epochs(math.floor(batches) if config.train.drop_last and batches >= 1 else math.ceil(batches))
-        config = config.model_copy(update={"train": config.train.model_copy(update={"epochs": epochs})})
+        config = config.with_({"train.epochs": epochs})
     if reading.caches:
         held = sum(cache.nbytes for cache in reading.caches.values())
         console.say(f"{held / 1e6:.0f} MB of decoded images kept in memory")

@@ -206,7 +206,7 @@ def write_config(folder: Path, config: RunConfig, name: str | None = None) -> No
         config: the settings.
         name: of the run; default: the folder's.
     """
-    stored = config.model_copy(update={"name": name or folder.name})
+    stored = config.with_(name=name or folder.name)
     write_text(folder / "config.yaml", yaml.safe_dump(stored.model_dump(mode="json"), sort_keys=False))
 
 

@@ -1,9 +1,9 @@
-"""What a run says while it works: a live bar on a terminal, sparse plain lines elsewhere."""
+"""Messages and progress of a run: a live bar on a terminal, a plain line now and then elsewhere."""
 
 from __future__ import annotations
 
 import contextlib
-import sys
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -20,6 +20,10 @@ from vpt.utils.std_streams import Messages
 SPARSE = 15.0  # seconds between plain progress lines
 
 
+ALL_RUNS = logging.getLogger("vpt.run")
+ALL_RUNS.propagate = False  # the root logger's handlers would print each line once more
+
+
 class Bar(Protocol):
     """A progress bar."""
 
@@ -27,30 +31,62 @@ class Bar(Protocol):
         """Move on by `steps` after `images` images, showing `fields`."""
 
 
+class _TerminalHandler(logging.Handler):
+    """Prints records with rich: warnings in yellow, tables as tables."""
+
+    def __init__(self, terminal: rich.console.Console) -> None:
+        super().__init__()
+        self._terminal = terminal
+
+    def emit(self, record: logging.LogRecord) -> None:
+        style = "yellow" if record.levelno >= logging.WARNING else None
+        self._terminal.print(getattr(record, "rendered", record.getMessage()), style=style, markup=False)
+
+
+class _RunLogHandler(logging.Handler):
+    """Writes records into a run's log; a disk that is full ends the run, so errors are raised."""
+
+    def __init__(self, log: RunLog) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        self._log.say(f"warning: {text}" if record.levelno >= logging.WARNING else text)
+
+
 class Console:
-    """Speaks on stderr, so that stdout stays for results; lines also go to the log that is attached."""
+    """The messages of one run, by way of `logging`: to stderr, so that stdout stays for results, and to the run's log.
+
+    Handlers that are added to the logger "vpt.run" get them too.
+
+    Args:
+        quiet: nothing is printed; logs get the messages all the same.
+    """
 
     def __init__(self, quiet: bool = False) -> None:
-        self._out = rich.console.Console(file=Messages(), quiet=quiet, highlight=False, soft_wrap=True)  # type: ignore[arg-type]
-        self._log: RunLog | None = None
+        self._terminal = rich.console.Console(file=Messages(), quiet=quiet, highlight=False, soft_wrap=True)  # type: ignore[arg-type]
+        # Not a logger by name: runs that share a process are each quiet or not, and each have a file of their own.
+        self._logger = logging.Logger("vpt.run", logging.INFO)
+        self._logger.parent = ALL_RUNS
+        self._logger.addHandler(_TerminalHandler(self._terminal))
+        self._attached: _RunLogHandler | None = None
 
     def attach(self, log: RunLog | None) -> None:
-        """Send lines to `log` too, from here on."""
-        self._log = log
+        """Send messages to `log` too, from here on, in place of the one before."""
+        if self._attached is not None:
+            self._logger.removeHandler(self._attached)
+        self._attached = None if log is None else _RunLogHandler(log)
+        if self._attached is not None:
+            self._logger.addHandler(self._attached)
 
     def say(self, text: str) -> None:
         """Print a line."""
-        text = printable(text)
-        self._out.print(text, markup=False)
-        if self._log is not None:
-            self._log.say(text)
+        self._logger.info(printable(text))
 
     def warn(self, text: str) -> None:
         """Print a line that should be seen."""
-        text = printable(text)
-        self._out.print(text, style="yellow", markup=False)
-        if self._log is not None:
-            self._log.say(f"warning: {text}")
+        self._logger.warning(printable(text))
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table."""
@@ -62,15 +98,14 @@ class Console:
             table.add_column(Text(column), justify="left" if index == 0 else "right")
         for row in rows:
             table.add_row(*map(Text, row))
-        self._out.print(table)
-        if self._log is not None:
-            self._log.say("\n".join(["\t".join(columns), *("\t".join(row) for row in rows)]))
+        text = "\n".join(["\t".join(columns), *("\t".join(row) for row in rows)])
+        self._logger.info(text, extra={"rendered": table})
 
     @contextlib.contextmanager
     def progress(self, total: int, description: str, start: int = 0) -> Iterator[Bar]:
         """A bar over `total` steps, of which `start` are done."""
-        if not self._out.is_terminal or self._out.quiet:
-            yield _PlainBar(self, total, description, start)
+        if not self._terminal.is_terminal or self._terminal.quiet:
+            yield _PlainBar(self._terminal, total, description, start)
             return
         columns = (
             live.TextColumn("{task.description}"),
@@ -79,7 +114,7 @@ class Console:
             live.TimeRemainingColumn(),
             live.TextColumn("{task.fields[shown]}"),
         )
-        with live.Progress(*columns, console=self._out, transient=True) as bars:
+        with live.Progress(*columns, console=self._terminal, transient=True) as bars:
             yield _LiveBar(bars, bars.add_task(description, total=total, completed=start, shown=""))
 
 
@@ -100,8 +135,8 @@ class _LiveBar:
 
 
 class _PlainBar:
-    def __init__(self, console: Console, total: int, description: str, start: int) -> None:
-        self._console, self._total, self._description, self._done = console, total, description, start
+    def __init__(self, terminal: rich.console.Console, total: int, description: str, start: int) -> None:
+        self._terminal, self._total, self._description, self._done = terminal, total, description, start
         self._started = self._spoke = time.monotonic()
         self._images, self._first = 0, start
 
@@ -114,11 +149,6 @@ class _PlainBar:
         self._spoke = now
         left = (now - self._started) / (self._done - self._first) * (self._total - self._done)
         shown = _shown(self._images, now - self._started, fields)
-        self._console._out.print(
+        self._terminal.print(
             f"{self._description}: {self._done}/{self._total}  {shown}  {left:.0f} s left", markup=False
         )
-
-
-def stdout_is_terminal() -> bool:
-    """Whether results are read by a person."""
-    return sys.stdout.isatty()

@@ -1,8 +1,8 @@
 """Several processes that train one run, one for each GPU, started by torchrun.
 
-Each step's batch is dealt out, image by image; gradients of what learns, a megabyte, are summed once a step, weighted
-by images, so that the result is that of one process at the same batch, whatever is left over in a last batch. Nothing
-is pickled between the processes.
+Each step's batch is divided among them, image by image; the gradients of trainable parameters, a megabyte, are summed
+once a step, weighted by images, so that the result is that of one process at the same batch, whatever the size of a
+last batch.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
 
 from vpt.utils.errors import UserError
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -95,11 +98,9 @@ def told(text: str) -> str:
     """
     if ranks().count == 1:
         return text
-    data = text.encode() if is_first() else b""
-    length = _sum(torch.tensor([len(data)], dtype=torch.int64))
-    letters = torch.zeros(int(length), dtype=torch.int64)
-    letters[: len(data)] = torch.tensor(list(data), dtype=torch.int64)
-    return bytes(_sum(letters).tolist()).decode()
+    said = [text]
+    distributed.broadcast_object_list(said, src=0)
+    return said[0]
 
 
 def agreed(number: int | None) -> int | None:
@@ -144,36 +145,36 @@ def sum_step(
 
 
 def gathered(rows: Tensor, index: Tensor) -> Tensor:
-    """All processes' rows (N, ...) in the order of `index`, which together numbers them from 0 to N - 1."""
-    count = int(_sum(torch.tensor([len(index)], dtype=torch.int64)))
-    # Processes without a row know the shape of one from the others.
-    shape = torch.zeros(8, dtype=torch.int64)
-    shape[: rows.ndim - 1] = torch.tensor(rows.shape[1:], dtype=torch.int64)
-    wide = [side for side in _reduced(shape, distributed.ReduceOp.MAX).tolist() if side]
-    whole = torch.zeros(count, *wide, dtype=rows.dtype)
-    if len(index):
-        whole[index] = rows
-    return _sum(whole) if count else whole
+    """All processes' rows (N, ...) in the order of `index`, which together numbers them from 0 to N - 1.
 
-
-def gathered_lists(lists: Sequence[Tensor], index: Tensor, like: Tensor) -> list[Tensor]:
-    """All processes' lists of rows, each (n, ...) with an n of its own, in the order of `index`.
-
-    Args:
-        lists: of this process; maybe none.
-        index: (len(lists),) int64, which together numbers the lists of all processes from 0 on.
-        like: a list without rows, of the type and shape of the others.
-
-    >>> [len(rows) for rows in gathered_lists([torch.ones(2), torch.ones(0)], torch.tensor([1, 0]), torch.ones(0))]
-    [0, 2]
+    >>> gathered(torch.tensor([10, 20]), torch.tensor([1, 0]))
+    tensor([20, 10])
     """
+    parts = _all_gathered((rows, index))
+    order = torch.cat([numbers for _, numbers in parts]).argsort()
+    # A process without a row may not know the shape of one.
+    filled = [part for part, _ in parts if len(part)]
+    return torch.cat(filled)[order] if filled else rows
+
+
+def gathered_list(values: Sequence[Value], index: Tensor) -> list[Value]:
+    """All processes' values, whatever they are, in the order of `index`, which together numbers them from 0 on.
+
+    >>> gathered_list(["b", "a"], torch.tensor([1, 0]))
+    ['a', 'b']
+    """
+    parts = _all_gathered((list(values), index.tolist()))
+    found = {at: value for some, places in parts for at, value in zip(places, some, strict=True)}
+    return [found[at] for at in sorted(found)]
+
+
+def _all_gathered(value: Value) -> list[Value]:
+    """The values of all processes, by rank."""
     if ranks().count == 1:
-        return [lists[at] for at in index.argsort().tolist()]
-    counts = gathered(torch.tensor([len(rows) for rows in lists], dtype=torch.int64), index)
-    starts = counts.cumsum(0) - counts
-    places = [torch.arange(len(rows)) + starts[at] for rows, at in zip(lists, index.tolist(), strict=True)]
-    rows = gathered(torch.cat([like, *lists]), torch.cat([torch.zeros(0, dtype=torch.int64), *places]))
-    return list(rows.split(counts.tolist()))
+        return [value]
+    found: list[Any] = [None] * ranks().count
+    distributed.all_gather_object(found, value)
+    return found
 
 
 def _sum(values: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,24 @@ def picture_png(pixels: np.ndarray, path: Path) -> Path:
     from PIL import Image
 
     return write_atomic(path, lambda temporary: Image.fromarray(pixels).save(temporary, format="PNG"))
+
+
+def data_uri(pixels: np.ndarray, form: str = "PNG", **options: int | bool) -> str:
+    """An image (H, W), (H, W, 3) or (H, W, 4) uint8 as a data URI for an HTML page.
+
+    Args:
+        pixels: the image.
+        form: PNG or JPEG.
+        options: of Pillow's encoder, such as quality.
+
+    >>> data_uri(np.zeros((1, 1), np.uint8))[:22]
+    'data:image/png;base64,'
+    """
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, form, **options)
+    return f"data:image/{form.lower()};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
 
 
 def save(figure: Any, path: Path) -> Path:

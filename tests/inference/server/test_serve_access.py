@@ -245,11 +245,13 @@ class TestFolder:
             ready(client)
 
     def test_while_a_backbone_loads_everything_answers(self, root: Path, monkeypatch: pytest.MonkeyPatch):
-        from vpt.inference.bank import bank
+        from vpt.inference.bank import shared_backbone
 
-        usual, loading, gate = bank.load_backbone, threading.Event(), threading.Event()
+        usual, loading, gate = shared_backbone.load_backbone, threading.Event(), threading.Event()
         monkeypatch.setattr(
-            bank, "load_backbone", lambda *words, **more: (loading.set(), gate.wait(60), usual(*words, **more))[2]
+            shared_backbone,
+            "load_backbone",
+            lambda *words, **more: (loading.set(), gate.wait(60), usual(*words, **more))[2],
         )
         with served(root) as client:
             try:
@@ -283,7 +285,7 @@ class TestFolder:
         """The text tower that the first task with names brings, say."""
         with served(root) as client:
             ready(client)
-            with client.app.state.service.bank._loading:
+            with client.app.state.service.bank._backbone.loading:
                 found = []
                 asking = threading.Thread(target=lambda: found.append(ask(client, [png()], ["deep"]).status_code))
                 asking.start()

@@ -65,8 +65,8 @@ class TestCommand:
         assert main(["serve", "--keys", str(file), "--new-key", "flowers-*"]) == 0
         key = capsys.readouterr().out.strip()
         assert key not in file.read_text()
-        assert read_keys(file).allows(key, "flowers-1")
-        assert not read_keys(file).allows(key, "birds")
+        assert read_keys(file).allowed(key, ["flowers-1"])
+        assert not read_keys(file).allowed(key, ["birds"])
 
 
 @pytest.fixture

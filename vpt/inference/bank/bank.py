@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,55 +12,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vpt.backbones.backbone import Backbone
-from vpt.backbones.factory import load_backbone
 from vpt.config import BackboneConfig
 from vpt.config.data import Window
 from vpt.data.decode import BadImage, decode
 from vpt.inference.bank.answers import Prepared, Result, answer_each, broken, prepare
 from vpt.inference.bank.attention import look_at
 from vpt.inference.bank.deadline import Deadline, TooSlowError
+from vpt.inference.bank.entry import Entry, TaskInfo
 from vpt.inference.bank.forward_groups import Group, normalised, rows_of
+from vpt.inference.bank.shared_backbone import SharedBackbone
 from vpt.inference.bank.task import (
     LoadedClassifier,
     LoadedTask,
     TaskError,
-    check_fits,
     check_shares,
     load_task,
     name_of,
-    reads_names,
 )
 from vpt.inference.image_inputs import Picture
 from vpt.models.artifact import Artifact, find_artifact, read_artifact
-from vpt.models.trusted_settings import backbone_of
 from vpt.utils.device import autocast, pick_device, pick_precision
 from vpt.utils.errors import UserError, nearest
 from vpt.utils.precision import Precision
-
-
-@dataclass(frozen=True)
-class TaskInfo:
-    """What a bank tells of a task."""
-
-    name: str
-    task: str  # classification or detection
-    classes: tuple[str, ...]
-    prompt: str
-    image_size: int
-    bytes: int
-    loaded: bool
-
-
-@dataclass
-class _Entry:
-    """A task: what is known of it, and, unless memory was short, what it computes with."""
-
-    artifact: Artifact  # without its tensors
-    bytes: int
-    view: Any  # what prepares pictures for it
-    shape: Hashable  # tasks of one shape share a pass
-    loaded: LoadedTask | None
 
 
 class Bank:
@@ -89,18 +61,15 @@ class Bank:
         load_s: float | None = None,
     ) -> None:
         self._load_s = load_s
-        self._config = backbone
         self._device = pick_device(device)
         self._precision = pick_precision(precision, self._device)
         self._autocast = autocast(self._precision, self._device)
         self._memory = memory
         self._lock = threading.RLock()
-        self._loading = threading.RLock()  # while a backbone loads; who only predicts does not wait for it
         self._deadline = Deadline()
-        self._tasks: OrderedDict[str, _Entry] = OrderedDict()  # least recently used first
+        self._tasks: OrderedDict[str, Entry] = OrderedDict()  # least recently used first
         self._groups: dict[Hashable, Group] = {}
-        self._backbone: Backbone | None = None
-        self._brought: BackboneConfig | None = None  # the settings by which it was loaded
+        self._backbone = SharedBackbone(backbone, self._device, self._precision, self._deadline)
 
     def add(self, name: str, artifact: str | Path) -> TaskInfo:
         """Add a task, or replace the one of that name, by its artifact file or run folder.
@@ -132,12 +101,12 @@ class Bank:
     @property
     def chosen(self) -> bool:
         """Whether the backbone was named, and is not that of the first task."""
-        return self._config is not None
+        return self._backbone.chosen
 
     @property
     def backbone_name(self) -> str | None:
         """The backbone, once it is loaded."""
-        return None if self._backbone is None else self._backbone.name
+        return self._backbone.name
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -157,17 +126,7 @@ class Bank:
             UserError: no such task.
         """
         with self._lock:
-            entry = self._entry(name)
-            config, found = entry.artifact.config, entry.artifact
-            return TaskInfo(
-                name,
-                config.task,
-                found.classes,
-                config.prompt.kind,
-                found.preprocess.size,
-                entry.bytes,
-                entry.loaded is not None,
-            )
+            return self._entry(name).info(name)
 
     def window(self, name: str) -> Window:
         """`data.window` of a task, by which images deeper than 8 bits are read for it; "full" where it is gone."""
@@ -224,7 +183,7 @@ class Bank:
         """A picture (H, W, 3) uint8 as each of some tasks wants it, for `answer`; or why that task cannot have it."""
         height, width = pixels.shape[:2]
         found: list[Prepared | UserError] = []
-        wanted: list[tuple[int, _Entry]] = []
+        wanted: list[tuple[int, Entry]] = []
         for task in tasks:
             try:
                 with self._lock:
@@ -385,20 +344,20 @@ class Bank:
                 failed[name] = broken(name, error)
         return found, failed
 
-    def _read(self, name: str, path: Path) -> _Entry:
+    def _read(self, name: str, path: Path) -> Entry:
         """A task from its file, as it is now: what left for want of memory comes back as what is there by then."""
         artifact = read_artifact(path)
         check_shares(name, artifact)
-        backbone = self._backbone_for(name, artifact)
+        backbone = self._backbone.fitting(name, artifact)
         try:
             with self._deadline.within(self._load_s):
                 loaded = load_task(name, artifact, backbone, self._device, self._precision)
         except TooSlowError:
             raise UserError(f"task {name} takes longer than {self._load_s:g} seconds to prepare") from None
         self._deadline.watch(loaded.predictor.model)
-        return _Entry(loaded.artifact, loaded.bytes, loaded.view, loaded.shape, loaded)
+        return Entry(loaded.artifact, loaded.bytes, loaded.view, loaded.shape, loaded)
 
-    def _entry(self, name: str) -> _Entry:
+    def _entry(self, name: str) -> Entry:
         if name not in self._tasks:
             raise UserError(f"there is no task '{name}'{nearest(name, self._tasks)}; known: {len(self._tasks)} tasks")
         return self._tasks[name]
@@ -413,27 +372,6 @@ class Bank:
             if entry.loaded is not None and name not in keep:
                 entry.loaded = None
                 self._groups.clear()
-
-    def _backbone_for(self, name: str, artifact: Artifact) -> Backbone:
-        """The backbone for one more task: the first task brings it, and the first that reads names its text tower."""
-        wanted = self._config or self._brought or backbone_of(artifact)
-        with self._loading:
-            if self._backbone is None:
-                self._backbone = self._placed(load_backbone(wanted, text=reads_names(artifact), dynamic=True))
-                self._brought = wanted
-            elif self._backbone.text is None and reads_names(artifact) and self._backbone.library == "open_clip":
-                whole = load_backbone(wanted, text=True, dynamic=True)
-                if self._backbone.fingerprint in whole.fingerprints:
-                    self._backbone = self._placed(self._backbone.with_text(whole))
-            backbone = self._backbone
-        check_fits(name, artifact, backbone)
-        return backbone
-
-    def _placed(self, backbone: Backbone) -> Backbone:
-        """A backbone that came, as its passes want it: rounded, on the device."""
-        backbone.round_to(self._precision)
-        self._deadline.watch(backbone)
-        return backbone.to(self._device)
 
 
 _PENDING = UserError("not prepared yet")

@@ -15,6 +15,7 @@ from vpt.backbones.layer_prompt import LayerPrompt
 from vpt.config import LabelMapHead, NativeHead, OwlHead, TptPrompt, ZeroShotHead
 from vpt.inference.predictor import BoxPredictor, Classifier, Predictor
 from vpt.inference.results import Classification, Detections
+from vpt.metrics.probabilities import probabilities
 from vpt.models.artifact import Artifact
 from vpt.models.base import Prompted
 from vpt.models.classifier import PromptedModel
@@ -99,8 +100,7 @@ class LoadedClassifier(LoadedTask):
         """
         if not torch.isfinite(scores).all():
             raise TaskError(f"task {self.name} gives scores that are not finite; train it again")
-        share = scores.sigmoid() if self.artifact.multilabel else scores.softmax(0)
-        return self.predictor.result(image, share, top)
+        return self.predictor.result(image, probabilities(scores, self.artifact.multilabel), top)
 
 
 def name_of(image: Any, index: int) -> str:
@@ -169,7 +169,7 @@ def load_task(
     Raises:
         UserError: an artifact that does not fit the model which its own header describes, or names a file.
     """
-    config, mine = artifact.config.model_copy(update={"head": head_of(artifact)}), backbone.at_size(artifact.preprocess)
+    config, mine = artifact.config.with_(head=head_of(artifact)), backbone.at_size(artifact.preprocess)
     check_tensors(artifact.path, config, artifact.classes, artifact.tensors, mine)
     model = task_of(config).build(config, artifact.classes, mine)
     model.set_preprocess(artifact.preprocess)

@@ -27,8 +27,8 @@ class Keys:
         rights: sha256 of a key, in hex -> patterns of task names, as in "flowers-*".
 
     >>> keys = Keys({digest_of("secret"): ["flowers-*"]})
-    >>> keys.allows("secret", "flowers-small"), keys.allows("secret", "birds"), keys.allows("other", "birds")
-    (True, False, False)
+    >>> keys.allowed("secret", ["flowers-small", "birds"]), keys.allowed("other", ["birds"])
+    (['flowers-small'], [])
     """
 
     def __init__(self, rights: Mapping[str, Sequence[str]]) -> None:
@@ -37,10 +37,6 @@ class Keys:
     def knows(self, key: str) -> bool:
         """Whether the key is one of them."""
         return self._patterns(key) is not None
-
-    def allows(self, key: str, task: str) -> bool:
-        """Whether the key may use a task."""
-        return bool(self.allowed(key, [task]))
 
     def allowed(self, key: str, tasks: Iterable[str]) -> list[str]:
         """Those of some tasks that the key may use."""

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from typing import Any
 
-import numpy as np
 from fastapi import Response
-from PIL import Image
 
 from vpt.data.decode import BadImage
 from vpt.inference.results import Classification, Detections
@@ -59,10 +55,3 @@ def row_of(answer: Any, image: str, task: str, top: int, least: float) -> dict[s
             return {**plain, "scores": dict(list(plain["scores"].items())[:top]), **named}
         case _:
             raise TypeError(f"{type(answer).__name__} is no answer")
-
-
-def data_url(pixels: np.ndarray) -> str:
-    """A picture (H, W, 3) as PNG inside a URL, so that a page can show it."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

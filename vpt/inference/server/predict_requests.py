@@ -20,11 +20,12 @@ from vpt.inference.server.batched_work import Attention, Prediction
 from vpt.inference.server.decode_uploads import Finish, TooManyPixelsError
 from vpt.inference.server.dynamic_batching import SlowTaskError, Work
 from vpt.inference.server.fair_queue import ClosedError, FullError
-from vpt.inference.server.json_results import data_url, row_of
+from vpt.inference.server.json_results import row_of
 from vpt.inference.server.multipart import Form, FormError, FormReader, Holding, read_form
 from vpt.inference.server.multipart_frames import bare
 from vpt.inference.server.state import Service, logger
 from vpt.utils.errors import UserError
+from vpt.utils.plotting import data_uri
 
 T = TypeVar("T")
 
@@ -275,4 +276,4 @@ async def attention(service: Service, asked: Asked) -> dict[str, Any]:
     (found,) = await service.batcher.submit([work], asked.end - time.monotonic())
     if isinstance(found, UserError):
         raise bare(found)
-    return {**found, "square": data_url(found["square"])}
+    return {**found, "square": data_uri(found["square"])}

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vpt.inference.bank.bank import Bank, TaskInfo
+from vpt.inference.bank.bank import Bank
+from vpt.inference.bank.entry import TaskInfo
 from vpt.inference.bank.task import OtherBackboneError
 from vpt.inference.server.json_results import to_json
 from vpt.utils.errors import UserError

@@ -57,8 +57,7 @@ class ClipFile(Source):
             mine = tuple(names) if names is not None else _names(backbone.text, [row[len(fixed) :] for row in said])
             misfit = self._misfit(backbone.text, said, mine, words, config)
             if not misfit:
-                prompt = config.prompt.model_copy(update={"words": words}) if words is not None else config.prompt
-                return config.model_copy(update={"prompt": prompt}), mine
+                return config.with_({} if words is None else {"prompt.words": words}), mine
             wrong = misfit
         mend = (
             "give the class names as they were trained, in their order, with --classes, and prompt.words if it had any"

@@ -1,8 +1,8 @@
 """CoOp and CoCoOp (github.com/KaiyangZhou/CoOp), KgCoOp (github.com/htyao89/KgCoOp).
 
 Facts of their files: `prompt_learner/model.pth.tar-N` holds `ctx`, (M, C) or (K, M, C) where every class has its own,
-and the buffers of clip_file.py; CoCoOp beside it `meta_net.linear1` and `meta_net.linear2`, whose output is added to
-every context token. Where the class name stands (CLASS_TOKEN_POSITION) is not in the file: it is `end` unless
+and the buffers of clip_checkpoint.py; CoCoOp beside it `meta_net.linear1` and `meta_net.linear2`, whose output is
+added to every context token. Where the class name stands (CLASS_TOKEN_POSITION) is not in the file: it is `end` unless
 `prompt.position` says otherwise. KgCoOp's prompt learner has `bias_vectors` and a `meta_net` of one layer, neither of
 which its forward pass uses or its optimizer moves: they are left out.
 """

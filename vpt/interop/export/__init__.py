@@ -1,12 +1,8 @@
 """A trained model as one file for other runtimes: prompts folded in as constants, preprocessing inside.
 
-`write.py` is the way through. `classifier.py` and `detector.py` say what is written, `files.py` how, and `agreement.py`
-what counts as equal. `square.py`, `resize.py`, `finders.py`, `traceable.py` and `suppress.py` do in operators that can
-be traced what prediction does.
+Start at `export.py`. `classifier.py` and `detector.py` say what is written, `onnx.py` how, and `parity.py` what counts
+as equal. `preprocess.py`, `resize.py`, `detection_modules.py`, `torchvision_detection.py` and `nms.py` do what
+prediction does, in operators that can be traced.
 
 An extra: pip install 'vpt[export]'.
 """
-
-from vpt.interop.export.export import Exported, export
-
-__all__ = ["Exported", "export"]

@@ -13,6 +13,7 @@ from vpt.inference.predictor import Classifier
 from vpt.interop.export.onnx import Program, Run
 from vpt.interop.export.preprocess import Square
 from vpt.interop.export.sample_images import noise, windowed
+from vpt.metrics.probabilities import probabilities
 from vpt.utils.errors import UserError
 
 LARGEST_BATCH = 1024
@@ -51,8 +52,7 @@ class FoldedClassifier(nn.Module):
         features = self.model.backbone.features(
             self.model.normalise(pixels), self.model.steps, self.model.pool, self.layers
         )
-        scores = self.head(features).float()
-        return scores.sigmoid() if self.multilabel else scores.softmax(1)
+        return probabilities(self.head(features).float(), self.multilabel)
 
 
 def program_of(folded: FoldedClassifier, predictor: Classifier) -> Program:

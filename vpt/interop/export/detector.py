@@ -93,11 +93,6 @@ def compare(folded: FoldedDetector, predictor: BoxPredictor, run: Run, images: I
         boxes, scores, labels = run(image)
         pixels = folded.resized(image)
         ours = predictor.result("", predictor.model.detect([pixels])[0], pixels, width, height)
-        places = torch.tensor([predictor.classes.index(label) for label in ours.labels], dtype=torch.int64)
-        pairs.append(
-            (
-                (boxes, scores, labels),
-                (torch.tensor(ours.boxes_xyxy).reshape(-1, 4), torch.tensor(ours.scores), places),
-            )
-        )
+        mine = torch.tensor(ours.boxes), torch.tensor(ours.scores, dtype=torch.float32), torch.tensor(ours.class_ids)
+        pairs.append(((boxes, scores, labels), mine))
     return difference(pairs)

@@ -17,7 +17,7 @@ from vpt.utils.atomic_io import write_atomic
 from vpt.utils.errors import UserError
 
 CLOSE = 1e-3  # of scores from 0 to 1, between runtimes
-ALONE = 0.05  # share of boxes that only one runtime finds; see agreement.py
+ALONE = 0.05  # share of boxes that only one runtime finds; see parity.py
 
 T = TypeVar("T")
 Check = Picture | Sequence[Picture] | None

@@ -19,6 +19,7 @@ from vpt.backbones.pos_embed import MOST_PATCHES
 from vpt.backbones.vit_spec import Tower
 from vpt.config import FullTuning, OwlHead, PyramidHead, RunConfig, TokenPrompt
 from vpt.data.detection.transforms import Target
+from vpt.data.normalization import normalise
 from vpt.heads.detection import owl
 from vpt.heads.detection.feature_pyramid import SCALES, SimplePyramid
 from vpt.heads.detection.torchvision import build_torchvision, first_label, losses_of
@@ -57,18 +58,13 @@ class Detector(Prompted):
         inserted, after = ({}, "drop") if prompt is None else (prompt.inserted, prompt.after)
         self.taps = tuple(taps)
         self.steps = plan(len(tower.blocks), inserted, after, Reads(image="patches"))
-        self.mean: Tensor
-        self.std: Tensor
-        pre = backbone.preprocess
-        self.register_buffer("mean", torch.tensor(pre.mean).view(3, 1, 1) * 255, persistent=False)
-        self.register_buffer("std", torch.tensor(pre.std).view(3, 1, 1) * 255, persistent=False)
         self.__dict__["constants"] = None  # keys and values of prompts, while nothing changes
 
     def normalise(self, image: Tensor) -> Tensor:
         """A uint8 image (3, h, w) to what the backbone expects."""
         if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
             raise ValueError(f"an image must be uint8 (3, h, w), found {image.dtype} {tuple(image.shape)}")
-        return (image.to(self.mean.dtype) - self.mean) / self.std
+        return normalise(image, self.mean, self.std)
 
     def grids(self, images: Tensor) -> list[Tensor]:
         """Patch grids (B, C, h, w) of a batch of normalised images (B, 3, H, W)."""
@@ -76,11 +72,6 @@ class Detector(Prompted):
         if layers is None:
             layers = self.layers(self.steps, len(images))
         return self.backbone.grids(images, self.steps, self.taps, layers)
-
-    def eval(self) -> Detector:
-        """Evaluation mode."""
-        super().eval()
-        return self
 
     def loss(self, images: Sequence[Tensor], targets: Sequence[Target]) -> Tensor:
         """The loss of uint8 images (3, h, w) and their targets; boxes of crowds are left out."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vpt.config import PixelPrompt
+from vpt.data.normalization import normalise
 from vpt.prompts.base import PromptModule
 from vpt.utils.errors import UserError
 
@@ -47,8 +48,8 @@ def lay(
         images = images + prompt
         if squash == "clamp":
             images = images.clamp(0, 1)
-        return (images - mean) / std
-    images = (images - mean) / std + prompt
+        return normalise(images, mean, std)
+    images = normalise(images, mean, std) + prompt
     if squash == "clamp":
         images = torch.minimum(torch.maximum(images, -mean / std), (1 - mean) / std)
     return images

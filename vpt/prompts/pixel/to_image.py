@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vpt.data.normalization import denormalise
 from vpt.prompts.pixel.prompt import PixelPrompts
 
 
@@ -38,5 +39,5 @@ def pixels_of(images: Tensor, mean: Tensor, std: Tensor) -> np.ndarray:
     >>> int(pixels_of(torch.ones(1, 3, 2, 2), half, half).min())
     255
     """
-    pixels = (images * std + mean).clamp(0, 1).float().cpu()
+    pixels = denormalise(images, mean, std).clamp(0, 1).float().cpu()
     return (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()

@@ -30,7 +30,7 @@ from vpt.prompts.init.initialize import start, wants_images
 from vpt.training.context import Setting
 from vpt.training.tasks.base import Fitting
 from vpt.utils.atomic_io import write_json
-from vpt.utils.distributed import gathered_lists, ranks
+from vpt.utils.distributed import gathered_list, ranks
 from vpt.utils.errors import UserError
 
 INIT_IMAGES = 32  # images whose patch tokens a data-driven start draws on
@@ -224,7 +224,7 @@ def predictions(
             bar.advance(1, images=len(batch.images))
     loader.close()
     if dealt:
-        predicted = _of_all(predicted, torch.cat(index))
+        predicted = gathered_list(predicted, torch.cat(index))
     wanted = [true_boxes(record) for record in records]
     return predicted, wanted
 
@@ -238,13 +238,6 @@ def true_boxes(record: Record) -> Found:
         "iscrowd": torch.tensor(record.crowds, dtype=torch.int64),
         "area": torch.tensor(record.object_areas(), dtype=torch.float64),
     }
-
-
-def _of_all(predicted: Sequence[Found], index: Tensor) -> list[Found]:
-    """What all processes found, in the order of the records that `index` points into."""
-    empty = {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0, dtype=torch.int64)}
-    columns = [gathered_lists([found[key] for found in predicted], index, like) for key, like in empty.items()]
-    return [dict(zip(empty, parts, strict=True)) for parts in zip(*columns, strict=True)]
 
 
 def restored(found: Found, image: Tensor, target: Target) -> Found:

@@ -1,0 +1,65 @@
+"""The one backbone of a bank."""
+
+from __future__ import annotations
+
+import threading
+
+import torch
+
+from vpt.backbones.backbone import Backbone
+from vpt.backbones.factory import load_backbone
+from vpt.config import BackboneConfig
+from vpt.inference.bank.deadline import Deadline
+from vpt.inference.bank.task import check_fits, reads_names
+from vpt.models.artifact import Artifact
+from vpt.models.trusted_settings import backbone_of
+from vpt.utils.precision import Precision
+
+
+class SharedBackbone:
+    """Loaded for the first task, and again with its text tower for the first task that reads class names.
+
+    Args:
+        config: which one; None for that of the first task.
+        device: where it computes.
+        precision: in which it computes.
+        deadline: stops passes through it.
+    """
+
+    def __init__(
+        self, config: BackboneConfig | None, device: torch.device, precision: Precision, deadline: Deadline
+    ) -> None:
+        self.chosen = config is not None
+        self.loading = threading.RLock()  # predicting does not wait for it
+        self._config = config
+        self._device, self._precision, self._deadline = device, precision, deadline
+        self._loaded: Backbone | None = None
+
+    @property
+    def name(self) -> str | None:
+        """Its name, once it is loaded."""
+        return None if self._loaded is None else self._loaded.name
+
+    def fitting(self, task: str, artifact: Artifact) -> Backbone:
+        """The backbone for one more task.
+
+        Raises:
+            UserError: it cannot be loaded, or the task was trained on another one.
+        """
+        with self.loading:
+            wanted = self._config or backbone_of(artifact)
+            if self._loaded is None:
+                self._loaded = self._prepared(load_backbone(wanted, text=reads_names(artifact), dynamic=True))
+                self._config = wanted
+            elif self._loaded.text is None and reads_names(artifact) and self._loaded.library == "open_clip":
+                whole = load_backbone(wanted, text=True, dynamic=True)
+                if self._loaded.fingerprint in whole.fingerprints:
+                    self._loaded = self._prepared(self._loaded.with_text(whole))
+            backbone = self._loaded
+        check_fits(task, artifact, backbone)
+        return backbone
+
+    def _prepared(self, backbone: Backbone) -> Backbone:
+        backbone.round_to(self._precision)
+        self._deadline.watch(backbone)
+        return backbone.to(self._device)

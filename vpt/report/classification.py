@@ -1,0 +1,106 @@
+"""Sections of a classification run: classes, errors, calibration, attention and features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from vpt.data.dataset import LabelledData
+from vpt.metrics.predictions import Answer, answers_of
+from vpt.metrics.probabilities import probabilities
+from vpt.report import attention, calibration, confusion_matrix, embedding_map
+from vpt.report import errors as mistakes
+from vpt.report.html import Section, note
+from vpt.report.model_outputs import Observed, Observer, sample
+from vpt.report.page import Options, by_name, data_of, labels_of, or_note, with_note
+from vpt.report.run_data import Source
+from vpt.utils.console import Console
+from vpt.utils.errors import UserError
+
+
+def class_sections(source: Source, options: Options, console: Console) -> list[Section]:
+    """Sections of a classification run, as far as they can be had."""
+    data = data_of(source)
+    records = None if isinstance(data, UserError) else by_name(data, source.split)
+    observer, observed = _observed(source, options, data, console)
+    answers = source.answers
+    if not answers and isinstance(observed, Observed):
+        labels = labels_of(observed.records, len(source.classes), source.multilabel)
+        names = [record.name for record in observed.records]
+        answers = answers_of(names, observed.logits, labels, source.classes)
+    sections = []
+    if source.measured or answers:
+        given = (source.measured, answers, source.classes, source.multilabel)
+        sections.append(or_note("classes", "Classes", lambda: confusion_matrix.section(*given)))
+    if answers:
+        most = source.config.data.max_pixels
+        sections.append(mistakes.section(answers, records, options.images, most, source.multilabel))
+        if isinstance(data, UserError):
+            sections[-1] = with_note(sections[-1], f"The images are not shown: {data}")
+        sections.append(or_note("calibration", "Calibration", lambda: _calibration(source, answers, observed)))
+    if isinstance(observer, Observer) and isinstance(observed, Observed):
+        seen, looked = observer, observed
+        sections.append(or_note("attention", "Attention", lambda: _attention(source, seen, looked, answers)))
+        sections.append(or_note("features", "Features", lambda: _features(source, looked, options)))
+    elif isinstance(observed, UserError):
+        text = note(f"Attention and features are not shown: {observed}")
+        sections.append(Section("model", "Attention and features", text))
+    return sections
+
+
+def _observed(
+    source: Source, options: Options, data: LabelledData | UserError, console: Console
+) -> tuple[Observer | None, Observed | UserError | None]:
+    if not options.model:
+        return None, None
+    try:
+        if isinstance(data, UserError):
+            raise data
+        if source.artifact is None:
+            raise UserError("there is no artifact yet")
+        observer = Observer(source, options.device, options.named)
+        known = {name: number for number, name in enumerate(source.classes)}
+        if any(name not in known for name in data.classes):
+            raise UserError(f"the classes of {source.config.data.path} are not those of the run")
+        return observer, observer.look(sample(data.split(source.split), embedding_map.MOST), console)
+    except UserError as error:
+        return None, error
+
+
+def _calibration(source: Source, answers: Sequence[Answer], observed: Observed | UserError | None) -> Section:
+    logits = observed.logits if isinstance(observed, Observed) else None
+    nll = source.measured.get("loss")
+    if source.multilabel:
+        if logits is None or not isinstance(observed, Observed):
+            raise UserError("scores of all labels are not written by runs; the model would tell them")
+        truth = labels_of(observed.records, len(source.classes), True) > 0.5
+        chance = probabilities(logits.astype(np.float64), multilabel=True)
+        said = chance > 0.5
+        return calibration.section(np.where(said, chance, 1 - chance).ravel(), (said == truth).ravel(), "labels", nll)
+    confidence = np.array([answer.score for answer in answers])
+    right = np.array([answer.right for answer in answers])
+    if logits is None or not isinstance(observed, Observed):
+        return calibration.section(confidence, right, "answers", nll)
+    labels = labels_of(observed.records, len(source.classes), False)
+    of = "" if len(labels) == len(answers) else f" (of {len(labels):,} images)"
+    return calibration.section(confidence, right, "answers", nll, logits.astype(np.float64), labels, of)
+
+
+def _attention(source: Source, observer: Observer, observed: Observed, answers: Sequence[Answer]) -> Section:
+    by_name = {record.name: record for record in observed.records}
+    here = [answer for answer in answers if answer.image in by_name]
+    chosen = attention.examples(here, multilabel=source.multilabel)
+    found = observer.attention([by_name[answer.image] for answer in chosen])
+    if not found:
+        raise UserError("no image to look at")
+    return attention.section(found, answers)
+
+
+def _features(source: Source, observed: Observed, options: Options) -> Section:
+    labels = labels_of(observed.records, len(source.classes), source.multilabel)
+    if source.multilabel:
+        wrong = ((observed.logits > 0) != (labels > 0.5)).any(1)
+    else:
+        wrong = observed.logits.argmax(1) != labels
+    return embedding_map.section(observed.before, observed.after, labels, wrong, source.classes, options.map)
