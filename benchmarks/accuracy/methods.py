@@ -37,7 +37,7 @@ from benchmarks.machine import machine, peak, reset_peak
 from benchmarks.results_files import RESULTS
 from vpt.config import load_config
 from vpt.metrics.classification import ranking
-from vpt.training.trainer import resume, train
+from vpt.training.run import resume, train
 from vpt.utils.atomic_io import write_json
 from vpt.utils.console import Console
 from vpt.utils.errors import UserError

@@ -1,11 +1,16 @@
-"""The tasks, and which one a configuration means."""
+"""The tasks, and which one a configuration means. A task's modules are imported when a run needs it."""
 
 from __future__ import annotations
 
+from importlib import import_module
+
 from vpt.config import RunConfig
 from vpt.training.tasks.base import Task
-from vpt.training.tasks.classification import Classification
-from vpt.training.tasks.detection import Detection
+
+TASKS = {
+    "classification": ("vpt.training.tasks.classification", "Classification"),
+    "detection": ("vpt.training.tasks.detection", "Detection"),
+}
 
 
 def task_of(config: RunConfig) -> Task:
@@ -14,4 +19,6 @@ def task_of(config: RunConfig) -> Task:
     >>> type(task_of(RunConfig())).__name__
     'Classification'
     """
-    return Detection() if config.task == "detection" else Classification()
+    module, name = TASKS[config.task]
+    task: Task = getattr(import_module(module), name)()
+    return task
