@@ -339,24 +339,6 @@ def clip_cache() -> str:
     return f"{rows(['image features', 'time of an epoch'], body)}\n\n{caption}"
 
 
-def together() -> str:
-    found = read("together-cpu")
-    body = [
-        [
-            row["kind"],
-            f"{row['seconds']['one after another']:.1f} s",
-            f"{row['seconds']['side by side']:.1f} s",
-            f"{row['speedup']:.2f}x",
-        ]
-        for row in found["rows"]
-    ]
-    caption = (
-        f"An epoch of {found['runs']} runs on {found['backbone']}, medians of {found['rounds']} alternating rounds, "
-        f"{_place(found)} (`benchmarks/speed/together.py`)."
-    )
-    return f"{rows(['runs', 'one after another', 'side by side', 'speed'], body)}\n\n{caption}"
-
-
 def faults() -> str:
     found = read("faults")["faults"]
     names = {
@@ -411,7 +393,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "bank": bank,
     "load": load,
     "clip-cache": clip_cache,
-    "together": together,
     "faults": faults,
 }
 

@@ -58,7 +58,9 @@ def _train_each(file: str | None, overrides: list[str], each: Sequence[str]) -> 
         raise UserError("--each compares settings already; leave out compare")
     from vpt.training.run import train
     from vpt.training.run_folder import free_name, refuse_taken, stem_of
+    from vpt.utils.distributed import refuse
 
+    refuse("--each")
     say("vpt: --each is deprecated and trains one run after another; use vpt sweep --grid, or vpt train for each value")
     names = ["-".join([config.name or stem_of(config), *map(_in_name, words)]) for words, config in named]
     if given := named[0][1].name is not None:

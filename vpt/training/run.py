@@ -22,8 +22,13 @@ from vpt.utils.folder_lock import lock_folder
 Prepare = Callable[[RunConfig, Console], RunContext]
 
 
-def train(config: RunConfig, console: Console | None = None) -> TrainResult:
+def train(config: RunConfig, console: Console | None = None, callbacks: Sequence[Callback] = ()) -> TrainResult:
     """Train what `config` describes into a new run folder, then the prompts it is to be compared with.
+
+    Args:
+        config: the run.
+        console: where it prints; default: stderr.
+        callbacks: called after those that every run has; not for the compared prompts.
 
     Raises:
         UserError: any mistake in configuration, data or backbone, before training starts; a loss that diverges.
@@ -37,7 +42,7 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
             context = prepare_run(config, console)
         for other in others:
             build_model(with_config(context, other))  # a mistake in it is reported now, not after the first training
-        trainer = Trainer(context)
+        trainer = Trainer(context, callbacks=callbacks)
         folder = Path(told(str(claim(context.config)) if is_first() else ""))
         with lock_folder(folder) as locked, _resumable(folder):
             result = trainer.fit(locked)

@@ -9,6 +9,7 @@ from vpt.config import RunConfig
 from vpt.training.run import train
 from vpt.training.run_folder import TrainResult, refuse_taken
 from vpt.utils.console import Console
+from vpt.utils.distributed import refuse
 from vpt.utils.errors import UserError
 
 
@@ -19,6 +20,7 @@ def train_together(configs: Sequence[RunConfig], console: Console | None = None)
         UserError: no run, or names that are taken, before training starts; whatever `train` raises for a run, after
             those before it have finished.
     """
+    refuse("vpt.train_together")
     warnings.warn(
         "vpt.train_together is deprecated and trains one run after another; call vpt.train for each",
         DeprecationWarning,
