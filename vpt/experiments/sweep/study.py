@@ -22,14 +22,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from vpt.config import RunConfig, load_config, word
 from vpt.experiments.sweep.journal import open_journal
 from vpt.experiments.sweep.plots import sweep_png
+from vpt.experiments.sweep.prune_trial import PruneTrial
 from vpt.experiments.sweep.reuse import Shared
 from vpt.experiments.sweep.search_space import TRIALS, Axis, Choices, grid_of, suggest, words_of
 from vpt.metrics.classification import ranking
-from vpt.training.callbacks import Callback
 from vpt.training.context import RunContext
 from vpt.training.run import train_or_resume
 from vpt.training.run_folder import TrainResult, identity, refuse_changed, refuse_other
-from vpt.training.trainer import Trainer, build_model
+from vpt.training.trainer import build_model
 from vpt.utils.atomic_io import write_json
 from vpt.utils.console import Console
 from vpt.utils.distributed import refuse
@@ -293,39 +293,6 @@ def _context(config: RunConfig, shared: Shared) -> RunContext:
     if not context.data.val:
         raise UserError("a sweep chooses by validation, but there is none; set data.val_fraction")
     return context
-
-
-class PruneTrial(Callback):
-    """Reports the validation of each epoch to Optuna, and ends a trial that falls behind.
-
-    Args:
-        trial: Optuna's.
-
-    Raises:
-        TrialPruned: after an epoch that is not the last.
-    """
-
-    def __init__(self, trial: optuna.Trial) -> None:
-        self._trial = trial
-        self._reported: set[int] = set()
-
-    def before_training(self, trainer: Trainer) -> None:
-        """Report the epochs of a trial that goes on."""
-        for row in trainer.progress.history:
-            self._report(trainer, row)
-
-    def after_epoch(self, trainer: Trainer, row: dict[str, Any]) -> None:
-        """Report an epoch."""
-        self._report(trainer, row)
-
-    def _report(self, trainer: Trainer, row: dict[str, Any]) -> None:
-        score = row.get(f"val_{trainer.metric}")
-        if score is None or trainer.progress.finished or row["epoch"] in self._reported:
-            return
-        self._reported.add(row["epoch"])
-        self._trial.report(score, row["epoch"])
-        if self._trial.should_prune():
-            raise optuna.TrialPruned
 
 
 def _run(config: RunConfig, folder: Path, trial: optuna.Trial, shared: Shared) -> float:
