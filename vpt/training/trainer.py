@@ -244,6 +244,7 @@ class Trainer:
         )
         self.state.kept.clear()
         self._close_loaders()
+        self._parts = None  # its CUDA graph goes before another is recorded
         self._parts = self.task.training_parts(self.model, self.context)
 
     @contextmanager
