@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.helpers.clip_digits import LEARNERS, WORDS, settings
+from tests.helpers.clip_digits import LEARNERS, WORDS, digits_clip, settings
 from tests.helpers.runs import QUIET, states_of_epochs
 from vpt.backbones.factory import load_backbone
 from vpt.config import load_config
@@ -24,6 +24,8 @@ from vpt.training.run import resume, train
 from vpt.training.tasks import task_of
 from vpt.training.trainer import Trainer
 from vpt.utils.errors import UserError
+
+__all__ = ["digits_clip"]  # a fixture
 
 
 def untrained(clip: list[str], out: Path, *words: str) -> Path:
