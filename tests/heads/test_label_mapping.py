@@ -158,7 +158,7 @@ def test_a_mapping_has_no_mean_over_epochs(shapes: Path, tmp_path: Path):
         (["head.sources=3"], r"needs 9 source classes for 3 classes .* has 7"),
         (["backbone=vpt_nano"], "vpt_nano has no classifier"),
         (["backbone=vit_small_patch14_dinov2"], "vit_small_patch14_dinov2 has no classifier"),
-        (["prompt=none", "head.method=random"], "nothing learns in this run"),
+        (["prompt=none", "head.method=random"], "nothing to train: no prompt, a frozen backbone"),
     ],
 )
 def test_what_cannot_be_is_refused(shapes: Path, tmp_path: Path, words: list[str], sentence: str):
