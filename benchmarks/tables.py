@@ -340,24 +340,6 @@ def clip_cache() -> str:
     return f"{rows(['image features', 'time of an epoch'], body)}\n\n{caption}"
 
 
-def together() -> str:
-    found = read("together-cpu")
-    body = [
-        [
-            row["kind"],
-            f"{row['seconds']['one after another']:.1f} s",
-            f"{row['seconds']['side by side']:.1f} s",
-            f"{row['speedup']:.2f}x",
-        ]
-        for row in found["rows"]
-    ]
-    caption = (
-        f"An epoch of {found['runs']} runs on {found['backbone']}, medians of {found['rounds']} alternating rounds, "
-        f"{_place(found)} (`benchmarks/speed/together.py`)."
-    )
-    return f"{rows(['runs', 'one after another', 'side by side', 'speed'], body)}\n\n{caption}"
-
-
 def faults() -> str:
     found = read("faults")["faults"]
     names = {
@@ -412,7 +394,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "bank": bank,
     "load": load,
     "clip-cache": clip_cache,
-    "together": together,
     "faults": faults,
     "robustness-artifacts": robustness_tables.artifacts,
     "robustness-server": robustness_tables.attacks,

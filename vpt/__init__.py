@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from vpt.inference.results import Classification, Detections
     from vpt.models.wrap import Wrapped, load_prompt, wrap
     from vpt.report.build import write_report
-    from vpt.training.multi_run import train_together
+    from vpt.training.run import resume, train
     from vpt.training.run_folder import TrainResult
-    from vpt.training.trainer import resume, train
+    from vpt.training.train_together import train_together
     from vpt.utils.errors import UserError
 
 _HOME = {
@@ -40,9 +40,9 @@ _HOME = {
     "load": "vpt.inference.predictor",
     "load_config": "vpt.config",
     "load_prompt": "vpt.models.wrap",
-    "resume": "vpt.training.trainer",
-    "train": "vpt.training.trainer",
-    "train_together": "vpt.training.multi_run",
+    "resume": "vpt.training.run",
+    "train": "vpt.training.run",
+    "train_together": "vpt.training.train_together",
     "wrap": "vpt.models.wrap",
     "write_report": "vpt.report.build",
 }

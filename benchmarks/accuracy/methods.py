@@ -33,11 +33,10 @@ from typing import Any
 
 import torch
 
+from benchmarks.accuracy.train_and_measure import trained
 from benchmarks.machine import machine, peak, reset_peak
 from benchmarks.results_files import RESULTS
-from vpt.config import load_config
 from vpt.metrics.classification import ranking
-from vpt.training.trainer import resume, train
 from vpt.utils.atomic_io import write_json
 from vpt.utils.console import Console
 from vpt.utils.errors import UserError
@@ -297,16 +296,10 @@ def timed(rows: list[dict[str, Any]], words: list[str], runs: Path) -> dict[str,
 
 
 def run(words: list[str], folder: Path) -> dict[str, Any]:
-    """Train, or go on with a run that was stopped; what it measured."""
+    """What a run measured; it is trained now, resumed, or read."""
     cpu = torch.device("cpu")
     before = reset_peak(cpu)
-    if (folder / "checkpoint.safetensors").is_file():
-        result = resume(folder, console=Console(quiet=True))
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
-        config = load_config(overrides=[*words, f"out={folder.parent}", f"name={folder.name}"])
-        result = train(config, Console(quiet=True))
-    metrics = result.metrics
+    metrics = trained(words, folder, Console(quiet=True)).metrics
     key = ranking(metrics["val"])
     return {
         "val": metrics["val"][key],

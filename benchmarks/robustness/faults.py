@@ -34,7 +34,7 @@ from benchmarks.machine import machine
 from benchmarks.results_files import RESULTS
 from vpt.config import load_config
 from vpt.data.decode import BadImage, decode
-from vpt.training.trainer import resume, train
+from vpt.training.run import resume, train
 from vpt.utils.atomic_io import write_json
 from vpt.utils.console import Console
 from vpt.utils.errors import UserError

@@ -23,7 +23,7 @@ from PIL import Image
 from benchmarks.machine import machine
 from benchmarks.results_files import RESULTS
 from vpt.config import load_config
-from vpt.training.trainer import train
+from vpt.training.run import train
 from vpt.utils.atomic_io import write_json
 from vpt.utils.console import Console
 

@@ -15,7 +15,7 @@ from benchmarks.machine import machine
 from benchmarks.results_files import RESULTS
 from vpt.config import load_config, read_yaml
 from vpt.metrics.comparison import method_name
-from vpt.training.trainer import train
+from vpt.training.run import train
 from vpt.utils.atomic_io import write_json
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -24,7 +24,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import vpt
 from tests.compat.backbones import register
 from tests.compat.cases import CASES, STOPPED, pictures, settings, write_images
-from vpt.training import loop
+from vpt.training.trainer import Trainer
 from vpt.utils.console import Console
 
 TASKS = ("small-deep-shared", "small-deep-drop", "small-vfpt", "small-cvpt", "small-vapt", "small-several-labels")
@@ -110,21 +110,21 @@ def run_onnx(file: Path) -> list[list[float]]:
 
 def _stop(config: vpt.RunConfig, folder: Path, target: Path) -> None:
     """The same run, stopped after its first epoch as a kill would stop it."""
-    usual = loop.finish_epoch
+    usual = Trainer.end_epoch
 
-    def last(*args: Any) -> None:
-        if args[0].progress.epoch == 1:
+    def last(trainer: Trainer) -> None:
+        if trainer.progress.epoch == 1:
             raise _Stop
-        usual(*args)
+        usual(trainer)
 
-    loop.finish_epoch = last
+    Trainer.end_epoch = last  # type: ignore[method-assign]
     try:
         vpt.train(config, Console(quiet=True))
     except _Stop:
         target.parent.mkdir(exist_ok=True)
         shutil.copytree(folder, target, ignore=IGNORED)
     finally:
-        loop.finish_epoch = usual
+        Trainer.end_epoch = usual  # type: ignore[method-assign]
         shutil.rmtree(folder)
 
 

@@ -64,7 +64,7 @@ def test_mistakes_in_cases_are_named(cases: list[object], message: str):
 def test_an_artifact_holds_what_the_cases_came_to(tmp_path: Path, shapes: Path, small_net: None):
     from tests.helpers.runs import QUIET, settings
     from vpt.models.artifact import read_artifact
-    from vpt.training.trainer import train
+    from vpt.training.run import train
 
     words = ['cases=[{"when": {"data.augment": "light"}, "use": {"train.epochs": 1}}]', "data.augment=light"]
     config = settings(shapes, tmp_path, *words)

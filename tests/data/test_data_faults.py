@@ -18,7 +18,7 @@ from vpt.data.datasets.image_folder import read_folder
 from vpt.data.datasets.registry import load_data
 from vpt.data.decode import BadImage, decode
 from vpt.data.validation import apply, check
-from vpt.training.trainer import train
+from vpt.training.run import train
 from vpt.utils.errors import UserError
 
 NFC, NFD = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))

@@ -20,7 +20,7 @@ from vpt.config import load_config
 from vpt.inference.evaluate import evaluate
 from vpt.inference.load_model import load_model
 from vpt.models.artifact import read_artifact, save_artifact
-from vpt.training.trainer import train
+from vpt.training.run import train
 from vpt.utils.errors import UserError
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 180, 30), "blue": (30, 30, 200)}

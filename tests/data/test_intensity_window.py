@@ -30,7 +30,7 @@ from vpt.data.validation import check
 from vpt.inference.bank.bank import Bank
 from vpt.inference.evaluate import evaluate
 from vpt.models.artifact import read_artifact
-from vpt.training.trainer import resume, train
+from vpt.training.run import resume, train
 from vpt.utils.errors import UserError
 
 SIDE = 64  # 4,096 pixels: as many as 12 bits have values
@@ -411,7 +411,7 @@ def test_settings_without_a_window_scale_as_they_did(tmp_path: Path) -> None:
 
 def test_a_run_without_a_window_goes_on_as_it_began(xrays: Path, tmp_path: Path, small_net: None) -> None:
     """Its folder is that of a version that had none: it must not choose one in the middle of training."""
-    from vpt.training import loop
+    from vpt.training.trainer import Trainer
 
     class Stop(Exception):
         pass
@@ -421,7 +421,7 @@ def test_a_run_without_a_window_goes_on_as_it_began(xrays: Path, tmp_path: Path,
 
     config = load_config(overrides=[f"data={xrays}", f"out={tmp_path}", "name=old", *WORDS, "data.window=legacy"])
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(loop, "finish_epoch", stop)
+        patch.setattr(Trainer, "end_epoch", stop)
         train(config, QUIET)
     folder = tmp_path / "old"
     tree = yaml.safe_load((folder / "config.yaml").read_text())

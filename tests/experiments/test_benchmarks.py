@@ -25,7 +25,7 @@ from vpt.experiments.benchmarks.suites import SUITES, suite_of
 from vpt.experiments.benchmarks.table import _published_mean, as_markdown, build, collect
 from vpt.experiments.protocols import harmonic
 from vpt.experiments.sweep.search_space import SpaceFile, read_space
-from vpt.training import loop
+from vpt.training.trainer import Trainer
 from vpt.utils.errors import UserError
 
 QUICK = [*NET, "train.epochs=2", "train.batch_size=8", "prompt.tokens=2", "data.workers=0"]
@@ -423,7 +423,7 @@ class TestRuns:
         space = SpaceFile(axes, ("train.optimizer.kind=adamw",), True, final=smooth)
         whole = run(self.bench("vtab", tmp_path, tmp_path / "whole", space=space), QUIET)
         plan = self.bench("vtab", tmp_path, tmp_path / "cut", space=space)
-        usual, steps = loop._step, []
+        usual, steps = Trainer.train_step, []
 
         def fatal(*args):
             steps.append(1)
@@ -432,7 +432,7 @@ class TestRuns:
             return usual(*args)
 
         with monkeypatch.context() as patched:
-            patched.setattr(loop, "_step", fatal)
+            patched.setattr(Trainer, "train_step", fatal)
             for _ in range(2):
                 with pytest.raises(Killed):
                     run(plan, QUIET)
@@ -448,7 +448,7 @@ class TestRuns:
         assert mine == other
         assert mine["accuracy"]["dtd"].seeds == 1
         with monkeypatch.context() as patched:
-            patched.setattr(loop, "_step", lambda *_: pytest.fail("trained again"))
+            patched.setattr(Trainer, "train_step", lambda *_: pytest.fail("trained again"))
             run(plan, QUIET)
         with pytest.raises(UserError, match=r"begun with other settings \(prompt\.tokens\)"):
             run(self.bench("vtab", tmp_path, tmp_path / "cut", "prompt.tokens=3", space=space), QUIET)
@@ -519,7 +519,7 @@ class TestRuns:
         dassl_set(tmp_path, "eurosat")
         plan = self.bench("base-to-new", tmp_path, tmp_path / "out", *clip, seeds=(1, 2))
         folder = run(plan, QUIET)
-        monkeypatch.setattr(loop, "_step", lambda *_: pytest.fail("trained again"))
+        monkeypatch.setattr(Trainer, "train_step", lambda *_: pytest.fail("trained again"))
         run(plan, QUIET)
         table = build([folder])
         assert [entry["method"] for entry in table["published"]] == ["CoOp"]
@@ -541,7 +541,7 @@ class TestRuns:
         plan = self.bench("transfer", tmp_path, tmp_path / "out", *clip, seeds=(1, 2))
         folder = run(plan, QUIET)
         with monkeypatch.context() as patched:
-            patched.setattr(loop, "_step", lambda *_: pytest.fail("trained again"))
+            patched.setattr(Trainer, "train_step", lambda *_: pytest.fail("trained again"))
             run(plan, QUIET)
             dassl_set(tmp_path, "eurosat")  # what comes later is tested with the models that are there
             run(plan, QUIET)

@@ -25,7 +25,7 @@ from vpt.experiments.sweep import study
 from vpt.experiments.sweep.reuse import Shared
 from vpt.experiments.sweep.search_space import Choices, Range, grid_of, read_space, read_space_file, words_of
 from vpt.experiments.sweep.study import Sweep, search, sweep
-from vpt.training import loop
+from vpt.training.trainer import Trainer
 from vpt.utils.errors import UserError
 from vpt.utils.run_log import read_rows
 
@@ -165,7 +165,7 @@ def test_of_equal_points_the_first_of_the_file_is_taken(
 def test_the_same_call_again_trains_nothing(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     plan = Sweep(words(shapes, tmp_path), read_space(["prompt.tokens=1,3"]), trials=2)
     first = sweep(plan, QUIET)
-    monkeypatch.setattr(loop, "_step", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(Trainer, "train_step", lambda *_: pytest.fail("trained again"))
     again = sweep(plan, QUIET)
     assert again.chosen == first.chosen
     assert again.best.metrics == first.best.metrics
@@ -180,7 +180,7 @@ def test_a_killed_sweep_goes_on(shapes: Path, tmp_path: Path, monkeypatch: pytes
         Sweep(words(shapes, tmp_path / "whole"), read_space(["prompt.tokens=1,3"]), trials=2, grid=True), QUIET
     )
     plan = Sweep(words(shapes, tmp_path / "cut"), read_space(["prompt.tokens=1,3"]), trials=2, grid=True)
-    usual, steps = loop._step, []
+    usual, steps = Trainer.train_step, []
 
     def fatal(*args):
         steps.append(1)
@@ -189,7 +189,7 @@ def test_a_killed_sweep_goes_on(shapes: Path, tmp_path: Path, monkeypatch: pytes
         return usual(*args)
 
     with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(loop, "_step", fatal)
+        patched.setattr(Trainer, "train_step", fatal)
         sweep(plan, QUIET)
     found = sweep(plan, QUIET)
     done = [row for row in found.trials if row["state"] == "complete"]

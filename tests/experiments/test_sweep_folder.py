@@ -12,7 +12,7 @@ import pytest
 from tests.helpers.runs import NET, QUIET
 from vpt.experiments.sweep.search_space import read_space
 from vpt.experiments.sweep.study import Sweep, search, sweep
-from vpt.training import loop
+from vpt.training.trainer import Trainer
 from vpt.utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("small_net")
@@ -51,7 +51,7 @@ def test_another_is_refused_and_changes_nothing(
 
 
 def test_the_same_elsewhere_computed_may_go_on(searched: Path, shapes: Path, monkeypatch):
-    monkeypatch.setattr(loop, "_step", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(Trainer, "train_step", lambda *_: pytest.fail("trained again"))
     stamp = (searched / "best" / "artifact.safetensors").stat().st_mtime_ns
     sweep(plan(shapes, searched.parent, "train.checkpoint_minutes=5", "compare=[none]"), QUIET)
     assert (searched / "best" / "artifact.safetensors").stat().st_mtime_ns == stamp
@@ -104,5 +104,5 @@ def test_machines_that_share_a_database_share_the_settings(shapes: Path, tmp_pat
         search(plan(shapes, tmp_path / "two", "train.batch_size=12", storage=url), QUIET)
     with pytest.raises(UserError, match=r"over\.prompt\.tokens"):
         search(plan(shapes, tmp_path / "two", over="prompt.tokens=4,5", storage=url), QUIET)
-    monkeypatch.setattr(loop, "_step", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(Trainer, "train_step", lambda *_: pytest.fail("trained again"))
     assert search(plan(shapes, tmp_path / "two", storage=url), QUIET).trials == first.trials

@@ -16,8 +16,8 @@ from vpt.heads.registry import build_head
 from vpt.inference.evaluate import evaluate
 from vpt.models.artifact import read_artifact
 from vpt.models.classifier import backbone_for, build_model
-from vpt.training import loop
-from vpt.training.trainer import resume, train
+from vpt.training.run import resume, train
+from vpt.training.trainer import Trainer
 from vpt.utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("small_net")
@@ -107,15 +107,15 @@ def test_a_convolutional_classifier():
 def test_runs_resume_and_round_trip(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str):
     words = [f"head.method={method}", "head.sources=2"]
     whole = train(settings(shapes, tmp_path / "whole", *words), QUIET)
-    step = loop._step
+    step = Trainer.train_step
 
-    def fatal(state, *args):
-        if state.progress.step == 7:
+    def fatal(trainer, *args):
+        if trainer.progress.step == 7:
             raise KeyboardInterrupt
-        return step(state, *args)
+        return step(trainer, *args)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(loop, "_step", fatal)
+        patched.setattr(Trainer, "train_step", fatal)
         train(settings(shapes, tmp_path / "cut", *words, "train.checkpoint_minutes=0"), QUIET)
     again = resume(tmp_path / "cut" / "run", console=QUIET)
     assert again.artifact.read_bytes() == whole.artifact.read_bytes()
@@ -158,7 +158,7 @@ def test_a_mapping_has_no_mean_over_epochs(shapes: Path, tmp_path: Path):
         (["head.sources=3"], r"needs 9 source classes for 3 classes .* has 7"),
         (["backbone=vpt_nano"], "vpt_nano has no classifier"),
         (["backbone=vit_small_patch14_dinov2"], "vit_small_patch14_dinov2 has no classifier"),
-        (["prompt=none", "head.method=random"], "nothing learns in this run"),
+        (["prompt=none", "head.method=random"], "nothing to train: no prompt, a frozen backbone"),
     ],
 )
 def test_what_cannot_be_is_refused(shapes: Path, tmp_path: Path, words: list[str], sentence: str):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from torch import Tensor
 
 from vpt.config import RunConfig, load_config
-from vpt.training import loop
+from vpt.training.trainer import Trainer
 from vpt.utils.console import Console
 
 QUIET = Console(quiet=True)
@@ -25,11 +24,11 @@ def settings(shapes: Path, out: Path, *words: str) -> RunConfig:
 def states_of_epochs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
     """What a model owns at the end of every epoch that is trained from now on."""
     states: list[dict[str, Tensor]] = []
-    usual = loop.finish_epoch
+    usual = Trainer.end_epoch
 
-    def remember(state: Any, *args: Any) -> None:
-        states.append({name: value.clone() for name, value in state.model.owned_state().items()})
-        usual(state, *args)
+    def remember(trainer: Trainer) -> None:
+        states.append({name: value.clone() for name, value in trainer.model.owned_state().items()})
+        usual(trainer)
 
-    monkeypatch.setattr(loop, "finish_epoch", remember)
+    monkeypatch.setattr(Trainer, "end_epoch", remember)
     return states

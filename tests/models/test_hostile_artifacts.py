@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -120,7 +121,7 @@ class TestCheckpoints:
         from tests.compat.cases import settings, write_images
         from vpt.training.context import prepare
         from vpt.training.run_folder import CHECKPOINT, upgraded
-        from vpt.training.trainer import get_ready
+        from vpt.training.trainer import Trainer
 
         run = tmp_path / name
         shutil.copytree(hostile.ARTIFACTS.parent / "stopped" / name, run)
@@ -128,19 +129,19 @@ class TestCheckpoints:
         config = load_config(
             base=upgraded(vpt.config.read_yaml(run / "config.yaml")), overrides=[w for w in words if "=/" in w]
         )
-        setting = prepare(config, task_of(config).load, Console(quiet=True))
-        backbone = backbone_for(config)
-        get_ready(setting, run, backbone)  # as it is
+        context = prepare(config, task_of(config).load, Console(quiet=True))
+        context = replace(context, backbone=backbone_for(config))
+        Trainer(context, run)  # as it is
         tensors, tree = mutate.load(run / CHECKPOINT)
         refusals = 0
         for _, text in mutate.drawn(tree, 40, seed=0):
             mutate.write(run / CHECKPOINT, tensors, text)
-            refusals += bool(refused(lambda: get_ready(setting, run, backbone)))
+            refusals += bool(refused(lambda: Trainer(context, run)))
         assert refusals > 15
         for what, values in mutate.tensors(dict(list(tensors.items())[:6])):
             mutate.write(run / CHECKPOINT, {**tensors, **values}, json.dumps(tree))
             if "longer" in what or "axis" in what:
-                assert refused(lambda: get_ready(setting, run, backbone)), what
+                assert refused(lambda: Trainer(context, run)), what
 
     def test_an_unknown_round_ends_in_a_sentence(self, weights: Path, tmp_path: Path):
         run = tmp_path / "run"

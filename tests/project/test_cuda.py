@@ -21,7 +21,7 @@ from vpt.prompts.base import Shape
 from vpt.prompts.registry import build_tokens
 from vpt.training.cuda_graphs import Replayed
 from vpt.training.parallelize import arrange
-from vpt.training.trainer import train
+from vpt.training.run import train
 from vpt.utils.device import autocast
 from vpt.utils.run_log import read_rows
 

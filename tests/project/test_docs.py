@@ -32,7 +32,7 @@ ALL = [ROOT / "README.md", *PAGES]
 CONFIGS = sorted((ROOT / "configs").glob("**/*.yaml"))
 
 # Pages whose command lines run. The others are parsed and validated alone, for what they show needs a hub (clip.md,
-# migrating.md, sweeps.md), several GPUs (scale.md), minutes (detection.md, many-runs.md), or a server that stays
+# migrating.md, sweeps.md), several GPUs (scale.md), minutes (detection.md), or a server that stays
 # (serving.md).
 RUN = ("own-data.md", "README.md")
 STAND_IN = {"vit_small_patch14_dinov2 backbone.image_size=224": "vpt_nano", "vit_small_patch14_dinov2": "vpt_nano"}

@@ -20,9 +20,9 @@ from vpt.prompts.init.vipamin import vipamin
 from vpt.prompts.init.whitening import affine, whitened_columns, whitening
 from vpt.prompts.registry import build_tokens
 from vpt.prompts.visual.vpt import uniform_
+from vpt.training.callbacks import gaussian_weights
 from vpt.training.e2vpt_pruning import prune
-from vpt.training.epoch_end import gaussian_weights
-from vpt.training.trainer import train
+from vpt.training.run import train
 from vpt.utils.errors import UserError
 from vpt.utils.run_log import read_rows
 

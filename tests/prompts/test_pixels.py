@@ -19,8 +19,8 @@ from vpt.inference.predictor import load
 from vpt.models.artifact import read_artifact
 from vpt.models.classifier import PromptedModel, backbone_for, build_model
 from vpt.prompts.pixel.prompt import PixelPrompts, lay
-from vpt.training import loop
-from vpt.training.trainer import resume, train
+from vpt.training.run import resume, train
+from vpt.training.trainer import Trainer
 from vpt.utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("small_net")
@@ -212,15 +212,15 @@ def test_a_run_with_a_pixel_prompt(shapes: Path, tmp_path: Path, monkeypatch: py
         return load_config(overrides=words)
 
     whole = train(config(tmp_path / "whole"), QUIET)
-    step = loop._step
+    step = Trainer.train_step
 
-    def fatal(state, *args):
-        if state.progress.step == 6:
+    def fatal(trainer, *args):
+        if trainer.progress.step == 6:
             raise KeyboardInterrupt
-        return step(state, *args)
+        return step(trainer, *args)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(loop, "_step", fatal)
+        patched.setattr(Trainer, "train_step", fatal)
         train(config(tmp_path / "cut").model_copy(update={}), QUIET)
     again = resume(tmp_path / "cut" / "run", console=QUIET)
     assert again.artifact.read_bytes() == whole.artifact.read_bytes()

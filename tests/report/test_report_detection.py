@@ -20,7 +20,7 @@ from vpt.metrics.significance import verdict
 from vpt.report.compare_detection import scored
 from vpt.report.detection import judge
 from vpt.report.run_data import read_source
-from vpt.training.trainer import train
+from vpt.training.run import train
 from vpt.utils.errors import UserError
 
 HOSTILE = "</text><script>alert(1)</script>"

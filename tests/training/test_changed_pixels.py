@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from tests.helpers.runs import QUIET, settings
 from vpt.data import validation_cache
 from vpt.models.artifact import read_artifact
-from vpt.training.trainer import resume, train
+from vpt.training.run import resume, train
 from vpt.utils.errors import UserError
 from vpt.utils.tensor_io import read_tensors, write_tensors
 

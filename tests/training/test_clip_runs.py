@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.helpers.clip_digits import LEARNERS, WORDS, settings
+from tests.helpers.clip_digits import LEARNERS, WORDS, digits_clip, settings
 from tests.helpers.runs import QUIET, states_of_epochs
 from vpt.backbones.factory import load_backbone
 from vpt.config import load_config
@@ -20,10 +20,12 @@ from vpt.inference.predictor import load
 from vpt.interop.export.export import export
 from vpt.interop.export.onnx import Format
 from vpt.models.artifact import read_artifact, save_artifact
-from vpt.training import loop
+from vpt.training.run import resume, train
 from vpt.training.tasks import task_of
-from vpt.training.trainer import resume, train
+from vpt.training.trainer import Trainer
 from vpt.utils.errors import UserError
+
+__all__ = ["digits_clip"]  # a fixture
 
 
 def untrained(clip: list[str], out: Path, *words: str) -> Path:
@@ -76,15 +78,15 @@ def test_learners_resume_bit_identically(
 ):
     words = [*LEARNERS[learner], "data.shots=10", "train.epochs=3", "train.batch_size=32"]
     whole = train(settings(digits_clip, tmp_path / "whole", *words), QUIET)
-    step = loop._step
+    step = Trainer.train_step
 
-    def fatal(state, *args):
-        if state.progress.step == 5:
+    def fatal(trainer, *args):
+        if trainer.progress.step == 5:
             raise KeyboardInterrupt
-        return step(state, *args)
+        return step(trainer, *args)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(loop, "_step", fatal)
+        patched.setattr(Trainer, "train_step", fatal)
         train(settings(digits_clip, tmp_path / "cut", *words, "train.checkpoint_minutes=0"), QUIET)
     again = resume(tmp_path / "cut" / "run", console=QUIET)
     assert again.artifact.read_bytes() == whole.artifact.read_bytes()
@@ -259,7 +261,7 @@ def test_text_features_are_kept_on_disk(digits_clip: list[str], tmp_path: Path, 
 def test_settings_that_need_training_are_refused_by_evaluation(digits_clip: list[str], tmp_path: Path):
     with pytest.raises(UserError, match=r"need training \(prompt\)"):
         evaluate_untrained(settings(digits_clip, tmp_path, "prompt=coop"), console=QUIET)
-    with pytest.raises(UserError, match="nothing learns in this run"):
+    with pytest.raises(UserError, match="nothing to train: no prompt, a frozen backbone"):
         train(settings(digits_clip, tmp_path, "prompt=none"), QUIET)
 
 
@@ -281,7 +283,7 @@ class TestProtocols:
 
         config = settings(digits_clip, tmp_path, *self.words)
         first = few_shot(config, shots=[1, 2], seeds=[1], console=QUIET)
-        monkeypatch.setattr(loop, "_step", lambda *_: pytest.fail("trained again"))
+        monkeypatch.setattr(Trainer, "train_step", lambda *_: pytest.fail("trained again"))
         assert few_shot(config, shots=[1, 2], seeds=[1], console=QUIET) == first
         assert [row["shots"] for row in first["rows"]] == [1, 2]
         other = settings(digits_clip, tmp_path, *self.words, "prompt.tokens=4", "train.epochs=1")

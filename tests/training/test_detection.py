@@ -31,9 +31,9 @@ from vpt.metrics.detection import detection_metrics
 from vpt.models.detection.detector import Detector, PyramidDetection
 from vpt.prompts.base import Shape
 from vpt.prompts.registry import build_tokens
-from vpt.training import loop
+from vpt.training.run import resume, train
 from vpt.training.tasks.detection import Detection
-from vpt.training.trainer import resume, train
+from vpt.training.trainer import Trainer
 from vpt.utils.errors import NotFinite, UserError
 
 
@@ -384,15 +384,15 @@ def test_runs_resume_and_round_trip_bit_identically(tmp_path: Path, monkeypatch:
     whole = train(settings(tmp_path / "whole", *words), QUIET)
     names = {path.name for path in whole.folder.iterdir()}
     assert {"boxes.png", "precision-recall.png", "curves.png", "artifact.safetensors"} <= names
-    step = loop._step
+    step = Trainer.train_step
 
-    def fatal(state, *args):
-        if state.progress.step == 3:
+    def fatal(trainer, *args):
+        if trainer.progress.step == 3:
             raise KeyboardInterrupt
-        return step(state, *args)
+        return step(trainer, *args)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(loop, "_step", fatal)
+        patched.setattr(Trainer, "train_step", fatal)
         train(settings(tmp_path / "cut", *words, "train.checkpoint_minutes=0"), QUIET)
     again = resume(tmp_path / "cut" / "run", console=QUIET)
     assert again.artifact.read_bytes() == whole.artifact.read_bytes()

@@ -10,7 +10,7 @@ import pytest
 from tests.helpers.runs import QUIET, settings
 from vpt.experiments.sweep.search_space import read_space
 from vpt.experiments.sweep.study import Sweep, search
-from vpt.training.trainer import train
+from vpt.training.run import train
 from vpt.utils.errors import NotFinite
 
 pytestmark = pytest.mark.usefixtures("small_net")

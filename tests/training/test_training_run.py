@@ -22,10 +22,10 @@ from vpt.backbones.fingerprint import fingerprint
 from vpt.config import load_config, read_yaml, word
 from vpt.inference.evaluate import evaluate
 from vpt.models.artifact import read_artifact
-from vpt.training import loop, trainer
+from vpt.training.run import resume, train
 from vpt.training.run_folder import claim, stem_of
 from vpt.training.signals import Stopped
-from vpt.training.trainer import resume, train
+from vpt.training.trainer import Trainer
 from vpt.utils.errors import UserError
 from vpt.utils.run_log import RunLog, read_rows
 
@@ -38,14 +38,14 @@ class Killed(BaseException):
 
 def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Die just before optimiser step `step` (counted from 0)."""
-    usual = loop._step
+    usual = Trainer.train_step
 
-    def fatal(state, *args):
-        if state.progress.step == step:
+    def fatal(trainer, *args):
+        if trainer.progress.step == step:
             raise Killed
-        return usual(state, *args)
+        return usual(trainer, *args)
 
-    monkeypatch.setattr(loop, "_step", fatal)
+    monkeypatch.setattr(Trainer, "train_step", fatal)
 
 
 def rows(folder: Path) -> list[dict]:
@@ -97,10 +97,8 @@ def test_the_frozen_weights_are_bit_identical_after_training(shapes: Path, tmp_p
     config = settings(shapes, tmp_path)
     before = fingerprint(load_backbone(config.backbone).net)
     models = []
-    usual = loop.fit
-    monkeypatch.setattr(
-        "vpt.training.rounds.fit", lambda state, *a, **k: (models.append(state.model), usual(state, *a, **k))[1]
-    )
+    usual = Trainer.fit
+    monkeypatch.setattr(Trainer, "fit", lambda trainer, *more: (models.append(trainer.model), usual(trainer, *more))[1])
     result = train(config, QUIET)
     assert fingerprint(models[0].backbone.net) == before
     tensors = read_artifact(result.artifact).tensors
@@ -279,23 +277,25 @@ def test_sigkill_at_any_moment(tmp_path: Path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_signal_lets_the_step_end_and_saves(shapes: Path, tmp_path: Path, monkeypatch, number: int, workers: int):
-    usual = loop._step
+    usual = Trainer.train_step
 
-    def interrupted(state, *args):
-        if state.progress.step == 6:
+    def interrupted(trainer, *args):
+        if trainer.progress.step == 6:
             os.kill(os.getpid(), number)
-        return usual(state, *args)
+        return usual(trainer, *args)
 
     before = signal.getsignal(number)
     config = settings(shapes, tmp_path, "train.checkpoint_minutes=100", f"data.workers={workers}")
     with monkeypatch.context() as patched, pytest.raises(Stopped) as stopped:
-        patched.setattr(loop, "_step", interrupted)
+        patched.setattr(Trainer, "train_step", interrupted)
         train(config, QUIET)
     assert stopped.value.number == number
     assert signal.getsignal(number) == before
     assert "stopped at step 7; the state is saved" in (tmp_path / "run" / "log.txt").read_text()
     steps = []
-    monkeypatch.setattr(loop, "_step", lambda state, *args: (steps.append(state.progress.step), usual(state, *args))[1])
+    monkeypatch.setattr(
+        Trainer, "train_step", lambda trainer, *args: (steps.append(trainer.progress.step), usual(trainer, *args))[1]
+    )
     result = resume(tmp_path / "run", console=QUIET)
     assert steps == list(range(7, 15))  # nothing is done again
     whole = train(settings(shapes, tmp_path / "whole"), QUIET)
@@ -303,7 +303,7 @@ def test_a_signal_lets_the_step_end_and_saves(shapes: Path, tmp_path: Path, monk
 
 
 def test_a_second_signal_acts_at_once(shapes: Path, tmp_path: Path, monkeypatch):
-    def interrupted(state, *args):
+    def interrupted(trainer, *args):
         listening = signal.getsignal(signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
         # The kernel may give a signal to any thread, which on a busy machine takes it late; two may then become one.
@@ -313,22 +313,22 @@ def test_a_second_signal_acts_at_once(shapes: Path, tmp_path: Path, monkeypatch)
         time.sleep(10)
         pytest.fail("went on")
 
-    monkeypatch.setattr(loop, "_step", interrupted)
+    monkeypatch.setattr(Trainer, "train_step", interrupted)
     with pytest.raises(KeyboardInterrupt) as stopped:
         train(settings(shapes, tmp_path), QUIET)
     assert not isinstance(stopped.value, Stopped)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state(shapes: Path, tmp_path: Path, monkeypatch):
-    usual = loop._step
+    usual = Trainer.train_step
 
-    def poisoned(state, *args):
-        if state.progress.step == 7:
+    def poisoned(trainer, *args):
+        if trainer.progress.step == 7:
             with torch.no_grad():
-                next(state.model.head.parameters()).fill_(float("nan"))
-        return usual(state, *args)
+                next(trainer.model.head.parameters()).fill_(float("nan"))
+        return usual(trainer, *args)
 
-    monkeypatch.setattr(loop, "_step", poisoned)
+    monkeypatch.setattr(Trainer, "train_step", poisoned)
     with pytest.raises(UserError, match=r"became nan at step 8 \(learning rates: prompt .*images: "):
         train(settings(shapes, tmp_path), QUIET)
     monkeypatch.undo()
@@ -348,7 +348,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state(shapes
     ],
 )
 def test_mistakes_are_told_before_training(shapes: Path, tmp_path: Path, monkeypatch, words: list[str], sentence: str):
-    monkeypatch.setattr(loop, "_step", lambda *_: pytest.fail("training started"))
+    monkeypatch.setattr(Trainer, "train_step", lambda *_: pytest.fail("training started"))
     with pytest.raises(UserError) as caught:
         train(settings(shapes, tmp_path, *words), QUIET)
     assert sentence in str(caught.value)
@@ -381,7 +381,7 @@ def test_a_mistake_leaves_no_folder_behind(shapes: Path, tmp_path: Path):
 def test_compared_prompts_are_checked_before_the_first_training(
     shapes: Path, tmp_path: Path, monkeypatch, kind: str, sentence: str
 ):
-    monkeypatch.setattr(loop, "_step", lambda *_: pytest.fail("training started"))
+    monkeypatch.setattr(Trainer, "train_step", lambda *_: pytest.fail("training started"))
     with pytest.raises(UserError, match=sentence):
         train(settings(shapes, tmp_path, f"compare=[none, {kind}]"), QUIET)
 
@@ -413,13 +413,13 @@ class TestFolder:
         assert [item.name for item in tmp_path.iterdir()] == ["mine"]
 
     def test_a_run_that_came_first_while_this_one_got_ready(self, shapes: Path, tmp_path: Path, monkeypatch):
-        usual = trainer.get_ready
+        usual = Trainer.__init__
 
-        def slow(setting, *more):
-            claim(setting.config)
-            return usual(setting, *more)
+        def slow(trainer, context, *more):
+            claim(context.config)
+            usual(trainer, context, *more)
 
-        monkeypatch.setattr(trainer, "get_ready", slow)
+        monkeypatch.setattr(Trainer, "__init__", slow)
         with pytest.raises(UserError, match="exists and is not overwritten"):
             train(settings(shapes, tmp_path), QUIET)
         config = settings(shapes, tmp_path, "train.epochs=1").model_copy(update={"name": None})

@@ -25,8 +25,8 @@ from vpt.prompts.registry import build_tokens
 from vpt.training.feature_cache import FeatureLoader
 from vpt.training.lr_schedule import rate
 from vpt.training.optimizer import build_optimizer
+from vpt.training.run import resume, train
 from vpt.training.run_folder import differing, identity
-from vpt.training.trainer import resume, train
 from vpt.utils.errors import UserError
 from vpt.utils.run_log import read_rows
 

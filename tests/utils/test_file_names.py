@@ -24,7 +24,7 @@ from vpt.data.detection.convert import convert
 from vpt.data.detection.registry import load_boxes
 from vpt.metrics.predictions import Answer, read_answers, write_answers
 from vpt.report.build import write_report
-from vpt.training.trainer import train
+from vpt.training.run import train
 from vpt.utils.console import Console
 from vpt.utils.csv_cells import plain_cell, safe_cell, to_csv
 from vpt.utils.file_names import one_line, original, printable, shown

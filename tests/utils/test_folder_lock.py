@@ -22,8 +22,7 @@ from vpt.experiments.benchmarks.suites import SUITES
 from vpt.experiments.protocols import few_shot
 from vpt.experiments.sweep.search_space import read_space
 from vpt.experiments.sweep.study import Sweep, sweep
-from vpt.training.multi_run import train_together
-from vpt.training.trainer import resume, train
+from vpt.training.run import resume, train
 from vpt.utils import folder_lock
 from vpt.utils.errors import UserError
 from vpt.utils.folder_lock import HOLDER, LOCK, lock_folder
@@ -66,7 +65,7 @@ def test_a_run_is_trained_by_one_process(shapes: Path, tmp_path: Path, workers: 
 
 def test_refusing_comes_before_long_work(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     train(settings(shapes, tmp_path, "train.epochs=1"), QUIET)
-    monkeypatch.setattr("vpt.training.trainer.prepare", lambda *_: pytest.fail("the data was read"))
+    monkeypatch.setattr("vpt.training.run.prepare", lambda *_: pytest.fail("the data was read"))
 
     def holding() -> None:
         with lock_folder(tmp_path / "run"):
@@ -76,15 +75,6 @@ def test_refusing_comes_before_long_work(shapes: Path, tmp_path: Path, monkeypat
         wait_for((tmp_path / "run" / f"{LOCK}{HOLDER}").is_file)
         with pytest.raises(UserError, match=taken(tmp_path / "run", first)):
             resume(tmp_path / "run", console=QUIET)
-
-
-def test_runs_side_by_side_are_locked(shapes: Path, tmp_path: Path):
-    configs = [settings(shapes, tmp_path, *LONG, f"name={name}", "data.augment=none") for name in "ab"]
-    with other_process(lambda: train_together(configs, QUIET)) as first:
-        for name in "ab":
-            wait_for(has_begun(tmp_path / name))
-            with pytest.raises(UserError, match=taken(tmp_path / name, first)):
-                resume(tmp_path / name, console=QUIET)
 
 
 def a_sweep(shapes: Path, out: Path, *more: str, **rest: Any) -> Sweep:
@@ -165,10 +155,10 @@ def test_a_folder_that_is_removed_while_it_is_trained_in_ends_the_run(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Nothing is written into a folder of the same name that somebody else made since."""
-    from vpt.training import loop
+    from vpt.training.trainer import Trainer
 
     config, other = (settings(shapes, tmp_path, "data.workers=0", f"train.epochs={epochs}") for epochs in (3, 1))
-    usual, steps = loop._step, []
+    usual, steps = Trainer.train_step, []
 
     def step(*more: Any) -> Any:
         steps.append(1)
@@ -177,16 +167,16 @@ def test_a_folder_that_is_removed_while_it_is_trained_in_ends_the_run(
             train(other, QUIET)
         return usual(*more)
 
-    monkeypatch.setattr(loop, "_step", step)
+    monkeypatch.setattr(Trainer, "train_step", step)
     with pytest.raises(UserError, match="was removed or moved while it was in use"):
         train(config, QUIET)
     assert resume(tmp_path / "run", console=QUIET).metrics["epochs"] == 1
 
 
 def test_a_moved_folder_goes_on_from_its_new_place(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from vpt.training import loop
+    from vpt.training.trainer import Trainer
 
-    usual, steps = loop._step, []
+    usual, steps = Trainer.train_step, []
 
     def step(*more: Any) -> Any:
         steps.append(1)
@@ -194,7 +184,7 @@ def test_a_moved_folder_goes_on_from_its_new_place(shapes: Path, tmp_path: Path,
             (tmp_path / "run").rename(tmp_path / "elsewhere")
         return usual(*more)
 
-    monkeypatch.setattr(loop, "_step", step)
+    monkeypatch.setattr(Trainer, "train_step", step)
     with pytest.raises(UserError, match="go on from its new place"):
         train(settings(shapes, tmp_path, "data.workers=0"), QUIET)
     assert not (tmp_path / "run").exists()

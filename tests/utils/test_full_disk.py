@@ -21,7 +21,7 @@ from vpt.data.detection.registry import load_boxes
 from vpt.experiments.sweep.search_space import read_space
 from vpt.experiments.sweep.study import Sweep, sweep
 from vpt.models.artifact import read_artifact
-from vpt.training.trainer import resume, train
+from vpt.training.run import resume, train
 from vpt.utils.atomic_io import system_reason, write_atomic, write_text, writing
 from vpt.utils.errors import UserError, WriteError
 from vpt.utils.run_log import RunLog, read_rows

@@ -25,8 +25,8 @@ from vpt.experiments.sweep.search_space import read_space
 from vpt.experiments.sweep.study import Sweep, sweep
 from vpt.metrics.metrics_file import read_metrics, read_protocol
 from vpt.report.build import write_report
+from vpt.training.run import resume, train
 from vpt.training.run_folder import finished
-from vpt.training.trainer import resume, train
 from vpt.utils.errors import UserError
 from vpt.utils.run_log import read_rows
 from vpt.utils.safe_yaml import BadYaml, parse_yaml

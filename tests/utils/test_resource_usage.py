@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from tests.helpers.runs import QUIET, settings
-from vpt.training import loop
-from vpt.training.trainer import resume, train
+from vpt.training.run import resume, train
+from vpt.training.trainer import Trainer
 from vpt.utils import resource_usage
 from vpt.utils.resource_usage import Usage, energy_counter
 
@@ -85,16 +85,16 @@ def test_a_run_tells_what_it_took(shapes: Path, tmp_path: Path, monkeypatch: pyt
         def joules(self) -> float:
             return 100.0
 
-    monkeypatch.setattr(loop, "Usage", Counting)
-    real = loop._step
+    monkeypatch.setattr("vpt.training.callbacks.Usage", Counting)
+    real = Trainer.train_step
 
-    def stops(state: Any, *rest: Any) -> Any:
-        if state.progress.step == 7:
+    def stops(trainer: Any, *rest: Any) -> Any:
+        if trainer.progress.step == 7:
             raise KeyboardInterrupt
-        return real(state, *rest)
+        return real(trainer, *rest)
 
-    monkeypatch.setattr(loop, "_step", stops)
+    monkeypatch.setattr(Trainer, "train_step", stops)
     with pytest.raises(KeyboardInterrupt):
         train(settings(shapes, tmp_path / "cut", "train.epochs=3"), QUIET)
-    monkeypatch.setattr(loop, "_step", real)
+    monkeypatch.setattr(Trainer, "train_step", real)
     assert resume(tmp_path / "cut" / "run", console=QUIET).metrics["joules"] == 200.0

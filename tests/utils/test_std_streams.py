@@ -14,7 +14,7 @@ import pytest
 from tests.helpers.machines import in_child
 from tests.helpers.runs import NET, settings
 from vpt.cli.main import main
-from vpt.training.trainer import train
+from vpt.training.run import train
 from vpt.utils.atomic_io import at_home
 from vpt.utils.cache_dir import cache_dir, ensure_home
 from vpt.utils.console import Console
@@ -117,9 +117,9 @@ class TestProgress:
             os.dup2(theirs, 2)
             os.close(theirs)
             sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
-            from vpt.training import loop
+            from vpt.training.trainer import Trainer
 
-            usual, steps = loop._step, []
+            usual, steps = Trainer.train_step, []
 
             def step(*more: object) -> object:
                 steps.append(1)
@@ -127,7 +127,7 @@ class TestProgress:
                     os.close(ours)
                 return usual(*more)  # type: ignore[arg-type]
 
-            loop._step = step  # type: ignore[assignment]
+            Trainer.train_step = step  # type: ignore[method-assign,assignment]
 
         assert train_with(gone, shapes, tmp_path)[0] == 0
         assert self.finished(tmp_path / "run")
@@ -152,7 +152,7 @@ class TestProgress:
         def broken(*_: object) -> None:
             raise BrokenPipeError(32, "Broken pipe")
 
-        monkeypatch.setattr("vpt.training.trainer.train_model", broken)
+        monkeypatch.setattr("vpt.training.trainer.Trainer.train_step", broken)
         assert main(["train", *words(shapes, tmp_path)]) == 2
         assert "vpt: Broken pipe" in capsys.readouterr().err
 

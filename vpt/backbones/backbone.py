@@ -191,23 +191,21 @@ class Backbone(nn.Module):
         plan: Sequence[Step],
         pool: Pool = "native",
         layers: Sequence[LayerPrompt] | None = None,
-        copies: int = 1,
     ) -> Tensor:
-        """Pooled features of normalised images (B, 3, S, S): (copies * B, features).
+        """Pooled features of normalised images (B, 3, S, S): (B, features).
 
         Args:
             plan: what prompts.plan.plan made for this tower.
             pool: what becomes of the last rows.
             layers: what a prompt does in each layer; None for no prompt.
-            copies: how often the batch is repeated, once prompts make copies differ; layers then speak of all of them.
         """
         if self.tower is None:
-            found = self.library_net(images) if pool == "classifier" else self._library_features(images)
-            return found.repeat(copies, 1)  # no prompt makes them differ
+            found: Tensor = self.library_net(images) if pool == "classifier" else self._library_features(images)
+            return found
         tower = self.tower
         rows, rotary = tower.embed(images)
         lead = (tower.pool_rows or 1) if pool in ("native", "classifier") else 1
-        rows, held = execute(tower, plan, rows, rotary, layers or [NOTHING] * len(plan), lead, copies=copies)
+        rows, held = execute(tower, plan, rows, rotary, layers or [NOTHING] * len(plan), lead)
         if pool in ("native", "classifier"):
             return tower.pool(rows) if pool == "native" else tower.classify(rows)
         if pool in LATE:

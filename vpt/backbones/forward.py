@@ -21,7 +21,6 @@ def execute(
     layers: Sequence[LayerPrompt],
     lead: int,
     watch: Callable[[int, Tensor, int], None] | None = None,
-    copies: int = 1,
     look: Callable[[int, Tensor, KeyValue | None, int], None] | None = None,
 ) -> tuple[Tensor, int]:
     """Run all blocks.
@@ -32,8 +31,6 @@ def execute(
         layers: what the prompt does in each layer.
         lead: how many leading image rows the step kept as "lead" wants.
         watch: called after each layer with its number, its rows, and how many of them are prompt rows.
-        copies: the batch is repeated so often before the first layer in which a prompt acts; below it all copies are
-            the same, and are computed once.
         look: called before each layer with its number, the rows that enter it, the keys and values that they see
             beside their own, and how many of them are prompt rows.
 
@@ -42,8 +39,6 @@ def execute(
     """
     held = 0  # prompt rows at the front of `rows`
     for layer, (block, step, prompt) in enumerate(zip(tower.blocks, plan, layers, strict=True)):
-        if copies > 1 and prompt.acts:
-            rows, copies = rows.repeat(copies, 1, 1), 1
         tokens, extra = prompt.tokens, prompt.extra
         if prompt.adapt is not None:
             adapted = prompt.adapt(rows[:, held:])
@@ -74,7 +69,7 @@ def execute(
         rows, held = out, kept
         if watch is not None:
             watch(layer, rows, held)
-    return rows.repeat(copies, 1, 1) if copies > 1 else rows, held
+    return rows, held
 
 
 def key_mask(seen: Tensor | None, extra: KeyValue | None, rows: Tensor, held: int) -> Tensor | None:

@@ -36,12 +36,5 @@ class LayerPrompt:
     temperature: Tensor | None = None
     gate: Tensor | None = None
 
-    @property
-    def acts(self) -> bool:
-        """Whether anything happens in this layer."""
-        return any(
-            vars(self)[port] is not None for port in ("tokens", "extra", "adapt", "branch", "temperature", "gate")
-        )
-
 
 NOTHING = LayerPrompt()

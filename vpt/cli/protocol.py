@@ -28,13 +28,17 @@ def _protocol(options: argparse.Namespace) -> int:
 
     config = load_config(*file_and_overrides(options.words))
     from vpt.experiments.protocols import SHOTS, as_table, base_to_new, few_shot, transfer
+    from vpt.utils.errors import WriteError
 
     shots = options.shots or SHOTS
-    if options.protocol == "few-shot":
-        found = few_shot(config, shots, options.seeds)
-    elif options.protocol == "base-to-new":
-        found = base_to_new(config, shots[-1], options.seeds)
-    else:
-        found = transfer(config, options.to, shots[-1], options.seeds)
+    try:
+        if options.protocol == "few-shot":
+            found = few_shot(config, shots, options.seeds)
+        elif options.protocol == "base-to-new":
+            found = base_to_new(config, shots[-1], options.seeds)
+        else:
+            found = transfer(config, options.to, shots[-1], options.seeds)
+    except WriteError as error:
+        raise WriteError(f"{error}; then the same command goes on with the protocol") from error
     sys.stdout.write(json.dumps(found, indent=2) + "\n" if options.format == "json" else as_table(found))
     return 0

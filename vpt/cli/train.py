@@ -10,6 +10,7 @@ from typing import Any
 
 from vpt.cli.parser import file_and_overrides
 from vpt.utils.errors import UserError
+from vpt.utils.std_streams import say
 
 
 def add(commands: Any) -> None:
@@ -21,7 +22,7 @@ def add(commands: Any) -> None:
         action="append",
         default=[],
         metavar="key=A,B,...",
-        help="a run for each value, side by side in the same batches on one frozen backbone; several make a grid",
+        help="deprecated: a run for each value, one after another; several make a grid. See vpt sweep --grid",
     )
     parser.set_defaults(run=_train)
 
@@ -39,7 +40,7 @@ def _train(options: argparse.Namespace) -> int:
     from vpt.config import load_config
 
     config = None if run else load_config(file, overrides)
-    from vpt.training.trainer import resume, train
+    from vpt.training.run import resume, train
     from vpt.utils.distributed import is_first
 
     result = train(config) if config is not None else resume(run[0], overrides)
@@ -49,21 +50,25 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _train_each(file: str | None, overrides: list[str], each: Sequence[str]) -> int:
-    from vpt.config import load_config
+    from vpt.config import load_config, word
 
-    grid = [_values(word) for word in each]
+    grid = [_values(values) for values in each]
     named = [(words, load_config(file, [*overrides, *words])) for words in itertools.product(*grid)]
-    from vpt.training.multi_run import train_together
-    from vpt.training.run_folder import stem_of
-
     if any(config.compare for _, config in named):
         raise UserError("--each compares settings already; leave out compare")
-    names = ["-".join([config.name or stem_of(config), *map(_told, words)]) for words, config in named]
-    configs = [config for _, config in named]
-    if configs[0].name is not None:  # a name that was given is taken as it is, one that was made may get a number
-        configs = [config.model_copy(update={"name": name}) for config, name in zip(configs, names, strict=True)]
-    for result in train_together(configs, stems=names if configs[0].name is None else None):
-        print(result.folder)
+    from vpt.training.run import train
+    from vpt.training.run_folder import free_name, refuse_taken, stem_of
+    from vpt.utils.distributed import refuse
+
+    refuse("--each")
+    say("vpt: --each is deprecated and trains one run after another; use vpt sweep --grid, or vpt train for each value")
+    names = ["-".join([config.name or stem_of(config), *map(_in_name, words)]) for words, config in named]
+    if given := named[0][1].name is not None:
+        for name, (_, config) in zip(names, named, strict=True):
+            refuse_taken(config.model_copy(update={"name": name}))
+    for name, (words, config) in zip(names, named, strict=True):
+        own = name if given else free_name(config.out, name)
+        print(train(load_config(file, [*overrides, *words, word("name", own)])).folder)
     return 0
 
 
@@ -77,10 +82,10 @@ def _values(word: str) -> list[str]:
     return [f"{key}={value}" for value in found]
 
 
-def _told(word: str) -> str:
+def _in_name(word: str) -> str:
     """A setting as part of a folder's name.
 
-    >>> _told("train.optimizer.lr.prompt=0.01"), _told("data=sets/photos")
+    >>> _in_name("train.optimizer.lr.prompt=0.01"), _in_name("data=sets/photos")
     ('lr.prompt=0.01', 'data=photos')
     """
     key, _, value = word.partition("=")

@@ -6,7 +6,6 @@ A folder is of one configuration: see `settings.json` in it.
 
 from __future__ import annotations
 
-import shutil
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,9 +15,8 @@ from typing import Any
 from vpt.config import RunConfig, load_config, word
 from vpt.inference.evaluate import evaluate, evaluate_untrained
 from vpt.metrics.metrics_file import read_split
-from vpt.models.header import CHECKPOINT
-from vpt.training.run_folder import finished, identity, refuse_other, stem_of
-from vpt.training.trainer import resume, train
+from vpt.training.run import train_or_resume
+from vpt.training.run_folder import identity, refuse_other, stem_of
 from vpt.utils.atomic_io import write_json
 from vpt.utils.console import Console
 from vpt.utils.errors import UserError
@@ -166,7 +164,7 @@ def _with(config: RunConfig, words: Sequence[str]) -> RunConfig:
 
 
 def measured(config: RunConfig, name: str, words: Sequence[str], console: Console | None) -> dict[str, Any]:
-    """Metrics on test of a run with these settings, trained now unless it was before; an interrupted one goes on.
+    """Metrics on test of a run with these settings, trained now unless it has finished; a stopped one goes on.
 
     Args:
         config: whose `out` and `name` are the folder that holds the run.
@@ -177,15 +175,7 @@ def measured(config: RunConfig, name: str, words: Sequence[str], console: Consol
     mine = _with(config, [*words, word("out", folder.parent), word("name", name)])
     if not _learns(mine):
         return _once(folder.with_suffix(".json"), lambda: evaluate_untrained(mine, "test", console))
-    if (done := finished(folder)) is not None:
-        metrics = done.metrics
-    elif (folder / CHECKPOINT).is_file():
-        metrics = resume(folder, console=console).metrics
-    else:
-        if (folder / "config.yaml").is_file():
-            shutil.rmtree(folder)  # stopped before its first checkpoint
-        metrics = train(mine, console).metrics
-    found: dict[str, Any] | None = metrics.get("test")
+    found: dict[str, Any] | None = train_or_resume(mine, folder, console).metrics.get("test")
     if found is None:
         raise UserError(f"{config.data.path} has no test split, which this protocol needs; give data.test=FOLDER")
     return found

@@ -30,8 +30,8 @@ from vpt.models.detection.frozen_detector import FrozenDetector
 from vpt.models.trusted_settings import Named
 from vpt.prompts.pixel.to_image import pixels_of
 from vpt.training.context import evaluation_transform
-from vpt.training.loop import Forward
 from vpt.training.predict_loop import inference
+from vpt.training.step import Forward
 from vpt.training.tasks.detection import sizes
 from vpt.utils.device import autocast, pick_device, pick_precision
 from vpt.utils.errors import UserError

@@ -133,8 +133,8 @@ class ProgressHeader(Header):
     epoch: Count = 0
     batch: Count = 0
     step: Count = 0
-    round: Count = 0
-    first_step: Count = 0
+    round: Annotated[int, Field(ge=0, le=1)] = 0  # of version 0.1: the prompt was pruned, and trains again
+    first_step: Count = 0  # of version 0.1: the first step after pruning
     loss_sum: Finite = 0.0
     correct: Finite | None = 0.0
     seen: Count = 0

@@ -64,32 +64,6 @@ def stack(prompts: Sequence[Sequence[LayerPrompt] | None]) -> Stack:
     return Stack(tuple(_stacked([layers[number] for layers in some]) for number in range(len(first))))
 
 
-def beside(prompts: Sequence[Sequence[LayerPrompt] | None], counts: Sequence[int]) -> list[LayerPrompt] | None:
-    """What prompts of one shape do for a batch that begins with `counts[0]` images of the first, and so on.
-
-    >>> beside([None, None], [2, 3]) is None
-    True
-    """
-    some = [layers for layers in prompts if layers is not None]
-    if not some:
-        return None
-    assert len(some) == len(prompts)
-    return [
-        _stacked([_for(layers[number], count) for layers, count in zip(some, counts, strict=True)])
-        for number in range(len(some[0]))
-    ]
-
-
-def _for(layer: LayerPrompt, count: int) -> LayerPrompt:
-    """The same for every one of `count` images."""
-
-    def wide(values: Tensor, axes: int) -> Tensor:
-        whole = values.reshape(*[1] * (axes - values.ndim), *values.shape)
-        return whole.expand(count, *whole.shape[1:])
-
-    return _each(layer, wide)
-
-
 def _each(layer: LayerPrompt, change: Callable[[Tensor, int], Tensor]) -> LayerPrompt:
     """All tensors of a layer changed, each given with the number of axes it has when every image has its own."""
 

@@ -23,6 +23,7 @@ from vpt.utils.tensor_state import misfits, shown
 # What a run depends on besides its settings, in words.
 NAMED = {"data": "the data", "backbone": "the backbone", "pixels": "the pixels of the images"}
 ADAMW, SGD = {"step", "exp_avg", "exp_avg_sq"}, {"momentum_buffer"}  # what these optimisers keep of a parameter
+KEPT = ("best", "start", "average")
 STRANGE = "does not hold what this run's settings make; start the run again under another name"
 
 
@@ -32,11 +33,9 @@ class Progress:
 
     epoch: int = 0
     batch: int = 0
-    step: int = 0  # optimiser steps done, all rounds together
-    round: int = 0  # trainings done before this one: a prompt that is pruned is trained twice
-    first_step: int = 0  # of this round
+    step: int = 0  # optimiser steps done, those before a restart included
     loss_sum: float = 0.0  # over the images of this epoch so far
-    correct: float | None = 0.0  # images told right, where that has a meaning
+    correct: float | None = 0.0  # correct images, where that has a meaning
     seen: int = 0
     best_score: float | None = None
     best_epoch: int | None = None
@@ -50,25 +49,25 @@ class Progress:
 
 @dataclass
 class TrainState:
-    """What a checkpoint holds: the model's own tensors, optimiser, loss scaler, progress, the best epoch's tensors, and
-    the first ones where a later round starts from them again."""
+    """What a checkpoint holds: the model's own tensors, optimiser, loss scaler and progress, and what callbacks keep.
+
+    `kept` maps one of `KEPT` to tensors named as the model's own: of the best epoch, the first values (of a prompt that
+    is still to be pruned), and the weighted sum of the epochs so far.
+    """
 
     model: Prompted
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     progress: Progress
-    best: dict[str, Tensor] | None = None
-    start: dict[str, Tensor] | None = None
-    average: dict[str, Tensor] | None = None  # sum of the epochs so far, weighted
+    kept: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
 
 def save_checkpoint(path: Path, state: TrainState, identity: Mapping[str, Any]) -> None:
     """Write `state`, atomically. `identity` says which settings, data and backbone it belongs to."""
     tensors = {f"model:{name}": value for name, value in state.model.owned_state().items()}
     tensors |= {f"optimizer:{k}": v for k, v in optimizer_tensors(state.model, state.optimizer).items()}
-    tensors |= {f"best:{name}": value for name, value in (state.best or {}).items()}
-    tensors |= {f"average:{name}": value for name, value in (state.average or {}).items()}
-    tensors |= {f"start:{name}": value for name, value in (state.start or {}).items()}
+    for part, values in state.kept.items():
+        tensors |= {f"{part}:{name}": value for name, value in values.items()}
     header = {
         "kind": CheckpointHeader.KIND,
         "progress": asdict(state.progress),
@@ -131,7 +130,7 @@ def _written_since(file: Path, images: Sequence[Record]) -> list[str]:
 
 
 def _restore(path: Path, state: TrainState, tensors: Mapping[str, Tensor], header: CheckpointHeader) -> None:
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "best": {}, "start": {}, "average": {}}
+    parts: dict[str, dict[str, Tensor]] = {part: {} for part in ("model", "optimizer", *KEPT)}
     for key, value in tensors.items():
         part, _, name = key.partition(":")
         if part not in parts:
@@ -139,10 +138,10 @@ def _restore(path: Path, state: TrainState, tensors: Mapping[str, Tensor], heade
         parts[part][name] = value
     _load_model(path, state, parts)
     load_optimizer_tensors(state.model, state.optimizer, parts["optimizer"])
-    state.best = parts["best"] or None
-    state.start = parts["start"] or None
-    state.average = parts["average"] or None
-    state.progress = Progress(**header.progress.model_dump())
+    if header.progress.round:  # version 0.1 kept the first values after pruning too
+        parts["start"] = {}
+    state.kept = {part: parts[part] for part in KEPT if parts[part]}
+    state.progress = Progress(**header.progress.model_dump(exclude={"round", "first_step"}))
     if state.scaler.is_enabled():
         if set(header.scaler) != set(state.scaler.state_dict()):
             raise FileError(path, f"{STRANGE}: see its header's scaler")
@@ -160,7 +159,7 @@ def _load_model(path: Path, state: TrainState, parts: Mapping[str, Mapping[str, 
     except UserError as error:
         raise FileError(path, f"{STRANGE}: {error}") from None
     owned = state.model.owned_state()
-    wrong = [f"{part}:{name}" for part in ("best", "start", "average") for name in _strange(owned, parts[part])]
+    wrong = [f"{part}:{name}" for part in KEPT for name in _strange(owned, parts[part])]
     wrong += [f"optimizer:{name}" for name in _strange_slots(state, parts["optimizer"])]
     if wrong:
         raise FileError(path, f"{STRANGE}: see {shown(wrong)}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 
+from vpt.backbones.backbone import Backbone
 from vpt.config import DataConfig, RunConfig
 from vpt.data.data_module import Load, Readings, with_window
 from vpt.data.dataloader import Loader, make_loader
@@ -18,23 +19,32 @@ from vpt.data.transforms.multi_view import Views
 from vpt.data.worker_processes import default_workers
 from vpt.models.classifier import PromptedModel
 from vpt.training.lr_schedule import default_epochs
-from vpt.training.shared_loader import SharedLoader
 from vpt.utils.console import Console
 from vpt.utils.device import Autocast, autocast, pick_device, pick_precision
 from vpt.utils.distributed import own_device, ranks
 
 
 @dataclass(frozen=True)
-class Setting:
-    """Everything a run needs beside its model."""
+class RunContext:
+    """Everything a run needs beside its model.
+
+    Args:
+        config: the settings, with epochs and window decided.
+        data: what it trains on and is measured on.
+        device: where it computes.
+        precision: in which: "fp32", "bf16" or "fp16".
+        console: where it prints.
+        caches: decoded images by split, where `data.cache` keeps them.
+        backbone: one that is loaded already, for a run that does not change its weights; default: its own.
+    """
 
     config: RunConfig
     data: LabelledData
     device: torch.device
     precision: str
     console: Console
-    caches: Mapping[str, ImageCache] = field(default_factory=dict)  # decoded images by split, when they are to be kept
-    shared: dict[Hashable, SharedLoader] | None = None  # training loaders of runs that train together
+    caches: Mapping[str, ImageCache] = field(default_factory=dict)
+    backbone: Backbone | None = None
 
     @property
     def autocast(self) -> Autocast:
@@ -60,17 +70,9 @@ class Setting:
         pre, data = replace(model.backbone.preprocess, size=model.image_size), self.config.data
         return train_transform(pre, data.augment, data.resize, data.crop_pct, data.crop_scale)
 
-    def training_loader(self, model: PromptedModel) -> Loader | SharedLoader:
-        """Batches of the training split, augmented and shuffled; shared with the runs beside this one that want the
-        very same."""
-        if self.shared is None:
-            return self.loader(model, self.data.train, "train", training=True, dealt=True)
-        config, pre = self.config, model.backbone.preprocess
-        wanted = (config.data.model_dump_json(), self.data.fingerprint(), config.train.seed, config.train.batch_size)
-        key = (*wanted, self.drop_last, replace(pre, size=model.image_size))
-        if key not in self.shared:
-            self.shared[key] = SharedLoader(self.loader(model, self.data.train, "train", training=True, dealt=True))
-        return self.shared[key].join()
+    def training_loader(self, model: PromptedModel) -> Loader:
+        """Batches of the training split, augmented and shuffled; each of several processes gets a part of a batch."""
+        return self.loader(model, self.data.train, "train", training=True, dealt=True)
 
     def loader(
         self,
@@ -103,6 +105,9 @@ class Setting:
         )
 
 
+Setting = RunContext  # its name in tasks and evaluation
+
+
 def evaluation_transform(model: PromptedModel, data: DataConfig) -> Transform:
     """What makes of a decoded image what `model` wants at inference: a square, or several views of one."""
     pre = replace(model.backbone.preprocess, size=model.image_size)
@@ -112,14 +117,14 @@ def evaluation_transform(model: PromptedModel, data: DataConfig) -> Transform:
     return Views(plain, model.test_time.views, model.test_time.augmix)
 
 
-def prepare(config: RunConfig, load: Load, console: Console, readings: Readings | None = None) -> Setting:
-    """Check a configuration against machine, backbone and data, and settle what it leaves open.
+def prepare(config: RunConfig, load: Load, console: Console, readings: Readings | None = None) -> RunContext:
+    """Check a configuration against machine, backbone and data, and decide what it leaves open.
 
     Args:
         config: the run.
         load: reads its data; a task's.
-        console: where notes are said.
-        readings: what runs beside this one have read, to be shared; default: nothing.
+        console: where notes are printed.
+        readings: data that other runs have read; default: none.
 
     Raises:
         UserError: whatever is wrong, before anything is written.
@@ -142,4 +147,4 @@ def prepare(config: RunConfig, load: Load, console: Console, readings: Readings 
     if reading.caches:
         held = sum(cache.nbytes for cache in reading.caches.values())
         console.say(f"{held / 1e6:.0f} MB of decoded images kept in memory")
-    return Setting(config, data, device, precision, console, reading.caches)
+    return RunContext(config, data, device, precision, console, reading.caches)

@@ -4,14 +4,69 @@ important segments of every token, are masked out; then training starts again fr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from vpt.config import E2vptPrompt
 from vpt.data.collate import Batch
 from vpt.models.classifier import PromptedModel
 from vpt.prompts.visual.e2vpt import EffectivePrompts
+from vpt.training.callbacks import Callback
 from vpt.utils.device import Autocast
+
+if TYPE_CHECKING:
+    from vpt.training.trainer import Trainer
+
+FIRST = "start"  # in a checkpoint: the first values, until the prompt is pruned
+
+
+class Pruning(Callback):
+    """Prunes when training is over, and lets it begin again from the first values.
+
+    The state holds these as `kept["start"]` until then; where they are gone, the prompt is pruned already.
+
+    Args:
+        config: how much is pruned.
+    """
+
+    def __init__(self, config: E2vptPrompt) -> None:
+        self._config = config
+
+    def at_start(self, trainer: Trainer) -> None:
+        """Remember the first values."""
+        trainer.state.kept[FIRST] = {name: value.clone() for name, value in trainer.model.owned_state().items()}
+
+    def before_training(self, trainer: Trainer) -> None:
+        """Prune now, if the run was stopped just before."""
+        self._prune_if_over(trainer)
+
+    def after_epoch(self, trainer: Trainer, row: dict[str, Any]) -> None:
+        """Prune, if this was the last epoch."""
+        self._prune_if_over(trainer)
+
+    def _prune_if_over(self, trainer: Trainer) -> None:
+        first = trainer.state.kept.get(FIRST)
+        if first is None or not trainer.progress.finished:
+            return
+        from vpt.training.tasks.classification import loss_for
+
+        model, context = trainer.model, trainer.context
+        assert isinstance(model, PromptedModel)
+        assert isinstance(model.prompt, EffectivePrompts)
+        context.console.say("pruning: measuring what the loss depends on")
+        loader = context.loader(model, context.data.train, "train")
+        token, segment = importance(model, loader.epoch(0), loss_for(context), context.device, context.autocast)
+        loader.close()
+        model.load_owned(first)
+        prune(model.prompt, token, segment, self._config.prune_tokens, self._config.prune_segments)
+        left = int(model.prompt.token_mask.sum())
+        values = int(model.prompt.mask(model.backbone.require_tower("prompts").width).sum())
+        context.console.say(
+            f"pruned to {left} of {len(model.prompt.token_mask)} tokens, {values} values a layer; training again"
+        )
+        trainer.restart()
 
 
 def importance(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vpt.models.classifier import PromptedModel
-from vpt.training.loop import Batches, Forward
+from vpt.training.step import Batches, Forward
 from vpt.utils.console import Console
 from vpt.utils.device import Autocast
 from vpt.utils.distributed import gathered

@@ -165,37 +165,44 @@ def refuse_taken(config: RunConfig) -> None:
         raise _taken(folder)
 
 
-def claim(config: RunConfig, stem: str | None = None) -> Path:
+def claim(config: RunConfig) -> Path:
     """Make a run's folder, with its settings in it; no other process that wants one at the same time gets the same.
 
-    Args:
-        config: the run. A name that was given is taken as it is.
-        stem: a name that was made, which gets a number where there is such a folder already; default for a run without
-            a name: its data, backbone and method.
+    A run without a name gets that of its data, backbone and method, with a number where there is such a folder already.
 
     Raises:
-        UserError: the name that was given is taken, or the folder cannot be written.
+        UserError: the run's name is taken, or the folder cannot be written.
 
     >>> import tempfile
     >>> config = RunConfig(out=Path(tempfile.mkdtemp()))
-    >>> [claim(config, "a").name for _ in range(3)]
-    ['a', 'a-2', 'a-3']
+    >>> [claim(config).name for _ in range(3)]
+    ['digits-vpt_nano-deep', 'digits-vpt_nano-deep-2', 'digits-vpt_nano-deep-3']
     """
 
     def made(folder: Path) -> bool:
         return make_folder(folder, lambda new: write_config(new, config, folder.name))
 
-    if stem is None and config.name is not None:
+    if config.name is not None:
         folder = config.out / config.name
         if not made(folder):
             raise _taken(folder)
         return folder
-    first = folder = config.out / (stem or stem_of(config))
-    number = 1
-    while folder.exists() or not made(folder):
-        number += 1
-        folder = first.with_name(f"{first.name}-{number}")
+    while not made(folder := config.out / free_name(config.out, stem_of(config))):
+        pass  # another process was quicker
     return folder
+
+
+def free_name(out: Path, stem: str) -> str:
+    """The first of `stem`, `stem-2`, `stem-3` and so on that is no name in a folder.
+
+    >>> free_name(Path("no/such/folder"), "a")
+    'a'
+    """
+    name, number = stem, 1
+    while (out / name).exists():
+        number += 1
+        name = f"{stem}-{number}"
+    return name
 
 
 def write_config(folder: Path, config: RunConfig, name: str | None = None) -> None:

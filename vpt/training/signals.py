@@ -21,7 +21,7 @@ class Stopped(KeyboardInterrupt):
         self.number = number
 
 
-class Wish:
+class StopRequest:
     """Whether somebody asked to stop."""
 
     def __init__(self) -> None:
@@ -34,18 +34,18 @@ class Wish:
 
 
 @contextmanager
-def listening() -> Iterator[Wish]:
-    """Note the first signal in a Wish; a second one acts at once, as it does without this.
+def stop_requests() -> Iterator[StopRequest]:
+    """Note the first signal in a StopRequest; a second one acts at once, as it does without this.
 
     Outside of the main thread, where signals do not arrive, nothing is noted.
     """
-    wish = Wish()
+    stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield wish
+        yield stop
         return
 
     def note(number: int, _frame: FrameType | None) -> None:
-        wish.number = number
+        stop.number = number
         for each, handler in before.items():
             signal.signal(each, handler)
         say("\nvpt: stopping after this step; once more to stop at once")
@@ -54,7 +54,7 @@ def listening() -> Iterator[Wish]:
     for number in SIGNALS:
         signal.signal(number, note)
     try:
-        yield wish
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from vpt.data.class_names import clean, visible
 from vpt.data.datasets.entries import listed, number_of
-from vpt.data.detection.file_lookup import Files
 from vpt.utils.atomic_io import at_home
 
 
@@ -21,6 +20,8 @@ class Located:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        from vpt.data.detection.file_lookup import Files
+
         self._files = Files()
         self._respelt: list[str] = []
 

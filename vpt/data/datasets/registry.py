@@ -19,7 +19,6 @@ from vpt.data.datasets.fgvc import read_fgvc
 from vpt.data.datasets.image_folder import read_folder, read_split_folder
 from vpt.data.datasets.torchvision import read_torchvision
 from vpt.data.datasets.vtab import read_vtab
-from vpt.data.detection.formats import layout_of
 from vpt.data.splits import TEST, VALIDATION, draw_shots, set_apart, split_off
 from vpt.utils.atomic_io import at_home
 from vpt.utils.errors import UserError, nearest
@@ -124,6 +123,8 @@ def read_source(config: DataConfig, known: Collection[str] | None = None) -> Fou
         return read_folder(path, known)
     except UserError:
         # What boxes come in looks like class folders that are broken.
+        from vpt.data.detection.formats import layout_of
+
         if (layout := layout_of(path)) is not None:
             raise UserError(f"data.path={config.path} holds boxes ({layout}); set task=detection") from None
         raise

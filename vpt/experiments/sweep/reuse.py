@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from dataclasses import replace
 
 from vpt.backbones.backbone import Backbone
 from vpt.config import FrozenTuning, RunConfig
 from vpt.data.data_module import Readings
-from vpt.training.context import Setting, prepare
+from vpt.training.context import RunContext, prepare
 from vpt.training.tasks import task_of
 from vpt.utils.console import Console
 
@@ -15,7 +16,7 @@ from vpt.utils.console import Console
 class Shared:
     """Data that was read, and a frozen backbone, for runs one after another.
 
-    Runs share what their settings make equal, and each ends bit for bit as it would alone.
+    Runs use the same data and backbone where their settings are equal, and each ends bit for bit as it would alone.
     """
 
     def __init__(self) -> None:
@@ -23,13 +24,14 @@ class Shared:
         self._backbone: Backbone | None = None
         self._loaded: Hashable = None  # the settings that the backbone was loaded by
 
-    def setting(self, config: RunConfig, console: Console) -> Setting:
-        """What a run computes with.
+    def context(self, config: RunConfig, console: Console) -> RunContext:
+        """What `prepare_run` gives, with data and backbone of the runs before where they are the same.
 
         Raises:
-            UserError: as `prepare` does.
+            UserError: as `prepare_run` does; a backbone that cannot be loaded.
         """
-        return prepare(config, task_of(config).load, console, self._readings)
+        context = prepare(config, task_of(config).load, console, self._readings)
+        return replace(context, backbone=self.backbone(context.config))
 
     def backbone(self, config: RunConfig) -> Backbone | None:
         """A view on the backbone for the next run; None where the run changes weights and so needs one of its own.

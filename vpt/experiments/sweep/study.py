@@ -22,14 +22,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from vpt.config import RunConfig, load_config, read_yaml, word
 from vpt.experiments.sweep.journal import open_journal
 from vpt.experiments.sweep.plots import sweep_png
+from vpt.experiments.sweep.prune_trial import PruneTrial
 from vpt.experiments.sweep.reuse import Shared
 from vpt.experiments.sweep.search_space import TRIALS, Axis, Choices, grid_of, suggest, words_of
 from vpt.metrics.classification import ranking
-from vpt.training.context import Setting
-from vpt.training.loop import Request, alone
-from vpt.training.run_folder import TrainResult, finished, identity, refuse_changed, refuse_other
-from vpt.training.tasks import task_of
-from vpt.training.trainer import get_ready, model_of, training
+from vpt.training.context import RunContext
+from vpt.training.run import train_or_resume
+from vpt.training.run_folder import TrainResult, identity, refuse_changed, refuse_other
+from vpt.training.trainer import build_model
 from vpt.utils.atomic_io import write_json
 from vpt.utils.console import Console
 from vpt.utils.distributed import refuse
@@ -276,7 +276,7 @@ def _look_ahead(plan: Sweep, shared: Shared) -> None:
         values = {key: _ends(axis)[at] for key, axis in plan.axes.items()}
         try:
             config = load_config(plan.file, [*plan.words, *(word(key, value) for key, value in values.items())])
-            model_of(_setting(config, shared), shared.backbone(config))
+            build_model(_context(config, shared))
         except UserError as error:
             mistakes.append(error)
         else:
@@ -288,37 +288,22 @@ def _ends(axis: Axis) -> tuple[Any, ...]:
     return axis.values if isinstance(axis, Choices) else (axis.low, axis.high)
 
 
-def _setting(config: RunConfig, shared: Shared) -> Setting:
-    setting = shared.setting(config, Console(quiet=True))
-    if not setting.data.val:
+def _context(config: RunConfig, shared: Shared) -> RunContext:
+    context = shared.context(config, Console(quiet=True))
+    if not context.data.val:
         raise UserError("a sweep chooses by validation, but there is none; set data.val_fraction")
-    return setting
+    return context
 
 
 def _run(config: RunConfig, folder: Path, trial: optuna.Trial, shared: Shared) -> float:
-    done = finished(folder)
-    if done is not None:
-        measured = done.metrics.get("val")
-        if measured is None:
-            raise UserError(f"{folder} was not measured on validation; remove it")
-        return float(measured[ranking(measured)])
-    setting = _setting(config.model_copy(update={"name": folder.name, "compare": []}), shared)
-    name = task_of(config).metric(setting.data)
-    seen = 0
-
-    def look(request: Request) -> None:
-        nonlocal seen
-        history = request.state.progress.history
-        for row in history[seen:]:
-            if f"val_{name}" in row:
-                trial.report(row[f"val_{name}"], row["epoch"])
-                if trial.should_prune():
-                    raise optuna.TrialPruned
-        seen = len(history)
-
-    with lock_folder(folder) as locked:
-        result = alone(training(get_ready(setting, folder, shared.backbone(setting.config)), locked), look)
-    return float(result.metrics["val"][name])
+    mine = config.model_copy(update={"name": folder.name, "compare": []})
+    result = train_or_resume(
+        mine, folder, prepare=lambda config, console: _context(config, shared), callbacks=[PruneTrial(trial)]
+    )
+    measured = result.metrics.get("val")
+    if measured is None:
+        raise UserError(f"{folder} was not measured on validation; remove it")
+    return float(measured[ranking(measured)])
 
 
 def _conclude(study: optuna.Study, plan: Sweep, folder: Path, console: Console) -> Chosen:
@@ -350,19 +335,16 @@ def _order(params: dict[str, Any], plan: Sweep) -> Any:
 
 def _final(config: RunConfig, folder: Path, shared: Shared, console: Console) -> TrainResult:
     """Train with the chosen settings, or read the run that did."""
-    setting = shared.setting(config, console)
+    context = shared.context(config, console)
     file = folder / "config.yaml"
 
     def waiting(holder: str) -> None:
         console.say(f"the last training is under way in {holder}; waiting for its result")
 
     with lock_folder(folder.parent, LOCK_OF_BEST, waiting):
-        if not file.is_file() or identity(load_config(base=read_yaml(file))) != identity(setting.config):
+        if not file.is_file() or identity(load_config(base=read_yaml(file))) != identity(context.config):
             shutil.rmtree(folder, ignore_errors=True)  # of a shorter sweep before, or with another `final`
-        elif (done := finished(folder)) is not None:
-            return done
-        with lock_folder(folder) as locked:
-            return alone(training(get_ready(setting, folder, shared.backbone(setting.config)), locked))
+        return train_or_resume(config, folder, console, lambda *_: context)
 
 
 def _row(trial: optuna.trial.FrozenTrial, plan: Sweep) -> dict[str, Any]:

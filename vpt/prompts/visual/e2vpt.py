@@ -1,6 +1,6 @@
 """E2VPT: key-value prompts beside the tokens, and masks by which useless parts are pruned (Han et al. 2023).
 
-Pruning itself, which needs the trained prompts and data, is in training/prune.py.
+Pruning itself, which needs the trained prompts and data, is in training/e2vpt_pruning.py.
 """
 
 from __future__ import annotations

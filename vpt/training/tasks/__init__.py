@@ -1,4 +1,4 @@
-"""The tasks, and which one a configuration means."""
+"""The tasks, and which one a configuration means. A task's modules are imported when a run needs it."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from vpt.data.dataset import LabelledData, Record
 from vpt.data.evaluation_data import Asked
 from vpt.models.base import Prompted
 from vpt.training.context import Setting
-from vpt.training.loop import Batches, Objective
+from vpt.training.step import Batches, Objective
 
 
 class Closing(Protocol):
@@ -26,16 +26,20 @@ class Closing(Protocol):
 
 
 @dataclass(frozen=True)
-class Fitting:
-    """What one training needs: batches, what a step minimises, how an epoch is validated and begun.
+class TrainingParts:
+    """What a task gives the trainer.
 
-    `of_scores` is the objective of scores that are there already, where it is a function of them alone.
+    Args:
+        batches: of an epoch.
+        objective: what a step minimises.
+        validate: metrics of the validation split under the model's present weights; None where there is no such split.
+        before_epoch: called with the number of an epoch that begins, counted from 0.
+        loaders: closed after training.
     """
 
     batches: Batches
     objective: Objective
     validate: Callable[[], dict[str, Any]] | None
-    of_scores: Objective | None = None
     before_epoch: Callable[[int], None] = lambda epoch: None
     loaders: Sequence[Closing] = field(default_factory=tuple)
 
@@ -52,7 +56,7 @@ class Task(Protocol):
     def begin(self, model: Prompted, setting: Setting) -> None: ...
     def finish(self, model: Prompted, setting: Setting) -> None: ...
     def learns(self, model: Prompted) -> bool: ...
-    def fitting(self, model: Prompted, setting: Setting) -> Fitting: ...
+    def training_parts(self, model: Prompted, setting: Setting) -> TrainingParts: ...
     def measure(
         self, model: Prompted, setting: Setting, records: Sequence[Record], split: str, folder: Path | None = None
     ) -> dict[str, Any]: ...

@@ -26,11 +26,11 @@ from vpt.prompts.init.initialize import start, wants_images
 from vpt.training.context import Setting
 from vpt.training.cuda_graphs import Replayed
 from vpt.training.feature_cache import FeatureLoader
-from vpt.training.loop import Batches, Forward
 from vpt.training.losses import LabelInfo, class_weights, classification_loss
 from vpt.training.predict_loop import collect, inference
 from vpt.training.regularizers import REGULATED, build_objective
-from vpt.training.tasks.base import Fitting
+from vpt.training.step import Batches, Forward
+from vpt.training.tasks.base import TrainingParts
 from vpt.training.tasks.fit_heads import make_head, map_by_frequency, settle_head
 from vpt.utils import plotting
 from vpt.utils.distributed import ranks
@@ -96,8 +96,8 @@ class Classification:
         """Whether a run with this model makes sense: something learns, or is made from data."""
         return any(True for _ in model.trainable()) or isinstance(model.head, TipAdapter)
 
-    def fitting(self, model: Prompted, setting: Setting) -> Fitting:
-        """What one training needs."""
+    def training_parts(self, model: Prompted, setting: Setting) -> TrainingParts:
+        """Batches, objective and validation of a run."""
         assert isinstance(model, PromptedModel)
         config, data = setting.config, setting.data
         train_loader = setting.training_loader(model)
@@ -128,14 +128,8 @@ class Classification:
         plain = plain and not model.has_extra_losses
         step = _replayed(model, setting) if plain else forward
         objective = build_objective(config.prompt, model, step, loss_of, cached=forward is model.head)
-        return Fitting(
-            train_batches,
-            objective,
-            validate if val_batches is not None else None,
-            build_objective(config.prompt, model, lambda scores: scores, loss_of, cached=False) if plain else None,
-            before_epoch,
-            loaders,
-        )
+        validated = validate if val_batches is not None else None
+        return TrainingParts(train_batches, objective, validated, before_epoch, loaders)
 
     def measure(
         self, model: Prompted, setting: Setting, records: Sequence[Record], split: str, folder: Path | None = None
@@ -184,9 +178,7 @@ def _replayed(model: PromptedModel, setting: Setting) -> Forward:
     """The model's pass in training, replayed from a CUDA graph where there is a GPU and nothing speaks against it."""
     train = setting.config.train
     small = model.backbone.tower is not None and not isinstance(setting.config.tuning, FullTuning)
-    # Runs side by side share one pass, whose size changes as they end.
-    alone = setting.shared is None and not train.shard
-    if setting.device.type != "cuda" or train.compile == "none" or train.recompute or not (small and alone):
+    if setting.device.type != "cuda" or train.compile == "none" or train.recompute or train.shard or not small:
         return model
     # As large as the batches of this process, or parts of them, will be.
     count = min(train.batch_size, len(setting.data.train))

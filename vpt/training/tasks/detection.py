@@ -28,7 +28,7 @@ from vpt.models.detection.frozen_detector import FrozenDetector, build_frozen
 from vpt.prompts.base import TokenPrompts
 from vpt.prompts.init.initialize import start, wants_images
 from vpt.training.context import Setting
-from vpt.training.tasks.base import Fitting
+from vpt.training.tasks.base import TrainingParts
 from vpt.utils.atomic_io import write_json
 from vpt.utils.distributed import gathered_list, ranks
 from vpt.utils.errors import UserError
@@ -98,8 +98,8 @@ class Detection:
         """Whether anything learns."""
         return any(True for _ in model.trainable())
 
-    def fitting(self, model: Prompted, setting: Setting) -> Fitting:
-        """What one training needs."""
+    def training_parts(self, model: Prompted, setting: Setting) -> TrainingParts:
+        """Batches, objective and validation of a run."""
         detector = _detector(model)
         data = setting.data
         loader = box_loader(setting, _training_transform(model, setting), data.train, "train", shuffle=True)
@@ -110,7 +110,7 @@ class Detection:
         def validate() -> dict[str, Any]:
             return self.measure(model, setting, data.val, "val")
 
-        return Fitting(loader, objective, validate if data.val else None, loaders=[loader])
+        return TrainingParts(loader, objective, validate if data.val else None, loaders=[loader])
 
     def measure(
         self, model: Prompted, setting: Setting, records: Sequence[Record], split: str, folder: Path | None = None

@@ -1,0 +1,245 @@
+"""Callbacks: what a run does beside its optimiser steps. `Trainer.fit` calls each hook of every callback in order."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vpt.config import E2vptPrompt, RunConfig
+from vpt.config.training import AverageConfig
+from vpt.training.step import StepFigures
+from vpt.utils.console import Bar
+from vpt.utils.resource_usage import Usage
+
+if TYPE_CHECKING:
+    from vpt.training.trainer import Trainer
+
+
+class Callback:
+    """Base of callbacks, whose hooks do nothing. What must survive a kill belongs in `trainer.state`."""
+
+    def at_start(self, trainer: Trainer) -> None:
+        """A new run, before its first checkpoint; not called for one that goes on from a checkpoint."""
+
+    def before_training(self, trainer: Trainer) -> None:
+        """Before the first step of this process, in a new run and in one that goes on."""
+
+    def before_epoch(self, trainer: Trainer) -> None:
+        """Before the first step of an epoch, or the first one of this process."""
+
+    def after_step(self, trainer: Trainer) -> None:
+        """The parameters have moved. The loss may still be on its way from a GPU."""
+
+    def after_figures(self, trainer: Trainer, figures: StepFigures) -> None:
+        """The loss of a step is known; on a GPU while the next step is under way."""
+
+    def after_steps(self, trainer: Trainer) -> None:
+        """After the last step of an epoch and its figures, before the weights are validated."""
+
+    def after_validation(self, trainer: Trainer, score: float) -> None:
+        """The weights were validated; a larger score is better. `trainer.progress` still counts this epoch as open."""
+
+    def after_epoch(self, trainer: Trainer, row: dict[str, Any]) -> None:
+        """An epoch is over and counted; `row` holds its metrics. May set `trainer.progress.finished`."""
+
+    def on_stop(self, trainer: Trainer) -> None:
+        """A signal ends the run between two steps; it is resumed later."""
+
+    def close(self) -> None:
+        """The end of this process's training, an error included."""
+
+
+def default_callbacks(config: RunConfig) -> list[Callback]:
+    """The callbacks of every run, in the order in which they are called."""
+    train, prompt = config.train, config.prompt
+    found: list[Callback] = [ProgressBar(), KeepBest(train.keep == "best")]
+    if train.average is not None:
+        found.append(Average(train.average))
+    found.append(Log())
+    if train.patience is not None:
+        found.append(EarlyStop(train.patience))
+    if isinstance(prompt, E2vptPrompt) and (prompt.prune_tokens > 0 or prompt.prune_segments > 0):
+        from vpt.training.e2vpt_pruning import Pruning
+
+        found.append(Pruning(prompt))
+    return [*found, Checkpoint(train.checkpoint_minutes)]  # last: it saves what the others have left in the state
+
+
+class ProgressBar(Callback):
+    """Shows the steps of an epoch, images a second and the mean loss."""
+
+    def __init__(self) -> None:
+        self._open = contextlib.ExitStack()
+        self._bar: Bar | None = None
+
+    def before_epoch(self, trainer: Trainer) -> None:
+        """Open the bar."""
+        progress, total = trainer.progress, len(trainer.batches)
+        text = f"epoch {progress.epoch + 1}/{trainer.config.epochs}"
+        self._bar = self._open.enter_context(trainer.context.console.progress(total, text, progress.batch))
+
+    def after_figures(self, trainer: Trainer, figures: StepFigures) -> None:
+        """Move the bar by a step."""
+        progress = trainer.progress
+        if self._bar is not None:
+            self._bar.advance(1, images=figures.count, loss=progress.loss_sum / progress.seen)
+
+    def after_steps(self, trainer: Trainer) -> None:
+        """Close the bar: validation shows its own."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the bar."""
+        self._bar = None
+        self._open.close()
+
+
+class KeepBest(Callback):
+    """Remembers the best epoch on validation. A tie goes to the earlier epoch, which trained less.
+
+    Args:
+        weights: whether its weights are kept too, as `state.kept["best"]`.
+    """
+
+    def __init__(self, weights: bool) -> None:
+        self._weights = weights
+
+    def after_validation(self, trainer: Trainer, score: float) -> None:
+        """Rank the weights that were validated."""
+        progress = trainer.progress
+        if progress.best_score is not None and score <= progress.best_score:
+            progress.stale += 1
+            return
+        progress.best_score, progress.best_epoch, progress.stale = score, progress.epoch + 1, 0
+        if self._weights:
+            owned = trainer.model.owned_state()
+            trainer.state.kept["best"] = {name: value.to("cpu", copy=True) for name, value in owned.items()}
+
+
+class Average(Callback):
+    """Averages the weights of all epochs, in `state.kept["average"]`; after the last epoch the mean is complete.
+
+    Trainable parameters are averaged. Of masks, label mappings and counts, whose mean has no meaning, the last values
+    are kept.
+
+    Args:
+        config: mean and width of the epochs' weights.
+    """
+
+    def __init__(self, config: AverageConfig) -> None:
+        self._config = config
+
+    def after_epoch(self, trainer: Trainer, row: dict[str, Any]) -> None:
+        """Add the weights of this epoch."""
+        assert trainer.config.epochs is not None
+        weights = gaussian_weights(trainer.config.epochs, self._config.mean, self._config.std)
+        weight = weights[row["epoch"] - 1]
+        trainable = {name for name, _, _ in trainer.model.trainable()}
+        before, now = trainer.state.kept.get("average", {}), {}
+        for name, value in trainer.model.owned_state().items():
+            if name in trainable:
+                part = value.to("cpu", torch.float32) * weight
+                now[name] = before[name] + part if name in before else part
+            else:
+                now[name] = value.to("cpu", copy=True)
+        trainer.state.kept["average"] = now
+
+
+def gaussian_weights(epochs: int, mean: float, std: float) -> list[float]:
+    """Weights of epochs counted from 1, summing to one.
+
+    >>> [round(weight, 3) for weight in gaussian_weights(3, mean=2, std=1)]
+    [0.274, 0.452, 0.274]
+    """
+    weights = [math.exp(-((epoch - mean) ** 2) / (2 * std**2)) for epoch in range(1, epochs + 1)]
+    return [weight / sum(weights) for weight in weights]
+
+
+class Log(Callback):
+    """Logs a row for each step and each epoch, and prints a line for each epoch."""
+
+    def after_figures(self, trainer: Trainer, figures: StepFigures) -> None:
+        """Log a step."""
+        epoch = trainer.progress.epoch + 1
+        trainer.log.row("step", step=figures.step, epoch=epoch, loss=figures.loss, lr=figures.rates)
+
+    def after_epoch(self, trainer: Trainer, row: dict[str, Any]) -> None:
+        """Log an epoch."""
+        seconds, metric = trainer.epoch_seconds, trainer.metric
+        trainer.log.row("epoch", step=trainer.progress.step, seconds=round(seconds, 3), **row)
+        text = f"epoch {row['epoch']}/{trainer.config.epochs}: loss {row['train_loss']:.4f}"
+        if "train_accuracy" in row:
+            text += f", train accuracy {row['train_accuracy']:.4f}"
+        if f"val_{metric}" in row:
+            best = " (best)" if trainer.progress.best_epoch == row["epoch"] else ""
+            text += f", validation {metric} {row[f'val_{metric}']:.4f}{best}"
+        trainer.context.console.say(f"{text} [{seconds:.1f} s]")
+
+
+class EarlyStop(Callback):
+    """Ends a run after some validations in a row without a better score.
+
+    Args:
+        patience: how many.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self._patience = patience
+
+    def after_epoch(self, trainer: Trainer, row: dict[str, Any]) -> None:
+        """End the run, if it is time."""
+        progress = trainer.progress
+        if progress.stale >= self._patience:
+            progress.finished = True
+            said = f"stopped early: no better validation {trainer.metric} in {progress.stale} validations"
+            trainer.context.console.say(said)
+
+
+class Checkpoint(Callback):
+    """Saves the run after every epoch, every few minutes, and when a signal stops it.
+
+    Args:
+        minutes: between two checkpoints within an epoch.
+    """
+
+    def __init__(self, minutes: float) -> None:
+        self._seconds = minutes * 60
+        self._saved = self._counted = 0.0  # moments: of the last checkpoint, and until which seconds are counted
+        self._usage: Usage | None = None
+        self._joules: float | None = None  # used before this process
+
+    def before_training(self, trainer: Trainer) -> None:
+        """Start the clock."""
+        self._saved = self._counted = time.monotonic()
+        self._usage, self._joules = Usage(trainer.context.device), trainer.progress.joules
+
+    def after_step(self, trainer: Trainer) -> None:
+        """Save, if the last checkpoint is old. The end of an epoch saves anyway."""
+        late = time.monotonic() - self._saved > self._seconds
+        if late and trainer.progress.batch < len(trainer.batches):
+            trainer.read_figures()
+            self._save(trainer)
+
+    def after_epoch(self, trainer: Trainer, row: dict[str, Any]) -> None:
+        """Save."""
+        self._save(trainer)
+
+    def on_stop(self, trainer: Trainer) -> None:
+        """Save."""
+        self._save(trainer)
+        trainer.context.console.say(f"stopped at step {trainer.progress.step}; the state is saved")
+
+    def _save(self, trainer: Trainer) -> None:
+        assert self._usage is not None
+        progress, now = trainer.progress, time.monotonic()
+        progress.seconds += now - self._counted
+        self._counted = now
+        progress.peak_bytes = max(progress.peak_bytes, self._usage.peak_bytes())
+        used = self._usage.joules()
+        progress.joules = self._joules if used is None else (self._joules or 0.0) + used
+        trainer.save()
+        self._saved = time.monotonic()

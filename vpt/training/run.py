@@ -1,0 +1,137 @@
+"""Running a configuration in a run folder: a new run, one that goes on, or one that is only read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from vpt.config import RunConfig, load_config, read_yaml
+from vpt.models.header import CHECKPOINT
+from vpt.training.callbacks import Callback
+from vpt.training.compared_runs import compare, compared_configs, with_config
+from vpt.training.context import RunContext, prepare
+from vpt.training.run_folder import TrainResult, claim, finished, refuse_taken, remove_leftovers, upgraded
+from vpt.training.tasks import task_of
+from vpt.training.trainer import Trainer, build_model
+from vpt.utils.console import Console
+from vpt.utils.distributed import first_goes_ahead, is_first, joined, told
+from vpt.utils.errors import UserError, WriteError
+from vpt.utils.folder_lock import lock_folder
+
+Prepare = Callable[[RunConfig, Console], RunContext]
+
+
+def train(config: RunConfig, console: Console | None = None, callbacks: Sequence[Callback] = ()) -> TrainResult:
+    """Train what `config` describes into a new run folder, then the prompts it is to be compared with.
+
+    Args:
+        config: the run.
+        console: where it prints; default: stderr.
+        callbacks: called after those that every run has; not for the compared prompts.
+
+    Raises:
+        UserError: any mistake in configuration, data or backbone, before training starts; a loss that diverges.
+    """
+    with joined():
+        console = console or Console(quiet=not is_first())
+        if is_first():
+            refuse_taken(config)
+        others = compared_configs(config)
+        with first_goes_ahead():
+            context = prepare_run(config, console)
+        for other in others:
+            build_model(with_config(context, other))  # a mistake in it is reported now, not after the first training
+        trainer = Trainer(context, callbacks=callbacks)
+        folder = Path(told(str(claim(context.config)) if is_first() else ""))
+        with lock_folder(folder) as locked, _resumable(folder):
+            result = trainer.fit(locked)
+            return _with_compared(result, context, others)
+
+
+def resume(run: str | Path, overrides: Sequence[str] = (), console: Console | None = None) -> TrainResult:
+    """Go on with an interrupted run; the result is bit for bit that of a run never interrupted, on a CPU.
+
+    Raises:
+        UserError: no run there, one that another process is training, a damaged checkpoint, or settings, data or
+            backbone that changed since.
+    """
+    folder = Path(run)
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"{folder} is not a run folder; it has no config.yaml")
+    if (folder / "metrics.json").exists() and not (folder / CHECKPOINT).is_file():
+        raise UserError(f"{folder} is finished and has no checkpoint to resume from")
+    config = load_config(base=upgraded(read_yaml(folder / "config.yaml")), overrides=overrides)
+    with _resumable(folder):
+        return _go_on(config, folder, console)
+
+
+def train_or_resume(
+    config: RunConfig,
+    folder: Path,
+    console: Console | None = None,
+    prepare: Prepare | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> TrainResult:
+    """The result of a run: read if it has finished, resumed if it was stopped, else trained.
+
+    Args:
+        config: the run.
+        folder: of the run.
+        console: where it prints.
+        prepare: makes its context; default: `prepare_run`.
+        callbacks: called after those that every run has.
+
+    Raises:
+        UserError: as `train` and `resume` do.
+    """
+    done = finished(folder)
+    return _go_on(config, folder, console, prepare, callbacks) if done is None else done
+
+
+def _go_on(
+    config: RunConfig,
+    folder: Path,
+    console: Console | None,
+    prepare: Prepare | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> TrainResult:
+    """Train in a folder, from the checkpoint in it if there is one."""
+    others = compared_configs(config)
+    with lock_folder(folder) as locked, joined():
+        if is_first():
+            remove_leftovers(folder)
+        console = console or Console(quiet=not is_first())
+        with first_goes_ahead():
+            context = (prepare or prepare_run)(config, console)
+        result = Trainer(context, folder, callbacks).fit(locked)
+        return _with_compared(result, context, others)
+
+
+def _with_compared(result: TrainResult, context: RunContext, others: Sequence[RunConfig]) -> TrainResult:
+    """Train the prompts that a run is compared with, below its folder; returns the run."""
+    results = []
+    for config in others:
+        other = with_config(context, config)
+        folder = result.folder / f"compare-{config.prompt.kind}"
+        results.append(train_or_resume(other.config, folder, context.console, lambda *_, made=other: made))
+    compare(context, result, results)
+    return result
+
+
+@contextmanager
+def _resumable(folder: Path) -> Iterator[None]:
+    """Say how a run goes on that ended because something could not be written."""
+    try:
+        yield
+    except WriteError as error:
+        raise WriteError(f"{error}; then go on with: vpt train resume={folder}") from error
+
+
+def prepare_run(config: RunConfig, console: Console) -> RunContext:
+    """Read the data of a run and choose device and precision.
+
+    Raises:
+        UserError: whatever is wrong with them.
+    """
+    return prepare(config, task_of(config).load, console)

@@ -1,0 +1,110 @@
+"""What a run prints when it begins, and what it writes when training is over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vpt.models.artifact import save_artifact
+from vpt.training.memory_estimate import estimate, total_parameters
+from vpt.training.run_folder import TrainResult
+from vpt.utils import plotting
+from vpt.utils.atomic_io import write_json
+from vpt.utils.distributed import is_first, wait
+from vpt.utils.resource_usage import device_name
+
+if TYPE_CHECKING:
+    from vpt.training.trainer import Trainer
+
+OPTIMIZER_STATE = {"adamw": 2, "sgd": 1}  # numbers kept for each trainable one
+
+
+def introduce(trainer: Trainer, folder: Path) -> None:
+    """Print what is trained, where, and what it will cost."""
+    context, model, task = trainer.context, trainer.model, trainer.task
+    config, console = context.config, context.console
+
+    def trial(count: int) -> torch.Tensor:
+        return task.trial(model, count, context.device)
+
+    budget = estimate(model, OPTIMIZER_STATE[config.train.optimizer.kind], context.pass_size, trial, context.autocast)
+    console.say(
+        f"model: {model.backbone.name} at {model.backbone.preprocess.size} px, prompt {config.prompt.kind}, "
+        f"tuning {config.tuning.kind}, head {config.head.kind}; {context.device}, {context.precision}"
+    )
+    for note in model.backbone.notes:
+        console.warn(note)
+    console.say(budget.text())
+    console.say(f"run folder: {folder}")
+
+
+def write_results(trainer: Trainer, folder: Path) -> TrainResult:
+    """Measure the weights that are kept, and write artifact, metrics and pictures."""
+    context, model, task = trainer.context, trainer.model, trainer.task
+    kept = trainer.state.kept
+    chosen = kept.get("average") or kept.get("best")
+    if chosen is not None:
+        model.load_owned({name: value.to(context.device) for name, value in chosen.items()})
+    task.finish(model, context)
+    measured = {
+        split: task.measure(model, context, records, split, folder if is_first() else None)
+        for split in ("val", "test")
+        if (records := context.data.split(split))
+    }
+    summary = _summary(trainer) | measured
+    if is_first():
+        summary["artifact_bytes"] = _write(trainer, summary, measured, folder)
+    wait()
+    return TrainResult(folder, folder / "artifact.safetensors", summary)
+
+
+def _summary(trainer: Trainer) -> dict[str, Any]:
+    """What metrics.json holds beside the metrics."""
+    context, model, progress = trainer.context, trainer.model, trainer.progress
+    trainable = sum(parameter.numel() for _, _, parameter in model.trainable())
+    return {
+        "best_epoch": progress.best_epoch,
+        "epochs": progress.epoch,
+        "seconds": round(progress.seconds, 3),
+        "peak_bytes": progress.peak_bytes,
+        "joules": progress.joules,
+        "device": device_name(context.device),
+        "precision": context.precision,
+        "parameters": {"learning": trainable, "total": total_parameters(model)},
+        "backbone": model.backbone.name,
+        "prompt": context.config.prompt.kind,
+        "tuning": context.config.tuning.kind,
+        "head": context.config.head.kind,
+        "data": context.data.summary(),
+    }
+
+
+def _write(trainer: Trainer, summary: dict[str, Any], measured: dict[str, dict[str, Any]], folder: Path) -> int:
+    """Write artifact, metrics and pictures, and print what they hold. Returns the artifact's bytes."""
+    context, model, progress = trainer.context, trainer.model, trainer.progress
+    config, data, console, metric = context.config, context.data, context.console, trainer.metric
+    numbers = {
+        split: {key: value for key, value in found.items() if isinstance(value, float)}
+        for split, found in measured.items()
+    }
+    artifact = save_artifact(
+        folder / "artifact.safetensors", model, config, data.classes, data.multilabel, metrics=numbers
+    )
+    size = artifact.stat().st_size
+    plotting.curves_png(progress.history, folder / "curves.png", metric=metric)
+    if config.prompt.kind == "pixel":
+        from vpt.prompts.pixel.to_image import prompt_picture
+
+        prompt: Any = model.prompt
+        plotting.picture_png(prompt_picture(prompt), folder / "prompt.png")
+    trainer.task.pictures(model, context, measured, folder)
+    # Last of the files: where it stands the run has finished.
+    write_json(folder / "metrics.json", {**summary, "artifact_bytes": size})
+    trainer.log.row("end", step=progress.step, **numbers)
+    for split, found in numbers.items():
+        loss = f", loss {found['loss']:.4f}" if "loss" in found else ""
+        console.say(f"{split}: {metric} {found[metric]:.4f}{loss}")
+    console.say(f"artifact: {artifact} ({size / 1e6:.2f} MB), trained in {progress.seconds:.0f} s")
+    return size
