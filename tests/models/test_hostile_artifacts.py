@@ -151,6 +151,14 @@ class TestCheckpoints:
         mutate.write(run / "checkpoint.safetensors", tensors, json.dumps(tree))
         assert "progress.round" in refused(lambda: vpt.resume(run, console=Console(quiet=True)))
 
+    def test_an_epoch_past_the_last_one_ends_training(self, weights: Path, tmp_path: Path):
+        run = tmp_path / "run"
+        shutil.copytree(hostile.ARTIFACTS.parent / "stopped" / "nano-deep", run)
+        tensors, tree = mutate.load(run / "checkpoint.safetensors")
+        tree["progress"]["epoch"] = 99
+        mutate.write(run / "checkpoint.safetensors", tensors, json.dumps(tree))
+        assert vpt.resume(run, console=Console(quiet=True)).metrics["epochs"] == 99
+
 
 class TestRunFolders:
     def test_metrics_and_logs_of_any_form_make_a_page(self, tmp_path: Path):
