@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy.released import PEERS
+from benchmarks.accuracy.suite_tables import rules, starts, suite_short, suite_ti
+from benchmarks.accuracy.suite_tables import search as search_suite
 from benchmarks.results_files import RESULTS, read, rows, words_of
 from benchmarks.robustness import tables as robustness_tables
 from benchmarks.speed.tables import speed, speed_all, startup, vtab_sized
@@ -376,6 +378,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "released": released,
     "clothing": clothing,
     "search": search,
+    "suite-vit-ti": suite_ti,
+    "suite-vit-s": lambda: suite_short("vit_s"),
+    "suite-nano": lambda: suite_short("nano"),
+    "suite-search": search_suite,
+    "suite-rules": rules,
+    "suite-starts": starts,
     "search-boxes": search_boxes,
     **{f"settings-{section or 'run'}": partial(settings, section) for section in ("", *SECTIONS)},
     "quickstart": quickstart,

@@ -16,7 +16,10 @@ NET = ["backbone=test_vit_patch8_32", "backbone.pretrained=false"]  # needs the 
 
 
 def settings(shapes: Path, out: Path, *words: str) -> RunConfig:
-    """Three epochs of five steps on the shapes, with dropout and augmentation."""
+    """Three epochs of five steps on the shapes, with dropout and augmentation. The head starts at random: on so small a
+    network a probe might be better than any epoch, and would be kept."""
+    own_head = any(word.startswith("head") for word in words)
+    words = words if own_head else ("head.init=small", *words)
     common = [f"data={shapes}", f"out={out}", "name=run", *NET, "train.epochs=3", "train.batch_size=8"]
     return load_config(overrides=[*common, "prompt.tokens=4", "prompt.dropout=0.1", "data.augment=light", *words])
 

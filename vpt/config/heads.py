@@ -41,8 +41,11 @@ class LinearHead(FeatureHead):
     kind: Literal["linear"] = "linear"
     make: ClassVar[str] = "vpt.heads.linear:build_linear"
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on what the head reads")
-    init: Literal["small", "fan_out"] = Field(
-        "small", description="weights of the last layer: small (standard deviation 0.02), fan_out (Kaiming normal, VPT)"
+    init: Literal["small", "fan_out", "probe"] = Field(
+        "small",
+        description="weights of the last layer: small (standard deviation 0.02), fan_out (Kaiming normal, VPT), probe "
+        "(logistic regression on the features before training; default with task=classification, AdamW and no pixel "
+        "prompt)",
     )
     bias: float = Field(0.0, ge=-1e6, le=1e6, description="bias of the last layer at the start; VPT: -4.59512")
 
@@ -52,6 +55,9 @@ class MlpHead(LinearHead):
 
     kind: Literal["mlp"] = "mlp"  # type: ignore[assignment]
     make: ClassVar[str] = "vpt.heads.linear:build_mlp"
+    init: Literal["small", "fan_out"] = Field(
+        "small", description="weights of the last layer: small (standard deviation 0.02), fan_out (Kaiming normal)"
+    )
     hidden: list[Annotated[int, Field(ge=1, le=65_536)]] = Field(
         default_factory=lambda: [512], min_length=1, max_length=16, description="widths of the hidden layers"
     )

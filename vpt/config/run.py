@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from vpt.config.backbone import BackboneConfig
 from vpt.config.base import Place, Section, Word, short
@@ -47,6 +47,53 @@ class Case(Section):
         return True
 
 
+# What goes with a head that starts from a probe: docs/defaults.md.
+PROBE_LR = {"prompt": 5e-3, "head": 1e-3, "lora": 3e-3, "bias": 1e-2}
+PROBE_DECAY = {"head": 0.0}
+PROBE_BATCH = 16
+
+
+def with_probe(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings of a run with the default recipe filled in, where they ask for it or leave it open.
+
+    That is a linear head, AdamW, and any prompt but a pixel prompt. What is given stays.
+
+    >>> with_probe({"head": "linear", "train": {"batch_size": 8}})["train"]["batch_size"]
+    8
+    >>> with_probe({"head": {"kind": "mlp"}})
+    {'head': {'kind': 'mlp'}}
+    """
+    head, train = _section(tree, "head", "linear"), _section(tree, "train", None)
+    prompt = _section(tree, "prompt", "deep")
+    if head is None or train is None or prompt is None:
+        return tree
+    optimizer = _section(train, "optimizer", "adamw")
+    if optimizer is None or optimizer["kind"] != "adamw" or head["kind"] != "linear" or prompt["kind"] == "pixel":
+        return tree
+    if head.setdefault("init", "probe") != "probe":
+        return tree
+    for name, wanted in (("lr", PROBE_LR), ("weight_decay", PROBE_DECAY)):
+        given = optimizer.get(name, {})
+        if isinstance(given, Mapping):
+            optimizer[name] = {**wanted, **given}
+    accumulate = train.get("accumulate", 1)
+    if isinstance(accumulate, int) and PROBE_BATCH % max(1, accumulate) == 0:
+        train.setdefault("batch_size", PROBE_BATCH)
+    return {**tree, "head": head, "train": {**train, "optimizer": optimizer}}
+
+
+def _section(tree: Mapping[str, Any], name: str, kind: str | None) -> dict[str, Any] | None:
+    """A section as a dictionary of its own, with its kind; None if it is something else, which is refused later."""
+    found = tree.get(name, {})
+    if isinstance(found, BaseModel):
+        found = found.model_dump()
+    if isinstance(found, str) and kind is not None:
+        found = {"kind": found}
+    if not isinstance(found, Mapping):
+        return None
+    return {"kind": kind, **found} if kind is not None else dict(found)
+
+
 class RunConfig(Section):
     """A whole run.
 
@@ -79,9 +126,12 @@ class RunConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_task(cls, value: Any) -> Any:
-        """Detection has a head, an embedded data set, a batch size and a learning rate of the head of its own."""
-        if not isinstance(value, Mapping) or value.get("task") != "detection":
+        """Detection has a head, an embedded data set, a batch size and a learning rate of the head of its own; a linear
+        head starts from a probe, and has the batch size and the rates that were measured with it."""
+        if not isinstance(value, Mapping):
             return value
+        if value.get("task") != "detection":
+            return with_probe(value)
         filled = {"data": "scenes", "head": {}, "train": {}, **value}
         if isinstance(filled["head"], Mapping):
             filled["head"] = {"kind": "fcos", **filled["head"]}

@@ -15,11 +15,23 @@ from vpt.utils.precision import Precision
 class PerRole(Section):
     """A number for each role a parameter can have."""
 
-    prompt: float = Field(ge=0, le=1e38, description="of prompt tokens")
+    prompt: float = Field(
+        ge=0, le=1e38, description="of prompt tokens; default where the head starts from a probe: 0.005"
+    )
     pixels: float = Field(ge=0, le=1e38, description="of pixel prompts")
-    head: float = Field(ge=0, le=1e38, description="of the head")
-    bias: float = Field(ge=0, le=1e38, description="of the backbone's biases under tuning=bias")
-    lora: float = Field(ge=0, le=1e38, description="of the matrices under tuning=lora")
+    head: float = Field(
+        ge=0, le=1e38, description="of the head; default where it starts from a probe: 0.001, without decay"
+    )
+    bias: float = Field(
+        ge=0,
+        le=1e38,
+        description="of the backbone's biases under tuning=bias; default where the head starts from a probe: 0.01",
+    )
+    lora: float = Field(
+        ge=0,
+        le=1e38,
+        description="of the matrices under tuning=lora; default where the head starts from a probe: 0.003",
+    )
     backbone: float = Field(ge=0, le=1e38, description="of every backbone weight under tuning=full")
 
 
@@ -84,10 +96,18 @@ class TrainConfig(Section):
     """How the learnable part is trained."""
 
     epochs: int | None = Field(
-        None, ge=1, le=MANY, description="default: enough for 500 steps, at least 10, at most 100"
+        None,
+        ge=1,
+        le=MANY,
+        description="default: enough for 20 steps times the root of the number of training images (at least 5, at most "
+        "100 epochs) where the head starts from a probe, else for 500 steps (at least 10, at most 100 epochs)",
     )
     batch_size: int = Field(
-        32, ge=1, le=65_536, description="images per optimiser step, all accumulation passes together"
+        32,
+        ge=1,
+        le=65_536,
+        description="images per optimiser step, all accumulation passes together; default where the head starts from a "
+        "probe: 16",
     )
     accumulate: int = Field(1, ge=1, le=65_536, description="passes a step is split into, to save memory")
     drop_last: bool = Field(
@@ -137,7 +157,13 @@ class TrainConfig(Section):
     )
     keep: Literal["best", "last"] = Field("best", description="which epoch's weights the artifact holds")
     average: AverageConfig | None = Field(None, description="mean of the weights of all epochs (PromptSRC)")
-    eval_every: int = Field(1, ge=1, le=MANY, description="epochs between validations")
+    eval_every: int | None = Field(
+        None,
+        ge=1,
+        le=MANY,
+        description="epochs between validations; default: as many as give five or six validations where the head "
+        "starts from a probe, else 1",
+    )
     checkpoint_minutes: float = Field(1.0, ge=0, le=1e12, description="minutes between checkpoints inside an epoch")
     seed: int = Field(0, ge=0, lt=2**32, description="of weights, order of the images, augmentation and dropout")
 

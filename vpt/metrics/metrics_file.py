@@ -76,6 +76,7 @@ class _Parameters(BaseModel):
 
 class _Metrics(BaseModel):
     best_epoch: Count | None = None
+    probe: Number | None = None
     epochs: Count = 0
     seconds: Number = 0
     peak_bytes: Count = 0

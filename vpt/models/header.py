@@ -140,6 +140,7 @@ class ProgressHeader(Header):
     seen: Count = 0
     best_score: Measured | None = None
     best_epoch: Count | None = None
+    probe: Measured | None = None
     stale: Count = 0
     history: list[dict[Name, Count | Measured | dict[Name, Finite]]] = Field(default_factory=list, max_length=1_000_000)
     finished: bool = False

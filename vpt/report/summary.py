@@ -64,7 +64,9 @@ def facts(source: Source) -> list[tuple[str, str]]:
     batch = f"{config.train.batch_size} images, {optimizer.kind}"
     epochs = count(source.metrics.get("epochs", _epochs_logged(source.rows)))
     epochs += f" of {config.train.epochs}" if config.train.epochs else ""
-    if source.metrics.get("best_epoch"):
+    if source.metrics.get("best_epoch") == 0 and config.train.keep == "best" and config.train.average is None:
+        epochs += "; kept: the linear probe, for no epoch was better on validation"
+    elif source.metrics.get("best_epoch") is not None:
         best, average = source.metrics["best_epoch"], config.train.average is not None
         if config.train.keep == "best" and not average:
             epochs += f"; kept: {best}, the best on validation"

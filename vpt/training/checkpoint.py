@@ -38,7 +38,8 @@ class Progress:
     correct: float | None = 0.0  # correct images, where that has a meaning
     seen: int = 0
     best_score: float | None = None
-    best_epoch: int | None = None
+    best_epoch: int | None = None  # counted from 1; 0: the probe, before any training
+    probe: float | None = None  # validation score of the probe, which is epoch 0
     stale: int = 0  # validations since the best one
     history: list[dict[str, Any]] = field(default_factory=list)  # a row for each finished epoch
     finished: bool = False
@@ -60,6 +61,19 @@ class TrainState:
     scaler: torch.amp.GradScaler
     progress: Progress
     kept: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The model before training, which counts as epoch 0.
+
+    Args:
+        score: its validation metric; None without a validation split.
+        state: what it owns.
+    """
+
+    score: float | None
+    state: dict[str, Tensor]
 
 
 def save_checkpoint(path: Path, state: TrainState, identity: Mapping[str, Any]) -> None:

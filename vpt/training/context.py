@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from vpt.backbones.backbone import Backbone
-from vpt.config import DataConfig, RunConfig
+from vpt.config import DataConfig, LinearHead, RunConfig
 from vpt.data.data_module import Load, Readings, with_window
 from vpt.data.dataloader import Loader, make_loader
 from vpt.data.dataset import LabelledData, Record
@@ -18,7 +18,7 @@ from vpt.data.transforms.classification import Transform, eval_transform, train_
 from vpt.data.transforms.multi_view import Views
 from vpt.data.worker_processes import default_workers
 from vpt.models.classifier import PromptedModel
-from vpt.training.lr_schedule import default_epochs
+from vpt.training.lr_schedule import default_epochs, probe_epochs
 from vpt.utils.console import Console
 from vpt.utils.device import Autocast, autocast, pick_device, pick_precision
 from vpt.utils.distributed import own_device, ranks
@@ -140,11 +140,20 @@ def prepare(config: RunConfig, load: Load, console: Console, readings: Readings 
     console.say(f"data: {config.data.path}: {data.summary()}")
     # The run is written down with the window it used, which predictions and a resumed run use too.
     config = with_window(config, reading.window)
-    if config.train.epochs is None:
-        batches = len(data.train) / config.train.batch_size
-        epochs = default_epochs(math.floor(batches) if config.train.drop_last and batches >= 1 else math.ceil(batches))
-        config = config.with_({"train.epochs": epochs})
+    config = config.with_(_decided(config, len(data.train)))
     if reading.caches:
         held = sum(cache.nbytes for cache in reading.caches.values())
         console.say(f"{held / 1e6:.0f} MB of decoded images kept in memory")
     return RunContext(config, data, device, precision, console, reading.caches)
+
+
+def _decided(config: RunConfig, images: int) -> dict[str, int]:
+    """The number of epochs, and how often is validated, where the settings leave these open."""
+    train = config.train
+    probed = isinstance(config.head, LinearHead) and config.head.init == "probe"
+    epochs = train.epochs
+    if epochs is None:
+        batches = images / train.batch_size
+        whole = math.floor(batches) if train.drop_last and batches >= 1 else math.ceil(batches)
+        epochs = probe_epochs(images, whole) if probed else default_epochs(whole)
+    return {"train.epochs": epochs, "train.eval_every": train.eval_every or (max(1, epochs // 5) if probed else 1)}

@@ -51,6 +51,7 @@ class Pruning(Callback):
         if first is None or not trainer.progress.finished:
             return
         from vpt.training.tasks.classification import loss_for
+        from vpt.training.tasks.probe import fit_head
 
         model, context = trainer.model, trainer.context
         assert isinstance(model, PromptedModel)
@@ -67,6 +68,7 @@ class Pruning(Callback):
             f"pruned to {left} of {len(model.prompt.token_mask)} tokens, {values} values a layer; training again"
         )
         trainer.restart()
+        trainer.rank_untrained(fit_head(model, context))
 
 
 def importance(

@@ -17,6 +17,16 @@ def default_epochs(batches: int) -> int:
     return min(100, max(10, round(500 / batches)))
 
 
+def probe_epochs(images: int, batches: int) -> int:
+    """Epochs when none are asked for and the head starts from a probe: 20 times the root of the number of images, in
+    steps (docs/defaults.md).
+
+    >>> probe_epochs(160, 10), probe_epochs(800, 50), probe_epochs(50_000, 3125)
+    (25, 11, 5)
+    """
+    return min(100, max(5, round(20 * math.sqrt(images) / batches)))
+
+
 def rate(base: float, step: int, batches: int, config: TrainConfig) -> float:
     """The learning rate at a step, counted from 0, of a role whose full rate is `base`.
 

@@ -79,8 +79,12 @@ def upgraded(tree: dict[str, Any]) -> dict[str, Any]:
     >>> upgraded({"data": {"path": "photos"}})
     {'data': {'window': 'legacy', 'path': 'photos'}}
     """
-    data = tree.get("data")
-    return {**tree, "data": {"window": "legacy", **data}} if isinstance(data, dict) else tree
+    data, head = tree.get("data"), tree.get("head")
+    if isinstance(data, dict):
+        tree = {**tree, "data": {"window": "legacy", **data}}
+    if isinstance(head, dict) and head.get("kind") in ("linear", "mlp"):
+        tree = {**tree, "head": {"init": ADDED["head.init"], **head}}
+    return tree
 
 
 def refuse_other(file: Path, told: dict[str, Any]) -> None:

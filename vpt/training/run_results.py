@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vpt.models.artifact import save_artifact
+from vpt.models.base import Prompted
+from vpt.training.context import RunContext
 from vpt.training.memory_estimate import estimate, total_parameters
 from vpt.training.run_folder import TrainResult
 from vpt.utils import plotting
@@ -47,15 +49,22 @@ def write_results(trainer: Trainer, folder: Path) -> TrainResult:
     chosen = kept.get("average") or kept.get("best")
     if chosen is not None:
         model.load_owned({name: value.to(context.device) for name, value in chosen.items()})
+    summary = _summary(trainer)
+    if chosen is not None and chosen is kept.get("best") and trainer.progress.best_epoch == 0:
+        context.console.warn(
+            "no epoch is better on validation than the linear probe (epoch 0); the artifact holds the probe, without "
+            "token prompts"
+        )
+        model, context = task.untrained(model, context)
     task.finish(model, context)
     measured = {
         split: task.measure(model, context, records, split, folder if is_first() else None)
         for split in ("val", "test")
         if (records := context.data.split(split))
     }
-    summary = _summary(trainer) | measured
+    summary |= measured
     if is_first():
-        summary["artifact_bytes"] = _write(trainer, summary, measured, folder)
+        summary["artifact_bytes"] = _write(trainer, model, context, summary, measured, folder)
     wait()
     return TrainResult(folder, folder / "artifact.safetensors", summary)
 
@@ -66,6 +75,7 @@ def _summary(trainer: Trainer) -> dict[str, Any]:
     trainable = sum(parameter.numel() for _, _, parameter in model.trainable())
     return {
         "best_epoch": progress.best_epoch,
+        "probe": progress.probe,
         "epochs": progress.epoch,
         "seconds": round(progress.seconds, 3),
         "peak_bytes": progress.peak_bytes,
@@ -81,9 +91,16 @@ def _summary(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def _write(trainer: Trainer, summary: dict[str, Any], measured: dict[str, dict[str, Any]], folder: Path) -> int:
+def _write(
+    trainer: Trainer,
+    model: Prompted,
+    context: RunContext,
+    summary: dict[str, Any],
+    measured: dict[str, dict[str, Any]],
+    folder: Path,
+) -> int:
     """Write artifact, metrics and pictures, and print what they hold. Returns the artifact's bytes."""
-    context, model, progress = trainer.context, trainer.model, trainer.progress
+    progress = trainer.progress
     config, data, console, metric = context.config, context.data, context.console, trainer.metric
     numbers = {
         split: {key: value for key, value in found.items() if isinstance(value, float)}
@@ -93,7 +110,7 @@ def _write(trainer: Trainer, summary: dict[str, Any], measured: dict[str, dict[s
         folder / "artifact.safetensors", model, config, data.classes, data.multilabel, metrics=numbers
     )
     size = artifact.stat().st_size
-    plotting.curves_png(progress.history, folder / "curves.png", metric=metric)
+    plotting.curves_png(progress.history, folder / "curves.png", metric, progress.probe)
     if config.prompt.kind == "pixel":
         from vpt.prompts.pixel.to_image import prompt_picture
 

@@ -15,7 +15,7 @@ from vpt.data.dataset import SPLITS
 from vpt.models.base import Prompted
 from vpt.models.header import CHECKPOINT
 from vpt.training.callbacks import Callback, default_callbacks
-from vpt.training.checkpoint import Progress, TrainState, load_checkpoint, save_checkpoint
+from vpt.training.checkpoint import Baseline, Progress, TrainState, load_checkpoint, save_checkpoint
 from vpt.training.context import RunContext
 from vpt.training.lr_schedule import rate
 from vpt.training.optimizer import build_optimizer, set_rates
@@ -91,7 +91,7 @@ class Trainer:
         self.is_new = checkpoint is None or not checkpoint.is_file()
         wait()  # before the first of several processes writes one
         if self.is_new:
-            self.task.begin(self.model, context)
+            self.rank_untrained(self.task.begin(self.model, context))
             for callback in self.callbacks:
                 callback.at_start(self)
         else:
@@ -215,6 +215,15 @@ class Trainer:
         for callback in self.callbacks:
             callback.after_figures(self, figures)
 
+    def rank_untrained(self, baseline: Baseline | None) -> None:
+        """Make the model before training the best so far, as epoch 0: an epoch must be better to be kept."""
+        if baseline is None or baseline.score is None:
+            return
+        progress = self.progress
+        progress.probe, progress.best_score, progress.best_epoch = baseline.score, baseline.score, 0
+        if self.config.keep == "best":
+            self.state.kept["best"] = baseline.state
+
     def validate(self) -> dict[str, Any] | None:
         """Metrics of the validation split under the model's present weights; None where there is no such split.
 
@@ -296,7 +305,7 @@ class Trainer:
         if progress.correct is not None:
             row["train_accuracy"] = progress.correct / max(1, progress.seen)
         last = row["epoch"] == config.epochs
-        measured = self.validate() if last or row["epoch"] % config.eval_every == 0 else None
+        measured = self.validate() if last or row["epoch"] % (config.eval_every or 1) == 0 else None
         if measured is not None:
             row |= {f"val_{key}": measured[key] for key in ("loss", self.metric) if key in measured}
             for callback in self.callbacks:

@@ -15,8 +15,9 @@ from vpt.utils.atomic_io import write_atomic
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"  # told apart by colour-blind readers too
 
 
-def curves_png(rows: Sequence[Mapping[str, Any]], path: Path, metric: str) -> Path:
-    """Loss and metric over epochs, from the history of a run; the best epoch is marked."""
+def curves_png(rows: Sequence[Mapping[str, Any]], path: Path, metric: str, probe: float | None = None) -> Path:
+    """Loss and metric over epochs, from the history of a run; the best epoch is marked, and the linear probe's
+    validation score, where there is one."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -31,6 +32,9 @@ def curves_png(rows: Sequence[Mapping[str, Any]], path: Path, metric: str) -> Pa
     scored = [row for row in rows if f"val_{metric}" in row]
     if scored:
         best = max(scored, key=lambda row: row[f"val_{metric}"])
+        if probe is not None:
+            right.axhline(probe, color=GREY, linewidth=1, label="linear probe, validation")
+            best = {"epoch": 0, f"val_{metric}": probe} if probe >= best[f"val_{metric}"] else best
         for axes in (left, right):
             axes.axvline(best["epoch"], color=GREY, linestyle=":", linewidth=1)
         right.set_title(f"{name}: best {best[f'val_{metric}']:.3f} on validation, epoch {best['epoch']}")

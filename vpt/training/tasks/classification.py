@@ -23,6 +23,7 @@ from vpt.models.base import Prompted
 from vpt.models.classifier import PromptedModel, backbone_for, build_model
 from vpt.prompts.base import TokenPrompts
 from vpt.prompts.init.initialize import start, wants_images
+from vpt.training.checkpoint import Baseline
 from vpt.training.context import Setting
 from vpt.training.cuda_graphs import Replayed
 from vpt.training.feature_cache import FeatureLoader
@@ -32,6 +33,7 @@ from vpt.training.regularizers import REGULATED, build_objective
 from vpt.training.step import Batches, Forward
 from vpt.training.tasks.base import TrainingParts
 from vpt.training.tasks.fit_heads import make_head, map_by_frequency, settle_head
+from vpt.training.tasks.probe import fit_head, without_prompt
 from vpt.utils import plotting
 from vpt.utils.distributed import ranks
 
@@ -74,8 +76,12 @@ class Classification:
         setting.training_transform(model)
         loss_for(setting)
 
-    def begin(self, model: Prompted, setting: Setting) -> None:
-        """Bring a fresh model to where training starts: prompts and heads that are made from data."""
+    def begin(self, model: Prompted, setting: Setting) -> Baseline | None:
+        """Bring a fresh model to where training starts: prompts and heads that are made from data.
+
+        Returns:
+            The linear probe, where the head starts from one.
+        """
         assert isinstance(model, PromptedModel)
         config, records = setting.config, setting.data.train
         if isinstance(model.prompt, TokenPrompts) and wants_images(config.prompt):
@@ -86,6 +92,12 @@ class Classification:
             batches, labels = [model.normalise(batch.images) for batch in read], [batch.labels for batch in read]
             start(model.prompt, config.prompt, model.backbone, batches, config.train.seed, labels)
         make_head(model, setting)
+        return fit_head(model, setting)
+
+    def untrained(self, model: Prompted, setting: Setting) -> tuple[Prompted, Setting]:
+        """The model that `begin` measured, and its setting."""
+        assert isinstance(model, PromptedModel)
+        return without_prompt(model, setting)
 
     def finish(self, model: Prompted, setting: Setting) -> None:
         """What is settled after training."""

@@ -27,6 +27,7 @@ from vpt.models.detection.detector import Detector, build_detector, dynamic_back
 from vpt.models.detection.frozen_detector import FrozenDetector, build_frozen
 from vpt.prompts.base import TokenPrompts
 from vpt.prompts.init.initialize import start, wants_images
+from vpt.training.checkpoint import Baseline
 from vpt.training.context import Setting
 from vpt.training.tasks.base import TrainingParts
 from vpt.utils.atomic_io import write_json
@@ -74,11 +75,11 @@ class Detection:
         """
         _training_transform(model, setting)
 
-    def begin(self, model: Prompted, setting: Setting) -> None:
+    def begin(self, model: Prompted, setting: Setting) -> Baseline | None:
         """Prompts that start from images see them as squares of the backbone's own size."""
         config = setting.config
         if not isinstance(model.prompt, TokenPrompts) or not wants_images(config.prompt):
-            return
+            return None
         assert isinstance(model, Detector)
         side = model.backbone.preprocess.size
         loader = box_loader(setting, BoxTransform(side, side), setting.data.train[:INIT_IMAGES])
@@ -90,6 +91,11 @@ class Detection:
                 whole = torch.nn.functional.interpolate(image[None].float(), (side, side), mode="bilinear")
                 squares.append(model.normalise(whole[0].round().to(torch.uint8).to(setting.device)))
         start(model.prompt, config.prompt, model.backbone, [torch.stack(squares)], config.train.seed, [targets])
+        return None
+
+    def untrained(self, model: Prompted, setting: Setting) -> tuple[Prompted, Setting]:
+        """The model as it is: nothing was measured before training."""
+        return model, setting
 
     def finish(self, model: Prompted, setting: Setting) -> None:
         """Nothing is settled after training."""

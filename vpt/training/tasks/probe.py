@@ -1,0 +1,137 @@
+"""The head that a run starts from, fitted to features before the first step, and the probe that counts as epoch 0."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vpt.config import LinearHead, NoPrompt, RunConfig
+from vpt.data.dataset import Record
+from vpt.heads.logistic import Logistic, Targets, cross_validated, fit, validated
+from vpt.metrics import classification as metrics
+from vpt.models.classifier import PromptedModel, plan_for
+from vpt.prompts.base import TokenPrompts
+from vpt.training.checkpoint import Baseline
+from vpt.training.context import Setting
+from vpt.training.losses import class_weights
+from vpt.training.predict_loop import collect
+from vpt.training.step import Forward
+
+MOST_IMAGES = 20_000  # that a head is fitted to
+MOST_WORK = 2e9  # multiplications of one evaluation of the fit's objective
+# Training starts from a head at least this regularised. The probe itself often fits its images without a mistake; from
+# there prompts get hardly a gradient and learn little (benchmarks/accuracy/suite, docs/defaults.md).
+START_STRENGTH = 1.0
+
+
+def fits_head(config: RunConfig) -> bool:
+    """Whether a run's head is fitted to features before training.
+
+    >>> from vpt.config import load_config
+    >>> fits_head(load_config()), fits_head(load_config(overrides=["head.init=small"]))
+    (True, False)
+    """
+    return isinstance(config.head, LinearHead) and config.head.init == "probe"
+
+
+def fit_head(model: PromptedModel, setting: Setting) -> Baseline | None:
+    """Fit the model's linear head by logistic regression; None where the settings do not ask for it.
+
+    Features are those of the backbone without token prompts: random prompts disturb them, and the head with them. The
+    strength of the L2 penalty is chosen on validation, or by cross-validation where there is no such split.
+    """
+    if not fits_head(setting.config):
+        return None
+    data, console = setting.data, setting.console
+    model.eval()
+    with torch.inference_mode():
+        read = _reader(model)
+        features, labels = _collected(model, setting, read, _chosen(model, setting), "train")
+        val = _collected(model, setting, read, data.val, "val") if data.val else None
+    counts = [sum(label in record.labels for record in data.train) for label in range(len(data.classes))]
+    weights = class_weights(setting.config.train.class_weights, counts)
+    targets = Targets.of(labels.numpy(), len(data.classes), None if weights is None else weights.numpy())
+    score = None
+    if val is None:
+        probe = cross_validated(features.numpy(), targets)
+        console.say(f"head: logistic regression on {len(features)} images' features (L2 {probe.strength:.2g})")
+    else:
+        val_targets = Targets.of(val[1].numpy(), len(data.classes))
+        probe = validated(features.numpy(), targets, val[0].numpy(), val_targets)
+    _put(model, probe)
+    if val is not None:
+        metric = metrics.main_metric(data.multilabel)
+        with torch.inference_mode():
+            logits = model.head(val[0].to(setting.device)).float().cpu()
+        measured: dict[str, Any] = metrics.classification_metrics(
+            logits.numpy(), val[1].numpy(), classes=data.classes, multilabel=data.multilabel
+        )
+        score = float(measured[metric])
+        console.say(f"epoch 0: linear probe, validation {metric} {score:.4f} (L2 {probe.strength:.2g})")
+    state = {name: value.to("cpu", copy=True) for name, value in model.owned_state().items()}
+    if probe.strength < START_STRENGTH:
+        _put(model, fit(features.numpy(), targets, START_STRENGTH))
+    return Baseline(score, state)
+
+
+def without_prompt(model: PromptedModel, setting: Setting) -> tuple[PromptedModel, Setting]:
+    """The model that epoch 0 measured: its head on the backbone without token prompts."""
+    if not _leaves_out_prompt(model):
+        return model, setting
+    probe = PromptedModel(model.backbone, None, model.head, model.pool, model.owns_buffers).to(setting.device)
+    return probe, replace(setting, config=setting.config.model_copy(update={"prompt": NoPrompt()}))
+
+
+def _leaves_out_prompt(model: PromptedModel) -> bool:
+    """Whether features can be computed without the prompt: not where the head reads its tokens."""
+    return isinstance(model.prompt, TokenPrompts) and model.pool in ("native", "cls", "avg")
+
+
+def _reader(model: PromptedModel) -> Forward:
+    """uint8 images to the features that the probe is fitted to."""
+    if not _leaves_out_prompt(model):
+        layers = model.constants()
+        return lambda images: model.features(images, layers)
+    steps = plan_for(model.backbone, None, model.pool)
+    return lambda images: model.backbone.features(model.normalise(images), steps, model.pool)
+
+
+def _chosen(model: PromptedModel, setting: Setting) -> Sequence[Record]:
+    """The training images that the head is fitted to: all, or as many at random as take a bearable time."""
+    records, classes = setting.data.train, len(setting.data.classes)
+    last = _last(model)
+    most = min(MOST_IMAGES, max(10 * classes, int(MOST_WORK / (last.in_features * classes))))
+    if len(records) <= most:
+        return records
+    order = torch.randperm(len(records), generator=torch.Generator().manual_seed(setting.config.train.seed))
+    return [records[place] for place in sorted(order[:most].tolist())]
+
+
+def _collected(
+    model: PromptedModel, setting: Setting, read: Forward, records: Sequence[Record], split: str
+) -> tuple[Tensor, Tensor]:
+    whole = len(records) == len(setting.data.split(split))
+    loader = setting.loader(model, records, split if whole else "", dealt=True)
+    try:
+        return collect(read, loader, setting.device, setting.autocast, setting.console, f"features of {split}")
+    finally:
+        loader.close()
+
+
+def _last(model: PromptedModel) -> nn.Linear:
+    assert isinstance(model.head, nn.Sequential)
+    last = model.head[-1]
+    assert isinstance(last, nn.Linear)
+    return last
+
+
+@torch.no_grad()
+def _put(model: PromptedModel, fitted: Logistic) -> None:
+    """Make a fit the model's head."""
+    last = _last(model)
+    for parameter, value in zip((last.weight, last.bias), fitted.folded(), strict=True):
+        parameter.copy_(torch.from_numpy(value))
