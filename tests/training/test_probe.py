@@ -139,7 +139,7 @@ def unprompted(shapes: Path, out: Path, words: list[str]) -> Any:
 def test_head_is_fitted_to_features_without_prompts(shapes: Path, tmp_path: Path) -> None:
     config = settings(shapes, tmp_path, "train.precision=fp32")
     setting = prepare(config, task_of(config).load, QUIET)
-    ready = get_ready(setting)
+    trainer = Trainer(setting)
     found = unprompted(shapes, tmp_path, [])
     (features, labels), (val, val_labels) = found["train"], found["val"]
     mean, std = features.mean(0), features.std(0)
@@ -152,11 +152,11 @@ def test_head_is_fitted_to_features_without_prompts(shapes: Path, tmp_path: Path
         )
         for s in STRENGTHS
     )
-    progress = ready.state.progress
+    progress = trainer.state.progress
     assert progress.best_epoch == 0
     assert progress.probe == progress.best_score == pytest.approx(best, abs=0.1)
     # Training starts from the head with a strong penalty.
-    head = ready.state.model.head[-1]
+    head = trainer.state.model.head[-1]
     strong = LogisticRegression(C=1 / len(features), tol=1e-8, max_iter=1000).fit((features - mean) / std, labels)
     scores = val @ head.weight.detach().double().numpy().T + head.bias.detach().double().numpy()
     np.testing.assert_allclose(scores, strong.decision_function((val - mean) / std), atol=5e-3)

@@ -1,6 +1,6 @@
 """Pictures of handwritten digits on a shaded ground, drawn to order: what every structured task is made of.
 
-The same look as vpt/data/detection/synthetic_scenes.py, but the caller says where the digits are, how large and how turned.
+As vpt/data/detection/synthetic_scenes.py, but the caller says where the digits are, how large and how turned.
 """
 
 from __future__ import annotations
