@@ -253,7 +253,8 @@ def test_missing_rows_are_listed_with_all_that_is_wrong(tmp_path: Path, capsys: 
     assert "broken.png: it is not an image file in a known format (data.csv, line 11)" in out
     assert main(["data", "check", str(file), "data.on_bad=skip"]) == 2
     assert (
-        "left out under data.on_bad=skip; without them: 2 classes, 7 training, 1 validation" in capsys.readouterr().out
+        "with data.on_bad=skip these are left out, leaving: 2 classes, 7 training, 1 validation"
+        in capsys.readouterr().out
     )
 
 

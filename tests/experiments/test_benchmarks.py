@@ -590,13 +590,13 @@ class TestCommands:
         vtab_task(tmp_path, "dtd")
         assert main(["bench", "list", "--root", str(tmp_path)]) == 0
         out = capsys.readouterr().out
-        assert f"vtab: VTAB-1k (Zhai et al. 2019); 19 tasks, 1 below {tmp_path}" in out
+        assert f"vtab: VTAB-1k (Zhai et al. 2019); 19 tasks, 1 found in {tmp_path}" in out
         assert "missing: cifar, caltech101, oxford_flowers102" in out
         assert main(["bench", "check", "vtab", "--root", str(tmp_path)]) == 2
         out = capsys.readouterr().out
         assert "cifar: missing" in out
         assert "  12 test images, published are 1880" in out
-        assert "0 of 19 tasks are there as published" in out
+        assert "0 of 19 tasks are complete as published" in out
         words = [f"out={tmp_path / 'out'}", "backbone=vpt_nano", "train.epochs=1", "prompt.tokens=2", "data.workers=0"]
         options = ["--tasks", "dtd", "kitti", "--seeds", "2"]
         assert main(["bench", "run", "vtab", "--root", str(tmp_path), *words[:2], *options, *words[2:]]) == 0
@@ -613,11 +613,11 @@ class TestCommands:
         ("words", "sentence"),
         [
             (["run", "vtap"], "did you mean 'vtab'"),
-            (["run", "vtab", "--root", "no/such"], "--root no/such: there is no such folder"),
+            (["run", "vtab", "--root", "no/such"], "--root no/such: no such folder"),
             (["run", "vtab", "--tasks", "svnh", "--root", "."], "did you mean 'svhn'"),
             (["run", "vtab", "--seeds", "0", "--root", "."], "--seeds 0 must be at least 1"),
-            (["run", "vtab", "--shots", "1", "--root", "."], "--shots goes with few-shot"),
-            (["run", "few-shot", "--space", "a.yaml", "--root", "."], "leave out --space"),
+            (["run", "vtab", "--shots", "1", "--root", "."], "--shots applies only to few-shot"),
+            (["run", "few-shot", "--space", "a.yaml", "--root", "."], "remove --space"),
             (["run", "vtab", "prompt.token=3", "--root", "."], "did you mean 'tokens'"),
             (["table", "no/such"], "is no folder of vpt bench run"),
         ],

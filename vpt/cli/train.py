@@ -1,4 +1,4 @@
-"""`vpt train`."""
+"""`vpt train`: train a model."""
 
 from __future__ import annotations
 
@@ -14,14 +14,20 @@ from vpt.utils.errors import UserError
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("train", help="train prompt and head on a data set, or resume=RUN")
-    parser.add_argument("words", nargs="*", metavar="CONFIG.yaml | key=value", help="a config file and settings")
+    parser = commands.add_parser(
+        "train",
+        help="train prompt and head on a data set, or resume a run",
+        description="Train a prompt and a head on a frozen backbone. `vpt config explain` lists the settings.",
+    )
+    parser.add_argument(
+        "words", nargs="*", metavar="CONFIG.yaml | key=value", help="config file and settings, or resume=RUN"
+    )
     parser.add_argument(
         "--each",
         action="append",
         default=[],
         metavar="key=A,B,...",
-        help="a run for each value, side by side in the same batches on one frozen backbone; several make a grid",
+        help="train a run for each value, side by side on one frozen backbone; several --each form a grid",
     )
     parser.set_defaults(run=_train)
 
@@ -31,10 +37,10 @@ def _train(options: argparse.Namespace) -> int:
     run = [word.partition("=")[2] for word in overrides if word.startswith("resume=")]
     overrides = [word for word in overrides if not word.startswith("resume=")]
     if run and file:
-        raise UserError("a resumed run has its own config; leave out the file")
+        raise UserError("a resumed run has its own config; remove the config file")
     if options.each:
         if run:
-            raise UserError("a run is resumed by itself; leave out --each")
+            raise UserError("resume= applies to a single run; remove --each")
         return _train_each(file, overrides, options.each)
     from vpt.config import load_config
 
@@ -57,10 +63,10 @@ def _train_each(file: str | None, overrides: list[str], each: Sequence[str]) -> 
     from vpt.training.run_folder import stem_of
 
     if any(config.compare for _, config in named):
-        raise UserError("--each compares settings already; leave out compare")
-    names = ["-".join([config.name or stem_of(config), *map(_told, words)]) for words, config in named]
+        raise UserError("--each already compares settings; remove compare")
+    names = ["-".join([config.name or stem_of(config), *map(_short, words)]) for words, config in named]
     configs = [config for _, config in named]
-    if configs[0].name is not None:  # a name that was given is taken as it is, one that was made may get a number
+    if configs[0].name is not None:  # a given name is used as it is, a generated one may get a number
         configs = [config.model_copy(update={"name": name}) for config, name in zip(configs, names, strict=True)]
     for result in train_together(configs, stems=names if configs[0].name is None else None):
         print(result.folder)
@@ -77,10 +83,10 @@ def _values(word: str) -> list[str]:
     return [f"{key}={value}" for value in found]
 
 
-def _told(word: str) -> str:
-    """A setting as part of a folder's name.
+def _short(word: str) -> str:
+    """Abbreviate a setting for use in a folder's name.
 
-    >>> _told("train.optimizer.lr.prompt=0.01"), _told("data=sets/photos")
+    >>> _short("train.optimizer.lr.prompt=0.01"), _short("data=sets/photos")
     ('lr.prompt=0.01', 'data=photos')
     """
     key, _, value = word.partition("=")
