@@ -121,7 +121,7 @@ class TestDropPath:
 
     def test_networks_without_layers_are_refused(self, shapes: Path, tmp_path: Path):
         words = ["backbone=resnet18", "prompt=none", "train.drop_path=0.1"]
-        with pytest.raises(UserError, match=r"takes no train\.drop_path"):
+        with pytest.raises(UserError, match=r"does not support train\.drop_path"):
             train(settings(shapes, tmp_path, *words), QUIET)
 
 

@@ -1,4 +1,4 @@
-"""What a prompt may do in one layer of a frozen transformer: the only things the executor knows about prompts."""
+"""What a prompt does in one layer of a frozen transformer: the interface between prompts and the forward pass."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from vpt.backbones.block import KeyValue
 
 @dataclass(frozen=True)
 class LayerPrompt:
-    """Seven ports, all optional. Leading axes of size 1 stand for "the same for every image of the batch".
+    """What a prompt does in one layer. All fields are optional; leading axes of size 1 are broadcast over the batch.
 
     Args:
-        tokens: fresh prompt rows (P, C) or (B, P, C) that join the sequence, replacing rows carried from below.
-        extra: keys and values seen by every query beside those of the rows. Tokens whose outputs nobody reads come
-            this way: their keys and values do not depend on the image.
-        seen: which of the extra keys each image sees, (B, P) booleans; None for all.
-        adapt: image rows (B, N, C), class and register rows first, to fresh tokens (B, P, C) made for each image.
-        branch: keys and values that the rows attend to once more, after self-attention, with the layer's own weights.
-        temperature: attention scores of the whole layer are divided by it; a scalar or (B, 1, 1, 1).
-        gate: share of a prompt row's output that is carried to the next layer, the rest is what entered this layer;
-            a scalar or (B, 1, 1).
+        tokens: fresh prompt tokens (P, C) or (B, P, C) that join the sequence, replacing those carried from below.
+        extra: keys and values seen by every query in addition to those of the tokens. Prompt tokens whose outputs are
+            not read are passed this way: their keys and values do not depend on the image.
+        seen: key mask, (B, P) booleans: which of the extra keys each image attends to; None for all.
+        adapt: function from image tokens (B, N, C), class and register tokens first, to fresh prompt tokens (B, P, C)
+            for each image.
+        branch: keys and values for cross-attention after self-attention, with the layer's own weights.
+        temperature: divides the attention scores of the whole layer; a scalar or (B, 1, 1, 1).
+        gate: fraction of a prompt token's output that is carried to the next layer, the rest being its input to this
+            layer; a scalar or (B, 1, 1).
     """
 
     tokens: Tensor | None = None
@@ -36,9 +37,9 @@ class LayerPrompt:
 
     @property
     def acts(self) -> bool:
-        """Whether anything happens in this layer."""
+        """Whether the prompt has any effect in this layer."""
         return any(
-            vars(self)[port] is not None for port in ("tokens", "extra", "adapt", "branch", "temperature", "gate")
+            vars(self)[field] is not None for field in ("tokens", "extra", "adapt", "branch", "temperature", "gate")
         )
 
 
