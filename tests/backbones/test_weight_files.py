@@ -341,8 +341,7 @@ def test_numpy_files_of_another_size_are_told(tmp_path: Path):
     np.savez(tmp_path / "large.npz", **augreg(make("test_larger")))
     backbone = load(tmp_path / "large.npz")
     assert (
-        "made for images of another size: its position embeddings of 65 tokens were resampled to 17"
-        in backbone.notes[0]
+        "trained at another image size: its position embeddings for 65 tokens were resampled to 17" in backbone.notes[0]
     )
 
 
@@ -353,7 +352,7 @@ def test_a_file_for_another_size_is_resampled_as_timm_does_it(tmp_path: Path):
     large = make("test_larger")
     torch.save(large.state_dict(), tmp_path / "large.pth")
     backbone = load(tmp_path / "large.pth")
-    assert "its position embeddings of 65 tokens were resampled to 17" in backbone.notes[0]
+    assert "its position embeddings for 65 tokens were resampled to 17" in backbone.notes[0]
     theirs = timm.create_model(NAME)
     timm.models.load_checkpoint(
         theirs, str(tmp_path / "large.pth"), filter_fn=timm.models.vision_transformer.checkpoint_filter_fn

@@ -45,7 +45,7 @@ def write(root: Path, tree: list[tuple[str, str, str]], divided: bool) -> Counte
         folder = top / name
         if split == "beside":  # a folder that is no split; without splits, images beside the class folders
             picture(root / "more" / "x" / f"{number}.png" if divided else root / f"{number}.png", number)
-            told["beside the split folders" if divided else "outside class folders"] += 1
+            told["outside the split folders" if divided else "outside class folders"] += 1
             continue
         folder.mkdir(parents=True, exist_ok=True)
         if not any(folder.rglob("*.png")):
@@ -170,5 +170,5 @@ def test_tables(plan: list[tuple[str, str]], capsys: pytest.CaptureFixture[str])
         assert main(["data", "check", str(root / "list.csv"), "data.on_bad=skip"]) == code
         left, why = capsys.readouterr()
         # A class of which nothing is left to train on cannot be trained; nor can a split be empty.
-        assert ("without them" in left) == (unusable > 0 and not why)
-        assert not why or re.search("training has none of|no val image", why)
+        assert ("these are left out" in left) == (unusable > 0 and not why)
+        assert not why or re.search("no training images of|no val image", why)

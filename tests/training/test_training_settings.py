@@ -148,7 +148,7 @@ def test_the_smallest_crop():
     transform = train_transform(Preprocess(size=32), "crop", crop_scale=0.5)
     assert transform.pipeline.transforms[0].scale == (0.5, 1.0)
     assert train_transform(Preprocess(size=32), "crop").pipeline.transforms[0].scale == (0.08, 1.0)
-    with pytest.raises(UserError, match=r"crop_scale=0\.5 is of the random crop, which data\.augment=none lacks"):
+    with pytest.raises(UserError, match=r"crop_scale=0\.5 needs a random crop, which data\.augment=none lacks"):
         train_transform(Preprocess(size=32), "none", crop_scale=0.5)
 
 
