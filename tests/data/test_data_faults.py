@@ -196,7 +196,7 @@ def test_counts_of_the_reader(tmp_path: Path) -> None:
     save(root / ".cache" / "deep" / "a.png", photo())
     (root / "notes.txt").write_text("x")
     found = read_folder(root)
-    assert dict(+found.left_out) == {"hidden": 1, "no images": 1}
+    assert dict(+found.left_out) == {"hidden": 1, "not images": 1}
 
 
 # Tables
@@ -264,7 +264,7 @@ def test_missing_rows_are_listed_with_all_that_is_wrong(tmp_path: Path, capsys: 
         (b"path,label\npics/0.png,a\npics/1.png,caf\xe9\n", "line 3 is not UTF-8; save it as 'CSV UTF-8'"),
         (
             "pics/0.png,a\npics/1.png,b\n",
-            "begins with a row, pics/0.png,a; add a first line that names the columns",
+            "begins with a row, pics/0.png,a; above it the first line must name the columns",
         ),
         ("filename,label\npics/0.png,a\n", "no column 'path'; rename the column 'filename' to 'path'"),
         ("path,class\npics/0.png,a\n", "no column 'label'; rename the column 'class' to 'label'"),

@@ -90,7 +90,7 @@ def test_deep_hidden_and_other_files(tmp_path: Path) -> None:
     assert note.startswith("ignored 1 image outside any class folder: stray.png")
     assert "ignored 2 files that are not images: 1 .txt, 1 .heic" in data.notes
     assert "ignored 2 hidden files" in data.notes  # one of them in a hidden folder
-    assert data.account("file", "d") == "12 files in d: 7 images, 2 hidden, 2 no images, 1 outside class folders"
+    assert data.account("file", "d") == "12 files in d: 7 images, 2 hidden, 2 not images, 1 outside class folders"
 
 
 def test_linked_class_folder(tmp_path: Path) -> None:

@@ -410,7 +410,7 @@ def test_a_folder_for_testing_alone(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_two_files_for_one_split_are_refused(tmp_path: Path):
     coco(tmp_path)
     coco(tmp_path, ["3.png"], split="training")
-    assert "holds 2 COCO files for train: " in refused(tmp_path)
+    assert "contains 2 COCO files for train: " in refused(tmp_path)
 
 
 def test_coco_s_other_files_are_left_aside(tmp_path: Path):
@@ -424,7 +424,7 @@ def test_coco_s_other_files_are_left_aside(tmp_path: Path):
 
 def test_what_is_said_of_a_folder_that_holds_nothing_known(tmp_path: Path):
     write_json(tmp_path / "d" / "notes.json", {"a": 1})
-    assert "it holds notes.json, in which no annotations were found" in refused(tmp_path / "d")
+    assert "it contains notes.json, in which no annotations were found" in refused(tmp_path / "d")
     coco(tmp_path / "outer" / "inner")
     assert f"did you mean data={tmp_path / 'outer' / 'inner'}?" in refused(tmp_path / "outer")
 

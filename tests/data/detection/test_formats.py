@@ -207,7 +207,7 @@ def test_yolo(tmp_path: Path):
     ("lines", "sentence"),
     [
         ("0 0.1 0.1\n", "line 1: '0 0.1 0.1' is not"),
-        ("5 0.1 0.1 0.1 0.1\n", "class 5 is not among"),
+        ("5 0.1 0.1 0.1 0.1\n", "class 5 is out of range"),
         ("a b c d e\n", "is not"),
     ],
 )

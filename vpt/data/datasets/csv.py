@@ -149,7 +149,8 @@ def _check_columns(file: Path, columns: list[str], first: str) -> None:
             continue
         if any(os.path.splitext(column)[1] in EXTENSIONS for column in columns):
             raise UserError(
-                f"{file} begins with a row, {visible(first[:80])}; add a first line that names the columns: path,label"
+                f"{file} begins with a row, {visible(first[:80])}; above it the first line must name the columns: "
+                "path,label"
             )
         other = next((column for column in columns if column in ALSO_CALLED[wanted]), None)
         advice = f"; rename the column '{other}' to '{wanted}'" if other else nearest(wanted, columns)
