@@ -25,7 +25,7 @@ from vpt.utils.errors import UserError
 RESULTS = Path(__file__).resolve().parent / "results"
 
 RATE = "train.optimizer.lr"
-# question -> what is held fixed, and the settings that are compared.
+# question -> the fixed settings, and the settings that are compared.
 SEARCH: dict[str, tuple[list[str], list[list[str]]]] = {
     "learning rates of prompt and head": (
         ["prompt=deep"],
