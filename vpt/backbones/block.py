@@ -152,10 +152,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
 
-def picked(tokens: Tensor, queries: slice | Tensor | None) -> Tensor:
+def select_tokens(tokens: Tensor, queries: slice | Tensor | None) -> Tensor:
     """Select tokens (B, N, C): a contiguous range, or one per image, (B, 1, C).
 
-    >>> picked(torch.arange(6).view(2, 3, 1), torch.tensor([0, 2])).flatten().tolist()
+    >>> select_tokens(torch.arange(6).view(2, 3, 1), torch.tensor([0, 2])).flatten().tolist()
     [0, 5]
     """
     if queries is None:
@@ -251,7 +251,7 @@ class Block:
             (B, selected tokens, C).
         """
         tokens = self.before1(x)
-        kept, kept_tokens = picked(x, queries), picked(tokens, queries)
+        kept, kept_tokens = select_tokens(x, queries), select_tokens(tokens, queries)
         query, key, value = self._projected(tokens, queries, rope, prefix, extra)
         if temperature is not None:
             query = (query / temperature).to(query.dtype)
@@ -286,7 +286,7 @@ class Block:
         """Queries, and keys and values preceded by those of `extra`."""
         first = queries.start if isinstance(queries, slice) else 0
         part: Part = "qkv" if queries is None else "kv"
-        asked = () if queries is None else self.project(picked(tokens, queries), "q")
+        asked = () if queries is None else self.project(select_tokens(tokens, queries), "q")
         if isinstance(self.project, FusedProjection) and split_heads.worthwhile(tokens):
             # Keys that need a norm or rotation first are joined with those of the prompt afterwards.
             touched = bool(self.query_norm.parts or self.key_norm.parts) or rope is not None

@@ -58,7 +58,7 @@ def load_measured(config: DataConfig, asked: Asked) -> tuple[LabelledData, str]:
     clean_names(found)
     split = chosen(found.splits, found.divided, asked.split, path)
     entries = once(found.splits[split], config.separator, found)
-    notes = [*found.notes, *said(found.splits, found.divided, split, asked.split, path)]
+    notes = [*found.notes, *choice_notes(found.splits, found.divided, split, asked.split, path)]
     left_out = found.left_out + _others(found, split)
     split = asked.split or (split if found.divided else "test")
     classes = asked.classes
@@ -140,10 +140,12 @@ def chosen(splits: Mapping[str, Sequence[Any]], divided: bool, wanted: str | Non
     raise UserError(f"{path} has no {split} images, but {' and '.join(counts)}; choose with {choice}")
 
 
-def said(splits: Mapping[str, Sequence[Any]], divided: bool, split: str, wanted: str | None, path: str) -> list[str]:
+def choice_notes(
+    splits: Mapping[str, Sequence[Any]], divided: bool, split: str, wanted: str | None, path: str
+) -> list[str]:
     """Notes for the user about the choice of the split.
 
-    >>> said({"train": [1, 2], "test": [3]}, True, "test", "test", "photos")
+    >>> choice_notes({"train": [1, 2], "test": [3]}, True, "test", "test", "photos")
     ['not evaluated: 2 train images of photos (split=train)']
     """
     if not divided:

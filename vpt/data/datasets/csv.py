@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vpt.data.class_names import clean, visible
 from vpt.data.datasets.entries import SPLIT_NAMES, Entry, Found, listed, number_of
-from vpt.data.datasets.listed_files import Located
+from vpt.data.datasets.listed_files import FileFinder
 from vpt.data.decode import EXTENSIONS
 from vpt.utils.errors import UserError, nearest
 from vpt.utils.file_names import shown
@@ -50,7 +50,7 @@ def read_csv(file: Path, separator: str = "|") -> Found:
     unlabelled: list[str] = []
     unnamed: list[str] = []
     folder = file.parent
-    located = Located(folder)
+    located = FileFinder(folder)
     for line, row in rows:
         text = row["path"]
         split = _split(file, line, row["split"]) if "split" in row else "train"

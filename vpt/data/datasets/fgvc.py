@@ -15,7 +15,7 @@ from vpt.data.datasets.paths import inside
 from vpt.data.datasets.split_files import folder_of, read_mapping
 from vpt.utils.errors import UserError
 
-HAD = "the split files that the README of github.com/KMnP/vpt links to"
+SOURCE = "the split files that the README of github.com/KMnP/vpt links to"
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def read_fgvc(name: str, root: Path) -> Found:
     found = Found()
     for split in ("train", "val", "test"):
         file = folder / f"{split}.json"
-        tree = read_mapping(file, HAD, "a number for every image")
+        tree = read_mapping(file, SOURCE, "a number for every image")
         found.splits[split] = [_entry(folder / SETS[name].images, path, label, file) for path, label in tree.items()]
     seen = {int(entry.labels[0]) for entry in found.splits["train"]}
     found.classes = tuple(str(label) for label in sorted(seen))

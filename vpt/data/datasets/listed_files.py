@@ -12,7 +12,7 @@ from vpt.data.detection.file_lookup import Files
 from vpt.utils.atomic_io import at_home
 
 
-class Located:
+class FileFinder:
     """Finds files below a folder, and records which ones were found under another spelling.
 
     Args:
@@ -30,7 +30,7 @@ class Located:
         Args:
             text: path as written in the list; absolute, relative to the home folder (~), or relative.
 
-        >>> Located(Path(__file__).parent).find("..\\datasets\\listed_files.py").name
+        >>> FileFinder(Path(__file__).parent).find("..\\datasets\\listed_files.py").name
         'listed_files.py'
         """
         if not text or "\0" in text:

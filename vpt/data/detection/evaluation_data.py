@@ -11,7 +11,7 @@ from vpt.data.dataset import SPLITS, LabelledData
 from vpt.data.datasets.entries import listed, number_of
 from vpt.data.detection.dataset import BoxEntry
 from vpt.data.detection.registry import finished, read_place, to_records
-from vpt.data.evaluation_data import Asked, chosen, said
+from vpt.data.evaluation_data import Asked, choice_notes, chosen
 from vpt.utils.errors import UserError
 
 
@@ -32,7 +32,7 @@ def load_boxes_measured(config: DataConfig, asked: Asked) -> tuple[LabelledData,
     if given is not None and wanted not in splits and "train" in splits:
         splits, divided = {wanted: splits["train"]}, True  # a separate file or folder for one split
     split = chosen(splits, divided, asked.split, place)
-    notes = [*found.notes, *said(splits, divided, split, asked.split, place)]
+    notes = [*found.notes, *choice_notes(splits, divided, split, asked.split, place)]
     entries = finished({split: splits[split]}, config, notes)[split]
     there = {raw.label for entry in entries for raw in entry.boxes}
     classes = asked.classes or found.classes or tuple(sorted(there))
