@@ -234,7 +234,7 @@ def test_mistakes_are_named(kind: str, settings: dict[str, Any], said: str):
 
 
 def test_networks_that_take_no_tokens_are_refused():
-    with pytest.raises(vpt.UserError, match="resnet10t does not support token prompts: ResNet is not a vision"):
+    with pytest.raises(vpt.UserError, match="resnet10t takes no token prompts: ResNet is not a vision transformer"):
         wrap(timm.create_model("resnet10t"), "deep")
     open_clip = pytest.importorskip("open_clip")
     tiny = {"image_size": 32, "patch_size": 16, "width": 32, "layers": 2, "head_width": 16}
