@@ -1,4 +1,4 @@
-"""What benchmarks share: peak memory, energy, the rate of matrix products, and the machine of the figures."""
+"""Shared by the benchmarks: peak memory, energy, the rate of matrix products, and a description of the machine."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def filled(text: str) -> str:
-    """`text` with the inside of every `<!-- table:NAME -->` ... `<!-- end -->` made anew."""
+    """`text` with the content of every `<!-- table:NAME -->` ... `<!-- end -->` generated anew."""
 
     def table(match: re.Match[str]) -> str:
         name = match.group(1)
@@ -56,12 +56,13 @@ def parameters() -> str:
         [f"`{row['setting']}`", row["backbone"], f"{row['learning']:,}", f"{4 * row['learning'] / 1e6:.2f} MB"]
         for row in read("parameters")["rows"]
     ]
-    table = rows(["setting, defaults else", "backbone", "parameters that learn", "as float32"], body)
-    return f"{table}\n\nHeads of classifiers are left out (`benchmarks/accuracy/parameters.py`)."
+    table = rows(["setting", "backbone", "trainable parameters", "as float32"], body)
+    caption = "Other settings at their defaults, without the classifier head (`benchmarks/accuracy/parameters.py`)."
+    return f"{table}\n\n{caption}"
 
 
 def released() -> str:
-    """Beside the authors' code: figures of a run, and what is known to differ."""
+    """Comparison with the authors' code: measured differences, and known ones."""
     found = read("released")
     body = []
     for method, peer in PEERS.items():
@@ -72,26 +73,26 @@ def released() -> str:
             [
                 method,
                 f"[{peer.code.partition('/')[2]}](https://github.com/{peer.code})",
-                _share(figures.get("outputs")),
-                _share(figures.get("gradients")),
+                _relative(figures.get("outputs")),
+                _relative(figures.get("gradients")),
                 equal,
                 _within(figures.get("start")),
                 ", ".join(f"`{recipe}`" for recipe in peer.recipe.split(", ") if recipe),
                 peer.differs,
             ]
         )
-    heads = ["method", "released code", "outputs", "gradients", "parameters", "start", "recipe", "what differs"]
+    heads = ["method", "released code", "outputs", "gradients", "parameters", "initialisation", "recipe", "differences"]
     lines = rows(heads, body).splitlines()
     lines[1] = "| --- | --- | ---: | ---: | --- | --- | --- | --- |"
     return "\n".join(lines)
 
 
-def _share(value: float | None) -> str:
+def _relative(value: float | None) -> str:
     return "" if value is None else "0" if value == 0 else f"{value:.0e}"
 
 
 def _within(value: float | None) -> str:
-    """Of random starts the spread, which is that of some thousand numbers."""
+    """Difference of the standard deviations of random initialisations, estimated from some thousand numbers."""
     return "" if value is None else "equal" if value == 0 else f"within {max(1, round(100 * value))} %"
 
 
@@ -110,8 +111,8 @@ def clothing() -> str:
         for row in found["rows"]
     ]
     settings = words_of(found["settings"])
-    header = ["method", "test accuracy", "validation", "parameters that learn", "artifact", "epochs", "time"]
-    return f"{rows(header, body)}\n\nSettings beside the defaults: {settings}."
+    header = ["method", "test accuracy", "validation", "trainable parameters", "artifact", "epochs", "time"]
+    return f"{rows(header, body)}\n\nSettings other than the defaults: {settings}."
 
 
 def search() -> str:
@@ -127,7 +128,7 @@ def search() -> str:
     ]
     settings = words_of(found["settings"])
     table = rows(["question", "setting", "validation accuracy", "validation loss"], body)
-    return f"{table}\n\nSettings of all runs where the question says nothing else: {settings}."
+    return f"{table}\n\nSettings of all runs, unless the row says otherwise: {settings}."
 
 
 def search_boxes() -> str:
@@ -142,12 +143,12 @@ def search_boxes() -> str:
         for row in found["rows"]
     ]
     settings = words_of(found["settings"])
-    table = rows(["what learns", "rates", "validation mAP", "mAP50"], body)
+    table = rows(["method", "learning rates", "validation mAP", "mAP50"], body)
     return f"{table}\n\nOne seed. Settings of all runs: {settings}."
 
 
 def settings(section: str) -> str:
-    """All settings of a section; "" for those of none."""
+    """All settings of a section; "" selects those outside any section."""
     found = [one for one in described(section) if section or one.key.partition(".")[0] not in SECTIONS]
     kinds = any(one.kinds for one in found)
     body = [
@@ -175,11 +176,11 @@ def quickstart() -> str:
         ]
         for row in found["rows"]
     ]
-    return rows(["method", "test accuracy", "mistakes", "parameters that learn", "artifact"], body)
+    return rows(["method", "test accuracy", "mistakes", "trainable parameters", "artifact"], body)
 
 
 def methods(*stems: str) -> str:
-    """Methods in rows; accuracy for each backbone, the rest from the first."""
+    """A row per method; accuracy for each backbone, the other columns from the first."""
     every = [read(f"methods-{stem}") for stem in stems if (RESULTS / f"methods-{stem}.json").is_file()]
     boxes = "task=detection" in every[0]["settings"]
     body = []
@@ -203,30 +204,30 @@ def methods(*stems: str) -> str:
     header = [
         "method",
         *score,
-        "rate",
-        "parameters that learn",
+        "learning rate",
+        "trainable parameters",
         "artifact",
-        "time of an epoch",
-        "memory above the start",
+        "time per epoch",
+        "additional memory",
     ]
     settings = words_of(every[0]["settings"])
     caption = f"Mean and standard deviation of {_seeds(every[0]['rows'])}, in percent. Settings: {settings}."
     if any(_at_an_end(row) for row in every[0]["rows"]):
-        caption += f"{END} The best rate lies at an end of the grid, so a wider one might do better."
+        caption += f"{END} The best learning rate lies at an end of the grid, so a wider grid might do better."
     own = {row["method"]: [word for word in row["words"] if "." in word.partition("=")[0]] for row in every[0]["rows"]}
     more = "; ".join(f"{method} {words_of(words)}" for method, words in own.items() if words)
-    caption += f" Of single methods: {more}." if more else ""
+    caption += f" Extra settings: {more}." if more else ""
     return f"{rows(header, body)}\n\n{caption}"
 
 
 def _at_an_end(row: dict[str, Any]) -> bool:
-    """Whether the chosen rate is the lowest or the highest that was tried."""
+    """Whether the chosen learning rate is the lowest or the highest tried."""
     tried = sorted(row["searched"], key=lambda word: float(word.partition("=")[2]))
     return len(tried) > 1 and row["chosen"] in (tried[0], tried[-1])
 
 
 def detectors() -> str:
-    """Detectors in rows: which of them is the best on validation."""
+    """A row per detector, best validation score first."""
     found = read("detectors")
     body = [
         [
@@ -239,12 +240,12 @@ def detectors() -> str:
         ]
         for row in sorted(found["rows"], key=lambda row: -statistics.mean(row["val"]["map"]))
     ]
-    header = ["head", "validation mAP", "mAP50", "searched, one seed", "parameters that learn", "time of an epoch"]
-    return f"{rows(header, body)}\n\nThree seeds at the best rate. Settings: {words_of(found['settings'])}."
+    header = ["head", "validation mAP", "mAP50", "search, one seed", "trainable parameters", "time per epoch"]
+    return f"{rows(header, body)}\n\nThree seeds at the best learning rate. Settings: {words_of(found['settings'])}."
 
 
 def detectors_photos() -> str:
-    """The two best detectors on real photos, without prompts, on validation; the seeds that both have."""
+    """The two best detectors on real photos, without prompts, on validation, over the seeds that both have."""
     stem = "methods-raccoon-vit_small_patch16_224"
     both = {head: read(name) for head, name in (("fcos", stem), ("faster_rcnn", f"{stem}-faster"))}
     alone = {head: next(row for row in found["rows"] if row["method"] == "head only") for head, found in both.items()}
@@ -256,13 +257,13 @@ def detectors_photos() -> str:
         mean = f"{statistics.mean(scores):.1f} ± {statistics.stdev(scores):.1f}"
         size = f"{row['artifact_bytes'] / 1e6:.2f} MB"
         body.append([f"`head={head}`", mean, searched, f"{row['parameters']['learning']:,}", size])
-    header = ["head", "validation mAP", "searched, one seed", "parameters that learn", "artifact"]
+    header = ["head", "validation mAP", "search, one seed", "trainable parameters", "artifact"]
     settings = words_of(word for word in both["faster_rcnn"]["settings"] if not word.startswith("head="))
-    return f"{rows(header, body)}\n\n{seeds} seeds at the best rate. Settings: {settings}."
+    return f"{rows(header, body)}\n\n{seeds} seeds at the best learning rate. Settings: {settings}."
 
 
 def _seeds(measured: Sequence[dict[str, Any]]) -> str:
-    """How often each method was measured: "3 seeds", or "3 seeds (8 of deep, linear)"."""
+    """Number of seeds per method: "3 seeds", or "3 seeds (8 of deep, linear)"."""
     names: dict[int, list[str]] = {}
     for row in measured:
         names.setdefault(len(row["test"]), []).append(row["method"])
@@ -272,7 +273,7 @@ def _seeds(measured: Sequence[dict[str, Any]]) -> str:
 
 
 def gain(stem: str, method: str, base: str) -> str:
-    """By how much a method beats another, with Welch's interval over seeds."""
+    """Difference between two methods, with Welch's interval over seeds."""
     from scipy.stats import ttest_ind
 
     by_name = {row["method"]: row["test"] for row in read(f"methods-{stem}")["rows"]}
@@ -280,8 +281,8 @@ def gain(stem: str, method: str, base: str) -> str:
     interval = ttest_ind(mine, other, equal_var=False).confidence_interval(0.95)
     points = 100 * (sum(mine) / len(mine) - sum(other) / len(other))
     return (
-        f"`{method}` against `{base}`: {points:+.1f} points in the mean of {len(mine)} seeds each "
-        f"(95% interval of Welch's t: {100 * interval.low:+.1f} to {100 * interval.high:+.1f})."
+        f"`{method}` compared with `{base}`: {points:+.1f} points, mean over {len(mine)} seeds each "
+        f"(95% interval of Welch's t-test: {100 * interval.low:+.1f} to {100 * interval.high:+.1f})."
     )
 
 
@@ -292,10 +293,10 @@ def _spread(row: dict[str, Any]) -> str:
 def bank() -> str:
     found = read("bank-cpu")
     names = {
-        "one task": "one task, the whole batch",
-        "mixed": "every image of another task",
-        "task by task": "the same, task after task",
-        "own models": "the same, a model of its own for each task",
+        "one task": "one task for the whole batch",
+        "mixed": "a different task for every image",
+        "task by task": "the same, one task at a time",
+        "own models": "the same, a separate model per task",
     }
     rate = found["images_per_second"]
     body = [[text, f"{rate[way]:.0f}", f"{rate[way] / rate['one task']:.2f}x"] for way, text in names.items()]
@@ -305,7 +306,7 @@ def bank() -> str:
         f"{_place(found)}; scores differ from each task's own model by "
         f"{found['largest_difference']:.0e} at most (`benchmarks/speed/bank.py`)."
     )
-    return f"{rows(['batch', 'images/s', 'against one task'], body)}\n\n{caption}"
+    return f"{rows(['batch', 'images/s', 'relative to one task'], body)}\n\n{caption}"
 
 
 def load() -> str:
@@ -323,10 +324,10 @@ def load() -> str:
     caption = (
         f"{found['clients']} clients over loopback for {found['seconds']:.0f} s, {found['tasks']} tasks on "
         f"{found['backbone']}, server and clients sharing two cores of {found['machine']['device']}; meanwhile a "
-        f"task was added and removed {answers['guest changes']} times. Every answer was compared with its task's own "
-        "model (`benchmarks/speed/server_load.py`)."
+        f"task was added and removed {answers['guest changes']} times. Every response was compared with that of the "
+        "task's own model (`benchmarks/speed/server_load.py`)."
     )
-    header = ["requests/s", "p50", "p95", "p99", "right answers", "wrong", "lost or refused"]
+    header = ["requests/s", "p50", "p95", "p99", "correct responses", "wrong", "lost or refused"]
     return f"{rows(header, body)}\n\n{caption}"
 
 
@@ -335,22 +336,22 @@ def clip_cache() -> str:
     seconds = found["seconds_per_epoch"]
     body = [[way, f"{time:.2f} s"] for way, time in seconds.items()]
     caption = (
-        f"An epoch of CoOp is {found['speedup']:.0f}x as fast on features computed once: {found['backbone']} with "
+        f"An epoch of CoOp is {found['speedup']:.0f}x as fast if features are computed once: {found['backbone']} with "
         f"random weights, {found['images']} images of {found['classes']} classes, {_place(found)} "
         "(`benchmarks/speed/clip_cache.py`)."
     )
-    return f"{rows(['image features', 'time of an epoch'], body)}\n\n{caption}"
+    return f"{rows(['image features', 'time per epoch'], body)}\n\n{caption}"
 
 
 def faults() -> str:
     found = read("faults")["faults"]
     names = {
         "kills": "SIGKILL at a random moment, then resumed",
-        "checkpoints": "a checkpoint or artifact cut or with a bit flipped",
-        "images": "a mutated image, of every format Pillow reads and writes",
+        "checkpoints": "a checkpoint or artifact truncated or with a flipped bit",
+        "images": "a mutated image, in every format Pillow reads and writes",
         "configs": "a mutated configuration",
-        "disks": "a disk of a random size, full before the run ends; it grows, and the run goes on",
-        "pairs": "a second process resumes a run that the first one trains, which is then killed",
+        "disks": "a disk of random size that fills up during the run; space is added, and the run continues",
+        "pairs": "a second process resumes a run that the first one is training, which is then killed",
     }
     body = []
     for key, text in names.items():

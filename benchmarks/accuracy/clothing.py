@@ -25,17 +25,17 @@ from vpt.utils.errors import UserError
 RESULTS = Path(__file__).resolve().parent / "results"
 
 RATE = "train.optimizer.lr"
-# question -> what is held fixed, and the settings that are compared.
+# question -> the fixed settings, and the settings that are compared.
 SEARCH: dict[str, tuple[list[str], list[list[str]]]] = {
-    "rates of prompt and head": (
+    "learning rates of prompt and head": (
         ["prompt=deep"],
         [[f"{RATE}.prompt={p}", f"{RATE}.head={h}"] for h in (1e-3, 1e-2) for p in (1e-3, 2.5e-3, 5e-3, 1e-2)],
     ),
     "augmentation": (["prompt=deep"], [[f"data.augment={name}"] for name in ("none", "light", "standard", "strong")]),
     "epochs": (["prompt=deep"], [[f"train.epochs={count}"] for count in (5, 10, 20, 40)]),
     "tokens": (["prompt=deep"], [[f"prompt.tokens={count}"] for count in (1, 5, 10, 50)]),
-    "start of the prompts": (["prompt=deep"], [[f"prompt.init={init}"] for init in ("uniform", "sample")]),
-    "rate of a head alone": (
+    "initialisation of the prompts": (["prompt=deep"], [[f"prompt.init={init}"] for init in ("uniform", "sample")]),
+    "learning rate of a head alone": (
         ["prompt=none", "data.augment=none", "train.epochs=60"],
         [[f"{RATE}.head={rate}"] for rate in (1e-3, 3e-3, 1e-2, 3e-2)],
     ),

@@ -1,4 +1,4 @@
-"""How many parameters every method learns on ViT-B/16 at 224 px, head left out; no training, no downloads.
+"""Counts the trainable parameters of every method on ViT-B/16 at 224 px, without the head; no training, no downloads.
 
 python -m benchmarks.accuracy.parameters
 """
@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def count(config: RunConfig) -> int:
-    """Parameters of everything that learns but the head of a classifier."""
+    """Number of trainable parameters without the classifier head."""
     model = build_model(config, backbone_for(config), ["cat", "dog"])
     return sum(parameter.numel() for _, role, parameter in model.trainable() if role != "head")
 

@@ -1,10 +1,10 @@
-"""Runs the authors' released code beside ours on the same weights, and writes results/released.json.
+"""Compares our methods with the authors' released code on the same weights, and writes results/released.json.
 
     pip install --target LIBS yacs ml_collections fvcore
     python -m benchmarks.accuracy.released PEERS --libs LIBS  # PEERS/OWNER+NAME is a clone of github.com/OWNER/NAME
 
-Small networks with random weights, float32, on a CPU. Of features and of the gradients of one loss the largest
-difference is told, as a share of the largest value of the released side. Nothing of that code is in this repository.
+Small networks with random weights, float32, on a CPU. Reports the largest difference of features, and of
+the gradients of one loss, relative to the largest value of the released code. None of that code is in this repository.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DASSL = "KaiyangZhou/Dassl.pytorch"
 
 @dataclass(frozen=True)
 class Peer:
-    """One comparison: who released it, and what the table says beside its figures."""
+    """One comparison: who released it, and its text in the table."""
 
     code: str
     recipe: str
@@ -37,68 +37,68 @@ class Peer:
 
 VPT, MAPLE = "KMnP/vpt", "muzairkhattak/multimodal-prompt-learning"
 PEERS = {
-    "VPT-shallow": Peer(VPT, "bench/vtab-vpt-shallow", "nothing known"),
-    "VPT-deep": Peer(VPT, "bench/vtab-vpt-deep, bench/fgvc-vpt-deep", "`REVERSE_DEEP` is not imitated"),
-    "VPT-deep, bottleneck": Peer(VPT, "", "nothing known"),
-    "VPT-deep on MAE": Peer(VPT, "bench/vtab-vpt-deep-mae", "nothing known, with `head.pool=mean_then_norm`"),
+    "VPT-shallow": Peer(VPT, "bench/vtab-vpt-shallow", "none known"),
+    "VPT-deep": Peer(VPT, "bench/vtab-vpt-deep, bench/fgvc-vpt-deep", "`REVERSE_DEEP` is not supported"),
+    "VPT-deep, bottleneck": Peer(VPT, "", "none known"),
+    "VPT-deep on MAE": Peer(VPT, "bench/vtab-vpt-deep-mae", "none known, with `head.pool=mean_then_norm`"),
     "VFPT": Peer(
         "runtsang/VFPT",
         "bench/vtab-vfpt",
-        "transformed tokens stand first, in all layers, over both axes: its default of several forms",
+        "transformed tokens come first, in all layers, transformed over both axes: its default among several variants",
     ),
-    "E2VPT": Peer("ChengHan111/E2VPT", "bench/vtab-e2vpt", "nothing known in its default of several forms"),
+    "E2VPT": Peer("ChengHan111/E2VPT", "bench/vtab-e2vpt", "none known, with its default among several variants"),
     "E2VPT, tokens pruned": Peer(
         "ChengHan111/E2VPT",
         "",
-        "a segment is a run of channels, there every sixteenth one; importance is the mean of absolute derivatives by "
-        "the masks, there of signed ones",
+        "a segment is a block of adjacent channels, there every sixteenth one; importance is the mean of absolute "
+        "gradients of the masks, there of signed ones",
     ),
-    "VAPT": Peer("Minhchuyentoancbn/VAPT", "bench/vtab-vapt", "nothing known in its default of several forms"),
+    "VAPT": Peer("Minhchuyentoancbn/VAPT", "bench/vtab-vapt", "none known, with its default among several variants"),
     "CVPT": Peer(
         "Lingyun0419/CVPT",
         "bench/vtab-cvpt",
-        "the cross-attention's weights are the layer's own, there copies of them; LayerScale, where a backbone has it, "
-        "acts on the branch too",
+        "cross-attention uses the layer's own weights, there copies of them; LayerScale, if the backbone has it, "
+        "applies to this branch too",
     ),
-    "gated": Peer("ryongithub/GatedPromptTuning", "bench/fgvc-gated-mae", "nothing known"),
+    "gated": Peer("ryongithub/GatedPromptTuning", "bench/fgvc-gated-mae", "none known"),
     "SPT": Peer(
         "WangYZ1608/Self-Prompt-Tuning",
         "bench/fgvc-spt-mae",
-        "patch tokens are drawn here, there they come from a file; it tests a running mean of the weights, at the "
+        "patch tokens are sampled here, there read from a file; it evaluates a running mean of the weights, at the "
         "epoch that is best on test",
     ),
     "BPT": Peer(
         "WangYZ1608/BPT",
         "bench/fgvc-bpt-mae",
-        "whitening leaves out directions that no image reaches, where it divides by next to zero; it tests as SPT",
+        "whitening omits directions without variance, where it divides by almost zero; it evaluates as SPT does",
     ),
     "VIPAMIN": Peer(
         "iamjaekyun/vipamin",
         "bench/vtab-vipamin-mae",
-        "the forward pass is that of VPT; the start was read, not run: here it is the paper's formula, its "
-        "pseudo-inverse cut where the orthogonal part would outgrow the matched one. The code takes the transpose of "
-        "that inverse and adds the bias of the values",
+        "the forward pass is that of VPT; its initialisation was read, not run: here it is the paper's "
+        "formula, with a pseudo-inverse truncated where the orthogonal part would exceed the matched one. The code "
+        "uses the transpose of that inverse and adds the bias of the values",
         measured=False,
     ),
     "frame of pixels": Peer("hjbahng/visual_prompting", "pixel/bahng", "it keeps the epoch that is best on test"),
-    "CoOp": Peer("KaiyangZhou/CoOp", "clip/coop", "mixed precision, where it computes in half precision", clip=True),
+    "CoOp": Peer("KaiyangZhou/CoOp", "clip/coop", "mixed precision here, half precision there", clip=True),
     "CoCoOp": Peer("KaiyangZhou/CoOp", "clip/cocoop", "as CoOp", clip=True),
     "KgCoOp": Peer("htyao89/KgCoOp", "clip/kgcoop", "as CoOp; its `meta_net`, never used, is left out", clip=True),
     "VPT in CLIP": Peer(MAPLE, "clip/vpt", "as MaPLe", clip=True),
     "IVLP": Peer(MAPLE, "clip/ivlp", "as MaPLe", clip=True),
     "MaPLe": Peer(
-        MAPLE, "clip/maple", "prompts keep their precision, where it rounds them to half in every pass", clip=True
+        MAPLE, "clip/maple", "prompts keep their precision; there they are rounded to half in every pass", clip=True
     ),
     "PromptSRC": Peer(
         "muzairkhattak/PromptSRC",
         "clip/promptsrc",
-        "as MaPLe; prompts alone are averaged, where it averages the whole model in half precision",
+        "as MaPLe; only prompts are averaged; there the whole model is, in half precision",
         clip=True,
     ),
     "Tip-Adapter": Peer(
         "gaopengcuhk/Tip-Adapter",
         "clip/tip",
-        "of the code the search of alpha and beta was run; of -F it keeps the epoch that is best on test",
+        "only the search of alpha and beta was run; for -F it keeps the epoch that is best on test",
         clip=True,
     ),
 }
@@ -107,7 +107,7 @@ PEERS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("peers", type=Path)
-    parser.add_argument("--libs", type=Path, help="what the released code imports and we do not")
+    parser.add_argument("--libs", type=Path, help="folder of packages that only the released code needs")
     parser.add_argument("--only", nargs="+", choices=PEERS, metavar="METHOD")
     options = parser.parse_args()
     file = RESULTS / "released.json"
@@ -120,7 +120,7 @@ def main() -> None:
 
 
 def compared(options: argparse.Namespace, method: str, peer: Peer) -> dict[str, object]:
-    """In a process of its own, for the repositories' packages have the same names."""
+    """Run one comparison in a separate process, because packages of the repositories have the same names."""
     script = f"benchmarks.accuracy.{'released_clip' if peer.clip else 'released_towers'}"
     folders = [str(options.peers / code.replace("/", "+")) for code in (peer.code, DASSL)]
     paths = [str(ROOT), *([str(options.libs)] if options.libs else [])]
@@ -137,7 +137,7 @@ def compared(options: argparse.Namespace, method: str, peer: Peer) -> dict[str, 
 
 
 def commit(peers: Path, code: str) -> str | None:
-    """Which one was run; None outside of a clone."""
+    """Hash of the commit that was run; None outside of a clone."""
     folder = peers / code.replace("/", "+")
     done = subprocess.run(["git", "-C", str(folder), "log", "-1", "--format=%H"], capture_output=True, text=True)
     inside = (folder / ".git").exists()

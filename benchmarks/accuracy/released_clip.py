@@ -1,4 +1,4 @@
-"""Released trainers of prompts in CLIP beside ours, on one small CLIP with the same weights. See released.py.
+"""Compares released CLIP prompt trainers with ours, on one small CLIP with the same weights. See released.py.
 
 Each trainer takes steps and saves a checkpoint as it does; ours is what `vpt convert` makes of that file.
 """
@@ -90,7 +90,7 @@ def beside(method: str, checkout: Path, dassl: Path, folder: Path) -> dict[str, 
     ours: Any = load(converted.path, device="cpu").model
 
     def placed(values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What stands for these tensors of theirs in our model."""
+        """The counterparts of these released tensors in our model."""
         source = recognise({**registered.state_dict(), **values})
         source.settings()
         return source.owned(ours)
@@ -121,7 +121,7 @@ def beside(method: str, checkout: Path, dassl: Path, folder: Path) -> dict[str, 
 
 
 def tip_adapter(_: str, checkout: Path, __: Path, folder: Path) -> dict[str, Any]:
-    """The weights that the released search chooses, beside those of ours, and the accuracies they reach."""
+    """The weights chosen by the released search and by ours, and their accuracies."""
     sys.path.insert(0, str(checkout))
     sys.modules["clip"] = types.ModuleType("clip")
     utils = importlib.import_module("utils")
@@ -231,7 +231,7 @@ def loaded(method: str, weights: dict[str, Tensor], cfg: Any, zero_shot_model: b
 
 
 def learns(method: str, name: str) -> bool:
-    """Whether a trainer learns a parameter."""
+    """Whether a trainer trains a parameter."""
     if method == "KgCoOp":
         return "ctx" in name
     return ("prompt_learner" in name or "VPT" in name) and "ZS_image" not in name

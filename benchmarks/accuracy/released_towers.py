@@ -1,4 +1,4 @@
-"""Prompts of released code for image towers beside ours, on one small ViT with the same weights. See released.py.
+"""Compares released prompt methods for image towers with ours, on one small ViT with the same weights. See released.py.
 
 Each function here runs a released module from its checkout, copies its weights and prompts over, and compares.
 """
@@ -46,7 +46,7 @@ def main() -> None:
 def compared(
     theirs: Run, released: nn.Module, words: list[str], pool: Pool, weights: Any, pairing: Any
 ) -> dict[str, Any]:
-    """Copy weights and prompts over; then the largest differences, each as a share of the largest released value.
+    """Copy weights and prompts, and return the largest differences, relative to the largest released value.
 
     Args:
         theirs: images to features.
@@ -94,13 +94,13 @@ def joined(tensors: list[Any]) -> Tensor:
 
 
 def apart(mine: Tensor, theirs: Tensor) -> float:
-    """Largest difference, as a share of the largest value."""
+    """Largest difference, relative to the largest value."""
     return float((mine - theirs).detach().abs().max() / theirs.detach().abs().max())
 
 
 def starts_apart(starts: Iterable[tuple[Tensor, Tensor]]) -> float | None:
-    """Of ours and theirs the largest difference of standard deviations, as a share of the released one; what starts as
-    a constant must be equal. Of a few random numbers nothing is told."""
+    """Largest difference of the standard deviations at initialisation, relative to the released one. Constants must be
+    equal; groups of only a few random values are skipped."""
     found = []
     for mine, theirs in starts:
         mine, theirs = mine.detach().flatten(), theirs.detach().flatten()
@@ -163,7 +163,7 @@ def from_kmnp(net: nn.Module) -> dict[str, Tensor]:
 
 
 def tokens(theirs: Any, prompt: Any) -> Pairs:
-    """Those of VPT and of what has its names."""
+    """Prompts of VPT and of repositories that use its names."""
     deep = [theirs.deep_prompt_embeddings] if hasattr(theirs, "deep_prompt_embeddings") else []
     pairs: Pairs = [([theirs.prompt_embeddings, *deep], prompt.tokens)]
     if isinstance(theirs.prompt_proj, nn.Linear):

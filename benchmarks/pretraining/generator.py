@@ -32,7 +32,7 @@ class Batch:
         classes: (B,) int64.
         facts: (B, 12) float32, each about unit scale: figure RGB (3), second RGB (3), background RGB (3),
             horizontal and vertical centre, log scale.
-        coverage: (B, size // 8, size // 8) float32 in 0..1, share of each 8x8 patch that the figure covers.
+        coverage: (B, size // 8, size // 8) float32 in 0..1, fraction of each 8x8 patch that the figure covers.
     """
 
     images: Tensor
@@ -87,7 +87,7 @@ def class_table(classes: int, seed: int = 0) -> dict[str, Tensor]:
 
 
 def _contours(x: Tensor, y: Tensor, waves: Tensor, amplitudes: Tensor, phases: Tensor) -> Tensor:
-    """Level of sinusoidal contours at (B, n, n) coordinates: distance to the curve, as a share of its radius."""
+    """Level of sinusoidal contours at (B, n, n) coordinates: distance to the curve, as a fraction of its radius."""
     angle = torch.atan2(y, x)
     rho = (x * x + y * y + 1e-6).sqrt()
     radius = 1.0

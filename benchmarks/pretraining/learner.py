@@ -63,7 +63,7 @@ class Learner(nn.Module):
         self.coverage = nn.Linear(width, 1)
 
     def forward(self, batch: Batch, keep: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a batch and its parts (scalars), with the share of correct classes."""
+        """Loss of a batch and its parts (scalars), with the accuracy."""
         pixels = normalise(batch.images)
         with torch.autocast(pixels.device.type, torch.bfloat16):
             out = tokens(self.backbone, pixels, keep)

@@ -41,10 +41,10 @@ class Plan:
     classes: int = 512
     batch: int = 64
     lr: float = 1e-3
-    warmup: float = 0.03  # share of the run
+    warmup: float = 0.03  # fraction of the run
     decay: float = 0.05
-    keep: float = 0.5  # share of patches computed ...
-    keep_until: float = 0.65  # ... up to this share of the run; all of them afterwards
+    keep: float = 0.5  # fraction of patches computed ...
+    keep_until: float = 0.65  # ... up to this fraction of the run; all of them afterwards
     seed: int = 0
 
     @property
@@ -180,7 +180,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--classes", type=int, default=Plan.classes)
     parser.add_argument("--batch", type=int, default=Plan.batch)
     parser.add_argument("--lr", type=float, default=Plan.lr)
-    parser.add_argument("--keep", type=float, default=Plan.keep, help="share of patches computed in the first part")
+    parser.add_argument("--keep", type=float, default=Plan.keep, help="fraction of patches computed in the first part")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")

@@ -89,7 +89,7 @@ def headers(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"{shown} is gone", _text(_without(tree, at))
         if isinstance(at[-1], str):
             yield f"{shown} is renamed", _text(_renamed(tree, at, f"{at[-1]}_"))
-            yield f"{shown} stands twice", _twice(tree, at)
+            yield f"{shown} occurs twice", _twice(tree, at)
         if isinstance(old, dict):
             for key in ("x", "__class__", "trust_remote_code", "\ud800", ""):
                 yield f"{shown} has a key {key!r}", _with(tree, at, {**old, key: 1})
@@ -248,7 +248,7 @@ def _renamed(tree: Mapping[str, Any], at: Place, name: str) -> dict[str, Any]:
 
 
 def _twice(tree: Mapping[str, Any], at: Place) -> str:
-    """The key of a place stands twice, which no dict can hold."""
+    """Duplicate the key of a place, which no dict can represent."""
     renamed = _text(_renamed(tree, at, "\u2603"))
     value = json.dumps(_get(tree, at))
     return renamed.replace(f'"{json.dumps(chr(0x2603))[1:-1]}": ', f'"{at[-1]}": {value}, "{at[-1]}": ', 1)

@@ -68,8 +68,8 @@ def main() -> None:
             server.terminate()
             server.wait(timeout=60)
     device = pick_device(options.device)
-    told = {key: getattr(options, key) for key in ("backbone", "tasks", "clients", "workers")}
-    result = {"machine": machine(device), **told, **found}
+    given = {key: getattr(options, key) for key in ("backbone", "tasks", "clients", "workers")}
+    result = {"machine": machine(device), **given, **found}
     write_json(RESULTS / f"load-{device.type}.json", result)
     print(result)
 

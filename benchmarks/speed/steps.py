@@ -1,18 +1,18 @@
-"""One table of time, memory and energy: prompting here, by concatenation, and its alternatives, side by side.
+"""Measures time, memory and energy of prompting here, of prompting by concatenation, and of the alternatives.
 
     nice -n 10 python -m benchmarks.speed.steps  # ViT-S and ViT-B at 224 px, 50 and 100 tokens
     python -m benchmarks.speed.steps --preset gpu  # ViT-S/B/L, 10 to 200 tokens, batch 1 to 128, ...
     python -m benchmarks.speed.steps --models vit_small_patch16_224 --tokens 50 --batch 1 8 --precision fp32 bf16
 
-Variants: the plain backbone, a linear probe, shallow prompts, deep prompts by concatenation (the definition that the
-tests hold the executor to, tests/helpers/concatenation_twin.py), deep prompts here, LoRA by peft, full fine-tuning.
-All variants of a case take turns in one process, so that a busy machine slows them alike; medians are kept. Weights
-are random: speed does not depend on them.
+Variants: the plain backbone, a linear probe, shallow prompts, deep prompts by concatenation (the reference that the
+tests compare with, tests/helpers/concatenation_twin.py), deep prompts here, LoRA by peft, full fine-tuning. All
+variants of a case take turns in one process, so that other load on the machine affects them alike; medians are
+reported. Weights are random, because speed does not depend on them.
 
-Results go to benchmarks/results/speed-<device>.json, one series of alternating rounds after another. What is measured
-already is only read: a case whose variants are there is skipped, and of one that lacks some, those are measured in a
-series of their own beside `vpt` and the plain backbone, so that ratios never cross series. `--note` is kept with the
-series, as in --note 'machine shared with other work'.
+Results go to benchmarks/results/speed-<device>.json, one series of alternating rounds after another. Cases that are
+already complete are skipped. Missing variants of a case are measured in a separate series together with `vpt` and the
+plain backbone, so that ratios never cross series. `--note` is stored with the series, as in --note 'machine shared
+with other work'.
 """
 
 from __future__ import annotations
@@ -76,11 +76,11 @@ def main() -> None:
         case = of_setting(found, setting)
         wanted = missing(case, options.variants)
         if not wanted:
-            print(f"{told(case)}: measured already", flush=True)
+            print(f"{described(case)}: measured already", flush=True)
             continue
         case["series"].append(measure(case, wanted, options, device))
         write_json(out, found)
-        print(f"{told(case)}: {summary(case['series'][-1])}", flush=True)
+        print(f"{described(case)}: {summary(case['series'][-1])}", flush=True)
     for precision in options.precision:
         found["matmul_per_second"].setdefault(precision, matmul_rate(device, DTYPES[precision]))
     for model in options.models if options.startup else ():
@@ -143,7 +143,7 @@ def of_setting(found: dict[str, Any], setting: Sequence[Any]) -> dict[str, Any]:
 
 
 def missing(case: dict[str, Any], variants: Sequence[str]) -> list[str]:
-    """Variants that no series of the case holds, with the references beside them."""
+    """Variants missing from all series of the case, with the references."""
     known = {name for series in case["series"] for part in ("training", "inference") for name in series[part]}
     wanted = [name for name in variants if name not in known]
     return [name for name in VARIANTS if name in wanted or name in REFERENCES] if wanted else []
@@ -168,7 +168,7 @@ def measure(
 def alternate(
     steps: dict[str, Step], options: argparse.Namespace, device: torch.device, eager: bool
 ) -> dict[str, dict[str, Any]]:
-    """Let all steps take turns; what fails, for want of memory or a compiler, says so in its place."""
+    """Run all steps in turns; a variant that fails, for lack of memory or a compiler, reports the error instead."""
     found: dict[str, dict[str, Any]] = {}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     peaks: dict[str, list[int]] = {name: [] for name in steps}
@@ -226,7 +226,7 @@ def startup(model: str, device: torch.device, rounds: int = 3) -> dict[str, floa
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def told(case: dict[str, Any]) -> str:
+def described(case: dict[str, Any]) -> str:
     return f"{case['model']}, {case['tokens']} tokens, batch {case['batch']}, {case['precision']}, {case['mode']}"
 
 

@@ -9,7 +9,7 @@ from benchmarks.results_files import RESULTS, read, rows, words_of
 
 
 def speed(device: str, precision: str, mode: str) -> str:
-    """What was measured on a quiet machine: prompting here against concatenation and the plain backbone."""
+    """Measurements on an idle machine: prompting here, concatenation and the plain backbone."""
     if not (RESULTS / f"speed-{device}.json").is_file():
         return "Not measured yet."
     found = read(f"speed-{device}")
@@ -40,15 +40,15 @@ def speed(device: str, precision: str, mode: str) -> str:
         f"{found['cases'][0]['series'][0]['rounds']} alternating rounds (`benchmarks/speed/steps.py`)."
     )
     header = ["model", "deep tokens", "batch", "training speed", "training memory", "inference time"]
-    header += ["its concatenation"]
+    header += ["inference time, concatenation"]
     if not any(line[4] for line in body):
-        # What a recorded pass needs is reserved all the time.
+        # A CUDA graph reserves its memory all the time.
         header, body = [*header[:4], *header[5:]], [[*line[:4], *line[5:]] for line in body]
     return f"{rows(header, body)}\n\n{caption}"
 
 
 def speed_all(device: str) -> str:
-    """Every variant of every series. Ratios are within a series; a mark stands at series that have a note."""
+    """Every variant of every series. Ratios are within a series; series with a note are marked."""
     if not (RESULTS / f"speed-{device}.json").is_file():
         return "Not measured yet."
     found = read(f"speed-{device}")
@@ -69,8 +69,8 @@ def speed_all(device: str) -> str:
         "rounds (`benchmarks/speed/steps.py`)."
     )
     marks = "".join(f" {'*' * (number + 1)} {note}." for number, note in enumerate(notes))
-    header = ["model, tokens, batch, precision, mode", "variant", "training step", "against vpt", "its memory"]
-    header += ["its share of the matmul rate", "inference", "against the plain backbone", "energy of a training step"]
+    header = ["model, tokens, batch, precision, mode", "variant", "training step", "relative to vpt", "training memory"]
+    header += ["fraction of the matmul rate", "inference", "relative to the plain backbone", "energy per training step"]
     return f"{rows(header, body)}\n\n{caption}{marks}"
 
 
@@ -87,13 +87,13 @@ def _speed_cells(series: dict[str, Any], name: str, rate: float | None) -> list[
     train, step, against = of("training", "vpt")
     _, infer, over = of("inference", "plain backbone")
     memory = f"{train['peak_bytes'] / 1e6:.0f} MB" if train.get("peak_bytes") is not None else ""
-    share = f"{train['operations'] / train['seconds'] / rate:.0%}" if rate and train.get("operations") else ""
+    fraction = f"{train['operations'] / train['seconds'] / rate:.0%}" if rate and train.get("operations") else ""
     energy = f"{train['joules']:.2f} J" if train.get("joules") else ""
-    return [step, against, memory, share, infer, over, energy]
+    return [step, against, memory, fraction, infer, over, energy]
 
 
 def _ratio(one: dict[str, Any], base: dict[str, Any]) -> float:
-    """The median over rounds of the ratio within a round; of series that kept no rounds the ratio of medians."""
+    """The median over rounds of the ratio within a round; for series without stored rounds, the ratio of medians."""
     if "rounds" not in one or "rounds" not in base:
         return one["seconds"] / base["seconds"]
     return statistics.median(mine / other for mine, other in zip(one["rounds"], base["rounds"], strict=True))
@@ -104,7 +104,7 @@ def startup(device: str) -> str:
         return "Not measured yet."
     found = read(f"speed-{device}")["startup"]
     body = [[model, f"{one['vpt']:.1f} s", f"{one['timm']:.1f} s"] for model, one in found.items()]
-    return rows(["model", "vpt, an artifact", "timm alone"], body)
+    return rows(["model", "vpt, from an artifact", "timm only"], body)
 
 
 def vtab_sized(device: str) -> str:
@@ -121,5 +121,5 @@ def vtab_sized(device: str) -> str:
         ]
     ]
     settings = words_of(found["settings"])
-    header = ["device", "run", "end to end", "of it training", "images a second"]
+    header = ["device", "run", "end to end", "training only", "images per second"]
     return f"{rows(header, body)}\n\nSettings: {settings}."

@@ -55,7 +55,7 @@ class Case:
         name: timm name; weights are random, for speed does not depend on them.
         tokens: prompt tokens.
         batch: images.
-        precision: "fp32" or "bf16" (autocast; what is frozen is held in bf16, in all variants).
+        precision: "fp32" or "bf16" (autocast; frozen weights are stored in bf16, in all variants).
         mode: "eager"; "graphs", in which passes are replayed from CUDA graphs; "compiled", in which torch.compile has
             fused them before.
     """
@@ -71,7 +71,7 @@ class Case:
         self.context = autocast(precision, device)
 
     def training(self, variants: Iterable[str]) -> dict[str, Step]:
-        """A whole step of each that learns anything: forward, backward, AdamW."""
+        """A complete training step of each trained variant: forward, backward, AdamW."""
         return {name: self._learn(name) for name in variants if SETTINGS[name] is not None}
 
     def inference(self, variants: Iterable[str]) -> dict[str, Step]:

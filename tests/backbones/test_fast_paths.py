@@ -13,7 +13,7 @@ from vpt.backbones.block import KeyValue, join
 from vpt.backbones.kernels import patch_matmul, split_heads
 from vpt.backbones.kernels.patch_matmul import is_patchwise
 from vpt.backbones.liveness import plan
-from vpt.backbones.quantization.linear import HeldLinear, round_frozen
+from vpt.backbones.quantization.linear import LowPrecisionLinear, round_frozen
 from vpt.config import DeepPrompt, ShallowPrompt, load_config
 from vpt.models.classifier import backbone_for, build_model
 from vpt.prompts.base import Shape
@@ -123,7 +123,7 @@ def test_rounded_weights_change_no_bit_under_autocast(family: str, dtype: torch.
     rounded = copy.deepcopy(backbone)
     for block in rounded.all_blocks():
         round_frozen(block.layer, dtype)
-    held = [module for module in rounded.modules() if isinstance(module, HeldLinear)]
+    held = [module for module in rounded.modules() if isinstance(module, LowPrecisionLinear)]
     assert held
     assert all(module.weight.dtype is dtype for module in held)
     rows = [torch.randn(2, 7, 48), torch.randn(2, 7, 48)]

@@ -71,7 +71,7 @@ def test_clips_positions_are_resampled_as_open_clip_does(tmp_path: Path):
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_a_size_that_the_patch_does_not_divide_is_refused(tmp_path: Path, dynamic: bool):
     name, weights = register(tmp_path, "transformer")
-    with pytest.raises(UserError, match=r"image_size=30 is no multiple of .* patch of 8 pixels; use 24 or 32"):
+    with pytest.raises(UserError, match=r"image_size=30 is not a multiple of .* patch size of 8 pixels; use 24 or 32"):
         load_backbone(BackboneConfig(name=name, weights=weights, image_size=30), dynamic=dynamic)
 
 

@@ -16,7 +16,7 @@ import vpt
 from tests.helpers.torchrun import WORDS, torchrun
 from vpt.backbones.factory import load_backbone
 from vpt.backbones.parallel.activation_checkpoint import Recomputed
-from vpt.backbones.quantization.linear import HeldLinear, hold, plain_parts
+from vpt.backbones.quantization.linear import LowPrecisionLinear, plain_parts, reduce_precision
 from vpt.backbones.quantization.nf4 import BLOCK, is_packed, packed_linear, packer
 from vpt.config import BackboneConfig, load_config
 from vpt.models.classifier import PromptedModel, backbone_for, build_model
@@ -81,7 +81,7 @@ def rounded(model: PromptedModel) -> None:
     """The slow twin of held weights: ordinary layers with the values that are held."""
     for module in model.backbone.modules():
         for name, layer in list(module.named_children()):
-            if isinstance(layer, HeldLinear):
+            if isinstance(layer, LowPrecisionLinear):
                 plain = nn.Linear(layer.in_features, layer.out_features)
                 plain.weight.data, plain.bias.data = unpacked(layer.weight), layer.bias.detach()
                 setattr(module, name, plain.requires_grad_(False))
@@ -126,7 +126,7 @@ def test_four_bits_keep_the_order_of_weights_and_leave_what_is_odd():
     net = nn.Sequential(nn.Linear(64, 96), nn.Linear(96, 5), nn.Linear(64, 64))
     nn.init.zeros_(net[2].weight)  # a block of zeros has no scale
     before = net[0].weight.detach().clone()
-    hold(net, "nf4", "toy")
+    reduce_precision(net, "nf4", "toy")
     assert [is_packed(layer.weight) for layer in net] == [True, False, False]
     after = unpacked(net[0].weight)
     # The widest step of NF4 is 0.3 of a block's largest weight.
@@ -167,8 +167,8 @@ def test_every_family_is_held_and_prompted(name: str):
 
 
 def test_a_network_without_linear_layers_is_refused():
-    with pytest.raises(vpt.UserError, match=r"no linear layers to hold in bf16; leave out backbone\.dtype"):
-        hold(nn.Sequential(nn.Conv2d(3, 3, 1)), "bf16", "toy")
+    with pytest.raises(vpt.UserError, match=r"no linear layers to convert to bf16; remove backbone\.dtype"):
+        reduce_precision(nn.Sequential(nn.Conv2d(3, 3, 1)), "bf16", "toy")
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_a_run_with_held_weights_loads_and_fits_the_backbone_in_float32(tmp_path
     picture = np.full((64, 64, 3), 120, dtype=np.uint8)
     held, whole = (vpt.load(run.artifact, dtype=other).predict(picture)[0] for other in (None, "fp32"))  # type: ignore[arg-type]
     assert abs(held.score - whole.score) < 0.03
-    assert isinstance(vpt.load(run.artifact).model.backbone.tower.blocks[0].mlp.fc1, HeldLinear)
+    assert isinstance(vpt.load(run.artifact).model.backbone.tower.blocks[0].mlp.fc1, LowPrecisionLinear)
 
 
 @pytest.mark.slow

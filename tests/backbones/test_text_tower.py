@@ -134,6 +134,6 @@ def test_long_texts_are_not_cut_silently():
 
 def test_towers_that_take_no_embeddings_are_refused_by_name():
     encoder = clip_backbone(build_clip()).text
-    encoder.tower, encoder.refusal = None, "its text tower takes no embeddings (HFTextEncoder)"
+    encoder.tower, encoder.refusal = None, "its text tower does not accept embeddings (HFTextEncoder)"
     with pytest.raises(UserError, match=r"HFTextEncoder.*prompt=deep"):
         Contexts(encoder, NAMES, 4)

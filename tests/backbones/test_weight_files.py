@@ -108,7 +108,7 @@ def test_timms_own_trainer(tmp_path: Path):
     saver.save_checkpoint(0)
     backbone = load(tmp_path / "ema" / "last.pth.tar")
     assert_holds(backbone, average.state_dict())
-    assert "the averaged weights (state_dict_ema) are read" in backbone.notes[0]
+    assert "using the averaged weights (state_dict_ema)" in backbone.notes[0]
 
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile, lambda net: torch.compile(nn.DataParallel(net))])
@@ -145,7 +145,7 @@ def test_lightning(tmp_path: Path):
     torch.save(tree, tmp_path / "a.ckpt")
     backbone = load(tmp_path / "a.ckpt")
     assert_holds(backbone, net.state_dict())
-    assert backbone.notes[0].endswith("2 tensors beside the backbone are not loaded (criterion, model)")
+    assert backbone.notes[0].endswith("2 tensors outside the backbone are not loaded (criterion, model)")
 
 
 def test_dino_with_teacher_and_student(tmp_path: Path):
@@ -169,7 +169,7 @@ def test_dino_with_teacher_and_student(tmp_path: Path):
     torch.save(tree, tmp_path / "checkpoint.pth")
     backbone = load(tmp_path / "checkpoint.pth")
     assert_holds(backbone, teacher.state_dict())
-    assert "2 tensors beside the backbone are not loaded (head)" in backbone.notes[0]
+    assert "2 tensors outside the backbone are not loaded (head)" in backbone.notes[0]
 
 
 def test_mae_with_its_decoder(tmp_path: Path):
@@ -259,16 +259,16 @@ def test_shards(tmp_path: Path, suffix: str):
     index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": places}))
     assert_holds(load(index), state)
     (tmp_path / f"model-00002-of-00002.{suffix}").unlink()
-    with pytest.raises(UserError, match=r"names the shard model-00002-of-00002.*not beside it"):
+    with pytest.raises(UserError, match=r"names the shard model-00002-of-00002.*not next to it"):
         load(index)
     index.write_text(json.dumps({"weight_map": {"a": "../secret.bin"}}))
-    with pytest.raises(UserError, match="shards must lie in its own folder"):
+    with pytest.raises(UserError, match="shards must be in its own folder"):
         load(index)
     index.write_text(json.dumps({"weight_map": {**places, "lost": f"model-00001-of-00002.{suffix}"}}))
     torch.save(shards[1], tmp_path / f"model-00002-of-00002.{suffix}") if suffix == "bin" else (
         safetensors.torch.save_file(shards[1], tmp_path / f"model-00002-of-00002.{suffix}")
     )
-    with pytest.raises(UserError, match=r"its shards lack 1 of \d+ tensors, such as lost"):
+    with pytest.raises(UserError, match=r"its shards are missing 1 of \d+ tensors, such as lost"):
         load(index)
 
 
@@ -321,11 +321,11 @@ def test_numpy_files_that_do_not_fit(tmp_path: Path):
     arrays = augreg(make("test_deeper"))
     np.savez(tmp_path / "deep.npz", **arrays)
     with pytest.raises(
-        UserError, match=r"does not fit test_vit_patch8_32: it holds [\d,]+ numbers, the network [\d,]+"
+        UserError, match=r"does not fit test_vit_patch8_32: it has [\d,]+ parameters, the network [\d,]+"
     ):
         load(tmp_path / "deep.npz")
     np.savez(tmp_path / "coarse.npz", **augreg(make("test_coarser")))
-    with pytest.raises(UserError, match="its patches have 16 x 16 pixels, not 8 x 8"):
+    with pytest.raises(UserError, match="its patch size is 16 x 16 pixels, not 8 x 8"):
         load(tmp_path / "coarse.npz")
     swapped = augreg(make())
     swapped["Transformer/encoderblock_0/LayerNorm_1/bias"] = swapped.pop("Transformer/encoderblock_0/LayerNorm_2/bias")
@@ -333,7 +333,7 @@ def test_numpy_files_that_do_not_fit(tmp_path: Path):
     with pytest.raises(UserError, match="LayerNorm_2/bias"):
         load(tmp_path / "swapped.npz")
     np.savez(tmp_path / "objects.npz", a=np.array([{}], dtype=object))
-    with pytest.raises(UserError, match="no array of numbers"):
+    with pytest.raises(UserError, match="not an array of numbers"):
         load(tmp_path / "objects.npz")
 
 
@@ -341,8 +341,7 @@ def test_numpy_files_of_another_size_are_told(tmp_path: Path):
     np.savez(tmp_path / "large.npz", **augreg(make("test_larger")))
     backbone = load(tmp_path / "large.npz")
     assert (
-        "made for images of another size: its position embeddings of 65 tokens were resampled to 17"
-        in backbone.notes[0]
+        "trained at another image size: its position embeddings for 65 tokens were resampled to 17" in backbone.notes[0]
     )
 
 
@@ -353,7 +352,7 @@ def test_a_file_for_another_size_is_resampled_as_timm_does_it(tmp_path: Path):
     large = make("test_larger")
     torch.save(large.state_dict(), tmp_path / "large.pth")
     backbone = load(tmp_path / "large.pth")
-    assert "its position embeddings of 65 tokens were resampled to 17" in backbone.notes[0]
+    assert "its position embeddings for 65 tokens were resampled to 17" in backbone.notes[0]
     theirs = timm.create_model(NAME)
     timm.models.load_checkpoint(
         theirs, str(tmp_path / "large.pth"), filter_fn=timm.models.vision_transformer.checkpoint_filter_fn
@@ -363,7 +362,7 @@ def test_a_file_for_another_size_is_resampled_as_timm_does_it(tmp_path: Path):
 
 def test_a_file_with_other_patches_is_refused(tmp_path: Path):
     torch.save(make("test_coarser").state_dict(), tmp_path / "a.pth")
-    with pytest.raises(UserError, match="its patches have 16 x 16 pixels, not 8 x 8; name the architecture"):
+    with pytest.raises(UserError, match="its patch size is 16 x 16 pixels, not 8 x 8; name the architecture"):
         load(tmp_path / "a.pth")
 
 
@@ -384,7 +383,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path):
     state = dict(make().state_dict())
     state["norm.bias"] = torch.full((32,), torch.nan)
     torch.save(state, tmp_path / "a.pth")
-    with pytest.raises(UserError, match=r"holds NaN or infinite numbers in 1: norm\.bias"):
+    with pytest.raises(UserError, match=r"contains NaN or infinite values in 1: norm\.bias"):
         load(tmp_path / "a.pth")
 
 
@@ -408,11 +407,11 @@ def test_a_whole_module_is_named(tmp_path: Path, tree: Callable[[nn.Module], Any
     ("content", "told"),
     [
         (b"", "is empty"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "pointer of Git LFS.*git lfs pull"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "Git LFS pointer.*git lfs pull"),
         (b"<!DOCTYPE html>\n<html>404", "is a web page"),
         (b"\x89HDF\r\n\x1a\n", "HDF5"),
         (b"\x1f\x8b\x08", "is an archive; unpack it"),
-        (b"PK\x03\x04 cut short", "damaged or cut short"),
+        (b"PK\x03\x04 cut short", "damaged or truncated"),
         (b"hello, I am no weights at all", "damaged, or was not written by torch.save"),
         (pickle.dumps({"a": 1}), "damaged, or was not written by torch.save"),
     ],
@@ -437,9 +436,9 @@ def test_files_cut_short_are_named(tmp_path: Path):
 
 def test_a_checkpoint_without_weights_tells_its_keys(tmp_path: Path):
     torch.save({"epoch": 1, "optimizer": {}}, tmp_path / "a.pth")
-    with pytest.raises(UserError, match=r"holds no weights by name: its keys are epoch, optimizer"):
+    with pytest.raises(UserError, match=r"contains no named weights: its keys are epoch, optimizer"):
         load(tmp_path / "a.pth")
-    with pytest.raises(UserError, match="is a folder; name the file in it"):
+    with pytest.raises(UserError, match="is a folder; give the file in it"):
         load(tmp_path)
 
 
@@ -501,7 +500,7 @@ def test_an_old_name_asks_for_the_weights_it_had(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(timm, "create_model", remember)
     with pytest.raises(
-        UserError, match=r"weights of vit_base_patch16_224.augreg_in21k cannot be had .*has renamed vit_b"
+        UserError, match=r"weights of vit_base_patch16_224.augreg_in21k are not available .*has renamed vit_b"
     ):
         load_backbone(BackboneConfig(name="vit_base_patch16_224_in21k"))
     assert asked == [("vit_base_patch16_224.augreg_in21k", True)]

@@ -193,7 +193,7 @@ def test_files_whose_names_look_like_settings(trained: Path, shapes: Path, tmp_p
     (tmp_path / "set=1").symlink_to(shapes)
     assert main(["data", "check", str(tmp_path / "set=1")]) == 0
     assert "no such run folder or artifact" in told(capsys, "eval", str(tmp_path / "lr=0.2"), "split=val")
-    assert f"--root {tmp_path}/a=b: there is no such folder" in told(
+    assert f"--root {tmp_path}/a=b: no such folder" in told(
         capsys, "bench", "run", "vtab", "--root", f"{tmp_path}/a=b", "train.epochs=1"
     )
 

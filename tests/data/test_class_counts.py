@@ -18,7 +18,7 @@ from vpt.cli.main import main
 
 KINDS = ["good", "good", "good", "deep", "broken", "link", "repeated", "hidden", "hidden folder", "text", "outside"]
 PLACES = ["train", "val", "test", "beside"]
-TOLD = {"hidden folder": "hidden", "text": "no images", "hidden": "hidden", "outside": "outside class folders"}
+TOLD = {"hidden folder": "hidden", "text": "not images", "hidden": "hidden", "outside": "outside class folders"}
 TREES = st.lists(
     st.tuples(
         st.sampled_from(["train", "val", "test", "beside"]), st.sampled_from(["cat", "dog"]), st.sampled_from(KINDS)
@@ -45,7 +45,7 @@ def write(root: Path, tree: list[tuple[str, str, str]], divided: bool) -> Counte
         folder = top / name
         if split == "beside":  # a folder that is no split; without splits, images beside the class folders
             picture(root / "more" / "x" / f"{number}.png" if divided else root / f"{number}.png", number)
-            told["beside the split folders" if divided else "outside class folders"] += 1
+            told["outside the split folders" if divided else "outside class folders"] += 1
             continue
         folder.mkdir(parents=True, exist_ok=True)
         if not any(folder.rglob("*.png")):
@@ -74,7 +74,7 @@ def write(root: Path, tree: list[tuple[str, str, str]], divided: bool) -> Counte
         told[
             {
                 "hidden folder": "hidden",
-                "text": "no images",
+                "text": "not images",
                 "hidden": "hidden",
                 "outside": "outside class folders",
             }.get(kind, "images")
@@ -117,7 +117,7 @@ def test_class_folders(divided: bool, tree: list[tuple[str, str, str]], capsys: 
         # With those left out, everything that is left can be trained on.
         assert main(["data", "check", folder, "data.on_bad=skip"]) == code
         left = re.search(
-            r"without them: 2 classes, (\d+) training, (\d+) validation and (\d+) test", capsys.readouterr().out
+            r"left out, leaving: 2 classes, (\d+) training, (\d+) validation and (\d+) test", capsys.readouterr().out
         )
         if unusable:
             assert left is not None
@@ -170,5 +170,5 @@ def test_tables(plan: list[tuple[str, str]], capsys: pytest.CaptureFixture[str])
         assert main(["data", "check", str(root / "list.csv"), "data.on_bad=skip"]) == code
         left, why = capsys.readouterr()
         # A class of which nothing is left to train on cannot be trained; nor can a split be empty.
-        assert ("without them" in left) == (unusable > 0 and not why)
-        assert not why or re.search("training has none of|no val image", why)
+        assert ("these are left out" in left) == (unusable > 0 and not why)
+        assert not why or re.search("no training images of|no val image", why)

@@ -101,10 +101,10 @@ def test_imagenet_and_its_shifts(tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda tree: [], "must hold train, val and test"),
+        (lambda tree: [], "must contain train, val and test"),
         (lambda tree: {**tree, "train": {"a": 1}}, "must be lists"),
         (lambda tree: {**tree, "train": [["a.jpg", "0", "cat"]]}, r"not of the form \[path, label, class name\]"),
-        (lambda tree: {**tree, "train": [["../../etc/passwd", 0, "name_4"]]}, "does not lie below"),
+        (lambda tree: {**tree, "train": [["../../etc/passwd", 0, "name_4"]]}, "is not inside"),
         (lambda tree: {**tree, "train": [["a.jpg", 0, "other"], *tree["train"]]}, "class 0 has two names"),
     ],
 )
@@ -116,7 +116,7 @@ def test_damaged_split_files_are_one_sentence(tmp_path: Path, change, sentence: 
 
 
 def test_what_is_missing_is_named(tmp_path: Path):
-    with pytest.raises(UserError, match=r"should lie in .*caltech-101, which does not exist; set data\.root"):
+    with pytest.raises(UserError, match=r"should be in .*caltech-101, which does not exist; set data\.root"):
         read_dassl("caltech101", tmp_path)
     (tmp_path / "caltech-101").mkdir()
     with pytest.raises(UserError, match=r"split_zhou_Caltech101\.json; it is among the split files"):

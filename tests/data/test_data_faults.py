@@ -92,7 +92,7 @@ def test_labels_that_yaml_would_change_are_text(tmp_path: Path, labels: tuple[st
 def test_classes_that_may_be_meant_to_be_one_are_told(tmp_path: Path) -> None:
     data = load(class_folders(tmp_path / "a", {"Cat": 2, "cat": 2, "dog": 2}))
     assert data.classes == ("Cat", "cat", "dog")
-    assert "warning: class names that differ in letter case alone are different classes: Cat, cat" in data.notes
+    assert "warning: class names that differ only in letter case are different classes: Cat, cat" in data.notes
     data = load(table(tmp_path, "path,label\n" + rows("1", "01", "1.0", "2", "1", "01", "1.0", "2")))
     assert data.classes == ("01", "1", "1.0", "2")
     assert "warning: class names that are equal as numbers are different classes: 01, 1, 1.0" in data.notes
@@ -138,7 +138,7 @@ def test_all_broken_links_are_listed_and_left_out(tmp_path: Path) -> None:
     data = load(root)
     report = check(data)
     assert [(bad.name, bad.reason) for bad in report.bad] == [
-        (f"{name}/z.png", "it is a link to /no/such.png, where there is no file") for name in ("cat", "dog")
+        (f"{name}/z.png", "it is a broken link to /no/such.png") for name in ("cat", "dog")
     ]
     rest = apply(data, report, "skip")
     assert len(rest.train) + len(rest.val) == 8
@@ -196,7 +196,7 @@ def test_counts_of_the_reader(tmp_path: Path) -> None:
     save(root / ".cache" / "deep" / "a.png", photo())
     (root / "notes.txt").write_text("x")
     found = read_folder(root)
-    assert dict(+found.left_out) == {"hidden": 1, "no images": 1}
+    assert dict(+found.left_out) == {"hidden": 1, "not images": 1}
 
 
 # Tables
@@ -236,7 +236,7 @@ def test_backslashes_and_unicode_forms_of_paths_are_told(tmp_path: Path) -> None
     data = load(table(tmp_path, text))
     assert len(data.train) + len(data.val) == 5
     assert not check(data).bad
-    assert "data.csv spells 3 paths otherwise than the files are called" in data.notes[0]
+    assert "data.csv spells 3 paths differently from the files" in data.notes[0]
 
 
 def test_missing_rows_are_listed_with_all_that_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -253,7 +253,8 @@ def test_missing_rows_are_listed_with_all_that_is_wrong(tmp_path: Path, capsys: 
     assert "broken.png: it is not an image file in a known format (data.csv, line 11)" in out
     assert main(["data", "check", str(file), "data.on_bad=skip"]) == 2
     assert (
-        "left out under data.on_bad=skip; without them: 2 classes, 7 training, 1 validation" in capsys.readouterr().out
+        "with data.on_bad=skip these are left out, leaving: 2 classes, 7 training, 1 validation"
+        in capsys.readouterr().out
     )
 
 
@@ -270,8 +271,8 @@ def test_missing_rows_are_listed_with_all_that_is_wrong(tmp_path: Path, capsys: 
         ("path,label\n" + rows("a", "\u200b", " ", "b"), "2 rows without a label: line 3, line 4"),
         ("path,label\npics/0.png,a\n\u200b,\u200b\n,b\n", "1 row without a path: line 4"),
         ('path,label\npics/0.png,a\n"pics/1.png,b\npics/2.png,a\n', "line 4, is not CSV"),
-        ("path,label\npics/0.png,a,b\n", "line 2: 3 cells but 2 columns; put cells that hold a comma"),
-        ("path;label\npics/0.png;a;b\n", "line 2: 3 cells but 2 columns; put cells that hold a semicolon"),
+        ("path,label\npics/0.png,a,b\n", "line 2: 3 cells but 2 columns; put cells that contain a comma"),
+        ("path;label\npics/0.png;a;b\n", "line 2: 3 cells but 2 columns; put cells that contain a semicolon"),
         ("path,label,split\npics/0.png,a,trian\n", "line 2: the split is 'trian'; did you mean 'train'"),
         (
             "path,label,split\npics/0.png,a,te\u200bst\u00a0\npics/1.png,a,tst\n",

@@ -88,9 +88,9 @@ def test_deep_hidden_and_other_files(tmp_path: Path) -> None:
     assert "cat/deep/er/x.JPG" in names(data.train + data.val)
     note = next(note for note in data.notes if "ignored" in note)
     assert note.startswith("ignored 1 image outside any class folder: stray.png")
-    assert "ignored 2 files that cannot be images: 1 .txt, 1 .heic" in data.notes
+    assert "ignored 2 files that are not images: 1 .txt, 1 .heic" in data.notes
     assert "ignored 2 hidden files" in data.notes  # one of them in a hidden folder
-    assert data.account("file", "d") == "12 files in d: 7 images, 2 hidden, 2 no images, 1 outside class folders"
+    assert data.account("file", "d") == "12 files in d: 7 images, 2 hidden, 2 not images, 1 outside class folders"
 
 
 def test_linked_class_folder(tmp_path: Path) -> None:
@@ -117,8 +117,8 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     fails("is empty", tmp_path / "empty")
     save(tmp_path / "flat" / "a.png", photo())
-    fails("holds 1 image outside any class folder", tmp_path / "flat")
-    fails("is a file but no CSV", tmp_path / "flat" / "a.png")
+    fails("contains 1 image outside any class folder", tmp_path / "flat")
+    fails("is a file but not a CSV", tmp_path / "flat" / "a.png")
     fails("only one class .cat.", class_folders(tmp_path / "one", {"cat": 3}))
     fails("without images in .*: b, d", class_folders(tmp_path / "gaps", {"a": 1, "b": 0, "c": 1, "d": 0}))
     none = class_folders(tmp_path / "none", {"a": 0, "b": 0})
@@ -135,7 +135,7 @@ def test_splits_that_cannot_be_used(tmp_path: Path) -> None:
     fails("no train folder", root)
     twice = split_folders(tmp_path / "b")
     class_folders(twice / "valid", {"cat": 1})
-    fails("holds both val/ and valid/", twice)
+    fails("contains both val/ and valid/", twice)
     gap = split_folders(tmp_path / "c")
     (gap / "train" / "emu").mkdir()
     fails("without images in .*emu", gap)
@@ -264,7 +264,7 @@ def test_csv_that_is_none(tmp_path: Path) -> None:
 def test_a_file_of_another_split_is_refused(tmp_path: Path) -> None:
     class_folders(tmp_path / "photos", {"cat": 4, "dog": 4})
     (tmp_path / "val.csv").write_text("path,label,split\nphotos/cat/0.png,cat,val\nphotos/dog/0.png,dog,val\n")
-    fails("lists val images alone, none for test", tmp_path / "photos", test=str(tmp_path / "val.csv"))
+    fails("lists only val images, none for test", tmp_path / "photos", test=str(tmp_path / "val.csv"))
 
 
 # torchvision

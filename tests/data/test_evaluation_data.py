@@ -83,7 +83,7 @@ def test_a_folder_without_splits_is_measured_whole(trained: Path, tmp_path: Path
     found, heard = measure(trained, split, f"data={flat}")
     assert counts(found) == {"blue": 5, "green": 5, "red": 5}
     assert found["accuracy"] == 1.0
-    assert ("has no splits of its own: all of its images are measured" in heard.text) == (split in ("val", "train"))
+    assert ("has no splits: all of its images are evaluated" in heard.text) == (split in ("val", "train"))
     assert "split 3 of" not in heard.text
 
 
@@ -92,14 +92,14 @@ def test_a_test_folder(trained: Path, tmp_path: Path) -> None:
     for split in (None, "test"):
         found, heard = measure(trained, split, f"data={tmp_path / 'set'}")
         assert (found["images"], found["accuracy"]) == (15, 1.0)
-        assert "not measured" not in heard.text
+        assert "not evaluated" not in heard.text
     with pytest.raises(UserError, match="has no val images, but 15 test; choose with split=test"):
         measure(trained, "val", f"data={tmp_path / 'set'}")
     (tmp_path / "set" / "docs").mkdir()
     (tmp_path / "set" / "docs" / "a.txt").write_text("x")
     found, heard = measure(trained, None, f"data={tmp_path / 'set'}")
     assert found["images"] == 15
-    assert "were ignored: docs" in heard.text
+    assert "set: docs" in heard.text
 
 
 def test_a_folder_of_several_splits(trained: Path, tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_folder_of_several_splits(trained: Path, tmp_path: Path) -> None:
     draw(tmp_path / "test", 5, 9)
     found, heard = measure(trained, None, f"data={tmp_path}")
     assert found["images"] == 15
-    assert f"not measured: 9 train images of {tmp_path} (split=train)" in heard.lines
+    assert f"not evaluated: 9 train images of {tmp_path} (split=train)" in heard.lines
     assert measure(trained, "train", f"data={tmp_path}")[0]["images"] == 9  # all of them: nothing is split off
 
 
@@ -115,7 +115,7 @@ def test_a_folder_with_validation_alone(trained: Path, tmp_path: Path) -> None:
     draw(tmp_path / "val", 2, 9)
     found, heard = measure(trained, None, f"data={tmp_path}")
     assert found["images"] == 6
-    assert f"{tmp_path} has val images alone, which are measured" in heard.lines
+    assert f"{tmp_path} has only val images, which are evaluated" in heard.lines
 
 
 def test_a_single_class(trained: Path, tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_table(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("path,label,split\n" + rows.replace("n0.png,red,test", "n0.png,red,val"))
     found, heard = measure(trained, None, f"data={tmp_path / 'm.csv'}")
     assert found["images"] == 14
-    assert "not measured: 1 val images" in heard.text
+    assert "not evaluated: 1 val images" in heard.text
 
 
 def test_a_place_of_its_own_for_the_split(trained: Path, tmp_path: Path) -> None:
@@ -182,8 +182,8 @@ def test_classes_are_the_artifacts_whatever_the_folder_holds(trained: Path, tmp_
     assert counts(found) == {"blue": 0, "green": 5, "red": 5}
     assert found["accuracy"] == 1.0
     assert (
-        "warning: images not measured, of classes that the artifact does not know: azure (5 images, first azure/n0.png)"
-        in (heard.text)
+        "warning: images not evaluated, of classes that the artifact does not know: "
+        "azure (5 images, first azure/n0.png)" in (heard.text)
     )
     none = draw(tmp_path / "none", 5, 9, {"red": "Red"})
     with pytest.raises(
@@ -266,7 +266,7 @@ def test_several_labels(small_net: None, tmp_path: Path) -> None:
     (tmp_path / "test.csv").write_text("path,label\n" + "\n".join([*rows, "new/red/n0.png,red|fresh"]))
     found, heard = measure(run, None, f"data={tmp_path / 'test.csv'}")
     assert found["images"] == 6
-    assert "labels passed over, of classes that the artifact does not know: fresh (6 images" in heard.text
+    assert "labels ignored, of classes that the artifact does not know: fresh (6 images" in heard.text
 
 
 # Boxes
@@ -309,7 +309,7 @@ def test_boxes_with_test_annotations_alone(tmp_path: Path, small_net: None) -> N
     only = coco(tmp_path / "only", "test", 6, [dog, cow, cat], 1)
     found, heard = measure(run, "test", f"data={only}")
     assert {row["class"]: row["boxes"] for row in found["per_class"]} == {"cat": 2, "dog": 2}
-    assert "warning: boxes not measured, of classes that the artifact does not know: cow (2 boxes)" in heard.text
+    assert "warning: boxes not evaluated, of classes that the artifact does not know: cow (2 boxes)" in heard.text
     assert "measuring 2 classes, 0 training, 0 validation and 6 test images" in heard.text
     file = only / "annotations" / "instances_test.json"
     for words in ([f"data.test={only}"], [f"data.test={file}"], [f"data={only}"]):

@@ -257,11 +257,11 @@ def test_dark_images_that_differ_are_not_the_same(tmp_path: Path) -> None:
 def test_what_is_told(tmp_path: Path) -> None:
     deep = [Deep("train", "a.png", Depth(0, 3000, True)), Deep("test", "b.png", Depth(0, 5000, True))]
     told = explained((0.0, 4095.0), deep)
-    assert told[0] == "2 images deeper than 8 bits, values from 0 to 5000: scaled to 8 bits by data.window=[0, 4095]"
+    assert told[0] == "2 images deeper than 8 bits, values from 0 to 5000: scaled to 8 bits with data.window=[0, 4095]"
     assert told[1].startswith("warning: 1 (b.png) of them have values outside data.window=[0, 4095], from 0 to 5000")
     told = explained("full", deep[:1])
-    assert "at most 12 grey levels of 256; if they hold 12 bits, say, set data.window=[0, 4095]" in told[1]
-    assert "as versions without data.window did" in explained("legacy", deep)[0]
+    assert "at most 12 grey levels of 256; for 12-bit images, for example, set data.window=[0, 4095]" in told[1]
+    assert "as in versions without data.window" in explained("legacy", deep)[0]
     assert explained((0.0, 1.0), []) == []
 
 
@@ -330,7 +330,7 @@ def test_training_measuring_and_predicting_see_the_same_pixels(
     again = evaluate(run, "test", console=QUIET)
     assert again["accuracy"] == json.loads((run / "metrics.json").read_text())["test"]["accuracy"]
     assert main(["predict", str(run), str(file), "--format", "json"]) == 0
-    assert "1 image deeper than 8 bits, values from 0 to 4000: scaled to 8 bits by data.window=[0, 4095]" in (
+    assert "1 image deeper than 8 bits, values from 0 to 4000: scaled to 8 bits with data.window=[0, 4095]" in (
         capsys.readouterr().err
     )
 
@@ -396,7 +396,7 @@ def test_the_server_reads_an_upload_by_the_window_of_each_task(run: Path, xrays:
 def test_vpt_data_check_tells_the_window(xrays: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "check", str(xrays)]) == 0
     out = capsys.readouterr().out
-    assert "32 images deeper than 8 bits, values from 0 to 4000: scaled to 8 bits by data.window=[0, 4095]" in out
+    assert "32 images deeper than 8 bits, values from 0 to 4000: scaled to 8 bits with data.window=[0, 4095]" in out
 
 
 # Earlier versions

@@ -80,7 +80,7 @@ def test_bad_images_stop_or_are_left_out(data: LabelledData) -> None:
 
 def test_skipping_may_not_empty_a_class_or_a_split(data: LabelledData) -> None:
     spoil(data, "train/dog/0.png", "train/dog/1.png")
-    with pytest.raises(UserError, match="training has none of dog"):
+    with pytest.raises(UserError, match="no training images of dog are left"):
         apply(data, check(data), "skip")
     spoil(data, *(record.name for record in data.val))
     with pytest.raises(UserError, match="no val image can be read"):

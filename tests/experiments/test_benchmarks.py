@@ -56,7 +56,7 @@ class TestData:
             ("images/a.jpg", "line 1: 'images/a.jpg' is not of the form IMAGE LABEL"),
             ("images/a.jpg one", "not of the form"),
             ("images/a.jpg 47", "label 47 of 47 classes"),
-            ("../a.jpg 1", "does not lie below"),
+            ("../a.jpg 1", "is not inside"),
         ],
     )
     def test_damaged_lists_are_one_sentence(self, tmp_path: Path, line: str, sentence: str):
@@ -76,12 +76,12 @@ class TestData:
         for joined, sizes in ((False, [800, 200]), (True, [1000, 0])):
             data = load_data(DataConfig(path="vtab:sun397", root=str(tmp_path), join_val=joined))
             assert [len(data.train), len(data.val)] == sizes
-        assert any("a fifth of train800val200.txt" in note for note in data.notes)
+        assert any("a random fifth of train800val200.txt" in note for note in data.notes)
 
     def test_a_folder_of_the_same_name_is_another_data_set(self, tmp_path: Path):
         dassl_set(tmp_path, "dtd")
         assert SUITES["vtab"].tasks["dtd"].lies_in(tmp_path) is None
-        with pytest.raises(UserError, match=r"vtab:dtd should lie in .*vtab-1k/dtd"):
+        with pytest.raises(UserError, match=r"vtab:dtd should be in .*vtab-1k/dtd"):
             load_data(DataConfig(path="vtab:dtd", root=str(tmp_path)))
         vtab_task(tmp_path, "kitti").rename(tmp_path / "kitti")
         assert SUITES["vtab"].tasks["kitti"].lies_in(tmp_path) == tmp_path / "kitti"
@@ -99,7 +99,7 @@ class TestData:
             load_data(DataConfig(path=f"fgvc:{name}", root=str(tmp_path)))
 
     def test_what_is_missing_is_named(self, tmp_path: Path):
-        with pytest.raises(UserError, match=r"vtab:dtd should lie in .*vtab-1k/dtd, which does not exist"):
+        with pytest.raises(UserError, match=r"vtab:dtd should be in .*vtab-1k/dtd, which does not exist"):
             load_data(DataConfig(path="vtab:dtd", root=str(tmp_path)))
         fgvc_set(tmp_path, "cub").joinpath("test.json").unlink()
         with pytest.raises(UserError, match=r"no .*test\.json; it is among the split files that the README"):
@@ -590,13 +590,13 @@ class TestCommands:
         vtab_task(tmp_path, "dtd")
         assert main(["bench", "list", "--root", str(tmp_path)]) == 0
         out = capsys.readouterr().out
-        assert f"vtab: VTAB-1k (Zhai et al. 2019); 19 tasks, 1 below {tmp_path}" in out
+        assert f"vtab: VTAB-1k (Zhai et al. 2019); 19 tasks, 1 found in {tmp_path}" in out
         assert "missing: cifar, caltech101, oxford_flowers102" in out
         assert main(["bench", "check", "vtab", "--root", str(tmp_path)]) == 2
         out = capsys.readouterr().out
         assert "cifar: missing" in out
         assert "  12 test images, published are 1880" in out
-        assert "0 of 19 tasks are there as published" in out
+        assert "0 of 19 tasks are complete as published" in out
         words = [f"out={tmp_path / 'out'}", "backbone=vpt_nano", "train.epochs=1", "prompt.tokens=2", "data.workers=0"]
         options = ["--tasks", "dtd", "kitti", "--seeds", "2"]
         assert main(["bench", "run", "vtab", "--root", str(tmp_path), *words[:2], *options, *words[2:]]) == 0
@@ -613,11 +613,11 @@ class TestCommands:
         ("words", "sentence"),
         [
             (["run", "vtap"], "did you mean 'vtab'"),
-            (["run", "vtab", "--root", "no/such"], "--root no/such: there is no such folder"),
+            (["run", "vtab", "--root", "no/such"], "--root no/such: no such folder"),
             (["run", "vtab", "--tasks", "svnh", "--root", "."], "did you mean 'svhn'"),
             (["run", "vtab", "--seeds", "0", "--root", "."], "--seeds 0 must be at least 1"),
-            (["run", "vtab", "--shots", "1", "--root", "."], "--shots goes with few-shot"),
-            (["run", "few-shot", "--space", "a.yaml", "--root", "."], "leave out --space"),
+            (["run", "vtab", "--shots", "1", "--root", "."], "--shots applies only to few-shot"),
+            (["run", "few-shot", "--space", "a.yaml", "--root", "."], "remove --space"),
             (["run", "vtab", "prompt.token=3", "--root", "."], "did you mean 'tokens'"),
             (["table", "no/such"], "is no folder of vpt bench run"),
         ],

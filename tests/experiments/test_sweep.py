@@ -435,7 +435,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("more", "sentence"),
         [
-            ([], "name what is searched"),
+            ([], "name the settings to search"),
             (["--over", "prompt.toknes=1,2"], "prompt.toknes"),
             (["--over", "prompt.tokens=0,2"], "prompt.tokens"),
             (["--over", "prompt.tokens=1..5", "--grid"], "is a range"),

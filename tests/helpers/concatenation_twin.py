@@ -87,10 +87,10 @@ def _pool(net: nn.Module, vit: nn.Module, rows: Tensor, prompts: Tensor | None, 
             return (mean - mean.mean(-1, keepdim=True)) / (mean.var(-1, unbiased=False, keepdim=True) + 1e-6).sqrt()
         return vit.ln_post(mean) if hasattr(vit, "transformer") else vit.fc_norm(vit.norm(mean))
     norm, finish = (vit.ln_post, nn.Identity()) if hasattr(vit, "transformer") else (vit.norm, vit.fc_norm)
-    picked = {
+    select_tokens = {
         "cls": rows[:, :1],
         "avg": rows[:, prefix:],
         "prompts": prompts,
         "all": None if prompts is None else torch.cat([prompts, rows[:, prefix:]], dim=1),
     }[pool]
-    return finish(norm(picked).mean(1))
+    return finish(norm(select_tokens).mean(1))

@@ -143,6 +143,6 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["export", str(artifact), "--format", "torch", "--output", str(tmp_path / "out.pt2")]) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[0] == str(tmp_path / "out.pt2")
-    assert "ms for one image" in out[1]
+    assert "ms per image" in out[1]
     assert main(["export", str(artifact), "--size", "big"]) == 2
     assert "as in --size 480x640" in capsys.readouterr().err

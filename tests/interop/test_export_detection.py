@@ -236,8 +236,8 @@ def test_the_command_line_and_what_a_file_tells(tmp_path: Path, capsys: pytest.C
     assert main(["export", str(artifact), "--output", str(tmp_path / "out.onnx")]) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[0] == str(tmp_path / "out.onnx")
-    assert "ms for one image" in out[1]
-    assert "try it on photos with --check" in out[1]
+    assert "ms per image" in out[1]
+    assert "test it on photos with --check" in out[1]
     told = {entry.key: entry.value for entry in onnx.load(str(tmp_path / "out.onnx")).metadata_props}
     assert json.loads(told["classes"]) == list(vpt.load(artifact, "cpu").classes)
     assert told["image"] == "uint8 (64, 64, 3), RGB; one image at a time"

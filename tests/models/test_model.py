@@ -90,7 +90,7 @@ def test_gradients_do_not_reach_below_the_first_prompt():
         (["prompt.layers=first:13"], "N from 1 to 12"),
         (["prompt=none", "tuning=lora", "tuning.targets=[nothing]"], "matches no linear layer"),
         (["backbone=vit_base_patch16_siglip_224", "head.pool=cls"], "has no class token"),
-        (["backbone=resnet10t"], "takes no token prompts: ResNet is not a vision transformer"),
+        (["backbone=resnet10t"], "does not support token prompts: ResNet is not a vision transformer"),
         (["backbone=swin_tiny_patch4_window7_224", "backbone.image_size=null"], "SwinTransformer is not"),
         (["backbone=vit_dwee_patch16_reg1_gap_256"], "DiffAttention"),
         (["backbone=vit_tny_patch16_224"], "did you mean 'vit_tiny_patch16_224'"),
@@ -123,7 +123,7 @@ def test_without_a_network_pretrained_weights_are_refused_with_the_mend(monkeypa
         raise OSError("We couldn't connect to the hub")
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(UserError, match=r"cannot be had .*backbone\.weights=FILE.*vpt_nano"):
+    with pytest.raises(UserError, match=r"are not available .*backbone\.weights=FILE.*vpt_nano"):
         load_backbone(BackboneConfig(name="vit_tiny_patch16_224"))
 
 

@@ -69,7 +69,7 @@ class TestCode:
         folder = hostile.evil_folder(tmp_path / "evil", marker)
         config = BackboneConfig(name=f"open_clip:local-dir:{folder}")
         assert is_address(config.name)
-        assert "brings code of its own" in refused(lambda: load_backbone(config, text=True))
+        assert "needs its own code" in refused(lambda: load_backbone(config, text=True))
         assert not marker.exists()
 
     def test_a_folder_without_code_is_used_where_the_user_names_it(self, tmp_path: Path, own_notes: None):
@@ -91,7 +91,7 @@ class TestCode:
         ("section", "key", "value", "sentence"),
         [
             ("text_cfg", "tokenizer_kwargs", {"vocab_file": "/etc/passwd"}, "tokenizer_kwargs.vocab_file"),
-            ("text_cfg", "tokenizer_kwargs", ["x"], "of another form"),
+            ("text_cfg", "tokenizer_kwargs", ["x"], "an unexpected form"),
             ("text_cfg", "hf_tokenizer_name", "/etc", "hf_tokenizer_name"),
             ("text_cfg", "hf_model_name", "../x/y", "hf_model_name"),
             ("vision_cfg", "timm_model_name", "local-dir:/etc", "timm_model_name"),
@@ -123,7 +123,7 @@ class TestCode:
         usual = AutoConfig.from_pretrained
         monkeypatch.setattr(AutoConfig, "from_pretrained", lambda _, **more: usual(tower, **more))
         wanted = BackboneConfig(name=f"open_clip:local-dir:{folder}", pretrained=False)
-        assert "brings code of its own" in refused(lambda: load_backbone(wanted, text=True))
+        assert "needs its own code" in refused(lambda: load_backbone(wanted, text=True))
         assert not (tmp_path / "ran").exists()
 
 

@@ -243,5 +243,5 @@ def test_what_cannot_be_is_refused(words: list[str], sentence: str):
 def test_a_backbone_without_words_is_refused():
     from vpt.models.classifier import backbone_for
 
-    with pytest.raises(UserError, match="has no text tower; name a CLIP"):
+    with pytest.raises(UserError, match="has no text tower; choose a CLIP"):
         backbone_for(load_config(overrides=["backbone=vpt_nano", "head=zeroshot", "prompt=none"]))

@@ -75,7 +75,7 @@ class TestOneRun:
         words += ["backbone=resnet10t", "backbone.pretrained=false", "backbone.image_size=32"]
         folder = vpt.train(load_config(overrides=words), QUIET).folder
         page = report(folder, tmp_path / "page.html")
-        assert "Not shown: backbone resnet10t takes no attention maps" in page.told("attention")
+        assert "Not shown: backbone resnet10t does not support attention maps" in page.told("attention")
         assert "t-SNE" in page.told("features")
 
 

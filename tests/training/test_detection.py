@@ -464,7 +464,7 @@ class TestPredict:
         for form in ("table", "csv", "json"):
             assert main(["predict", str(trained), photo, "--format", form]) == 0
         assert main(["predict", str(trained), photo, "--classes", "a,b"]) == 2
-        assert "this artifact finds boxes" in capsys.readouterr().err
+        assert "this artifact is a detector" in capsys.readouterr().err
 
     def test_the_command_line_measures(self, trained: Path, capsys):
         capsys.readouterr()

@@ -120,7 +120,7 @@ class TestDropPath:
 
     def test_networks_without_layers_are_refused(self, shapes: Path, tmp_path: Path):
         words = ["backbone=resnet18", "prompt=none", "train.drop_path=0.1"]
-        with pytest.raises(UserError, match=r"takes no train\.drop_path"):
+        with pytest.raises(UserError, match=r"does not support train\.drop_path"):
             train(settings(shapes, tmp_path, *words), QUIET)
 
 
@@ -147,7 +147,7 @@ def test_the_smallest_crop():
     transform = train_transform(Preprocess(size=32), "crop", crop_scale=0.5)
     assert transform.pipeline.transforms[0].scale == (0.5, 1.0)
     assert train_transform(Preprocess(size=32), "crop").pipeline.transforms[0].scale == (0.08, 1.0)
-    with pytest.raises(UserError, match=r"crop_scale=0\.5 is of the random crop, which data\.augment=none lacks"):
+    with pytest.raises(UserError, match=r"crop_scale=0\.5 needs a random crop, which data\.augment=none lacks"):
         train_transform(Preprocess(size=32), "none", crop_scale=0.5)
 
 

@@ -1,1 +1,1 @@
-"""Frozen backbones: one block view for every family, and the readers that fill it."""
+"""Frozen backbones: a common view of every family's transformer blocks, and adapters that create it."""

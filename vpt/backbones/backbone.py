@@ -1,4 +1,4 @@
-"""A frozen backbone: a library's network, the view on it, and its features with or without prompts."""
+"""A frozen backbone: the library's network, a view of its layers, and its features with or without prompts."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from vpt.utils.device import HALVES
 from vpt.utils.errors import UserError
 
 Pool = Literal["native", "cls", "avg", "prompts", "all", "mean_then_norm", "mean_then_own_norm", "classifier"]
-LATE = ("mean_then_norm", "mean_then_own_norm")  # the mean is taken before the norm; prompts count where there are any
-EPS = 1e-6  # of the norm without weights, as MAE's own norms have it
+LATE = ("mean_then_norm", "mean_then_own_norm")  # mean over patches, and prompts if there are any, before the norm
+EPS = 1e-6  # of the norm without weights, equal to that of MAE's own norms
 
 
 class Backbone(nn.Module):
-    """A network without classifier, in evaluation mode, and how to run it.
+    """A network without classifier, in evaluation mode, that can run with prompts.
 
     Args:
-        net: a timm network built with `num_classes=0`, or an open_clip image tower.
+        net: a timm network created with `num_classes=0`, or an open_clip image tower.
         library: "timm" or "open_clip".
-        name: the name it was built from, for messages and artifacts.
-        preprocess: what it expects of its pixels.
-        fingerprint: digest of what is frozen in it, see fingerprint.py.
-        text: the text side of a CLIP, where a head needs it.
+        name: the name it was created from, for messages and artifacts.
+        preprocess: the preprocessing of images that it expects.
+        fingerprint: digest of its frozen parts, see fingerprint.py.
+        text: text encoder of a CLIP model, if a head needs it.
     """
 
     def __init__(
@@ -56,12 +56,12 @@ class Backbone(nn.Module):
         self.name = name
         self.preprocess = preprocess
         self.fingerprint = fingerprint
-        self.fingerprints = {fingerprint}  # of all parts that artifacts may stand on: with and without the text tower
-        self.any_size = False  # whether images of other sizes than its own may come
+        self.fingerprints = {fingerprint}  # accepted from artifacts: with and without the text tower
+        self.any_size = False  # whether it accepts images of other sizes than its own
         self.text = text
-        self.notes: tuple[str, ...] = ()  # what the user should know of how it was loaded
-        self.elsewhere = 0  # numbers of weights that are dealt out to several processes
-        self.refusal = ""  # why token prompts cannot enter, where they cannot
+        self.notes: tuple[str, ...] = ()  # messages for the user about how it was loaded
+        self.elsewhere = 0  # number of parameters sharded across processes
+        self.refusal = ""  # why it does not support token prompts, if so
         self.tower = self._read()
 
     def _read(self) -> Tower | None:
@@ -72,33 +72,33 @@ class Backbone(nn.Module):
                 if is_open_clip_vit(self.net):
                     return read_open_clip(self.net)
             elif self.library == "torchvision":
-                self.refusal = "it is a whole detector, which takes pixel prompts only"
+                self.refusal = "it is a complete detector, which supports only pixel prompts"
                 return None
             elif is_timm_vit(self.net):
                 return read_timm(self.net)
             self.refusal = f"{type(self.net).__name__} is not a vision transformer with one patch sequence"
         except UnreadableError as error:
-            self.refusal = f"its layers are of a kind not known to vpt: {error}"
+            self.refusal = f"its layers are of a type unknown to vpt: {error}"
         return None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Backbone:
-        # The tower's views refer to modules of `net`; they are read anew from the copy.
+        # The tower's views refer to modules of `net`; they are created again for the copy.
         net = copy.deepcopy(self.net, memo)
-        # The text side is only ever read.
+        # The text encoder is never modified, so it is shared.
         mine = Backbone(net, self.library, self.name, self.preprocess, self.fingerprint, self.text)
         mine.fingerprints, mine.any_size = self.fingerprints, self.any_size
         return mine.train(self.training)
 
     def view(self) -> Backbone:
-        """The same network, not copied, under a view of its own: what one run lays around its layers (recomputed,
-        compiled) stays with that run."""
+        """A new view of the same network, not copied; what a run wraps around its layers (activation checkpointing,
+        compilation) affects only that view."""
         text = None if self.text is None else TextEncoder(self.text.clip, self.text.tokenizer, self.text.name)
         mine = Backbone(self.net, self.library, self.name, self.preprocess, self.fingerprint, text)
         mine.fingerprints, mine.any_size = self.fingerprints, self.any_size
         return mine
 
     def with_text(self, whole: Backbone) -> Backbone:
-        """The same network, not copied, beside the text tower of `whole`, which is the same backbone loaded with it."""
+        """The same network, not copied, with the text encoder of `whole`: the same backbone loaded with text."""
         mine = Backbone(self.net, self.library, self.name, self.preprocess, whole.fingerprint, whole.text)
         mine.fingerprints, mine.any_size = whole.fingerprints, self.any_size
         return mine
@@ -110,18 +110,18 @@ class Backbone(nn.Module):
         return mine
 
     def all_blocks(self) -> list[Block]:
-        """The layers of the tower, and of a text tower that learns with it."""
+        """Layers of the image tower, and of a text tower that is trained with it."""
         towers = (self.tower, None if self.text is None else self.text.tower)
         return [block for tower in towers if tower is not None for block in tower.blocks]
 
     def round_to(self, precision: str) -> None:
-        """Hold what is frozen of the layers in what autocast would round it to in every pass; nothing in fp32."""
+        """Store frozen weights of the layers in the dtype to which autocast rounds them; does nothing for fp32."""
         if precision in HALVES:
             for block in self.all_blocks():
                 round_frozen(block.layer, HALVES[precision])
 
     def with_blocks(self, change: Callable[[Block], Block]) -> None:
-        """Put other views of its layers in the place of those of the tower, and of a text tower that learns with it."""
+        """Replace the views of all layers by `change(view)`, also in a text tower trained with the image tower."""
         if self.tower is not None:
             self.tower = replace(self.tower, blocks=tuple(change(block) for block in self.tower.blocks))
         if self.text is not None and self.text.tower is not None:
@@ -129,11 +129,12 @@ class Backbone(nn.Module):
             self.text.tower = replace(text, blocks=tuple(change(block) for block in text.blocks))
 
     def with_drop_path(self, rate: float) -> nn.ModuleList:
-        """Let layers leave out what their branches add, more often the deeper they lie, up to `rate` in the last
-        (stochastic depth, Huang et al. 2016). The modules returned draw while they are in training mode.
+        """Add stochastic depth (Huang et al. 2016) with rates increasing with depth, up to `rate` in the last layer.
+
+        The returned modules drop branches while they are in training mode.
 
         Raises:
-            UserError: a network whose layers are not known.
+            UserError: the layers of the network are not supported.
         """
         tower = self.require_tower("train.drop_path")
         rates = torch.linspace(0, rate, len(tower.blocks)).tolist()
@@ -144,20 +145,20 @@ class Backbone(nn.Module):
 
     @property
     def library_net(self) -> Any:
-        """The network, typed as what its library made of it."""
+        """The network, typed as Any."""
         return self.net
 
     def require_tower(self, purpose: str) -> Tower:
-        """The tower, or a UserError that says why `purpose` is impossible with this network."""
+        """The tower, or a UserError that says why this network does not support `purpose`."""
         if self.tower is None:
             raise UserError(
-                f"backbone {self.name} takes no {purpose}: {self.refusal}; "
+                f"backbone {self.name} does not support {purpose}: {self.refusal}; "
                 "choose a ViT, or prompt=none with tuning=frozen or tuning=full"
             )
         return self.tower
 
     def reads(self, pool: Pool) -> Reads:
-        """What pooling reads of the last layer's rows."""
+        """Which tokens of the last layer pooling reads."""
         if pool in ("native", "classifier"):
             tower = self.require_tower("plan")
             return Reads(image="all" if tower.pool_rows is None else "lead")
@@ -173,13 +174,13 @@ class Backbone(nn.Module):
         }[pool]
 
     def feature_width(self, pool: Pool) -> int:
-        """Channels of the pooled features, or classes of the backbone's own classifier."""
+        """Channels of the pooled features, or number of classes of the backbone's own classifier."""
         if pool == "classifier":
             return int(self.library_net.num_classes)
         if self.tower is not None:
             return self.tower.features if pool == "native" else self.tower.width
         if self.library == "open_clip":
-            # A convolutional tower does not name its width; one small image tells.
+            # A convolutional tower has no attribute for its width; run one small image.
             with torch.no_grad():
                 size, like = self.preprocess.size, next(self.net.parameters())
                 return int(self.net(like.new_zeros(1, 3, size, size)).shape[1])
@@ -195,33 +196,33 @@ class Backbone(nn.Module):
         """Pooled features of normalised images (B, 3, S, S): (B, features).
 
         Args:
-            plan: what prompts.plan.plan made for this tower.
-            pool: what becomes of the last rows.
+            plan: the liveness plan for this tower, made by prompts.plan.plan.
+            pool: how the tokens of the last layer are pooled.
             layers: what a prompt does in each layer; None for no prompt.
         """
         if self.tower is None:
             found: Tensor = self.library_net(images) if pool == "classifier" else self._library_features(images)
             return found
         tower = self.tower
-        rows, rotary = tower.embed(images)
+        tokens, rotary = tower.embed(images)
         lead = (tower.pool_rows or 1) if pool in ("native", "classifier") else 1
-        rows, held = execute(tower, plan, rows, rotary, layers or [NOTHING] * len(plan), lead)
+        tokens, num_prompts = execute(tower, plan, tokens, rotary, layers or [NOTHING] * len(plan), lead)
         if pool in ("native", "classifier"):
-            return tower.pool(rows) if pool == "native" else tower.classify(rows)
+            return tower.pool(tokens) if pool == "native" else tower.classify(tokens)
         if pool in LATE:
-            mean = torch.cat([rows[:, :held], rows[:, held + tower.prefix :]], dim=1).mean(1)
+            mean = torch.cat([tokens[:, :num_prompts], tokens[:, num_prompts + tower.prefix :]], dim=1).mean(1)
             if pool == "mean_then_norm":
                 return nn.functional.layer_norm(mean, mean.shape[-1:], eps=EPS)
             return tower.finish(tower.norm(mean))
-        rows = tower.norm(rows)
+        tokens = tower.norm(tokens)
         if pool == "cls":
-            return tower.finish(rows[:, 0])
+            return tower.finish(tokens[:, 0])
         if pool == "avg":
-            return tower.finish(rows[:, tower.prefix :].mean(1))
+            return tower.finish(tokens[:, tower.prefix :].mean(1))
         if pool == "prompts":
-            return tower.finish(rows.mean(1))
-        patches = rows[:, held + tower.prefix :]
-        return tower.finish(torch.cat([rows[:, :held], patches], dim=1).mean(1))
+            return tower.finish(tokens.mean(1))
+        patches = tokens[:, num_prompts + tower.prefix :]
+        return tower.finish(torch.cat([tokens[:, :num_prompts], patches], dim=1).mean(1))
 
     def grids(
         self,
@@ -230,27 +231,27 @@ class Backbone(nn.Module):
         taps: Sequence[int],
         layers: Sequence[LayerPrompt] | None = None,
     ) -> list[Tensor]:
-        """Patch grids (B, C, h, w) of normalised images (B, 3, H, W), normed, one for each layer in `taps`.
+        """Patch grids (B, C, h, w) of normalised images (B, 3, H, W) after the final norm, one per layer in `taps`.
 
-        H and W are multiples of the patch; unless they are its own, the backbone was loaded with `dynamic=True`.
+        H and W are multiples of the patch size; sizes other than its own need a backbone loaded with `dynamic=True`.
 
         Args:
-            plan: made for a head that reads patches.
-            taps: layers, counted from 0; the last one is always among them.
+            plan: a plan for a head that reads patches.
+            taps: layer indices from 0; the last layer must be among them.
             layers: what a prompt does in each layer; None for no prompt.
         """
         tower = self.require_tower("patch grids")
         height, width = images.shape[2] // tower.patch[0], images.shape[3] // tower.patch[1]
         found: dict[int, Tensor] = {}
 
-        def watch(layer: int, rows: Tensor, held: int) -> None:
+        def watch(layer: int, tokens: Tensor, num_prompts: int) -> None:
             if layer in taps:
                 last = layer == len(tower.blocks) - 1
-                start = held if last and plan[layer].keep == "patches" else held + tower.prefix
-                found[layer] = rows[:, start:]
+                start = num_prompts if last and plan[layer].keep == "patches" else num_prompts + tower.prefix
+                found[layer] = tokens[:, start:]
 
-        rows, rotary = tower.embed(images)
-        execute(tower, plan, rows, rotary, layers or [NOTHING] * len(plan), 1, watch)
+        tokens, rotary = tower.embed(images)
+        execute(tower, plan, tokens, rotary, layers or [NOTHING] * len(plan), 1, watch)
         return [tower.norm(found[layer]).transpose(1, 2).unflatten(2, (height, width)) for layer in taps]
 
     def _library_features(self, images: Tensor) -> Tensor:
@@ -259,12 +260,12 @@ class Backbone(nn.Module):
         return self.library_net.forward_head(self.library_net.forward_features(images), pre_logits=True)
 
     def entering(self, images: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
-        """Patch rows of normalised images as they enter each of `layers`, without prompts: layer -> (B, N, C)."""
+        """Patch tokens of normalised images at the input of each of `layers`, without prompts: layer -> (B, N, C)."""
         tower = self.require_tower("token prompts")
-        rows, rotary = tower.embed(images)
+        tokens, rotary = tower.embed(images)
         found = {}
         for layer, block in enumerate(tower.blocks):
             if layer in layers:
-                found[layer] = rows[:, tower.prefix :]
-            rows = block.forward(rows, None, None, tower.rope(rotary, layer), tower.prefix)
+                found[layer] = tokens[:, tower.prefix :]
+            tokens = block.forward(tokens, None, None, tower.rope(rotary, layer), tower.prefix)
         return found

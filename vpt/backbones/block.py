@@ -1,7 +1,7 @@
-"""The frozen block: one view of a transformer layer, whichever library built it.
+"""A common view of a frozen transformer layer, whichever library built it.
 
-A view owns no weights. It names the parts of a library's layer so that the executor can do what the library's own
-`forward` cannot: let extra keys and values in, and compute only the queries that somebody reads.
+A view owns no weights. It names the parts of a library's layer, so that the forward pass can do what the library's own
+`forward` cannot: add extra keys and values, and compute only the queries whose output is read.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ PARTS: dict[Part, slice] = {"q": slice(0, 1), "kv": slice(1, 3), "qkv": slice(0,
 
 
 class KeyValue(NamedTuple):
-    """Keys and values of rows that have no query, each (1 or B, heads, P, head_dim)."""
+    """Keys and values of tokens that have no query, each (1 or B, heads, P, head_dim)."""
 
     key: Tensor
     value: Tensor
 
 
 def join(first: KeyValue | None, second: KeyValue) -> KeyValue:
-    """Keys and values one after the other, in the type and for the batch of the second."""
+    """Concatenate keys and values, in the dtype and batch size of the second."""
     if first is None:
         return second
     batch = max(first.key.shape[0], second.key.shape[0])
@@ -43,50 +43,50 @@ def join(first: KeyValue | None, second: KeyValue) -> KeyValue:
 
 
 class Projection(Protocol):
-    """Maps normed rows (B, N, C) to the wanted ones of queries, keys and values, each (B, N, heads * head_dim)."""
+    """Maps normed tokens (B, N, C) to the requested queries, keys or values, each (B, N, heads * head_dim)."""
 
-    def __call__(self, rows: Tensor, part: Part) -> tuple[Tensor, ...]: ...
+    def __call__(self, tokens: Tensor, part: Part) -> tuple[Tensor, ...]: ...
 
 
 @dataclass(frozen=True)
 class FusedProjection:
-    """Queries, keys and values stacked in one weight, whose slices serve when only some are wanted."""
+    """Queries, keys and values stacked in one weight; slices of it are used if only some are requested."""
 
-    module: Any  # what holds the weight; a layer that an adapter has wrapped is called whole instead
+    module: Any  # owner of the weight; not a layer wrapped by an adapter, see WrappedProjection
     weight: str = "weight"
     bias: str = "bias"
 
-    def __call__(self, rows: Tensor, part: Part) -> tuple[Tensor, ...]:
-        return self.packed(rows, part).chunk(len(part), dim=-1)
+    def __call__(self, tokens: Tensor, part: Part) -> tuple[Tensor, ...]:
+        return self.packed(tokens, part).chunk(len(part), dim=-1)
 
-    def packed(self, rows: Tensor, part: Part) -> Tensor:
-        """The wanted ones side by side, (B, N, 1 to 3 times heads * head_dim)."""
+    def packed(self, tokens: Tensor, part: Part) -> Tensor:
+        """The requested parts concatenated, (B, N, 1 to 3 times heads * head_dim)."""
         wanted = PARTS[part]
         weight, bias = getattr(self.module, self.weight), getattr(self.module, self.bias)
         width = weight.shape[0] // 3
-        return linear(rows, weight, bias, slice(wanted.start * width, wanted.stop * width))
+        return linear(tokens, weight, bias, slice(wanted.start * width, wanted.stop * width))
 
 
 @dataclass(frozen=True)
 class WrappedProjection:
-    """A fused layer behind an adapter (LoRA): computed whole, then cut."""
+    """A fused layer wrapped by an adapter (LoRA): computed as a whole, then split."""
 
     module: nn.Module
 
-    def __call__(self, rows: Tensor, part: Part) -> tuple[Tensor, ...]:
-        return self.module(rows).chunk(3, dim=-1)[PARTS[part]]
+    def __call__(self, tokens: Tensor, part: Part) -> tuple[Tensor, ...]:
+        return self.module(tokens).chunk(3, dim=-1)[PARTS[part]]
 
 
 @dataclass(frozen=True)
 class BiasedProjection:
-    """A fused layer without bias, whose query and value biases lie beside it (EVA, BEiT)."""
+    """A fused layer without bias, whose query and value biases are separate parameters (EVA, BEiT)."""
 
     inner: Projection
     attention: Any
 
-    def __call__(self, rows: Tensor, part: Part) -> tuple[Tensor, ...]:
+    def __call__(self, tokens: Tensor, part: Part) -> tuple[Tensor, ...]:
         biases = (self.attention.q_bias, self.attention.k_bias, self.attention.v_bias)[PARTS[part]]
-        return tuple(out + bias for out, bias in zip(self.inner(rows, part), biases, strict=True))
+        return tuple(out + bias for out, bias in zip(self.inner(tokens, part), biases, strict=True))
 
 
 @dataclass(frozen=True)
@@ -97,25 +97,25 @@ class SplitProjection:
     key: Callable[[Tensor], Tensor]
     value: Callable[[Tensor], Tensor]
 
-    def __call__(self, rows: Tensor, part: Part) -> tuple[Tensor, ...]:
+    def __call__(self, tokens: Tensor, part: Part) -> tuple[Tensor, ...]:
         layers: tuple[Callable[[Tensor], Tensor], ...] = (self.query, self.key, self.value)
-        return tuple(layer(rows) for layer in layers[PARTS[part]])
+        return tuple(layer(tokens) for layer in layers[PARTS[part]])
 
 
 @dataclass(frozen=True)
 class Chain:
-    """Callables one after the other; a module given as None is left out by `chain`."""
+    """Callables applied one after the other; created by `chain`, which omits None."""
 
     parts: tuple[Callable[[Tensor], Tensor], ...]
 
-    def __call__(self, rows: Tensor) -> Tensor:
+    def __call__(self, tokens: Tensor) -> Tensor:
         for part in self.parts:
-            rows = part(rows)
-        return rows
+            tokens = part(tokens)
+        return tokens
 
 
 def chain(*parts: Callable[[Tensor], Tensor] | None) -> Chain:
-    """Compose modules, leaving out None and identities.
+    """Compose modules, omitting None and identities.
 
     >>> chain(nn.Identity(), None, nn.ReLU())(torch.tensor([-1.0]))
     tensor([0.])
@@ -125,19 +125,19 @@ def chain(*parts: Callable[[Tensor], Tensor] | None) -> Chain:
 
 @dataclass(frozen=True)
 class Gain:
-    """A learned factor per channel that the library keeps as a bare parameter of `owner`."""
+    """A learned scale per channel that the library stores as a bare parameter of `owner`."""
 
     owner: nn.Module
     name: str
 
-    def __call__(self, rows: Tensor) -> Tensor:
-        return rows * getattr(self.owner, self.name)
+    def __call__(self, tokens: Tensor) -> Tensor:
+        return tokens * getattr(self.owner, self.name)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention, each argument (B, heads, N or M, head_dim); `mask` (..., N, M) says what is seen.
+    """Scaled dot-product attention; arguments are (B, heads, N or M, head_dim), `mask` (..., N, M) is True to attend.
 
-    torch's fused kernel, except in bfloat16 on a CPU, where two plain products are two to five times as fast while
+    Uses torch's fused kernel, except in bfloat16 on a CPU, where two plain matmuls are two to five times faster while
     the weights (B, heads, N, M) are small.
 
     >>> attend(torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 5, 4), torch.ones(1, 2, 5, 4)).shape
@@ -152,25 +152,25 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
 
-def picked(rows: Tensor, queries: slice | Tensor | None) -> Tensor:
-    """Rows (B, N, C) that are wanted: a stretch of them, or one of each, (B, 1, C).
+def select_tokens(tokens: Tensor, queries: slice | Tensor | None) -> Tensor:
+    """Select tokens (B, N, C): a contiguous range, or one per image, (B, 1, C).
 
-    >>> picked(torch.arange(6).view(2, 3, 1), torch.tensor([0, 2])).flatten().tolist()
+    >>> select_tokens(torch.arange(6).view(2, 3, 1), torch.tensor([0, 2])).flatten().tolist()
     [0, 5]
     """
     if queries is None:
-        return rows
+        return tokens
     if isinstance(queries, slice):
-        return rows[:, queries]
-    return rows[torch.arange(rows.shape[0], device=rows.device), queries][:, None]
+        return tokens[:, queries]
+    return tokens[torch.arange(tokens.shape[0], device=tokens.device), queries][:, None]
 
 
 @dataclass(frozen=True)
 class Block:
     """x + after1(attention(before1(x))), then the same with the MLP.
 
-    In a pre-norm layer `before` is the norm and `after` the layer scale; in a post-norm layer `before` is nothing
-    and `after` ends with the norm.
+    In a pre-norm layer `before` is the norm and `after` the layer scale; in a post-norm layer `before` is empty and
+    `after` ends with the norm.
     """
 
     before1: Chain
@@ -183,39 +183,39 @@ class Block:
     mlp: nn.Module
     after2: Chain
     heads: int
-    layer: nn.Module  # what the library made
+    layer: nn.Module  # the library's own layer
     gate: nn.Module | None = None  # gated attention: its sigmoid multiplies the attention output
     inner_norm: Chain = Chain(())
     rotate_half: bool = False
-    drop: nn.Module | None = None  # stochastic depth: leaves out what a branch adds, image by image, while training
+    drop: nn.Module | None = None  # stochastic depth: in training, drops what a branch adds, per image
 
     def parts(self) -> dict[str, Any]:
-        """What it is made of, for another view of the same layer."""
+        """Fields of this view, to create another view of the same layer."""
         return {field.name: getattr(self, field.name) for field in fields(Block)}
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """The type of its rows, where it computes in one type; its norms and biases tell, for weights may be held in
-        fewer bits."""
+        """Dtype of the tokens, if the layer computes in a single one; taken from norms and biases, because weights may
+        be quantised."""
         return next((each.dtype for each in self.layer.parameters() if each.ndim == 1 and each.numel()), None)
 
     def whole(self) -> AbstractContextManager[None]:
-        """While it lasts, all weights of the layer are here; for whoever reads its parts instead of calling it."""
+        """Context in which all weights of the layer are available, for code that reads its parts directly."""
         return nullcontext()
 
-    def keys_values(self, rows: Tensor, norm: bool = True) -> KeyValue:
-        """Keys and values of prompt rows (P, C) or (B, P, C); not rotated, for prompts have no place in the image.
+    def keys_values(self, tokens: Tensor, norm: bool = True) -> KeyValue:
+        """Keys and values of prompt tokens (P, C) or (B, P, C), without rotary embedding, as prompts have no position.
 
-        `norm=False` leaves out the layer's first norm.
+        `norm=False` skips the layer's first norm.
         """
-        rows = (rows if rows.ndim == 3 else rows[None]).to(self.dtype)
-        key, value = (self._heads(part) for part in self.project(self.before1(rows) if norm else rows, "kv"))
+        tokens = (tokens if tokens.ndim == 3 else tokens[None]).to(self.dtype)
+        key, value = (self._heads(part) for part in self.project(self.before1(tokens) if norm else tokens, "kv"))
         return KeyValue(self.key_norm(key), value)
 
-    def cross(self, rows: Tensor, prompt: KeyValue) -> Tensor:
-        """Rows (B, N, C), as they are, attend to a prompt's keys and values with the layer's own weights, its scale of
-        what attention adds (LayerScale) included."""
-        (query,) = (self._heads(part) for part in self.project(rows, "q"))
+    def cross(self, tokens: Tensor, prompt: KeyValue) -> Tensor:
+        """Cross-attention of tokens (B, N, C), not normed, to a prompt's keys and values, with the layer's own weights
+        and LayerScale."""
+        (query,) = (self._heads(part) for part in self.project(tokens, "q"))
         query = self.query_norm(query)
         shape = (query.shape[0], *prompt.key.shape[1:])
         key, value = (part.to(query.dtype).expand(shape) for part in prompt)
@@ -236,33 +236,33 @@ class Block:
         """Run the layer.
 
         Args:
-            x: rows (B, N, C).
-            extra: keys and values seen by every query beside those of `x`.
-            queries: the contiguous rows whose output is wanted, a slice with both ends; or the place (B,) of one row in
-                each; None for all.
-            rope: rotary embedding of the rows from `prefix` on, (N - prefix, 2 * head_dim) or (heads, ...).
-            prefix: how many leading rows are not rotated.
-            branch: keys and values that the kept rows attend to once more, between attention and MLP.
-            temperature: attention scores are divided by it; a scalar or (B, 1, 1, 1).
-            mask: what each row sees, booleans over the keys of `extra` and then of the rows: (N, M) by row, or
-                (B, 1, 1, M) by image, or (B, 1, N, M) by image and row.
+            x: tokens (B, N, C).
+            extra: keys and values seen by every query in addition to those of `x`.
+            queries: tokens whose output is needed: a contiguous slice with both ends, or the index (B,) of one token
+                per image; None for all.
+            rope: rotary embedding of the tokens from `prefix` on, (N - prefix, 2 * head_dim) or (heads, ...).
+            prefix: number of leading tokens without rotary embedding.
+            branch: keys and values for cross-attention between attention and MLP.
+            temperature: divides the attention scores; a scalar or (B, 1, 1, 1).
+            mask: boolean, True to attend, over the keys of `extra` followed by those of the tokens: (N, M) per token,
+                (B, 1, 1, M) per image, or (B, 1, N, M) per image and token.
 
         Returns:
-            (B, kept rows, C).
+            (B, selected tokens, C).
         """
-        rows = self.before1(x)
-        kept, kept_rows = picked(x, queries), picked(rows, queries)
-        query, key, value = self._projected(rows, queries, rope, prefix, extra)
+        tokens = self.before1(x)
+        kept, kept_tokens = select_tokens(x, queries), select_tokens(tokens, queries)
+        query, key, value = self._projected(tokens, queries, rope, prefix, extra)
         if temperature is not None:
             query = (query / temperature).to(query.dtype)
         if mask is not None and mask.ndim == 2 and queries is not None:
             mask = mask[queries] if isinstance(queries, slice) else mask[queries][:, None, None]
         elif mask is not None and mask.shape[-2] > 1 and queries is not None:
-            mask = picked(mask.expand(x.shape[0], -1, -1, -1)[:, 0], queries)[:, None]
+            mask = select_tokens(mask.expand(x.shape[0], -1, -1, -1)[:, 0], queries)[:, None]
         mixed = attend(query, key, value, mask)
         mixed = self.inner_norm(mixed.transpose(1, 2).flatten(2))
         if self.gate is not None:
-            mixed = mixed * self.gate(kept_rows).sigmoid()
+            mixed = mixed * self.gate(kept_tokens).sigmoid()
         kept = kept + self._dropped(self.after1(self.out(mixed)))
         if branch is not None:
             kept = kept + self.cross(kept, branch)
@@ -274,30 +274,30 @@ class Block:
     def queries_keys_values(
         self, x: Tensor, rope: Tensor | None = None, prefix: int = 0
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What the layer's attention computes with for rows (B, N, C): each (B, heads, N, head_dim)."""
+        """Queries, keys and values of the layer's attention for tokens (B, N, C), each (B, heads, N, head_dim)."""
         return self._projected(self.before1(x), None, rope, prefix)
 
     def _projected(
         self,
-        rows: Tensor,
+        tokens: Tensor,
         queries: slice | Tensor | None,
         rope: Tensor | None,
         prefix: int,
         extra: KeyValue | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, and keys and values behind those of `extra`."""
+        """Queries, and keys and values preceded by those of `extra`."""
         first = queries.start if isinstance(queries, slice) else 0
         part: Part = "qkv" if queries is None else "kv"
-        asked = () if queries is None else self.project(picked(rows, queries), "q")
-        if isinstance(self.project, FusedProjection) and split_heads.worthwhile(rows):
-            # Keys that are normed or rotated first are joined with those of the prompt afterwards.
+        asked = () if queries is None else self.project(select_tokens(tokens, queries), "q")
+        if isinstance(self.project, FusedProjection) and split_heads.worthwhile(tokens):
+            # Keys that need a norm or rotation first are joined with those of the prompt afterwards.
             touched = bool(self.query_norm.parts or self.key_norm.parts) or rope is not None
-            joined = None if extra is None or touched or extra.key.shape[0] not in (1, len(rows)) else extra
-            packed = self.project.packed(rows, part)
+            joined = None if extra is None or touched or extra.key.shape[0] not in (1, len(tokens)) else extra
+            packed = self.project.packed(tokens, part)
             cut = split_heads.cut_heads(packed, len(part), self.heads, *(joined or (None, None)))
             extra = None if joined else extra
         else:
-            cut = tuple(self._heads(one) for one in self.project(rows, part))
+            cut = tuple(self._heads(one) for one in self.project(tokens, part))
         query, key, value = (*(self._heads(one) for one in asked), *cut)
         query, key = self.query_norm(query), self.key_norm(key)
         if rope is not None:
@@ -307,17 +307,17 @@ class Block:
             key, value = join(extra, KeyValue(key, value))
         return query, key, value
 
-    def _heads(self, rows: Tensor) -> Tensor:
+    def _heads(self, tokens: Tensor) -> Tensor:
         """(B, N, heads * head_dim) to (B, heads, N, head_dim)."""
-        return rows.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-    def _rotate(self, rows: Tensor, rope: Tensor, place: int) -> Tensor:
-        """Rotate rows (B, heads, N, head_dim), the first of which stands at `place` in the patch sequence."""
-        still = min(max(0, -place), rows.shape[2])
-        if still == rows.shape[2]:
-            return rows
+    def _rotate(self, tokens: Tensor, rope: Tensor, place: int) -> Tensor:
+        """Rotate tokens (B, heads, N, head_dim), the first of which is at position `place` of the patch sequence."""
+        still = min(max(0, -place), tokens.shape[2])
+        if still == tokens.shape[2]:
+            return tokens
         start = max(0, place)
         turned = apply_rot_embed_cat(
-            rows[:, :, still:], rope[..., start : start + rows.shape[2] - still, :], half=self.rotate_half
+            tokens[:, :, still:], rope[..., start : start + tokens.shape[2] - still, :], half=self.rotate_half
         )
-        return torch.cat([rows[:, :, :still], turned], dim=2) if still else turned
+        return torch.cat([tokens[:, :, :still], turned], dim=2) if still else turned

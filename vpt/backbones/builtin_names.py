@@ -1,7 +1,7 @@
-"""Names of backbones: those of networks that a library has built in, and addresses of repositories and folders.
+"""Names of backbones: networks built into a library, and addresses of repositories and folders.
 
-What an artifact names may be a stranger's word, so addresses are followed only where the user gives
-them: vpt/models/trusted_settings.py.
+An artifact may come from a stranger, so an address is opened only if the user gives it:
+vpt/models/trusted_settings.py.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ ADDRESSES = ("hf-hub:", "local-dir:")  # after OPEN_CLIP
 
 
 def is_address(name: str) -> bool:
-    """Whether a name leads to a repository, a folder or a plug-in. All other names that `load_backbone` takes are built
-    in.
+    """Whether a name refers to a repository, a folder or a plug-in. All other names that `load_backbone` accepts are
+    built in.
 
     >>> [is_address(name) for name in ("open_clip:hf-hub:a/b", "open_clip:local-dir:/a", "open_clip:ViT-B-32")]
     [True, True, False]
@@ -31,7 +31,7 @@ def is_address(name: str) -> bool:
 
 
 def in_timm(name: str) -> bool:
-    """Whether timm has an architecture of this name, with or without a tag of weights behind a dot.
+    """Whether timm has an architecture of this name, with or without a weight tag after a dot.
 
     >>> names = ["vit_tiny_patch16_224.augreg_in21k", "hf-hub:a/b", "local-dir:/a", "vit_tiny_patch16_224./a"]
     >>> [in_timm(name) for name in names]
@@ -41,7 +41,7 @@ def in_timm(name: str) -> bool:
 
 
 def in_open_clip(name: str) -> bool:
-    """Whether open_clip, which must be installed, has a model of this name, given without its prefix.
+    """Whether open_clip, which must be installed, has a model of this name (without prefix).
 
     >>> [in_open_clip(name) for name in ("ViT-B/32", "hf-hub:a/b")]
     [True, False]

@@ -1,4 +1,4 @@
-"""Builds a frozen backbone by name or from a local file, at any image size."""
+"""Creates a frozen backbone by name or from a local file, at any image size."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vpt.backbones.backbone import Backbone
 from vpt.backbones.builtin_names import EMBEDDED, OPEN_CLIP, in_timm
 from vpt.backbones.fingerprint import fingerprint
 from vpt.backbones.pos_embed import fit_size
-from vpt.backbones.quantization.linear import hold
+from vpt.backbones.quantization.linear import reduce_precision
 from vpt.backbones.state_dict import load_strictly, load_weights, no_weights, not_built, seeded
 from vpt.config import BackboneConfig
 from vpt.data.normalization import Preprocess
@@ -37,16 +37,16 @@ NORMALISATIONS: dict[str, tuple[_Channels, _Channels]] = {
 def load_backbone(
     config: BackboneConfig, classifier: bool = False, text: bool = False, dynamic: bool = False
 ) -> Backbone:
-    """Build the network, load its weights strictly, fit it to the image size, freeze it.
+    """Create the network, load its weights strictly, adapt it to the image size, and freeze it.
 
     Args:
-        classifier: keep the library's own classifier, for a label mapping.
-        text: keep a CLIP's text tower, for a zero-shot head.
-        dynamic: images of any size may come, if the network can take them, which `any_size` of the backbone tells;
-            position embeddings are resampled for each.
+        classifier: keep the library's own classifier, for label mapping.
+        text: keep the text tower of a CLIP model, for a zero-shot head.
+        dynamic: accept images of any size, if the network supports it (see `any_size` of the backbone); position
+            embeddings are resampled for each batch.
 
     Raises:
-        UserError: a name that does not exist, weights that cannot be had or do not fit, an impossible image size.
+        UserError: unknown name, weights that are unavailable or do not fit, or an impossible image size.
 
     >>> load_backbone(BackboneConfig(name="vit_tiny_patch16_224", pretrained=False, image_size=32)).preprocess.size
     32
@@ -58,7 +58,7 @@ def load_backbone(
         raise UserError(f"backbone {config.name} has no classifier for head.kind=labelmap; choose head=linear")
     if text and not is_clip:
         raise UserError(
-            f"backbone {config.name} has no text tower; name a CLIP, as in backbone=open_clip:ViT-B-32, or choose "
+            f"backbone {config.name} has no text tower; choose a CLIP model, as in backbone=open_clip:ViT-B-32, or "
             "head=linear"
         )
     encoder = None
@@ -74,16 +74,16 @@ def load_backbone(
         mean, std = NORMALISATIONS[config.normalise]
         preprocess = replace(preprocess, mean=mean, std=std)
     net.requires_grad_(False).eval()
-    # As it was trained, so that an artifact fits at any image size and however weights are held.
+    # Computed before resizing and quantisation, so that an artifact fits at any image size and in any dtype.
     digests = [fingerprint(net)]
     if encoder is not None:
         digests.insert(0, fingerprint(net, encoder.requires_grad_(False).eval()))
     size = config.image_size or preprocess.size
     any_size = fit_size(net, preprocess.size, size, dynamic, config.name)
-    net.requires_grad_(False)  # some versions of timm make position embeddings of another size that learn
+    net.requires_grad_(False)  # some versions of timm make resized position embeddings trainable
     preprocess = replace(preprocess, size=size)
     library = "open_clip" if is_clip else "timm"
-    hold(net, config.dtype, config.name)
+    reduce_precision(net, config.dtype, config.name)
     backbone = Backbone(net, library, config.name, preprocess, digests[0], encoder)
     backbone.fingerprints.update(digests)
     backbone.notes = tuple(notes)
@@ -92,10 +92,10 @@ def load_backbone(
 
 
 def check_backbone(config: BackboneConfig) -> None:
-    """What can be told of a backbone's settings without building it.
+    """Check a backbone's settings without creating it.
 
     Raises:
-        UserError: a name that does not exist, a weight file that is not there, a library that is not installed.
+        UserError: unknown name, missing weight file, or missing library.
 
     >>> check_backbone(BackboneConfig(name="vit_tiny_patch16_223"))
     Traceback (most recent call last):
@@ -103,7 +103,7 @@ def check_backbone(config: BackboneConfig) -> None:
     vpt.utils.errors.UserError: ...; did you mean 'vit_tiny_patch16_224'?; list names with: vpt backbones
     """
     if config.weights is not None and not config.weights.is_file():
-        what = "is a folder; name the file in it" if config.weights.is_dir() else "there is no such file"
+        what = "is a folder; give the file in it" if config.weights.is_dir() else "there is no such file"
         raise UserError(f"backbone.weights={config.weights}: {what}")
     if config.name.startswith(OPEN_CLIP):
         check_open_clip(config)
@@ -161,14 +161,14 @@ def _check_timm(config: BackboneConfig) -> None:
         )
     if isinstance(config.pretrained, str):
         raise UserError(
-            f"backbone.pretrained={config.pretrained} is for open_clip; timm's weights are named behind a dot: "
+            f"backbone.pretrained={config.pretrained} is for open_clip; timm's weights are named after a dot: "
             f"backbone={arch}.{config.pretrained}"
         )
     config, _ = current_name(config)
     arch, _, tag = config.name.partition(".")
     if config.pretrained is not False and config.weights is None and not timm.is_model_pretrained(config.name):
         tags = [name.partition(".")[2] for name in timm.list_models(f"{arch}.*", pretrained=True)]
-        other = f"{nearest(tag, tags)}; it has those of {', '.join(tags[:8])}" if tags else ""
+        other = f"{nearest(tag, tags)}; available: {', '.join(tags[:8])}" if tags else ""
         raise UserError(
             f"timm {timm.__version__} has no weights for {config.name}{other}; give backbone.weights=FILE or "
             "backbone.pretrained=false"
@@ -176,10 +176,10 @@ def _check_timm(config: BackboneConfig) -> None:
 
 
 def current_name(config: BackboneConfig) -> tuple[BackboneConfig, list[str]]:
-    """The settings with timm's present name for an architecture that it has renamed, and a warning if so.
+    """Replace the name of an architecture that timm has renamed, and return a warning if so.
 
     Raises:
-        UserError: timm has removed it.
+        UserError: timm has removed the architecture.
 
     >>> current_name(BackboneConfig(name="vit_base_patch16_224_in21k"))[0].name
     'vit_base_patch16_224.augreg_in21k'
@@ -189,7 +189,7 @@ def current_name(config: BackboneConfig) -> tuple[BackboneConfig, list[str]]:
         return config, []
     name = _deprecated_models[arch]
     if name is None:
-        raise UserError(f"timm {timm.__version__} has removed {arch} and names nothing in its place")
+        raise UserError(f"timm {timm.__version__} has removed {arch} without a replacement")
     name = f"{name.partition('.')[0]}.{tag}" if tag else name
     note = f"warning: timm has renamed {config.name} to {name}; set backbone={name}"
     return config.model_copy(update={"name": name}), [note]

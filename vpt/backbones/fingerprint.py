@@ -1,8 +1,8 @@
-"""A digest of what a frozen network computes: its weights, and what no weight tells.
+"""Digest of what a frozen network computes: its weights, and properties that are not stored in weights.
 
-Networks with equal weights may differ in their activation, the number of heads or the pooling. A prompt learned in one
-answers wrongly in the other, so these are told apart by the kinds of all modules and by those of their attributes that
-decide results. Attributes are chosen by name, for libraries add others from one version to the next.
+Networks with equal weights may differ in activation, number of heads or pooling, and a prompt trained on one gives
+wrong results on the other. So the digest includes the types of all modules and those of their attributes that affect
+results. Attributes are selected by name, because libraries add others from one version to the next.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TRAITS = (
     # attention
     *("num_heads", "heads", "head_dim", "scale", "num_kv_groups", "attn_mask", "scaled_cosine", "norm_first"),
     *("window_size", "shift_size"),
-    # rotary and other places
+    # rotary and other position embeddings
     *("rotate_half", "rope_mixed", "temperature", "grid_indexing", "grid_offset", "in_pixels", "linear_bands"),
     *("max_res", "ref_feat_shape", "normalize_coords", "min_period", "max_period", "no_embed_class"),
     # norms and activations
@@ -30,17 +30,17 @@ TRAITS = (
     # text to token ids
     *("tokenizer", "context_length", "clean_fn", "eos_id", "pad_id", "use_pad_mask"),
 )
-IDLE = ("Identity", "Dropout", "DropPath", "DropBlock", "PatchDropout")  # do nothing in evaluation
+IDLE = ("Identity", "Dropout", "DropPath", "DropBlock", "PatchDropout")  # no effect in evaluation mode
 
 
 def fingerprint(*nets: nn.Module, without: Collection[str] = ()) -> str:
-    """Digest of networks: sha256 over kinds and traits of modules, and names, shapes and float32 values of weights.
+    """Digest of networks: sha256 over types and attributes of modules, and names, shapes and float32 values of weights.
 
-    Position embeddings belong to it, so it is taken before they are resampled for another image size.
+    Position embeddings are included, so compute it before they are resampled for another image size.
 
     Args:
-        nets: together they make the digest.
-        without: names of weights that are left out, those that learn.
+        nets: networks, digested together.
+        without: names of weights to leave out, such as trainable ones.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(2, 2), nn.GELU())
@@ -65,23 +65,23 @@ def fingerprint(*nets: nn.Module, without: Collection[str] = ()) -> str:
 
 
 def _described(thing: Any, deep: bool = True) -> str:
-    """Its kind, and its traits that are not off; those that are may be missing in another version of its library."""
-    own = getattr(thing, "__dict__", {})  # not its methods and properties
+    """Type and attributes of a module; attributes that are off are omitted, as other library versions may lack them."""
+    own = getattr(thing, "__dict__", {})  # excludes methods and properties
     own = own | own.get("_buffers", {})
-    told = {trait: _told(own.get(trait), deep) for trait in TRAITS}
-    return " ".join([type(thing).__name__, *(f"{trait}={value}" for trait, value in told.items() if value)])
+    found = {trait: _as_text(own.get(trait), deep) for trait in TRAITS}
+    return " ".join([type(thing).__name__, *(f"{trait}={value}" for trait, value in found.items() if value)])
 
 
-def _told(value: Any, deep: bool = True) -> str:
+def _as_text(value: Any, deep: bool = True) -> str:
     if value is None or isinstance(value, nn.Module):
-        return ""  # a module speaks for itself
+        return ""  # modules have their own entry
     if isinstance(value, bool | int | str):
         return str(value) if value else ""
     if isinstance(value, float):
-        return f"{value:.6g}" if value else ""  # made of powers, whose last digit may depend on the machine
+        return f"{value:.6g}" if value else ""  # the last digits of powers may depend on the machine
     if isinstance(value, tuple | list):
-        return f"({','.join(_told(each, deep) for each in value)})"
+        return f"({','.join(_as_text(each, deep) for each in value)})"
     if isinstance(value, Tensor):
-        return "tensor"  # its numbers are among the weights, or made of other traits
+        return "tensor"  # its values are among the weights, or follow from other attributes
     # A function, or an object such as a tokenizer.
     return getattr(value, "__name__", "") or (_described(value, deep=False) if deep else type(value).__name__)

@@ -1,7 +1,7 @@
-"""Backbones that the user has named himself, by their fingerprints, in his cache folder.
+"""Cache of backbones that the user has named, by fingerprint.
 
-An artifact says on which backbone it was trained, and a file or an address is not opened on its word. So that an
-artifact of one's own is loaded without naming them again, they are noted where they were named.
+A file or an address named only by an artifact is not opened. So that users can load their own artifacts without naming
+the backbone again, backbones are recorded here when the user names them.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from vpt.utils.errors import UserError
 
 
 def remember(fingerprint: str, backbone: BackboneConfig) -> None:
-    """Note a backbone that the user has named. One that is built in, with weights of its library, needs no note."""
+    """Record a backbone that the user has named. Built-in ones with weights of their library need no record."""
     if backbone.weights is None and not is_address(backbone.name):
         return
     weights = None if backbone.weights is None else str(backbone.weights.resolve())
-    # A cache that cannot be written, or has no place, is no reason to stop.
+    # Continue without it if the cache cannot be written.
     with contextlib.suppress(UserError, RuntimeError, ValueError):
         write_json(_note(fingerprint), {"name": backbone.name, "weights": weights})
 
 
 def recall(fingerprint: str) -> BackboneConfig | None:
-    """The backbone of this fingerprint that the user has named before; None where there is none."""
+    """The recorded backbone with this fingerprint, or None."""
     try:
         tree = strict_json.loads(_note(fingerprint).read_text(encoding="utf-8"), 100_000)
         return BackboneConfig.model_validate(tree)

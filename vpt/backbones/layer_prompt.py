@@ -1,4 +1,4 @@
-"""What a prompt may do in one layer of a frozen transformer: the only things the executor knows about prompts."""
+"""What a prompt does in one layer of a frozen transformer: the interface between prompts and the forward pass."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from vpt.backbones.block import KeyValue
 
 @dataclass(frozen=True)
 class LayerPrompt:
-    """Seven ports, all optional. Leading axes of size 1 stand for "the same for every image of the batch".
+    """What a prompt does in one layer. All fields are optional; leading axes of size 1 are broadcast over the batch.
 
     Args:
-        tokens: fresh prompt rows (P, C) or (B, P, C) that join the sequence, replacing rows carried from below.
-        extra: keys and values seen by every query beside those of the rows. Tokens whose outputs nobody reads come
-            this way: their keys and values do not depend on the image.
-        seen: which prompt keys are seen, booleans over those of `extra` and then of the prompt rows in the sequence: by
-            image (B, P), or by image row (B, N, P), class and register rows first; None for all. Keys that it leaves
-            out at the end are seen, and prompt rows see all.
-        adapt: image rows (B, N, C), class and register rows first, to fresh tokens (B, P, C) made for each image.
-        branch: keys and values that the rows attend to once more, after self-attention, with the layer's own weights.
-        temperature: attention scores of the whole layer are divided by it; a scalar or (B, 1, 1, 1).
-        gate: share of a prompt row's output that is carried to the next layer, the rest is what entered this layer;
-            a scalar or (B, 1, 1).
+        tokens: fresh prompt tokens (P, C) or (B, P, C) that join the sequence, replacing those carried from below.
+        extra: keys and values seen by every query in addition to those of the tokens. Prompt tokens whose outputs are
+            not read are passed this way: their keys and values do not depend on the image.
+        seen: key mask, True to attend, over the keys of `extra` followed by those of the prompt tokens in the sequence:
+            per image (B, P), or per image token (B, N, P), class and register tokens first; None for all. Keys beyond
+            it are attended to, and prompt tokens attend to all.
+        adapt: function from image tokens (B, N, C), class and register tokens first, to fresh prompt tokens (B, P, C)
+            for each image.
+        branch: keys and values for cross-attention after self-attention, with the layer's own weights.
+        temperature: divides the attention scores of the whole layer; a scalar or (B, 1, 1, 1).
+        gate: fraction of a prompt token's output that is carried to the next layer, the rest being its input to this
+            layer; a scalar or (B, 1, 1).
     """
 
     tokens: Tensor | None = None

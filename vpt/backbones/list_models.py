@@ -1,4 +1,4 @@
-"""The names of backbones that take token prompts."""
+"""List of the backbones that support token prompts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from vpt.backbones.builtin_names import EMBEDDED, OPEN_CLIP
 
 
 def known_names() -> list[str]:
-    """The embedded backbone, timm's vision transformers with their weight tags, and open_clip's image towers.
+    """Names of the embedded backbone, timm's vision transformers with weight tags, and open_clip's image towers.
 
     >>> known_names()[0]
     'vpt_nano'

@@ -1,8 +1,8 @@
-"""Prompt liveness: for every layer, which rows enter and which rows anybody reads.
+"""Prompt liveness: which tokens enter each layer, and whose outputs are read.
 
-A prompt row whose output nobody reads needs no query, no attention output and no MLP: it acts through its key and
-value alone. This pure function decides it from three facts: where prompts are inserted, what becomes of their outputs
-in layers without fresh ones, and what the head reads. Shallow, deep and partial prompting are all cases of it.
+A prompt token whose output is not read needs no query, no attention output and no MLP: it acts only through its key and
+value. This pure function derives that from three facts: where prompts are inserted, what happens to their outputs in
+layers without fresh ones, and what the head reads. Shallow, deep and partial prompting are special cases.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ Keep = Literal["all", "image", "prompts", "lead", "patches"]
 class Step:
     """One layer of the plan."""
 
-    insert: int | None  # which set of prompt tokens enters before this layer, replacing any carried ones
-    as_rows: bool  # those tokens join the sequence, because their outputs are read; else they are keys and values only
-    carried: bool  # prompt outputs of the layer below are among the rows of this one
-    # Outputs that are read: all rows, image rows, prompt rows, the image rows the head starts with, or patch rows.
+    insert: int | None  # index of the prompt tokens inserted before this layer, replacing any carried ones
+    as_rows: bool  # these tokens join the sequence, because their outputs are read; else they are keys and values only
+    carried: bool  # prompt outputs of the layer below are in the sequence of this one
+    # Outputs that are read: all tokens, image tokens, prompt tokens, the leading image tokens, or patch tokens.
     keep: Keep
 
 
 @dataclass(frozen=True)
 class Reads:
-    """What the head reads of the last layer: prompt rows, and all image rows, the leading ones, or the patches."""
+    """What the head reads of the last layer: prompt tokens or not, and all, leading, patch or no image tokens."""
 
     prompts: bool = False
     image: Literal["all", "lead", "patches", "none"] = "all"
 
 
 def plan(depth: int, inserted: Mapping[int, int], after: After, reads: Reads) -> tuple[Step, ...]:
-    """Plan a pass through `depth` layers.
+    """Plan a forward pass through `depth` layers.
 
     Args:
         depth: number of layers.
         inserted: layer -> index of the token set inserted before it (VPT section 3.2).
-        after: in a layer above a prompted one that has no fresh tokens: 'carry' the outputs of the prompts on,
+        after: what happens in an unprompted layer above a prompted one: 'carry' the outputs of the prompt tokens on,
             'drop' them, or 'insert' the last prompted layer's tokens again.
         reads: what the head reads.
 
@@ -51,7 +51,7 @@ def plan(depth: int, inserted: Mapping[int, int], after: After, reads: Reads) ->
     """
     if after == "insert":
         inserted = _repeat(depth, inserted)
-    # Rows enter layer l alive when the layer inserts none of its own but one below did, and they are carried.
+    # Prompt tokens are carried into a layer that inserts none of its own if a layer below inserted some.
     carried = [
         after == "carry" and layer not in inserted and any(below < layer for below in inserted)
         for layer in range(depth)
@@ -60,13 +60,13 @@ def plan(depth: int, inserted: Mapping[int, int], after: After, reads: Reads) ->
     for layer in range(depth):
         last = layer == depth - 1
         present = layer in inserted or carried[layer]
-        rows_read = present and (reads.prompts if last else carried[layer + 1])
+        prompts_read = present and (reads.prompts if last else carried[layer + 1])
         steps.append(
             Step(
                 insert=inserted.get(layer),
-                as_rows=layer in inserted and rows_read,
+                as_rows=layer in inserted and prompts_read,
                 carried=carried[layer],
-                keep=_keep(rows_read, reads.image if last else "all"),
+                keep=_keep(prompts_read, reads.image if last else "all"),
             )
         )
     return tuple(steps)
@@ -74,7 +74,7 @@ def plan(depth: int, inserted: Mapping[int, int], after: After, reads: Reads) ->
 
 def _keep(prompts: bool, image: Literal["all", "lead", "patches", "none"]) -> Keep:
     if prompts:
-        # Prompt rows stand before the image rows; a head that reads both reads all, since rows kept are contiguous.
+        # Prompt tokens precede the image tokens; a head that reads both reads all, because kept tokens are contiguous.
         return "prompts" if image == "none" else "all"
     return image if image in ("lead", "patches") else "image"
 

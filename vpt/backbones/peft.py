@@ -11,10 +11,10 @@ from vpt.utils.errors import UserError
 
 
 def apply_tuning(tuning: Tuning, backbone: Backbone) -> Backbone:
-    """Mark what learns in a frozen backbone; LoRA adds its layers. Returns the backbone to use from here on.
+    """Make the parameters selected by `tuning` trainable; LoRA adds its layers. Returns the backbone to use afterwards.
 
     Raises:
-        UserError: nothing in the backbone that this kind of tuning could train, or peft is not installed.
+        UserError: the backbone has no parameters of this kind, or peft is not installed.
 
     >>> from vpt.backbones.factory import load_backbone
     >>> from vpt.config import BackboneConfig
@@ -52,7 +52,7 @@ def _inject_lora(tuning: LoraTuning, net: nn.Module, name: str) -> None:
     linears = [
         key
         for key, layer in net.named_modules()
-        # Only plain layers: torch's MultiheadAttention reads its output layer's weight past any adapter.
+        # Only plain layers: torch's MultiheadAttention reads its output layer's weight directly, bypassing adapters.
         if type(layer) in PLAIN
     ]
     found = [key for key in linears if key.rsplit(".", 1)[-1] in tuning.targets]
@@ -67,4 +67,4 @@ def _inject_lora(tuning: LoraTuning, net: nn.Module, name: str) -> None:
     inject_adapter_in_model(config, net)
     for key, parameter in net.named_parameters():
         if ".lora_" in key:
-            parameter.data = parameter.data.float()  # peft gives it the type that the weight is held in
+            parameter.data = parameter.data.float()  # peft uses the dtype of the frozen weight

@@ -1,7 +1,7 @@
-"""Fits a network, built and loaded at the size it was trained for, to images of another size, or of any.
+"""Adapts a network, created and loaded at its training size, to images of another size, or of any size.
 
-Touches private members of timm; tests/backbones/test_image_sizes.py compares them with networks that timm itself
-built for the size.
+Uses private members of timm; tests/backbones/test_image_sizes.py compares the result with networks that timm itself
+created for that size.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from vpt.backbones.adapters.open_clip import is_open_clip_vit
 from vpt.backbones.adapters.timm import is_timm_vit, patch_of
 from vpt.utils.errors import UserError
 
-MOST_PATCHES = 16_384  # of a square; attention goes with the square of their number
+MOST_PATCHES = 16_384  # in a square image; the cost of attention is quadratic in it
 
 
 def fit_size(net: Any, native: int, size: int, dynamic: bool, name: str) -> bool:
-    """Resample position embeddings (and rotary tables) for another size; convolutional networks need nothing.
+    """Resample position embeddings (and rotary tables) for another size; convolutional networks need no change.
 
     Args:
-        net: a network of timm, or an image tower of open_clip, as it was loaded.
-        native: side of the images it was trained for.
-        size: side of the images that come.
-        dynamic: images of any size may come, where the network can take them: position embeddings stay as they are and
-            are resampled for each batch.
+        net: a timm network, or an image tower of open_clip, as loaded.
+        native: side of the images it was trained on.
+        size: side of the images it will get.
+        dynamic: accept images of any size, if the network supports it: position embeddings stay unchanged and are
+            resampled for each batch.
         name: of the network, for messages.
 
     Returns:
-        Whether images of any size may come.
+        Whether the network accepts images of any size.
 
     Raises:
-        UserError: a size that the network cannot take.
+        UserError: a size that the network does not support.
 
     >>> import timm
     >>> net = timm.create_model("vit_tiny_patch16_224", num_classes=0)
     >>> fit_size(net, 224, 64, dynamic=False, name="vit"), tuple(net.pos_embed.shape)
     (False, (1, 17, 192))
     """
-    inner = getattr(net, "trunk", net)  # open_clip's towers that wrap a network of timm
+    inner = getattr(net, "trunk", net)  # open_clip towers that wrap a timm network
     if size != native:
         _check_patch(inner, size, name)
     if dynamic and _take_any_size(inner):
@@ -63,34 +63,36 @@ def _check_patch(net: Any, size: int, name: str) -> None:
     if size % patch:
         below = size // patch * patch
         raise UserError(
-            f"backbone.image_size={size} is no multiple of {name}'s patch of {patch} pixels; "
+            f"backbone.image_size={size} is not a multiple of {name}'s patch size of {patch} pixels; "
             f"use {max(below, patch)} or {below + patch}"
         )
     refuse_many_patches(size, patch, name)
 
 
 def refuse_many_patches(size: int, patch: int, name: str) -> None:
-    """Refuse squares of `size` pixels whose patches attention cannot take.
+    """Refuse squares of `size` pixels with too many patches for attention.
 
     >>> refuse_many_patches(224, 16, "vit")
     """
     if (patches := (size // patch) ** 2) > MOST_PATCHES:
-        raise UserError(f"backbone.image_size={size} makes {patches} patches of {name}; {MOST_PATCHES} are the most")
+        raise UserError(
+            f"backbone.image_size={size} gives {patches} patches with {name}; the maximum is {MOST_PATCHES}"
+        )
 
 
 def _take_any_size(net: Any) -> bool:
-    """Let images of any multiple of the patch come; whether the network can."""
+    """Make the network accept any multiple of the patch size; returns whether it supports that."""
     if _is_clip_vit(net):
-        return True  # its reader resamples
+        return True  # its adapter resamples
     if not is_timm_vit(net):
-        # Convolutional networks take any size as they are.
+        # Convolutional networks accept any size.
         cfg = getattr(net, "pretrained_cfg", None)
         return cfg is not None and not cfg.get("fixed_input_size", False)
     embed = net.patch_embed
     cut_off = any(side % patch for side, patch in zip(embed.img_size, patch_of(net), strict=True))
     if cut_off or not hasattr(embed, "strict_img_size"):
         return False
-    # What `create_model(..., dynamic_img_size=True)` sets; open_clip does not let it through.
+    # The same as `create_model(..., dynamic_img_size=True)`, which open_clip does not pass on.
     net.dynamic_img_size = True
     embed.strict_img_size, embed.flatten, embed.output_fmt = False, False, Format.NHWC
     if hasattr(getattr(net, "rope", None), "_use_cached_embed"):
@@ -107,16 +109,16 @@ def _resize(net: Any, size: int, name: str) -> None:
             net.positional_embedding = _resampled(net.positional_embedding, net.grid_size, grid)
             net.grid_size = grid
         elif hasattr(net, "attnpool"):
-            # CLIP's ResNets: convolutions, whose last map, a 32nd of the image, goes through attention.
+            # CLIP's ResNets: the last feature map, a 32nd of the image, goes through attention pooling.
             before, after = (side // 32 for side in (_side(net.image_size), size))
             pool = net.attnpool
             pool.positional_embedding = _resampled(pool.positional_embedding, (before, before), (after, after))
     except Exception as error:
-        raise UserError(f"backbone {name} cannot take backbone.image_size={size}: {error}") from error
+        raise UserError(f"backbone {name} does not support backbone.image_size={size}: {error}") from error
 
 
 def _resampled(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) -> nn.Parameter:
-    """Position embeddings (1 + places, C), the class row's first, for another grid."""
+    """Resample position embeddings (1 + positions, C), with the class token's first, to another grid."""
     found = resample_abs_pos_embed(positions.detach()[None], list(new), list(old), num_prefix_tokens=1)[0]
     return nn.Parameter(found, requires_grad=positions.requires_grad)
 

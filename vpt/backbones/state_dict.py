@@ -1,4 +1,4 @@
-"""Weights from local files, loaded strictly; and what is said when there are none."""
+"""Strict loading of weights from local files, and errors for weights that are unavailable."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from vpt.utils.tensor_state import load_into
 
 SHOWN = 3
 HEADS = ("head.", "head_dist.", "fc.", "classifier.", "heads.")
-# Parts that pretraining needs and no network that is used afterwards has: MAE's decoder, masked image modelling.
+# Parts used only in pretraining: MAE's decoder, masked image modelling.
 PRETRAINING = ("decoder_", "decoder.", "mask_token", "masked_embed", "lm_head.")
 POSITIONS, PATCHES = "pos_embed", "patch_embed.proj.weight"
 
 
 def load_weights(net: nn.Module, config: BackboneConfig) -> list[str]:
-    """Load the local file that `config` names into a network of timm, strictly; returns what the user should know.
+    """Load the local file named by `config` into a timm network, strictly; returns notes for the user.
 
-    Names and layouts of other projects are converted as timm's own loader does it.
+    Names and layouts of other projects are converted as by timm's own loader.
 
     Raises:
         UserError: a file that cannot be read or does not fit, with examples of what is missing (-) and what the network
@@ -41,7 +41,7 @@ def load_weights(net: nn.Module, config: BackboneConfig) -> list[str]:
     state, outside = unwrapped(read_weights(path, notes), wanted)
     if outside:
         parts = sorted({name.split(".")[0] for name in outside})
-        notes.append(f"{path}: {len(outside)} tensors beside the backbone are not loaded ({', '.join(parts[:6])})")
+        notes.append(f"{path}: {len(outside)} tensors outside the backbone are not loaded ({', '.join(parts[:6])})")
     _refuse_other_patch(state.get(PATCHES), wanted.get(PATCHES), config)
     fitting = converted(state, net, config.name)
     notes += _resampled(state, wanted, path)
@@ -50,10 +50,10 @@ def load_weights(net: nn.Module, config: BackboneConfig) -> list[str]:
 
 
 def load_strictly(net: nn.Module, state: Mapping[str, Tensor], config: BackboneConfig) -> None:
-    """Load `state` into `net`. A classifier that the net lacks, and parts that only pretraining needs, are left out.
+    """Load `state` into `net`. A classifier that `net` lacks, and parts used only in pretraining, are skipped.
 
     Raises:
-        UserError: weights that are missing, unknown or of another shape, with examples of each; or that are not finite.
+        UserError: weights that are missing, unknown, of another shape (with examples of each), or not finite.
     """
     wanted = net.state_dict()
     spare = (*HEADS, *PRETRAINING)
@@ -77,16 +77,16 @@ def load_strictly(net: nn.Module, state: Mapping[str, Tensor], config: BackboneC
         )
     bad = [name for name, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()]
     if bad:
-        raise UserError(f"backbone.weights={config.weights} holds NaN or infinite numbers in {_some(bad)}")
+        raise UserError(f"backbone.weights={config.weights} contains NaN or infinite values in {_some(bad)}")
     load_into(wanted, state)
 
 
 def _load_npz(net: Any, path: Path, config: BackboneConfig) -> list[str]:
-    """Load Google's arrays by timm's own loader, which takes what it knows by name: so that nothing is passed over, the
-    numbers in the file must be as many as those in the network, and all of these must be set."""
+    """Load Google's arrays with timm's own loader, which picks arrays by name. To make sure that none is skipped, the
+    file and the network must have equally many parameters, and all parameters must be set."""
     shapes = npz_shapes(path)
     if not hasattr(net, "load_pretrained"):
-        raise UserError(f"backbone.weights={path} holds numpy arrays, which timm does not load into {config.name}")
+        raise UserError(f"backbone.weights={path} contains numpy arrays, which timm cannot load into {config.name}")
     shapes = {name: shape for name, shape in shapes.items() if "opt/" not in name or "opt/target/" in name}
     kernels = [shape for name, shape in shapes.items() if name.endswith("embedding/kernel") and len(shape) == 4]
     own = getattr(getattr(getattr(net, "patch_embed", None), "proj", None), "weight", None)
@@ -96,7 +96,7 @@ def _load_npz(net: Any, path: Path, config: BackboneConfig) -> list[str]:
     needed = sum(value.numel() for name, value in net.named_parameters() if not name.startswith((POSITIONS, *HEADS)))
     if there != needed:
         raise UserError(
-            f"backbone.weights={path} does not fit {config.name}: it holds {there:,} numbers, the network {needed:,} "
+            f"backbone.weights={path} does not fit {config.name}: it has {there:,} parameters, the network {needed:,} "
             "(without position embeddings and classifier); name the architecture that the file was made for"
         )
     with torch.no_grad():
@@ -105,7 +105,7 @@ def _load_npz(net: Any, path: Path, config: BackboneConfig) -> list[str]:
                 value.fill_(torch.nan)
     try:
         net.load_pretrained(str(path))
-    except Exception as error:  # whatever a name or a shape that it does not expect leads to
+    except Exception as error:  # an unexpected name or shape can raise anything
         reason = " ".join(str(error).split())[:160]
         raise UserError(
             f"backbone.weights={path} does not fit {config.name} ({type(error).__name__}: {reason}): name the "
@@ -135,7 +135,7 @@ def _numbers(shape: Collection[int]) -> int:
 
 
 def _refuse_other_patch(given: Tensor | None, wanted: Tensor | None, config: BackboneConfig) -> None:
-    """timm's loader would resample the weights of another patch size without a word."""
+    """Refuse another patch size, for which timm's loader would silently resample the weights."""
     if given is None or wanted is None or given.ndim != 4 or wanted.ndim != 4:
         return
     if given.shape[2:] != wanted.shape[2:]:
@@ -145,7 +145,7 @@ def _refuse_other_patch(given: Tensor | None, wanted: Tensor | None, config: Bac
 def _other_patch(given: tuple[int, ...], wanted: tuple[int, ...], config: BackboneConfig) -> UserError:
     sizes = [" x ".join(map(str, size)) for size in (given, wanted)]
     return UserError(
-        f"backbone.weights={config.weights} does not fit {config.name}: its patches have {sizes[0]} pixels, not "
+        f"backbone.weights={config.weights} does not fit {config.name}: its patch size is {sizes[0]} pixels, not "
         f"{sizes[1]}; name the architecture that the file was made for"
     )
 
@@ -158,17 +158,17 @@ def _resampled(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: 
 
 
 def _positions_note(given: int, own: int, path: Path) -> list[str]:
-    """A warning that position embeddings were resampled; not where registers or a class token make the difference."""
+    """Warn that position embeddings were resampled, unless register or class tokens explain the difference."""
     if abs(given - own) <= 8:
         return []
     return [
-        f"warning: {path} was made for images of another size: its position embeddings of {given} tokens were "
-        f"resampled to {own}. If there is an architecture of that size, name it"
+        f"warning: {path} was trained at another image size: its position embeddings for {given} tokens were "
+        f"resampled to {own}. If an architecture of that size exists, use it"
     ]
 
 
 def _some(names: Collection[str]) -> str:
-    """How many names there are, and the first.
+    """Number of names, and the first few.
 
     >>> _some(["a", "b"]), _some(["a", "b", "c", "d"])
     ('2: a, b', '4: a, b, c, ...')
@@ -178,22 +178,22 @@ def _some(names: Collection[str]) -> str:
 
 
 def no_weights(config: BackboneConfig, error: Exception) -> UserError:
-    """Pretrained weights that could not be had."""
+    """Error for pretrained weights that are unavailable."""
     reason = " ".join(str(error).split())[:200]
     return UserError(
-        f"the weights of {config.name} cannot be had ({type(error).__name__}: {reason}); without a network give "
-        "backbone.weights=FILE, or try the embedded backbone=vpt_nano"
+        f"the weights of {config.name} are not available ({type(error).__name__}: {reason}); without network access "
+        "give backbone.weights=FILE, or try the embedded backbone=vpt_nano"
     )
 
 
 def not_built(config: BackboneConfig, error: Exception) -> UserError:
-    """A network that could not be built."""
-    return UserError(f"backbone {config.name} cannot be built: {' '.join(str(error).split())[:300]}")
+    """Error for a network that cannot be created."""
+    return UserError(f"backbone {config.name} cannot be created: {' '.join(str(error).split())[:300]}")
 
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Random weights are a function of the seed, and the caller's random state is left as it was."""
+    """Seed random weights, and restore the caller's random state afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

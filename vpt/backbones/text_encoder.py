@@ -1,4 +1,4 @@
-"""An open_clip model's text side: names to features, and the tower that takes learned embeddings."""
+"""Text encoder of an open_clip model: text features of names, and the tower that accepts learned embeddings."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from vpt.utils.errors import UserError
 
 
 class TextEncoder(nn.Module):
-    """The text tower of an open_clip model, its tokenizer and its logit scale; the image tower lives elsewhere.
+    """Text tower of an open_clip model with its tokenizer and logit scale; the image tower is kept separately.
 
     Args:
         clip: an open_clip model; its `visual` is replaced.
-        tokenizer: what `open_clip.get_tokenizer` gives for it.
+        tokenizer: the result of `open_clip.get_tokenizer` for it.
         name: for messages.
     """
 
@@ -35,23 +35,23 @@ class TextEncoder(nn.Module):
         try:
             return read_text(self.clip)
         except UnreadableError as error:
-            self.refusal = f"its text tower takes no embeddings ({error})"
+            self.refusal = f"its text tower does not accept embeddings ({error})"
         return None
 
     def require_tower(self, purpose: str) -> TextTower:
-        """The tower, or a UserError that says why `purpose` is impossible with this model."""
+        """The tower, or a UserError that says why this model does not support `purpose`."""
         if self.tower is not None and not hasattr(self.tokenizer, "sot_token_id"):
-            self.refusal = f"its tokenizer {type(self.tokenizer).__name__} does not tell its special tokens"
+            self.refusal = f"its tokenizer {type(self.tokenizer).__name__} does not expose its special tokens"
         if self.tower is None or self.refusal:
             raise UserError(
-                f"backbone {self.name} takes no {purpose}: {self.refusal}; choose a CLIP with open_clip's own "
+                f"backbone {self.name} does not support {purpose}: {self.refusal}; choose a CLIP with open_clip's own "
                 "tokenizer, such as open_clip:ViT-B-32, or prompts in the image tower (prompt=deep)"
             )
         return self.tower
 
     @property
     def scale(self) -> Tensor:
-        """What cosines are multiplied by, a scalar."""
+        """Scale of the cosine similarities, a scalar."""
         model: Any = self.clip
         return model.logit_scale.exp()
 
@@ -59,7 +59,7 @@ class TextEncoder(nn.Module):
         """Token ids (N, length).
 
         Raises:
-            UserError: a text that does not fit; open_clip would cut it silently.
+            UserError: a text that is too long; open_clip would truncate it silently.
         """
         if hasattr(self.tokenizer, "encode"):
             length = int(self.tokenizer.context_length)
@@ -70,7 +70,7 @@ class TextEncoder(nn.Module):
 
     @torch.no_grad()
     def features(self, texts: Sequence[str], batch: int = 256) -> Tensor:
-        """Text features (N, D), not normalised, by open_clip's own forward."""
+        """Text features (N, D), not normalised, computed by open_clip's own forward pass."""
         model: Any = self.clip
         device = model.logit_scale.device
         found = [

@@ -1,8 +1,8 @@
-"""CLIP's text tower: a view on open_clip's own layers that takes embeddings, so that prompts can learn among the words.
+"""CLIP's text tower: a view of open_clip's layers that accepts embeddings, so that prompts can be learned in the text.
 
-Where the tower is causal, rows behind the end token change nothing and rows that are the same for all classes are
-computed once: a prefix with keys and values that every class sees. Touches private members of open_clip;
-tests/backbones/test_text_tower.py ties it to open_clip's `encode_text`.
+If the tower is causal, tokens after the end token have no effect, and leading tokens that are equal for all classes are
+computed once, as a prefix with keys and values shared by every class. Uses private members of open_clip;
+tests/backbones/test_text_tower.py compares it with open_clip's `encode_text`.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from vpt.backbones.block import Block
 
 @dataclass(frozen=True)
 class TextTower:
-    """Views on the parts of a text transformer; the weights stay where open_clip put them."""
+    """Views of the parts of a text transformer; the weights stay in open_clip's modules."""
 
-    embed: Callable[[Tensor], Tensor]  # token ids (...) to rows (..., C)
+    embed: Callable[[Tensor], Tensor]  # token ids (...) to token embeddings (..., C)
     positions: Callable[[], Tensor]  # (length, C)
     blocks: tuple[Block, ...]
     norm: Callable[[Tensor], Tensor]
-    project: Callable[[Tensor], Tensor]  # pooled rows (K, C) to features (K, D)
+    project: Callable[[Tensor], Tensor]  # pooled tokens (K, C) to features (K, D)
     causal: bool
-    pools_last: bool  # the last place is read instead of the end token's
-    length: int  # places of a text
+    pools_last: bool  # reads the last position instead of the end token
+    length: int  # number of positions
     width: int  # channels C
 
 
@@ -38,7 +38,7 @@ def read_text(clip: Any) -> TextTower:
     """Read the text tower of an open_clip model.
 
     Raises:
-        UnreadableError: a tower that takes no embeddings (Hugging Face encoders, CoCa), by name.
+        UnreadableError: a tower that does not accept embeddings (Hugging Face encoders, CoCa), with its name.
     """
     part = clip if hasattr(clip, "token_embedding") else clip.text
     if not hasattr(part, "token_embedding") or getattr(part, "cls_emb", None) is not None:
@@ -63,49 +63,49 @@ def read_text(clip: Any) -> TextTower:
 class _Project:
     part: Any
 
-    def __call__(self, rows: Tensor) -> Tensor:
+    def __call__(self, tokens: Tensor) -> Tensor:
         projection = self.part.text_projection
         if projection is None:
-            return rows
-        return projection(rows) if isinstance(projection, nn.Module) else rows @ projection
+            return tokens
+        return projection(tokens) if isinstance(projection, nn.Module) else tokens @ projection
 
 
 def encode(
     tower: TextTower,
-    rows: Tensor,
+    tokens: Tensor,
     ends: Tensor,
     shared: int = 0,
     deep: Mapping[int, Tensor] | None = None,
     place: int = 1,
 ) -> Tensor:
-    """Text features of embedded texts, positions included.
+    """Text features of embedded texts, with position embeddings already added.
 
     Args:
         tower: the text tower.
-        rows: (G, K, T, C), K texts for each of G contexts; places behind the last end may be missing if `causal`.
-        ends: (K,) place of the end token.
-        shared: how many leading places hold the same rows in all texts of a group; they are computed once. Zero where
+        tokens: (G, K, T, C), K texts for each of G contexts; positions after the last end token may be cut if `causal`.
+        ends: (K,) position of the end token.
+        shared: number of leading tokens that are equal in all texts of a group; they are computed once. Must be 0 if
             the tower is not causal.
-        deep: layer -> rows (M, C) or (G, M, C) that replace those at `place` before it (IVLP, MaPLe); they must lie
-            within the shared places where the tower is causal.
-        place: of deep rows.
+        deep: layer -> tokens (M, C) or (G, M, C) that replace those at `place` before this layer (IVLP, MaPLe); they
+            must lie within the shared tokens if the tower is causal.
+        place: position of the deep tokens.
 
     Returns:
         (G, K, D), not normalised.
     """
-    groups, texts, length, _ = rows.shape
+    groups, texts, length, _ = tokens.shape
     deep = deep or {}
     if not tower.causal:
-        rows = rows.flatten(0, 1)
+        tokens = tokens.flatten(0, 1)
         for layer, block in enumerate(tower.blocks):
             if layer in deep:
                 fresh = deep[layer].expand(groups, -1, -1).repeat_interleave(texts, 0)
-                rows = torch.cat([rows[:, :place], fresh, rows[:, place + fresh.shape[1] :]], dim=1)
+                tokens = torch.cat([tokens[:, :place], fresh, tokens[:, place + fresh.shape[1] :]], dim=1)
             queries = (ends.repeat(groups)) if layer == len(tower.blocks) - 1 else None
-            rows = block.forward(rows, queries=queries)
-        return tower.project(tower.norm(rows)[:, 0]).unflatten(0, (groups, texts))
-    prefix, suffix = rows[:, 0, :shared], rows[:, :, shared:].flatten(0, 1)
-    seen = torch.ones(length, length, dtype=torch.bool, device=rows.device).tril()
+            tokens = block.forward(tokens, queries=queries)
+        return tower.project(tower.norm(tokens)[:, 0]).unflatten(0, (groups, texts))
+    prefix, suffix = tokens[:, 0, :shared], tokens[:, :, shared:].flatten(0, 1)
+    seen = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()
     for layer, block in enumerate(tower.blocks):
         last = layer == len(tower.blocks) - 1
         if layer in deep:
@@ -123,7 +123,7 @@ def encode(
 
 
 def leading_equal(slots: Sequence[Sequence[int]] | Tensor) -> int:
-    """How many leading columns are the same in all rows.
+    """Number of leading columns that are equal in all rows.
 
     >>> leading_equal([[1, 2, 3], [1, 2, 4]])
     2

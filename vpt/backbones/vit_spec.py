@@ -1,4 +1,4 @@
-"""What a reader finds in a library's vision transformer: how to embed, its blocks, and how it pools."""
+"""Description of a vision transformer: how it embeds images, its blocks, and how it pools."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from vpt.backbones.block import Block
 
 @dataclass(frozen=True)
 class Tower:
-    """Views on the parts of a vision transformer; the weights stay where the library put them."""
+    """Views of the parts of a vision transformer; the weights stay in the library's modules."""
 
-    embed: Callable[[Tensor], tuple[Tensor, Tensor | None]]  # (B, 3, S, S) -> rows (B, N, C), rotary embedding
-    pre: Callable[[Tensor], Tensor]  # the norm that embedded rows have been through already (CLIP), or nothing
-    patches: Callable[[Tensor], Tensor]  # (B, 3, S, S) -> patch embeddings (B, N, C), no position, no class row
+    embed: Callable[[Tensor], tuple[Tensor, Tensor | None]]  # (B, 3, S, S) -> tokens (B, N, C), rotary embedding
+    pre: Callable[[Tensor], Tensor]  # norm already applied to embedded tokens (CLIP), or nothing
+    patches: Callable[[Tensor], Tensor]  # (B, 3, S, S) -> patch embeddings (B, N, C), no position, no class token
     blocks: tuple[Block, ...]
-    norm: Callable[[Tensor], Tensor]  # over the last layer's rows, before pooling
+    norm: Callable[[Tensor], Tensor]  # of the last layer's tokens, before pooling
     finish: Callable[[Tensor], Tensor]  # after pooling
-    pool: Callable[[Tensor], Tensor]  # the library's own way from last rows (unnormed) to features
-    classify: Callable[[Tensor], Tensor]  # last rows (unnormed) to scores of the library's own classifier
-    pool_rows: int | None  # how many leading rows that pool reads; None for all
-    prefix: int  # class and register rows before the patches
-    has_class_row: bool
+    pool: Callable[[Tensor], Tensor]  # the library's own pooling, from last tokens (before the norm) to features
+    classify: Callable[[Tensor], Tensor]  # last tokens (before the norm) to scores of the library's own classifier
+    pool_rows: int | None  # number of leading tokens that `pool` reads; None for all
+    prefix: int  # number of class and register tokens before the patches
+    has_class_row: bool  # whether there is a class token
     width: int  # C
     features: int  # width of pooled features
     patch: tuple[int, int]  # pixels

@@ -1,7 +1,7 @@
-"""Reads local weight files of every kind that trainers and hubs write; nothing that a file names is run.
+"""Reads local weight files in the formats that trainers and hubs write, without running anything in them.
 
-What a file is, is told by its content: PyTorch's archives and the format before them, safetensors, an index of shards
-(`model.safetensors.index.json`), numpy's `.npz`. What is none of these is named as what it is.
+The format is detected from the content: PyTorch's archives and its older format, safetensors, an index of shards
+(`model.safetensors.index.json`), numpy's `.npz`. For other files the error says what they are.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from vpt.utils.atomic_io import read_json
 from vpt.utils.errors import UserError
 from vpt.utils.torch_reader import Opaque, read_torch_file
 
-# Where checkpoints keep a model's weights; of several the first: averaged weights before the last ones, as timm does.
+# Keys under which checkpoints store a model's weights; the first one is used: averaged weights first, as in timm.
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "teacher", "encoder", "module")
 AVERAGED = ("state_dict_ema", "model_ema")
 INDEX = ".index.json"
 
 
 def read_weights(path: Path, notes: list[str] | None = None) -> dict[str, Tensor]:
-    """The named tensors of a local file, out of whatever a trainer has wrapped around them.
+    """Read the named tensors of a local file, removing the wrappers that trainers add.
 
     Args:
         path: the file.
-        notes: takes what the user should know of the choice.
+        notes: list to which messages for the user are appended.
 
     Raises:
-        UserError: a file that is missing, damaged, holds no weights, or is something else; it is named.
+        UserError: a file that is missing, damaged, without weights, or of another format, which is named.
 
     >>> read_weights(Path("no/such.pth"))
     Traceback (most recent call last):
@@ -57,7 +57,7 @@ def read_weights(path: Path, notes: list[str] | None = None) -> dict[str, Tensor
 
 
 def is_npz(path: Path) -> bool:
-    """Whether a file is an archive of numpy arrays, as Google's vision transformers come in.
+    """Whether a file is an archive of numpy arrays, the format of Google's vision transformers.
 
     >>> is_npz(Path("no/such.npz"))
     False
@@ -70,10 +70,10 @@ def is_npz(path: Path) -> bool:
 
 
 def npz_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """The names and shapes of the arrays in a `.npz` file, from their headers alone.
+    """Names and shapes of the arrays in a `.npz` file, read from their headers only.
 
     Raises:
-        UserError: a damaged file, arrays that are no numbers, or headers that promise more than there is.
+        UserError: a damaged file, arrays that are not numeric, or headers that do not match the content.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     try:
@@ -89,21 +89,21 @@ def npz_shapes(path: Path) -> dict[str, tuple[int, ...]]:
                     shape, _, dtype = read(file)
                     content = info.file_size - file.tell()
                 if dtype.hasobject or content != dtype.itemsize * int(np.prod(shape, dtype=object)):
-                    raise ValueError(f"'{info.filename}' is no array of numbers, or is cut short")
+                    raise ValueError(f"'{info.filename}' is not an array of numbers, or is truncated")
                 shapes[info.filename.removesuffix(".npy")] = tuple(int(side) for side in shape)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise UserError(f"backbone.weights={path} is damaged ({error}); take another copy") from None
+        raise UserError(f"backbone.weights={path} is damaged ({error}); use another copy") from None
     return shapes
 
 
 def _named(state: Any, path: Path, notes: list[str]) -> dict[str, Tensor]:
-    """The tensors of the innermost wrapper, by name."""
+    """Tensors of the innermost wrapper, by name."""
     while isinstance(state, Mapping):
         there = [name for name in WRAPPERS if _has_tensors(state.get(name))]
         if not there:
             break
         if there[1:] and there[0] in AVERAGED:
-            notes.append(f"{path}: the averaged weights ({there[0]}) are read, as timm does, not {there[1]}")
+            notes.append(f"{path}: using the averaged weights ({there[0]}), as timm does, not {there[1]}")
         state = state[there[0]]
     named = state.items() if isinstance(state, Mapping) else ()
     found = {str(name): value for name, value in named if isinstance(value, Tensor)}
@@ -114,16 +114,16 @@ def _named(state: Any, path: Path, notes: list[str]) -> dict[str, Tensor]:
         whole = next((state[name] for name in WRAPPERS if isinstance(state.get(name), Opaque)), None)
     if whole is not None:
         raise UserError(
-            f"backbone.weights={path} holds a whole object ({whole.name or 'computed'}), which could only be had by "
-            "running what the file says; save its weights where it was made: "
+            f"backbone.weights={path} contains a whole object ({whole.name or 'computed'}), which cannot be loaded "
+            "without running code in the file; save its weights where it was made: "
             "torch.save(model.state_dict(), 'weights.pth')"
         )
     keys = f": its keys are {', '.join(str(key) for key in list(state)[:6])}" if isinstance(state, Mapping) else ""
-    raise UserError(f"backbone.weights={path} holds no weights by name{keys}; give a model's state dict")
+    raise UserError(f"backbone.weights={path} contains no named weights{keys}; give a model's state dict")
 
 
 def _has_tensors(value: Any, depth: int = 0) -> bool:
-    """Whether a mapping holds tensors, or a mapping that does."""
+    """Whether a mapping contains tensors, or a mapping that does."""
     if not isinstance(value, Mapping) or depth > 3:
         return False
     return any(isinstance(each, Tensor) or _has_tensors(each, depth + 1) for each in value.values())
@@ -136,43 +136,43 @@ def _is_safetensors(head: bytes) -> bool:
 def _safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path)
-    except Exception as error:  # the header's bytes decide what is raised
-        raise UserError(f"backbone.weights={path} is damaged ({error}); take another copy") from error
+    except Exception as error:  # depending on the header's bytes anything can be raised
+        raise UserError(f"backbone.weights={path} is damaged ({error}); use another copy") from error
 
 
 def _sharded(path: Path) -> dict[str, Tensor]:
-    """The tensors of several files that an index names; they lie beside it."""
+    """Tensors of the files named by an index, which must be in the same folder."""
     if not path.is_file():
         raise UserError(f"backbone.weights={path}: there is no such file")
-    tree = read_json(path, "take another copy")
+    tree = read_json(path, "use another copy")
     places = tree.get("weight_map") if isinstance(tree, dict) else None
     if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
-        raise UserError(f"backbone.weights={path} is no index of shards: it must hold a weight_map of names and files")
+        raise UserError(f"backbone.weights={path} is not an index of shards: it needs a weight_map of names and files")
     files = sorted(set(places.values()))
     if wrong := next((file for file in files if file.endswith(INDEX) or Path(file).name != file), None):
-        raise UserError(f"backbone.weights={path} names the shard {wrong[:100]!r}; shards must lie in its own folder")
+        raise UserError(f"backbone.weights={path} names the shard {wrong[:100]!r}; shards must be in its own folder")
     found: dict[str, Tensor] = {}
     for file in files:
         if not (path.parent / file).is_file():
-            raise UserError(f"backbone.weights={path} names the shard {file}, which is not beside it; fetch it too")
+            raise UserError(f"backbone.weights={path} names the shard {file}, which is not next to it; download it too")
         found |= {name: value for name, value in read_weights(path.parent / file).items() if places.get(name) == file}
     if lost := sorted(set(places) - set(found)):
         raise UserError(
-            f"backbone.weights={path}: its shards lack {len(lost)} of {len(places)} tensors, such as {lost[0]}"
+            f"backbone.weights={path}: its shards are missing {len(lost)} of {len(places)} tensors, such as {lost[0]}"
         )
     return found
 
 
 def _other_kind(path: Path, head: bytes) -> str | None:
-    """What a file is that holds no weights that can be read, and what helps; None if it may hold some."""
+    """Description of a file that contains no readable weights, with the remedy; None if it may contain some."""
     if not head:
-        return "is empty; take another copy"
+        return "is empty; use another copy"
     if head.startswith(b"version https://git-lfs"):
-        return "is a pointer of Git LFS in place of the file; fetch it with: git lfs pull"
+        return "is a Git LFS pointer instead of the file; download it with: git lfs pull"
     if head.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
-        return "is a web page, as a failed download leaves it; download the file again"
+        return "is a web page, probably from a failed download; download the file again"
     if head.startswith(b"\x89HDF"):
-        return "is an HDF5 file, of Keras; convert it to PyTorch first"
+        return "is an HDF5 file, as written by Keras; convert it to PyTorch first"
     if head[257:262] == b"ustar" or head.startswith(b"\x1f\x8b"):
         return "is an archive; unpack it, and give the weight file in it"
     if not head.startswith(b"PK"):
@@ -181,11 +181,11 @@ def _other_kind(path: Path, head: bytes) -> str | None:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (OSError, zipfile.BadZipFile):
-        return "is damaged or cut short; take another copy"
+        return "is damaged or truncated; use another copy"
     if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
         return (
-            "is a TorchScript archive, a whole program, as OpenAI publishes its CLIP models. vpt does not run it; if "
-            'you trust it, write its weights to a file once, with: python -c "import torch; '
+            "is a TorchScript archive (a program), as OpenAI publishes its CLIP models. vpt does not run it; if you "
+            'trust it, convert its weights once, with: python -c "import torch; '
             f"torch.save(torch.jit.load('{path}', 'cpu').state_dict(), 'weights.pth')\", and give that file. For an "
             "OpenAI model whose weights open_clip downloads itself: backbone=open_clip:ViT-B-32-quickgelu "
             "backbone.pretrained=openai"

@@ -1,4 +1,4 @@
-"""From the names that tensors have in a file to those of a network: wrappers' prefixes, and timm's own conversions."""
+"""Maps tensor names in a file to those of a network: prefixes of wrappers, and timm's own conversions."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 State = dict[str, Tensor]
 
-# Under which names trainers keep a backbone in a larger model: Lightning, DINO, MoCo v3, MoCo, mmpretrain, HF wrappers.
-# Of several that fit equally well the first counts, so a teacher before a student, a base encoder before its momentum.
+# Prefixes under which trainers store a backbone: Lightning, DINO, MoCo v3, MoCo, mmpretrain, HF wrappers. If several
+# fit equally well the first is used: a teacher before a student, a base encoder before its momentum encoder.
 PREFIXES = (
     "module.",
     "_orig_mod.",
@@ -30,15 +30,15 @@ PREFIXES = (
     "momentum_encoder.",
     "encoder_k.",
 )
-DEPTH = 3  # prefixes behind one another
+DEPTH = 3  # maximum number of nested prefixes
 
 
 def unwrapped(state: Mapping[str, Tensor], wanted: Collection[str]) -> tuple[State, list[str]]:
-    """The part of a file's tensors that is the backbone, under the network's names, as far as prefixes hide them; and
-    the names of those that are outside of it.
+    """Select the backbone's tensors from a file and remove the prefixes of wrappers; also returns the names of the
+    other tensors.
 
     Args:
-        state: of the file.
+        state: contents of the file.
         wanted: the network's own names.
 
     >>> import torch
@@ -61,32 +61,32 @@ def unwrapped(state: Mapping[str, Tensor], wanted: Collection[str]) -> tuple[Sta
 
 
 def converted(state: State, net: nn.Module, name: str) -> State:
-    """The tensors as timm's own loader of this architecture would load them: other projects' names and layouts, layers
-    that are not used any more, position embeddings of another size.
+    """Convert tensors as timm's own loader of this architecture does: names and layouts of other projects, obsolete
+    layers, position embeddings of another size.
 
     Args:
-        state: of the file.
+        state: contents of the file.
         net: the network.
-        name: of the architecture.
+        name: name of the architecture.
     """
     convert = _filter_of(name)
     if convert is None:
         return state
     try:
         return dict(convert(dict(state), net))
-    except Exception:  # a file of another architecture, on which it stumbles; strict loading tells what does not fit
+    except Exception:  # a file of another architecture; strict loading reports what does not fit
         return state
 
 
 def _filter_of(name: str) -> Callable[..., Mapping[str, Tensor]] | None:
     arch = name.split(".")[0]
     if not timm.is_model(arch):
-        from timm.models import vision_transformer as module  # the embedded backbone is one
+        from timm.models import vision_transformer as module  # the embedded backbone belongs to it
     else:
         module = sys.modules[timm.model_entrypoint(arch).__module__]
     convert = getattr(module, "checkpoint_filter_fn", None)
     if convert is not None and module.__name__ == "timm.models.deit":
-        return lambda state, net: convert(state, net, adapt_layer_scale=True)  # as timm calls it for these
+        return lambda state, net: convert(state, net, adapt_layer_scale=True)  # as timm does for these
     return convert
 
 

@@ -1,1 +1,1 @@
-"""The command line: there is a file for each command; main.py runs them."""
+"""Command line interface: one module per command, run by `main`."""

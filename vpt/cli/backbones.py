@@ -1,4 +1,4 @@
-"""`vpt backbones`."""
+"""`vpt backbones`: list the available backbones."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from vpt.utils.errors import UserError
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("backbones", help="list backbones that take prompts, by name or pattern")
-    parser.add_argument("pattern", nargs="?", default="*", help="as in '*dinov2*'")
+    parser = commands.add_parser(
+        "backbones",
+        help="list the backbones that support prompts",
+        description="List the backbones that support prompts.",
+    )
+    parser.add_argument("pattern", nargs="?", default="*", help="glob pattern, such as '*dinov2*'; default: all")
     parser.set_defaults(run=_backbones)
 
 

@@ -1,4 +1,4 @@
-"""`vpt bench`: list, check, run, table."""
+"""`vpt bench`: run published benchmarks and compare the results."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from vpt.utils.std_streams import speaks_utf8
 
 
 class _Runner(Parser):
-    """Settings, `key=value`, may stand anywhere among the options."""
+    """Parser that accepts `key=value` settings anywhere among the options."""
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """Set the settings aside, then parse the rest."""
+        """Separate the settings, then parse the rest."""
         words = list(sys.argv[1:] if args is None else args)
         loose = [word for word in words if not word.startswith("-") and not is_path(word)]
         found, extra = super().parse_known_args([word for word in words if word not in loose], namespace)
@@ -28,37 +28,43 @@ class _Runner(Parser):
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("bench", help="VTAB-1k, FGVC, few-shot, base-to-new, transfer, pixel prompts")
+    parser = commands.add_parser(
+        "bench",
+        help="run published benchmarks: VTAB-1k, FGVC, few-shot, base-to-new, transfer, pixel prompts",
+        description="Run benchmarks on local data, and compare with published results. See docs/benchmarks.md.",
+    )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", parser_class=_Runner, required=True)
-    root = {"type": Path, "default": Path("data"), "metavar": "DIR", "help": "where the data lies (default: data)"}
+    root = {"type": Path, "default": Path("data"), "metavar": "DIR", "help": "folder of the data sets (default: data)"}
 
-    listing = actions.add_parser("list", help="the suites, their tasks, and what is there")
+    listing = actions.add_parser("list", help="list the suites, and which of their tasks are available")
     listing.add_argument("--root", **root)
     listing.set_defaults(run=_list)
 
-    checking = actions.add_parser("check", help="missing tasks, wrong counts, broken lists, by name")
-    checking.add_argument("suite")
+    checking = actions.add_parser("check", help="check the data: missing tasks, wrong counts, broken lists")
+    checking.add_argument("suite", help="name of a suite, see `vpt bench list`")
     checking.add_argument("--root", **root)
     checking.set_defaults(run=_check)
 
-    running = actions.add_parser("run", help="search on validation, then the final runs; goes on if stopped")
-    running.add_argument("suite")
-    running.add_argument("file", nargs="?", metavar="CONFIG.yaml", help="a recipe; settings are given as key=value")
+    running = actions.add_parser("run", help="search settings on validation, then run with the best; resumable")
+    running.add_argument("suite", help="name of a suite, see `vpt bench list`")
+    running.add_argument("file", nargs="?", metavar="CONFIG.yaml", help="a recipe; change its settings with key=value")
     running.add_argument("--root", **root)
-    running.add_argument("--tasks", nargs="+", default=[], metavar="TASK", help="default: all")
-    running.add_argument("--seeds", type=int, metavar="N", help="final runs of each task; default: the suite's")
-    running.add_argument("--space", metavar="FILE.yaml", help="what is searched, such as configs/sweep/vtab.yaml")
-    running.add_argument("--shots", type=int, nargs="+", help="few-shot: 1 2 4 8 16")
+    running.add_argument("--tasks", nargs="+", default=[], metavar="TASK", help="tasks to run (default: all)")
+    running.add_argument("--seeds", type=int, metavar="N", help="number of final runs per task (default: the suite's)")
+    running.add_argument("--space", metavar="FILE.yaml", help="search space, such as configs/sweep/vtab.yaml")
+    running.add_argument(
+        "--shots", type=int, nargs="+", metavar="K", help="few-shot: shots per class (default: 1 2 4 8 16)"
+    )
     running.set_defaults(run=_run)
 
-    showing = actions.add_parser("table", help="our numbers beside the published ones")
-    showing.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="what `vpt bench run` made")
+    showing = actions.add_parser("table", help="compare results with the published numbers")
+    showing.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="output folders of `vpt bench run`")
     showing.add_argument(
         "--all",
         action="store_true",
-        help="every published number of the suite, not only those of the same method in the same settings",
+        help="show every published number of the suite, not only those of the same method in the same settings",
     )
-    showing.add_argument("--format", choices=["markdown", "json"], default="markdown")
+    showing.add_argument("--format", choices=["markdown", "json"], default="markdown", help="default: markdown")
     showing.set_defaults(run=_table)
 
 
@@ -69,9 +75,9 @@ def _list(options: argparse.Namespace) -> int:
     for suite in SUITES.values():
         missing = [task.name for task in suite.tasks.values() if task.lies_in(root) is None]
         count = len(suite.tasks)
-        print(f"{suite.name}: {suite.title}; {count} tasks, {count - len(missing)} below {root}")
+        print(f"{suite.name}: {suite.title}; {count} tasks, {count - len(missing)} found in {root}")
         if missing:
-            print(f"  missing: {', '.join(missing)}\n  had from: {suite.had}")
+            print(f"  missing: {', '.join(missing)}\n  available from: {suite.had}")
     return 0
 
 
@@ -85,9 +91,9 @@ def _check(options: argparse.Namespace) -> int:
     for report in reports:
         show("\n".join(report.lines()))
     good = sum(report.good for report in reports)
-    print(f"{good} of {len(reports)} tasks are there as published")
+    print(f"{good} of {len(reports)} tasks are complete as published")
     if any(report.missing for report in reports):
-        print(f"had from: {suite.had}")
+        print(f"available from: {suite.had}")
     return 0 if good == len(reports) else USAGE
 
 
@@ -99,9 +105,9 @@ def _run(options: argparse.Namespace) -> int:
     if options.seeds is not None and options.seeds < 1:
         raise UserError(f"--seeds {options.seeds} must be at least 1")
     if suite.protocol != "chosen" and options.space:
-        raise UserError(f"{suite.name} has fixed settings; leave out --space")
+        raise UserError(f"{suite.name} has fixed settings; remove --space")
     if suite.protocol != "few-shot" and options.shots:
-        raise UserError(f"--shots goes with few-shot, not with {suite.name}")
+        raise UserError(f"--shots applies only to few-shot, not to {suite.name}")
     if options.shots and min(options.shots) < 1:
         raise UserError("--shots must be at least 1")
     space = None
@@ -111,7 +117,7 @@ def _run(options: argparse.Namespace) -> int:
 
             from vpt.experiments.sweep.search_space import read_space_file
         except ImportError as error:
-            raise UserError(f"searching needs {error.name}: pip install 'vpt[sweep]'") from None
+            raise UserError(f"a search needs {error.name}: pip install 'vpt[sweep]'") from None
         space = read_space_file(options.space)
     file, words = file_and_overrides([*([options.file] if options.file else []), *options.settings])
     from vpt.experiments.benchmarks.run import Bench, run, settings_of
@@ -142,5 +148,5 @@ def _table(options: argparse.Namespace) -> int:
 def _root(options: argparse.Namespace) -> Path:
     root: Path = at_home(options.root).absolute()
     if not root.is_dir() and options.run is not _list:
-        raise UserError(f"--root {options.root}: there is no such folder")
+        raise UserError(f"--root {options.root}: no such folder")
     return root

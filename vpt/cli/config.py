@@ -1,4 +1,4 @@
-"""`vpt config`."""
+"""`vpt config`: show and explain settings."""
 
 from __future__ import annotations
 
@@ -11,15 +11,21 @@ from vpt.cli.parser import Parser, file_and_overrides
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("config", help="show merged settings, or the JSON Schema for editors")
+    parser = commands.add_parser(
+        "config",
+        help="show or explain settings, or print their JSON Schema",
+        description="Show or explain settings, or print their JSON Schema.",
+    )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", parser_class=Parser, required=True)
-    show = actions.add_parser("show", help="every setting with its value")
+    show = actions.add_parser("show", help="print the resolved settings of a run as YAML")
     show.add_argument("words", nargs="*", metavar="CONFIG.yaml | key=value")
     show.set_defaults(run=_config_show)
-    explain = actions.add_parser("explain", help="what settings mean, with their defaults")
-    explain.add_argument("section", nargs="?", default="", metavar="SECTION | KEY", help="as in train, prompt.tokens")
+    explain = actions.add_parser("explain", help="explain settings, with their defaults")
+    explain.add_argument(
+        "section", nargs="?", default="", metavar="SECTION | KEY", help="such as train or prompt.tokens; default: all"
+    )
     explain.set_defaults(run=_config_explain)
-    schema = actions.add_parser("schema", help="JSON Schema of a config file")
+    schema = actions.add_parser("schema", help="print the JSON Schema of config files, for editors")
     schema.set_defaults(run=_config_schema)
 
 
@@ -42,7 +48,7 @@ def _config_explain(options: argparse.Namespace) -> int:
     found = described(options.section)
     if not found:
         known = [one.key for one in described()]
-        raise UserError(f"there is no setting '{options.section}'{nearest(options.section, known)}")
+        raise UserError(f"unknown setting '{options.section}'{nearest(options.section, known)}")
     for one in found:
         kinds = f"   [{', '.join(one.kinds)}]" if one.kinds else ""
         print(f"{one.key}={one.default}{kinds}")

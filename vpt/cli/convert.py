@@ -1,4 +1,4 @@
-"""`vpt convert`."""
+"""`vpt convert`: convert checkpoints of other projects."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ from vpt.utils.errors import UserError
 def add(commands: Any) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
-        "convert", help="make an artifact of prompts that VPT, CoOp, CoCoOp, MaPLe, PromptSRC or others trained"
+        "convert",
+        help="convert prompts trained with VPT, CoOp, CoCoOp, MaPLe, PromptSRC or other projects",
+        description="Convert prompts trained with other projects into an artifact. See docs/migrating.md.",
     )
-    parser.add_argument("words", nargs="+", metavar="FILE | key=value", help="files that belong together, and settings")
-    parser.add_argument("--output", required=True, type=Path, metavar="ARTIFACT", help="file to write")
+    parser.add_argument(
+        "words", nargs="+", metavar="FILE | key=value", help="one or more checkpoint files of one model, and settings"
+    )
+    parser.add_argument("--output", required=True, type=Path, metavar="ARTIFACT", help="artifact to write")
     parser.add_argument(
         "--classes",
         metavar="A,B,...",
-        help="class names in the order of training, or a file with one a line; default: those in the file",
+        help="class names in the order of training, or a file with one per line (default: those in the checkpoint)",
     )
     parser.set_defaults(run=_convert)
 
@@ -39,7 +43,7 @@ def _convert(options: argparse.Namespace) -> int:
 
 
 def _names(given: str | None) -> list[str] | None:
-    """Names between commas, or the lines of a file.
+    """Parse comma-separated names, or read one name per line from a file.
 
     >>> _names("cat, dog")
     ['cat', 'dog']
@@ -52,9 +56,9 @@ def _names(given: str | None) -> list[str] | None:
         if len(names) > 1:
             return names
         raise UserError(
-            f"--classes {given}: there is no such file, and one name makes no classes; write --classes A,B,C"
+            f"--classes {given}: no such file, and a single name is not a list of classes; write --classes A,B,C"
         )
     try:
         return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError:
-        raise UserError(f"--classes {file} is not a text file; write one name a line") from None
+        raise UserError(f"--classes {file} is not a text file; write one name per line") from None

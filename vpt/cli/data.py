@@ -1,4 +1,4 @@
-"""`vpt data`: check and convert."""
+"""`vpt data`: check and convert data sets."""
 
 from __future__ import annotations
 
@@ -17,15 +17,21 @@ if TYPE_CHECKING:
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("data", help="check a data set, or convert one with boxes")
+    parser = commands.add_parser(
+        "data",
+        help="check a data set, or convert boxes to another format",
+        description="Check a data set, or convert boxes to another format.",
+    )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", parser_class=Parser, required=True)
-    check = actions.add_parser("check", help="decode every image; list what is wrong, by name")
-    check.add_argument("words", nargs="+", metavar="PATH | CONFIG.yaml | key=value")
+    check = actions.add_parser("check", help="decode every image and list all problems")
+    check.add_argument("words", nargs="+", metavar="PATH | CONFIG.yaml | key=value", help="the data set, and settings")
     check.set_defaults(run=_check)
-    convert = actions.add_parser("convert", help="write boxes in another format: COCO, Pascal VOC, YOLO")
-    convert.add_argument("words", nargs="+", metavar="PATH | CONFIG.yaml | key=value")
-    convert.add_argument("--to", required=True, choices=["coco", "voc", "yolo"])
-    convert.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="a new folder")
+    convert = actions.add_parser("convert", help="convert boxes to COCO, Pascal VOC or YOLO")
+    convert.add_argument(
+        "words", nargs="+", metavar="PATH | CONFIG.yaml | key=value", help="the data set, and settings"
+    )
+    convert.add_argument("--to", required=True, choices=["coco", "voc", "yolo"], help="target format")
+    convert.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="folder to create")
     convert.set_defaults(run=_convert)
 
 
@@ -41,7 +47,7 @@ def _config(words: Sequence[str], task: str | None = None) -> RunConfig:
 
 
 def _is_config(path: str) -> bool:
-    """Whether a first word is a file of settings; YOLO's data.yaml is data."""
+    """Whether the first argument is a config file; YOLO's data.yaml is a data set."""
     from vpt.config import read_yaml
 
     return path.endswith((".yaml", ".yml")) and "names" not in read_yaml(path)
@@ -67,12 +73,12 @@ def _check(options: argparse.Namespace) -> int:
     show(report.text())
     if report.bad and config.data.on_bad == "skip":
         good = apply(data, report, config.data.on_bad)
-        show(f"left out under data.on_bad=skip; without them: {good.summary()}")
+        show(f"with data.on_bad=skip these are left out, leaving: {good.summary()}")
     return USAGE if report.bad else 0
 
 
 def _counted(config: RunConfig) -> tuple[str, str] | None:
-    """What the counts of the data are of: rows of tables, or files; and where. None for data that is given by name."""
+    """Unit of the counts (rows of tables, or files), and the paths counted; None for a data set given by name."""
     from vpt.data.datasets.csv import is_csv
     from vpt.utils.atomic_io import at_home
 
@@ -85,8 +91,8 @@ def _counted(config: RunConfig) -> tuple[str, str] | None:
 
 
 def _read(config: RunConfig) -> tuple[LabelledData, list[BoxFound]]:
-    """The data set, and what its folders hold where it has boxes. Images that cannot be used are left to the check,
-    which lists them all."""
+    """Read the data set and, for detection, the records of its folders. Unusable images are kept for the check, which
+    lists them all."""
     if config.task != "detection":
         from vpt.training.tasks import task_of
 

@@ -1,4 +1,4 @@
-"""`vpt eval`."""
+"""`vpt eval`: evaluate a model on a split."""
 
 from __future__ import annotations
 
@@ -14,15 +14,20 @@ from vpt.utils.file_names import one_line
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("eval", help="measure an artifact on a split")
+    parser = commands.add_parser(
+        "eval",
+        help="evaluate a model on a split",
+        description="Evaluate a trained model, or one that needs no training, on a split of a data set.",
+    )
     parser.add_argument(
         "words",
         nargs="+",
         metavar="RUN|ARTIFACT|CONFIG.yaml | key=value",
-        help="a run, or settings that need no training (head=zeroshot prompt=none); split=test, val or train; data=...",
+        help="a run or artifact, or settings that need no training (head=zeroshot prompt=none); "
+        "split=test, val or train; data=...",
     )
-    parser.add_argument("--weights", type=Path, help="where the backbone's weight file lies now")
-    parser.add_argument("--format", choices=["table", "json"], default="table")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="current location of the backbone's weights")
+    parser.add_argument("--format", choices=["table", "json"], default="table", help="default: table")
     parser.set_defaults(run=_eval)
 
 
@@ -63,7 +68,7 @@ def _eval(options: argparse.Namespace) -> int:
     return 0
 
 
-# What is measured of a class, in either task, and the titles of its columns.
+# Per-class metrics of both tasks, and the titles of their columns.
 COLUMNS = {
     "precision": "precision",
     "recall": "recall",
@@ -75,7 +80,7 @@ COLUMNS = {
 
 
 def _by_class(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A table of the measures of each class, "-" where there was nothing to measure.
+    """Table of per-class metrics, with "-" for metrics that are undefined.
 
     >>> print(_by_class([{"class": "cat", "map": 0.5, "boxes": 3}, {"class": "dog", "map": None, "boxes": 0}]))
     class                          mAP     boxes

@@ -1,4 +1,4 @@
-"""`vpt export`."""
+"""`vpt export`: export a model to ONNX or torch.export."""
 
 from __future__ import annotations
 
@@ -15,16 +15,22 @@ if TYPE_CHECKING:
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("export", help="write a model as ONNX or torch.export program, prompts folded in")
-    parser.add_argument("artifact", metavar="RUN", help="run folder or artifact")
-    parser.add_argument("--format", choices=["onnx", "torch"], default="onnx")
-    parser.add_argument("--output", type=Path, help="file to write; default: beside the artifact")
-    parser.add_argument(
-        "--size", metavar="HxW", help="images it will get, resized inside; default: the square it was trained for"
+    parser = commands.add_parser(
+        "export",
+        help="export a model as ONNX or a torch.export program",
+        description="Export a model with its preprocessing as ONNX or a torch.export program. See docs/export.md.",
     )
-    parser.add_argument("--check", nargs="+", metavar="PHOTOS", help="photos, folders or globs to try the file on")
-    parser.add_argument("--weights", help="file of the backbone's weights, if it moved or is not yours")
-    parser.add_argument("--backbone", metavar="NAME", help="its name, if it is a repository or a folder you trust")
+    parser.add_argument("artifact", metavar="RUN", help="run folder or artifact")
+    parser.add_argument("--format", choices=["onnx", "torch"], default="onnx", help="default: onnx")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="file to write (default: next to the artifact)")
+    parser.add_argument(
+        "--size",
+        metavar="HxW",
+        help="size of the input images, resized by the model (default: the square it was trained for)",
+    )
+    parser.add_argument("--check", nargs="+", metavar="PHOTOS", help="photos, folders or globs to test the file on")
+    parser.add_argument("--weights", metavar="FILE", help="backbone weights, if they moved or the run is not yours")
+    parser.add_argument("--backbone", metavar="NAME", help="name of the backbone, to allow a repository or folder")
     parser.set_defaults(run=_export)
 
 
@@ -41,7 +47,7 @@ def _export(options: argparse.Namespace) -> int:
         options.artifact, options.output, options.format, size, options.weights, options.check, options.backbone
     )
     print(found.path)
-    print(f"{found.bytes / 1e6:.1f} MB, {found.milliseconds:.1f} ms for one image on this CPU, {_agreement(found)}")
+    print(f"{found.bytes / 1e6:.1f} MB, {found.milliseconds:.1f} ms per image on this CPU, {_agreement(found)}")
     return 0
 
 
@@ -49,8 +55,8 @@ def _agreement(found: Exported) -> str:
     if found.boxes is None:
         return f"scores differ from vpt's by {found.difference:.0e} at most"
     if not found.boxes:
-        return "finds nothing in the drawn pictures it was tried on, as vpt; try it on photos with --check"
+        return "like vpt, finds no boxes in the synthetic test images; test it on photos with --check"
     return (
-        f"scores differ from vpt's by {found.difference:.0e} at most, edges of boxes by {found.pixels:.0e} pixels "
+        f"scores differ from vpt's by {found.difference:.0e} at most, box corners by {found.pixels:.0e} pixels "
         f"({found.boxes // 2} boxes)"
     )

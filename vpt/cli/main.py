@@ -1,4 +1,4 @@
-"""The command line: thin, and quick to start, for nothing heavy is imported before it is needed."""
+"""Entry point of the command line. Heavy modules are imported only when a command needs them, to start quickly."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ EXAMPLES = """examples:
   vpt train configs/quickstart.yaml                      the embedded example, no download
   vpt train data=photos backbone=vit_small_patch14_dinov2   a folder of class folders, deep prompts
   vpt train data=photos prompt=none                      linear probe; also tuning=bias, lora or full
-  vpt train resume=runs/photos                           go on after an interruption
+  vpt train resume=runs/photos                           continue an interrupted run
   vpt eval runs/photos split=test
-  vpt report runs/photos                                 one page with all of it
+  vpt report runs/photos                                 an HTML page about the run
   vpt predict runs/photos new/*.jpg --format json
   vpt export runs/photos --format onnx                   one file for other runtimes
-  vpt serve runs                                         every task of a folder, over HTTP
+  vpt serve runs                                         serve every task in a folder over HTTP
   vpt data check photos
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0 done, 1 some images unreadable or a bug, 2 a mistake of the caller's,
-    130 interrupted."""
+    """Run a command and return the exit code: 0 success, 1 unreadable images or a bug, 2 a usage error, 130
+    interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words or os.environ.get("VPT_DEBUG") == "1"
     words = [word for word in words if word != "--debug"]
@@ -62,13 +62,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = _parse(words)
         code = int(options.run(options))
     except KeyboardInterrupt as stop:
-        say("\nvpt: interrupted; an unfinished run goes on with: vpt train resume=RUN")
+        say("\nvpt: interrupted; to continue an unfinished run: vpt train resume=RUN")
         code = 128 + getattr(stop, "number", 2)
     except SystemExit as end:  # after --help
         code = end.code if isinstance(end.code, int) else 0
     except Exception as error:
         mistake = error
-    gone = reader_is_gone()  # as behind `| head`: it has read what it wanted
+    gone = reader_is_gone()  # as with `| head`, which has read all it wanted
     unwritten = close_output()
     of_output = isinstance(mistake, BrokenPipeError) and gone
     of_output |= isinstance(mistake, OSError) and mistake.filename is None and unwritten is not None
@@ -113,7 +113,7 @@ def _use_plugins(names: Sequence[str | None]) -> None:
 
 
 def _explained(error: Exception) -> int:
-    """Say what went wrong; returns the exit code."""
+    """Print the error and return the exit code."""
     if isinstance(error, UserError):
         say(f"vpt: {error}")
         return USAGE
@@ -132,7 +132,7 @@ def _explained(error: Exception) -> int:
 def _remedy(reason: str) -> str:
     if reason in map(os.strerror, (errno.ENOSPC, errno.EDQUOT)):
         return "free some space"
-    return "check that path and your rights to it, or give another one"
+    return "check the path and its permissions, or choose another one"
 
 
 def _parse(words: list[str]) -> argparse.Namespace:

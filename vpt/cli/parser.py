@@ -1,4 +1,4 @@
-"""What the commands share. Nothing heavy is imported here or at the top of any command's file."""
+"""Shared parts of the commands. Neither this module nor the top of a command's module imports anything heavy."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any, NoReturn
 from vpt.utils.errors import UserError
 from vpt.utils.file_names import printable
 
-USAGE = 2  # exit code of a user's mistake
+USAGE = 2  # exit code for a usage error
 
 
 def show(text: object) -> None:
-    """Print for people: names of files and classes may hold codes that move a terminal's cursor, which are escaped."""
+    """Print with control characters escaped; names of files and classes may contain some that move the cursor."""
     print(printable(str(text)))
 
 
 class Parser(argparse.ArgumentParser):
-    """Speaks of mistakes as the rest of vpt does, and takes words before, between and after options."""
+    """Argument parser that raises `UserError`, and accepts positional arguments before, between and after options."""
 
-    _within = False  # the call below calls it again, for options and for words
+    _within = False  # parse_known_intermixed_args calls parse_known_args again
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As of any parser; of `--over a=1,2 data=photos` the last is a word, though options stand before it."""
+        """Parse arguments; in `--over a=1,2 data=photos`, `data=photos` is positional although it follows an option."""
         if self._within or self._subparsers is not None:
             return super().parse_known_args(args, namespace)
         self._within = True
@@ -34,12 +34,12 @@ class Parser(argparse.ArgumentParser):
             self._within = False
 
     def error(self, message: str) -> NoReturn:
-        """One sentence, and where help is."""
+        """Raise the message as a `UserError` that points to --help."""
         raise UserError(f"{message.split(' (choose')[0]}; see: {self.prog} --help")
 
 
 def is_path(word: str) -> bool:
-    """Whether a word is a path, and no setting `key=value`; names of files and runs may hold that sign too.
+    """Whether an argument is a path rather than a setting `key=value`; paths may contain an equals sign too.
 
     >>> is_path("runs/photos-lr=0.1"), is_path("a.yaml"), is_path("data=sets/photos")
     (True, True, False)
@@ -50,7 +50,7 @@ def is_path(word: str) -> bool:
 
 
 def file_and_overrides(words: Sequence[str]) -> tuple[str | None, list[str]]:
-    """A config file among words, if there is one, and the settings.
+    """Split arguments into an optional config file and the settings.
 
     >>> file_and_overrides(["a.yaml", "train.epochs=3"])
     ('a.yaml', ['train.epochs=3'])

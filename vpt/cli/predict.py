@@ -1,4 +1,4 @@
-"""`vpt predict`."""
+"""`vpt predict`: predict images."""
 
 from __future__ import annotations
 
@@ -24,21 +24,29 @@ if TYPE_CHECKING:
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("predict", help="classify, or find boxes in, files, folders or globs")
-    parser.add_argument("artifact", metavar="RUN|ARTIFACT")
+    parser = commands.add_parser(
+        "predict", help="predict classes or boxes for images", description="Predict classes or boxes for images."
+    )
+    parser.add_argument("artifact", metavar="RUN|ARTIFACT", help="run folder or artifact")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders or globs")
-    parser.add_argument("--format", choices=["table", "json", "csv", "coco"], default="table")
-    parser.add_argument("--top", type=int, default=5, help="classes named for each image (default 5)")
-    parser.add_argument("--score", type=float, default=0.3, help="boxes below this score are left out (default 0.3)")
-    parser.add_argument("--output", type=Path, help="write to this file instead of stdout")
-    parser.add_argument("--draw", type=Path, metavar="DIR", help="write pictures with boxes drawn, small ones enlarged")
-    parser.add_argument("--classes", help="other class names, comma-separated, where the head reads names (zeroshot)")
-    parser.add_argument("--prompted", type=Path, metavar="DIR", help="write what the backbone sees, as PNG")
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--weights", type=Path, help="file of the backbone's weights, if it moved or is not yours")
-    parser.add_argument("--backbone", metavar="NAME", help="its name, if it is a repository or a folder you trust")
-    parser.add_argument("--templates", metavar="FILE|TEXT", help="in place of the artifact's own, as head.templates")
+    parser.add_argument("--format", choices=["table", "json", "csv", "coco"], default="table", help="default: table")
+    parser.add_argument("--top", type=int, default=5, metavar="N", help="number of classes per image (default: 5)")
+    parser.add_argument("--score", type=float, default=0.3, help="minimum score of boxes (default: 0.3)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write to this file instead of stdout")
+    parser.add_argument(
+        "--draw", type=Path, metavar="DIR", help="save images with boxes drawn; small ones are enlarged"
+    )
+    parser.add_argument("--classes", metavar="A,B,...", help="other class names, if the head is zero-shot")
+    parser.add_argument(
+        "--prompted", type=Path, metavar="DIR", help="save the prompted images that the backbone sees, as PNG"
+    )
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="default: 32")
+    parser.add_argument("--device", default="auto", help="default: the GPU if there is one")
+    parser.add_argument(
+        "--weights", type=Path, metavar="FILE", help="backbone weights, if they moved or the run is not yours"
+    )
+    parser.add_argument("--backbone", metavar="NAME", help="name of the backbone, to allow a repository or folder")
+    parser.add_argument("--templates", metavar="FILE|TEXT", help="templates to use instead of the artifact's")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="bf16 is faster on a GPU")
     parser.set_defaults(run=_predict)
 
@@ -49,7 +57,7 @@ def _predict(options: argparse.Namespace) -> int:
     from vpt.inference.image_inputs import find_images
     from vpt.inference.predictor import BoxPredictor, Classifier, load
 
-    find_images(options.images)  # a misspelt path is told before the backbone is built
+    find_images(options.images)  # report a misspelt path before building the backbone
     predictor = load(
         options.artifact,
         options.device,
@@ -90,9 +98,9 @@ def _predict(options: argparse.Namespace) -> int:
 
 def _refuse(options: argparse.Namespace, finds_boxes: bool) -> None:
     if finds_boxes and (options.classes or options.prompted):
-        raise UserError("--classes and --prompted belong to classification; this artifact finds boxes")
+        raise UserError("--classes and --prompted are for classification; this artifact is a detector")
     if not finds_boxes and (options.draw or options.format == "coco"):
-        raise UserError("--draw and --format coco belong to boxes; this artifact classifies")
+        raise UserError("--draw and --format coco are for detection; this artifact is a classifier")
 
 
 def _write_prompted(predictor: Predictor, images: Sequence[Path], folder: Path) -> None:
@@ -128,7 +136,7 @@ def _text(results: Sequence[Any], form: str, finds_boxes: bool, unicode: bool) -
 
 
 def _as_json(rows: Sequence[Any], unicode: bool) -> str:
-    """As JSON; its own escapes for what a terminal may lack, if `unicode` is not wanted."""
+    """Format as JSON, escaping non-ASCII characters unless `unicode`."""
     import json
 
     return json.dumps(rows, indent=2, ensure_ascii=not unicode) + "\n"
@@ -157,7 +165,7 @@ def _boxes_as_table(results: Sequence[Detections]) -> str:
     lines = []
     for result in results:
         if not len(result):
-            lines.append(f"{result.image:<{width}}  nothing")
+            lines.append(f"{result.image:<{width}}  no boxes")
         for box, label, score in zip(result.boxes, result.labels, result.scores, strict=True):
             corners = " ".join(f"{value:.0f}" for value in box)
             lines.append(f"{result.image:<{width}}  {label} {score:.3f}  {corners}")

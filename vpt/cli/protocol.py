@@ -1,4 +1,4 @@
-"""`vpt protocol`."""
+"""`vpt protocol`: few-shot, base-to-new and transfer evaluation."""
 
 from __future__ import annotations
 
@@ -11,12 +11,18 @@ from vpt.cli.parser import file_and_overrides
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("protocol", help="few shots, base to new classes, transfer to other data")
+    parser = commands.add_parser(
+        "protocol",
+        help="run a few-shot, base-to-new or transfer protocol",
+        description="Train and evaluate over several shots and seeds. See docs/clip.md.",
+    )
     parser.add_argument("protocol", choices=["few-shot", "base-to-new", "transfer"])
-    parser.add_argument("words", nargs="*", metavar="CONFIG.yaml | key=value", help="a config file and settings")
-    parser.add_argument("--shots", type=int, nargs="+", help="few-shot: 1 2 4 8 16; else one number, 16")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--format", choices=["table", "json"], default="table")
+    parser.add_argument("words", nargs="*", metavar="CONFIG.yaml | key=value", help="config file and settings")
+    parser.add_argument(
+        "--shots", type=int, nargs="+", metavar="K", help="shots per class; default: 1 2 4 8 16 for few-shot, else 16"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], metavar="SEED", help="default: 1 2 3")
+    parser.add_argument("--format", choices=["table", "json"], default="table", help="default: table")
     parser.add_argument("--to", nargs="+", default=[], metavar="DATA", help="transfer: other data sets to test on")
     parser.set_defaults(run=_protocol)
 

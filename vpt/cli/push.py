@@ -1,4 +1,4 @@
-"""`vpt push`."""
+"""`vpt push`: upload an artifact to the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from typing import Any
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("push", help="upload an artifact to the Hugging Face Hub; load it as hf:owner/name")
-    parser.add_argument("artifact", metavar="RUN|ARTIFACT")
-    parser.add_argument("name", metavar="OWNER/NAME")
-    parser.add_argument("--private", action="store_true", help="if the repository is made now")
+    parser = commands.add_parser(
+        "push",
+        help="upload an artifact to the Hugging Face Hub; load it as hf:owner/name",
+        description="Upload an artifact to the Hugging Face Hub; load it as hf:owner/name.",
+    )
+    parser.add_argument("artifact", metavar="RUN|ARTIFACT", help="run folder or artifact")
+    parser.add_argument("name", metavar="OWNER/NAME", help="repository on the hub; created if it does not exist")
+    parser.add_argument("--private", action="store_true", help="create the repository as private")
     parser.set_defaults(run=_push)
 
 

@@ -1,4 +1,4 @@
-"""`vpt report`."""
+"""`vpt report`: write an HTML report."""
 
 from __future__ import annotations
 
@@ -12,21 +12,37 @@ from vpt.utils.errors import UserError
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("report", help="one HTML page about a run, or several compared")
+    parser = commands.add_parser(
+        "report",
+        help="write an HTML report of a run, or compare several",
+        description="Write an HTML report of a run, or of several compared. See docs/report.md.",
+    )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, finished or not")
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="default: report.html in the run's folder, or here for several"
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="default: report.html in the run's folder, or in the current one for several runs",
     )
-    parser.add_argument("--images", type=int, default=24, metavar="N", help="thumbnails at most (default 24)")
-    parser.add_argument("--split", choices=["test", "val"], help="default: test where it was measured")
-    parser.add_argument("--data", metavar="PATH", help="where the data lies now, if it moved")
     parser.add_argument(
-        "--weights", type=Path, metavar="FILE", help="file of the backbone's weights, if it moved or is not yours"
+        "--images", type=int, default=24, metavar="N", help="maximum number of thumbnails (default: 24)"
     )
-    parser.add_argument("--backbone", metavar="NAME", help="its name, if it is a repository or a folder you trust")
-    parser.add_argument("--device", default="auto", help="computes attention and features")
-    parser.add_argument("--no-model", action="store_true", help="leave out what needs the backbone: quick")
-    parser.add_argument("--map", choices=["tsne", "umap"], default="tsne", help="umap needs umap-learn")
+    parser.add_argument("--split", choices=["test", "val"], help="default: test, if it was evaluated")
+    parser.add_argument("--data", metavar="PATH", help="current location of the data, if it moved")
+    parser.add_argument(
+        "--weights", type=Path, metavar="FILE", help="backbone weights, if they moved or the run is not yours"
+    )
+    parser.add_argument("--backbone", metavar="NAME", help="name of the backbone, to allow a repository or folder")
+    parser.add_argument(
+        "--device", default="auto", help="where attention and features are computed (default: the GPU if there is one)"
+    )
+    parser.add_argument("--no-model", action="store_true", help="leave out everything that needs the backbone; quick")
+    parser.add_argument(
+        "--map",
+        choices=["tsne", "umap"],
+        default="tsne",
+        help="projection of features (default: tsne); umap needs umap-learn",
+    )
     parser.set_defaults(run=_report)
 
 

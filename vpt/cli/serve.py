@@ -1,4 +1,4 @@
-"""`vpt serve`."""
+"""`vpt serve`: serve artifacts over HTTP."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from vpt.utils.errors import UserError
 from vpt.utils.precision import PRECISIONS
 
-# Options of the command that are fields of vpt.inference.server.settings.ServeSettings; their texts stand there.
+# Options that are fields of vpt.inference.server.settings.ServeSettings, which describes them.
 NUMBERS = {
     "max-batch": int,
     "wait-ms": float,
@@ -36,26 +36,34 @@ NUMBERS = {
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("serve", help="serve the artifacts of a folder over HTTP, from one backbone")
-    parser.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="artifacts and run folders; watched")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--workers", type=int, default=1, help="processes, each with a backbone of its own (default 1)")
-    parser.add_argument("--backbone", metavar="NAME", help="the one to serve (default: that of the first artifact)")
-    parser.add_argument("--pretrained", metavar="TAG", help="of --backbone, as backbone.pretrained in training")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="of --backbone, where it is no library's")
-    parser.add_argument("--device", default="auto")
+    parser = commands.add_parser(
+        "serve",
+        help="serve the artifacts in a folder over HTTP, on one backbone",
+        description="Serve the artifacts in a folder over HTTP, on one backbone. See docs/serving.md.",
+    )
+    parser.add_argument(
+        "folder", nargs="?", type=Path, metavar="DIR", help="folder of artifacts and run folders; watched for changes"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8000, help="default: 8000")
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes, each with its own backbone (default: 1)"
+    )
+    parser.add_argument("--backbone", metavar="NAME", help="backbone to serve (default: that of the first artifact)")
+    parser.add_argument("--pretrained", metavar="TAG", help="weights of --backbone, as backbone.pretrained in training")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="weights of --backbone, from a file")
+    parser.add_argument("--device", default="auto", help="default: the GPU if there is one")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="bf16 is faster on a GPU")
-    parser.add_argument("--keys", type=Path, metavar="FILE", help="JSON with the API keys' digests and their tasks")
+    parser.add_argument("--keys", type=Path, metavar="FILE", help="JSON file of API keys (digests) and their tasks")
     parser.add_argument(
         "--allowed-hosts",
         nargs="+",
         default=[],
         metavar="HOST",
-        help="names that requests may ask for, as in *.example.com (default: any; of this machine at 127.0.0.1)",
+        help="accepted Host headers, such as *.example.com (default: any; on 127.0.0.1, names of this machine)",
     )
     parser.add_argument(
-        "--formats", nargs="+", metavar="NAME", help="image formats that are taken (default JPEG PNG WEBP BMP GIF)"
+        "--formats", nargs="+", metavar="NAME", help="accepted image formats (default: JPEG PNG WEBP BMP GIF)"
     )
     for name, kind in NUMBERS.items():
         parser.add_argument(f"--{name}", type=kind, metavar="N", help=argparse.SUPPRESS)
@@ -63,9 +71,9 @@ def add(commands: Any) -> None:
         "--new-key",
         nargs="*",
         metavar="TASK",
-        help="make an API key for tasks (patterns like 'flowers-*'; default all), add it to --keys, print it once",
+        help="create an API key for tasks (patterns like 'flowers-*'; default: all), add it to --keys, print it once",
     )
-    parser.epilog = "limits, each with --NAME N: " + ", ".join(NUMBERS) + "; see docs/serving.md"
+    parser.epilog = "limits, set with --NAME N: " + ", ".join(NUMBERS) + "; see docs/security.md"
     parser.set_defaults(run=_serve)
 
 
@@ -73,10 +81,10 @@ def _serve(options: argparse.Namespace) -> int:
     if options.new_key is not None:
         return _new_key(options)
     if options.folder is None:
-        raise UserError("name the folder whose artifacts are served: vpt serve DIR")
+        raise UserError("name the folder of artifacts to serve: vpt serve DIR")
     try:
         from vpt.inference.server import uvicorn_main
-        from vpt.inference.server.app import create_app  # noqa: F401  (what is missing is told before anything starts)
+        from vpt.inference.server.app import create_app  # noqa: F401  (reports a missing package before anything starts)
     except ImportError as error:
         raise UserError(f"serving needs {error.name}: pip install 'vpt[serve]'") from None
     uvicorn_main.run(_settings(options), options.host, options.port, options.workers)
@@ -91,7 +99,7 @@ def _settings(options: argparse.Namespace) -> Any:
     if options.workers < 1:
         raise UserError(f"--workers {options.workers} must be at least 1")
     if not options.folder.is_dir():
-        raise UserError(f"there is no folder {options.folder}; give one with artifacts or run folders")
+        raise UserError(f"no such folder: {options.folder}; name one with artifacts or run folders")
     given = {name.replace("-", "_"): getattr(options, name.replace("-", "_")) for name in NUMBERS}
     given["formats"] = options.formats
     given = {name: value for name, value in given.items() if value is not None}
@@ -118,7 +126,7 @@ def _settings(options: argparse.Namespace) -> Any:
 
 
 def _backbone(options: argparse.Namespace) -> Any:
-    """Settings of the backbone that is named, checked before anything starts; None if none is."""
+    """Settings of the backbone named on the command line, checked before anything starts; None without one."""
     from vpt.backbones.factory import check_backbone
     from vpt.config import BackboneConfig
 
@@ -126,7 +134,7 @@ def _backbone(options: argparse.Namespace) -> Any:
     given = {key: value for key, value in parts.items() if value is not None}
     if options.backbone is None:
         if given:
-            raise UserError(f"--{next(iter(given))} is of a backbone; name it with --backbone")
+            raise UserError(f"--{next(iter(given))} belongs to a backbone; name it with --backbone")
         return None
     if (text := str(given.get("pretrained", "")).lower()) in ("true", "false"):
         given["pretrained"] = text == "true"
@@ -142,5 +150,5 @@ def _new_key(options: argparse.Namespace) -> int:
         raise UserError("name the file of keys: vpt serve --keys keys.json --new-key 'flowers-*'")
     key = add_key(options.keys, options.new_key or ["*"])
     print(key)
-    print(f"The key is printed this once; {options.keys} holds only its digest.", file=sys.stderr)
+    print(f"This key is not shown again; {options.keys} stores only its digest.", file=sys.stderr)
     return 0

@@ -1,4 +1,4 @@
-"""`vpt train`."""
+"""`vpt train`: train a model."""
 
 from __future__ import annotations
 
@@ -15,8 +15,14 @@ from vpt.utils.std_streams import say
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("train", help="train prompt and head on a data set, or resume=RUN")
-    parser.add_argument("words", nargs="*", metavar="CONFIG.yaml | key=value", help="a config file and settings")
+    parser = commands.add_parser(
+        "train",
+        help="train prompt and head on a data set, or resume a run",
+        description="Train a prompt and a head on a frozen backbone. `vpt config explain` lists the settings.",
+    )
+    parser.add_argument(
+        "words", nargs="*", metavar="CONFIG.yaml | key=value", help="config file and settings, or resume=RUN"
+    )
     parser.add_argument(
         "--each",
         action="append",
@@ -32,10 +38,10 @@ def _train(options: argparse.Namespace) -> int:
     run = [word.partition("=")[2] for word in overrides if word.startswith("resume=")]
     overrides = [word for word in overrides if not word.startswith("resume=")]
     if run and file:
-        raise UserError("a resumed run has its own config; leave out the file")
+        raise UserError("a resumed run has its own config; remove the config file")
     if options.each:
         if run:
-            raise UserError("a run is resumed by itself; leave out --each")
+            raise UserError("resume= applies to a single run; remove --each")
         return _train_each(file, overrides, options.each)
     from vpt.config import load_config
 

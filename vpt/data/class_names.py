@@ -1,4 +1,4 @@
-"""Class names as people and programs write them: cleaned of what cannot be seen, and compared."""
+"""Class names: removing invisible characters, and comparing them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Callable, Collection, Iterable
 
 from vpt.utils.errors import nearest
 
-# Zero-width joiners are letters' business inside a word (in Persian, in Hindi, in emoji), and mistakes at its ends.
+# Zero-width joiners are meaningful inside a word (in Persian, in Hindi, in emoji), and mistakes at its ends.
 _JOINERS = "\u200c\u200d"
 _DECIMAL = re.compile(r"[+-]?\d+(\.\d*)?", re.ASCII)
 
 
 def clean(label: str) -> str:
-    r"""A class name in Unicode's composed form, without outer spaces and without characters that cannot be seen.
+    r"""Normalise a class name: Unicode NFC, without surrounding spaces and invisible characters.
 
-    Bytes of a folder's name that are no UTF-8 become escapes.
+    Bytes of a folder's name that are not UTF-8 become escapes.
 
     >>> clean(" cat\u200b ") == clean("\ufeffcat") == "cat", clean("e\u0301") == "\u00e9", clean("black\u00a0cat")
     (True, True, 'black cat')
@@ -27,7 +27,7 @@ def clean(label: str) -> str:
 
 
 def visible(text: str) -> str:
-    r"""Text as a message shows it: where something of it cannot be seen, in quotes and with escapes.
+    r"""Text for a message: quoted and escaped if parts of it are invisible.
 
     >>> print(visible("cat"), visible("cat\u200b"), visible("cat "), visible("cafe\u0301"))
     cat 'cat\u200b' 'cat ' 'cafe\u0301'
@@ -38,7 +38,7 @@ def visible(text: str) -> str:
 
 
 def alike(name: str, known: Collection[str]) -> str:
-    """``"; did you mean 'x'?"`` for the known name that is the same in other letter case, as a number, or nearly.
+    """``"; did you mean 'x'?"`` for a known name that differs only in letter case or as a number, or the closest match.
 
     >>> alike("Cat", ["cat", "car"]), alike("1.0", ["1", "10"]), alike("fish", ["dog"])
     ("; did you mean 'cat'?", "; did you mean '1'?", '')
@@ -51,17 +51,17 @@ def alike(name: str, known: Collection[str]) -> str:
 
 
 def doubtful(names: Iterable[str]) -> list[str]:
-    """Warnings of class names that may be meant to be one.
+    """Warnings about class names that may be meant as one.
 
     >>> doubtful(["cat", "Cat", "1", "1.0", "dog"])
-    ['warning: class names that differ in letter case alone are different classes: Cat, cat', 'warning: class ...']
+    ['warning: class names that differ only in letter case are different classes: Cat, cat', 'warning: class ...']
     """
     names = sorted(names)
-    told = {_folded: "differ in letter case alone", _number: "are equal as numbers"}
+    reasons = {_folded: "differ only in letter case", _number: "are equal as numbers"}
     return [
         f"warning: class names that {what} are different classes: "
         + "; ".join(", ".join(visible(name) for name in group) for group in groups)
-        for same, what in told.items()
+        for same, what in reasons.items()
         if (groups := _groups(names, same))
     ]
 
@@ -87,5 +87,5 @@ def _is_space(sign: str) -> bool:
 
 
 def _is_invisible(sign: str) -> bool:
-    """Of control, format and separator characters those that no word needs."""
+    """Whether a character is a control, format or separator character that no word needs."""
     return unicodedata.category(sign) in ("Cc", "Cf", "Zl", "Zp") and sign not in _JOINERS

@@ -1,4 +1,4 @@
-"""What becomes of decoded images on their way to a model: items, and batches of them."""
+"""Collation: from decoded images to items and batches."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ class Batch(NamedTuple):
 
     images: torch.Tensor
     labels: torch.Tensor
-    index: torch.Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody wants of a batch
+    index: torch.Tensor  # type: ignore[assignment]  # hides tuple.index, which is not needed
 
     def parts(self, count: int) -> list[Batch]:
-        """The batch in at most `count` smaller ones, in order."""
+        """Split the batch into at most `count` smaller ones, in order."""
         cut = (self.images.chunk(count), self.labels.chunk(count), self.index.chunk(count))
         return [Batch(*part) for part in zip(*cut, strict=True)]
 
     def blank(self) -> Batch:
-        """One black image like these, with a label."""
+        """A batch of one black image of the same size, with a label."""
         images = torch.zeros(1, *self.images.shape[1:], dtype=self.images.dtype)
         return Batch(images, torch.zeros(1, *self.labels.shape[1:], dtype=self.labels.dtype), torch.zeros(1).long())
 
     def to(self, device: torch.device) -> Batch:
-        """Images and labels on a device."""
+        """Move images and labels to a device."""
         images, labels = (part.to(device, non_blocking=True) for part in (self.images, self.labels))
         return Batch(images, labels, self.index)
 
 
 class Maker(Protocol):
-    """What becomes of a decoded image, and of several such things; runs in the worker processes."""
+    """Turns decoded images into items and batches; runs in the worker processes."""
 
     def one(self, record: Any, pixels: np.ndarray, seed: int) -> Any:
-        """An item, a function of its arguments."""
+        """An item, a function of its arguments only."""
 
     def batch(self, items: Sequence[Any], records: Sequence[Any], index: torch.Tensor) -> Any:
-        """A batch of items; `index` are the places of their records."""
+        """A batch of items; `index` are the indices of their records."""
 
 
 class ImageMaker:
-    """Squares and labels: a Batch."""
+    """Collates transformed images and labels into a Batch."""
 
     def __init__(self, transform: Transform, classes: int, multilabel: bool) -> None:
         self.transform = transform
@@ -54,12 +54,12 @@ class ImageMaker:
         self.multilabel = multilabel
 
     def one(self, record: Record, pixels: np.ndarray, seed: int) -> torch.Tensor:
-        """The image as the model takes it."""
+        """The transformed image."""
         return self.transform(pixels, seed)
 
     def batch(self, items: Sequence[torch.Tensor], records: Sequence[Record], index: torch.Tensor) -> Batch:
-        """Images in one tensor, labels in another."""
-        # Copied by numpy: torch would start its thread pool for each image, seven times slower on a busy machine.
+        """Stack images and labels."""
+        # Copied with numpy: torch would start its thread pool for each image, seven times slower on a busy machine.
         images = np.empty((len(items), *self.transform.shape), dtype=np.uint8)
         for row, item in enumerate(items):
             images[row] = item.numpy()

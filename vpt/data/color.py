@@ -1,4 +1,4 @@
-"""Every Pillow mode as an array of 8-bit RGB."""
+"""Conversion of every Pillow mode to 8-bit RGB arrays."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from vpt.config.data import LEGACY, Window
 from vpt.data.intensity_window import Depth, scale
 
 _WIDE = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
-_PHOTOMETRIC, _BITS, _SAMPLE_FORMAT = 262, 258, 339  # tags of TIFF
-# What an EXIF orientation asks for; 1 is upright. Each turns an array (H, W, 3).
+_PHOTOMETRIC, _BITS, _SAMPLE_FORMAT = 262, 258, 339  # TIFF tags
+# Transforms of an array (H, W, 3) for each EXIF orientation; 1 is upright.
 _TURNS = {
     2: lambda rgb: rgb[:, ::-1],
     3: lambda rgb: rgb[::-1, ::-1],
@@ -29,20 +29,20 @@ _AREA = 1 << 20  # pixels converted at a time: Pillow's copies of a whole photo 
 def to_rgb(
     image: Image.Image, window: Window = "auto", colours: np.ndarray | None = None
 ) -> tuple[np.ndarray, tuple[str, ...], Depth | None]:
-    """The pixels of a loaded image, upright, as a new array (H, W, 3) uint8, words for what was converted, and which
-    values it has where it is deeper than 8 bits.
+    """Convert a loaded image to an upright, new array (H, W, 3) uint8; also return the conversions, and the range of
+    its values if it is deeper than 8 bits.
 
-    Transparent pixels are laid over white. Values deeper than 8 bits are scaled to 8 bits: by `window`, or, where that
-    is no pair of numbers, by `scale_grey`.
+    Transparent pixels are composited over white. Values deeper than 8 bits are scaled to 8 bits: with `window`, or, if
+    that is not a pair of numbers, with `scale_grey`.
 
     Args:
-        image: its pixels are loaded.
-        window: `data.window`. "auto", which no run but an old one leaves undecided, is "legacy": TIFF files whose zero
-            is white come out inverted, unsigned 32-bit integers are read as signed ones.
+        image: its pixels must be loaded.
+        window: `data.window`. "auto", which only old runs leave unresolved, means "legacy": TIFF files whose zero is
+            white come out inverted, unsigned 32-bit integers are read as signed ones.
         colours: 16-bit values (H, W, 3) of an image that Pillow reads as 8-bit colours.
 
     Raises:
-        ValueError: Pillow knows no conversion (LAB), or the image holds NaN.
+        ValueError: Pillow has no conversion (LAB), or the image contains NaN.
 
     >>> pixels, notes, depth = to_rgb(Image.new("CMYK", (2, 1)))
     >>> pixels.shape, notes, depth
@@ -62,12 +62,12 @@ def to_rgb(
 
 
 def grey_values(image: Image.Image, window: Window) -> np.ndarray:
-    """The values of a grey image of more than 8 bits, (H, W), in the type that holds them."""
+    """The values of a grey image deeper than 8 bits, (H, W), in a dtype that fits them."""
     return _typed(np.asarray(image), image, window)
 
 
 def _fill(image: Image.Image, rgb: np.ndarray, colours: np.ndarray | None, window: Window) -> tuple[str, ...]:
-    """Write the pixels of an image with 8 bits a channel, or fewer, or its deeper colours, into `rgb`."""
+    """Write the pixels of an image with at most 8 bits per channel, or its deeper colours, into `rgb`."""
     notes = {"P": ["palette"], "PA": ["palette"], "CMYK": ["CMYK"], "1": ["1-bit"]}.get(image.mode, [])
     transparent = image.has_transparency_data
     for rows, columns in _pieces(image.size):
@@ -87,7 +87,7 @@ def _fill(image: Image.Image, rgb: np.ndarray, colours: np.ndarray | None, windo
 
 
 def _fill_from_grey(image: Image.Image, rgb: np.ndarray, window: Window) -> tuple[tuple[str, ...], Depth]:
-    """Write the pixels of a grey image of more than 8 bits into `rgb`."""
+    """Write the pixels of a grey image deeper than 8 bits into `rgb`."""
 
     def greys() -> Iterator[tuple[slice, slice, np.ndarray]]:
         for rows, columns in _pieces(image.size):
@@ -95,10 +95,10 @@ def _fill_from_grey(image: Image.Image, rgb: np.ndarray, window: Window) -> tupl
             yield rows, columns, _typed(piece, image, window)
 
     depths = [Depth.of(grey) for _, _, grey in greys()]
-    # Python's min and max would let a NaN through unless it came first.
+    # Python's min and max would ignore a NaN unless it came first.
     low, high = float(np.min([each.low for each in depths])), float(np.max([each.high for each in depths]))
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise ValueError("it holds NaN or infinite values")
+        raise ValueError("it contains NaN or infinite values")
     as_it_was = window in LEGACY
     inverted = not as_it_was and _tag(image, _PHOTOMETRIC) == 0
     hole = None if as_it_was else image.info.get("transparency")
@@ -119,7 +119,7 @@ def _scaled(values: np.ndarray, window: Window, low: float | None = None, high: 
 
 
 def _pieces(size: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of pieces of at most `_AREA` pixels that make up an image."""
+    """Row and column slices of pieces of at most `_AREA` pixels that cover an image."""
     width, height = size
     across = min(width, _AREA)
     down = max(1, _AREA // across)
@@ -129,11 +129,11 @@ def _pieces(size: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
 
 
 def scale_grey(grey: np.ndarray, low: float | None = None, high: float | None = None) -> np.ndarray:
-    """Scale greys (H, W) of any type wider than 8 bits to uint8 without clipping.
+    """Scale grey values (H, W) deeper than 8 bits to uint8 without clipping.
 
     Unsigned 16-bit values, and integers that fit into 16 bits, are divided by 257 (so 65535 is white).
-    Floats within 0..1 are multiplied by 255, floats within 0..255 kept. Anything else has no agreed range:
-    its minimum becomes black and its maximum white. `low` and `high` are the range of the whole image, where `grey`
+    Floats within 0..1 are multiplied by 255, floats within 0..255 kept. Anything else has no standard range:
+    its minimum becomes black and its maximum white. `low` and `high` are the range of the whole image, if `grey`
     is a piece of it.
 
     >>> scale_grey(np.array([[0, 257, 65535]], dtype=np.uint16)).tolist()
@@ -145,7 +145,7 @@ def scale_grey(grey: np.ndarray, low: float | None = None, high: float | None = 
         return grey.astype(np.uint8)
     low = float(grey.min()) if low is None else low
     high = float(grey.max()) if high is None else high
-    # float32 cannot hold every 32-bit integer, and squares of range limits overflow it.
+    # float32 cannot represent every 32-bit integer, and squares of range limits overflow it.
     values = grey.astype(np.float64)
     if np.issubdtype(grey.dtype, np.integer) and low >= 0 and high <= 65535:
         values *= 255 / 65535
@@ -157,7 +157,7 @@ def scale_grey(grey: np.ndarray, low: float | None = None, high: float | None = 
 
 
 def _typed(values: np.ndarray, image: Image.Image, window: Window) -> np.ndarray:
-    # Pillow has no mode for unsigned 32-bit integers: it keeps their bits in signed ones.
+    # Pillow has no mode for unsigned 32-bit integers: it stores their bits in signed ones.
     if window not in LEGACY and image.mode == "I" and _tag(image, _BITS) == 32 and _tag(image, _SAMPLE_FORMAT, 1) == 1:
         return values.view(np.uint32)
     return values
@@ -178,8 +178,8 @@ def _tag(image: Image.Image, number: int, default: int | None = None) -> Any:
 
 
 def _orientation(image: Image.Image) -> int:
-    # Read after loading, for Pillow turns TIFF files itself and then drops the tag. Photos with broken EXIF data
-    # and sound pixels are common, so whatever the parser raises means "upright".
+    # Read after loading, because Pillow rotates TIFF files itself and then drops the tag. Photos with broken EXIF data
+    # and intact pixels are common, so any error of the parser means "upright".
     try:
         return int(image.getexif().get(0x0112, 1))
     except Exception:

@@ -1,4 +1,4 @@
-"""A data set as runs take it: read, its images checked, and decoded where they are to be kept."""
+"""The data of a run: read, validated, and decoded into memory if requested."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from vpt.data.intensity_window import window_of
 from vpt.data.validation import CheckReport, apply, check
 from vpt.utils.errors import UserError
 
-# Settings of data that change how an image becomes a tensor, but not what is read.
+# Data settings that change how an image becomes a tensor, but not what is read.
 FREE = {"augment", "resize", "crop_pct", "workers"}
-KEPT = 8  # readings; a search over a range would gather them without end
+KEPT = 8  # data sets kept in memory; a search over a range would accumulate them without limit
 
-Load = Callable[[RunConfig], LabelledData]  # a task's; it goes by the section of data alone
+Load = Callable[[RunConfig], LabelledData]  # of a task; depends only on the data section
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read for a run.
+    """The data of a run.
 
     Args:
         data: without images that cannot be read.
-        notes: what the user should know of how the data was chosen.
-        warning: what the check found wrong, or "".
-        caches: decoded images by split, when they are to be kept.
-        window: what `data.window` comes to.
+        notes: messages for the user about how the data was chosen.
+        warning: problems found by the check, or "".
+        caches: decoded images by split, if they are cached.
+        window: the resolved `data.window`.
     """
 
     data: LabelledData
@@ -42,15 +42,15 @@ class Reading:
 
 
 def read(config: RunConfig, load: Load) -> Reading:
-    """Read what a run trains on.
+    """Read the data of a run.
 
     Raises:
-        UserError: data that cannot be found or used, is made for testing alone, or does not fit into memory; names
-            that an artifact cannot hold.
+        UserError: data that cannot be found or used, has only test images, or does not fit into memory; names that an
+            artifact cannot store.
     """
     loaded = load(config)
     if not loaded.train:
-        raise UserError(f"data.path={config.data.path} is made for testing alone; train on another data set")
+        raise UserError(f"data.path={config.data.path} has only test images; train on another data set")
     refuse_unstorable(config, loaded.classes)
     data, report = checked(loaded, config)
     window = resolved(config.data.window, report)
@@ -63,10 +63,10 @@ def read(config: RunConfig, load: Load) -> Reading:
 
 
 def checked(data: LabelledData, config: RunConfig) -> tuple[LabelledData, CheckReport]:
-    """The data without images that cannot be read, and what the check found.
+    """The data without images that cannot be read, and the report of the check.
 
     Raises:
-        UserError: images that cannot be read and are not to be left out, by name.
+        UserError: images that cannot be read and are not to be skipped, by name.
 
     >>> from vpt.data.dataset import LabelledData
     >>> checked(LabelledData(("a", "b"), False, (), ()), RunConfig())[1].worrying
@@ -77,7 +77,7 @@ def checked(data: LabelledData, config: RunConfig) -> tuple[LabelledData, CheckR
 
 
 def resolved(window: Window, report: CheckReport) -> Window:
-    """What `data.window` comes to for a run with these images: "auto" is chosen, by those for training and validation.
+    """Resolve `data.window` for a run with these images; "auto" depends on those for training and validation.
 
     >>> resolved((0.0, 1023.0), CheckReport(0, {}, {}, None, (), {}, ()))
     (0.0, 1023.0)
@@ -88,7 +88,7 @@ def resolved(window: Window, report: CheckReport) -> Window:
 
 
 def with_window(config: RunConfig, window: Window) -> RunConfig:
-    """The same settings with `data.window` decided.
+    """The same settings with a resolved `data.window`.
 
     >>> with_window(RunConfig(), (0.0, 4095.0)).data.window
     (0.0, 4095.0)
@@ -97,7 +97,7 @@ def with_window(config: RunConfig, window: Window) -> RunConfig:
 
 
 def reads(config: RunConfig) -> Hashable:
-    """The settings that decide what is read: runs in which they are equal can share a reading.
+    """The settings that determine what is read; runs in which they are equal can share the data.
 
     >>> from vpt.config import load_config
     >>> plain = reads(load_config())
@@ -110,21 +110,21 @@ def reads(config: RunConfig) -> Hashable:
 
 
 class Readings:
-    """What was read for the runs of one call, so that those that read the same read it once."""
+    """Cache of the data read in one call, so that runs with the same data read it once."""
 
     def __init__(self) -> None:
-        self._read: dict[Hashable, Reading] = {}  # the oldest first
+        self._read: dict[Hashable, Reading] = {}  # oldest first
 
     def of(self, config: RunConfig, load: Load) -> Reading:
-        """What `read` gives, or gave for a run that reads the same.
+        """The result of `read`, cached for runs with the same data.
 
         Raises:
-            UserError: as `read` does.
+            UserError: as in `read`.
         """
         wanted = reads(config)
         if wanted not in self._read:
             if config.data.cache:
-                self._read.clear()  # decoded images are large: no more of them are held than a single run needs
+                self._read.clear()  # decoded images are large: keep only those of a single run
             elif len(self._read) == KEPT:
                 del self._read[next(iter(self._read))]
             self._read[wanted] = read(config, load)

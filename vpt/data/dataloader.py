@@ -1,6 +1,6 @@
-"""Batches of records: which image comes when, and how it is augmented, are pure functions of the seed.
+"""Data loading: the order of images and their augmentation are pure functions of the seed.
 
-The number of worker processes, the batch at which a resumed run starts, and the number of ranks change nothing.
+They do not depend on the number of workers, the batch at which a resumed run starts, or the number of ranks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vpt.data.decode import MAX_PIXELS, BadImage, read
 from vpt.data.image_cache import ImageCache
 from vpt.data.sampler import epoch_order, sample_seed
 from vpt.data.transforms.classification import Transform
-from vpt.data.worker_processes import Desk, default_workers, iterate, start_worker
+from vpt.data.worker_processes import WorkerStatus, default_workers, iterate, start_worker
 from vpt.utils.errors import UserError
 
 __all__ = ["Batch", "Loader", "default_workers", "epoch_order", "loader_of", "make_loader"]
@@ -31,7 +31,7 @@ class _Key(NamedTuple):
 
 
 class _Failure(NamedTuple):
-    """A mistake met in a worker. DataLoader could not rebuild our exception types, so it travels as a value."""
+    """An error in a worker. DataLoader cannot rebuild our exception types, so it is passed as a value."""
 
     name: str | None
     text: str
@@ -47,14 +47,14 @@ class _Items(Dataset[Any]):
         seed: int,
         cache: ImageCache | None,
         max_pixels: int,
-        desk: Desk,
+        status: WorkerStatus,
     ) -> None:
         self.records = records
         self.maker = maker
         self.seed = seed
         self.cache = cache
         self.max_pixels = max_pixels
-        self.desk = desk
+        self.status = status
 
     def __getitems__(self, keys: list[_Key]) -> Any:
         try:
@@ -64,13 +64,13 @@ class _Items(Dataset[Any]):
         except UserError as error:
             return _Failure(None, str(error))
         finally:
-            self.desk.note(None)
+            self.status.note(None)
         index = torch.tensor([key.at for key in keys], dtype=torch.int64)
         return self.maker.batch(items, [self.records[key.at] for key in keys], index)
 
     def _one(self, key: _Key) -> Any:
         record = self.records[key.at]
-        self.desk.note(key.at)
+        self.status.note(key.at)
         pixels = self.cache[key.at] if self.cache else read(record, self.max_pixels).pixels
         try:
             return self.maker.one(record, pixels, sample_seed(self.seed, key.epoch, key.at))
@@ -81,8 +81,8 @@ class _Items(Dataset[Any]):
 
 
 class _Batches(Sampler[list[_Key]]):
-    """Lists of keys. `epoch` and `start` are set before each pass, so that workers can live on between passes; a pass
-    goes on to the epochs after it, up to the last that will be wanted."""
+    """Batches of keys. `epoch` and `start` are set before each pass, so that workers persist between passes; a pass
+    continues with the following epochs, up to `epochs`."""
 
     def __init__(
         self,
@@ -105,9 +105,9 @@ class _Batches(Sampler[list[_Key]]):
         self.epoch = 0
         self.start = 0
         batches = range(count // batch_size if drop_last else math.ceil(count / batch_size))
-        # Either some of the batches, or of every batch some of its images.
+        # Either every `ranks`-th batch, or every `ranks`-th image of each batch.
         self.batches = batches[rank::ranks] if whole else batches
-        self.share = slice(None) if whole else slice(rank, None, ranks)
+        self.part = slice(None) if whole else slice(rank, None, ranks)
 
     def __iter__(self) -> Iterator[list[_Key]]:
         start = self.start
@@ -115,20 +115,19 @@ class _Batches(Sampler[list[_Key]]):
             order = epoch_order(self.count, self.seed, epoch) if self.shuffle else np.arange(self.count)
             for batch in self.batches[start:]:
                 whole = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-                yield [_Key(epoch, int(index)) for index in whole[self.share]]
+                yield [_Key(epoch, int(index)) for index in whole[self.part]]
             start = 0
 
 
 class Loader:
-    """Serves epochs of batches; made by `make_loader`. `len()` is the number of its batches in a whole
-    epoch."""
+    """Iterates over epochs of batches; created by `make_loader`. `len()` is the number of batches per epoch."""
 
     def __init__(self, loader: DataLoader[Any], images: _Items, batches: _Batches) -> None:
         self._loader: DataLoader[Any] | None = loader
         self._images = images
         self._batches = batches
         self._turn = 0
-        self._running: Iterator[Any] | None = None  # the workers' pass, and where the next batch of it belongs
+        self._running: Iterator[Any] | None = None  # the workers' current pass; `_next` is its next epoch and batch
         self._next = (0, 0)
 
     def __len__(self) -> int:
@@ -139,18 +138,18 @@ class Loader:
 
     @property
     def ranks(self) -> int:
-        """Processes that batches are dealt out to."""
+        """Number of processes that batches are split across."""
         return self._batches.ranks
 
     @property
     def records(self) -> Sequence[Record]:
-        """The records that `Batch.index` points into."""
+        """The records that `Batch.index` refers to."""
         return self._images.records
 
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
-        """Iterate over the batches of an epoch (counted from 0) from `start_batch` on; those before are not read.
+        """Iterate over the batches of an epoch (counted from 0) from `start_batch` on; earlier batches are not read.
 
-        One iterator at a time: starting another ends the one before.
+        Only one iterator can be active: starting another ends the previous one.
 
         Raises:
             UserError: an image became unreadable (BadImage), or a worker process died.
@@ -159,23 +158,22 @@ class Loader:
         return self._serve(self._turn, epoch, start_batch)
 
     def close(self) -> None:
-        """End the worker processes."""
+        """Stop the worker processes."""
         self._turn += 1
         self._loader = self._running = None
 
     def _from(self, epoch: int, start: int) -> Iterator[Any]:
-        """The workers' pass from a place on: the one that is there already, ahead of what was asked for, or a new
-        one."""
+        """The workers' pass from a position on: the current one if it is already there, or a new one."""
         assert self._loader is not None
         if self._running is None or self._next != (epoch, start) or epoch >= self._batches.epochs:
             self._batches.epoch, self._batches.start = epoch, start
-            self._images.desk.clear()
+            self._images.status.clear()
             self._running = iterate(self._loader)
         return self._running
 
     def _serve(self, turn: int, epoch: int, start: int) -> Iterator[Batch]:
         if turn != self._turn or self._loader is None:
-            raise RuntimeError("this epoch's iterator was given up when another one was started")
+            raise RuntimeError("this epoch's iterator was invalidated when another one was started")
         try:
             running = self._from(epoch, start)
             for at in range(start, len(self)):
@@ -186,17 +184,17 @@ class Loader:
                     raise UserError(batch.text) if batch.name is None else BadImage(batch.name, batch.text)
                 yield batch
                 if turn != self._turn:
-                    raise RuntimeError("this epoch's iterator was given up when another one was started")
+                    raise RuntimeError("this epoch's iterator was invalidated when another one was started")
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
-            raise UserError(self._obituary(error)) from error
+            raise UserError(self._worker_died(error)) from error
 
-    def _obituary(self, error: RuntimeError) -> str:
-        held = [self.records[at].name for at in self._images.desk.left_behind()]
-        names = f" while it read {' or '.join(held)}" if held else ""
+    def _worker_died(self, error: RuntimeError) -> str:
+        loading = [self.records[at].name for at in self._images.status.left_behind()]
+        names = f" while reading {' or '.join(loading)}" if loading else ""
         return (
-            f"a data loader process died{names} ({' '.join(str(error).split())}); if memory ran out, use fewer with "
+            f"a data loading worker died{names} ({' '.join(str(error).split())}); if memory ran out, use fewer with "
             "data.workers=N (0: none), or give the container more shared memory (docker run --shm-size)"
         )
 
@@ -219,12 +217,12 @@ def make_loader(
     ranks: int = 1,
     epochs: int = 1,
 ) -> Loader:
-    """Make a loader of `records`; `loader.epoch(e, start_batch)` iterates, `for batch in loader` is epoch 0.
+    """Create a loader of `records`; `loader.epoch(e, start_batch)` iterates, `for batch in loader` is epoch 0.
 
-    `batch_size` counts the images of all ranks together; rank r gets images r, r + ranks, ... of each batch, which
-    may be none of a short last batch (tensors with B = 0). Worker processes stay alive from epoch to epoch; of `epochs`
-    that are asked for one after the other they prepare the next while the last batches of one are used.
-    `cache` must have been made from the same records.
+    `batch_size` is the total over all ranks; rank r gets images r, r + ranks, ... of each batch, which may be none of a
+    short last batch (tensors with B = 0). Workers persist between epochs; if several of `epochs` are iterated one after
+    the other, they prepare the next one while the last batches of the current one are used.
+    `cache` must have been created from the same records.
 
     Raises:
         UserError: there are no records, or `drop_last` leaves no batch.
@@ -269,20 +267,20 @@ def loader_of(
     whole: bool = False,
     epochs: int = 1,
 ) -> Loader:
-    """A loader of whatever `maker` makes of decoded images; the other arguments are those of `make_loader`.
+    """Create a loader of whatever `maker` makes from decoded images; the other arguments are as in `make_loader`.
 
-    `whole` deals out whole batches instead of the images of each: rank r gets batches r, r + ranks, ..., as a single
-    process makes them. What is found in an image may depend on the images beside it, where sizes differ.
+    `whole` splits by batch instead of by image: rank r gets batches r, r + ranks, ..., exactly as a single process
+    would form them. This matters if results depend on the other images in the batch, for example through padding.
     """
     if not records:
         raise UserError("there are no images to load; check data.path")
     if drop_last and len(records) < batch_size:
         raise UserError(f"{len(records)} images do not fill one batch of {batch_size}; lower train.batch_size")
     if cache is not None and len(cache) != len(records):
-        raise ValueError(f"the cache holds {len(cache)} images, not {len(records)}")
+        raise ValueError(f"the cache contains {len(cache)} images, not {len(records)}")
     if not 0 <= rank < ranks:
         raise ValueError(f"rank {rank} of {ranks}")
-    items = _Items(records, maker, seed, cache, max_pixels, Desk(workers))
+    items = _Items(records, maker, seed, cache, max_pixels, WorkerStatus(workers))
     batches = _Batches(len(records), batch_size, seed, shuffle, drop_last, rank, ranks, whole, epochs)
     loader: DataLoader[Any] = DataLoader(
         items,
@@ -292,7 +290,7 @@ def loader_of(
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
         worker_init_fn=start_worker,
-        # Of its own, for otherwise each epoch draws from torch's global generator and so moves dropout.
+        # A separate generator, because otherwise each epoch draws from torch's global one, which would change dropout.
         generator=torch.Generator(),
     )
     return Loader(loader, items, batches)

@@ -1,4 +1,4 @@
-"""What a data set is once it has been read: records with integer labels, in three splits."""
+"""A data set after reading: records with integer labels, in three splits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vpt.config.data import Window
 
 
 class Item(NamedTuple):
-    """Image number `at` of a torchvision data set (anything whose `[at]` gives an image and a label)."""
+    """Image `at` of a torchvision data set (any object whose `[at]` returns an image and a label)."""
 
     dataset: Any
     at: int
@@ -20,9 +20,9 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One image: the name shown to users, where its pixels are, and the indices of its classes.
+    """One image: its display name, where its pixels are, and the indices of its classes.
 
-    `window` is `data.window` of the run it is read for. `place` is where a list names it, as in "photos.csv, line 3".
+    `window` is `data.window` of the run it is read for. `place` says where a list names it, as in "photos.csv, line 3".
     """
 
     name: str
@@ -32,11 +32,11 @@ class Record:
     place: str = field(default="", kw_only=True)
 
     def identity(self) -> list[Any]:
-        """What decides the record, for fingerprints."""
+        """What identifies the record in fingerprints."""
         return [self.name, self.labels]
 
     def problem(self) -> str:
-        """Why the image cannot be used, as far as its annotations tell, or ""."""
+        """Why the image cannot be used, according to its annotations; "" if it can."""
         return ""
 
 
@@ -45,11 +45,11 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class LabelledData:
-    """A data set. Labels index `classes`, which is decided once, by the training split.
+    """A data set. Labels index `classes`, which are determined by the training split.
 
-    `notes` are sentences for the user about what was chosen or left out on the way here. `left_out` counts what was
-    there and is none of the records, by what it is: files of a folder, rows of a table. `pixels` is a digest of what
-    the images show, "" before they were looked at: see `vpt.data.validation`.
+    `notes` are messages for the user about what was chosen or left out. `left_out` counts files of a folder, or rows of
+    a table, that are not among the records, by reason. `pixels` is a digest of the decoded images, "" before they are
+    decoded: see `vpt.data.validation`.
     """
 
     classes: tuple[str, ...]
@@ -69,7 +69,7 @@ class LabelledData:
         return records
 
     def with_window(self, window: Window) -> LabelledData:
-        """The same records, to be read by a window.
+        """The same records, to be read with a window.
 
         >>> one = Record("a.png", Path("a.png"), (0,))
         >>> LabelledData(("cat", "dog"), False, (one,), ()).with_window((0.0, 4095.0)).train[0].window
@@ -81,8 +81,8 @@ class LabelledData:
     def fingerprint(self) -> str:
         """sha256 over classes and over names and labels of every split, in order.
 
-        Names are relative to the data set, so moving its folder changes nothing; adding, removing, renaming,
-        relabelling or splitting otherwise does. Pixels are not read.
+        Names are relative to the data set, so moving its folder does not change the digest; adding, removing, renaming,
+        relabelling or moving images between splits does. Pixels are not read.
 
         >>> one = Record("a.png", Path("a.png"), (0,))
         >>> data = LabelledData(("cat", "dog"), False, (one,), ())
@@ -96,11 +96,11 @@ class LabelledData:
         return digest.hexdigest()
 
     def account(self, unit: str, place: str) -> str:
-        """Where everything went that was found: images in the splits, and what was left out. The counts add up.
+        """Account for everything that was found: images in the splits, and what was left out. The counts add up.
 
         Args:
             unit: what is counted, as in "file".
-            place: where.
+            place: the folder or table.
 
         >>> one = Record("a.png", Path("a.png"), (0,))
         >>> LabelledData(("cat", "dog"), False, (one,), (), left_out=(("hidden", 2),)).account("file", "photos")

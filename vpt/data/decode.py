@@ -1,7 +1,7 @@
-"""Any image as an RGB array, or a `BadImage` that says what is wrong with it.
+"""Decodes any image to an RGB array, or raises a `BadImage` that says what is wrong with it.
 
-Pillow decodes (torchvision's PNG decoder can be crashed by one flipped byte), the whole image is decoded
-(verifying headers proves nothing), and no file is ever written to.
+Images are decoded with Pillow (torchvision's PNG decoder can be crashed by one flipped byte) and completely (valid
+headers prove nothing). Files are never written to.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from vpt.data.pillow_compat import pillow_settings
 from vpt.utils.errors import UserError
 from vpt.utils.file_type import HEAD, what_it_is
 
-# An allow-list: Pillow's other readers include one that starts a program (EPS) and some that take almost any
-# bytes for an image (TGA).
+# An allow-list: Pillow's other readers include one that starts a program (EPS) and some that accept almost any bytes as
+# an image (TGA).
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "QOI")
 _SUFFIXES = "jpg jpeg jpe jfif png apng gif webp bmp dib tif tiff ppm pgm pbm pnm jp2 j2k avif ico qoi"
 EXTENSIONS = frozenset("." + suffix for suffix in _SUFFIXES.split())
 MAX_PIXELS = 100_000_000
-_TILE_TAGS = (322, 323)  # of a TIFF: width and height of a tile
-# Bytes for each pixel while a format is decoded, measured with the whole of `decode`.
+_TILE_TAGS = (322, 323)  # TIFF tags: width and height of a tile
+# Bytes per pixel during decoding, measured over the whole of `decode`.
 _BYTES_A_PIXEL = {"WEBP": 20, "JPEG": 14}
-_TILE = 1 << 22  # pixels that a tile of a TIFF may have, whatever the size of the image
+_TILE = 1 << 22  # maximum pixels of a TIFF tile, whatever the size of the image
 
 Source = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | np.ndarray
 
 
 class BadImage(UserError):
-    """An image that cannot be used: `name` says which, `reason` why."""
+    """An image that cannot be used; `name` identifies it and `reason` says why."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"cannot use the image {name}: {reason}")
@@ -54,8 +54,8 @@ class BadImage(UserError):
 
 
 class Decoded(NamedTuple):
-    """Pixels (H, W, 3) uint8 RGB; the file's format and Pillow mode; words for what had to be converted; whether it is
-    deeper than 8 bits; which values it has then, as far as they were read, and these, if they were to be measured."""
+    """Pixels (H, W, 3) uint8 RGB; the file's format and Pillow mode; the conversions applied; whether it is deeper than
+    8 bits; the range of its values if so and if they were read; and the values themselves, if measured."""
 
     pixels: np.ndarray
     format: str
@@ -67,7 +67,7 @@ class Decoded(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What a file says of itself before it is decoded, and the memory that decoding it takes at most, in bytes."""
+    """What a file states about itself before decoding, and the maximum memory that decoding it takes, in bytes."""
 
     format: str
     width: int
@@ -82,17 +82,17 @@ def decode(
     formats: Collection[str] = FORMATS,
     window: Window = "auto",
 ) -> np.ndarray:
-    """Return the pixels of `source` as a new array (H, W, 3) of uint8 RGB.
+    """Decode `source` to a new array (H, W, 3) of uint8 RGB.
 
     `source` is a path, the bytes of a file, a binary file object, a Pillow image, or an array (H, W), (H, W, 1),
-    (H, W, 3) or (H, W, 4) of uint8. Images come out upright (EXIF), over white where they are transparent; of an
-    animation the first frame. `formats` are the kinds of file that are taken. Values deeper than 8 bits are scaled by
-    `window`, which is `data.window` of the run that the image is for; "auto" is "legacy", for only settings of versions
-    without `data.window` leave it undecided.
+    (H, W, 3) or (H, W, 4) of uint8. Images are rotated upright (EXIF), and composited over white if transparent; of an
+    animation the first frame is used. `formats` are the accepted file formats. Values deeper than 8 bits are scaled
+    with `window`, the `data.window` of the run; "auto" means "legacy", because only settings of versions without
+    `data.window` leave it unresolved.
 
     Raises:
-        BadImage: it cannot be read, is cut short, is of another format, or has more than `max_pixels` pixels. `name` is
-            what the message calls it; default: the path.
+        BadImage: the image cannot be read, is truncated, has another format, or has more than `max_pixels` pixels. The
+            message calls it `name`; default: the path.
 
     >>> decode(Image.new("L", (4, 3), 7)).shape
     (3, 4, 3)
@@ -112,7 +112,7 @@ def examine(
     window: Window = "auto",
     measure: bool = False,
 ) -> Decoded:
-    """Like `decode`, and tell the format, the mode and what was converted; with `measure` also the values of images
+    """Like `decode`, but also return the format, the mode and the conversions; with `measure` also the values of images
     deeper than 8 bits.
 
     >>> examine(Image.new("1", (2, 2)), name="dots").notes
@@ -131,10 +131,10 @@ def examine(
 def read_header(
     content: bytes, max_pixels: int = MAX_PIXELS, name: str = "<bytes>", formats: Collection[str] = FORMATS
 ) -> Header:
-    """Check what can be known of a file from a stranger before any pixel is decoded.
+    """Check an untrusted file as far as possible before any pixel is decoded.
 
     Raises:
-        BadImage: as `decode` does, or because the structure of the file would take more work than that many pixels.
+        BadImage: as in `decode`, or if the structure of the file would take more work than that many pixels.
 
     >>> file = io.BytesIO()
     >>> Image.new("L", (4, 3)).save(file, "PNG")
@@ -155,7 +155,7 @@ def read_header(
     if width * height * found.weight > max_pixels:
         raise BadImage(
             name,
-            f"decoding its {width}x{height} pixels takes as much work as {found.weight:g} times as many; "
+            f"decoding its {width}x{height} pixels takes {found.weight:g} times the work of a plain file; "
             "save it as a plain JPEG or PNG file",
         )
     return Header(kind, width, height, width * height * _BYTES_A_PIXEL.get(kind, 10))
@@ -163,7 +163,7 @@ def read_header(
 
 @contextmanager
 def _failures_named(name: str) -> Iterator[None]:
-    """Turn whatever decoding raises into a BadImage."""
+    """Convert anything that decoding raises to a BadImage."""
     try:
         yield
     except BadImage:
@@ -176,7 +176,7 @@ def _failures_named(name: str) -> Iterator[None]:
 
 
 def read(record: Record, max_pixels: int = MAX_PIXELS, measure: bool = False) -> Decoded:
-    """Decode the image of a record, by the window it says; BadImage names it as the record does.
+    """Decode the image of a record, with the record's window and name.
 
     >>> from pathlib import Path
     >>> read(Record("a.png", Path("no/such/a.png"), (0,)))
@@ -185,7 +185,7 @@ def read(record: Record, max_pixels: int = MAX_PIXELS, measure: bool = False) ->
     vpt.data.decode.BadImage: cannot use the image a.png: no such file
     """
     if not isinstance(record.source, Item):
-        # Depths are measured as values are, whatever an earlier version made of them.
+        # The range is measured on the unscaled values, whatever an earlier version did with them.
         window = "full" if measure and record.window in LEGACY else record.window
         return examine(record.source, max_pixels, record.name, window=window, measure=measure)
     dataset, at = record.source
@@ -198,7 +198,7 @@ def read(record: Record, max_pixels: int = MAX_PIXELS, measure: bool = False) ->
 
 
 def header_pixels(record: Record, max_pixels: int = MAX_PIXELS) -> int:
-    """Pixels of the record's image, from the header of its file where there is one. BadImage as in `decode`."""
+    """Number of pixels of the record's image, from the header of its file if there is one. BadImage as in `decode`."""
     if isinstance(record.source, Item):
         return int(np.prod(read(record, max_pixels).pixels.shape[:2]))
     try:
@@ -229,7 +229,7 @@ _formats: frozenset[str] = frozenset()
 
 
 def _readable() -> frozenset[str]:
-    # A Pillow built without AVIF, say, would raise KeyError when asked to try it.
+    # A Pillow built without AVIF, for example, would raise KeyError when asked to try it.
     global _formats
     if not _formats:
         Image.init()
@@ -240,14 +240,14 @@ def _readable() -> frozenset[str]:
 def _from_pillow(
     image: Image.Image, max_pixels: int, name: str, window: Window, measure: bool, file: IO[bytes] | None = None
 ) -> Decoded:
-    """What Pillow reads, with the 16-bit colours of the file it comes from where a window or a measure wants them."""
+    """Convert a Pillow image, reading 16-bit colours from its file if a window or a measurement needs them."""
     _check_geometry(image, max_pixels, name)
     file_format, mode = image.format or "array", image.mode
-    # Not how many: to count them Pillow reads every page of a TIFF.
+    # Not their number: to count the pages of a TIFF, Pillow reads all of them.
     several = getattr(image, "is_animated", False)
-    deep = png16.is_deep(image)  # told by the file, before its pixels are loaded
+    deep = png16.is_deep(image)  # must be checked before the pixels are loaded
     image.load()
-    # Some formats learn their true size only now.
+    # Some formats know their true size only after loading.
     _check_size(image.size, max_pixels, name)
     colours = None
     if deep and file is not None and (measure or not isinstance(window, str)):
@@ -278,7 +278,7 @@ def _from_array(array: np.ndarray, max_pixels: int, name: str) -> Decoded:
 
 
 def _check_geometry(image: Image.Image, max_pixels: int, name: str) -> None:
-    """BadImage for more pixels than allowed, or for tiles that take far more memory than the image."""
+    """Raise BadImage for more pixels than allowed, or for tiles that take far more memory than the image."""
     _check_size(image.size, max_pixels, name)
     tags = getattr(image, "tag_v2", {})
     wide, high = (tags.get(tag, 0) for tag in _TILE_TAGS)
@@ -305,7 +305,7 @@ def _opened(source: Any, name: str) -> IO[bytes]:
     elif isinstance(source, str | os.PathLike):
         status = os.stat(source)
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-            raise BadImage(name, "it is a pipe, a socket or a device")  # which might be waited for without end
+            raise BadImage(name, "it is a pipe, a socket or a device")  # reading it might block forever
         if status.st_size == 0:
             raise BadImage(name, "the file is empty")
         return open(source, "rb")
@@ -331,10 +331,10 @@ def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         place = Path(error.filename or "")
         if place.is_symlink():
-            return f"it is a link to {place.readlink()}, where there is no file"
+            return f"it is a broken link to {place.readlink()}"
         return "no such file"
     if isinstance(error, Image.DecompressionBombError):
-        # Pillow's own check, at twice data.max_pixels, comes before ours.
+        # Pillow's own check, at twice data.max_pixels, runs before ours.
         return "it has far more pixels than data.max_pixels allows, as a decompression bomb would"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()

@@ -1,4 +1,4 @@
-"""What is told of images deeper than 8 bits."""
+"""Messages about images deeper than 8 bits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vpt.data.intensity_window import Depth, shown
 
 
 class Deep(NamedTuple):
-    """An image deeper than 8 bits: the split it is in, its name, its values."""
+    """An image deeper than 8 bits: its split, its name, and the range of its values."""
 
     split: str
     name: str
@@ -19,24 +19,25 @@ class Deep(NamedTuple):
 
 
 def explained(window: Window, deep: Sequence[Deep]) -> list[str]:
-    """Sentences about what a window does to images deeper than 8 bits; none where there are none.
+    """Messages about what a window does to images deeper than 8 bits; empty without such images.
 
     >>> explained((0.0, 4095.0), [Deep("train", "a.png", Depth(0, 4000, True))])
-    ['1 image deeper than 8 bits, values from 0 to 4000: scaled to 8 bits by data.window=[0, 4095]']
+    ['1 image deeper than 8 bits, values from 0 to 4000: scaled to 8 bits with data.window=[0, 4095]']
     """
     if not deep:
         return []
     low, high = min(one.depth.low for one in deep), max(one.depth.high for one in deep)
-    told = f"{number_of(len(deep), 'image')} deeper than 8 bits, values from {low:g} to {high:g}: scaled to 8 bits by "
+    count, values = number_of(len(deep), "image"), f"values from {low:g} to {high:g}"
+    note = f"{count} deeper than 8 bits, {values}: scaled to 8 bits with "
     if window in LEGACY:
-        told += "the whole range of 16 bits, or else each by its own (as versions without data.window did)"
+        note += "the whole range of 16 bits, or else each with its own (as in versions without data.window)"
     else:
-        told += f"data.window={shown(window)}"
-    return [told, *_doubts(window, deep)]
+        note += f"data.window={shown(window)}"
+    return [note, *_doubts(window, deep)]
 
 
 def _doubts(window: Window, deep: Sequence[Deep]) -> list[str]:
-    """Warnings: values that are cut off, or a window far wider than the values."""
+    """Warnings: values that are clipped, or a window far wider than the values."""
     if isinstance(window, str):
         dim = [one for one in deep if one.depth.whole and one.depth.low >= 0 and 0 < one.depth.high < 65535 / 16]
         if not dim:
@@ -44,7 +45,7 @@ def _doubts(window: Window, deep: Sequence[Deep]) -> list[str]:
         levels = int(max(one.depth.high for one in dim) // 257) + 1
         return [
             f"warning: {_named(dim)} of them use less than 1/16 of the range of 16 bits, at most "
-            f"{number_of(levels, 'grey level')} of 256; if they hold 12 bits, say, set data.window=[0, 4095]"
+            f"{number_of(levels, 'grey level')} of 256; for 12-bit images, for example, set data.window=[0, 4095]"
         ]
     cut = [one for one in deep if one.depth.low < window[0] or one.depth.high > window[1]]
     if not cut:
@@ -52,7 +53,7 @@ def _doubts(window: Window, deep: Sequence[Deep]) -> list[str]:
     low, high = min(one.depth.low for one in cut), max(one.depth.high for one in cut)
     return [
         f"warning: {_named(cut)} of them have values outside data.window={shown(window)}, from {low:g} to {high:g}, "
-        "which are cut off; if they matter, train with a wider window"
+        "which are clipped; if they matter, train with a wider window"
     ]
 
 

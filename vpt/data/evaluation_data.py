@@ -1,5 +1,5 @@
-"""Images that a finished artifact is measured on: it knows its classes, so neither training images nor every class are
-needed, and nothing is split off or drawn."""
+"""Data for evaluating a finished artifact. The artifact knows its classes, so training images are not needed, classes
+may be missing, and nothing is split off or drawn."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ OTHERS = "of other splits"
 
 @dataclass(frozen=True)
 class Asked:
-    """What is to be measured.
+    """What to evaluate.
 
     Args:
-        split: train, val or test; None for test, or whichever there is.
-        classes: of the artifact, in its order; None to take those of the data.
-        names: the artifact reads class names, and may take those of the data where it does not know them.
+        split: train, val or test; None for test, or the only split there is.
+        classes: classes of the artifact, in its order; None to use those of the data.
+        names: whether the artifact encodes class names, so that it can use those of the data if it does not know them.
     """
 
     split: str | None
@@ -39,10 +39,10 @@ class Asked:
 
 
 def load_measured(config: DataConfig, asked: Asked) -> tuple[LabelledData, str]:
-    """Read what is to be measured and no more, and say which split it is.
+    """Read the split to evaluate, and nothing else; also return its name.
 
-    Where `data.val` or `data.test` names a folder or CSV for the split, that alone is read. Of `data.path` the split is
-    read if it has splits of its own; otherwise all of its images are.
+    If `data.val` or `data.test` names a folder or CSV for the split, only that is read. From `data.path` the split is
+    read if the data set has splits; otherwise all of its images are.
 
     Raises:
         UserError: the data cannot be found or read, lacks the split, or has none of the classes.
@@ -58,7 +58,7 @@ def load_measured(config: DataConfig, asked: Asked) -> tuple[LabelledData, str]:
     clean_names(found)
     split = chosen(found.splits, found.divided, asked.split, path)
     entries = once(found.splits[split], config.separator, found)
-    notes = [*found.notes, *said(found.splits, found.divided, split, asked.split, path)]
+    notes = [*found.notes, *choice_notes(found.splits, found.divided, split, asked.split, path)]
     left_out = found.left_out + _others(found, split)
     split = asked.split or (split if found.divided else "test")
     classes = asked.classes
@@ -66,7 +66,7 @@ def load_measured(config: DataConfig, asked: Asked) -> tuple[LabelledData, str]:
         classes = found.classes or tuple(sorted({label for entry in entries for label in entry.labels}))
     kept, unknown = _of_classes(entries, classes)
     if unknown:
-        what = "labels passed over" if found.multilabel else "images not measured"
+        what = "labels ignored" if found.multilabel else "images not evaluated"
         notes.append(f"warning: {what}, of classes that the artifact does not know: {listed(unknown)}")
         left_out["of classes that the artifact does not know"] += len(entries) - len(kept)
     if not kept:
@@ -80,7 +80,7 @@ def load_measured(config: DataConfig, asked: Asked) -> tuple[LabelledData, str]:
 
 
 def overlap(one: DataConfig, other: DataConfig, split: str) -> bool:
-    """Whether the split of one section of data lies in or around the data of the other, as far as paths tell.
+    """Whether the split of one data section is inside, or contains, the data of the other, as far as paths tell.
 
     >>> overlap(DataConfig(path="a/b"), DataConfig(path="a"), "test")
     True
@@ -91,7 +91,7 @@ def overlap(one: DataConfig, other: DataConfig, split: str) -> bool:
 
 
 def _found(config: DataConfig, split: str, known: Collection[str] | None) -> tuple[Found, str]:
-    """What is there, and how a message calls it."""
+    """The entries of the split, and the path to use in messages."""
     place = {"val": config.val, "test": config.test}.get(split)
     if place is None:
         return read_source(config, known if known is not None else ()), config.path
@@ -99,30 +99,30 @@ def _found(config: DataConfig, split: str, known: Collection[str] | None) -> tup
     if is_csv(path):
         found = read_csv(path, config.separator)
         if found.divided and split not in found.splits and "train" not in found.splits:
-            raise UserError(f"data.{split}={place} lists {listed(sorted(found.splits))} images alone, none for {split}")
-        # A CSV of several splits stands for the one it is given for.
+            raise UserError(f"data.{split}={place} lists only {listed(sorted(found.splits))} images, none for {split}")
+        # A CSV with several splits is used for the one it is given for.
         entries = found.splits.get(split) or found.splits["train"]
     else:
         found = read_split_folder(path, known if known is not None else ())
         entries = found.splits["train"]
     others = sum(map(len, found.splits.values())) - len(entries)
     if others:
-        found.notes.append(f"not measured: {number_of(others, 'image')} of other splits in {place}")
+        found.notes.append(f"not evaluated: {number_of(others, 'image')} of other splits in {place}")
         found.left_out[OTHERS] += others
     return Found({split: renamed(entries, path)}, found.multilabel, None, found.notes, True, found.left_out), place
 
 
 def chosen(splits: Mapping[str, Sequence[Any]], divided: bool, wanted: str | None, path: str) -> str:
-    """The split that is measured.
+    """The split to evaluate.
 
     Args:
-        splits: what there is.
-        divided: the splits are the data set's own.
-        wanted: what was asked for.
+        splits: the available splits.
+        divided: whether the splits are the data set's own.
+        wanted: the requested split.
         path: of the data set, for messages.
 
     Raises:
-        UserError: it is not there.
+        UserError: the split does not exist.
 
     >>> chosen({"train": [1, 2]}, False, "test", "photos"), chosen({"val": [1]}, True, None, "photos")
     ('train', 'val')
@@ -140,25 +140,25 @@ def chosen(splits: Mapping[str, Sequence[Any]], divided: bool, wanted: str | Non
     raise UserError(f"{path} has no {split} images, but {' and '.join(counts)}; choose with {choice}")
 
 
-def said(splits: Mapping[str, Sequence[Any]], divided: bool, split: str, wanted: str | None, path: str) -> list[str]:
-    """What the user should know of that choice.
+def choice_notes(
+    splits: Mapping[str, Sequence[Any]], divided: bool, split: str, wanted: str | None, path: str
+) -> list[str]:
+    """Notes for the user about the choice of the split.
 
-    >>> said({"train": [1, 2], "test": [3]}, True, "test", "test", "photos")
-    ['not measured: 2 train images of photos (split=train)']
+    >>> choice_notes({"train": [1, 2], "test": [3]}, True, "test", "test", "photos")
+    ['not evaluated: 2 train images of photos (split=train)']
     """
     if not divided:
         if wanted in (None, "test"):
             return []
-        return [
-            f"{path} has no splits of its own: all of its images are measured, whatever split={wanted} was for training"
-        ]
+        return [f"{path} has no splits: all of its images are evaluated, whatever split={wanted} was in training"]
     others = {name: len(entries) for name, entries in splits.items() if name != split and entries}
     if wanted is None and split != "test":
-        return [f"{path} has {split} images alone, which are measured"]
+        return [f"{path} has only {split} images, which are evaluated"]
     if not others:
         return []
     return [
-        f"not measured: {', '.join(f'{count} {name}' for name, count in others.items())} images of {path} "
+        f"not evaluated: {', '.join(f'{count} {name}' for name, count in others.items())} images of {path} "
         f"({', '.join(f'split={name}' for name in others)})"
     ]
 
@@ -168,7 +168,7 @@ def _others(found: Found, split: str) -> Counter[str]:
 
 
 def _has_other_names(found: Found, entries: Sequence[Entry], known: Collection[str]) -> bool:
-    """Whether data brings class names of its own: a list, or names that the artifact does not know."""
+    """Whether the data defines its own class names: a list, or names that the artifact does not know."""
     if found.classes is not None:
         return True
     return bool({label for entry in entries for label in entry.labels} - set(known))
@@ -177,12 +177,12 @@ def _has_other_names(found: Found, entries: Sequence[Entry], known: Collection[s
 def _of_classes(entries: Sequence[Entry], classes: Sequence[str]) -> tuple[list[Record], list[str]]:
     """Records of the images of these classes, numbered in their order; and the other classes, with their images.
 
-    Of several labels an image those that are not known are passed over; an image with none that is known is left out.
+    Unknown labels of a multi-label image are ignored; an image without known labels is left out.
     """
     numbers: dict[str, int] = {}
     for number, name in enumerate(classes):
         numbers.setdefault(name, number)
-    for number, name in enumerate(classes):  # an older artifact may hold names as their folders were written
+    for number, name in enumerate(classes):  # an older artifact may contain names exactly as the folders were named
         numbers.setdefault(clean(name), number)
     kept = []
     for entry in entries:

@@ -1,7 +1,7 @@
-"""How much work a file is beside its pixels, from its structure, before a decoder sees it.
+"""Estimates from a file's structure how much work decoding takes apart from its pixels, before a decoder sees it.
 
-A decoder spends time on every chunk, marker and scan. Some kinds of files can hold a great many of them, or ones that
-grow a thousandfold, around a picture of a few pixels. `examine_structure` counts them in one pass of bounded length.
+A decoder spends time on every chunk, marker and scan. Some formats can contain a great many of them, or ones that
+expand a thousandfold, around an image of a few pixels. `examine_structure` counts them in one pass of bounded length.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
-PNG_CHUNKS = 1000  # beside one for every 512 bytes
-PNG_COMPRESSED = 64  # chunks of text or colour profile that are compressed, each of up to a megabyte
+PNG_CHUNKS = 1000  # in addition to one for every 512 bytes
+PNG_COMPRESSED = 64  # compressed chunks of text or colour profile, each of up to a megabyte
 JPEG_SEGMENTS = 1000  # before the first scan
 JPEG_FILL = 64 * 1024  # bytes between segments
-JPEG_SCANS = 32  # encoders write 18 at most; more of them weigh more
-GIF_BLOCKS = 2000  # beside one for every 32 bytes; encoders fill blocks of 255 bytes
-BMP_RUNS = 10  # how much slower Pillow decodes runs, in Python, than plain pixels
+JPEG_SCANS = 32  # encoders write 18 at most; more scans increase the weight
+GIF_BLOCKS = 2000  # in addition to one for every 32 bytes; encoders fill blocks of 255 bytes
+BMP_RUNS = 10  # how much slower Pillow decodes run-length encoding, in Python, than plain pixels
 
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # within a scan, whatever else follows 0xff is data
 _WINDOW = 1 << 20
@@ -25,11 +25,11 @@ _NO_LENGTH = frozenset({0x00, 0x01, 0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE)
 
 
 class Structure(NamedTuple):
-    """What a file's structure says.
+    """What a file's structure reveals.
 
     Args:
-        reason: why the file is not worth decoding, or "".
-        weight: how many times the work of a plain file each of its pixels takes.
+        reason: why the file should not be decoded, or "".
+        weight: work per pixel, relative to a plain file.
     """
 
     reason: str = ""
@@ -37,7 +37,7 @@ class Structure(NamedTuple):
 
 
 def examine_structure(content: bytes) -> Structure:
-    """Count what a PNG, JPEG, GIF or BMP file is made of; other bytes pass, for their readers' limits hold.
+    """Count the parts of a PNG, JPEG, GIF or BMP file; other bytes pass, because their readers have limits.
 
     >>> examine_structure(b"not an image")
     Structure(reason='', weight=1.0)
@@ -49,7 +49,7 @@ def examine_structure(content: bytes) -> Structure:
             try:
                 return count(content)
             except (struct.error, IndexError, ValueError):
-                return Structure()  # cut short; the decoder says so
+                return Structure()  # truncated; the decoder reports it
     return Structure()
 
 
@@ -72,7 +72,7 @@ def _png(content: bytes) -> Structure:
 
 def _jpeg(content: bytes) -> Structure:
     position, segments, fill, scans = 2, 0, 0, 0
-    # What stands before the first scan Pillow reads in Python.
+    # Pillow reads everything before the first scan in Python.
     while scans == 0:
         marker = content.index(b"\xff", position)
         fill += marker - position
@@ -88,7 +88,7 @@ def _jpeg(content: bytes) -> Structure:
         scans += code == 0xDA
         if code not in _NO_LENGTH:
             position += max(2, struct.unpack_from(">H", content, position)[0])
-    # Each further scan is a pass over all pixels. What follows the end of the image, as a film does, does not count.
+    # Each further scan is a pass over all pixels. Data after the end of the image, such as a video, does not count.
     while (found := _next_marker(content, position)) and found[0] != b"\xff\xd9":
         position, scans, segments = found.end(), scans + (found[0] == b"\xff\xda"), segments + 1
         if segments > 4 * JPEG_SEGMENTS:
@@ -99,7 +99,7 @@ def _jpeg(content: bytes) -> Structure:
 
 
 def _next_marker(content: bytes, position: int) -> re.Match[bytes] | None:
-    # In pieces, for no other thread of Python runs while one is searched.
+    # In pieces, because no other Python thread runs during a search.
     while position < len(content):
         found = _MARKER.search(content, position, position + _WINDOW)
         if found:
@@ -113,13 +113,13 @@ def _gif(content: bytes) -> Structure:
     position, blocks, frames = 13, 0, 0
     if content[10] & 0x80:
         position += 3 << ((content[10] & 7) + 1)
-    # To where the second frame begins: so far a reader goes to tell whether there are several.
+    # Up to the start of the second frame: a reader goes that far to find out whether there are several.
     while frames < 2 and blocks <= limit:
         kind = content[position]
         if kind == 0x21:  # an extension
             position += 2
             if content[position - 1] != 0xFE and content[position] == 0:
-                position += 1  # Pillow reads on: it takes the first block of all but comments for a part of the head
+                position += 1  # Pillow reads on: it treats the first block of all but comments as part of the header
         elif kind == 0x2C:
             frames += 1
             flags = content[position + 9]

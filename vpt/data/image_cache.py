@@ -1,4 +1,4 @@
-"""All images of a split decoded once, in memory that every worker process sees."""
+"""All images of a split, decoded once, in memory shared with the worker processes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from vpt.data.dataset import Record
 from vpt.data.decode import MAX_PIXELS, BadImage, header_pixels, read
 from vpt.utils.errors import UserError
 
-SHARE_OF_MEMORY = 0.8
+MEMORY_FRACTION = 0.8
 Progress = Callable[[int, int], None]  # images done, images in all
 
 
 class ImageCache:
-    """Decoded images by record index, as arrays (H, W, 3) uint8 that cannot be written to.
+    """Decoded images by record index, as read-only arrays (H, W, 3) uint8.
 
-    Make it before the loader: workers inherit the memory instead of copying it.
+    Create it before the loader: workers inherit the memory instead of copying it.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class ImageCache:
         """Decode `records`. `progress(done, total)` is called after each.
 
         Raises:
-            UserError: the pixels need more than 80 % of the memory that is free.
+            UserError: the pixels need more than 80 % of the free memory.
             BadImage: an image cannot be read.
         """
         sizes = _header_bytes(records, max_pixels)
@@ -41,7 +41,7 @@ class ImageCache:
         self._shapes = np.zeros((len(records), 2), dtype=np.int64)
         self._pixels = torch.empty(int(sum(sizes)), dtype=torch.uint8)
         if multiprocessing.get_start_method() != "fork":
-            # A forked worker sees ordinary memory, which /dev/shm (64 MB in Docker) does not limit.
+            # A forked worker inherits ordinary memory, which is not limited by /dev/shm (64 MB in Docker).
             self._pixels.share_memory_()
         with ThreadPoolExecutor(threads()) as pool:
             tasks = pool.map(lambda index: self._fill(index, records[index], max_pixels), range(len(records)))
@@ -61,20 +61,20 @@ class ImageCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory the pixels take."""
+        """Memory of the pixels in bytes."""
         return self._pixels.numel()
 
     def _fill(self, index: int, record: Record, max_pixels: int) -> None:
         pixels = read(record, max_pixels).pixels
         start = int(self._ends[index - 1]) if index else 0
         if pixels.size != int(self._ends[index]) - start:
-            raise BadImage(record.name, "its header promises another size; save it anew, or set data.cache=false")
+            raise BadImage(record.name, "its header states another size; save it again, or set data.cache=false")
         self._shapes[index] = pixels.shape[:2]
         self._pixels.numpy()[start : start + pixels.size] = pixels.reshape(-1)
 
 
 def check_memory(needed: int, available: int | None = None) -> None:
-    """UserError if `needed` bytes are more than 80 % of the `available` ones; default: what the machine has free.
+    """Raise UserError if `needed` bytes exceed 80 % of `available`; default: the free memory of the machine.
 
     >>> check_memory(90, 100)
     Traceback (most recent call last):
@@ -82,16 +82,16 @@ def check_memory(needed: int, available: int | None = None) -> None:
     vpt.utils.errors.UserError: data.cache=true needs 0.0 GB for the decoded images, more than 80% of the 0.0 GB ...
     """
     available = available_memory() if available is None else available
-    if available is not None and needed > SHARE_OF_MEMORY * available:
+    if available is not None and needed > MEMORY_FRACTION * available:
         raise UserError(
             f"data.cache=true needs {needed / 1e9:.1f} GB for the decoded images, more than "
-            f"{SHARE_OF_MEMORY:.0%} of the {available / 1e9:.1f} GB of free memory; set data.cache=false "
+            f"{MEMORY_FRACTION:.0%} of the {available / 1e9:.1f} GB of free memory; set data.cache=false "
             "or shrink the images on disk"
         )
 
 
 def available_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes that can still be allocated, within the container's limit if there is one; None where unknown.
+    """Bytes that can still be allocated, within the container's limit if there is one; None if unknown.
 
     >>> available_memory(Path("/no/such"), Path("/no/such")) is None
     True
@@ -106,7 +106,7 @@ def available_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cg
         limit = int((cgroup / "memory.max").read_text())
         used = int((cgroup / "memory.current").read_text())
         counts = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
-        # File pages count as used but are given up when somebody asks.
+        # File pages count as used but can be reclaimed.
         free = min(free, limit - used + int(counts.get("inactive_file", 0)))
     except (OSError, ValueError):
         pass  # "max", or no such control group
@@ -114,7 +114,7 @@ def available_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cg
 
 
 def threads() -> int:
-    """Threads for decoding: Pillow works outside the interpreter's lock, so one for each core, at most 8."""
+    """Number of threads for decoding: one per core, at most 8, because Pillow releases the interpreter lock."""
     return min(8, os.cpu_count() or 1)
 
 

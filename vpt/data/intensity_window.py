@@ -1,5 +1,5 @@
-"""How images deeper than 8 bits become 8 bits: one window for all images of a data set, so that a grey means the same
-in every image, and stored with the run, so that it means the same in training and ever after."""
+"""Scaling images deeper than 8 bits to 8 bits, with one window for all images of a data set, so that a grey value means
+the same in every image. The window is stored with the run, so that it is the same in training and inference."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 
 from vpt.config.data import Window
 
-BITS = (8, 10, 12, 14, 16)  # of sensors; integers in use are taken for the smallest of these that holds them all
+BITS = (8, 10, 12, 14, 16)  # bit depths of sensors; the smallest that fits all values is used
 
 
 class Depth(NamedTuple):
-    """The values of an image deeper than 8 bits: least, greatest, and whether they are integers."""
+    """Range of the values of an image deeper than 8 bits: minimum, maximum, and whether they are integers."""
 
     low: float
     high: float
@@ -22,7 +22,7 @@ class Depth(NamedTuple):
 
     @classmethod
     def of(cls, values: np.ndarray) -> Depth:
-        """The depth of the values of an image, which are finite.
+        """The range of an image's values, which must be finite.
 
         >>> Depth.of(np.array([[3, 4000]], np.uint16))
         Depth(low=3.0, high=4000.0, whole=True)
@@ -31,11 +31,11 @@ class Depth(NamedTuple):
 
 
 def window_of(depths: Iterable[Depth]) -> Window:
-    """The window for images of these depths, "full" where there are none.
+    """The window for images with these ranges, "full" if there are none.
 
-    Unsigned integers of at most 16 bits: from 0 to the largest number of 8, 10, 12, 14 or 16 bits, the fewest that hold
-    all values. Floats within 0..1 or 0..255 keep that range. Anything else has no agreed range: from the least value of
-    all images to the greatest.
+    Unsigned integers of at most 16 bits: from 0 to the largest number of 8, 10, 12, 14 or 16 bits, whichever is the
+    smallest that fits all values. Floats within 0..1 or 0..255 keep that range. Anything else has no standard range:
+    from the minimum over all images to the maximum.
 
     >>> window_of([Depth(10, 900, True), Depth(0, 4000, True)])
     (0.0, 4095.0)
@@ -55,19 +55,19 @@ def window_of(depths: Iterable[Depth]) -> Window:
 
 
 def scale(values: np.ndarray, window: tuple[float, float]) -> np.ndarray:
-    """Values of any type as uint8: the window's lower end is 0, its upper end 255, what lies outside is cut off there.
+    """Scale values of any type to uint8: the lower end of the window becomes 0, the upper end 255; others are clipped.
 
     >>> scale(np.array([[0, 2048, 4095, 65535]], np.uint16), (0, 4095)).tolist()
     [[0, 128, 255, 255]]
     """
     low, high = window
-    # float32 cannot hold every 32-bit integer.
+    # float32 cannot represent every 32-bit integer.
     scaled = (values.astype(np.float64) - low) * 255 / (high - low)
     return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
 
 
 def shown(window: Window) -> str:
-    """A window as it is written on the command line.
+    """A window as written on the command line.
 
     >>> shown((0.0, 4095.0)), shown("full")
     ('[0, 4095]', 'full')

@@ -1,4 +1,4 @@
-"""What a backbone expects of its pixels."""
+"""Preprocessing that a backbone expects."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Square size in pixels, per-channel mean and std on the 0..1 scale, interpolation and centre-crop share.
+    """Square size in pixels, per-channel mean and std on the 0..1 scale, interpolation and centre-crop fraction.
 
     >>> Preprocess(size=224).crop_pct
     1.0

@@ -16,10 +16,10 @@ _before: tuple[int | None, warnings.catch_warnings[None]] | None = None
 
 @contextmanager
 def pillow_settings(max_pixels: int) -> Iterator[None]:
-    """Within the block Pillow refuses no image of up to `max_pixels` pixels and prints no warnings of its own.
+    """Context in which Pillow accepts images of up to `max_pixels` pixels and prints no warnings.
 
     Both the limit and the warning filters are global to the process, and `warnings.catch_warnings` is not
-    thread-safe. So the first of several threads to enter sets them and the last one to leave puts them back.
+    thread-safe. So the first of several threads to enter sets them and the last one to leave restores them.
 
     >>> before = Image.MAX_IMAGE_PIXELS
     >>> with pillow_settings(300_000_000):
@@ -37,7 +37,7 @@ def pillow_settings(max_pixels: int) -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = max_pixels
             for module in (r"PIL\b", r"vpt\.data\b"):
                 warnings.filterwarnings("ignore", module=module)
-        # With several limits at once the largest holds here; `decode` compares with its own limit anyway.
+        # With several limits at once the largest applies here; `decode` also checks its own limit.
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, max_pixels)
         _active += 1
     try:

@@ -1,4 +1,4 @@
-"""16-bit colours, which Pillow reads as 8-bit ones: of a 12-bit image 16 levels would be left of each colour."""
+"""16-bit colours. Pillow reads them as 8-bit, which leaves 16 levels per channel of a 12-bit image."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ CHANNELS = {"RGB": 3, "RGBA": 4}
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether a file that is opened and not yet loaded holds colours of 16 bits.
+    """Whether a file that is opened but not yet loaded has 16-bit colours.
 
     >>> is_deep(Image.new("RGB", (2, 2)))
     False
@@ -25,21 +25,21 @@ def is_deep(image: Image.Image) -> bool:
 
 
 def colours(content: bytes, loaded: Image.Image) -> np.ndarray:
-    """The 16-bit colours (H, W, 3) of a file, in the place and order of the pixels that Pillow made of it.
+    """The 16-bit colours (H, W, 3) of a file, in the layout of the pixels that Pillow decoded.
 
-    They are OpenCV's, where these agree with Pillow's in their upper 8 bits. Where they do not (premultiplied alpha,
-    layouts that one of the two reads otherwise) the 8 bits are all there is to be had: those of Pillow, times 257.
+    They come from OpenCV, if they agree with Pillow's in their upper 8 bits. If not (premultiplied alpha, layouts that
+    the two read differently), only Pillow's 8 bits are available, multiplied by 257.
 
     Args:
-        content: the file, which Pillow has decoded whole.
-        loaded: what it made of it.
+        content: the file, which Pillow has decoded completely.
+        loaded: the image decoded by Pillow.
     """
     import cv2
 
     log = cv2.utils.logging
     upper = np.asarray(loaded)[..., :3]
     loud = log.getLogLevel()
-    log.setLogLevel(log.LOG_LEVEL_SILENT)  # Pillow has read the file; what OpenCV thinks of its tags helps nobody
+    log.setLogLevel(log.LOG_LEVEL_SILENT)  # Pillow has read the file; OpenCV's warnings about tags do not matter
     try:
         found = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
@@ -57,5 +57,5 @@ def colours(content: bytes, loaded: Image.Image) -> np.ndarray:
 
 
 def _agree(found: np.ndarray, upper: np.ndarray) -> bool:
-    """Whether 16-bit values of a row are those whose upper 8 bits are these, but for rounding."""
+    """Whether the upper 8 bits of a row of 16-bit values equal these values, up to rounding."""
     return bool((np.abs(found // 257 - upper.astype(np.int32)) <= 1).all())

@@ -1,15 +1,15 @@
-"""Seeded choices that depend on nothing but their arguments: not on numpy's version, workers or history."""
+"""Seeded random choices that depend only on their arguments: not on numpy's version, workers or history."""
 
 from __future__ import annotations
 
 import numpy as np
 
-# What a number is drawn for, so that no two uses share a stream.
+# Purpose of a draw, so that no two purposes share a random stream.
 _ORDER, _AUGMENT, _SPLIT = 1, 2, 3
 
 
 def _shuffled(n: int, *key: int) -> np.ndarray:
-    # numpy keeps the raw streams of its bit generators for ever, but not Generator.permutation.
+    # numpy guarantees the raw streams of its bit generators, but not Generator.permutation.
     return np.argsort(np.random.PCG64(np.random.SeedSequence(key)).random_raw(n), kind="stable")
 
 

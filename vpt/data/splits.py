@@ -1,4 +1,4 @@
-"""Splitting off a validation set and drawing few shots, class by class."""
+"""Splitting off a validation set and drawing few shots, per class."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from vpt.config import DataConfig
 from vpt.data.dataset import Record
 from vpt.data.sampler import split_order
 
-VALIDATION, _SHOTS, TEST = 1, 2, 3  # so that no two uses draw the same
+VALIDATION, _SHOTS, TEST = 1, 2, 3  # purposes, so that no two draws are the same
 NO_LABEL = 2**31
 
 
 def split_off(
     records: Sequence[Record], fraction: float, seed: int, purpose: int = VALIDATION
 ) -> tuple[list[Record], list[Record]]:
-    """Split records into (training, validation) or (training, test), both in the old order.
+    """Split records into (training, validation) or (training, test), both in the original order.
 
     `fraction` of each class goes to the second.
 
-    Every class of at least two images gets at least one on either side. An image with several labels counts for
+    Every class with at least two images gets at least one on either side. An image with several labels counts for
     its rarest one.
 
     >>> from pathlib import Path
@@ -41,9 +41,9 @@ def split_off(
 
 
 def draw_shots(records: Sequence[Record], shots: int, seed: int) -> tuple[list[Record], dict[int, int]]:
-    """Keep `shots` records of each class, in the old order; return them and the count of each class that has fewer.
+    """Keep `shots` records per class, in the original order; also return the count of each class that has fewer.
 
-    With several labels an image, images are drawn while they hold a label that has not been seen often enough.
+    For multi-label data, images are drawn as long as they have a label that is not yet drawn often enough.
 
     >>> from pathlib import Path
     >>> records = [Record(f"{i}", Path(f"{i}"), (int(i > 0),)) for i in range(6)]
@@ -65,7 +65,7 @@ def draw_shots(records: Sequence[Record], shots: int, seed: int) -> tuple[list[R
 def set_apart(
     train: Sequence[Record], val: Sequence[Record], test: Sequence[Record], config: DataConfig
 ) -> tuple[list[Record], list[Record], list[Record]]:
-    """The splits as `val_shots`, `join_val` and `hold_test` want them.
+    """Apply `val_shots`, `join_val` and `hold_test` to the splits.
 
     >>> from pathlib import Path
     >>> one = [Record("a", Path("a"), (0,))]

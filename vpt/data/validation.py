@@ -1,4 +1,4 @@
-"""Decode every image once before training: what cannot be read, what is converted, what is in two splits."""
+"""Validation before training: decodes every image once and reports unreadable, converted and duplicate images."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ class Clash(NamedTuple):
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What `check` found. `text()` is for people.
+    """Result of `check`. `text()` formats it for the console.
 
     `formats` and `modes` count images by file format and Pillow mode; `sizes` are the (width, height) of the
     images with the fewest and the most pixels, in pixels (None without images); `notes` are the names of the
-    images by what was converted ("CMYK", "16-bit", "alpha", "EXIF-rotated", ...); `deep` are those deeper than 8 bits.
-    `pixels` is a digest of what all good images show, in order, after the version of the library that decoded them.
+    images by conversion ("CMYK", "16-bit", "alpha", "EXIF-rotated", ...); `deep` are those deeper than 8 bits.
+    `pixels` is a digest of all good images, in order, prefixed by the version of the library that decoded them.
     """
 
     total: int
@@ -72,11 +72,11 @@ class CheckReport:
 
     @property
     def worrying(self) -> bool:
-        """Whether something is wrong that a user should see before training."""
+        """Whether there is a problem that the user should see before training."""
         return bool(self.bad or self.leaks or self.clashes)
 
     def text(self) -> str:
-        """Some lines that tell it all, with the first names of each kind.
+        """Summary in a few lines, with the first names of each kind.
 
         >>> CheckReport(0, {}, {}, None, (), {}, ()).text()
         '0 images checked'
@@ -93,7 +93,7 @@ class CheckReport:
         if self.leaks:
             pairs = [f"{leak.split}: {leak.name} = {leak.other_split}: {leak.other_name}" for leak in self.leaks]
             lines.append(
-                f"warning: {number_of(len(pairs), 'image')} in two splits, so scores flatter: {listed(pairs, 5)}"
+                f"warning: {number_of(len(pairs), 'image')} in two splits, which inflates scores: {listed(pairs, 5)}"
             )
         if self.clashes:
             pairs = [
@@ -115,7 +115,7 @@ class CheckReport:
 def check(data: LabelledData, max_pixels: int = MAX_PIXELS, progress: Progress | None = None) -> CheckReport:
     """Decode all images of all splits in a few threads. `progress(done, total)` is called after each.
 
-    Files that have the size and time they had at an earlier check are not decoded again.
+    Files with the same size and timestamps as at an earlier check are not decoded again.
 
     >>> check(LabelledData(("a", "b"), False, (), ())).total
     0
@@ -147,7 +147,7 @@ def check(data: LabelledData, max_pixels: int = MAX_PIXELS, progress: Progress |
 
 
 def apply(data: LabelledData, report: CheckReport, on_bad: str = "error") -> LabelledData:
-    """Return the data without the images in `report.bad` ("skip"), or refuse them ("error").
+    """Return the data without the images in `report.bad` ("skip"), or raise an error ("error").
 
     Raises:
         UserError: there are bad images and on_bad is "error", listing the first twenty; or skipping them leaves a
@@ -171,11 +171,11 @@ def apply(data: LabelledData, report: CheckReport, on_bad: str = "error") -> Lab
     kept = {split: tuple(record for record in data.split(split) if (split, record.name) not in bad) for split in SPLITS}
     for split in SPLITS:
         if data.split(split) and not kept[split]:
-            raise UserError(f"no {split} image can be read; `vpt data check` names the reasons")
+            raise UserError(f"no {split} image can be read; `vpt data check` lists the reasons")
     before, after = _used(data.train), _used(kept["train"])
     if lost := sorted(before - after):
         names = listed([data.classes[label] for label in lost])
-        raise UserError(f"without the images that cannot be used training has none of {names}; repair those files")
+        raise UserError(f"without the images that cannot be used no training images of {names} are left; repair them")
     names = listed([entry.name for entry in report.bad])
     note = f"left out {number_of(len(report.bad), 'image')} that cannot be used: {names}"
     return replace(data, train=kept["train"], val=kept["val"], test=kept["test"], notes=(*data.notes, note))

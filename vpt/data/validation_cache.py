@@ -1,4 +1,4 @@
-"""What an earlier check found about files that have not changed since, kept in the user's cache folder."""
+"""Cache of check results for unchanged files, in the user's cache folder."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from vpt.utils.atomic_io import read_json, write_text
 from vpt.utils.cache_dir import cache_dir
 from vpt.utils.errors import UserError
 
-# Another Pillow may read a file differently, and so may we. Raise the number when `Decoded` changes meaning.
+# Results depend on the version of Pillow and on ours. Increase the number when `Decoded` changes meaning.
 _FORMAT = f"2 pillow-{PIL.__version__}"
 
 
 class Checked(NamedTuple):
-    """A readable image: file format, Pillow mode, size in pixels, sha256 of its pixels before they are scaled, what was
-    converted, and its values where they are deeper than 8 bits."""
+    """A readable image: file format, Pillow mode, size in pixels, sha256 of its pixels before scaling, conversions, and
+    the range of its values if they are deeper than 8 bits."""
 
     format: str
     mode: str
@@ -43,19 +43,19 @@ class Checked(NamedTuple):
         digest = hashlib.sha256(f"{width}x{height}".encode())
         if decoded.values is None:
             digest.update(decoded.pixels.data)
-        else:  # scaled to 8 bits, dark images that differ would become the same
+        else:  # scaled to 8 bits, different dark images could become equal
             for row in decoded.values:
                 digest.update(np.ascontiguousarray(row, dtype=np.float64).data)
         return cls(decoded.format, decoded.mode, width, height, digest.hexdigest(), decoded.notes, decoded.depth)
 
 
 class Memory:
-    """Results by path; valid while size, times and limit stay the same. Only good news is kept.
+    """Results by path; valid while size, timestamps and limit are unchanged. Only good results are cached.
 
-    Of the times, one can be set back by who changes a file (as `cp -p` does), the other one cannot.
+    Whoever changes a file can restore one of the timestamps (as `cp -p` does), but not the other one.
 
-    An image may be unreadable for reasons that leave no trace in its file (rights, a full memory), so bad ones are
-    looked at again.
+    An image may be unreadable for reasons that leave no trace in its file (permissions, lack of memory), so bad ones
+    are checked again.
     """
 
     def __init__(self, file: Path, max_pixels: int) -> None:
@@ -67,14 +67,14 @@ class Memory:
 
     @classmethod
     def of(cls, sources: Iterable[Path | Item], max_pixels: int) -> Memory:
-        """The memory for a data set, found by the folder that holds all its files."""
+        """The cache for a data set, identified by the folder that contains all its files."""
         parents = sorted({str(source.parent) for source in sources if isinstance(source, Path)})
         root = os.path.commonpath([os.path.abspath(parent) for parent in parents]) if parents else ""
         key = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
         return cls(cache_dir() / "checked" / f"{key}.json", max_pixels)
 
     def get(self, source: Path | Item) -> Checked | None:
-        """What is known about a file, if it has not changed."""
+        """The result for a file, if it has not changed."""
         if not isinstance(source, Path):
             return None
         path = _key(source)
@@ -88,12 +88,12 @@ class Memory:
         return checked
 
     def put(self, source: Path | Item, checked: Checked) -> None:
-        """Remember a result."""
+        """Store a result."""
         if isinstance(source, Path) and (stamp := self._stamp(source)) is not None:
             self._new[_key(source)] = [*stamp, *checked]
 
     def save(self) -> None:
-        """Write the results of this check. A cache that cannot be written is no reason to stop."""
+        """Write the results of this check. Errors are ignored, because it is only a cache."""
         if not self._new:
             return
         text = json.dumps({"format": _FORMAT, "files": self._new})
@@ -109,13 +109,13 @@ class Memory:
 
 
 def _key(source: Path) -> str:
-    # Names that are no UTF-8 hold lone surrogates, which JSON keeps as escapes.
+    # Names that are not UTF-8 contain lone surrogates, which JSON stores as escapes.
     return os.path.abspath(source)
 
 
 def _load(file: Path) -> dict[str, Any]:
     try:
-        tree = read_json(file, "it is made anew")
+        tree = read_json(file, "it is created again")
     except UserError:
         return {}
     if not isinstance(tree, dict) or tree.get("format") != _FORMAT or not isinstance(tree.get("files"), dict):

@@ -1,4 +1,4 @@
-"""The processes that load images: how many, how they start, and what is told when one dies."""
+"""Data loading worker processes: how many, how they start, and what to report when one dies."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import torch
 from torch.utils.data import DataLoader, get_worker_info
 
 
-class Desk:
-    """The image that each worker has at hand, in memory that all processes see, so that the main one can name it if a
-    worker is killed over it.
+class WorkerStatus:
+    """The image that each worker is loading, in shared memory, so that the main process can name it if a worker is
+    killed.
 
-    >>> desk = Desk(workers=0)
-    >>> desk.note(3)  # outside of a worker nothing is noted
-    >>> desk.left_behind()
+    >>> status = WorkerStatus(workers=0)
+    >>> status.note(3)  # does nothing outside of a worker
+    >>> status.left_behind()
     []
     """
 
@@ -30,23 +30,23 @@ class Desk:
             self._places.share_memory_()
 
     def clear(self) -> None:
-        """Forget what was noted."""
+        """Reset the status of all workers."""
         self._places.fill_(-1)
 
     def note(self, at: int | None) -> None:
-        """Leave word, in a worker, of the record that it takes up; None when it has put it down."""
+        """Record, in a worker, the index it starts to load; None when it is done."""
         worker = get_worker_info()
         if worker is not None:
             self._places[worker.id] = torch.tensor([os.getpid(), -1 if at is None else at])
 
     def left_behind(self) -> list[int]:
-        """Records that workers held who are not alive any more."""
+        """Indices of records that dead workers were loading."""
         alive = {child.pid for child in multiprocessing.active_children()}
         return [at for pid, at in self._places.tolist() if at >= 0 and pid not in alive]
 
 
 def default_workers() -> int:
-    """Loader processes that suit this machine: 0 on two cores or fewer without a GPU, else all but one, at most 16.
+    """Suitable number of workers for this machine: 0 on two cores or fewer without a GPU, else all but one, at most 16.
 
     >>> 0 <= default_workers() <= 16
     True
@@ -58,9 +58,9 @@ def default_workers() -> int:
 
 
 def iterate(loader: DataLoader[Any]) -> Iterator[Any]:
-    """`iter(loader)`, but the death of a worker is found when a batch is fetched.
+    """Like `iter(loader)`, but a dead worker is noticed when a batch is fetched.
 
-    torch sets a signal handler that raises RuntimeError wherever the main program happens to be at that moment.
+    torch installs a signal handler that raises RuntimeError wherever the main program happens to be.
     """
     if not loader.num_workers or threading.current_thread() is not threading.main_thread():
         return iter(loader)
@@ -72,10 +72,10 @@ def iterate(loader: DataLoader[Any]) -> Iterator[Any]:
 
 
 def start_worker(worker_id: int) -> None:
-    """What a worker does first."""
+    """Initialise a worker process."""
     import cv2
 
-    # Ctrl-C reaches all processes of a terminal; the training decides when its workers end.
+    # Ctrl-C reaches all processes of a terminal; the trainer decides when its workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # OpenCV's threads do not survive a fork, and the workers are the parallelism.

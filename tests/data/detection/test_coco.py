@@ -251,7 +251,7 @@ def test_boxes_without_area_are_left_out_by_name(tmp_path: Path):
     assert "left out 5 boxes without area inside the image: " in text
     assert "instances_train/0.png (5, 5, 5, 15) annotation 1 of instances_train.json" in text
     assert "instances_train/4.png (a number that is not finite) annotation 5" in text
-    assert "cut 1 box at the image's edge: instances_train/2.png" in text
+    assert "clipped 1 box at the image's edge: instances_train/2.png" in text
 
 
 def test_repeated_boxes_are_told(tmp_path: Path):
@@ -366,7 +366,7 @@ def test_nothing_outside_the_data_set_is_opened(tmp_path: Path):
     folder = coco(tmp_path / "set")
     for name in ("../../secret.png", str(tmp_path / "secret.png"), "/etc/passwd", "../../../../etc/passwd"):
         change(folder, lambda tree, name=name: tree["images"][0].update(file_name=name))
-        assert "does not lie below" in refused(folder)
+        assert "is not inside" in refused(folder)
 
 
 def test_missing_images_and_broken_links_are_listed_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -404,13 +404,13 @@ def test_a_folder_for_testing_alone(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["data", "check", str(test), "task=detection"]) == 0
     assert "0 training, 0 validation and 6 test images" in capsys.readouterr().out
     assert main(["train", f"data={test}", "task=detection", f"out={tmp_path / 'runs'}"]) == 2
-    assert "is made for testing alone" in capsys.readouterr().err
+    assert "has only test images" in capsys.readouterr().err
 
 
 def test_two_files_for_one_split_are_refused(tmp_path: Path):
     coco(tmp_path)
     coco(tmp_path, ["3.png"], split="training")
-    assert "holds 2 COCO files for train: " in refused(tmp_path)
+    assert "contains 2 COCO files for train: " in refused(tmp_path)
 
 
 def test_coco_s_other_files_are_left_aside(tmp_path: Path):
@@ -424,7 +424,7 @@ def test_coco_s_other_files_are_left_aside(tmp_path: Path):
 
 def test_what_is_said_of_a_folder_that_holds_nothing_known(tmp_path: Path):
     write_json(tmp_path / "d" / "notes.json", {"a": 1})
-    assert "it holds notes.json, in which no annotations were found" in refused(tmp_path / "d")
+    assert "it contains notes.json, in which no annotations were found" in refused(tmp_path / "d")
     coco(tmp_path / "outer" / "inner")
     assert f"did you mean data={tmp_path / 'outer' / 'inner'}?" in refused(tmp_path / "outer")
 

@@ -35,7 +35,7 @@ def test_crowds_are_no_objects(tmp_path: Path, form: str, capsys: pytest.Capture
         assert "left out" not in text
     else:
         assert all(record.crowds == (False,) for record in found.values())
-        assert f"left out 4 crowds, which {form} cannot tell from single objects: " in text
+        assert f"left out 4 crowds, which {form} cannot distinguish from single objects: " in text
 
 
 def test_an_image_of_crowds_alone_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -43,7 +43,7 @@ def test_an_image_of_crowds_alone_is_told(tmp_path: Path, capsys: pytest.Capture
     change(source, lambda tree: tree["annotations"][0].update(iscrowd=1))
     text = convert(source, "yolo", tmp_path / "made", capsys)
     assert "left out 1 crowd" in text
-    assert "1 image had crowds alone and has no boxes now" in text
+    assert "1 image had only crowds and has no boxes now" in text
 
 
 def test_areas_survive_in_coco(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

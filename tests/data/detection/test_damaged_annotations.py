@@ -92,7 +92,7 @@ def test_places_that_cannot_be(tmp_path: Path, key: str):
         (tmp_path / "data.yaml").write_text("\n".join([*lines, "names: [cat, dog]"]))
         config = DataConfig(path=str(tmp_path))
         if key == "path":
-            assert "which is not there; paths start at its own folder" in "\n".join(read_boxes(config)[0].notes)
+            assert "which does not exist; using its own folder instead" in "\n".join(read_boxes(config)[0].notes)
         else:
             with pytest.raises(UserError, match="there is no folder or list"):
                 read_boxes(config)

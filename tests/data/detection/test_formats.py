@@ -55,7 +55,7 @@ def test_coco_with_sparse_ids_crowds_and_empty_images(tmp_path: Path):
 def test_images_without_boxes_are_told(tmp_path: Path):
     coco(tmp_path)
     notes = load_boxes(DataConfig(path=str(tmp_path), val_fraction=0.3)).notes
-    assert any(note.startswith("1 image without boxes, of background alone: ") for note in notes)
+    assert any(note.startswith("1 image without boxes, treated as background: ") for note in notes)
 
 
 def test_voc_without_sizes_reads_those_of_the_images(tmp_path: Path):
@@ -83,7 +83,7 @@ def test_boxes_that_are_all_left_out_are_told_of(tmp_path: Path):
 def test_boxes_are_told_from_classes(tmp_path: Path, form: str):
     coco(tmp_path / "source")
     convert(load_boxes(DataConfig(path=str(tmp_path / "source"), val_fraction=0.3)), tmp_path / "made", form)
-    with pytest.raises(UserError, match=r"holds boxes \(.*\); set task=detection|for boxes set task=detection"):
+    with pytest.raises(UserError, match=r"contains boxes \(.*\); set task=detection|for boxes set task=detection"):
         load_data(DataConfig(path=str(tmp_path / "made")))
 
 
@@ -126,7 +126,7 @@ def test_boxes_are_cut_at_the_edge_or_left_out_by_name(tmp_path: Path):
     notes = "\n".join(data.notes)
     assert "left out 3 boxs" not in notes
     assert "left out 3 boxes without area inside the image: instances_train/0.png (5, 5, 5, 15)" in notes
-    assert "cut 1 box at the image's edge: instances_train/0.png" in notes
+    assert "clipped 1 box at the image's edge: instances_train/0.png" in notes
     for record in (*data.train, *data.val):
         assert isinstance(record, BoxRecord)
         assert all(0 <= x1 < x2 <= 48 and 0 <= y1 < y2 <= 32 for x1, y1, x2, y2 in record.boxes)
@@ -135,13 +135,13 @@ def test_boxes_are_cut_at_the_edge_or_left_out_by_name(tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda tree: tree["images"][0].update(file_name="../../etc/passwd"), "does not lie below"),
-        (lambda tree: tree["images"][0].update(file_name="/etc/passwd"), "does not lie below"),
+        (lambda tree: tree["images"][0].update(file_name="../../etc/passwd"), "is not inside"),
+        (lambda tree: tree["images"][0].update(file_name="/etc/passwd"), "is not inside"),
         (
             lambda tree: tree["images"][0].update(file_name="a\0b.png"),
-            r"names 'a\\x00b\.png', which does not lie below",
+            r"names 'a\\x00b\.png', which is not inside",
         ),
-        (lambda tree: tree["images"][0].update(file_name=""), "names '', which does not lie below"),
+        (lambda tree: tree["images"][0].update(file_name=""), "names '', which is not inside"),
         (lambda tree: tree["images"][0].update(file_name="gone.png"), "cannot be found: gone.png"),
         (lambda tree: tree["annotations"][0].update(category_id=9), "category 9, which is not listed"),
         (lambda tree: tree["annotations"][0].update(image_id=9), "image 9, which is not listed"),
@@ -207,7 +207,7 @@ def test_yolo(tmp_path: Path):
     ("lines", "sentence"),
     [
         ("0 0.1 0.1\n", "line 1: '0 0.1 0.1' is not"),
-        ("5 0.1 0.1 0.1 0.1\n", "class 5 is not among"),
+        ("5 0.1 0.1 0.1 0.1\n", "class 5 is out of range"),
         ("a b c d e\n", "is not"),
     ],
 )

@@ -78,14 +78,14 @@ def test_a_folder_holds_out(tmp_path: Path, write: Write, folder: str, split: st
         assert "c" not in stems(tmp_path).get("train", [])
         return
     assert stems(tmp_path) == {"train": ["a", "b", "d"], split: ["c"]}
-    assert f"took 1 image out of training for {split}, held out by the folder {folder}" in notes(tmp_path)
+    assert f"moved 1 image from training to {split}, held out by the folder {folder}" in notes(tmp_path)
 
 
 @pytest.mark.parametrize("write", [coco, yolo], ids=lambda write: write.__name__)
 def test_a_list_that_fits_several_images_is_refused(tmp_path: Path, write: Write):
     write(tmp_path, ["a/1.jpg", "b/1.jpg", "b/2.jpg"])
     (tmp_path / "test.txt").write_text("1.jpg\n")
-    with pytest.raises(UserError, match=r"test\.txt names '1\.jpg', which may be any of .*give the folder there"):
+    with pytest.raises(UserError, match=r"test\.txt names '1\.jpg', which may be any of .*add the folder there"):
         load_boxes(DataConfig(path=str(tmp_path)))
     (tmp_path / "test.txt").write_text("b/1.jpg\n")
     assert len(read(tmp_path)["test"]) == 1

@@ -185,7 +185,7 @@ def test_the_counts_add_up(form: str, plan: Plan, extras: list[str]):
         notes = "\n".join(data.notes)
         kept = sum(len(record.labels) for split in SPLITS for record in data.split(split) if usable(record))
         lost = number_in(r"left out (\d+) box", notes)
-        assert (kept, lost, number_in(r"cut (\d+) box", notes)) == (tree.kept, tree.lost, tree.cut)
+        assert (kept, lost, number_in(r"clipped (\d+) box", notes)) == (tree.kept, tree.lost, tree.cut)
         bad = {(split, record.name) for split in SPLITS for record in data.split(split) if not usable(record)}
         assert sum(map(boxes_told, class_lines(data, bad))) == tree.kept
 
@@ -240,7 +240,7 @@ def test_what_is_printed_of_crowds(tmp_path: Path, capsys: pytest.CaptureFixture
     change(tmp_path, lambda tree: tree["annotations"][0].update(iscrowd=1))
     lines = lines_of(tmp_path, capsys, "data.join_val=true")
     assert "cat: 2 boxes in 2 training images" in lines
-    assert "1 crowd, which are neither trained on nor counted as missed" in lines
+    assert "1 crowd, not used for training and not counted as missed" in lines
 
 
 def test_other_folders_are_counted_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -75,7 +75,7 @@ def test_the_stated_size_tells_in_which_pixels_boxes_lie(tmp_path: Path, form: s
     box, size = (OBJECT, STORED) if frame == "stored" else (where, STORED[::-1])
     write(form, tmp_path, ["a.png"], box, size)
     assert read(tmp_path) == {"train": {"a.png": [("cat", where)]}}
-    assert ("turned the boxes of 1 image, annotated as stored" in notes(tmp_path)) == (frame == "stored")
+    assert ("rotated the boxes of 1 image, annotated as stored" in notes(tmp_path)) == (frame == "stored")
 
 
 @pytest.mark.parametrize("form", ["coco", "voc"])
@@ -86,7 +86,7 @@ def test_where_the_size_does_not_tell_the_other_images_do(tmp_path: Path, form: 
     write(form, tmp_path, ["half.png", "quarter.png"], OBJECT, STORED)
     places = {name: seen(tmp_path / "images" / name) for name in ("half.png", "quarter.png")}
     assert read(tmp_path) == {"train": {name: [("cat", box)] for name, box in places.items()}}
-    assert "EXIF turns or mirrors 1 image and the annotated size does not say" in notes(tmp_path)
+    assert "EXIF rotates or mirrors 1 image and the annotated size does not tell" in notes(tmp_path)
 
 
 @pytest.mark.parametrize("form", ["coco", "voc"])
@@ -95,7 +95,7 @@ def test_where_nothing_tells_boxes_lie_in_the_image_as_shown(tmp_path: Path, for
     path = marked(tmp_path / "images" / "half.png", 3)
     write(form, tmp_path, ["half.png"], seen(path), size)
     assert read(tmp_path) == {"train": {"half.png": [("cat", seen(path))]}}
-    assert "taken to lie in it as shown: " in notes(tmp_path)
+    assert "assuming boxes in the image as displayed: " in notes(tmp_path)
 
 
 def test_yolo_counts_in_the_image_as_shown(tmp_path: Path):
@@ -110,7 +110,7 @@ def test_yolo_counts_in_the_image_as_shown(tmp_path: Path):
 
 @pytest.mark.parametrize("form", ["coco", "voc"])
 @pytest.mark.parametrize(
-    ("stated", "word"), [((32, 24), ""), ((640, 480), ""), ((63, 48), ""), ((48, 64), ": the sides are exchanged")]
+    ("stated", "word"), [((32, 24), ""), ((640, 480), ""), ((63, 48), ""), ((48, 64), ": width and height are swapped")]
 )
 def test_files_of_another_size_are_refused_all_by_name(
     tmp_path: Path, form: str, stated: tuple[int, int], word: str, capsys: pytest.CaptureFixture[str]
@@ -122,7 +122,7 @@ def test_files_of_another_size_are_refused_all_by_name(
     with pytest.raises(UserError) as caught:
         load_boxes(DataConfig(path=str(tmp_path)))
     text = str(caught.value)
-    assert "4 images of another size than annotated" in text
+    assert "4 images whose size differs from the annotation" in text
     assert text.count(f"the file has 64x48 pixels, {'instances_train.json' if form == 'coco' else '0.xml'} states") >= 1
     assert all(name in text for name in names)
     assert f"states {stated[0]}x{stated[1]}{word}" in text

@@ -47,7 +47,7 @@ def test_an_xml_file_belongs_to_the_image_that_is_called_like_it(tmp_path: Path)
     found = read(tmp_path)["train"]
     assert {name: boxes[0][1][0] for name, boxes in found.items()} == {f"{at:03d}.jpg": 5 + at for at in range(6)}
     text = notes(tmp_path)
-    assert "5 XML files with another image in <filename>" in text
+    assert "5 XML files whose <filename> differs from the image" in text
     assert "000.xml (names '001.jpg')" in text
 
 
@@ -139,7 +139,7 @@ class TestLists:
         lists(tmp_path / "ImageSets" / "Main", train="a b", val="c", test="d e", trainval="a b c")
         assert stems(tmp_path) == {"train": ["a", "b"], "val": ["c"], "test": ["d", "e"]}
         assert "left out 1 image that the lists of" in notes(tmp_path)
-        assert "put into no split: f" in notes(tmp_path)
+        assert "assign to no split: f" in notes(tmp_path)
 
     def test_trainval_without_train(self, tmp_path: Path):
         voc(tmp_path, "abcd")
@@ -157,7 +157,7 @@ class TestLists:
         voc(tmp_path, "abcd")
         lists(tmp_path / place, **{name: "b d"})
         assert stems(tmp_path) == {"train": ["a", "c"], "test": ["b", "d"]}
-        assert "lists no images for training, so 2 images in none of its lists are" in notes(tmp_path)
+        assert "lists no training images, so 2 images in none of its lists are used" in notes(tmp_path)
 
     def test_all_held_out(self, tmp_path: Path):
         voc(tmp_path, "ab")
@@ -174,7 +174,7 @@ class TestLists:
     def test_a_list_whose_name_tells_nothing_is_refused(self, tmp_path: Path):
         voc(tmp_path, "abcd")
         lists(tmp_path / "ImageSets" / "Main", train="a b", final="c d")
-        assert "final.txt lists 2 images, and its name does not say what for" in refused(tmp_path)
+        assert "final.txt lists 2 images, but its name does not tell the purpose" in refused(tmp_path)
         lists(tmp_path / "ImageSets" / "Main", final="a b")  # nothing new
         assert stems(tmp_path) == {"train": ["a", "b"]}
 
@@ -216,7 +216,7 @@ class TestLists:
     def test_an_image_in_two_lists_is_refused(self, tmp_path: Path):
         voc(tmp_path, "abc")
         lists(tmp_path / "ImageSets" / "Main", train="a b", val="b c")
-        assert "is in train and in val, which makes the score worthless" in refused(tmp_path)
+        assert "is in train and in val, which makes the score meaningless" in refused(tmp_path)
 
     def test_a_repeated_line_is_one_image(self, tmp_path: Path):
         voc(tmp_path, "ab")
@@ -251,7 +251,7 @@ def test_corners_in_the_wrong_order_are_put_right(tmp_path: Path):
     voc(tmp_path)
     xml(tmp_path / "Annotations" / "0.xml", "0.jpg", [("cat", 25, 21, 6, 7), ("cat", 6, 7, 25, 21)])
     assert read(tmp_path)["train"]["0.jpg"] == [BOX, BOX]
-    assert "put the corners of 1 box into order: 0.xml" in notes(tmp_path)
+    assert "swapped the corners of 1 box: 0.xml" in notes(tmp_path)
 
 
 def test_corners_that_coincide_are_one_pixel_and_told(tmp_path: Path):
@@ -319,5 +319,5 @@ def test_images_without_objects_are_background(tmp_path: Path):
     picture(tmp_path / "JPEGImages" / "9.jpg")
     assert read(tmp_path)["train"]["0.jpg"] == []
     text = notes(tmp_path)
-    assert "1 image without boxes, of background alone: 0.jpg" in text
+    assert "1 image without boxes, treated as background: 0.jpg" in text
     assert "left out 1 image without an XML file: 9.jpg" in text

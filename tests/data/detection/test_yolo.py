@@ -48,13 +48,13 @@ class TestNames:
         ("text", "word"),
         [
             ("names: [cat, cat]", "a class name occurs twice: 'cat'"),
-            ("names: {0: cat, 0: dog}", "the key 0 is there twice"),
+            ("names: {0: cat, 0: dog}", "the key 0 occurs twice"),
             ("names: {0: cat, 2: dog}", "the keys of names must be the numbers 0 to 1"),
             ("names: {a: cat}", "the keys of names must be numbers from 0 on"),
             ("names: cat", "needs the class names, as in 'names: [cat, dog]'"),
             ("names: []", "needs the class names"),
-            ("names: [[cat]]", "the name of class 0 is \"['cat']\"; it must be a text"),
-            ("names: ['', cat]", "the name of class 0 is ''; it must be a text"),
+            ("names: [[cat]]", "the name of class 0 is \"['cat']\"; it must be text"),
+            ("names: ['', cat]", "the name of class 0 is ''; it must be text"),
             ("names: [cat", "is not valid YAML"),
             ("nc: 99999999999", "needs the class names"),
             ("names: [cat]\nkpt_shape: 17", "kpt_shape must be the number of keypoints and 2 or 3"),
@@ -73,7 +73,7 @@ class TestNames:
 
     def test_a_count_that_is_not_theirs_is_told(self, tmp_path: Path):
         yolo(tmp_path, LINE, "train: images/train\nnames: [cat, dog]\nnc: 80\n")
-        assert "data.yaml says nc: 80 and names 2 classes" in notes(tmp_path)
+        assert "data.yaml has nc: 80 but 2 class names" in notes(tmp_path)
 
     def test_a_byte_order_mark(self, tmp_path: Path):
         yolo(tmp_path)
@@ -90,13 +90,21 @@ class TestLines:
             ("0.000000e+00 2.34375e-01 2.8125e-01 3.125e-01 3.125e-01", None, ""),
             ("0\t0.234375\t0.28125\t.3125\t+0.3125\r", None, ""),
             ("\n\n0 0.234375 0.28125 0.3125 0.3125\n   \n", None, ""),
-            ("0 0.234375 0.28125 0.3125 0.3125 0.87", None, "the boxes of 1 lines with one number more"),
-            ("0 0.234375 0.28125 0.3125 0.3125 17", None, "the boxes of 1 lines with one number more"),
-            ("0 0.078125 0.125 0.390625 0.125 0.390625 0.4375", None, "the boxes of 1 polygons"),
-            ("0 0.078125 0.125 0.390625 0.125 0.390625 0.4375 0.078125 0.4375", None, "the boxes of 1 polygons"),  # OBB
-            ("0 0.234375 0.28125 0.3125 0.3125 0.2 0.2 0.3 0.3 0.9 0.9", "[3, 2]", "the boxes of 1 poses"),
-            ("0 0.234375 0.28125 0.3125 0.3125 0.2 0.2 2 0.3 0.3 1 0.9 0.9 0 0 0 0", "[4, 3]", "the boxes of 1 poses"),
-            ("0 0.234375 0.28125 0.3125 0.3125 0.2 0.2 2 7", "[1, 3]", "the boxes of 1 poses"),
+            ("0 0.234375 0.28125 0.3125 0.3125 0.87", None, "the bounding boxes of 1 lines with an additional number"),
+            ("0 0.234375 0.28125 0.3125 0.3125 17", None, "the bounding boxes of 1 lines with an additional number"),
+            ("0 0.078125 0.125 0.390625 0.125 0.390625 0.4375", None, "bounding boxes of 1 polygons"),
+            (
+                "0 0.078125 0.125 0.390625 0.125 0.390625 0.4375 0.078125 0.4375",
+                None,
+                "bounding boxes of 1 polygons",
+            ),  # OBB
+            ("0 0.234375 0.28125 0.3125 0.3125 0.2 0.2 0.3 0.3 0.9 0.9", "[3, 2]", "bounding boxes of 1 poses"),
+            (
+                "0 0.234375 0.28125 0.3125 0.3125 0.2 0.2 2 0.3 0.3 1 0.9 0.9 0 0 0 0",
+                "[4, 3]",
+                "bounding boxes of 1 poses",
+            ),
+            ("0 0.234375 0.28125 0.3125 0.3125 0.2 0.2 2 7", "[1, 3]", "bounding boxes of 1 poses"),
             ("0 0.234375 0.28125 0.3125 0.3125", "[4, 3]", ""),
         ],
     )
@@ -119,8 +127,8 @@ class TestLines:
             ("0 0,5 0,5 0,1 0,1", None, "line 2: '0 0,5 0,5 0,1 0,1' is not"),
             ("0 0.5 0.5 0.1 0_1", None, "is not 'class x y width height'"),
             ("0.5 0.5 0.5 0.1 0.1", None, "is not 'class x y width height'"),
-            ("-1 0.5 0.5 0.1 0.1", None, "class -1 is not among the 2 names, which count from 0"),
-            ("2 0.5 0.5 0.1 0.1", None, "class 2 is not among the 2 names"),
+            ("-1 0.5 0.5 0.1 0.1", None, "class -1 is out of range: there are 2 names, counted from 0"),
+            ("2 0.5 0.5 0.1 0.1", None, "class 2 is out of range: there are 2 names"),
             ("nan 0.5 0.5 0.1 0.1", None, "is not"),
             ("cat 0.5 0.5 0.1 0.1", None, "is not"),
             ("0 0.5 0.5 0.1", None, "is not"),
@@ -129,9 +137,9 @@ class TestLines:
                 None,
                 "they must be fractions of the image's sides, from 0 to 1, and these look like pixels",
             ),
-            ("0 0.5 0.5 0.1 0.1 0.45 0.45 2", None, "lines of poses need kpt_shape in data.yaml"),
-            ("0 0.5 0.5 0.1 0.1 0.45 0.45 2 0.1 0.1 2", None, "lines of poses need kpt_shape in data.yaml"),
-            ("0 10 20 30 20 30 40", None, "nor a polygon of fractions of the image's sides"),
+            ("0 0.5 0.5 0.1 0.1 0.45 0.45 2", None, "poses need kpt_shape in data.yaml"),
+            ("0 0.5 0.5 0.1 0.1 0.45 0.45 2 0.1 0.1 2", None, "poses need kpt_shape in data.yaml"),
+            ("0 10 20 30 20 30 40", None, "nor a polygon in fractions of the image's sides"),
             (
                 "0 0.1 0.1 0.2 0.2 0.3 0.3 0.4",
                 "[2, 3]",
@@ -246,7 +254,7 @@ class TestPlaces:
         (tmp_path / "images" / "train").rename(tmp_path / "train" / "images")
         (tmp_path / "labels" / "train").rename(tmp_path / "train" / "labels")
         assert read(tmp_path) == {"train": ALL}
-        assert f"data.yaml names {key}: ../{key}/images, which is not there" in notes(tmp_path)
+        assert f"data.yaml has {key}: ../{key}/images, which does not exist" in notes(tmp_path)
 
     def test_training_images_must_be_there(self, tmp_path: Path):
         yolo(tmp_path, LINE, "train: images/tain\nnames: [cat]\n")
@@ -296,7 +304,7 @@ class TestLists:
         picture(tmp_path / "secret.jpg")
         root = yolo(tmp_path / "set", LINE, "train: train.txt\nnames: [cat]\n")
         (root / "train.txt").write_text(f"images/train/0.jpg\n{line.format(tmp_path)}\n")
-        assert "does not lie below" in refused(root)
+        assert "is not inside" in refused(root)
 
     def test_missing_images_are_listed_at_once(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         yolo(tmp_path, LINE, "train: train.txt\nnames: [cat]\n", count=4)
@@ -332,7 +340,7 @@ class TestLists:
             "train": ["0.jpg", "2.jpg"],
             split: ["1.jpg"],
         }
-        assert f"took 1 image out of training for {split}, held out by {name}.txt" in notes(tmp_path)
+        assert f"moved 1 image from training to {split}, held out by {name}.txt" in notes(tmp_path)
 
     def test_names_that_begin_alike(self, tmp_path: Path):
         yolo(tmp_path, count=12)
@@ -396,13 +404,13 @@ def test_images_without_a_label_file_are_background(tmp_path: Path):
     assert read(tmp_path)["train"] == {**ALL, "8.jpg": [], "9.jpg": []}
     text = notes(tmp_path)
     assert "1 image with no label file, treated as background: images/train/8.jpg" in text
-    assert "1 image without boxes, of background alone: images/train/9.jpg" in text
+    assert "1 image without boxes, treated as background: images/train/9.jpg" in text
 
 
 def test_images_that_share_a_label_file_are_told(tmp_path: Path):
     yolo(tmp_path)
     picture(tmp_path / "images" / "train" / "0.png")
-    assert "1 label file of several images that differ in the extension alone: 0.txt" in notes(tmp_path)
+    assert "1 label file of several images that differ only in the extension: 0.txt" in notes(tmp_path)
 
 
 def test_where_labels_were_sought_is_told(tmp_path: Path):

@@ -36,7 +36,7 @@ class TestCommand:
         ("words", "sentence"),
         [
             ([], "name the folder"),
-            (["nowhere"], "there is no folder nowhere"),
+            (["nowhere"], "no such folder: nowhere"),
             (["{folder}", "--max-batch", "0"], "--max-batch 0"),
             (["{folder}", "--queue", "-5"], "--queue -5"),
             (["{folder}", "--workers", "0"], "--workers 0 must be at least 1"),

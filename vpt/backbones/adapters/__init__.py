@@ -1,1 +1,1 @@
-"""Backbones of timm and open_clip: read into a common description of a vision transformer."""
+"""Adapters for timm and open_clip, which describe their networks as a `Tower`."""

@@ -1,7 +1,7 @@
-"""Reads open_clip's image towers into a Tower; towers that wrap timm are handed to the timm reader.
+"""Adapter for open_clip's image towers; towers that wrap timm use the timm adapter.
 
-Touches private members of open_clip (`_embeds`, `_pool`); tests/backbones/test_parity.py ties them to open_clip's own
-forward.
+Uses private members of open_clip (`_embeds`, `_pool`); tests/backbones/test_parity.py compares the result with
+open_clip's own forward pass.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vpt.backbones.vit_spec import Tower
 
 
 def is_open_clip_vit(visual: nn.Module) -> bool:
-    """Whether an open_clip image tower is a vision transformer that can be read."""
+    """Whether an open_clip image tower is a supported vision transformer."""
     from open_clip.timm_model import TimmModel
     from open_clip.transformer import VisionTransformer
 
@@ -28,10 +28,10 @@ def is_open_clip_vit(visual: nn.Module) -> bool:
 
 
 def read_open_clip(visual: Any) -> Tower:
-    """Read `clip.visual` of an open_clip model.
+    """Describe `clip.visual` of an open_clip model.
 
     Raises:
-        UnreadableError: an attention or block variant that is not known, by name.
+        UnreadableError: an unknown attention or block variant, with its name.
     """
     from open_clip.timm_model import TimmModel
     from open_clip.transformer import VisionTransformer
@@ -64,13 +64,13 @@ def read_open_clip(visual: Any) -> Tower:
 
 @dataclass(frozen=True)
 class _TrunkPool:
-    """The projection to CLIP's space is the trunk's own classifier in some towers and a layer behind it in others."""
+    """In some towers the projection to CLIP's space is the trunk's own classifier, in others a layer after it."""
 
     visual: Any
 
-    def __call__(self, rows: Tensor) -> Tensor:
+    def __call__(self, tokens: Tensor) -> Tensor:
         trunk = self.visual.trunk
-        return self.visual.head(trunk.forward_head(trunk.norm(rows)))
+        return self.visual.head(trunk.forward_head(trunk.norm(tokens)))
 
 
 def _trunk_features(visual: Any, trunk: int) -> int:
@@ -102,28 +102,28 @@ class _Embed:
         if wanted == grid and not patch_matmul.worthwhile(visual.conv1, images):
             return visual._embeds(images), None
         # The same steps, with the position embedding resampled to another size.
-        rows = _Patches(visual)(images)
-        first = visual.class_embedding.to(rows.dtype).expand(len(rows), 1, -1)
+        tokens = _Patches(visual)(images)
+        first = visual.class_embedding.to(tokens.dtype).expand(len(tokens), 1, -1)
         positions = visual.positional_embedding[None]
         if wanted != grid:
             positions = resample_abs_pos_embed(positions, list(wanted), list(grid), num_prefix_tokens=1)
-        return visual.ln_pre(torch.cat([first, rows], dim=1) + positions.to(rows.dtype)), None
+        return visual.ln_pre(torch.cat([first, tokens], dim=1) + positions.to(tokens.dtype)), None
 
 
 @dataclass(frozen=True)
 class _Pool:
     visual: Any
 
-    def __call__(self, rows: Tensor) -> Tensor:
-        pooled, _ = self.visual._pool(rows)
+    def __call__(self, tokens: Tensor) -> Tensor:
+        pooled, _ = self.visual._pool(tokens)
         return pooled if self.visual.proj is None else pooled @ self.visual.proj
 
 
 def read_block(block: Any) -> Block:
-    """A layer of an open_clip transformer, of either tower.
+    """Describe a layer of an open_clip transformer, of either tower.
 
     Raises:
-        UnreadableError: a variant that is not known, by name.
+        UnreadableError: an unknown variant, with its name.
     """
     from open_clip import transformer as oc
 

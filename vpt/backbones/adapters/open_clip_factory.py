@@ -1,4 +1,4 @@
-"""Builds open_clip models by name, with the weights and the activation they were trained with."""
+"""Creates open_clip models by name, with the weights and the activation they were trained with."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from vpt.config import BackboneConfig
 from vpt.data.normalization import Preprocess
 from vpt.utils.errors import UserError, nearest
 
-# Numbers that OpenAI's CLIP models keep among their weights, and no others.
+# Scalars stored among the weights of OpenAI's CLIP models only.
 OPENAI = ("input_resolution", "context_length", "vocab_size")
 
 
 def check_open_clip(config: BackboneConfig) -> None:
-    """What can be told without building the model.
+    """Check the settings without creating the model.
 
     Raises:
-        UserError: open_clip is not installed, or knows no such model.
+        UserError: open_clip is not installed, or has no such model.
     """
     try:
         import open_clip
@@ -37,18 +37,17 @@ def check_open_clip(config: BackboneConfig) -> None:
 
 
 def build_open_clip(config: BackboneConfig, text: bool) -> tuple[nn.Module, TextEncoder | None, Preprocess]:
-    """The image tower at the size it was trained for, the text side if asked for, and what the tower expects of its
-    pixels.
+    """Create the image tower at its training size, the text encoder if requested, and the tower's preprocessing.
 
     Raises:
-        UserError: weights that cannot be had or do not fit, or a repository whose settings are refused.
+        UserError: weights that are unavailable or do not fit, or a repository whose settings are refused.
     """
     import open_clip
 
     name = config.name.removeprefix(OPEN_CLIP)
     check_repository(name)
     tag = _tag(config, name)
-    # Some weights were trained with another activation than the model's name says; open_clip would only warn.
+    # Some weights were trained with another activation than that of the model; open_clip would only warn.
     quick = bool(tag and (open_clip.get_pretrained_cfg(name, tag) or {}).get("quick_gelu", False))
     quiet = logging.getLogger().level
     logging.getLogger().setLevel(logging.ERROR)  # open_clip logs its whole config on the root logger
@@ -88,7 +87,7 @@ def _tag(config: BackboneConfig, name: str) -> str | None:
         if config.pretrained not in tags:
             raise UserError(
                 f"open_clip has no weights '{config.pretrained}' for {name}{nearest(config.pretrained, tags)}; "
-                f"known: {', '.join(tags)}"
+                f"available: {', '.join(tags)}"
             )
         return config.pretrained
     if config.pretrained is False or config.weights is not None:
@@ -99,7 +98,7 @@ def _tag(config: BackboneConfig, name: str) -> str | None:
 
 
 def _load_file(clip: Any, state: dict[str, Tensor], config: BackboneConfig, text: bool) -> None:
-    """Load a whole model's file, or an image tower's alone where no text is needed."""
+    """Load the file of a whole model, or of an image tower alone if no text is needed."""
     state = clean_state_dict(state)
     if set(OPENAI) <= set(state):
         _refuse_other_activation(config)
@@ -108,7 +107,7 @@ def _load_file(clip: Any, state: dict[str, Tensor], config: BackboneConfig, text
     if text:
         if not whole:
             raise UserError(
-                f"backbone.weights={config.weights} holds an image tower only; this head needs the text tower too: "
+                f"backbone.weights={config.weights} contains only an image tower; this head needs the text tower too: "
                 "give the file of the whole CLIP model"
             )
         load_strictly(clip, state, config)
@@ -119,7 +118,7 @@ def _load_file(clip: Any, state: dict[str, Tensor], config: BackboneConfig, text
 
 
 def _refuse_other_activation(config: BackboneConfig) -> None:
-    """OpenAI's models were trained with QuickGELU; under another activation they load and are wrong."""
+    """Refuse OpenAI's weights, trained with QuickGELU, for a model with another activation, which would be wrong."""
     import open_clip
 
     name = config.name.removeprefix(OPEN_CLIP)
@@ -129,5 +128,5 @@ def _refuse_other_activation(config: BackboneConfig) -> None:
     advice = f"backbone={OPEN_CLIP}{quick}" if quick in open_clip.list_models() else "the model's -quickgelu variant"
     raise UserError(
         f"backbone.weights={config.weights} is a model of OpenAI, trained with QuickGELU, which {config.name} does not "
-        f"compute; set {advice}"
+        f"use; set {advice}"
     )

@@ -1,8 +1,8 @@
-"""Reads timm's `VisionTransformer` and `Eva` families into a Tower.
+"""Adapter for timm's `VisionTransformer` and `Eva` families.
 
-Touches private members of timm (`_pos_embed`); tests/backbones/test_parity.py compares every family with timm's own
-forward.
-A network's parts are typed Any: which members they have is for timm's classes to say, and for the tests to check.
+Uses private members of timm (`_pos_embed`); tests/backbones/test_parity.py compares every family with timm's own
+forward pass. The parts of a network are typed Any: their members are defined by timm's classes and checked by the
+tests.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from vpt.backbones.vit_spec import Tower
 
 
 class UnreadableError(Exception):
-    """The network has a part that no reader knows; the message names it."""
+    """The network has a part that no adapter supports; the message names it."""
 
 
 def is_timm_vit(net: nn.Module) -> bool:
-    """Whether `net` belongs to a family this reader knows."""
+    """Whether `net` belongs to a supported family."""
     return isinstance(net, VisionTransformer | Eva)
 
 
 def patch_of(net: Any) -> tuple[int, int]:
-    """Height and width of a patch in pixels; behind a convolutional stem its own size counts places of the stem's map.
+    """Height and width of a patch in image pixels, including the stride of a convolutional stem.
 
     >>> import timm
     >>> patch_of(timm.create_model("vit_tiny_r_s16_p8_224", depth=1))
@@ -53,10 +53,10 @@ def patch_of(net: Any) -> tuple[int, int]:
 
 
 def read_timm(net: Any) -> Tower:
-    """Read a timm vision transformer built with `num_classes=0`.
+    """Describe a timm vision transformer created with `num_classes=0`.
 
     Raises:
-        UnreadableError: an attention or block variant that is not known, by name.
+        UnreadableError: an unknown attention or block variant, with its name.
     """
     assert isinstance(net, VisionTransformer | Eva)
     blocks = tuple(_block(block) for block in net.blocks)
@@ -82,17 +82,17 @@ def read_timm(net: Any) -> Tower:
 
 
 def patch_embed(layer: Any, images: Tensor) -> Tensor:
-    """timm's patch embedding of images (B, 3, H, W); on a GPU as one matrix product where it is no more than that."""
+    """timm's patch embedding of images (B, 3, H, W); on a GPU as one matrix product if it is a plain convolution."""
     if type(layer) is not PatchEmbed or not patch_matmul.worthwhile(layer.proj, images):
         return layer(images)
     if layer.strict_img_size and layer.img_size is not None and tuple(images.shape[2:]) != tuple(layer.img_size):
-        return layer(images)  # it says so
-    rows = patch_matmul.patchify(layer.proj, images)
+        return layer(images)  # raises timm's own error
+    tokens = patch_matmul.patchify(layer.proj, images)
     if layer.flatten:
-        rows = rows.flatten(1, 2)
+        tokens = tokens.flatten(1, 2)
     elif layer.output_fmt != Format.NHWC:
-        rows = nchw_to(rows.permute(0, 3, 1, 2), layer.output_fmt)
-    return layer.norm(rows)
+        tokens = nchw_to(tokens.permute(0, 3, 1, 2), layer.output_fmt)
+    return layer.norm(tokens)
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class _Patches:
 
     def __call__(self, images: Tensor) -> Tensor:
         patches = patch_embed(self.net.patch_embed, images)
-        return patches.flatten(1, 2) if patches.ndim == 4 else patches  # (B, H, W, C) where any size may come
+        return patches.flatten(1, 2) if patches.ndim == 4 else patches  # (B, H, W, C) with dynamic image size
 
 
 @dataclass(frozen=True)
@@ -118,28 +118,28 @@ class _EmbedWithRope:
     net: Any
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        rows, rotary = self.net._pos_embed(patch_embed(self.net.patch_embed, images))
-        return self.net.norm_pre(rows), rotary
+        tokens, rotary = self.net._pos_embed(patch_embed(self.net.patch_embed, images))
+        return self.net.norm_pre(tokens), rotary
 
 
 @dataclass(frozen=True)
 class _Pool:
     net: Any
 
-    def __call__(self, rows: Tensor) -> Tensor:
-        return self.net.forward_head(self.net.norm(rows), pre_logits=True)
+    def __call__(self, tokens: Tensor) -> Tensor:
+        return self.net.forward_head(self.net.norm(tokens), pre_logits=True)
 
 
 @dataclass(frozen=True)
 class _Classify:
     net: Any
 
-    def __call__(self, rows: Tensor) -> Tensor:
-        return self.net.forward_head(self.net.norm(rows))
+    def __call__(self, tokens: Tensor) -> Tensor:
+        return self.net.forward_head(self.net.norm(tokens))
 
 
 def _pool_rows(net: Any) -> int | None:
-    """timm's 'token' pool reads the first row, DeiT's distilled head the first two, every other pool all rows."""
+    """Number of leading tokens read: one for 'token' pooling, two for DeiT's distilled head, otherwise all (None)."""
     if net.attn_pool is not None or net.global_pool != "token":
         return None
     return 2 if hasattr(net, "dist_token") else 1

@@ -1,1 +1,1 @@
-"""Faster forms of single operations, each equal to the plain one."""
+"""Faster implementations of single operations, each equal to the plain one."""

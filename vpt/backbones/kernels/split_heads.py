@@ -1,8 +1,7 @@
-"""Cuts a layer's projected rows into heads, keys and values behind a prefix that all images share.
+"""Splits projected tokens into heads, with keys and values prepended that all images share.
 
-`split` and `cat` say the same in two lines, and are what autograd sees elsewhere. On a GPU their copies move two bytes
-at a time: in a ViT-B with prompts they took as long as a fourth of the matrix products. Here each direction is one pass
-over one buffer.
+`split` and `cat` do the same in two lines, and are used elsewhere. On a GPU their copies move two bytes at a time: in a
+ViT-B with prompts they took a quarter as long as the matrix products. Here each direction is one pass over one buffer.
 """
 
 from __future__ import annotations
@@ -14,22 +13,22 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def worthwhile(rows: Tensor) -> bool:
-    """Whether `cut_heads` is quicker than `split` and `cat`: on a GPU, and not where a compiler fuses their copies."""
-    return rows.is_cuda and not torch.compiler.is_compiling()
+def worthwhile(tokens: Tensor) -> bool:
+    """Whether `cut_heads` is faster than `split` and `cat`: on a GPU, unless a compiler fuses their copies."""
+    return tokens.is_cuda and not torch.compiler.is_compiling()
 
 
 def cut_heads(
     packed: Tensor, parts: int, heads: int, key: Tensor | None = None, value: Tensor | None = None
 ) -> tuple[Tensor, ...]:
-    """Queries, where there are any, keys and values, each (B, heads, rows, head_dim).
+    """Queries (if any), keys and values, each (B, heads, tokens, head_dim).
 
     Args:
         packed: (B, N, parts * C).
         parts: 3 with queries, 2 without.
-        heads: heads * head_dim is C.
-        key: (1 or B, heads, P, head_dim) that come before the image's own, or None.
-        value: likewise.
+        heads: number of heads; heads * head_dim is C.
+        key: (1 or B, heads, P, head_dim) to prepend to the image's own keys, or None.
+        value: likewise for the values.
 
     >>> [tuple(part.shape) for part in cut_heads(torch.zeros(5, 7, 24), 3, 2, *torch.zeros(2, 1, 2, 3, 4))]
     [(5, 2, 7, 4), (5, 2, 10, 4), (5, 2, 10, 4)]
@@ -56,7 +55,7 @@ def _cut(packed: Tensor, parts: int, heads: int, key: Tensor | None, value: Tens
 
 
 def _copy(to: Tensor, source: Tensor) -> None:
-    """`to.copy_(source)`, eight bytes at a time where both allow it."""
+    """`to.copy_(source)`, eight bytes at a time if possible."""
     wide = 8 // to.element_size()
     even = wide > 1 and to.dtype == source.dtype and to.shape[-1] % wide == 0
     if even and all(_aligned(one, wide) for one in (to, source)):

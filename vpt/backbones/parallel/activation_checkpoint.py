@@ -1,4 +1,4 @@
-"""Gradient checkpointing: what a layer computed is forgotten and computed again on the way back, to save memory."""
+"""Activation checkpointing: recomputes a layer's activations in the backward pass instead of storing them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vpt.backbones.block import Block
 
 
 def recomputed(compute: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """`compute(...)`, of which only arguments and result are kept for the backward pass (Chen et al. 2016).
+    """`compute(...)`, keeping only arguments and result for the backward pass (Chen et al. 2016).
 
     >>> x = torch.ones(2, requires_grad=True)
     >>> recomputed(torch.exp, x).sum().backward()
@@ -28,11 +28,11 @@ def recomputed(compute: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 @dataclass(frozen=True)
 class Recomputed(Block):
-    """A layer of which only the rows that enter are kept."""
+    """A layer of which only the input tokens are kept for the backward pass."""
 
     @classmethod
     def of(cls, block: Block) -> Self:
-        """The same layer."""
+        """Create it from another view of the same layer."""
         return cls(**block.parts())
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:

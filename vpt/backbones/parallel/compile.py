@@ -1,7 +1,7 @@
-"""Layers that torch.compile has fused.
+"""Layers compiled with torch.compile.
 
-The layers of a tower are alike, so three compilations serve all of them: the first prompted one, those above, and the
-last, of which only some rows are read. Compiling the whole pass at once takes several times as long and gains nothing.
+The layers of a tower are alike, so three compilations cover them all: the first prompted layer, those above, and the
+last, of which only some tokens are read. Compiling the whole pass at once takes several times as long without benefit.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from vpt.backbones.block import Block
 
 
 class Compiler:
-    """Compiles `Block.forward` for training, at the batch size that comes first; other batches go the usual way, for a
-    last batch that is shorter is not worth a compilation.
+    """Compiles `Block.forward` for training, at the first batch size it sees. Other batch sizes run uncompiled, because
+    a shorter last batch is not worth another compilation.
 
     Args:
-        mode: of torch.compile.
+        mode: mode of torch.compile.
     """
 
     def __init__(self, mode: str) -> None:
-        # What was compiled is kept by code, of one piece of code only so much; every run has a piece of its own.
+        # torch.compile caches per code object, with a limit for each; so every run gets its own code object.
         own = FunctionType(Block.forward.__code__.replace(), Block.forward.__globals__, "forward")
         own.__defaults__ = Block.forward.__defaults__
         self._compiled: Callable[..., Tensor] = torch.compile(own, mode=mode)
         self._batch: int | None = None
 
-    def run(self, block: Block, rows: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """`block.forward(rows, ...)`."""
+    def run(self, block: Block, tokens: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """`block.forward(tokens, ...)`."""
         if not torch.is_grad_enabled():
-            return Block.forward(block, rows, *args, **kwargs)
+            return Block.forward(block, tokens, *args, **kwargs)
         if self._batch is None:
-            self._batch = len(rows)
-        forward = self._compiled if len(rows) == self._batch else Block.forward
-        return forward(block, rows, *args, **kwargs)
+            self._batch = len(tokens)
+        forward = self._compiled if len(tokens) == self._batch else Block.forward
+        return forward(block, tokens, *args, **kwargs)
 
     def view(self, block: Block) -> Compiled:
-        """The same layer."""
+        """A compiled view of the same layer."""
         return Compiled(**block.parts(), plain=block, compiler=self)
 
 

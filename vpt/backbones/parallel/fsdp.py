@@ -1,10 +1,10 @@
-"""A frozen backbone dealt out to several processes, for one too large for a single card.
+"""Sharding of a frozen backbone across processes, for models too large for a single card.
 
-Every process holds a slice of each layer's frozen weights. A layer is gathered when it computes and let go right after;
-on the way back it is gathered and computed once more, so that no process ever holds more than one whole layer. Frozen
-weights have no gradients to sum. All processes must therefore take every pass together.
+Every process stores a slice of each layer's frozen weights. A layer is gathered when it computes and freed right after;
+in the backward pass it is gathered and computed once more, so that no process ever has more than one whole layer.
+Frozen weights have no gradients to reduce. All processes must therefore run every pass together.
 
-FSDP does the same for modules that are called; the executor reads the parts of a layer instead of calling it.
+FSDP does the same for modules that are called; the forward pass here reads the parts of a layer instead of calling it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vpt.utils.errors import UserError
 
 
 class _Place(NamedTuple):
-    """Where a weight belongs, and where it lies in the bytes of its layer."""
+    """Owner of a weight, and its position in the bytes of the layer."""
 
     module: nn.Module
     key: str
@@ -38,10 +38,10 @@ class Shard:
     """This process's slice of the frozen weights of one layer.
 
     Args:
-        layer: of the library; its frozen weights are replaced by nothing.
-        rank: of this process.
-        ranks: how many processes.
-        device: where the slice is kept.
+        layer: the library's layer; its frozen weights are replaced by empty tensors.
+        rank: rank of this process.
+        ranks: number of processes.
+        device: where the slice is stored.
     """
 
     def __init__(self, layer: nn.Module, rank: int, ranks: int, device: torch.device) -> None:
@@ -53,8 +53,8 @@ class Shard:
                 if weight is None or weight.requires_grad:
                     continue
                 if plain_parts(weight) != [weight]:
-                    raise UserError("train.shard does not go with weights held in int8 or nf4; set backbone.dtype=bf16")
-                # Bytes, for not every backend gathers every type; each weight begins at a multiple of 16.
+                    raise UserError("train.shard does not support int8 or nf4 weights; set backbone.dtype=bf16")
+                # Bytes, because not every backend gathers every dtype; each weight begins at a multiple of 16.
                 data = weight.detach().contiguous().flatten().view(torch.uint8)
                 self.places.append(_Place(module, key, weight.shape, weight.dtype, at, at + len(data)))
                 pieces += [data, data.new_zeros(-len(data) % 16)]
@@ -69,7 +69,7 @@ class Shard:
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """The whole layer in its place."""
+        """Context in which the layer's weights are complete."""
         whole = self.mine.new_empty(len(self.mine) * self.ranks)
         distributed.all_gather_into_tensor(whole, self.mine)
         held = [place.module._parameters[place.key] for place in self.places]
@@ -88,11 +88,11 @@ class Sharded(Block):
     """A layer whose weights are gathered whenever it computes."""
 
     shard: Shard
-    inner: Block  # whose methods call each other without gathering again
+    inner: Block  # its methods call each other without gathering again
 
     @classmethod
     def of(cls, block: Block, shard: Shard) -> Sharded:
-        """The same layer."""
+        """Create it from another view of the same layer."""
         return cls(**block.parts(), shard=shard, inner=block)
 
     def whole(self) -> AbstractContextManager[None]:

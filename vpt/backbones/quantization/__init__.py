@@ -1,1 +1,1 @@
-"""Backbone weights that are held in fewer bits."""
+"""Backbone weights in fewer bits."""

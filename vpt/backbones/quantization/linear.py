@@ -1,7 +1,7 @@
-"""Frozen weights held in fewer bits than they were trained in, so that larger backbones fit.
+"""Frozen weights in fewer bits than they were trained in, so that larger backbones fit into memory.
 
-What learns stays in float32, and so do norms, biases and embeddings, which are small. A held layer computes in
-bfloat16 and answers in the type it was asked in, so that nothing around it need know.
+Trainable parameters stay in float32, and so do norms, biases and embeddings, which are small. A low-precision layer
+computes in bfloat16 and returns the dtype of its input, so the code around it does not change.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from vpt.utils.errors import UserError
 Dtype = Literal["fp32", "bf16", "int8", "nf4"]
 
 
-def linear(rows: Tensor, weight: Tensor, bias: Tensor | None, span: slice | None = None) -> Tensor:
-    """`F.linear`, whatever `weight` is held in; the result has the type of `rows`, or under autocast that of autocast.
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, span: slice | None = None) -> Tensor:
+    """`F.linear` for a weight in any dtype; the result has the dtype of `x`, or that of autocast if it is enabled.
 
     Args:
-        rows: (..., in).
+        x: (..., in).
         weight: (out, in).
-        bias: (out,), or none.
-        span: the outputs wanted, all by default.
+        bias: (out,), or None.
+        span: the outputs to compute, all by default.
 
     >>> linear(torch.ones(1, 2), torch.ones(3, 2, dtype=torch.bfloat16), torch.zeros(3), slice(1, 3))
     tensor([[2., 2.]])
@@ -35,52 +35,52 @@ def linear(rows: Tensor, weight: Tensor, bias: Tensor | None, span: slice | None
         bias = bias[span]
     if nf4.is_packed(weight):
         rounded = None if bias is None else bias.to(weight.dtype)
-        out = nf4.packed_linear(rows.to(weight.dtype), weight, rounded, span)
-        return out.to(asked_dtype(rows))
+        out = nf4.packed_linear(x.to(weight.dtype), weight, rounded, span)
+        return out.to(asked_dtype(x))
     if span is not None:
         weight = weight[span]
     if weight.dtype is torch.float32:
-        return F.linear(rows, weight, bias)
-    out = F.linear(rows.to(weight.dtype), weight, None if bias is None else bias.to(weight.dtype))
-    return out.to(asked_dtype(rows))
+        return F.linear(x, weight, bias)
+    out = F.linear(x.to(weight.dtype), weight, None if bias is None else bias.to(weight.dtype))
+    return out.to(asked_dtype(x))
 
 
-def asked_dtype(rows: Tensor) -> torch.dtype:
-    """The type in which a product of `rows` is to answer: theirs, or under autocast that of autocast.
+def asked_dtype(x: Tensor) -> torch.dtype:
+    """Dtype that a product with `x` should have: that of `x`, or that of autocast if it is enabled.
 
     >>> with torch.autocast("cpu", torch.bfloat16):
     ...     asked_dtype(torch.ones(1))
     torch.bfloat16
     """
-    device = rows.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else rows.dtype
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
-class HeldLinear(nn.Linear):
-    """A frozen linear layer whose weight is held in fewer bits."""
+class LowPrecisionLinear(nn.Linear):
+    """A frozen linear layer whose weight is stored in fewer bits."""
 
-    def forward(self, rows: Tensor) -> Tensor:
-        """Rows (..., in) to (..., out)."""
-        return linear(rows, self.weight, self.bias)
-
-
-PLAIN = (nn.Linear, HeldLinear)  # layers that are what their weight and bias say, and nothing around them
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., in) to (..., out)."""
+        return linear(x, self.weight, self.bias)
 
 
-def hold(net: nn.Module, how: Dtype, name: str) -> None:
-    """Hold the weights of all linear layers of `net` in fewer bits, in place.
+PLAIN = (nn.Linear, LowPrecisionLinear)  # layers fully described by weight and bias
+
+
+def reduce_precision(net: nn.Module, how: Dtype, name: str) -> None:
+    """Store the weights of all linear layers of `net` in fewer bits, in place.
 
     Args:
         net: a frozen network in float32.
-        how: bf16 halves them; int8 quarters them, with a scale for each output channel, and nf4 takes four bits and a
-            bit's eighth each (both by torchao). A layer too odd for four bits is held in bf16.
+        how: bf16 halves the memory; int8 quarters it, with a scale per output channel; nf4 takes four bits and an
+            eighth of a bit per weight (both with torchao). A layer whose shape does not suit nf4 is stored in bf16.
         name: of the backbone, for messages.
 
     Raises:
         UserError: no linear layers, or torchao is not installed.
 
     >>> net = nn.Sequential(nn.Linear(4, 4))
-    >>> hold(net, "bf16", "toy")
+    >>> reduce_precision(net, "bf16", "toy")
     >>> net[0].weight.dtype, net[0].bias.dtype
     (torch.bfloat16, torch.float32)
     """
@@ -89,17 +89,17 @@ def hold(net: nn.Module, how: Dtype, name: str) -> None:
     narrow = _narrower(how)
     count = 0
     for path, layer in net.named_modules():
-        # One layer behind all others, run by the library's own code, which reads weights past their layers.
+        # A single layer after all others, run by the library's own code, which reads its weights directly.
         if "attn_pool" in path:
             continue
         if isinstance(layer, nn.MultiheadAttention) and layer.in_proj_weight is not None:
             layer.in_proj_weight = narrow(layer.in_proj_weight)
-        if isinstance(layer, nn.Linear) and not isinstance(layer, HeldLinear):
+        if isinstance(layer, nn.Linear) and not isinstance(layer, LowPrecisionLinear):
             layer.weight = narrow(layer.weight)
-            layer.__class__ = HeldLinear  # in place, for views of a layer refer to it
+            layer.__class__ = LowPrecisionLinear  # in place, because views refer to the layer
             count += 1
     if not count:
-        raise UserError(f"backbone {name} has no linear layers to hold in {how}; leave out backbone.dtype")
+        raise UserError(f"backbone {name} has no linear layers to convert to {how}; remove backbone.dtype")
 
 
 def _narrower(how: Dtype) -> Callable[[Tensor], nn.Parameter]:
@@ -128,10 +128,10 @@ def _halved(weight: Tensor) -> nn.Parameter:
 
 
 def round_frozen(layer: nn.Module, dtype: torch.dtype) -> None:
-    """Hold frozen weights and biases of linear layers inside `layer` in the type autocast rounds them to, in place.
+    """Store frozen weights and biases of linear layers in `layer` in the dtype to which autocast rounds them, in place.
 
-    Autocast keeps a rounded weight for the length of a pass, and only if it learns. Frozen ones are rounded at every
-    use: half of all that a GPU is asked to do in a pass. Results under autocast stay the same to the last bit.
+    Autocast caches a rounded weight for the duration of a pass only if it is trainable. Frozen ones are rounded at
+    every use: half of all kernels launched on a GPU in a pass. Results under autocast are bit-identical.
 
     >>> layer = nn.Sequential(nn.Linear(4, 4)).requires_grad_(False)
     >>> round_frozen(layer, torch.bfloat16)
@@ -149,11 +149,11 @@ def round_frozen(layer: nn.Module, dtype: torch.dtype) -> None:
             if value is not None and value.dtype is torch.float32 and not value.requires_grad:
                 setattr(module, name, nn.Parameter(value.detach().to(dtype), requires_grad=False))
         if type(module) is nn.Linear:
-            module.__class__ = HeldLinear
+            module.__class__ = LowPrecisionLinear
 
 
 def plain_parts(tensor: Any) -> list[Tensor]:
-    """The plain tensors that hold a tensor's numbers: itself, or those that a quantised one is made of.
+    """The plain tensors that store a tensor's data: itself, or the parts of a quantised one.
 
     >>> [part.dtype for part in plain_parts(torch.zeros(3, dtype=torch.float16))]
     [torch.float16]

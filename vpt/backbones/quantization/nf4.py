@@ -1,7 +1,8 @@
 """Frozen weights in four bits: the NormalFloat of QLoRA (Dettmers et al. 2023, section 3), packed by torchao.
 
-Of torchao's four-bit formats this is the one that gradients pass through, on every device; the others are kernels for
-inference on certain GPUs. A weight is unpacked when it is used, and only packed numbers are kept for the way back.
+Of torchao's 4-bit formats this is the one that supports gradients with respect to the input, on every device; the
+others are inference kernels for certain GPUs. A weight is unpacked when it is used, and only packed weights are kept
+for the backward pass.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from torch.nn import functional as F
 
 from vpt.utils.errors import UserError
 
-BLOCK = 64  # weights that share a scale, as in the paper
-GROUP = 256  # scales that share a scale, as in the paper
+BLOCK = 64  # weights per scale, as in the paper
+GROUP = 256  # scales per second-level scale, as in the paper
 
 
 def packer() -> Callable[[Tensor], nn.Parameter]:
-    """What packs a matrix, its number of elements a multiple of 64, into four bits an element.
+    """Returns a function that packs a matrix, whose size must be a multiple of 64, into four bits per element.
 
     Raises:
         UserError: torchao is not installed.
@@ -40,7 +41,7 @@ def packer() -> Callable[[Tensor], nn.Parameter]:
 
 
 def fits(weight: Tensor) -> bool:
-    """Whether a matrix can be packed: whole blocks, none of them only zeros, which have no scale.
+    """Whether a matrix can be packed: whole blocks, none of them all zeros, which have no scale.
 
     >>> fits(torch.ones(2, 32)), fits(torch.ones(3, 5)), fits(torch.zeros(2, 32))
     (True, False, False)
@@ -49,7 +50,7 @@ def fits(weight: Tensor) -> bool:
 
 
 def is_packed(weight: Tensor) -> bool:
-    """Whether a weight is one of `packer`.
+    """Whether a weight was packed by `packer`.
 
     >>> is_packed(torch.zeros(64, 64))
     False
@@ -57,26 +58,26 @@ def is_packed(weight: Tensor) -> bool:
     return hasattr(weight, "get_original_weight")
 
 
-def packed_linear(rows: Tensor, weight: Any, bias: Tensor | None, span: slice | None = None) -> Tensor:
-    """Rows (..., in) in bfloat16 to (..., out) by the outputs in `span` of a packed weight (out, in)."""
-    return _PackedLinear.apply(rows, weight, bias, span or slice(None))
+def packed_linear(x: Tensor, weight: Any, bias: Tensor | None, span: slice | None = None) -> Tensor:
+    """Apply the outputs in `span` of a packed weight (out, in) to (..., in) in bfloat16, giving (..., out)."""
+    return _PackedLinear.apply(x, weight, bias, span or slice(None))
 
 
 class _PackedLinear(torch.autograd.Function):
     """A linear layer that keeps the packed weight for its gradient instead of an unpacked one."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, weight: Any, bias: Tensor | None, span: slice) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Any, bias: Tensor | None, span: slice) -> Tensor:
         ctx.weight, ctx.span, ctx.shape = weight, span, None if bias is None else bias.shape
-        with torch.autocast(rows.device.type, enabled=False):
-            return F.linear(rows, weight.get_original_weight()[span], bias)
+        with torch.autocast(x.device.type, enabled=False):
+            return F.linear(x, weight.get_original_weight()[span], bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, Tensor | None, None]:
-        rows = bias = None
+        x = bias = None
         if ctx.needs_input_grad[0]:
             with torch.autocast(gradient.device.type, enabled=False):
-                rows = gradient @ ctx.weight.get_original_weight()[ctx.span]
+                x = gradient @ ctx.weight.get_original_weight()[ctx.span]
         if ctx.needs_input_grad[2]:
             bias = gradient.sum_to_size(ctx.shape)
-        return rows, None, bias, None
+        return x, None, bias, None

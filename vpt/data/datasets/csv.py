@@ -1,4 +1,4 @@
-"""CSV files with the columns path and label, and perhaps split."""
+"""CSV files with the columns path and label, and optionally split."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 
 from vpt.data.class_names import clean, visible
 from vpt.data.datasets.entries import SPLIT_NAMES, Entry, Found, listed, number_of
-from vpt.data.datasets.listed_files import Located
+from vpt.data.datasets.listed_files import FileFinder
 from vpt.data.decode import EXTENSIONS
 from vpt.utils.errors import UserError, nearest
 from vpt.utils.file_names import shown
 
 DELIMITERS = ",;\t"
-# What other tools call the columns; said where ours are missing.
+# Column names used by other tools; suggested when ours are missing.
 ALSO_CALLED = {
     "path": (
         "image",
@@ -35,11 +35,11 @@ ALSO_CALLED = {
 
 
 def read_csv(file: Path, separator: str = "|") -> Found:
-    r"""Read the images that a CSV file lists, with a header line. Columns: path, label, and optionally split.
+    r"""Read the images listed in a CSV file with a header line. Columns: path, label, and optionally split.
 
-    Relative paths start at the folder of the file; "\" in them may stand for "/", and accents may be written in either
-    of Unicode's forms. A label cell that holds `separator` makes the data multi-label. Without a split column all
-    entries are under "train". Images that do not exist are entries too: the check of the data names them all.
+    Relative paths start at the folder of the file; "\" in them may be used for "/", and accents may be in either of
+    Unicode's normalisation forms. A label cell that contains `separator` makes the data multi-label. Without a split
+    column all entries are under "train". Images that do not exist are entries too, and reported by the data check.
 
     Raises:
         UserError: the file cannot be read or lacks a column; unknown splits; rows without a label; no image exists.
@@ -50,7 +50,7 @@ def read_csv(file: Path, separator: str = "|") -> Found:
     unlabelled: list[str] = []
     unnamed: list[str] = []
     folder = file.parent
-    located = Located(folder)
+    located = FileFinder(folder)
     for line, row in rows:
         text = row["path"]
         split = _split(file, line, row["split"]) if "split" in row else "train"
@@ -90,15 +90,15 @@ def read_csv(file: Path, separator: str = "|") -> Found:
 
 
 def _rows(file: Path) -> list[tuple[int, dict[str, str]]]:
-    """Line numbers and cells by lower-case column name."""
+    """Line numbers, and cells by lower-case column name."""
     text = _text(file)
     first = text.partition("\n")[0].strip().lower()
     skipped = 0
-    if first in [f"sep={sign}" for sign in DELIMITERS]:  # Excel's own line
+    if first in [f"sep={sign}" for sign in DELIMITERS]:  # written by Excel
         delimiter, skipped = first[-1], 1
         text = text.partition("\n")[2]
     else:
-        # Where the comma is the decimal sign, spreadsheets write semicolons.
+        # Where the comma is the decimal separator, spreadsheets write semicolons.
         delimiter = max(DELIMITERS, key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
     try:
@@ -113,7 +113,7 @@ def _rows(file: Path) -> list[tuple[int, dict[str, str]]]:
             if len(cells) != len(columns):
                 raise UserError(
                     f"{file}, line {reader.line_num + skipped}: {number_of(len(cells), 'cell')} but "
-                    f"{number_of(len(columns), 'column')}; put cells that hold {_called(delimiter)} into double quotes"
+                    f"{number_of(len(columns), 'column')}; put cells that contain {_called(delimiter)} in double quotes"
                 )
             named = {column: cell.strip() for column, cell in zip(columns, cells) if column}
             rows.append((reader.line_num + skipped, named))
@@ -123,7 +123,7 @@ def _rows(file: Path) -> list[tuple[int, dict[str, str]]]:
 
 
 def _text(file: Path) -> str:
-    """The whole text: UTF-8, or UTF-16 as Excel's "Unicode Text"; with or without a byte order mark."""
+    """Read the text: UTF-8, or UTF-16 as in Excel's "Unicode Text"; with or without a byte order mark."""
     try:
         content = file.read_bytes()
     except FileNotFoundError:

@@ -1,7 +1,8 @@
-"""The folders and split files that CoOp and its successors use: eleven data sets, and four shifts of ImageNet.
+"""The data sets of CoOp and its successors, with their folders and split files: eleven data sets, and four shifts of
+ImageNet.
 
-Facts of the layout: the split file `split_zhou_NAME.json` holds lists of [path, label, class name] for train, val and
-test; ImageNet, FGVC-Aircraft and the shifts have none and are read from their own files.
+Layout: the split file `split_zhou_NAME.json` contains lists of [path, label, class name] for train, val and test;
+ImageNet, FGVC-Aircraft and the shifts have none and are read from their own files.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from vpt.utils.file_names import shown
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a data set lies below the root, how large it is, and the template its authors wrote for it."""
+    """Location of a data set below the root, its size, and its prompt template."""
 
     folder: str
-    images_in: str  # below the folder; paths of a split file start there
+    images_in: str  # below the folder; paths in a split file are relative to it
     split: str | None
     classes: int
-    counts: tuple[int, ...]  # images for training, validation and test; of test alone
+    counts: tuple[int, ...]  # numbers of training, validation and test images; or of test images only
     template: str = "a photo of a {}."
 
     @property
     def images(self) -> dict[str, int]:
-        """How many images each split has, as far as it is told."""
+        """Number of images of each split, as far as it is known."""
         splits = ("train", "val", "test") if len(self.counts) == 3 else ("test",)
         return dict(zip(splits, self.counts, strict=True))
 
@@ -97,7 +98,7 @@ SHIFTS = ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")
 
 
 def template_of(path: str) -> str | None:
-    """The template that was written for the data set `dassl:NAME`; None for any other data.
+    """The prompt template of the data set `dassl:NAME`; None for any other data.
 
     >>> template_of("dassl:dtd"), template_of("photos")
     ('{} texture.', None)
@@ -107,10 +108,10 @@ def template_of(path: str) -> str | None:
 
 
 def read_dassl(name: str, root: Path) -> Found:
-    """The data set `name` below `root`, with the splits and the class order of its authors.
+    """Read the data set `name` below `root`, with its official splits and class order.
 
     Raises:
-        UserError: no such name, or files that are missing or damaged, named.
+        UserError: no such name, or files that are missing or damaged, by name.
 
     >>> read_dassl("caltech", Path("data"))
     Traceback (most recent call last):
@@ -139,7 +140,7 @@ def _from_split(folder: Path, layout: Layout) -> Found:
             known = names.setdefault(label, name)
             if known != name:
                 raise UserError(
-                    f"{file}: class {label} has two names, '{known[:60]}' and '{name[:60]}'; take another copy of it"
+                    f"{file}: class {label} has two names, '{known[:60]}' and '{name[:60]}'; use another copy of it"
                 )
             entries.append(Entry(path, inside(folder / layout.images_in, path, file), (name,)))
         found.splits[split] = entries
@@ -165,14 +166,14 @@ def _aircraft(folder: Path, layout: Layout) -> Found:
         for line in read_lines(file):
             image, _, name = line.partition(" ")
             if name not in names:
-                raise UserError(f"{file}: '{name}' is not among the variants; take another copy of it")
+                raise UserError(f"{file}: '{name}' is not among the variants; use another copy of it")
             entries.append(Entry(f"{image}.jpg", inside(folder / layout.images_in, f"{image}.jpg", file), (name,)))
         found.splits[split] = entries
     return found
 
 
 def _imagenet(name: str, folder: Path, layout: Layout) -> Found:
-    """ImageNet and its shifts: folders by WordNet id, or by number in ImageNetV2; names are CLIP's."""
+    """ImageNet and its shifts: folders named by WordNet id, or by number in ImageNetV2; class names are CLIP's."""
     names = _imagenet_names(folder)
     found = Found()
     if name == "imagenet":
@@ -197,14 +198,14 @@ def _by_id(folder: Path, name: Callable[[str], str]) -> list[Entry]:
         try:
             label = name(inner.name)
         except (KeyError, ValueError, IndexError):
-            raise UserError(f"{inner} is no class of ImageNet; folders are named by WordNet id") from None
+            raise UserError(f"{inner} is not a class of ImageNet; folders must be named by WordNet id") from None
         files = sorted(file for file in inner.iterdir() if is_image(file.name))
         entries += [Entry(shown(file.relative_to(folder)), file, (label,)) for file in files]
     return entries
 
 
 def _imagenet_names(folder: Path) -> dict[str, str]:
-    """WordNet id -> name, in the order of ids: from classnames.txt if it is there, else CLIP's equal list."""
+    """WordNet id -> name, in the order of ids: from classnames.txt if it exists, else CLIP's equivalent list."""
     file = folder / "classnames.txt"
     if file.is_file():
         pairs = [line.partition(" ") for line in read_lines(file)]
@@ -217,6 +218,6 @@ def _imagenet_names(folder: Path) -> dict[str, str]:
     counts: dict[str, int] = {}
     for identity, name in sorted(names.items()):
         counts[name] = counts.get(name, 0) + 1
-        # Two names occur twice ("missile", "sunglasses"); classes must be told apart.
+        # Two names occur twice ("missile", "sunglasses"); make class names unique.
         names[identity] = name if counts[name] == 1 else f"{name} ({counts[name]})"
     return dict(sorted(names.items()))

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits as image files: a data set that is always at hand."""
+"""scikit-learn's handwritten digits as image files: a data set that is always available."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from vpt.data.sampler import split_order
 from vpt.utils.cache_dir import made_once
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-# Raise it whenever other files would be written, so that old caches are not taken for new ones.
+# Increase it when other files would be written, so that old caches are not used.
 _VERSION = "1"
 _SIDE = 64
 
 
 def read_digits() -> Found:
-    """The 1,797 digits (UCI, 8x8 pixels of 17 greys, black on white at 64x64), classes zero to nine.
+    """Read the 1,797 digits (UCI, 8x8 pixels with 17 grey levels, black on white at 64x64), classes zero to nine.
 
     They are written once to the user's cache folder, 60 % of each class to train/, 20 % to val/, 20 % to test/.
 

@@ -1,4 +1,4 @@
-"""What the readers of data sets hand over: names and labels as text, not yet numbered or split."""
+"""Output of the data set readers: names and labels as text, not yet numbered or split."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vpt.data.dataset import Item
 from vpt.data.decode import EXTENSIONS
 from vpt.utils.errors import UserError
 
-# What users call the splits, by our names.
+# Common names of the splits, mapped to ours.
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -26,7 +26,7 @@ SPLIT_NAMES = {
 
 
 class NoTrainingImages(UserError):
-    """A data set that is made for testing alone."""
+    """A data set that has only test images."""
 
 
 class Entry(NamedTuple):
@@ -40,11 +40,11 @@ class Entry(NamedTuple):
 
 @dataclass
 class Found:
-    """Entries by split ("train", "val", "test"), and sentences for the user.
+    """Entries by split ("train", "val", "test"), and messages for the user.
 
-    `classes` is None when the training entries decide, else the order the data set itself gives. `divided` says whether
-    the splits are the data set's own; otherwise all entries are under "train". `left_out` counts files that are there
-    and no entries, by what they are; `absent` are files that entries name and that do not exist.
+    `classes` is None if the training entries determine the classes, else the data set's own list. `divided` says
+    whether the splits are the data set's own; otherwise all entries are under "train". `left_out` counts files that
+    exist but are not entries, by reason; `absent` are files that entries name but that do not exist.
     """
 
     splits: dict[str, list[Entry]] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class Found:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file name is not hidden and has an image's extension.
+    """Whether a file name has an image extension and is not hidden.
 
     >>> is_image("a.JPG"), is_image(".a.jpg"), is_image("a.txt")
     (True, False, False)
@@ -66,7 +66,7 @@ def is_image(name: str) -> bool:
 
 
 def listed(names: list[str], limit: int = 10) -> str:
-    """The first names, comma-separated, and how many more there are.
+    """The first names, comma-separated, and the number of further ones.
 
     >>> listed(["a", "b", "c"], limit=2)
     'a, b and 1 more'
@@ -76,7 +76,7 @@ def listed(names: list[str], limit: int = 10) -> str:
 
 
 def number_of(count: int, noun: str) -> str:
-    """The count with its noun.
+    """A count with its noun.
 
     >>> number_of(1, "image"), number_of(2, "image")
     ('1 image', '2 images')
@@ -86,16 +86,16 @@ def number_of(count: int, noun: str) -> str:
 
 
 def ignored_note(ignored: Counter[str]) -> list[str]:
-    """Sentences about files that were passed over, by extension, and about hidden ones.
+    """Messages about files that were ignored, by extension, and about hidden ones.
 
     >>> ignored_note(Counter({".txt": 2, "hidden": 1}))
-    ['ignored 2 files that cannot be images: 2 .txt', 'ignored 1 hidden file']
+    ['ignored 2 files that are not images: 2 .txt', 'ignored 1 hidden file']
     """
     others = Counter({kind: count for kind, count in ignored.items() if kind != "hidden" and count})
-    told = []
+    notes = []
     if others:
         kinds = ", ".join(f"{count} {kind or 'without extension'}" for kind, count in others.most_common(8))
-        told.append(f"ignored {number_of(others.total(), 'file')} that cannot be images: {kinds}")
+        notes.append(f"ignored {number_of(others.total(), 'file')} that are not images: {kinds}")
     if ignored["hidden"]:
-        told.append(f"ignored {number_of(ignored['hidden'], 'hidden file')}")
-    return told
+        notes.append(f"ignored {number_of(ignored['hidden'], 'hidden file')}")
+    return notes

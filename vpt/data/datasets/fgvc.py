@@ -1,7 +1,7 @@
 """The five fine-grained data sets of VPT (Jia et al. 2022, section 4.1) with the split files of its authors.
 
-Facts of the layout: beside the images of each data set lie `train.json`, `val.json` and `test.json`, mappings of an
-image's path to the number of its class. Numbers of images and classes are those of VPT's table 7.
+Layout: each data set has, next to its images, `train.json`, `val.json` and `test.json`, which map the path of an image
+to its class index. Numbers of images and classes are those of VPT's table 7.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from vpt.data.datasets.paths import inside
 from vpt.data.datasets.split_files import folder_of, read_mapping
 from vpt.utils.errors import UserError
 
-HAD = "the split files that the README of github.com/KMnP/vpt links to"
+SOURCE = "the split files that the README of github.com/KMnP/vpt links to"
 
 
 @dataclass(frozen=True)
 class FgvcSet:
-    """Names its folder goes by, where the images lie in it, and what it holds."""
+    """Possible folder names, the subfolder of the images, and the numbers of classes and images."""
 
     folders: tuple[str, ...]
     images: str
@@ -40,7 +40,7 @@ SETS: dict[str, FgvcSet] = {
 
 
 def places(name: str) -> tuple[str, ...]:
-    """Where a data set may lie below the root.
+    """Possible locations of a data set below the root.
 
     >>> places("cub")
     ('fgvc/CUB_200_2011', 'FGVC/CUB_200_2011', 'CUB_200_2011')
@@ -49,10 +49,10 @@ def places(name: str) -> tuple[str, ...]:
 
 
 def read_fgvc(name: str, root: Path) -> Found:
-    """The data set `name` below `root`; classes go by their numbers in the split files, in that order.
+    """Read the data set `name` below `root`; classes are the numbers in the split files, in that order.
 
     Raises:
-        UserError: no such name, or split files that are missing or damaged, named.
+        UserError: no such name, or split files that are missing or damaged, by name.
 
     >>> read_fgvc("birds", Path("data"))
     Traceback (most recent call last):
@@ -63,7 +63,7 @@ def read_fgvc(name: str, root: Path) -> Found:
     found = Found()
     for split in ("train", "val", "test"):
         file = folder / f"{split}.json"
-        tree = read_mapping(file, HAD, "a number for every image")
+        tree = read_mapping(file, SOURCE, "a number for every image")
         found.splits[split] = [_entry(folder / SETS[name].images, path, label, file) for path, label in tree.items()]
     seen = {int(entry.labels[0]) for entry in found.splits["train"]}
     found.classes = tuple(str(label) for label in sorted(seen))
@@ -72,7 +72,5 @@ def read_fgvc(name: str, root: Path) -> Found:
 
 def _entry(images: Path, path: str, label: Any, file: Path) -> Entry:
     if type(label) is not int:
-        raise UserError(
-            f"{file}: the class of {path} is {str(label)[:40]}, not a whole number; take another copy of it"
-        )
+        raise UserError(f"{file}: the class of {path} is {str(label)[:40]}, not a whole number; use another copy of it")
     return Entry(path, inside(images, path, file), (str(label),))

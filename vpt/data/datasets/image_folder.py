@@ -1,4 +1,4 @@
-"""Class folders: one folder for each class, alone or within train/, val/ and test/."""
+"""Class folders: one folder per class, directly or inside train/, val/ and test/."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from vpt.data.datasets.entries import (
 from vpt.utils.errors import UserError
 from vpt.utils.file_names import shown
 
-# What files are that are there and no images of the data set, as `vpt data check` tells it.
-OUTSIDE, ASIDE, HIDDEN, OTHER = "outside class folders", "beside the split folders", "hidden", "no images"
+# Reasons why files are not images of the data set, as reported by `vpt data check`.
+OUTSIDE, ASIDE, HIDDEN, OTHER = "outside class folders", "outside the split folders", "hidden", "not images"
 
 
 def read_folder(root: Path, known: Collection[str] | None = None) -> Found:
-    """Find the images below `root`. Images may lie deeper than their class folder.
+    """Find the images below `root`. Images may be in subfolders of their class folder.
 
-    A folder called train, training, ... is a split when it holds folders; so a class may be called "train" too. Where
-    there are images in it as well, it is one if there is another split, or nothing else.
+    A folder called train, training, ... is a split if it contains folders; otherwise it is a class of that name. If it
+    contains images as well, it is a split if there is another split, or nothing else.
 
     Args:
         root: the folder.
-        known: the classes of an artifact that is to be measured. Then no training images are needed, and a folder with
-            the name of a class is no split.
+        known: the classes of an artifact to evaluate. Then no training images are needed, and a folder with the name of
+            a class is not a split.
 
     Raises:
         UserError: no such folder, no class folders, classes without training images, or no images at all.
@@ -49,7 +49,7 @@ def read_folder(root: Path, known: Collection[str] | None = None) -> Found:
         _add_split(found, split, root, folder, known)
     left = [name for name in folders if root / name not in splits.values()]
     if left or images:
-        found.notes.append(f"beside the split folders of {root} these were ignored: {listed(left + images)}")
+        found.notes.append(f"ignored outside the split folders of {root}: {listed(left + images)}")
     inside = sum(files_below(folder) for folder in splits.values())
     found.left_out[ASIDE] += files_below(root) - inside
     return found
@@ -61,7 +61,7 @@ def read_split_folder(folder: Path, known: Collection[str] | None = None) -> Fou
 
 
 def _add_split(found: Found, split: str, root: Path, folder: Path, known: Collection[str] | None) -> Found:
-    """Add the images of the class folders in `folder`, named relative to `root`; tell of all other files there."""
+    """Add the images of the class folders in `folder`, named relative to `root`; report all other files in it."""
     folders, outside, others = _listing(folder)
     _refuse_flat(folder, folders, outside)
     ignored = Counter(others)
@@ -77,7 +77,7 @@ def _add_split(found: Found, split: str, root: Path, folder: Path, known: Collec
             empty.append(shown(name))
     if not entries:
         raise UserError(f"there are no images in the class folders of {folder}; {hint(ignored)}")
-    # Images that are measured may lack classes, but training cannot.
+    # In evaluation some classes may be missing, but not in training.
     if empty and known is None and (folder == root or SPLIT_NAMES.get(folder.name.lower()) == "train"):
         raise UserError(f"class folders without images in {folder}: {listed(empty)}; add images or remove the folders")
     found.splits[split] = entries
@@ -94,7 +94,7 @@ def _add_split(found: Found, split: str, root: Path, folder: Path, known: Collec
 def _split_folders(
     root: Path, folders: list[str], known: Collection[str] | None, notes: list[str]
 ) -> dict[str, Path] | None:
-    """The split folders of `root` by our names, or None when its folders are classes."""
+    """The split folders of `root` by our names, or None if its folders are classes."""
     splits: dict[str, Path] = {}
     strays = False
     for name in folders:
@@ -105,33 +105,33 @@ def _split_folders(
         if not inner:
             continue
         if split in splits:
-            raise UserError(f"{root} holds both {splits[split].name}/ and {name}/; remove or rename one of them")
+            raise UserError(f"{root} contains both {splits[split].name}/ and {name}/; remove or rename one of them")
         splits[split] = root / name
         strays |= bool(images)
-    # One such folder with images in it and other folders beside it is a class; two, or all there is, are splits.
+    # One such folder with images in it, next to other folders, is a class; two, or a single one alone, are splits.
     if strays and len(splits) == 1 and len(folders) > 1:
         [folder] = splits.values()
         notes.append(
-            f"warning: {folder} holds folders and images, so it is read as a class called '{folder.name}'; if it is a "
-            "split, put its images into class folders"
+            f"warning: {folder} contains folders and images, so it is read as a class called '{folder.name}'; if it is "
+            "a split, put its images into class folders"
         )
         return None
     if splits and known is None and "train" not in splits:
         if len(splits) < len(folders):
             return None
         raise NoTrainingImages(
-            f"{root} holds {listed([path.name for path in splits.values()])} but no train folder with class folders; "
-            f"name the folder with the training images 'train', or measure a run on it: vpt eval RUN data={root}"
+            f"{root} contains {listed([path.name for path in splits.values()])} but no train folder with class folders"
+            f"; name the folder with the training images 'train', or evaluate a run on it: vpt eval RUN data={root}"
         )
     return splits or None
 
 
 def images_below(folder: Path, ignored: Counter[str]) -> list[Path]:
-    """The image files in `folder` and in the folders below it, links followed; nothing hidden.
+    """The image files in `folder` and its subfolders, following links, without hidden ones.
 
     Args:
-        folder: that exists.
-        ignored: takes the count of other files by extension.
+        folder: an existing folder.
+        ignored: counter of other files by extension, which is updated.
 
     Raises:
         UserError: a folder that cannot be read.
@@ -154,12 +154,12 @@ def images_below(folder: Path, ignored: Counter[str]) -> list[Path]:
                 paths.append(Path(parent, name))
             else:
                 ignored["hidden" if name.startswith(".") else os.path.splitext(name)[1].lower()] += 1
-    ignored += Counter()  # without counts of nothing
+    ignored += Counter()  # removes zero counts
     return paths
 
 
 def files_below(folder: Path) -> int:
-    """How many files lie in `folder` and in the folders below it, links followed, each folder once.
+    """Number of files in `folder` and its subfolders, following links, counting each folder once.
 
     >>> files_below(Path(__file__).parent) > 10
     True
@@ -181,7 +181,7 @@ def _refuse(error: OSError) -> None:
 
 
 def _listing(folder: Path) -> tuple[list[str], list[str], Counter[str]]:
-    """Names of the folders and of the images in `folder`, sorted, and the kinds of other files."""
+    """Names of the folders and of the images in `folder`, sorted, and the kinds of its other files."""
     try:
         with os.scandir(folder) as scan:
             items = sorted((item.name, item.is_dir()) for item in scan)
@@ -206,26 +206,26 @@ def _refuse_flat(folder: Path, folders: list[str], images: list[str]) -> None:
         return
     if images:
         raise UserError(
-            f"{folder} holds {number_of(len(images), 'image')} outside any class folder; put each into a folder "
+            f"{folder} contains {number_of(len(images), 'image')} outside any class folder; put each into a folder "
             "named after its class, or list them in a CSV file with the columns path,label"
         )
-    raise UserError(f"{folder} is empty: it should hold a folder of images for each class")
+    raise UserError(f"{folder} is empty: it should contain a folder of images for each class")
 
 
 def _refuse_nested(folder: Path) -> None:
-    """Catch a path one folder too high, where whole data sets would pass for classes."""
+    """Refuse a path one folder too high, where whole data sets would be read as classes."""
     folders, images, _ = _listing(folder)
     splits = {SPLIT_NAMES.get(name.lower()) for name in folders}
     if not images and {"train", "test"} <= splits | ({"test"} if "val" in splits else set()):
-        raise UserError(f"{folder} is a data set of its own, with {listed(folders)}; set data.path={folder}")
+        raise UserError(f"{folder} is a complete data set, with {listed(folders)}; set data.path={folder}")
 
 
 def hint(ignored: Counter[str]) -> str:
-    """What is said where no image was found.
+    """Message for folders without images.
 
     >>> hint(Counter([".txt"])), hint(Counter())
-    ('found only .txt', 'put some there')
+    ('found only .txt', 'add some')
     """
     if ignored:
         return f"found only {', '.join(kind or 'files without extension' for kind in list(ignored)[:8])}"
-    return "put some there"
+    return "add some"

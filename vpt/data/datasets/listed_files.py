@@ -1,5 +1,5 @@
-r"""Files that a list names, found where the list was written on another system: "\" for "/", accents in Unicode's other
-form, characters that cannot be seen."""
+r"""Finds files named by a list that was written on another system: "\" for "/", accents in Unicode's other
+normalisation form, invisible characters."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from vpt.data.datasets.entries import listed, number_of
 from vpt.utils.atomic_io import at_home
 
 
-class Located:
-    """Finds files below a folder, and remembers which it found under another spelling.
+class FileFinder:
+    """Finds files below a folder, and records which ones were found under another spelling.
 
     Args:
-        folder: that relative paths start at.
+        folder: the folder that relative paths start at.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -26,12 +26,12 @@ class Located:
         self._respelt: list[str] = []
 
     def find(self, text: str) -> Path | None:
-        r"""The file of that path, a broken link too; None where there is none.
+        r"""The file at that path, including broken links; None if there is none.
 
         Args:
-            text: as the list has it; absolute, from the home folder, or relative.
+            text: path as written in the list; absolute, relative to the home folder (~), or relative.
 
-        >>> Located(Path(__file__).parent).find("..\\datasets\\listed_files.py").name
+        >>> FileFinder(Path(__file__).parent).find("..\\datasets\\listed_files.py").name
         'listed_files.py'
         """
         if not text or "\0" in text:
@@ -46,17 +46,17 @@ class Located:
         return None
 
     def notes(self, file: Path) -> list[str]:
-        """At most one sentence about paths that were found under another spelling."""
+        """At most one message about paths that were found under another spelling."""
         if not self._respelt:
             return []
         names = [visible(text) for text in self._respelt]
         return [
-            f"{file} spells {number_of(len(names), 'path')} otherwise than the files are called ('\\' for '/', another "
-            f"Unicode form, characters that cannot be seen, the extension's letter case): {listed(names, 3)}"
+            f"{file} spells {number_of(len(names), 'path')} differently from the files ('\\' for '/', another Unicode "
+            f"form, invisible characters, the extension's letter case): {listed(names, 3)}"
         ]
 
     def _in_other_form(self, path: Path) -> Path | None:
-        """The only file that is called so but for the Unicode form, or the letter case of the extension."""
+        """The only file whose name differs just in the Unicode form, or in the letter case of the extension."""
         found = Path(path.anchor)
         parts = path.parts[1 if path.anchor else 0 :]
         for at, part in enumerate(parts):
@@ -71,5 +71,5 @@ class Located:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file() or path.is_symlink()
-    except (OSError, ValueError):  # a name that is too long, say
+    except (OSError, ValueError):  # for example a name that is too long
         return False

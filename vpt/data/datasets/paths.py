@@ -1,4 +1,4 @@
-"""Paths that lists and annotations name, checked before they are used."""
+"""Validation of paths that lists and annotations contain."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from vpt.utils.errors import UserError
 
 
 def inside(root: Path, name: str, file: Path) -> Path:
-    """The path `name` below `root`. Lists and annotations of others are not to be trusted.
+    """The path `name` below `root`. Lists and annotations are untrusted.
 
     Args:
-        root: the folder that paths start at.
-        name: the path, as `file` has it.
-        file: what names it.
+        root: the folder that paths are relative to.
+        name: the path as written in `file`.
+        file: the file that contains it.
 
     Raises:
-        UserError: an empty or absolute path, one that leaves the root, or one that holds a NUL byte.
+        UserError: an empty or absolute path, one that leaves the root, or one that contains a NUL byte.
 
     >>> inside(Path("images"), "a/b.jpg", Path("x.json")).as_posix()
     'images/a/b.jpg'
     >>> inside(Path("data"), "../secret.png", Path("list.txt"))
     Traceback (most recent call last):
     ...
-    vpt.utils.errors.UserError: list.txt names '../secret.png', which does not lie below data; ...
+    vpt.utils.errors.UserError: list.txt names '../secret.png', which is not inside data; ...
     """
     if not name or Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
         raise UserError(
-            f"{file} names {name[:100]!r}, which does not lie below {root}; its paths must be relative to that folder"
+            f"{file} names {name[:100]!r}, which is not inside {root}; its paths must be relative to that folder"
         )
     return root / name

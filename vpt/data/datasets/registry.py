@@ -1,4 +1,4 @@
-"""`load_data`: from the data section of the configuration to numbered, split records."""
+"""`load_data`: from the data section of the config to numbered, split records."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ FORMATS: dict[str, Reader] = {
 }
 GROUP = "vpt.datasets"
 
-# What images are that were read and are not used, as `vpt data check` tells it.
+# Reasons why images that were read are not used, as reported by `vpt data check`.
 REPEATED, UNUSED = "repeated", "not drawn or asked for"
 
 
 def load_data(config: DataConfig) -> LabelledData:
-    """Read the data set that `config.path` names and decide classes and splits. No image is opened.
+    """Read the data set named by `config.path` and determine classes and splits. No image is opened.
 
-    The training classes, sorted, are numbered; validation and test use the same numbers. Where there is no
-    validation split, `val_fraction` of each class is split off training; then `shots` images of each class are
-    drawn from training (all of a class that has fewer, with a note).
+    The training classes, sorted, are numbered; validation and test use the same numbers. Without a validation split,
+    `val_fraction` of each class is split off training; then `shots` images per class are drawn from training (all of a
+    class that has fewer, with a note).
 
     Raises:
-        UserError: the data cannot be found or used; the sentence names what and how to mend it.
+        UserError: the data cannot be found or used; the message names the problem and the remedy.
 
     >>> load_data(DataConfig(path="no/such/folder"))
     Traceback (most recent call last):
@@ -91,11 +91,11 @@ def load_data(config: DataConfig) -> LabelledData:
 
 
 def read_source(config: DataConfig, known: Collection[str] | None = None) -> Found:
-    """What `config.path` names, with labels as they are written.
+    """Read the data set named by `config.path`, with labels as they are written.
 
     Args:
-        config: the section of data.
-        known: the classes of an artifact that is to be measured, for which no training images are needed.
+        config: the data section.
+        known: the classes of an artifact to evaluate, for which no training images are needed.
 
     Raises:
         UserError: data that cannot be found or read.
@@ -116,17 +116,17 @@ def read_source(config: DataConfig, known: Collection[str] | None = None) -> Fou
         return read_csv(path, config.separator)
     if os.path.isfile(path):
         raise UserError(
-            f"data.path={config.path} is a file but no CSV; give a folder of class folders or a .csv file, "
+            f"data.path={config.path} is a file but not a CSV; give a folder of class folders or a .csv file, "
             "or for boxes set task=detection"
         )
     try:
         return read_folder(path, known)
     except UserError:
-        # What boxes come in looks like class folders that are broken.
+        # Layouts of detection data look like broken class folders.
         from vpt.data.detection.formats import layout_of
 
         if (layout := layout_of(path)) is not None:
-            raise UserError(f"data.path={config.path} holds boxes ({layout}); set task=detection") from None
+            raise UserError(f"data.path={config.path} contains boxes ({layout}); set task=detection") from None
         raise
 
 
@@ -145,12 +145,12 @@ def _read_added(point: EntryPoint, name: str, config: DataConfig) -> Found:
 
 
 def _override(found: Found, split: str, path: Path, separator: str) -> None:
-    """Let a folder or CSV of its own stand for one split."""
+    """Replace one split by the images of a separate folder or CSV."""
     other = read_csv(path, separator) if is_csv(path) else read_split_folder(path)
     # A CSV may list other splits as well.
     entries = other.splits.get(split) or other.splits.get("train")
     if entries is None:
-        raise UserError(f"data.{split}={path} lists {listed(sorted(other.splits))} images alone, none for {split}")
+        raise UserError(f"data.{split}={path} lists only {listed(sorted(other.splits))} images, none for {split}")
     if before := found.splits.get(split):
         found.notes.append(f"data.{split}={path} is used instead of the {split} images of data.path")
         found.left_out[UNUSED] += len(before)
@@ -162,12 +162,12 @@ def _override(found: Found, split: str, path: Path, separator: str) -> None:
 
 
 def renamed(entries: Iterable[Entry], path: Path) -> list[Entry]:
-    """Entries named after the folder or file that they are read from, as two folders tend to hold the same names."""
+    """Prefix names with the folder or file that they come from, because two folders often contain the same names."""
     return [entry._replace(name=f"{path.stem}/{entry.name}") for entry in entries]
 
 
 def clean_names(found: Found) -> None:
-    """Names of images and classes come from files of others: what cannot be printed or encoded is escaped here."""
+    """Escape characters of image and class names that cannot be printed or encoded; names come from untrusted files."""
     if found.classes is not None:
         found.classes = tuple(map(one_line, found.classes))
     found.splits = {
@@ -179,8 +179,8 @@ def clean_names(found: Found) -> None:
 
 
 def clean_labels(found: Found) -> None:
-    """Give classes their clean names, and say which were written otherwise. A data set with names of its own keeps
-    them."""
+    """Normalise class names, and report which were written differently. A data set with its own list of classes keeps
+    it."""
     if found.classes is not None:
         return
     written: Counter[str] = Counter()
@@ -197,13 +197,13 @@ def clean_labels(found: Found) -> None:
             for label, count in sorted(written.items())
         ]
         found.notes.append(
-            "class names are read without outer spaces and characters that cannot be seen, in one Unicode form: "
+            "class names are read without surrounding spaces and invisible characters, in one Unicode form: "
             f"{listed(pairs)}"
         )
 
 
 def once(entries: list[Entry], separator: str, found: Found) -> list[Entry]:
-    """Drop repetitions of a file: split at random, the same image could end up on both sides.
+    """Drop repetitions of a file: otherwise a random split could put the same image on both sides.
 
     Raises:
         UserError: a file with several classes.
@@ -222,7 +222,7 @@ def once(entries: list[Entry], separator: str, found: Found) -> list[Entry]:
         elif set(before.labels) != set(entry.labels):
             raise UserError(
                 f"the same file has different labels: {_described(before)} and {_described(entry)}; remove one, or for "
-                f"several labels an image list it once in a CSV file with its labels joined by '{separator}'"
+                f"multi-label data list it once in a CSV file with its labels joined by '{separator}'"
             )
     if repeated := len(entries) - len(kept):
         found.notes.append(f"left out {number_of(repeated, 'repetition')} of a file with the same label")
@@ -247,14 +247,14 @@ def _refuse_shared(splits: dict[str, list[Entry]]) -> None:
                 shared.append(f"{name} ({before}) is {entry.name} ({split})")
     if shared:
         raise UserError(
-            f"{number_of(len(shared), 'file')} in two splits, which makes the score worthless: {listed(shared)}; "
+            f"{number_of(len(shared), 'file')} in two splits, which makes the score meaningless: {listed(shared)}; "
             "keep each in one split only"
         )
 
 
 def _identity(path: Path) -> Hashable:
-    # Sees through links and different spellings of a path. A missing file or a broken link is only itself: the check of
-    # the data names it.
+    # Resolves links and different spellings of a path. A missing file or a broken link is identified by its path; the
+    # data check reports it.
     try:
         status = os.stat(path)
     except (OSError, ValueError):
@@ -263,9 +263,9 @@ def _identity(path: Path) -> Hashable:
 
 
 def _half(found: Found, classes: tuple[str, ...], half: str) -> tuple[str, ...]:
-    """The first half of the classes (one more where their number is odd) or the second, and only their images."""
+    """Keep the first half of the classes (one more if their number is odd) or the second, and only their images."""
     if found.multilabel:
-        raise UserError("data.half parts classes, which several labels an image do not allow; leave it out")
+        raise UserError("data.half splits the classes, which is not possible for multi-label data; remove it")
     middle = (len(classes) + 1) // 2
     kept = classes[:middle] if half == "base" else classes[middle:]
     if len(kept) < 2:
@@ -279,10 +279,10 @@ def _half(found: Found, classes: tuple[str, ...], half: str) -> tuple[str, ...]:
 def _classes(found: Found, config: DataConfig) -> tuple[str, ...]:
     path, train = config.path, found.splits.get("train", [])
     if found.classes is not None and found.splits.get("test") and not train:
-        return found.classes  # a set made for testing alone
+        return found.classes  # a data set with only test images
     if not train:
         raise NoTrainingImages(
-            f"data.path={path} has no training images; give some of them the split 'train', or measure a run on it: "
+            f"data.path={path} has no training images; give some of them the split 'train', or evaluate a run on it: "
             f"vpt eval RUN data={path}"
         )
     classes = found.classes or tuple(sorted({label for entry in train for label in entry.labels}))
@@ -305,8 +305,7 @@ def _numbered(entries: Iterable[Entry], split: str, numbers: dict[str, int]) -> 
 
 
 def unknown_classes(entries: Iterable[Entry], known: Collection[str]) -> list[str]:
-    """The classes of entries that are none of the known ones, each with its images and the known name that may be
-    meant.
+    """The classes of entries that are not known, each with its images and the known name that may be meant.
 
     >>> unknown_classes([Entry("a/1.png", Path("1.png"), ("Cat",))], ["cat", "dog"])
     ["Cat (1 image, first a/1.png; did you mean 'cat'?)"]
@@ -326,7 +325,7 @@ def unknown_classes(entries: Iterable[Entry], known: Collection[str]) -> list[st
 
 
 def record_of(entry: Entry, numbers: Mapping[str, int]) -> Record:
-    """An entry with its labels as numbers."""
+    """Convert an entry to a record with numeric labels."""
     labels = tuple(sorted(numbers[label] for label in entry.labels))
     return Record(entry.name, entry.source, labels, place=entry.place)
 
@@ -334,7 +333,7 @@ def record_of(entry: Entry, numbers: Mapping[str, int]) -> Record:
 def _split_off(
     records: Sequence[Record], fraction: float, seed: int, purpose: int, absent: Collection[Path]
 ) -> tuple[list[Record], list[Record]]:
-    """As `split_off`; images that do not exist stay in the first part, so that the second has the size it should."""
+    """Like `split_off`, but missing images stay in the first part, so that the second has the intended size."""
     _, off = split_off(_there(records, absent), fraction, seed, purpose)
     chosen = {id(record) for record in off}
     return [record for record in records if id(record) not in chosen], off
@@ -351,7 +350,7 @@ def _with_validation(
 ) -> tuple[list[Record], list[Record]]:
     kept, val = _split_off(train, config.val_fraction, config.split_seed, VALIDATION, absent)
     if not val and config.join_val:
-        return kept, []  # one image a class: all are trained on, and none is missing from a validation
+        return kept, []  # one image per class: train on all of them, without validation
     if not val:
         raise UserError(
             "there is no validation split and no class has two images to split one off; add images or set data.val"

@@ -1,4 +1,4 @@
-"""Where data sets lie that are given by name, and the files that list their images."""
+"""Locations of data sets given by name, and the files that list their images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vpt.utils.errors import UserError, nearest
 
 
 def found_at(root: Path, places: Sequence[str]) -> Path | None:
-    """The first of `places` below `root` that is there; a place that is a file stands for the folder it lies in.
+    """The first of `places` below `root` that exists; a file stands for the folder that contains it.
 
     >>> found_at(Path("no/root"), ["vtab-1k/dtd", "dtd/test.txt"]) is None
     True
@@ -21,27 +21,27 @@ def found_at(root: Path, places: Sequence[str]) -> Path | None:
 
 
 def found_folder(root: Path, places: Sequence[str], what: str) -> Path:
-    """The folder that is the first of `places` below `root`, as `found_at` has it.
+    """The folder found by `found_at`.
 
     Raises:
-        UserError: there is none.
+        UserError: none of the places exists.
 
     >>> found_folder(Path("no/root"), ["vtab-1k/dtd", "dtd"], "vtab:dtd")
     Traceback (most recent call last):
     ...
-    vpt.utils.errors.UserError: vtab:dtd should lie in .../no/root/vtab-1k/dtd, which does not exist; set data.root
+    vpt.utils.errors.UserError: vtab:dtd should be in .../no/root/vtab-1k/dtd, which does not exist; set data.root
     """
     if (place := found_at(root, places)) is not None:
         return place
-    raise UserError(f"{what} should lie in {(root / places[0]).absolute()}, which does not exist; set data.root")
+    raise UserError(f"{what} should be in {(root / places[0]).absolute()}, which does not exist; set data.root")
 
 
 def folder_of(kind: str, name: str, known: Collection[str], root: Path, places: Callable[[str], Sequence[str]]) -> Path:
-    """Where the data set `kind:name` lies below `root`.
+    """The folder of the data set `kind:name` below `root`.
 
     Args:
         known: all names.
-        places: where one of them may lie, below the root.
+        places: function that returns the possible locations of a data set, below the root.
 
     Raises:
         UserError: no such name, or no such folder.
@@ -56,17 +56,17 @@ def folder_of(kind: str, name: str, known: Collection[str], root: Path, places: 
     return found_folder(root, places(name), f"{kind}:{name}")
 
 
-def read_lines(file: Path, mend: str = "check data.root") -> list[str]:
-    """The lines of a text file that hold something, stripped.
+def read_lines(file: Path, remedy: str = "check data.root") -> list[str]:
+    """The non-empty lines of a text file, stripped.
 
     Raises:
         UserError: it cannot be read.
     """
-    return [line.strip() for line in read_text(file, mend).splitlines() if line.strip()]
+    return [line.strip() for line in read_text(file, remedy).splitlines() if line.strip()]
 
 
-def read_text(file: Path, mend: str) -> str:
-    """A text file of a data set.
+def read_text(file: Path, remedy: str) -> str:
+    """Read a text file of a data set.
 
     Raises:
         UserError: it cannot be read.
@@ -75,20 +75,20 @@ def read_text(file: Path, mend: str) -> str:
         return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not a text file"
-        raise UserError(f"cannot read {file}: {reason}; {mend}") from None
+        raise UserError(f"cannot read {file}: {reason}; {remedy}") from None
 
 
-def read_mapping(file: Path, had: str, form: str) -> dict[str, Any]:
-    """A JSON file that holds a mapping.
+def read_mapping(file: Path, source: str, form: str) -> dict[str, Any]:
+    """Read a JSON file that contains a mapping.
 
     Args:
-        had: where the file is had, as the end of "it is among ...".
-        form: what it must hold.
+        source: where the file is available, as the end of "it is among ...".
+        form: what it must contain.
 
     Raises:
-        UserError: it is missing, no JSON, or holds something else.
+        UserError: it is missing, not JSON, or contains something else.
     """
-    tree = read_json(file, f"it is among {had}")
+    tree = read_json(file, f"it is among {source}")
     if not isinstance(tree, dict):
-        raise UserError(f"{file} is not a split file: it must hold {form}")
+        raise UserError(f"{file} is not a split file: it must contain {form}")
     return tree

@@ -1,4 +1,4 @@
-"""torchvision's classification data sets by name, with the splits their authors made."""
+"""torchvision's classification data sets by name, with their official splits."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def _named(train: str = "train", val: str | None = None, test: str | None = "tes
     return {ours: {"split": theirs} for ours, theirs in names.items() if theirs is not None}
 
 
-# Our split -> the arguments that ask for it. Sets without a validation or test split have one split off later, or
-# none. Of ImageNet and the like, whose test labels are secret, the validation images are what people test on.
+# Our split -> torchvision's arguments for it. If a set has no validation or test split, one is split off later or left
+# out. For ImageNet and others with secret test labels, the validation images are used for testing, as is usual.
 SETS: dict[str, _Splits] = {
     "CIFAR10": _flag(),
     "CIFAR100": _flag(),
@@ -55,10 +55,10 @@ SETS: dict[str, _Splits] = {
 
 
 def read_torchvision(name: str, root: Path, download: bool) -> Found:
-    """The data set `name` (case does not matter) below `root`; classes and their order are torchvision's.
+    """Read the data set `name` (case-insensitive) below `root`; classes and their order are torchvision's.
 
     Raises:
-        UserError: no such name (with the nearest), or the files are not there or incomplete.
+        UserError: no such name (with the closest match), or files that are missing or incomplete.
 
     >>> read_torchvision("cifar11", Path("data"), False)
     Traceback (most recent call last):
@@ -79,7 +79,7 @@ def read_torchvision(name: str, root: Path, download: bool) -> Found:
         labels = _labels(dataset)
         if found.classes is None:
             named = _named_classes(dataset)
-            # Without names a class is called by its label, which need not count from 0: CLEVR's are 3 to 10.
+            # Without names, classes are called by their labels, which need not count from 0: CLEVR's are 3 to 10.
             names = dict(enumerate(named)) if named else {label: str(label) for label in sorted(set(labels))}
             found.classes = tuple(names.values())
         unknown = next((label for label in labels if label not in names), None)
@@ -94,25 +94,25 @@ def read_torchvision(name: str, root: Path, download: bool) -> Found:
 def _open(key: str, root: Path, download: bool, arguments: dict[str, Any]) -> Any:
     import torchvision.datasets
 
-    if download and key not in ("FER2013", "ImageNet", "StanfordCars"):  # these must be fetched by hand
+    if download and key not in ("FER2013", "ImageNet", "StanfordCars"):  # these must be downloaded by hand
         arguments = {**arguments, "download": True}
     try:
         if download:
             root.mkdir(parents=True, exist_ok=True)
         return getattr(torchvision.datasets, key)(root=str(root), **arguments)
     except Exception as error:
-        # Missing files are RuntimeError, OSError, ... by data set; a failed download is URLError.
+        # Missing files raise RuntimeError, OSError, ... depending on the data set; a failed download raises URLError.
         reason = " ".join(str(error).split()) or type(error).__name__
-        mend = (
-            "fetch it by hand"
+        remedy = (
+            "download it by hand"
             if download
-            else "set data.download=true to fetch it, or data.root to the folder where it lies"
+            else "set data.download=true to download it, or data.root to the folder that contains it"
         )
-        raise UserError(f"torchvision:{key} cannot be read from {root.absolute()} ({reason}); {mend}") from error
+        raise UserError(f"torchvision:{key} cannot be read from {root.absolute()} ({reason}); {remedy}") from error
 
 
 def _labels(dataset: Any) -> list[int]:
-    """All labels, without decoding an image where the data set keeps them apart (every set above does)."""
+    """All labels, without decoding images if the data set stores labels separately (every set above does)."""
     for attribute in ("targets", "labels", "_labels", "y"):
         values = getattr(dataset, attribute, None)
         if values is not None:
@@ -129,15 +129,15 @@ def _integers(values: Iterable[Any]) -> list[int]:
 
 
 def _named_classes(dataset: Any) -> tuple[str, ...]:
-    """Their names as torchvision has them, or none."""
+    """Class names according to torchvision, or none."""
     for attribute in ("classes", "categories"):
         names = getattr(dataset, attribute, None)
         if names:
-            # ImageNet gives several names a class.
+            # ImageNet has several names per class.
             return _distinct([name if isinstance(name, str) else ", ".join(name) for name in names])
     return ()
 
 
 def _distinct(names: list[str]) -> tuple[str, ...]:
-    # ImageNet's crane is a bird and a machine.
+    # "crane" is both a bird and a machine in ImageNet.
     return tuple(f"{name} ({at})" if names.count(name) > 1 else name for at, name in enumerate(names))

@@ -1,8 +1,8 @@
-"""VTAB-1k (Zhai et al. 2019, arXiv 1910.04867) as it is handed around without TensorFlow: images and lists.
+"""VTAB-1k (Zhai et al. 2019, arXiv 1910.04867) in the usual layout without TensorFlow: images and lists.
 
-Facts of the layout: `vtab-1k/TASK/` holds `train800.txt`, `val200.txt`, `train800val200.txt` and `test.txt`, whose
-lines are `images/.../000000.jpg LABEL`. Names of the folders and of the lists are those of NOAH's `get_vtab1k.py`;
-numbers of classes and of test images those of VPT's table 7 (Jia et al. 2022).
+Layout: `vtab-1k/TASK/` contains `train800.txt`, `val200.txt`, `train800val200.txt` and `test.txt`, whose lines are
+`images/.../000000.jpg LABEL`. Folder and list names are those of NOAH's `get_vtab1k.py`; numbers of classes and of test
+images those of VPT's table 7 (Jia et al. 2022).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TRAIN, VAL, JOINED, TEST = "train800.txt", "val200.txt", "train800val200.txt", "
 
 @dataclass(frozen=True)
 class VtabTask:
-    """A task: its group, how many classes it has and how many images test."""
+    """A task: its group, number of classes and number of test images."""
 
     group: str
     classes: int
@@ -53,7 +53,8 @@ TASKS: dict[str, VtabTask] = {
 
 
 def places(name: str) -> tuple[str, ...]:
-    """Where a task may lie below the root; a folder beside other data needs VTAB's lists, for CoOp's has the same name.
+    """Possible locations of a task below the root; outside `vtab-1k` its lists must exist, as CoOp's DTD has the same
+    name.
 
     >>> places("dtd")
     ('vtab-1k/dtd', 'dtd/test.txt')
@@ -62,14 +63,14 @@ def places(name: str) -> tuple[str, ...]:
 
 
 def read_vtab(name: str, root: Path) -> Found:
-    """The task `name` below `root`: 800 training images, 200 for validation, the whole test set.
+    """Read the task `name` below `root`: 800 training images, 200 for validation, the whole test set.
 
-    All classes are known by their numbers, as the training images do not show every one of them. `data.join_val=true`
-    makes the 1,000 images of the final training. Of copies that have only `train800val200.txt` a fixed draw of a fifth
-    is for validation.
+    Classes are numbers, because the training images do not include every class. `data.join_val=true` gives the 1,000
+    images of the final training. In copies that have only `train800val200.txt`, a fixed random fifth is used for
+    validation.
 
     Raises:
-        UserError: no such task, or lists that are missing or damaged, named.
+        UserError: no such task, or lists that are missing or damaged, by name.
 
     >>> read_vtab("cifar100", Path("data"))
     Traceback (most recent call last):
@@ -86,9 +87,9 @@ def read_vtab(name: str, root: Path) -> Found:
     for split, file in lists.items():
         found.splits[split] = _entries(folder, folder / file, count)
     if "val" not in lists:
-        found.notes.append(f"vtab:{name} has no {TRAIN}; a fifth of {JOINED}, drawn at random, is for validation")
+        found.notes.append(f"vtab:{name} has no {TRAIN}; a random fifth of {JOINED} is used for validation")
         both = found.splits["train"]
-        # Not class by class: of SUN397's 397 classes that would take 297 images instead of 200.
+        # Not per class: for SUN397's 397 classes that would take 297 images instead of 200.
         drawn = set(split_order(len(both), 0, VALIDATION)[: len(both) // 5].tolist())
         found.splits["val"] = [entry for at, entry in enumerate(both) if at in drawn]
         found.splits["train"] = [entry for at, entry in enumerate(both) if at not in drawn]
@@ -100,8 +101,8 @@ def _entries(folder: Path, file: Path, classes: int) -> list[Entry]:
     for number, line in enumerate(read_lines(file), 1):
         path, _, label = line.rpartition(" ")
         if not path or not label.isdecimal() or len(label) > 9:
-            raise UserError(f"{file}, line {number}: '{line[:80]}' is not of the form IMAGE LABEL; take another copy")
+            raise UserError(f"{file}, line {number}: '{line[:80]}' is not of the form IMAGE LABEL; use another copy")
         if int(label) >= classes:
-            raise UserError(f"{file}, line {number}: label {label} of {classes} classes, counted from 0")
+            raise UserError(f"{file}, line {number}: label {label}, but there are {classes} classes, counted from 0")
         entries.append(Entry(path.strip(), inside(folder, path.strip(), file), (str(int(label)),)))
     return entries

@@ -1,1 +1,1 @@
-"""Data sets of boxes: COCO, Pascal VOC and YOLO are read into records, checked, split, converted and loaded."""
+"""Detection data: COCO, Pascal VOC and YOLO are read into records, validated, split, converted and loaded."""

@@ -1,4 +1,4 @@
-"""What every format's boxes must be: finite, within their image, with an area; each image there once."""
+"""Validation of boxes of every format: finite, inside the image, with an area; and each image only once."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from vpt.utils.errors import UserError
 
 
 def within_images(entries: Sequence[BoxEntry], notes: list[str]) -> list[BoxEntry]:
-    """Entries whose boxes lie within their images and have an area; what was done goes to `notes`, by name.
+    """Clip boxes to their images and drop invalid ones; changes are reported in `notes`, by name.
 
-    Images without boxes stay. Boxes that reach beyond the image are cut at its edge. Boxes without area, those wholly
-    outside, and those with numbers that are not finite are left out.
+    Images without boxes are kept. Boxes that extend beyond the image are clipped. Boxes without area, those entirely
+    outside, and those with numbers that are not finite are dropped.
     """
     cut: list[str] = []
     thin: list[str] = []
@@ -25,7 +25,7 @@ def within_images(entries: Sequence[BoxEntry], notes: list[str]) -> list[BoxEntr
     repeated: list[str] = []
     kept = []
     for entry in entries:
-        if entry.size is None or entry.defect:  # the image cannot be used, and its boxes mean nothing
+        if entry.size is None or entry.defect:  # the image cannot be used, so its boxes do not matter
             kept.append(entry)
             continue
         boxes = []
@@ -34,7 +34,7 @@ def within_images(entries: Sequence[BoxEntry], notes: list[str]) -> list[BoxEntr
             if inside is None:
                 lost.append(_described(entry, raw))
                 continue
-            # A pixel of rounding is everyday; more is worth a word.
+            # A pixel of rounding is common; more is reported.
             if max(abs(one - other) for one, other in zip(inside.box, raw.box, strict=True)) > 1.5:
                 cut.append(entry.name)
             if min(inside.box[2] - inside.box[0], inside.box[3] - inside.box[1]) <= 1:
@@ -47,7 +47,7 @@ def within_images(entries: Sequence[BoxEntry], notes: list[str]) -> list[BoxEntr
     without = [entry.name for entry in background if entry.file is None]
     empty = [entry.name for entry in background if entry.file is not None]
     if empty:
-        notes.append(f"{number_of(len(empty), 'image')} without boxes, of background alone: {listed(empty, 5)}")
+        notes.append(f"{number_of(len(empty), 'image')} without boxes, treated as background: {listed(empty, 5)}")
     if without:
         notes.append(
             f"{number_of(len(without), 'image')} with no label file, treated as background: {listed(without, 5)}"
@@ -55,7 +55,7 @@ def within_images(entries: Sequence[BoxEntry], notes: list[str]) -> list[BoxEntr
     if lost:
         notes.append(f"left out {number_of(len(lost), 'box')} without area inside the image: {listed(lost, 5)}")
     if cut:
-        notes.append(f"cut {number_of(len(cut), 'box')} at the image's edge: {listed(list(Counter(cut)), 5)}")
+        notes.append(f"clipped {number_of(len(cut), 'box')} at the image's edge: {listed(list(Counter(cut)), 5)}")
     if thin:
         notes.append(f"{number_of(len(thin), 'box')} at most one pixel wide or high: {listed(thin, 5)}")
     if repeated:
@@ -65,7 +65,7 @@ def within_images(entries: Sequence[BoxEntry], notes: list[str]) -> list[BoxEntr
 
 
 def _cut(raw: RawBox, size: tuple[int, int]) -> RawBox | None:
-    """The part of a box that lies inside the image, if it has an area."""
+    """The part of a box inside the image, if it has an area."""
     if not all(map(math.isfinite, raw.box)):
         return None
     x1, y1, x2, y2 = raw.box
@@ -82,10 +82,10 @@ def _described(entry: BoxEntry, raw: RawBox) -> str:
 
 
 def once(splits: Mapping[str, Sequence[BoxEntry]], notes: list[str]) -> dict[str, list[BoxEntry]]:
-    """Splits in which every image file is there once.
+    """Splits in which every image file occurs once.
 
     Raises:
-        UserError: a file in two splits, or twice with other boxes, by name.
+        UserError: a file in two splits, or twice with different boxes, by name.
     """
     owners: dict[object, tuple[str, BoxEntry]] = {}
     shared: list[str] = []
@@ -105,7 +105,7 @@ def once(splits: Mapping[str, Sequence[BoxEntry]], notes: list[str]) -> dict[str
                 unequal.append(f"{first.name} ({_file(first)}) and {entry.name} ({_file(entry)})")
     if shared:
         raise UserError(
-            f"{listed(shared, 3)}, which makes the score worthless; keep each image in one split only "
+            f"{listed(shared, 3)}, which makes the score meaningless; keep each image in one split only "
             f"({number_of(len(shared), 'image')})"
         )
     if unequal:
@@ -119,11 +119,11 @@ def once(splits: Mapping[str, Sequence[BoxEntry]], notes: list[str]) -> dict[str
 
 
 def _identity(entry: BoxEntry) -> object:
-    # Sees through links and different spellings of a path.
+    # Resolves links and different spellings of a path.
     try:
         status = os.stat(entry.source)
     except (OSError, ValueError):
-        return os.path.abspath(entry.source)  # the check of the data says that it cannot be read
+        return os.path.abspath(entry.source)  # the data check reports that it cannot be read
     return status.st_dev, status.st_ino
 
 

@@ -1,4 +1,4 @@
-"""COCO JSON: one file a split, with images, annotations and categories."""
+"""COCO JSON: one file per split, with images, annotations and categories."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from vpt.data.detection.text import by_number, identifier, measure, one_form, pr
 from vpt.utils.atomic_io import read_json
 from vpt.utils.errors import UserError
 
-LARGEST = 2**63  # of ids and of sizes in pixels
+LARGEST = 2**63  # limit of ids and of sizes in pixels
 
 
 def read_coco(files: dict[str, Path], folder: Path) -> BoxFound:
     """Read the annotation files of one data set.
 
-    Ids may be numbers or text. An annotation without `bbox` gets the box of its segmentation.
+    Ids may be numbers or text. An annotation without `bbox` gets the bounding box of its segmentation.
 
     Args:
         files: by split.
-        folder: of the data set. Images lie next to their file, in `images`, in a folder named after the split, or where
-            a path below `folder` says.
+        folder: of the data set. Images are next to their file, in `images`, in a folder named after the split, or at a
+            path below `folder`.
 
     Raises:
-        UserError: a file that is missing, no JSON, or not in COCO's form; two images with one id, or an annotation of
-            an image or a category that is not listed.
+        UserError: a file that is missing, not JSON, or not in COCO's format; two images with the same id, or an
+            annotation of an image or a category that is not listed.
     """
     found = BoxFound(folder=folder, read=set(files.values()))
     trees = {split: _read(file) for split, file in files.items()}
@@ -52,13 +52,13 @@ def read_coco(files: dict[str, Path], folder: Path) -> BoxFound:
 def _classes(
     categories: dict[str, dict[str, str]], files: dict[str, Path], used: dict[str, set[str]], notes: list[str]
 ) -> tuple[str, ...]:
-    """The names that boxes have, in the order of their ids. COCO's own files list categories that no box has."""
+    """The class names that have boxes, in the order of their ids. COCO's own files list categories without boxes."""
     for split, mapping in categories.items():
         doubled = [name for name, count in Counter(mapping[one] for one in used[split]).items() if count > 1]
         if doubled:
             raise UserError(
-                f"{files[split]}: two categories are named {printable(doubled[0])}, and both have boxes; give each a "
-                "name of its own"
+                f"{files[split]}: two categories are named {printable(doubled[0])}, and both have boxes; give them "
+                "different names"
             )
     names: dict[str, str] = {}
     agree = True
@@ -92,8 +92,8 @@ class _Reader:
         paths = finder.locate(names)
         if finder.outside:
             self._notes.append(
-                f"{self._file.name}: {number_of(finder.outside, 'path')} lead out of the data set; the images in it "
-                "that they end in are taken"
+                f"{self._file.name}: {number_of(finder.outside, 'path')} lead out of the data set; using the images in "
+                "it that match their ends"
             )
         return [
             BoxEntry(f"{self._file.stem}/{name}", path, tuple(boxes.get(identity, ())), self._size(image), self._file)
@@ -116,8 +116,8 @@ class _Reader:
                 clashes.append(f"{identity} ({first.get('file_name')} and {item.get('file_name')})")
         if clashes:
             raise UserError(
-                f"{self._file}: two images have the same id: {listed(clashes, 5)}; which boxes are whose cannot be "
-                "known, so give each image an id of its own"
+                f"{self._file}: two images have the same id: {listed(clashes, 5)}; their boxes cannot be told apart; "
+                "give each image its own id"
             )
         if repeated:
             self._notes.append(
@@ -150,26 +150,26 @@ class _Reader:
             at = f"annotation {item.get('id')}"
             boxes.setdefault(owner, []).append(RawBox(self._categories[category], box, crowd, area, at))
         if strays:
-            raise UserError(f"{self._file}: {listed(strays, 3)}; remove such annotations, or list what they name")
+            raise UserError(f"{self._file}: {listed(strays, 3)}; remove such annotations, or list what they refer to")
         if derived:
             self._notes.append(
-                f"{self._file.name}: {number_of(derived, 'annotation')} without bbox, so the box of the segmentation "
-                "is taken"
+                f"{self._file.name}: {number_of(derived, 'annotation')} without bbox; using the bounding box of the "
+                "segmentation"
             )
         if strange_areas:
             self._notes.append(
-                f"{self._file.name}: the area of {number_of(strange_areas, 'annotation')} is no area, so that of the "
-                "box is taken"
+                f"{self._file.name}: {number_of(strange_areas, 'annotation')} with an invalid area; using the area of "
+                "the box"
             )
         return boxes
 
     def _box(self, item: dict[str, Any], name: str) -> tuple[tuple[float, float, float, float], bool]:
-        """The box x1, y1, x2, y2, and whether it was taken from the segmentation."""
+        """The box x1, y1, x2, y2, and whether it comes from the segmentation."""
         box = item.get("bbox")
         if box is None or box == []:
             around = segmentation_box(item.get("segmentation"))
             if around is None:
-                raise UserError(f"{name} has no bbox of four numbers, and no segmentation to take one from")
+                raise UserError(f"{name} has no bbox of four numbers, and no segmentation to derive one from")
             return around, True
         numbers = [measure(value) for value in box] if isinstance(box, list) else []
         if len(numbers) != 4 or any(value is None for value in numbers):
@@ -188,7 +188,7 @@ class _Reader:
         return (sides[0], sides[1]) if all(sides) else None
 
     def _side(self, image: dict[str, Any], key: str) -> int:
-        """A side in pixels; 0 where it is not given."""
+        """A side in pixels; 0 if it is not given."""
         value = image.get(key)
         side = whole_number(value if isinstance(value, str) else str(value)) if value not in (None, "") else 0
         if side is None or side < 0 or isinstance(value, bool):
@@ -218,7 +218,7 @@ def _categories(tree: dict[str, Any], file: Path) -> dict[str, str]:
 def _read(file: Path) -> dict[str, Any]:
     tree = read_json(file, "check data.path")
     if not isinstance(tree, dict) or not all(isinstance(tree.get(key), list) for key in ("images", "annotations")):
-        raise UserError(f"{file} is not a COCO file: it must hold the lists images, annotations and categories")
+        raise UserError(f"{file} is not a COCO file: it must contain the lists images, annotations and categories")
     return tree
 
 
@@ -230,7 +230,7 @@ def _items(tree: dict[str, Any], key: str, file: Path) -> list[dict[str, Any]]:
 
 
 def to_coco(records: Sequence[BoxRecord], classes: Sequence[str], paths: Sequence[str]) -> dict[str, Any]:
-    """A COCO tree of records; `paths` are the file names to give.
+    """Convert records to COCO's format; `paths` are the file names to write.
 
     >>> to_coco([BoxRecord("a", Path("a.png"), (0,), ((1.0, 2.0, 4.0, 6.0),), (False,), (8, 8))], ["cat"], ["a.png"])[
     ...     "annotations"

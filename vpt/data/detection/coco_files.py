@@ -1,4 +1,4 @@
-"""Where COCO annotation files and their images lie, in the layouts of COCO itself, Roboflow, CVAT, Datumaro, Label
+"""Locations of COCO annotation files and their images, in the layouts of COCO itself, Roboflow, CVAT, Datumaro, Label
 Studio and FiftyOne."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from vpt.data.detection.file_lookup import Files, ancestors, below
 from vpt.data.detection.split_names import UNSPLIT, split_named, split_within
 from vpt.utils.errors import UserError
 
-# Files of COCO that hold no boxes of objects, or the same boxes once more.
+# COCO's other files, which contain no object boxes, or the same boxes again.
 _OTHERS = ("captions", "image_info", "panoptic", "labels_", "stuff", "person_keypoints")
 _IMAGES = ("images", "Images", "data", "JPEGImages", "img", "imgs")
 
@@ -28,7 +28,7 @@ def find_coco(folder: Path) -> dict[str, Path]:
 
 
 def coco_files(folder: Path) -> dict[str, Path]:
-    """As `find_coco`.
+    """Like `find_coco`, but strict.
 
     Raises:
         UserError: two files for one split.
@@ -38,13 +38,13 @@ def coco_files(folder: Path) -> dict[str, Path]:
         if len(files) > 1:
             names = listed([str(file) for file in files], 5)
             raise UserError(
-                f"{folder} holds {len(files)} COCO files for {split}: {names}; keep one, or name one by data.path"
+                f"{folder} contains {len(files)} COCO files for {split}: {names}; keep one, or give one as data.path"
             )
     return {split: files[0] for split, files in found.items()}
 
 
 def _candidates(folder: Path) -> dict[str, list[Path]]:
-    """The best files of each split; several where none is better."""
+    """The best files of each split; several if none is better."""
     files = [*folder.glob("*.json"), *folder.glob("*/*.json")]
     files += [file for file in folder.glob("*/annotations/*.json") if split_named(file.parent.parent.name)]
     ranked: dict[str, dict[int, list[Path]]] = {}
@@ -69,7 +69,7 @@ def _candidates(folder: Path) -> dict[str, list[Path]]:
 
 
 def names_split(file: Path, folder: Path) -> bool:
-    """Whether the name of an annotation file, or of a folder above it in the data set, says a split.
+    """Whether the name of an annotation file, or of a folder above it in the data set, contains a split.
 
     >>> names_split(Path("set/annotations/instances_val.json"), Path("set")), names_split(Path("a.json"), Path("."))
     (True, False)
@@ -108,7 +108,7 @@ def _is_coco(file: Path) -> bool:
 
 
 def dataset_folder(file: Path) -> Path:
-    """The folder that a single annotation file belongs to.
+    """The data set folder of a single annotation file.
 
     >>> dataset_folder(Path("set/annotations/a.json")).as_posix(), dataset_folder(Path("set/a.json")).as_posix()
     ('set', 'set')
@@ -117,14 +117,14 @@ def dataset_folder(file: Path) -> Path:
 
 
 def image_folders(file: Path, split: str) -> list[Path]:
-    """The folders that the images of an annotation file may lie in, the likeliest first.
+    """Folders that may contain the images of an annotation file, most likely first.
 
     >>> image_folders(Path("no/such.json"), "train")
     []
     """
     top = dataset_folder(file)
     holders = [top / name for name in _IMAGES]
-    # Tools that keep labels/, annotations/ and images/ side by side.
+    # For tools that put labels/, annotations/ and images/ side by side.
     beside = [top.parent / name for name in _IMAGES] if top == file.parent else []
     places = [file.parent]
     for holder in (*holders, top, *beside):
@@ -139,12 +139,12 @@ def _of_split(holder: Path, split: str) -> Iterable[Path]:
 
 
 class Images:
-    """Finds the images that an annotation file names, all of them in one folder if possible.
+    """Finds the images named by an annotation file, all of them in one folder if possible.
 
     Args:
         file: the annotation file.
-        places: folders that its images may lie in, the likeliest first.
-        root: of the data set; nothing outside it is taken.
+        places: folders that may contain its images, most likely first.
+        root: of the data set; files outside it are refused.
         files: finds files.
     """
 
@@ -153,10 +153,10 @@ class Images:
         self._places = list(places) or [file.parent]
         self._root = root
         self._files = files
-        self.outside = 0  # paths that lead out of the data set, and whose end is an image in it
+        self.outside = 0  # number of paths that lead out of the data set, but end like an image in it
 
     def locate(self, names: Sequence[str]) -> list[Path]:
-        """Where the images lie; those that are not there are given as lying in the first folder.
+        """Paths of the images; missing ones are placed in the first folder.
 
         Raises:
             UserError: a path that leads out of the data set.
@@ -192,7 +192,7 @@ class Images:
         return self._files.find(place, name.replace("\\", "/")) if found is None and "\\" in name else found
 
     def _by_end(self, name: str) -> Path | None:
-        """The image that the end of a path names, as in paths of the machine that the file was made on."""
+        """The image that the end of a path matches, for paths of the machine on which the file was made."""
         parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
         for end in ancestors(Path(*parts)) if "\0" not in name else ():
             for place in self._places:
@@ -220,11 +220,11 @@ def _is_plain(name: str) -> bool:
 
 
 def unsplit_note(folder: Path, chosen: Iterable[Path]) -> list[str]:
-    """At most one sentence about files called after no split next to those that are, as CVAT writes them."""
+    """At most one message about files without a split in their name next to files with one, as CVAT writes them."""
     chosen = set(chosen)
     left = [
         str(file.relative_to(folder))
         for file in sorted(folder.glob("annotations/*.json"))
         if file not in chosen and file.stem.removeprefix("instances_").lower() in UNSPLIT
     ]
-    return [f"did not read {listed(left)}, which belongs to no split; name it after one"] if left and chosen else []
+    return [f"did not read {listed(left)}, which belongs to no split; rename it after one"] if left and chosen else []

@@ -1,4 +1,4 @@
-"""Batches of images of different sizes with their boxes, served in the same order and with the same seeds as any."""
+"""Batches of images of different sizes with their boxes, in the same order and with the same seeds as other batches."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class BoxBatch(NamedTuple):
     index: torch.Tensor  # type: ignore[assignment]  # hides tuple.index
 
     def parts(self, count: int) -> list[BoxBatch]:
-        """The batch in at most `count` smaller ones, in order."""
+        """Split the batch into at most `count` smaller ones, in order."""
         size = -(-len(self.images) // count)
         starts = range(0, len(self.images), size)
         return [
@@ -29,30 +29,30 @@ class BoxBatch(NamedTuple):
         ]
 
     def blank(self) -> BoxBatch:
-        """One small black image without boxes."""
+        """A batch of one small black image without boxes."""
         nothing = torch.zeros(0, dtype=torch.int64)
         target = Target(torch.zeros(0, 4), nothing, nothing.bool(), 32, 32)
         return BoxBatch([torch.zeros(3, 32, 32, dtype=torch.uint8)], [target], torch.zeros(1).long())
 
     def to(self, device: torch.device) -> BoxBatch:
-        """Images and targets on a device."""
+        """Move images and targets to a device."""
         images = [image.to(device, non_blocking=True) for image in self.images]
         return BoxBatch(images, [target.to(device) for target in self.labels], self.index)
 
 
 class BoxMaker:
-    """Resized images and targets: a BoxBatch."""
+    """Collates resized images and targets into a BoxBatch."""
 
     def __init__(self, transform: BoxTransform) -> None:
         self.transform = transform
 
     def one(self, record: BoxRecord, pixels: np.ndarray, seed: int) -> tuple[torch.Tensor, Target]:
-        """The image and its target."""
+        """The resized image and its target."""
         return self.transform(pixels, record, seed)
 
     def batch(
         self, items: Sequence[tuple[torch.Tensor, Target]], records: Sequence[Any], index: torch.Tensor
     ) -> BoxBatch:
-        """Lists, for sizes differ."""
+        """Collect images and targets in lists, because sizes differ."""
         images, targets = zip(*items, strict=True)
         return BoxBatch(list(images), list(targets), index)

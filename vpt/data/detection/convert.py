@@ -1,4 +1,4 @@
-"""Writes a data set of boxes in another format: images are copied, annotations made anew."""
+"""Converts a detection data set to another format, copying the images."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ FORMATS = ("coco", "voc", "yolo")
 
 
 def convert(data: LabelledData, folder: Path, form: str) -> Path:
-    """Write `data` to a new `folder` as coco, voc or yolo, whole or not at all. Crowds survive in COCO only: `left_out`
-    lists them.
+    """Write `data` to a new `folder` as coco, voc or yolo, completely or not at all. Only COCO supports crowds:
+    `left_out` lists those that were omitted.
 
     Raises:
-        UserError: a folder that exists, an unknown format, an image that cannot be read, or a disk that is full.
+        UserError: a folder that exists, an unknown format, an image that cannot be read, or a full disk.
 
     >>> convert(LabelledData((), False, (), ()), Path("."), "coco")
     Traceback (most recent call last):
@@ -55,7 +55,7 @@ def convert(data: LabelledData, folder: Path, form: str) -> Path:
 
 
 def left_out(data: LabelledData, form: str) -> list[str]:
-    """Sentences about boxes that a format cannot hold: crowds, outside COCO.
+    """Messages about boxes that a format cannot represent: crowds, except in COCO.
 
     >>> left_out(LabelledData((), False, (), ()), "yolo")
     []
@@ -66,24 +66,24 @@ def left_out(data: LabelledData, form: str) -> list[str]:
         return []
     names = listed([record.name for record in crowded], 5)
     count = sum(sum(record.crowds) for record in crowded)
-    notes = [f"left out {number_of(count, 'crowd')}, which {form} cannot tell from single objects: {names}"]
+    notes = [f"left out {number_of(count, 'crowd')}, which {form} cannot distinguish from single objects: {names}"]
     empty = [record.name for record in crowded if all(record.crowds)]
     if empty:
-        notes.append(f"{number_of(len(empty), 'image')} had crowds alone and has no boxes now: {listed(empty, 5)}")
+        notes.append(f"{number_of(len(empty), 'image')} had only crowds and has no boxes now: {listed(empty, 5)}")
     return notes
 
 
 def _copied(records: Sequence[BoxRecord], folder: Path, without: str = "\\") -> list[str]:
-    """Copy images to `folder`; their names, whose stems all differ, for annotations are named after stems. Characters
-    of `without`, and those that cannot be seen, become "_"."""
+    """Copy images to `folder` and return their names, with unique stems because annotations are named after them.
+    Characters of `without`, and invisible ones, become "_"."""
     folder.mkdir(parents=True, exist_ok=True)
     stems = {one_form(path.stem).lower() for path in folder.iterdir()}
     names = []
     for record in records:
         source = record.source
         assert isinstance(source, Path)
-        # Annotations name the file, one name a line, in UTF-8; two names that differ in their Unicode form alone are
-        # one on some disks.
+        # Annotations list file names, one per line, in UTF-8; two names that differ only in their Unicode form are the
+        # same file on some disks.
         name = one_form(one_line(as_utf8(source.stem)))
         plain = "".join("_" if sign in without or not sign.isprintable() else sign for sign in name).strip() or "image"
         stem, number = plain, 1

@@ -1,5 +1,5 @@
-"""YOLO without a data.yaml: Darknet's obj.data (CVAT's "YOLO 1.1"), Roboflow's _darknet.labels, and the classes.txt of
-Label Studio and labelImg."""
+"""YOLO data sets without a data.yaml: Darknet's obj.data (CVAT's "YOLO 1.1"), Roboflow's _darknet.labels, and the
+classes.txt of Label Studio and labelImg."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _NAMES = ("obj.names", "classes.txt", "_darknet.labels", "classes.names", "label
 
 
 def find_darknet(folder: Path) -> Path | None:
-    """What describes a YOLO data set without a data.yaml: obj.data, or class names next to label files; or None.
+    """The file that describes a YOLO data set without a data.yaml: obj.data, or class names next to label files; or
+    None.
 
     >>> find_darknet(Path("no/such")) is None
     True
@@ -42,12 +43,12 @@ def _has_labels(folder: Path, names: Path) -> bool:
 
 
 def read_darknet(file: Path, folder: Path) -> BoxFound:
-    """Read the data set that obj.data or a list of class names describes.
+    """Read the data set described by obj.data or a list of class names.
 
-    Splits are those of the lists that obj.data names, else those that `Places.undescribed` finds.
+    Splits are those of the lists that obj.data names, else those found by `Places.undescribed`.
 
     Raises:
-        UserError: a file that is missing or has a line that is no box, named.
+        UserError: a file that is missing or has an invalid line, with its name.
     """
     places = Places([folder], Files())
     found = BoxFound(folder=folder, read={file})
@@ -63,7 +64,7 @@ def read_darknet(file: Path, folder: Path) -> BoxFound:
         images = places.undescribed(folder)
         found.tops += [folder / "images", folder]
     if not any(images.values()):
-        raise UserError(f"{folder} holds no images; export the data set with its images")
+        raise UserError(f"{folder} contains no images; export the data set with its images")
     read_images({split: paths for split, paths in images.items() if paths}, found.classes, None, places, found)
     return found
 
@@ -81,16 +82,16 @@ def _described(file: Path, folder: Path, places: Places) -> tuple[Path, dict[str
         if split is not None and value:
             lists.setdefault(split, []).append(_named(value, folder, file, places))
     if "names" not in said:
-        raise UserError(f"{file} names no class names; add 'names = obj.names'")
+        raise UserError(f"{file} does not name a list of class names; add 'names = obj.names'")
     return _named(said["names"], folder, file, places), lists
 
 
 def _named(value: str, folder: Path, file: Path, places: Places) -> Path:
-    """A file that obj.data names; folders before it that are not there, as `data/`, are left aside."""
+    """A file named by obj.data; leading folders that do not exist, such as `data/`, are ignored."""
     path = Path(value)
     inner = path.relative_to(path.anchor)
     for end in ancestors(inner):
         found = places.files.find(folder, end) if ".." not in end.parts and "\0" not in value else None
         if found is not None and found.is_file():
             return found
-    raise UserError(f"{file} names {value}, which is not there; correct the path there")
+    raise UserError(f"{file} names {value}, which does not exist; correct the path")

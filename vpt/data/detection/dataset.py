@@ -18,9 +18,9 @@ class BoxRecord(Record):
 
     Args:
         boxes: in pixels of the upright image; `labels` has the class of each.
-        crowds: whether each stands for a crowd.
+        crowds: whether each box is a crowd.
         size: width and height of the upright image, in pixels.
-        areas: what the annotations give as each object's area, in pixels; empty where they give none.
+        areas: annotated area of each object, in pixels; empty if there are none.
         defect: why the image cannot be used, or "".
     """
 
@@ -31,11 +31,11 @@ class BoxRecord(Record):
     defect: str = ""
 
     def identity(self) -> list[Any]:
-        """What decides the record, for fingerprints."""
+        """What identifies the record in fingerprints."""
         return [self.name, self.labels, self.boxes, self.crowds]
 
     def object_areas(self) -> tuple[float, ...]:
-        """The area of each object as COCO's size classes take it: the annotated one, else that of its box.
+        """Area of each object for COCO's size classes: the annotated one, else that of its box.
 
         >>> BoxRecord("a", Path("a"), (0,), ((0.0, 0.0, 4.0, 3.0),), (False,), (8, 8)).object_areas()
         (12.0,)
@@ -48,14 +48,14 @@ class BoxRecord(Record):
 
 
 class RawBox(NamedTuple):
-    """A box as an annotation file has it.
+    """A box as given in an annotation file.
 
     Args:
-        label: the name of its class.
+        label: name of its class.
         box: x1, y1, x2, y2, in pixels or as fractions of the image's sides.
-        crowd: whether it stands for a crowd.
-        area: of the object in pixels, where the file gives it.
-        at: where in the file it stands, as in "line 3".
+        crowd: whether it is a crowd.
+        area: of the object in pixels, if the file gives it.
+        at: its position in the file, as in "line 3".
     """
 
     label: str
@@ -66,15 +66,15 @@ class RawBox(NamedTuple):
 
 
 class BoxEntry(NamedTuple):
-    """One image as an annotation file has it.
+    """One image as given in an annotation file.
 
     Args:
-        name: what users are shown.
-        source: the image file, whether it exists or not.
-        boxes: of the image.
-        size: width and height that the annotations state; None where they state none.
-        file: the annotation file; None for an image that has none.
-        fractions: boxes are fractions of the upright image's sides.
+        name: display name.
+        source: the image file, which may not exist.
+        boxes: boxes of the image.
+        size: width and height stated by the annotations, or None.
+        file: the annotation file; None for an image without one.
+        fractions: whether boxes are fractions of the upright image's sides.
         defect: why the image cannot be used, or "".
     """
 
@@ -89,16 +89,16 @@ class BoxEntry(NamedTuple):
 
 @dataclass
 class BoxFound:
-    """What a reader found.
+    """Result of a reader.
 
     Args:
         splits: entries by split.
-        classes: in the data set's own order, or None when training boxes decide.
-        notes: sentences for the user.
+        classes: in the data set's own order, or None if the training boxes determine them.
+        notes: messages for the user.
         folder: of the data set.
         read: files that annotations, lists and descriptions were read from.
-        orphans: annotation files whose image is not there, as far as the reader can tell.
-        tops: folders whose images are for training because nothing says that they are not.
+        orphans: annotation files without image, as far as the reader can tell.
+        tops: folders whose images are used for training because nothing assigns them to another split.
     """
 
     splits: dict[str, list[BoxEntry]] = field(default_factory=dict)

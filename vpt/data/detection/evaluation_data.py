@@ -1,4 +1,4 @@
-"""Images with boxes that a finished artifact is measured on: see `vpt.data.evaluation_data`."""
+"""Images with boxes for evaluating a finished artifact: see `vpt.data.evaluation_data`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from vpt.data.dataset import SPLITS, LabelledData
 from vpt.data.datasets.entries import listed, number_of
 from vpt.data.detection.dataset import BoxEntry
 from vpt.data.detection.registry import finished, read_place, to_records
-from vpt.data.evaluation_data import Asked, chosen, said
+from vpt.data.evaluation_data import Asked, choice_notes, chosen
 from vpt.utils.errors import UserError
 
 
 def load_boxes_measured(config: DataConfig, asked: Asked) -> tuple[LabelledData, str]:
-    """Read what is to be measured and no more, and say which split it is, as `load_measured` does.
+    """Read the split to evaluate and return it with its name, as `load_measured` does.
 
-    Boxes of classes that the artifact does not know are left out, with a warning; their images are measured.
+    Boxes of classes that the artifact does not know are left out, with a warning; their images are evaluated.
 
     Raises:
         UserError: the data cannot be found or read, lacks the split, or has no box of a known class.
@@ -30,9 +30,9 @@ def load_boxes_measured(config: DataConfig, asked: Asked) -> tuple[LabelledData,
     splits = {name: entries for name, entries in found.splits.items() if entries}
     divided = set(splits) != {"train"}
     if given is not None and wanted not in splits and "train" in splits:
-        splits, divided = {wanted: splits["train"]}, True  # a file or folder of its own for one split
+        splits, divided = {wanted: splits["train"]}, True  # a separate file or folder for one split
     split = chosen(splits, divided, asked.split, place)
-    notes = [*found.notes, *said(splits, divided, split, asked.split, place)]
+    notes = [*found.notes, *choice_notes(splits, divided, split, asked.split, place)]
     entries = finished({split: splits[split]}, config, notes)[split]
     there = {raw.label for entry in entries for raw in entry.boxes}
     classes = asked.classes or found.classes or tuple(sorted(there))
@@ -54,14 +54,14 @@ def _unknown(entries: Sequence[BoxEntry], spelt: Mapping[str, str]) -> list[str]
     labels = Counter(raw.label for entry in entries for raw in entry.boxes if _spelling(raw.label, spelt) is None)
     if not labels:
         return []
-    told = [
+    names = [
         f"{visible(label)} ({number_of(count, 'box')}{alike(label, spelt)})" for label, count in sorted(labels.items())
     ]
-    return [f"warning: boxes not measured, of classes that the artifact does not know: {listed(told)}"]
+    return [f"warning: boxes not evaluated, of classes that the artifact does not know: {listed(names)}"]
 
 
 def _of_classes(entry: BoxEntry, spelt: Mapping[str, str]) -> BoxEntry:
-    """The image with its boxes of known classes, under the artifact's spelling."""
+    """The image with its boxes of known classes, in the artifact's spelling."""
     boxes = [raw._replace(label=name) for raw in entry.boxes if (name := _spelling(raw.label, spelt)) is not None]
     return entry._replace(boxes=tuple(boxes))
 

@@ -1,5 +1,5 @@
-"""Files that annotations name, found by their names alone: no patterns, one Unicode form, the letter case of an
-extension left aside."""
+"""Finds files named by annotations by their exact names: no patterns, in one Unicode form, ignoring the letter case of
+the extension."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vpt.utils.errors import UserError
 
 @dataclass
 class _Listing:
-    """Names in one folder: as they are, and by the keys under which they may be asked for."""
+    """Names in one folder: as they are, and by the keys under which they are looked up."""
 
     names: set[str] = field(default_factory=set)
     composed: dict[str, list[str]] = field(default_factory=dict)
@@ -30,8 +30,8 @@ class _Listing:
             self.images.setdefault(one_form(os.path.splitext(name)[0]), []).append(name)
 
     def find(self, name: str) -> str | None:
-        """The name as it is, else the only one that is equal in Unicode's composed form, else but for the case of the
-        extension."""
+        """The exact name, else the only one that is equal in Unicode's composed form, else the only one that differs
+        just in the letter case of the extension."""
         if name in self.names:
             return name
         for found in (self.composed.get(one_form(name), []), self.folded.get(_folded(name), [])):
@@ -41,13 +41,13 @@ class _Listing:
 
 
 class Files:
-    """Finds files below folders. Each folder is listed once, when it is first asked for."""
+    """Finds files below folders. Each folder is listed once, on first use."""
 
     def __init__(self) -> None:
         self._listings: dict[Path, _Listing | None] = {}
 
     def find(self, folder: Path, name: str | Path) -> Path | None:
-        """The file or folder `name` (a relative path without "..") below `folder`, a broken link too; or None.
+        """The file or folder `name` (a relative path without "..") below `folder`, including broken links; or None.
 
         Raises:
             UserError: a folder that cannot be read.
@@ -105,24 +105,24 @@ class Files:
 
 
 def below(roots: Sequence[Path], base: Path, name: str, file: Path) -> Path:
-    """The path `name` that `file` gives, where it lies in one of the folders `roots`. Nothing is opened, and links are
-    not followed: a link that a user has put into a data set may lead anywhere.
+    """The path `name` given in `file`, if it is inside one of the folders `roots`. Nothing is opened, and links are not
+    followed: a link that a user has put into a data set may lead anywhere.
 
     Args:
-        roots: what belongs to the data set; the first is named in the message.
+        roots: folders that belong to the data set; the first is named in the message.
         base: the folder that relative paths start at.
-        name: the path, as the file has it.
-        file: what names it.
+        name: the path, as written in the file.
+        file: the file that contains it.
 
     Raises:
-        UserError: an empty path, one outside all roots, or one that holds a NUL byte.
+        UserError: an empty path, one outside all roots, or one that contains a NUL byte.
 
     >>> below([Path("set")], Path("set/lists"), "../images/a.jpg", Path("x.txt")).as_posix()
     'set/images/a.jpg'
     >>> below([Path("set")], Path("set"), "../../secret.png", Path("x.txt"))
     Traceback (most recent call last):
     ...
-    vpt.utils.errors.UserError: x.txt names '../../secret.png', which does not lie below set; ...
+    vpt.utils.errors.UserError: x.txt names '../../secret.png', which is not inside set; ...
     """
     if name and "\0" not in name:
         whole = _absolute(base / name)
@@ -131,12 +131,12 @@ def below(roots: Sequence[Path], base: Path, name: str, file: Path) -> Path:
                 if whole != top and whole.is_relative_to(top):
                     return root / whole.relative_to(top)
     raise UserError(
-        f"{file} names {printable(name, 100)}, which does not lie below {roots[0]}; images must lie in that folder"
+        f"{file} names {printable(name, 100)}, which is not inside {roots[0]}; images must be in that folder"
     )
 
 
 def ancestors(path: Path) -> Iterator[Path]:
-    """A relative path, then without its first folder, and so on down to the file's name.
+    """A relative path, then without its first folder, and so on, down to the file's name.
 
     >>> [path.as_posix() for path in ancestors(Path("a/b/c.jpg"))]
     ['a/b/c.jpg', 'b/c.jpg', 'c.jpg']

@@ -1,4 +1,4 @@
-"""In which of the usual layouts a folder holds boxes."""
+"""Detection of the layout of a folder with boxes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ YOLO, DARKNET, VOC, COCO = "YOLO", "YOLO (Darknet)", "Pascal VOC", "COCO"
 
 
 def layout_of(folder: Path) -> str | None:
-    """The layout of a folder; None where it holds no boxes that are known.
+    """The layout of a folder; None if it contains no boxes in a known layout.
 
     >>> layout_of(Path("no/such")) is None
     True
@@ -31,7 +31,7 @@ def layout_of(folder: Path) -> str | None:
 
 
 def yolo_file(folder: Path) -> Path:
-    """YOLO's description of a folder, whether it exists or not: data.yaml, or the only YAML file with classes and
+    """YOLO's description in a folder, whether it exists or not: data.yaml, or the only YAML file with classes and
     splits."""
     names = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
     known = next((folder / name for name in names if (folder / name).is_file()), None)
@@ -42,14 +42,15 @@ def yolo_file(folder: Path) -> Path:
 
 
 def not_known(path: str, folder: Path) -> str:
-    """What is said of a folder that holds no boxes that are known: what was looked for, and what there is.
+    """Error message for a folder without boxes in a known layout: what was looked for, and what was found.
 
-    >>> not_known("photos", Path("no/such"))[:36]
-    'data.path=photos holds no boxes that'
+    >>> not_known("photos", Path("no/such"))[:39]
+    'data.path=photos contains no boxes in a'
     """
     text = (
-        f"data.path={path} holds no boxes that are known: no data.yaml (YOLO), obj.data or classes.txt (Darknet), "
-        "Annotations/*.xml (Pascal VOC), annotations/instances_train.json or train/_annotations.coco.json (COCO)"
+        f"data.path={path} contains no boxes in a known layout: no data.yaml (YOLO), obj.data or classes.txt "
+        "(Darknet), Annotations/*.xml (Pascal VOC), annotations/instances_train.json or "
+        "train/_annotations.coco.json (COCO)"
     )
     if not folder.is_dir():
         return text
@@ -63,5 +64,5 @@ def not_known(path: str, folder: Path) -> str:
     if inner:
         text += f"; did you mean data={inner[0]}?"
     elif there:
-        text += f"; it holds {listed(there, 5)}, in which no annotations were found"
+        text += f"; it contains {listed(there, 5)}, in which no annotations were found"
     return text

@@ -1,4 +1,4 @@
-"""Images that a data set holds out by a list or a folder, where its annotations do not: they are not trained on."""
+"""Removes images from training that a list or a folder holds out, even if the annotations do not."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _PLACES = (".", "ImageSets/Main", "ImageSets", "splits", "lists", "annotations")
 
 
 def hold_out(found: BoxFound) -> None:
-    """Move images out of training that a list called after validation or test names, or that lie in a folder called so
-    below one that was taken as a whole. A split that the data set gives itself stays as it is.
+    """Move images out of training that a list named after validation or test contains, or that are in a folder named so
+    inside one that was read as a whole. Splits that the data set defines itself are not changed.
 
     Raises:
-        UserError: a list whose names fit several images.
+        UserError: a list with names that match several images.
     """
     for split in HELD_OUT:
         train = found.splits.get("train", [])
@@ -31,18 +31,18 @@ def hold_out(found: BoxFound) -> None:
             continue
         why = listed(sorted(set(held.values())), 3)
         if len(held) == len(train):
-            found.notes.append(f"{why} would hold out every image for {split}, and is left aside")
+            found.notes.append(f"{why} would hold out every image for {split}, and is ignored")
             continue
         found.splits[split] = [entry for at, entry in enumerate(train) if at in held]
         found.splits["train"] = [entry for at, entry in enumerate(train) if at not in held]
         found.notes.append(
-            f"took {number_of(len(held), 'image')} out of training for {split}, held out by {why}; rename that if it "
+            f"moved {number_of(len(held), 'image')} from training to {split}, held out by {why}; rename that if this "
             "is wrong"
         )
 
 
 def _by_list(split: str, train: Sequence[BoxEntry], found: BoxFound) -> dict[int, str]:
-    """The places of the training images that lists name, and those lists."""
+    """Indices of the training images named in lists, with the name of the list."""
     files = [file for place in _PLACES for file in lists_in(found.folder / place).get(split, [])]
     held: dict[int, str] = {}
     ends: dict[str, set[int]] = {}
@@ -58,7 +58,7 @@ def _by_list(split: str, train: Sequence[BoxEntry], found: BoxFound) -> dict[int
 
 
 def _ends(train: Sequence[BoxEntry], folder: Path) -> dict[str, set[int]]:
-    """The ends of the images' paths, with and without extension, and which images have each."""
+    """Ends of the images' paths, with and without extension, and the indices of the images that have each."""
     top = os.path.abspath(folder)
     ends: dict[str, set[int]] = {}
     for at, entry in enumerate(train):
@@ -73,26 +73,26 @@ def _ends(train: Sequence[BoxEntry], folder: Path) -> dict[str, set[int]]:
 def _lines(file: Path) -> Iterator[str]:
     try:
         yield from list_lines(file)
-    except UserError:  # no text, so no list
+    except UserError:  # not text, so not a list
         return
 
 
 def _named(line: str, ends: dict[str, set[int]], train: Sequence[BoxEntry], file: Path) -> int | None:
-    """The image that a line names, by as much of the end of its path as fits."""
+    """Index of the image that a line names, matching as much of the end of its path as possible."""
     for text in dict.fromkeys([line, *line.split()[:1]]):
         parts = [part for part in one_form(text).replace("\\", "/").split("/") if part not in ("", ".", "..")]
         for start in range(len(parts)):
             fits = ends.get("/".join(parts[start:]), set())
             if len(fits) > 1:
                 names = listed([train[at].name for at in sorted(fits)], 3)
-                raise UserError(f"{file} names {printable(line)}, which may be any of {names}; give the folder there")
+                raise UserError(f"{file} names {printable(line)}, which may be any of {names}; add the folder there")
             if fits:
                 return next(iter(fits))
     return None
 
 
 def _by_folder(split: str, train: Sequence[BoxEntry], tops: Sequence[Path]) -> dict[int, str]:
-    """The places of the training images that lie in a folder called after the split, and that folder."""
+    """Indices of the training images in a folder named after the split, with that folder."""
     held = {}
     deepest = sorted(tops, key=lambda top: -len(top.parts))
     for at, entry in enumerate(train):

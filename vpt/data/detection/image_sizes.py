@@ -1,7 +1,7 @@
-"""The one place that decides which pixels boxes count: sizes that annotations state, compared with the files.
+"""Compares image sizes stated by annotations with the files, to determine the pixels that boxes refer to.
 
-Boxes of records lie in the upright image, as it is decoded. Tools disagree about files that EXIF turns: some annotate
-the image as it is shown, others as it is stored. The stated size says which, unless both are equal.
+Boxes of records refer to the upright image, as it is decoded. Tools disagree about files rotated by EXIF: some annotate
+the image as it is displayed, others as it is stored. The stated size tells which, unless both are equal.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vpt.data.image_cache import threads
 from vpt.data.pillow_compat import pillow_settings
 
 MISSING = "no such file"
-_ORIENTATION = 0x0112  # the EXIF tag; 1 is upright, 2 to 4 keep the sides, 5 to 8 exchange them
+_ORIENTATION = 0x0112  # the EXIF tag; 1 is upright, 2 to 4 keep the sides, 5 to 8 swap them
 
 
 class Header(NamedTuple):
@@ -39,12 +39,12 @@ class Header(NamedTuple):
 
     @property
     def upright(self) -> Size:
-        """Width and height of the image as it is shown."""
+        """Width and height of the image as it is displayed."""
         return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
 
 
 def read_header(path: Path, max_pixels: int) -> Header | None:
-    """Size and orientation of an image from its header; None where it cannot be read.
+    """Size and orientation of an image from its header; None if it cannot be read.
 
     >>> read_header(Path("no/such.jpg"), 100) is None
     True
@@ -55,12 +55,12 @@ def read_header(path: Path, max_pixels: int) -> Header | None:
         with pillow_settings(max_pixels), path.open("rb") as file, closing(Image.open(file, formats=known)) as image:
             width, height = image.size
             orientation = _orientation(image)
-            # Pillow turns TIFF files itself, and gives their turned size from the start.
+            # Pillow rotates TIFF files itself, and reports their rotated size from the start.
             if image.format == "TIFF" and orientation >= 5:
                 width, height = height, width
             return Header(width, height, orientation)
     except Exception:
-        return None  # the check of the data says why
+        return None  # the data check reports why
 
 
 def _orientation(image: Image.Image) -> int:
@@ -73,7 +73,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def turned(box: Box, stored: Size, orientation: int) -> Box:
-    """A box of the stored pixels as it lies in the upright image.
+    """Transform a box from the stored pixels to the upright image.
 
     >>> turned((0, 0, 10, 5), (64, 48), 6)
     (43, 0, 48, 10)
@@ -93,8 +93,9 @@ def _turned_point(x: float, y: float, width: int, height: int, orientation: int)
 
 
 def placed(entries: Sequence[BoxEntry], max_pixels: int, notes: list[str]) -> list[BoxEntry]:
-    """Entries with the sizes of their files and boxes in upright pixels; those whose size does not fit, and those that
-    are missing, have a defect. Where a header cannot be read there is no size. What was done goes to `notes`, by name.
+    """Set the sizes of entries from their files, and convert boxes to upright pixels. Entries whose size does not fit,
+    and missing files, get a defect; if a header cannot be read, the size is None. Changes are reported in `notes`, by
+    name.
     """
     with ThreadPoolExecutor(threads()) as pool:
         headers = list(pool.map(lambda entry: read_header(entry.source, max_pixels), entries))
@@ -118,26 +119,26 @@ def placed(entries: Sequence[BoxEntry], max_pixels: int, notes: list[str]) -> li
     other = [entry.name for entry in placed if entry.defect not in ("", MISSING)]
     if other:
         notes.append(
-            f"{number_of(len(other), 'image')} of another size than annotated, so that the boxes would lie elsewhere: "
-            f"{listed(other, 5)}; use the files that were annotated, or export the annotations of these files"
+            f"{number_of(len(other), 'image')} whose size differs from the annotation, so that the boxes would be "
+            f"wrong: {listed(other, 5)}; use the files that were annotated, or export the annotations of these files"
         )
     if turned_names:
         notes.append(
-            f"turned the boxes of {number_of(len(turned_names), 'image')}, annotated as stored, to how EXIF shows the "
-            f"image: {listed(turned_names, 5)}"
+            f"rotated the boxes of {number_of(len(turned_names), 'image')}, annotated as stored, to match the EXIF "
+            f"orientation: {listed(turned_names, 5)}"
         )
     if guessed:
         notes.append(
-            f"EXIF turns or mirrors {number_of(len(guessed), 'image')} and the annotated size does not say whether "
-            f"the boxes follow; they are taken to lie in it as {'shown' if unclear == 'upright' else unclear}: "
+            f"EXIF rotates or mirrors {number_of(len(guessed), 'image')} and the annotated size does not tell whether "
+            f"the boxes follow; assuming boxes in the image as {'displayed' if unclear == 'upright' else unclear}: "
             f"{listed(guessed, 5)}"
         )
     return placed
 
 
 def _frame(entry: BoxEntry, header: Header | None) -> str:
-    """In which pixels the boxes of an entry lie: "upright", "stored", "either" where the size does not say, "other"
-    where it fits neither, "unknown" where the file gives none."""
+    """The pixels that the boxes of an entry refer to: "upright", "stored", "either" if the size does not tell, "other"
+    if it fits neither, "unknown" without a readable file."""
     if header is None:
         return "unknown"
     if entry.fractions or header.orientation == 1:
@@ -154,7 +155,7 @@ def _placed(entry: BoxEntry, header: Header, stored: bool) -> BoxEntry:
         x1, y1, x2, y2 = raw.box
         if entry.fractions:
             raw = raw._replace(box=(x1 * width, y1 * height, x2 * width, y2 * height))
-        elif stored and x1 <= x2 and y1 <= y2:  # others are no boxes, and are left out with the numbers of the file
+        elif stored and x1 <= x2 and y1 <= y2:  # invalid boxes are dropped later, with the numbers of the file
             raw = raw._replace(box=turned(raw.box, header.stored, header.orientation))
         boxes.append(raw)
     return entry._replace(boxes=tuple(boxes), size=header.upright, fractions=False)
@@ -166,5 +167,5 @@ def _other_size(entry: BoxEntry, header: Header) -> str:
     stated = f"{entry.file.name} states" if entry.file is not None else "its annotation states"
     text = f"the file has {header.upright[0]}x{header.upright[1]} pixels, {stated} {width}x{height}"
     if (height, width) == header.upright:
-        return f"{text}: the sides are exchanged"
+        return f"{text}: width and height are swapped"
     return text

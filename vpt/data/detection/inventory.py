@@ -1,4 +1,4 @@
-"""What a folder of boxes holds and what was read of it: every file is counted once, every class by split."""
+"""Inventory of a detection data set: accounts for every file of a folder, and counts boxes by class and split."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 @dataclass(frozen=True)
 class Inventory:
-    """The files below a folder, each in one of these, by its path there.
+    """The files below a folder by category, as relative paths.
 
     Args:
         folder: of the data set.
-        images: that are in a split, whether they can be used or not.
+        images: images in a split, usable or not.
         repeated: images that are another path to one of these.
-        unused_images: that are in no split.
+        unused_images: images in no split.
         annotations: files that annotations, lists and descriptions were read from.
-        unused_annotations: files of the same kind that were not read, or whose image is not there.
-        others: all else.
+        unused_annotations: files of the same kind that were not read, or whose image is missing.
+        others: everything else.
     """
 
     folder: Path
@@ -45,12 +45,12 @@ class Inventory:
 
     @property
     def total(self) -> int:
-        """How many files there are."""
+        """Total number of files."""
         kinds = (self.images, self.repeated, self.unused_images, self.annotations, self.unused_annotations, self.others)
         return sum(map(len, kinds))
 
     def text(self) -> str:
-        """Some lines with the counts, which add up, and the first names of what was not read."""
+        """A few lines with the counts, which add up, and the first names of files that were not read."""
         images, annotations = number_of(len(self.images), "image"), number_of(len(self.annotations), "annotation file")
         lines = [f"{number_of(self.total, 'file')} in {self.folder}: {images} and {annotations} read"]
         for names, noun, what in (
@@ -70,11 +70,11 @@ class Inventory:
 
 
 def inventory(found: BoxFound, images: Sequence[Path]) -> Inventory:
-    """Count the files of a data set.
+    """Categorise the files of a data set.
 
     Args:
-        found: what its reader found.
-        images: of all splits.
+        found: the result of its reader.
+        images: images of all splits.
     """
     read_images = {_absolute(image) for image in images}
     read_files = {_absolute(file) for file in found.read}
@@ -108,7 +108,7 @@ def _may_be_annotation(file: Path, suffixes: set[str]) -> bool:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """All files below a folder, hidden ones too, links followed, each folder once; in order.
+    """All files below a folder, including hidden ones, following links, each folder once; in order.
 
     >>> list(files_below(Path("no/such")))
     []
@@ -137,11 +137,11 @@ def _identity(path: Path) -> object:
 
 
 def class_lines(data: LabelledData, unusable: Collection[tuple[str, str]] = ()) -> list[str]:
-    """A line for each class: how many boxes in how many images, by split; and one for crowds, where there are some.
+    """A line per class with the numbers of boxes and images by split; and one for crowds, if there are any.
 
     Args:
-        data: with boxes.
-        unusable: split and name of images that cannot be used, whose boxes do not count.
+        data: a data set with boxes.
+        unusable: split and name of images that cannot be used, whose boxes are not counted.
 
     >>> class_lines(LabelledData(("cat",), False, (), ()))
     ['cat: no boxes']
@@ -167,11 +167,11 @@ def class_lines(data: LabelledData, unusable: Collection[tuple[str, str]] = ()) 
     if len(data.classes) > _MOST_CLASSES:
         lines.append(f"and {len(data.classes) - _MOST_CLASSES} more classes")
     if crowds:
-        lines.append(f"{number_of(crowds, 'crowd')}, which are neither trained on nor counted as missed")
+        lines.append(f"{number_of(crowds, 'crowd')}, not used for training and not counted as missed")
     return lines
 
 
 def report(data: LabelledData, sources: Sequence[BoxFound], unusable: Collection[tuple[str, str]] = ()) -> str:
-    """What `vpt data check` says of boxes: classes by split, and the files of every folder that was read."""
+    """The box report of `vpt data check`: classes by split, and the files of every folder that was read."""
     images = [record.source for split in SPLITS for record in data.split(split) if isinstance(record.source, Path)]
     return "\n".join([*class_lines(data, unusable), *(inventory(found, images).text() for found in sources)])

@@ -1,4 +1,4 @@
-"""`load_boxes`: from the data section of the configuration to numbered, split records with boxes."""
+"""`load_boxes`: from the data section of the config to numbered, split records with boxes."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from vpt.utils.file_names import one_line
 
 
 def load_boxes(config: DataConfig) -> LabelledData:
-    """Read the data set that `config.path` names: COCO, Pascal VOC, YOLO, or the embedded scenes.
+    """Read the data set named by `config.path`: COCO, Pascal VOC, YOLO, or the embedded scenes.
 
-    Splits that are missing are split off training: validation always, test if `test_fraction` is given. A data set
-    without training images is one for measuring alone.
+    Missing splits are split off training: validation always, test if `test_fraction` is given. A data set without
+    training images can only be used for evaluation.
 
     Raises:
-        UserError: data that cannot be found, or a file of it that is damaged, named. Images that cannot be found or
-            have another size than annotated are listed, unless `config.on_bad` is "skip": then their records have a
-            `defect`, and the check of the data leaves them out.
+        UserError: data that cannot be found, or a damaged file, with its name. Images that are missing or whose size
+            differs from the annotation are listed, unless `config.on_bad` is "skip": then their records have a
+            `defect`, and the data check leaves them out.
 
     >>> load_boxes(DataConfig(path="no/such/folder"))
     Traceback (most recent call last):
@@ -47,11 +47,11 @@ def load_boxes(config: DataConfig) -> LabelledData:
 
 
 def read_boxes(config: DataConfig) -> tuple[BoxFound, list[BoxFound]]:
-    """What `config` names, with boxes in pixels of the upright images, not yet numbered or split; and what each of
-    data.path, data.val and data.test holds.
+    """Read the data named by `config`, with boxes in pixels of the upright images, not yet numbered or split; also
+    return the contents of each of data.path, data.val and data.test.
 
     Raises:
-        UserError: as `load_boxes`.
+        UserError: as in `load_boxes`.
     """
     found = read_place(config.path)
     hold_out(found)
@@ -62,7 +62,7 @@ def read_boxes(config: DataConfig) -> tuple[BoxFound, list[BoxFound]]:
             entries = other.splits.get(split) or other.splits.get("train")
             if entries is None:
                 there = listed(sorted(other.splits))
-                raise UserError(f"data.{split}={path} lists {there} images alone, none for {split}")
+                raise UserError(f"data.{split}={path} lists only {there} images, none for {split}")
             found.splits[split] = entries
             found.notes += other.notes
             sources.append(other)
@@ -73,13 +73,13 @@ def read_boxes(config: DataConfig) -> tuple[BoxFound, list[BoxFound]]:
 
 @legible()
 def read_place(path: str) -> BoxFound:
-    """What the annotations of a data set say. No image is opened: sizes and paths of images are not checked.
+    """Read the annotations of a data set. No image is opened: sizes and paths of images are not checked.
 
     Args:
-        path: a folder, a file of annotations, or "scenes".
+        path: a folder, an annotation file, or "scenes".
 
     Raises:
-        UserError: it cannot be found, or a file of it is damaged, named.
+        UserError: it cannot be found, or a file of it is damaged, with its name.
     """
     if path == "scenes":
         return read_scenes()
@@ -112,15 +112,15 @@ def read_place(path: str) -> BoxFound:
 def finished(
     splits: Mapping[str, Sequence[BoxEntry]], config: DataConfig, notes: list[str]
 ) -> dict[str, list[BoxEntry]]:
-    """Splits in which each image is there once, with boxes in pixels of the upright image that lie within it.
+    """Splits in which each image occurs once, with boxes in pixels of the upright image, clipped to it.
 
     Args:
-        splits: as annotations say.
-        config: for the size of images, and for what happens to those that cannot be used.
-        notes: take sentences for the user.
+        splits: as annotated.
+        config: for the maximum size of images, and the handling of those that cannot be used.
+        notes: list to which messages for the user are appended.
 
     Raises:
-        UserError: an image in two splits; images that are missing or of another size than annotated, unless
+        UserError: an image in two splits; images that are missing or whose size differs from the annotation, unless
             `config.on_bad` is "skip".
     """
     single = once(splits, notes)
@@ -133,7 +133,7 @@ def finished(
 
 
 def _refuse_unusable(entries: Sequence[BoxEntry]) -> None:
-    """Refuse images that are missing or have another size than annotated, all of them in one sentence."""
+    """Refuse images that are missing or whose size differs from the annotation, all of them in one message."""
     missing = [entry for entry in entries if entry.defect == MISSING]
     other = [entry for entry in entries if entry.defect not in ("", MISSING)]
     parts, remedies = [], []
@@ -143,8 +143,8 @@ def _refuse_unusable(entries: Sequence[BoxEntry]) -> None:
     if other:
         names = listed([f"{visible(entry.name)} ({entry.defect})" for entry in other])
         parts.append(
-            f"{number_of(len(other), 'image')} of another size than annotated, so that the boxes would lie elsewhere: "
-            f"{names}"
+            f"{number_of(len(other), 'image')} whose size differs from the annotation, so that the boxes would be "
+            f"wrong: {names}"
         )
         remedies.append("use the files that were annotated")
     if parts:
@@ -154,17 +154,17 @@ def _refuse_unusable(entries: Sequence[BoxEntry]) -> None:
 
 
 def _named(entry: BoxEntry) -> str:
-    """An image as its annotation file names it, and that file."""
+    """The name of an image in its annotation file, with the name of that file."""
     if entry.file is None:
         return visible(entry.name)
     return f"{visible(entry.name.removeprefix(f'{entry.file.stem}/'))} ({entry.file.name})"
 
 
 def numbered(found: BoxFound, config: DataConfig) -> LabelledData:
-    """Records of what was found, in the splits that `config` wants.
+    """Convert what was read to records, in the splits requested by `config`.
 
     Raises:
-        UserError: no boxes to train on, classes that training lacks, or too few images to split.
+        UserError: no boxes to train on, classes without training boxes, or too few images to split.
     """
     classes = _classes(found, config.path)
     notes = [escaped(note) for note in found.notes]
@@ -193,8 +193,8 @@ def numbered(found: BoxFound, config: DataConfig) -> LabelledData:
 def _split_off(
     records: Sequence[BoxRecord], fraction: float, seed: int, purpose: int
 ) -> tuple[list[BoxRecord], list[BoxRecord]]:
-    """As `split_off`; images that are known to be of no use stay in the first part, so that the second is as large as
-    it is meant to be."""
+    """Like `split_off`, but images known to be unusable stay in the first part, so that the second has the intended
+    size."""
     usable = [record for record in records if record.size != (0, 0) and not record.problem()]
     _, off = split_off(usable if len(usable) > 1 else records, fraction, seed, purpose)
     chosen = {id(record) for record in off}
@@ -205,7 +205,7 @@ def _split_off(
 
 
 def _clean_names(found: BoxFound) -> None:
-    """Names of images and classes come from files of others: what cannot be printed or encoded is escaped here."""
+    """Escape characters of image and class names that cannot be printed or encoded; names come from untrusted files."""
     if found.classes is not None:
         found.classes = tuple(map(one_line, found.classes))
     for entries in found.splits.values():
@@ -232,12 +232,12 @@ def _classes(found: BoxFound, path: str) -> tuple[str, ...]:
 
 @legible()
 def to_records(entries: Sequence[BoxEntry], split: str, numbers: Mapping[str, int]) -> list[BoxRecord]:
-    """Records of entries whose boxes lie in pixels of the upright images.
+    """Convert entries with boxes in pixels of the upright images to records.
 
     Args:
         entries: of one split.
-        split: what to call it.
-        numbers: of the classes.
+        split: its name.
+        numbers: class indices by name.
 
     Raises:
         UserError: a box of another class.
@@ -265,7 +265,7 @@ def to_records(entries: Sequence[BoxEntry], split: str, numbers: Mapping[str, in
 
 
 def _areas(entry: BoxEntry) -> tuple[float, ...]:
-    """The annotated area of each object, of those without one that of its box; empty where none is annotated."""
+    """The annotated area of each object, or else that of its box; empty if none is annotated."""
     if all(raw.area is None for raw in entry.boxes):
         return ()
     return tuple(

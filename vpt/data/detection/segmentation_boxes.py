@@ -1,4 +1,4 @@
-"""The bounding boxes of COCO's segmentations, where an annotation has no `bbox`: polygons and run lengths."""
+"""Bounding boxes of COCO's segmentations (polygons and run-length encodings), for annotations without `bbox`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from vpt.data.detection.dataset import Box
 from vpt.data.detection.text import measure
 
-_MOST_RUNS = 10_000_000  # of one object; more is no annotation
+_MOST_RUNS = 10_000_000  # per object; a real annotation has fewer
 
 
 def segmentation_box(segmentation: Any) -> Box | None:
-    """The box x1, y1, x2, y2 around polygons, or around run lengths (COCO's RLE, a list or compressed); None where it
-    is neither, or is empty. No mask is made: a file may state any size.
+    """The box x1, y1, x2, y2 around polygons, or around run-length encodings (COCO's RLE, a list or compressed); None
+    if it is neither, or empty. No mask is created, because a file may state any size.
 
     >>> segmentation_box([[5, 5, 25, 5, 25, 20]])
     (5.0, 5.0, 25.0, 20.0)
@@ -39,7 +39,7 @@ def segmentation_box(segmentation: Any) -> Box | None:
 
 
 def _run_box(runs: dict[str, Any]) -> Box | None:
-    """The box of run lengths, which count pixels down the columns, background first."""
+    """The box of a run-length encoding, which counts pixels down the columns, background first."""
     size, counts = runs.get("size"), runs.get("counts")
     if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int and 0 < side < 2**31 for side in size):
         return None
@@ -67,8 +67,9 @@ def _run_box(runs: dict[str, Any]) -> Box | None:
 
 
 def _decompressed(text: str) -> list[int] | None:
-    """COCO's compressed run lengths: five bits a sign from code 48 on, the sixth says that more follow, the fifth of
-    the last is the sign; from the fourth number on each is the difference from the one two before."""
+    """Decode COCO's compressed run lengths: five bits per character, from code 48 on; the sixth bit says that more
+    follow, the fifth bit of the last is the sign; from the fourth number on each is the difference to the one two
+    before."""
     counts: list[int] = []
     value = shift = 0
     for sign in text:

@@ -1,4 +1,4 @@
-"""Which split a file or a folder is meant for, by its name, and lists of the images of a split."""
+"""Splits named by files and folders, and lists of the images of a split."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from vpt.data.datasets.split_files import read_text
 Name = TypeVar("Name", str, Path)
 
 HELD_OUT = ("val", "test")
-# What tools call a set that is not split at all.
+# Names that tools use for sets that are not split.
 UNSPLIT = ("default", "all")
 JOINED = "trainval"
 _WORDS = {**SPLIT_NAMES, "minival": "val", "eval": "val", "evaluation": "val", "holdout": "test", "heldout": "test"}
 
 
 def split_named(name: str) -> str | None:
-    """The split of a folder or a list that is called after it and nothing else, but for a year.
+    """The split of a folder or list whose whole name, apart from a year, is that of a split.
 
     >>> split_named("Valid"), split_named("test2017"), split_named("contest"), split_named("train_cats")
     ('val', 'test', None, None)
@@ -29,7 +29,7 @@ def split_named(name: str) -> str | None:
 
 
 def split_within(name: str) -> str | None:
-    """The split that a name holds as one of its words, if it holds exactly one.
+    """The split that a name contains as a word, if it contains exactly one.
 
     >>> split_within("instances_val2017"), split_within("my-test.annotations"), split_within("latest")
     ('val', 'test', None)
@@ -40,7 +40,7 @@ def split_within(name: str) -> str | None:
 
 
 def list_lines(file: Path) -> list[str]:
-    """The lines of a list that hold something, without quotes around them.
+    """The non-empty lines of a list, without surrounding quotes.
 
     Raises:
         UserError: it cannot be read.
@@ -50,7 +50,7 @@ def list_lines(file: Path) -> list[str]:
 
 
 def lists_in(folder: Path) -> dict[str, list[Path]]:
-    """The text files of a folder that are called after a split, as in `val.txt` or `test_list.txt`, by split.
+    """The text files of a folder that are named after a split, such as `val.txt` or `test_list.txt`, by split.
 
     >>> lists_in(Path("no/such"))
     {}
@@ -65,8 +65,8 @@ def lists_in(folder: Path) -> dict[str, list[Path]]:
 
 
 def rest(everything: Iterable[Name], held: Mapping[str, Collection[Name]]) -> list[Name]:
-    """What is in none of the splits that are given, in order: where only those for validation or test are listed,
-    these are for training.
+    """What is in none of the given splits, in order: if only validation or test images are listed, these are for
+    training.
 
     >>> rest("abcd", {"test": "b", "val": "d"})
     ['a', 'c']

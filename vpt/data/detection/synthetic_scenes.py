@@ -1,4 +1,4 @@
-"""Scenes of real handwritten digits in COCO format: a data set of boxes that is always at hand."""
+"""Scenes of real handwritten digits in COCO format: a detection data set that is always available."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from vpt.data.sampler import split_order
 from vpt.utils.atomic_io import write_json
 from vpt.utils.cache_dir import made_once
 
-# Raise it whenever other files would be written, so that old caches are not taken for new ones.
+# Increase it when other files would be written, so that old caches are not used.
 _VERSION = "1"
 SIDE = 128
 COUNTS = {"train": 400, "val": 80, "test": 120}
 
 
 def read_scenes() -> BoxFound:
-    """600 pictures of 128 pixels with up to five of scikit-learn's digits on a shaded ground, written once to the
-    user's cache folder. No digit of one split appears in another.
+    """Read 600 images of 128 pixels with up to five of scikit-learn's digits on a shaded background, written once to
+    the user's cache folder. No digit of one split appears in another.
 
     Raises:
         UserError: the cache folder cannot be written.
@@ -58,11 +58,11 @@ def _write_split(folder: Path, split: str) -> None:
 def _scene(
     images: np.ndarray, targets: np.ndarray, members: np.ndarray, chance: np.random.Generator
 ) -> tuple[np.ndarray, list[tuple[float, float, float, float]], list[int]]:
-    """One picture: dark digits of 24 to 56 pixels, laid on a ground that shades from one pale colour to another."""
+    """One image: dark digits of 24 to 56 pixels, on a background with a gradient between two pale colours."""
     line = np.linspace(0, 1, SIDE)
     ends = chance.uniform(150, 255, (2, 3))
-    share = line[:, None] if chance.random() < 0.5 else line[None, :]
-    ground = ends[0] + (ends[1] - ends[0]) * np.broadcast_to(share, (SIDE, SIDE))[..., None]
+    blend = line[:, None] if chance.random() < 0.5 else line[None, :]
+    ground = ends[0] + (ends[1] - ends[0]) * np.broadcast_to(blend, (SIDE, SIDE))[..., None]
     ground = ground + chance.normal(0, 4, ground.shape)
     boxes: list[tuple[float, float, float, float]] = []
     labels: list[int] = []
@@ -85,7 +85,7 @@ def _scene(
 
 
 def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> float:
-    """Shared area as a share of the smaller box."""
+    """Shared area as a fraction of the smaller box."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]

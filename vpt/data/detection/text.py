@@ -1,4 +1,4 @@
-"""Numbers, identifiers and names as annotation files write them, read strictly; and text that can be shown."""
+"""Strict parsing of numbers, identifiers and names in annotation files; and escaping of text for display."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?:nan|inf
 
 
 def printable(text: object, limit: int = 60) -> str:
-    r"""Text in quotes, with what cannot be seen as escapes, and cut to `limit` signs.
+    r"""Text in quotes, with invisible characters escaped, cut to `limit` characters.
 
     >>> print(printable("\ufeff0 0.5"), printable("a" * 100, 3))
     '\ufeff0 0.5' 'aaa...'
@@ -25,7 +25,7 @@ def printable(text: object, limit: int = 60) -> str:
 
 
 def visible(text: str) -> str:
-    r"""Text as it is if all of it can be seen, else in quotes, with escapes.
+    r"""Text unchanged if all of it is visible, else in quotes and escaped.
 
     >>> print(visible("a b"), visible("a\u200b"), visible("a "))
     a b 'a\u200b' 'a '
@@ -34,7 +34,7 @@ def visible(text: str) -> str:
 
 
 def escaped(text: str) -> str:
-    r"""Text of which all can be seen: other signs, but for line feeds, as escapes.
+    r"""Text with invisible characters escaped, except line feeds.
 
     >>> print(escaped("a\u200bb"))
     a\u200bb
@@ -46,7 +46,7 @@ def escaped(text: str) -> str:
 
 @contextmanager
 def legible() -> Iterator[None]:
-    """Within the block, and in functions that it decorates, mistakes are shown with `escaped` signs."""
+    """Context manager and decorator that escapes invisible characters in the messages of UserErrors."""
     try:
         yield
     except UserError as error:
@@ -65,7 +65,7 @@ def one_form(text: str) -> str:
 
 
 def number(text: str) -> float | None:
-    """A decimal number, `nan` or `inf`; None for anything else, also where Python is more generous.
+    """Parse a decimal number, `nan` or `inf`; None for anything else, even if Python's float accepts it.
 
     >>> number("1e-3"), number(" 2 "), number("1_0"), number("0,5")
     (0.001, 2.0, None, None)
@@ -75,7 +75,7 @@ def number(text: str) -> float | None:
 
 
 def whole_number(text: str) -> int | None:
-    """A whole number, also where it is written as a decimal one.
+    """Parse a whole number, which may be written as a decimal number.
 
     >>> whole_number("3"), whole_number("3.000e+00"), whole_number("0.5"), whole_number("nan")
     (3, 3, None, None)
@@ -85,7 +85,7 @@ def whole_number(text: str) -> int | None:
 
 
 def measure(value: Any) -> float | None:
-    """A number of a JSON file; None for anything else. `True` is none, and numbers too large for a float are infinite.
+    """A number of a JSON file; None for anything else, such as `True`. Numbers too large for a float are infinite.
 
     >>> measure(3), measure(True), measure("3"), measure(10**400)
     (3.0, None, None, inf)
@@ -99,7 +99,7 @@ def measure(value: Any) -> float | None:
 
 
 def identifier(value: Any) -> str | None:
-    """An id of a JSON file as text, so that 7, 7.0 and "7" are equal; None where it is none.
+    """An id of a JSON file as text, so that 7, 7.0 and "7" are equal; None if it is not an id.
 
     >>> identifier(7), identifier(7.0), identifier("a1"), identifier(None), identifier(float("nan"))
     ('7', '7', 'a1', None, None)
@@ -112,7 +112,7 @@ def identifier(value: Any) -> str | None:
 
 
 def by_number(identity: str) -> tuple[int, str]:
-    """A key that sorts numbers by value and puts them before other ids, which keep their order.
+    """Sort key that orders numeric ids by value, before other ids, which are ordered as text.
 
     >>> sorted(["10", "b", "9", "a"], key=by_number)
     ['9', '10', 'b', 'a']

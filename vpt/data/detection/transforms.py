@@ -1,4 +1,4 @@
-"""Images with boxes to tensors: resized with their aspect kept, augmented together with their boxes."""
+"""Transforms of images with boxes to tensors: resized with their aspect ratio, augmented together with their boxes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from vpt.utils.errors import UserError
 
 @dataclass(frozen=True)
 class Target:
-    """Boxes (n, 4) x1, y1, x2, y2 in pixels of the tensor, labels (n,), crowds (n,), and the photo's own size."""
+    """Boxes (n, 4) x1, y1, x2, y2 in pixels of the tensor, labels (n,), crowds (n,), and the original size of the
+    photo."""
 
     boxes: torch.Tensor
     labels: torch.Tensor
@@ -26,19 +27,19 @@ class Target:
     height: int
 
     def to(self, device: torch.device) -> Target:
-        """The same on a device."""
+        """Move the tensors to a device."""
         boxes, labels, crowds = (part.to(device) for part in (self.boxes, self.labels, self.crowds))
         return Target(boxes, labels, crowds, self.width, self.height)
 
 
 @dataclass(frozen=True)
 class BoxTransform:
-    """The short side becomes `size`, unless the long one would pass `longest`; random changes before, in training.
+    """Resizes the short side to `size`, unless the long one would exceed `longest`, after augmentation in training.
 
     Args:
         size: pixels.
         longest: pixels.
-        augment: none, light (mirror), standard (mirror, crops around boxes, mild colour), strong, or a YAML file of
+        augment: none, light (flip), standard (flip, crops around boxes, mild colour jitter), strong, or a YAML file of
             albumentations.
     """
 
@@ -62,7 +63,7 @@ class BoxTransform:
             image = np.asarray(Image.fromarray(image).resize(new, Image.Resampling.BILINEAR))
         stretch = np.array([new[0] / width, new[1] / height] * 2)
         if self.pipeline is not None:
-            stretch = np.array([new[0], new[1]] * 2)  # boxes are shares of the changed image
+            stretch = np.array([new[0], new[1]] * 2)  # boxes are relative to the augmented image
         labels = [record.labels[place] for place in places]
         crowds = [record.crowds[place] for place in places]
         target = Target(
@@ -75,24 +76,24 @@ class BoxTransform:
         return to_tensor(image), target
 
     def _changed(self, image: np.ndarray, boxes: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Image, boxes as shares of it, and which boxes are left."""
+        """The augmented image, its boxes in relative coordinates, and the indices of the remaining boxes."""
         height, width = image.shape[:2]
-        shares = boxes / np.array([width, height] * 2) if len(boxes) else boxes
-        shares = shares.clip(0, 1)
+        relative = boxes / np.array([width, height] * 2) if len(boxes) else boxes
+        relative = relative.clip(0, 1)
         self.pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
         if not image.flags.writeable:
             image = image.copy()
         try:
-            found = self.pipeline(image=image, bboxes=shares, places=np.arange(len(shares)))
+            found = self.pipeline(image=image, bboxes=relative, places=np.arange(len(relative)))
         except Exception as error:
             raise UserError(f"the augmentation {self.augment} fails on an image with boxes: {error}") from error
         kept = np.asarray(found["bboxes"], dtype=np.float64).reshape(-1, 4)
-        # albumentations gives labels back as floats.
+        # albumentations returns labels as floats.
         return found["image"], kept, np.asarray(found["places"]).astype(np.int64)
 
 
 def scale_for(width: int, height: int, size: int, longest: int) -> float:
-    """What an image is multiplied by.
+    """Scale factor of an image.
 
     >>> scale_for(400, 200, size=100, longest=1000), scale_for(4000, 200, size=100, longest=1000)
     (0.5, 0.25)
@@ -101,7 +102,7 @@ def scale_for(width: int, height: int, size: int, longest: int) -> float:
 
 
 def size_for(width: int, height: int, size: int, longest: int) -> tuple[int, int]:
-    """Width and height that an image is resized to, its aspect kept but for the rounding.
+    """Width and height after resizing, with the aspect ratio kept up to rounding.
 
     >>> size_for(400, 201, size=100, longest=1000)
     (199, 100)

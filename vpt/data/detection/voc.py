@@ -1,4 +1,4 @@
-"""Pascal VOC: an XML file an image; lists of images where there are splits."""
+"""Pascal VOC: one XML file per image, and optional lists of images for the splits."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def read_voc(folder: Path) -> BoxFound:
     """Read a data set with XML files in Annotations/ and images in JPEGImages/, images/ or next to them, or both in
     folders named after the splits.
 
-    An XML file belongs to the image that is called like it; where there is none, to the one that it names. Difficult
-    objects are kept. Boxes count pixels from 1, as VOC's do, unless CVAT, Datumaro or Label Studio wrote the file:
-    theirs count from 0. Without lists all images are for training.
+    An XML file belongs to the image with the same name or, if there is none, to the one in its <filename>. Difficult
+    objects are kept. Box coordinates count pixels from 1, as in VOC, unless the file was written by CVAT, Datumaro or
+    Label Studio, which count from 0. Without lists all images are for training.
 
     Raises:
-        UserError: XML that is damaged or lacks a box, two XML files for one image, a list that cannot be understood.
+        UserError: XML that is damaged or lacks a box, two XML files for one image, a list whose purpose is unclear.
     """
     parts = voc_parts(folder)
     if not parts:
-        raise UserError(f"{folder} holds no XML annotations in Annotations/")
+        raise UserError(f"{folder} contains no XML annotations in Annotations/")
     found = BoxFound(folder=folder)
     files = Files()
     for part in parts:
@@ -51,7 +51,7 @@ def read_voc(folder: Path) -> BoxFound:
 
 
 def _by_folder(keys: Iterable[str]) -> dict[str, list[str]]:
-    """The keys by the folder they lie in, if each lies in one that is called after a split; else all for training."""
+    """The keys by their top folder, if each is in one named after a split; else all for training."""
     found: dict[str, list[str]] = {}
     for key in keys:
         top, slash, _ = key.partition("/")
@@ -63,7 +63,7 @@ def _by_folder(keys: Iterable[str]) -> dict[str, list[str]]:
 
 
 class _Annotation(NamedTuple):
-    """What one XML file says. `key` is its path below the folder of XML files, without the extension."""
+    """Contents of one XML file. `key` is its path below the folder of XML files, without extension."""
 
     key: str
     file: Path
@@ -103,40 +103,40 @@ def _entries(folder: Path, part: Part, files: Files, found: BoxFound) -> dict[st
         entries[one.key] = BoxEntry(_name(image, folder, part), image, one.boxes, one.size, one.file)
     if others:
         found.notes.append(
-            f"{number_of(len(others), 'XML file')} with another image in <filename> than the one that is called like "
-            f"the XML file, which is taken: {listed(others, 5)}"
+            f"{number_of(len(others), 'XML file')} whose <filename> differs from the image with the name of the XML "
+            f"file, which is used: {listed(others, 5)}"
         )
     if left := _without_xml(own, named, files):
         found.notes.append(f"left out {number_of(len(left), 'image')} without an XML file: {listed(left, 5)}")
     from_zero = [one.file.name for one in annotations if one.from_zero and one.boxes]
     if from_zero:
         found.notes.append(
-            f"the boxes of {number_of(len(from_zero), 'XML file')} count pixels from 0, as the tool that wrote them "
-            f"does: {listed(from_zero, 3)}"
+            f"the boxes of {number_of(len(from_zero), 'XML file')} count pixels from 0, as in the tool that wrote "
+            f"them: {listed(from_zero, 3)}"
         )
     swapped = [one.file.name for one in annotations if one.swapped]
     if swapped:
         count = sum(one.swapped for one in annotations)
-        found.notes.append(f"put the corners of {number_of(count, 'box')} into order: {listed(swapped, 5)}")
+        found.notes.append(f"swapped the corners of {number_of(count, 'box')}: {listed(swapped, 5)}")
     return entries
 
 
 def _without_xml(own: Mapping[str, Path], named: Mapping[Path, object], files: Files) -> list[str]:
-    """Images without an XML file, in the folders where there are some with one."""
+    """Images without an XML file, in folders that contain images with one."""
     there = {*own.values(), *named}
     folders = sorted({image.parent for image in there})
     return [shown(image.name) for folder in folders for image in files.all_images(folder) if image not in there]
 
 
 def _name(image: Path, folder: Path, part: Part) -> str:
-    """What an image is called: by its path in the folder of images, or in the data set where splits have folders."""
+    """Display name of an image: its path in the folder of images, or in the data set if splits have folders."""
     tops = [folder] if part.split is not None else part.images
     top = next((top for top in tops if image.is_relative_to(top)), None)
     return shown(image.relative_to(top) if top is not None else image)
 
 
 def _own(one: _Annotation, part: Part, files: Files) -> Path | None:
-    """The image that is called like the XML file."""
+    """The image with the name of the XML file."""
     key = Path(one.key)
     for place in part.images:
         images = files.images(place / key.parent, key.name)
@@ -145,8 +145,8 @@ def _own(one: _Annotation, part: Part, files: Files) -> Path | None:
             images = [image for image in images if one_form(image.name) == filename]
             if len(images) != 1:
                 raise UserError(
-                    f"several images in {place / key.parent} are called like {one.file}, and its <filename> "
-                    f"{printable(one.filename)} does not say which is meant; rename one"
+                    f"several images in {place / key.parent} have the name of {one.file}, and its <filename> "
+                    f"{printable(one.filename)} does not tell which one is meant; rename one"
                 )
         if images:
             return images[0]
@@ -154,7 +154,7 @@ def _own(one: _Annotation, part: Part, files: Files) -> Path | None:
 
 
 def _named(one: _Annotation, part: Part, folder: Path, files: Files) -> Path | None:
-    """The image that <filename> names, by its path below a folder of images, else by its name alone."""
+    """The image in <filename>, by its path below a folder of images, else by its name only."""
     name = one.filename.replace("\\", "/")
     for text in dict.fromkeys([name, name.rpartition("/")[2]]):
         for place in part.images:
@@ -168,16 +168,16 @@ def _named(one: _Annotation, part: Part, folder: Path, files: Files) -> Path | N
 def _below(folder: Path, place: Path, text: str, file: Path) -> Path | None:
     try:
         return below([folder], place, text, file)
-    except UserError:  # a path of the annotator's machine, as many tools write
+    except UserError:  # a path on the annotator's machine, as many tools write
         return None
 
 
 def _parsed(file: Path, top: Path) -> _Annotation:
     try:
-        # ElementTree follows no external entities, and expat limits those that expand.
+        # ElementTree does not follow external entities, and expat limits the expansion of others.
         root = ElementTree.parse(file).getroot()
     except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
-        raise UserError(f"{file} cannot be read as XML: {error}; take another copy of it, or remove it") from None
+        raise UserError(f"{file} cannot be read as XML: {error}; use another copy of it, or remove it") from None
     if root.tag != "annotation":
         raise UserError(
             f"{file} is not Pascal VOC: its root is {printable(root.tag)}, not 'annotation'; export it as Pascal VOC, "
@@ -201,8 +201,8 @@ def _parsed(file: Path, top: Path) -> _Annotation:
 
 
 def _counts_from_zero(root: ElementTree.Element) -> bool:
-    """Whether a tool wrote the file that counts pixels from 0: Label Studio signs as the owner, Datumaro and CVAT call
-    the source unknown three times."""
+    """Whether the file was written by a tool that counts pixels from 0: Label Studio names itself as the owner,
+    Datumaro and CVAT give the source as unknown three times."""
     source = [root.findtext(f"source/{key}") for key in ("database", "annotation", "image")]
     return root.findtext("owner/name") == "Label Studio" or source == ["Unknown"] * 3
 
@@ -233,7 +233,7 @@ def _number(item: ElementTree.Element, key: str, place: str) -> float:
 
 
 def _size(root: ElementTree.Element, file: Path) -> Size | None:
-    """The stated size; None where it is missing or zero."""
+    """The stated size; None if it is missing or zero."""
     sides = []
     for key in ("width", "height"):
         text = (root.findtext(f"size/{key}") or "").strip()
@@ -245,7 +245,7 @@ def _size(root: ElementTree.Element, file: Path) -> Size | None:
 
 
 def to_voc(record: BoxRecord, classes: Sequence[str], name: str) -> str:
-    """The XML text of a record whose image is called `name`. Crowds are left out, for VOC has none.
+    """The XML text of a record whose image is called `name`. Crowds are left out, because VOC has none.
 
     >>> "<xmin>2</xmin>" in to_voc(
     ...     BoxRecord("a", Path("a.png"), (0,), ((1.0, 2.0, 4.0, 6.0),), (False,), (8, 8)), ["cat"], "a.png"

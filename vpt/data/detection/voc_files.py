@@ -1,4 +1,4 @@
-"""Where the XML files, the images and the lists of a Pascal VOC data set lie."""
+"""Locations of the XML files, images and lists of a Pascal VOC data set."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Part(NamedTuple):
 
     Args:
         annotations: the folder.
-        images: folders that its images may lie in.
-        split: that the folder's name gives, or None.
+        images: folders that may contain its images.
+        split: the split that the folder is named after, or None.
     """
 
     annotations: Path
@@ -31,7 +31,7 @@ class Part(NamedTuple):
 
 
 def find_voc(folder: Path) -> Path | None:
-    """The folder of XML files of a VOC data set, or the first of several; None where there are none.
+    """The folder of XML files of a VOC data set, or the first of several; None if there is none.
 
     >>> find_voc(Path("no/such")) is None
     True
@@ -65,7 +65,7 @@ def _part(folder: Path, split: str | None) -> Part | None:
 
 
 def xml_below(folder: Path, deep: bool = True) -> Iterator[Path]:
-    """The XML files in a folder and, if `deep`, below it, in order; links are followed.
+    """The XML files in a folder and, if `deep`, its subfolders, in order, following links.
 
     >>> list(xml_below(Path("no/such")))
     []
@@ -85,18 +85,18 @@ def _is_xml(name: str) -> bool:
 
 
 def split_lists(folder: Path, keys: Mapping[str, object], notes: list[str]) -> tuple[dict[str, list[str]], list[Path]]:
-    """The keys of each split by the lists of a data set, and the lists that were read; no splits where there are none.
+    """The keys of each split according to the lists of a data set, and the lists that were read; empty without lists.
 
-    Lists lie in `ImageSets/Main`, in another folder of `ImageSets`, or next to the images. Where only images for
-    validation or test are listed, those in no list are for training.
+    Lists are in `ImageSets/Main`, in another folder of `ImageSets`, or next to the images. If only validation or test
+    images are listed, the other images are for training.
 
     Args:
         folder: of the data set.
         keys: every image that has an XML file, by its name without extension.
-        notes: take sentences for the user.
+        notes: list to which messages for the user are appended.
 
     Raises:
-        UserError: a list names an image that has no XML file, or its name does not say what it is for.
+        UserError: a list names an image without an XML file, or its purpose is unclear from its name.
     """
     for place in _list_folders(folder):
         found, files = _lists(place, keys)
@@ -116,13 +116,13 @@ def _list_folders(folder: Path) -> Iterator[Path]:
 
 
 def _lists(place: Path, keys: Mapping[str, object]) -> tuple[dict[str, list[str]], list[Path]]:
-    """The keys by split, "trainval" and "default" among them, as the lists of one folder give them; and those lists."""
+    """The keys by split, including "trainval" and "default", according to the lists of one folder; and those lists."""
     files = {file.stem.lower(): file for file in sorted(place.glob("*.txt"))}
     chosen = lists_in(place)
     for name in (JOINED, *UNSPLIT):
         if name in files:
             chosen[name] = [files[name]]
-    if not chosen:  # VOC's lists of one class, where no others are there
+    if not chosen:  # VOC's lists per class, if there are no others
         for stem, file in files.items():
             split = stem.rpartition("_")[2]
             if split != stem and (split in SPLIT_NAMES or split == JOINED):
@@ -138,16 +138,16 @@ def _lists(place: Path, keys: Mapping[str, object]) -> tuple[dict[str, list[str]
 
 
 def _refuse_unclear(files: list[Path], found: Mapping[str, list[str]], keys: Mapping[str, object]) -> None:
-    """A list whose name says nothing may be of images that are to be left alone."""
+    """Refuse lists whose names do not tell their purpose, because their images might be held out."""
     known = {key for names in found.values() for key in names}
     for file in files:
         suffix = file.stem.lower().rpartition("_")
-        if suffix[1] and (suffix[2] in SPLIT_NAMES or suffix[2] in (JOINED, *UNSPLIT)):  # of one class
+        if suffix[1] and (suffix[2] in SPLIT_NAMES or suffix[2] in (JOINED, *UNSPLIT)):  # list of one class
             continue
         names = set(_keys(file, keys))
         if names and not names <= known and names != set(keys):
             raise UserError(
-                f"{file} lists {number_of(len(names), 'image')}, and its name does not say what for; rename it to "
+                f"{file} lists {number_of(len(names), 'image')}, but its name does not tell the purpose; rename it to "
                 "train.txt, val.txt or test.txt, or remove it"
             )
 
@@ -155,7 +155,7 @@ def _refuse_unclear(files: list[Path], found: Mapping[str, list[str]], keys: Map
 def _finished(
     found: dict[str, list[str]], keys: Mapping[str, object], place: Path, notes: list[str]
 ) -> dict[str, list[str]]:
-    """The splits as they are trained on, from what lists give."""
+    """The final splits, derived from the lists."""
     held = {split: found[split] for split in HELD_OUT if split in found}
     train = found.get("train")
     if train is None and JOINED in found:
@@ -166,18 +166,18 @@ def _finished(
         train = rest(keys, held)
         if train:
             notes.append(
-                f"{place} lists no images for training, so {number_of(len(train), 'image')} in none of its lists are"
+                f"{place} lists no training images, so {number_of(len(train), 'image')} in none of its lists are used"
             )
     left = rest(keys, {"train": train, **held})
     if left:
         notes.append(
-            f"left out {number_of(len(left), 'image')} that the lists of {place} put into no split: {listed(left, 5)}"
+            f"left out {number_of(len(left), 'image')} that the lists of {place} assign to no split: {listed(left, 5)}"
         )
     return {split: names for split, names in (("train", train), *held.items()) if names}
 
 
 def _keys(file: Path, keys: Mapping[str, object]) -> list[str]:
-    """What a list names, as keys."""
+    """The keys named in a list."""
     found, unknown = [], []
     for line in list_lines(file):
         key = next((form for form in _forms(line) if form in keys), None)
@@ -191,7 +191,7 @@ def _keys(file: Path, keys: Mapping[str, object]) -> list[str]:
 
 
 def _forms(line: str) -> Iterator[str]:
-    """What a line may mean: a name, perhaps with an extension, a folder before it, or a number after it."""
+    """Possible meanings of a line: a name, perhaps with an extension, a leading folder, or a trailing number."""
     line = one_form(line.replace("\\", "/"))
     words = line.split()
     for text in dict.fromkeys([line, line.rpartition(" ")[0].strip(), words[0]]):

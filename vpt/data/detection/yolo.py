@@ -21,19 +21,19 @@ NO_LABELS = frozenset({"classes", "readme", "requirements", "license", "notes", 
 
 
 def read_yolo(file: Path) -> BoxFound:
-    """Read a data set by its data.yaml: `path` (optional), `train`, `val`, `test`, `names`, `kpt_shape`.
+    """Read a data set described by a data.yaml: `path` (optional), `train`, `val`, `test`, `names`, `kpt_shape`.
 
     A split is a folder of images, a text file that lists images, or a list of these. An image without a label file has
-    no boxes. Of lines of poses and polygons the box is taken.
+    no boxes. Poses and polygons are reduced to their bounding boxes.
 
     Raises:
-        UserError: a file that is missing or has a line that is no box, named.
+        UserError: a file that is missing or has an invalid line, with its name.
     """
     said = read_description(file)
     root = file.parent / said.path if said.path else file.parent
     found = BoxFound(classes=said.names, folder=file.parent, read={file}, notes=list(said.notes))
-    if not os.path.isdir(root):  # Path's own raises for names that cannot be
-        found.notes.append(f"{file.name} says path: {said.path}, which is not there; paths start at its own folder")
+    if not os.path.isdir(root):  # Path.is_dir raises for invalid names
+        found.notes.append(f"{file.name} has path: {said.path}, which does not exist; using its own folder instead")
         root = file.parent
     places = Places([root, file.parent], Files())
     images: dict[str, list[Path]] = {}
@@ -42,23 +42,23 @@ def read_yolo(file: Path) -> BoxFound:
         for text in texts:
             place = places.find(text)
             if place is None and split == "train":
-                raise UserError(f"{file}: there is no folder or list {root / text}; correct 'train:' there")
+                raise UserError(f"{file}: there is no folder or list {root / text}; correct 'train:'")
             if place is None:
-                found.notes.append(f"{file.name} names {split}: {text}, which is not there")
+                found.notes.append(f"{file.name} has {split}: {text}, which does not exist")
                 continue
             images[split] += places.images(place)
             if split == "train" and place.is_dir():
                 found.tops.append(place)
         if not images[split]:
             if split == "train":
-                raise UserError(f"{file}: train: {listed(texts, 3)} holds no images below {root}")
+                raise UserError(f"{file}: train: {listed(texts, 3)} contains no images below {root}")
             del images[split]
     if not said.places:
         images = {split: paths for split, paths in places.undescribed(root).items() if paths}
         found.tops += [root / "images", root]
-        found.notes.append(f"{file.name} names no splits; name them as train:, val: and test: if this is wrong")
+        found.notes.append(f"{file.name} names no splits; add train:, val: and test: if this is wrong")
     if not images:
-        raise UserError(f"{file} names no images that are there; add 'train: images/train'")
+        raise UserError(f"{file} names no existing images; add 'train: images/train'")
     read_images(images, said.names, said.keypoints, places, found)
     return found
 
@@ -69,10 +69,10 @@ def read_images(
     """Read the label files of images into `found`.
 
     Raises:
-        UserError: lines that are no boxes, named.
+        UserError: invalid lines, by file and line.
     """
     root = places.roots[0]
-    counts = {"poses": 0, "polygons": 0, "lines with one number more (a track or a confidence)": 0}
+    counts = {"poses": 0, "polygons": 0, "lines with an additional number (a track or a confidence)": 0}
     owners: dict[Path, list[Path]] = {}
     errors: list[str] = []
     for split, paths in images.items():
@@ -98,11 +98,11 @@ def read_images(
     found.read |= {*owners, *places.lists}
     found.orphans += _orphans(owners, places)
     found.notes += places.notes()
-    found.notes += [f"took the boxes of {count} {what}" for what, count in counts.items() if count]
+    found.notes += [f"used the bounding boxes of {count} {what}" for what, count in counts.items() if count]
     shared = [file.name for file, of in owners.items() if len(set(of)) > 1]
     if shared:
         found.notes.append(
-            f"{number_of(len(shared), 'label file')} of several images that differ in the extension alone: "
+            f"{number_of(len(shared), 'label file')} of several images that differ only in the extension: "
             f"{listed(shared, 5)}"
         )
     if images.get("train") and not owners:
@@ -111,7 +111,7 @@ def read_images(
 
 
 def _orphans(owners: dict[Path, list[Path]], places: Places) -> list[Path]:
-    """Label files, in the folders that label files were found in, that belong to no image."""
+    """Label files without image, in the folders that contain label files of images."""
     left = []
     for folder in sorted({file.parent for file in owners}):
         special = set(places.lists) | {file for files in lists_in(folder).values() for file in files}
@@ -126,7 +126,7 @@ def _is_label(file: Path, places: Places) -> bool:
 
 
 def to_yolo(record: BoxRecord) -> str:
-    """The label file of a record. Crowds are left out, for YOLO has none.
+    """The label file of a record. Crowds are left out, because YOLO has none.
 
     >>> to_yolo(BoxRecord("a", Path("a.png"), (0,), ((1.0, 2.0, 3.0, 6.0),), (False,), (8, 8)))
     '0 0.25 0.5 0.25 0.5\\n'

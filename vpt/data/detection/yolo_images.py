@@ -1,4 +1,4 @@
-"""The images of YOLO's splits: folders, and lists of paths as Darknet, Ultralytics, CVAT and Datumaro write them."""
+"""The images of YOLO's splits: folders, and lists of paths as written by Darknet, Ultralytics, CVAT and Datumaro."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from vpt.utils.errors import UserError
 
 
 class Places:
-    """Finds the images that a description of a YOLO data set means.
+    """Finds the images that the description of a YOLO data set refers to.
 
     Args:
-        roots: the folders that places start at, the likeliest first; nothing outside them is taken from a list.
+        roots: folders that paths may be relative to, most likely first; lists may not refer to files outside them.
         files: finds files.
     """
 
     def __init__(self, roots: Sequence[Path], files: Files) -> None:
         self.roots = list(dict.fromkeys(roots))
         self.files = files
-        self.lists: list[Path] = []  # that were read
-        self.stripped: Counter[str] = Counter()  # folders that lists put before paths and that are not there
+        self.lists: list[Path] = []  # lists that were read
+        self.stripped: Counter[str] = Counter()  # leading folders in lists that do not exist
 
     def find(self, place: str) -> Path | None:
-        """A folder, list or image that a description names; None where there is none.
+        """A folder, list or image named in a description; None if it does not exist.
 
-        Exports of some tools start with "../", meaning the folder of the description.
+        Some tools export paths that start with "../" but are relative to the folder of the description.
         """
         for text in dict.fromkeys([place, place.replace("\\", "/")]):
             for root in self.roots:
                 for form in dict.fromkeys([text, text.removeprefix("../")]):
-                    if os.path.exists(root / form):  # Path's own raises for names that cannot be
+                    if os.path.exists(root / form):  # Path.exists raises for invalid names
                         return root / form
                     if _is_plain(form) and (found := self.files.find(root, form)) is not None:
                         return found
         return None
 
     def images(self, place: Path) -> list[Path]:
-        """The images of a place: all below a folder, links followed; those that a list names; or one image.
+        """The images of a place: all below a folder, following links; those named in a list; or a single image.
 
         Raises:
-            UserError: it is none of these, or a list names what lies outside the data set.
+            UserError: it is none of these, or a list refers to files outside the data set.
         """
         if place.is_dir():
             return sorted(images_below(place, Counter()))
@@ -58,7 +58,7 @@ class Places:
         raise UserError(f"{place} is neither a folder of images nor a .txt file that lists images")
 
     def listed(self, file: Path) -> list[Path]:
-        """The images that a list names, whether they exist or not.
+        """The images named in a list, whether they exist or not.
 
         Raises:
             UserError: a path that leads out of the data set.
@@ -73,11 +73,11 @@ class Places:
         return below([*self.roots, file.parent], self.roots[0], line, file)
 
     def undescribed(self, folder: Path) -> dict[str, list[Path]]:
-        """The images by split where no description names any: of the lists called after splits that lie in `folder`, if
-        one is for training; else of the folders called after splits; else all for training.
+        """The images by split for data sets whose description names none: from lists named after splits in `folder`, if
+        there is one for training; else from folders named after splits; else all for training.
 
         Raises:
-            UserError: a list names what lies outside the data set.
+            UserError: a list refers to files outside the data set.
         """
         lists = lists_in(folder)
         if "train" not in lists:
@@ -98,7 +98,7 @@ class Places:
         return {}
 
     def _given(self, text: str, file: Path) -> Path | None:
-        """A path as it stands, from the folder of the data set or of the list."""
+        """A path as written, relative to the folder of the data set or of the list."""
         bases = [file.parent, *self.roots] if text.startswith("./") else [*self.roots, file.parent]
         for base in bases:
             try:
@@ -111,14 +111,14 @@ class Places:
         return None
 
     def _stripped(self, text: str, file: Path) -> Path | None:
-        """A path without folders before it that are not there: Darknet's `data/`, or those of another machine."""
+        """A path without leading folders that do not exist: Darknet's `data/`, or those of another machine."""
         path = Path(text)
         if ".." in path.parts or "\0" in text:
             return None
         inner = path.relative_to(path.anchor)
         for end in list(ancestors(inner))[0 if path.is_absolute() else 1 :]:
             if len(end.parts) == 1 and (path.is_absolute() or len(inner.parts) > 2):
-                return None  # a name alone may be another image's
+                return None  # a bare name may match another image
             for root in self.roots:
                 if (found := self.files.find(root, end)) is not None and found.is_file():
                     before = text[: len(text) - len(end.as_posix())] if text.endswith(end.as_posix()) else text
@@ -127,9 +127,9 @@ class Places:
         return None
 
     def notes(self) -> list[str]:
-        """What was done to the paths of lists, for the user."""
+        """Messages about changed paths of lists, for the user."""
         return [
-            f"lists begin {number_of(count, 'path')} with {printable(before)}, which is not there; it is left aside"
+            f"ignored the leading {printable(before)}, which does not exist, in {number_of(count, 'path')} of lists"
             for before, count in self.stripped.most_common(3)
         ]
 

@@ -1,4 +1,4 @@
-"""YOLO's label files: where they lie, and what their lines mean."""
+"""YOLO's label files: where they are, and how their lines are parsed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from vpt.data.detection.file_lookup import Files
 from vpt.data.detection.text import number, printable, whole_number
 from vpt.utils.errors import UserError
 
-# Boxes and polygons may reach out of the image; numbers like these are pixels, or the visibility of keypoints.
+# Boxes and polygons may extend beyond the image; larger numbers are pixels, or the visibility of keypoints.
 _FAR, _FAR_POLYGON = 4.0, 1.5
 
 
 class Labels(NamedTuple):
-    """The boxes of a label file as fractions of the image's sides, and how many lines were poses, polygons, or had one
-    number more: a track or a confidence."""
+    """The boxes of a label file as fractions of the image's sides, and the numbers of lines that were poses, polygons,
+    or had an additional number (a track or a confidence)."""
 
     boxes: tuple[RawBox, ...]
     poses: int
@@ -30,11 +30,12 @@ class Labels(NamedTuple):
 def label_file(image: Path, root: Path, files: Files) -> Path | None:
     """The label file of an image, or None.
 
-    It is called like the image. It lies where `labels` stands instead of the last folder `images` of the image's path
-    in the data set; else next to the image; else where `labels` stands instead of a folder `images` above the data set.
+    It has the name of the image. It is searched in the folder with `labels` instead of the last `images` in the image's
+    path inside the data set; then next to the image; then with `labels` instead of an `images` folder above the data
+    set.
 
     Args:
-        image: the file.
+        image: the image file.
         root: the folder of the data set.
         files: finds files.
     """
@@ -46,7 +47,7 @@ def label_file(image: Path, root: Path, files: Files) -> Path | None:
 
 
 def _places(image: Path, root: Path) -> Iterator[tuple[Path, Path]]:
-    """Folders that exist, and folders below them that may hold the label file."""
+    """Existing folders, and folders below them that may contain the label file."""
     if image.is_relative_to(root) and (inner := _replaced(image.parent.relative_to(root))) is not None:
         yield root, inner
     yield image.parent, Path()
@@ -55,7 +56,7 @@ def _places(image: Path, root: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _replaced(folder: Path) -> Path | None:
-    """A folder with `labels` for its last `images`."""
+    """A folder with `labels` instead of its last `images`."""
     parts = list(folder.parts)
     for at in range(len(parts) - 1, -1, -1):
         if parts[at] == "images":
@@ -67,12 +68,12 @@ def read_labels(file: Path, names: Sequence[str], keypoints: int | None) -> Labe
     """Read a label file.
 
     Args:
-        file: that exists.
-        names: of the classes.
-        keypoints: numbers that follow the box in lines of poses, or None.
+        file: an existing file.
+        names: class names.
+        keypoints: number of values after the box in pose labels, or None.
 
     Raises:
-        UserError: it is no text, or a line is no box, polygon or pose; the sentence names the line.
+        UserError: it is not text, or a line is not a box, polygon or pose; the message names the line.
     """
     boxes, poses, polygons, extra = [], 0, 0, 0
     for at, line in enumerate(read_text(file, "check data.path").splitlines(), 1):
@@ -87,14 +88,14 @@ def read_labels(file: Path, names: Sequence[str], keypoints: int | None) -> Labe
 
 
 def _line(line: str, names: Sequence[str], keypoints: int | None, place: str) -> tuple[RawBox, str, bool]:
-    """A box, what the line was, and whether it had one number more."""
+    """The box, the kind of the line, and whether it has an additional number."""
     first, *words = line.split()
     label = whole_number(first)
     numbers = [value for word in words if (value := number(word)) is not None]
     if label is None or len(numbers) < len(words) or len(numbers) < 4:
         raise UserError(f"{place}: {printable(line.strip())} is not 'class x y width height'")
     if not 0 <= label < len(names):
-        raise UserError(f"{place}: class {label} is not among the {len(names)} names, which count from 0")
+        raise UserError(f"{place}: class {label} is out of range: there are {len(names)} names, counted from 0")
     count = len(numbers)
     if count in (4, 5):
         return RawBox(names[label], _centred(numbers, place)), "box", count == 5
@@ -107,8 +108,8 @@ def _line(line: str, names: Sequence[str], keypoints: int | None, place: str) ->
         )
     if count % 2 or max((abs(value) for value in numbers if math.isfinite(value)), default=0) > _FAR_POLYGON:
         raise UserError(
-            f"{place}: {printable(line.strip())} is not 'class x y width height', nor a polygon of fractions of the "
-            "image's sides; lines of poses need kpt_shape in data.yaml"
+            f"{place}: {printable(line.strip())} is neither 'class x y width height' nor a polygon in fractions of the "
+            "image's sides; poses need kpt_shape in data.yaml"
         )
     return RawBox(names[label], _around(numbers)), "polygon", False
 

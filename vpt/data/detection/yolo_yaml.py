@@ -1,5 +1,5 @@
-"""YOLO's data.yaml, with every value as the text that stands there: YAML 1.1 would make booleans of `no` and `on`, 8 of
-`010`, and 1.1 of `1.10`, which as names of classes are something else."""
+"""Reader of YOLO's data.yaml that keeps every value as text: YAML 1.1 would read `no` and `on` as booleans, `010` as 8,
+and `1.10` as 1.1, which changes class names."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _MOST_CLASSES = 100_000
 
 
 class Description(NamedTuple):
-    """What a data.yaml says.
+    """Contents of a data.yaml.
 
     Args:
-        names: of the classes.
-        path: the folder that places start at, or "".
-        places: of each split, as they stand there.
-        keypoints: numbers that follow the box in lines of poses; None where the data are no poses.
-        notes: sentences for the user.
+        names: class names.
+        path: the folder that paths are relative to, or "".
+        places: paths of each split, as written.
+        keypoints: number of values after the box in pose labels; None if the data has no poses.
+        notes: messages for the user.
     """
 
     names: tuple[str, ...]
@@ -36,7 +36,7 @@ class Description(NamedTuple):
 
 
 class _Texts(yaml.BaseLoader):
-    """Scalars stay texts, and a key may be there once only."""
+    """YAML loader that keeps scalars as text and refuses duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         mapping: dict[Any, Any] = super().construct_mapping(node, deep)
@@ -45,24 +45,24 @@ class _Texts(yaml.BaseLoader):
             for key, _ in node.value:
                 if isinstance(key, yaml.ScalarNode) and key.value in seen:
                     raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key.value} is there twice", key.start_mark
+                        None, None, f"the key {key.value} occurs twice", key.start_mark
                     )
                 seen.add(key.value)
         return mapping
 
 
 def read_texts(file: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping, with all scalars as text.
+    """Read a YAML file that contains a mapping, with all scalars as text.
 
     Raises:
-        UserError: it is missing, no YAML, or holds something else.
+        UserError: it is missing, not YAML, or contains something else.
     """
     try:
         tree = yaml.load(read_text(file, "check data.path"), _Texts)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UserError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
-        raise UserError(f"{file} must hold 'key: value' lines, as in 'train: images/train' and 'names: [cat, dog]'")
+        raise UserError(f"{file} must contain 'key: value' lines, as in 'train: images/train' and 'names: [cat, dog]'")
     return {str(key): value for key, value in tree.items()}
 
 
@@ -83,7 +83,7 @@ def read_description(file: Path) -> Description:
     """Read a data.yaml.
 
     Raises:
-        UserError: it cannot be read, or what it says is no description of a data set.
+        UserError: it cannot be read, or does not describe a data set.
     """
     tree = read_texts(file)
     notes: list[str] = []
@@ -105,7 +105,7 @@ def read_description(file: Path) -> Description:
 def _names(tree: dict[str, Any], file: Path, notes: list[str]) -> tuple[str, ...]:
     value, count = tree.get("names"), whole_number(str(tree.get("nc", "")))
     if value in (None, "", [], {}) and count is not None and 0 < count <= _MOST_CLASSES:
-        notes.append(f"{file.name} names no classes, so they are called class_0 to class_{count - 1}")
+        notes.append(f"{file.name} has no class names; using class_0 to class_{count - 1}")
         return tuple(f"class_{number}" for number in range(count))
     if isinstance(value, dict):
         ordered = {whole_number(key): name for key, name in value.items()}
@@ -117,22 +117,22 @@ def _names(tree: dict[str, Any], file: Path, notes: list[str]) -> tuple[str, ...
     if not isinstance(value, list) or not value:
         raise UserError(f"{file} needs the class names, as in 'names: [cat, dog]'")
     if count is not None and count != len(value):
-        notes.append(f"{file.name} says nc: {count} and names {len(value)} classes; the names count")
+        notes.append(f"{file.name} has nc: {count} but {len(value)} class names; using the names")
     return class_names(value, file)
 
 
 def class_names(values: list[Any], file: Path) -> tuple[str, ...]:
-    """Names of classes, in order.
+    """Class names, in order.
 
     Raises:
-        UserError: one that is no text, is empty, or is there twice.
+        UserError: a name that is not text, is empty, or occurs twice.
 
     >>> class_names(["cat", "dog"], Path("data.yaml"))
     ('cat', 'dog')
     """
     for number, name in enumerate(values):
         if not isinstance(name, str) or not name.strip():
-            raise UserError(f"{file}: the name of class {number} is {printable(name)}; it must be a text")
+            raise UserError(f"{file}: the name of class {number} is {printable(name)}; it must be text")
     names = tuple(one_form(name) for name in values)
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1}) if len(names) < 1000 else list(names)

@@ -1,1 +1,1 @@
-"""From an image to a tensor: evaluation, augmentation and several views."""
+"""Transforms from an image to a tensor: evaluation, augmentation and several views."""

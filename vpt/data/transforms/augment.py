@@ -1,7 +1,7 @@
 """Augmentation pipelines, for images and for images with boxes.
 
-The only file that imports albumentations, and only for training: its last MIT release must stay replaceable, and takes
-half a second to import.
+The only module that imports albumentations, and only for training: its last MIT release must stay replaceable, and it
+takes half a second to import.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-# albumentations asks the network for a newer version when it is imported, unless told not to.
+# albumentations looks for a newer version on the network when it is imported, unless told not to.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations as A
@@ -30,9 +30,9 @@ _CV2 = {
 
 
 def preset(name: str, fit: EvalTransform, crop_scale: float | None = None) -> A.Compose:
-    """Build the pipeline called light, standard, crop or strong; it makes squares of `fit.size` pixels.
+    """Create the pipeline called light, standard, crop or strong; it outputs squares of `fit.size` pixels.
 
-    `crop_scale` is the smallest share of the area that the random crop keeps; default: the preset's own.
+    `crop_scale` is the smallest fraction of the area that the random crop keeps; default: the preset's own.
 
     >>> import numpy as np
     >>> image = np.zeros((30, 40, 3), np.uint8)
@@ -43,7 +43,7 @@ def preset(name: str, fit: EvalTransform, crop_scale: float | None = None) -> A.
         (fit.size, fit.size),
         scale=(crop_scale or {"light": 0.7, "crop": 0.08}.get(name, 0.35), 1.0),
         interpolation=_CV2[fit.interpolation],
-        area_for_downscale="image",  # cubic and linear alias when they shrink
+        area_for_downscale="image",  # cubic and linear interpolation alias when downscaling
     )
     steps: list[Any] = [crop, A.HorizontalFlip(p=0.5)]
     if name == "standard":
@@ -54,7 +54,7 @@ def preset(name: str, fit: EvalTransform, crop_scale: float | None = None) -> A.
 
 
 def box_preset(name: str) -> A.Compose:
-    """The same names for images with boxes, which keep their size or become smaller.
+    """The presets of the same names for images with boxes, which keep their size or become smaller.
 
     >>> len(box_preset("light").transforms)
     1
@@ -70,8 +70,8 @@ def box_preset(name: str) -> A.Compose:
 
 
 def with_boxes(pipeline: A.Compose) -> A.Compose:
-    """The steps of a pipeline for images with boxes: these are shares of the image, each with its place in a list; what
-    is cut down to less than a fifth is dropped."""
+    """The steps of a pipeline for images with boxes, which are given in relative coordinates with an index each; boxes
+    cut to less than a fifth are dropped."""
     params = A.BboxParams(format="albumentations", label_fields=["places"], min_visibility=0.2, clip=True)
     return A.Compose(pipeline.transforms, bbox_params=params)
 
@@ -94,34 +94,34 @@ def _strong_steps() -> list[Any]:
     ]
 
 
-def _jitter(share: float, hue: float, p: float) -> A.ColorJitter:
-    span = (1 - share, 1 + share)
+def _jitter(strength: float, hue: float, p: float) -> A.ColorJitter:
+    span = (1 - strength, 1 + strength)
     return A.ColorJitter(brightness=span, contrast=span, saturation=span, hue=(-hue, hue), p=p)
 
 
 def from_yaml(path: Path) -> A.Compose:
-    """Build the pipeline that a YAML file in albumentations' own format describes.
+    """Create the pipeline described by a YAML file in albumentations' own format.
 
     Raises:
-        UserError: the file is missing, names an unknown step, or gives a step wrong settings.
+        UserError: the file is missing, names an unknown step, or has invalid settings for a step.
     """
     tree = read_yaml(path)
     example = "'transform: {__class_fullname__: Compose, transforms: [...]}', as albumentations.save writes"
     if not isinstance(tree.get("transform"), dict):
-        raise UserError(f"{path} must hold {example}")
+        raise UserError(f"{path} must contain {example}")
     for name, step in _steps(tree["transform"]):
         if name not in _known():
             raise UserError(f"{path}: albumentations has no step '{name}'{nearest(name, _known())}")
         if "p" not in step and name not in ("Compose", "Sequential"):
-            # albumentations would take 0.5, which is not what the same step does in Python.
-            raise UserError(f"{path}: the step {name} lacks its probability; give it 'p: 1.0' for always")
+            # albumentations would use 0.5, which is not what the same step does in Python.
+            raise UserError(f"{path}: the step {name} has no probability; give it 'p: 1.0' for always")
     try:
         with warnings.catch_warnings():
-            # Settings that a step does not know are only warned of.
+            # albumentations only warns about unknown settings of a step.
             warnings.simplefilter("error")
             pipeline = A.from_dict(tree)
     except Exception as error:
-        raise UserError(f"{path} describes no pipeline: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path} does not describe a pipeline: {' '.join(str(error).split())}") from error
     return pipeline if isinstance(pipeline, A.Compose) else A.Compose([pipeline])
 
 

@@ -1,6 +1,6 @@
-"""From a decoded image of any size to the square uint8 tensor a backbone takes.
+"""Transforms from a decoded image of any size to the square uint8 tensor that a backbone takes.
 
-Randomness is a function of the seed given with each image, and of nothing else.
+Randomness depends only on the seed given with each image.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ _FILTERS = {
 
 
 class Transform(Protocol):
-    """What a loader calls for each image."""
+    """Interface of the transform that a loader calls for each image."""
 
     @property
     def size(self) -> int:
-        """Side of the square it makes, in pixels."""
+        """Side of the output square, in pixels."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of what an image becomes."""
+        """Shape of the output."""
 
     def __call__(self, image: np.ndarray, seed: int) -> torch.Tensor:
         """Turn an image (H, W, 3) uint8 into a new tensor (3, size, size) uint8."""
@@ -45,12 +45,12 @@ class Transform(Protocol):
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """The fixed way from a photo to a square; `seed` is not used.
+    """The deterministic transform from a photo to a square; `seed` is not used.
 
-    crop: the short side becomes size / crop_pct, then the middle is cut out, as timm and torchvision evaluate
-    (Pillow's filters, which do not alias when shrinking). squash: both sides become `size`. pad: the long side
-    becomes `size` and the rest is filled with the backbone's mean colour. squash and pad keep the whole picture,
-    so crop_pct does not apply to them.
+    crop: the short side is resized to size / crop_pct, then the centre is cropped, as timm and torchvision evaluate
+    (with Pillow's antialiased filters). squash: both sides become `size`. pad: the long side becomes `size` and the
+    rest is filled with the backbone's mean colour. squash and pad keep the whole picture, so crop_pct does not apply
+    to them.
     """
 
     size: int
@@ -61,7 +61,7 @@ class EvalTransform:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of what an image becomes."""
+        """Shape of the output."""
         return (3, self.size, self.size)
 
     def __call__(self, image: np.ndarray, seed: int = 0) -> torch.Tensor:
@@ -83,7 +83,7 @@ class EvalTransform:
     def _crop(self, picture: Image.Image, method: Image.Resampling) -> Image.Image:
         short = math.floor(self.size / self.crop_pct)
         width, height = picture.size
-        # A strip of 1x5000 pixels would grow to 224x1,120,000 before its middle is cut out.
+        # A strip of 1x5000 pixels would grow to 224x1,120,000 before its centre is cropped.
         if max(width, height) > 4 * min(width, height):
             picture = _middle(picture, min(width, 4 * height), min(height, 4 * width))
             width, height = picture.size
@@ -103,10 +103,10 @@ class EvalTransform:
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """Random augmentation by an albumentations pipeline.
+    """Random augmentation with an albumentations pipeline.
 
-    With resize=squash or pad the pipeline sees the squashed or padded photo. `fit` makes squares of results that
-    are none yet. `name` is the preset or file, for messages.
+    With resize=squash or pad the pipeline gets the squashed or padded photo. `fit` resizes outputs that are not
+    squares. `name` is the preset or file, for messages.
     """
 
     pipeline: Any
@@ -115,30 +115,30 @@ class TrainTransform:
 
     @property
     def size(self) -> int:
-        """Side of the square it makes, in pixels."""
+        """Side of the output square, in pixels."""
         return self.fit.size
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of what an image becomes."""
+        """Shape of the output."""
         return self.fit.shape
 
     def __call__(self, image: np.ndarray, seed: int) -> torch.Tensor:
         """Turn an image (H, W, 3) uint8 into a new tensor (3, size, size) uint8, a function of image and seed.
 
         Raises:
-            UserError: the user's own pipeline fails on this image, or gives something else than an 8-bit RGB image.
+            UserError: the user's own pipeline fails on this image, or does not return an 8-bit RGB image.
         """
         shape = image.shape
         if self.fit.resize != "crop" and self.name in PRESETS:
-            # Kept larger than the result where the photo has the pixels, for a crop is about to be enlarged.
+            # Larger than the output if the photo has enough pixels, because a crop will be enlarged.
             side = min(max(self.size, *shape[:2]), 2 * self.size)
             image = replace(self.fit, size=side).square(image)
-        # A step may write in place, and the image may belong to a cache.
+        # A step may modify the image in place, and the image may belong to a cache.
         if not image.flags.writeable:
             image = image.copy()
-        # Compose.set_random_seed would start every step of the pipeline at the same numbers, so that a flip would
-        # always come with the same jitter. One generator shared by all steps keeps them independent.
+        # Compose.set_random_seed would start every step of the pipeline with the same random numbers, so that a flip
+        # would always occur with the same jitter. One generator shared by all steps keeps them independent.
         self.pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
         try:
             result = self.pipeline(image=image)["image"]
@@ -146,8 +146,8 @@ class TrainTransform:
             raise UserError(f"the augmentation {self.name} fails on an image of shape {shape}: {error}") from error
         if not isinstance(result, np.ndarray) or result.dtype != np.uint8 or result.shape[2:] != (3,):
             raise UserError(
-                f"the augmentation {self.name} gives {result.dtype} of shape {tuple(result.shape)}, not a uint8 image "
-                "(height, width, 3); leave out Normalize, ToFloat and ToTensorV2: the model normalises on its device"
+                f"the augmentation {self.name} returns {result.dtype} of shape {tuple(result.shape)}, not a uint8 "
+                "image (height, width, 3); remove Normalize, ToFloat and ToTensorV2: the model normalises on its device"
             )
         if result.shape[:2] != (self.size, self.size):
             result = self.fit.square(np.ascontiguousarray(result))
@@ -191,21 +191,21 @@ def train_transform(
     """The transform for training.
 
     `augment`: none (the same as evaluation); light (random resized crop of 70 to 100 % of the area, flip);
-    standard (35 to 100 %, flip, mild colour jitter); crop (8 to 100 %, flip, as CLIP's prompt learners train); strong
-    (standard and two of rotation, shear, colour, blur, grey, ..., and patches dropped); or a YAML file as written by
-    `albumentations.save(..., data_format="yaml")`, which is given the whole photo and whose result is made a square of
-    `pre.size` if it is none. `crop_scale` is another smallest share of the area for the presets.
+    standard (35 to 100 %, flip, mild colour jitter); crop (8 to 100 %, flip, as for CLIP's prompt learners); strong
+    (standard with two of rotation, shear, colour, blur, grey, ..., and dropped patches); or a YAML file as written by
+    `albumentations.save(..., data_format="yaml")`, which gets the whole photo and whose output is resized to a square
+    of `pre.size` if necessary. `crop_scale` replaces the presets' smallest fraction of the area.
 
     Raises:
-        UserError: no such preset or file, a pipeline that does not give 8-bit colour images, or a `crop_scale` for what
-            crops otherwise.
+        UserError: no such preset or file, a pipeline that does not return 8-bit colour images, or a `crop_scale`
+            without random crop.
 
     >>> train_transform(Preprocess(size=8), "none") == eval_transform(Preprocess(size=8))
     True
     """
     fit = eval_transform(pre, resize, crop_pct)
     if crop_scale is not None and (augment == "none" or augment not in PRESETS):
-        raise UserError(f"data.crop_scale={crop_scale} is of the random crop, which data.augment={augment} lacks")
+        raise UserError(f"data.crop_scale={crop_scale} needs a random crop, which data.augment={augment} lacks")
     if augment == "none":
         return fit
     if augment in PRESETS:
@@ -221,10 +221,10 @@ def train_transform(
 
 
 def pipeline_file(augment: str) -> Path:
-    """The file that `data.augment` names, if it is no preset.
+    """The file named by `data.augment`, if it is not a preset.
 
     Raises:
-        UserError: it is neither.
+        UserError: it is neither a preset nor a YAML file.
 
     >>> pipeline_file("mine.yaml").name
     'mine.yaml'
@@ -239,13 +239,13 @@ def pipeline_file(augment: str) -> Path:
 
 
 def _try_out(transform: TrainTransform) -> None:
-    """Run a user's pipeline on noise, so that what it cannot do is told before training starts."""
+    """Run a user's pipeline on noise, so that errors are reported before training starts."""
     noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
     for seed in range(8):
         transform(noise, seed)
 
 
 def _middle(picture: Image.Image, width: int, height: int) -> Image.Image:
-    # Rounded as torchvision's CenterCrop does.
+    # Rounded as in torchvision's CenterCrop.
     left, top = round((picture.width - width) / 2.0), round((picture.height - height) / 2.0)
     return picture.crop((left, top, left + width, top + height))

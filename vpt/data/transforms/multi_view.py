@@ -1,4 +1,4 @@
-"""Several views of one image: the plain one first, then random crops (TPT, Shu et al. 2022)."""
+"""Several views of one image: the evaluation view first, then random crops (TPT, Shu et al. 2022)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from vpt.data.transforms.classification import EvalTransform
 
 @dataclass(frozen=True)
 class Views:
-    """An image to `count` views (count, 3, size, size): as for evaluation, then random crops of 8 to 100 % of the area,
-    flipped by chance; with `augmix` each is mixed with mild changes of colour and shape (torchvision's AugMix)."""
+    """Transforms an image to `count` views (count, 3, size, size): the evaluation view, then random crops of 8 to 100 %
+    of the area, randomly flipped; with `augmix` each is mixed with mild changes of colour and shape (torchvision's
+    AugMix)."""
 
     plain: EvalTransform
     count: int = 64
@@ -36,11 +37,11 @@ class Views:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of what an image becomes."""
+        """Shape of the output."""
         return (self.count, 3, self.size, self.size)
 
     def __call__(self, image: np.ndarray, seed: int = 0) -> torch.Tensor:
-        """Turn an image (H, W, 3) uint8 into views, a function of image and seed."""
+        """Create the views of an image (H, W, 3) uint8, a function of image and seed."""
         picture = Image.fromarray(image)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed & (2**63 - 1))
