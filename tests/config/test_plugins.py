@@ -200,7 +200,7 @@ class TestStrangers:
     @pytest.fixture
     def trained(self, folder: Path, shapes: Path, small_net: None) -> Iterator[Path]:
         """A finished run with a plug-in, in a process that knows it no longer."""
-        words = [f"data={shapes}", *NET, "train.epochs=1", "name=own", "data.workers=0"]
+        words = [f"data={shapes}", *NET, "train.epochs=1", "name=own", "data.workers=0", "head.init=small"]
         vpt.train(load_config(overrides=["prompt=my_prompts:MixturePrompt", *words]), QUIET)
         with nothing_named():
             yield folder / "runs" / "own"

@@ -55,7 +55,7 @@ class TestData:
         [
             ("images/a.jpg", "line 1: 'images/a.jpg' is not of the form IMAGE LABEL"),
             ("images/a.jpg one", "not of the form"),
-            ("images/a.jpg 47", "label 47 of 47 classes"),
+            ("images/a.jpg 47", "label 47, but there are 47 classes"),
             ("../a.jpg 1", "is not inside"),
         ],
     )

@@ -337,7 +337,7 @@ class TestOneAfterAnother:
             (["--each", "prompt.tokens"], "--each prompt.tokens: give a setting and its values"),
             (["--each", "prompt.tokens=2,"], "--each prompt.tokens=2,"),
             (["--each", "prompt.toknes=2,3"], "prompt.toknes"),
-            (["resume=runs/a", "--each", "prompt.tokens=2,3"], "resumed by itself"),
+            (["resume=runs/a", "--each", "prompt.tokens=2,3"], "applies to a single run"),
             (["compare=[none]", "--each", "prompt.tokens=2,3"], "compare"),
         ],
     )

@@ -415,9 +415,9 @@ class TestFolder:
     def test_a_run_that_came_first_while_this_one_got_ready(self, shapes: Path, tmp_path: Path, monkeypatch):
         usual = Trainer.__init__
 
-        def slow(trainer, context, *more):
+        def slow(trainer, context, *more, **named):
             claim(context.config)
-            usual(trainer, context, *more)
+            usual(trainer, context, *more, **named)
 
         monkeypatch.setattr(Trainer, "__init__", slow)
         with pytest.raises(UserError, match="exists and is not overwritten"):
