@@ -80,7 +80,8 @@ class TestCommand:
             return code
 
         code, said = in_child(child)
-        assert (code, "Traceback" in said) == (0, False)
+        assert code == 0, said
+        assert "Traceback" not in said
         assert not [
             file for file in (tmp_path / "run").rglob("*") if file.is_file() and b"library" in file.read_bytes()
         ]
