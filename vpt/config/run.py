@@ -189,8 +189,9 @@ class RunConfig(Section):
         """A copy with other values, validated as a whole.
 
         Args:
-            changes: setting -> value, by full names such as `train.epochs`. A new `kind` keeps the settings that both
-                kinds have, as on the command line; a section or a mapping replaces what was there.
+            changes: setting -> value, by full names such as `train.epochs`, or short ones such as `epochs`. A new
+                `kind` keeps the settings that both kinds have, as on the command line; a section or a mapping replaces
+                what was there.
             settings: the same, for names without a dot.
 
         Raises:
