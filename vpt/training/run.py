@@ -10,7 +10,7 @@ from typing import Any
 from vpt.config import RunConfig, load_config, read_yaml
 from vpt.models.header import CHECKPOINT
 from vpt.training.callbacks import Callback
-from vpt.training.compared_runs import compare, compared_configs, with_config
+from vpt.training.compared_runs import compare, compared_configs, folder_name, with_config
 from vpt.training.context import RunContext, prepare
 from vpt.training.run_folder import TrainResult, claim, finished, refuse_taken, remove_leftovers, upgraded
 from vpt.training.tasks import task_of
@@ -121,7 +121,7 @@ def _with_compared(result: TrainResult, context: RunContext, others: Sequence[Ru
     results = []
     for config in others:
         other = with_config(context, config)
-        folder = result.folder / f"compare-{config.prompt.kind}"
+        folder = result.folder / folder_name(config)
         results.append(train_or_resume(other.config, folder, context.console, lambda *_, made=other: made))
     compare(context, result, results)
     return result
