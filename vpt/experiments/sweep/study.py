@@ -28,7 +28,7 @@ from vpt.experiments.sweep.search_space import TRIALS, Axis, Choices, grid_of, s
 from vpt.metrics.classification import ranking
 from vpt.training.context import RunContext
 from vpt.training.run import train_or_resume
-from vpt.training.run_folder import TrainResult, identity, refuse_changed, refuse_other
+from vpt.training.run_folder import TrainResult, data_name, identity, refuse_changed, refuse_other
 from vpt.training.trainer import build_model
 from vpt.utils.atomic_io import write_json
 from vpt.utils.console import Console
@@ -140,7 +140,7 @@ def _locked(plan: Sweep) -> Iterator[Path]:
         raise UserError("nothing to search; name settings with --over, as in --over prompt.tokens=5,10,50")
     base = load_config(plan.file, plan.words)
     # A sweep without a name takes that of its data, so that the same command finds it again.
-    folder = base.out / (base.name or f"sweep-{Path(base.data.path).name}-{base.backbone.name}".replace("/", "_"))
+    folder = base.out / (base.name or f"sweep-{data_name(base.data.path)}-{base.backbone.name}".replace("/", "_"))
     with contextlib.nullcontext() if plan.storage is not None else lock_folder(folder):
         try:
             yield folder
