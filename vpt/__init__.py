@@ -2,7 +2,7 @@
 
     import vpt
 
-    result = vpt.train(vpt.load_config(overrides=["data=photos", "prompt=deep"]))
+    result = vpt.train(data="photos", epochs=20)
     for found in vpt.load(result.artifact).predict("new/*.jpg"):
         print(found.image, found.top, found.score)
 

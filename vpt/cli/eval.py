@@ -43,7 +43,7 @@ def _eval(options: argparse.Namespace) -> int:
     if split is not None and split not in known:
         raise UserError(f"split={split} does not exist{nearest(split, known)}; known: {', '.join(known)}")
     overrides = [word for word in overrides if not word.startswith("split=")]
-    from vpt.config import load_config, word
+    from vpt.config import full_words, load_config, word
 
     if options.weights is not None and not artifact:
         overrides.append(word("backbone.weights", options.weights))
@@ -51,7 +51,7 @@ def _eval(options: argparse.Namespace) -> int:
     from vpt.inference.evaluate import UNTRAINED, evaluate, evaluate_untrained, refuse_idle
 
     if config is not None:
-        refuse_idle(overrides, UNTRAINED, "nothing is trained")
+        refuse_idle(full_words(overrides, config.model_dump()), UNTRAINED, "nothing is trained")
         found = evaluate_untrained(config, split)
     else:
         assert artifact is not None

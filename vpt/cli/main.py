@@ -34,7 +34,8 @@ from vpt.utils.std_streams import close_output, prepare_streams, reader_is_gone,
 EXAMPLES = """examples:
   vpt train configs/quickstart.yaml                      the embedded example, no download
   vpt train data=photos backbone=vit_small_patch14_dinov2   a folder of class folders, deep prompts
-  vpt train data=photos prompt=none                      linear probe; also tuning=bias, lora or full
+  vpt train data=photos prompt=none                      linear probe
+  vpt train data=photos compare=none,lora,full           also the linear probe, LoRA and full fine-tuning, in a table
   vpt train resume=runs/photos                           continue an interrupted run
   vpt eval runs/photos split=test
   vpt report runs/photos                                 an HTML page about the run

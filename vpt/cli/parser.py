@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from vpt.utils.errors import UserError
@@ -22,6 +22,13 @@ class Parser(argparse.ArgumentParser):
     """Argument parser that raises `UserError`, and accepts positional arguments before, between and after options."""
 
     _within = False  # parse_known_intermixed_args calls parse_known_args again
+    late_epilog: Callable[[], str] | None = None  # makes the epilog when it is printed
+
+    def format_help(self) -> str:
+        """The text of --help."""
+        if self.late_epilog is not None:
+            self.epilog = self.late_epilog()
+        return super().format_help()
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse arguments; in `--over a=1,2 data=photos`, `data=photos` is positional although it follows an option."""

@@ -18,8 +18,10 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "train",
         help="train prompt and head on a data set, or resume a run",
-        description="Train a prompt and a head on a frozen backbone. `vpt config explain` lists the settings.",
+        description="Train a prompt and a head on a frozen backbone, as in: vpt train data=photos epochs=10",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.late_epilog = _settings
     parser.add_argument(
         "words", nargs="*", metavar="CONFIG.yaml | key=value", help="config file and settings, or resume=RUN"
     )
@@ -31,6 +33,57 @@ def add(commands: Any) -> None:
         help="deprecated: a run for each value, one after another; several make a grid. See vpt sweep --grid",
     )
     parser.set_defaults(run=_train)
+
+
+# The settings that most runs need, in the order of --help.
+COMMON = (
+    "data.path",
+    "data.test_fraction",
+    "data.shots",
+    "data.augment",
+    "data.workers",
+    "task",
+    "backbone.name",
+    "backbone.image_size",
+    "prompt",
+    "prompt.tokens",
+    "tuning",
+    "head",
+    "train.epochs",
+    "train.batch_size",
+    "train.optimizer.lr.prompt",
+    "train.optimizer.lr.head",
+    "train.device",
+    "train.seed",
+    "compare",
+    "name",
+)
+
+
+def _settings() -> str:
+    """The common settings with their defaults, for --help."""
+    import textwrap
+
+    from vpt.config.describe import described
+    from vpt.config.short_names import chosen_settings, shortest
+
+    found = {one.key: one for one in chosen_settings({})}
+    rows = []
+    for key in COMMON:
+        one = found[key]
+        left = f"{shortest(key)}={'' if one.default == 'null' else one.default}"
+        meaning = textwrap.shorten(one.meaning, 74, placeholder=" ...")
+        rows.append(f"  {left:<24} {meaning}")
+    return "\n".join(
+        [
+            "common settings, with their defaults:",
+            *rows,
+            "",
+            f"`vpt config explain` explains all {len({one.key for one in described()})} settings, `vpt config explain "
+            "train.epochs` one. Settings have full names, such",
+            "as train.epochs; a short name is accepted where it means one setting. Files take full names only.",
+        ]
+    )
 
 
 def _train(options: argparse.Namespace) -> int:

@@ -10,16 +10,7 @@ from vpt.config.heads import FeatureHead, Head, LabelMapHead, LinearHead, MlpHea
 from vpt.config.heads_base import HeadSection
 from vpt.config.heads_detection import BoxHead, FasterHead, FcosHead, NativeHead, OwlHead, PyramidHead, RetinaHead
 from vpt.config.losses import CrossEntropyLoss, Loss, LossSection
-from vpt.config.overrides import (
-    given_keys,
-    key_of,
-    load_config,
-    parse_overrides,
-    read_value,
-    read_yaml,
-    split_values,
-    word,
-)
+from vpt.config.overrides import full_words, given_keys, key_of, load_config, parse_overrides, read_yaml
 from vpt.config.plugins import use_plugin
 from vpt.config.prompts import (
     BptPrompt,
@@ -48,6 +39,7 @@ from vpt.config.run import RunConfig
 from vpt.config.templates import names_a_file
 from vpt.config.training import AdamWConfig, Optimizer, PerRole, SgdConfig, TrainConfig
 from vpt.config.tuning import BiasTuning, FrozenTuning, FullTuning, LoraTuning, Tuning
+from vpt.config.words import read_value, split_values, word
 
 __all__ = [
     "AdamWConfig",
@@ -104,6 +96,7 @@ __all__ = [
     "VaptPrompt",
     "VfptPrompt",
     "ZeroShotHead",
+    "full_words",
     "given_keys",
     "key_of",
     "load_config",

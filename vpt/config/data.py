@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from vpt.config.base import MANY, Place, Section
+from vpt.config.words import read_value, split_values
 
 _Edge = Annotated[float, Field(ge=-1e38, le=1e38)]
 Window = Literal["auto", "full", "legacy"] | tuple[_Edge, _Edge]
@@ -67,6 +68,9 @@ class DataConfig(Section):
     @field_validator("window", mode="before")
     @classmethod
     def _pair(cls, window: Any) -> Any:
+        edges = split_values(window) if isinstance(window, str) else []
+        if len(edges) > 1:  # 0,4095 without brackets
+            window = [read_value(edge) for edge in edges]
         return tuple(window) if isinstance(window, list) else window  # YAML and JSON have lists alone
 
     @field_validator("window")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from vpt.config.base import MANY, Place, Word
+from vpt.config.base import ALWAYS_LISTED, MANY, Place, Word
 from vpt.config.heads_base import HeadSection
 from vpt.config.heads_detection import FasterHead, FcosHead, NativeHead, OwlHead, RetinaHead
 from vpt.config.registry import Registry
@@ -58,7 +58,7 @@ class MlpHead(LinearHead):
     init: Literal["small", "fan_out"] = Field(
         "small", description="weights of the last layer: small (standard deviation 0.02), fan_out (Kaiming normal)"
     )
-    hidden: list[Annotated[int, Field(ge=1, le=65_536)]] = Field(
+    hidden: Annotated[list[Annotated[int, Field(ge=1, le=65_536)]], ALWAYS_LISTED] = Field(
         default_factory=lambda: [512], min_length=1, max_length=16, description="widths of the hidden layers"
     )
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from vpt.config.base import Sentence
+from vpt.config.base import ALWAYS_LISTED, Sentence
 from vpt.config.heads_base import HeadSection
 from vpt.config.templates import Templates
 
@@ -15,7 +15,7 @@ class BoxHead(HeadSection):
     """Base of the settings of detection heads."""
 
     task: ClassVar[Literal["classification", "detection"]] = "detection"
-    taps: list[Annotated[int, Field(ge=-1000, le=1000)]] = Field(
+    taps: Annotated[list[Annotated[int, Field(ge=-1000, le=1000)]], ALWAYS_LISTED] = Field(
         default_factory=lambda: [-1],
         min_length=1,
         max_length=64,
@@ -33,7 +33,7 @@ class BoxHead(HeadSection):
 class PyramidHead(BoxHead):
     """Base of the settings of torchvision's detectors over a simple feature pyramid."""
 
-    scales: list[Annotated[float, Field(ge=0, le=100)]] = Field(
+    scales: Annotated[list[Annotated[float, Field(ge=0, le=100)]], ALWAYS_LISTED] = Field(
         default_factory=lambda: [2.0, 1.0, 0.5, 0.25],
         min_length=1,
         max_length=16,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -14,36 +12,48 @@ from pydantic import BaseModel, ValidationError
 from vpt.config.base import Section
 from vpt.config.plugins import REGISTRIES, use_named
 from vpt.config.run import RunConfig
+from vpt.config.short_names import check_cases, full_name, is_full, meant, section_name
 from vpt.config.training import Optimizer, PerRole
 from vpt.config.tuning import Tuning
+from vpt.config.words import read_value
 from vpt.utils.errors import UserError, nearest
 from vpt.utils.file_names import one_line
 from vpt.utils.safe_yaml import MOST_BYTES, BadYaml, parse_yaml
 
 MOST_LINES = 20  # mistakes that are named
-QUOTED = ("{", "[", '"', "'")  # what a value begins with whose end is told
 
 
 def load_config(
-    file: str | Path | None = None, overrides: Sequence[str] = (), base: Mapping[str, Any] | None = None
+    file: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    base: Mapping[str, Any] | None = None,
+    **settings: Any,
 ) -> RunConfig:
     """Merge defaults, `base`, the YAML `file` and `key=value` words into one validated RunConfig.
 
     A class of the user's own (`prompt=my_module:MyPrompt`) is imported where the file or the words name it. `base` may
     come from an artifact or a run folder, and nothing is imported because it says so.
 
+    Args:
+        file: of settings, by their full names.
+        overrides: `key=value`; a short name that means one setting is accepted, see `vpt.config.short_names`.
+        base: settings below those of the file.
+        settings: as `overrides`, as keywords; they come last.
+
     Raises:
         UserError: a file that cannot be read, or one line for every mistake found.
 
     >>> load_config(overrides=["prompt=shallow", "prompt.tokens=5"]).prompt.tokens
     5
+    >>> load_config(data="photos", epochs=3).train.epochs
+    3
     """
     tree: dict[str, Any] = dict(base or {})
     if file is not None:
         written = read_yaml(file)
         use_named(written)
         tree = _merge(tree, written)
-    words = parse_overrides(overrides)
+    words = _tree(_full([*_pairs(overrides), *settings.items()], tree))
     use_named(words)
     tree = _merge(tree, words)
     if wrong := list(itertools.islice(_unencodable("", tree), MOST_LINES)):
@@ -54,12 +64,11 @@ def load_config(
 def changed(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
     """See RunConfig.with_."""
     tree = config.model_dump()
-    words: dict[str, Any] = {}
-    for key, value in changes.items():
-        plain = value.model_dump() if isinstance(value, Section) else value
-        if isinstance(plain, Mapping):
+    pairs = _full(list(changes.items()), tree)
+    for key, value in pairs:
+        if isinstance(value, Mapping):
             _drop(tree, key)
-        words = _merge(words, _nested(key, plain))
+    words = _tree(pairs)
     return _resolved(_merge(tree, words), words)
 
 
@@ -78,7 +87,7 @@ def _resolved(tree: Mapping[str, Any], words: Mapping[str, Any]) -> RunConfig:
     config = _validated(tree)
     if not config.cases:
         return config
-    _check_cases(config)
+    check_cases(config)
     # A later load of this configuration must not undo what the words say now.
     given = _leaves(words)
     left = [
@@ -98,16 +107,6 @@ def _validated(tree: Mapping[str, Any]) -> RunConfig:
     except ValidationError as error:
         lines = list(itertools.islice(_explain(error, tree), MOST_LINES + 1))
         raise UserError("\n".join([*lines[:MOST_LINES], *(["..."] if len(lines) > MOST_LINES else [])])) from None
-
-
-def _check_cases(config: RunConfig) -> None:
-    from vpt.config.describe import described
-
-    known = {one.key for one in described()}
-    known |= {f"{key}.kind" for key in ("prompt", "tuning", "head", "train.optimizer", "train.loss")}
-    for name in [name for case in config.cases for name in (*case.when, *case.use)]:
-        if name not in known:
-            raise UserError(f"cases: unknown setting '{name}'{nearest(name, known)}")
 
 
 def read_yaml(file: str | Path) -> dict[str, Any]:
@@ -134,13 +133,51 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
     >>> parse_overrides(["train.epochs=3", "prompt=deep", "prompt.layers=[0, 1]"])
     {'train': {'epochs': 3}, 'prompt': {'kind': 'deep', 'layers': [0, 1]}}
     """
-    tree: dict[str, Any] = {}
-    for word in words:
-        key, equals, text = word.partition("=")
+    return _tree(_pairs(words))
+
+
+def full_words(words: Sequence[str], base: Mapping[str, Any] | None = None) -> list[str]:
+    """`key=value` words with the full names of their settings.
+
+    Args:
+        words: names may be short.
+        base: the settings that the words change; they choose the kinds of sections.
+
+    >>> full_words(["data=photos", "epochs=3"])
+    ['data=photos', 'train.epochs=3']
+    """
+    keys = [key for key, _ in _full(_pairs(words), base or {})]
+    return [f"{key}={word.partition('=')[2]}" for key, word in zip(keys, words, strict=True)]
+
+
+def _pairs(words: Sequence[str]) -> list[tuple[str, Any]]:
+    pairs = [word.partition("=") for word in words]
+    for word, (key, equals, _) in zip(words, pairs, strict=True):
         if not equals or not key:
             raise UserError(f"'{word}' is not of the form key=value, as in train.epochs=10")
-        tree = _merge(tree, _nested(key, read_value(text)))
+    return [(key, read_value(text)) for key, _, text in pairs]
+
+
+def _tree(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, value in pairs:
+        tree = _merge(tree, _nested(key, value))
     return tree
+
+
+def _full(pairs: Sequence[tuple[str, Any]], base: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Settings with full names and plain values."""
+    pairs = [(section_name(key), _plain(value)) for key, value in pairs]
+    if all(is_full(key) for key, _ in pairs):
+        return pairs
+    known = _tree([(key, value) for key, value in pairs if is_full(key)])
+    use_named(known)
+    known = _merge(base, known)
+    return [(full_name(key, known), value) for key, value in pairs]
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump() if isinstance(value, Section) else value
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:
@@ -174,77 +211,6 @@ def _leaves(tree: Mapping[str, Any]) -> list[str]:
             yield from walk((*path, key), item)
 
     return list(walk((), tree))
-
-
-def word(key: str, value: object) -> str:
-    """A `key=value` word that gives back any value as it is: numbers, lists, and texts, paths above all.
-
-    >>> word("data", "photos"), word("out", Path("2024"))
-    ('data=photos', 'out="2024"')
-    >>> parse_overrides([word("out", Path("2024")), word("prompt.layers", [0, 1])])
-    {'out': '2024', 'prompt': {'layers': [0, 1]}}
-    """
-    if isinstance(value, str | Path):
-        text = str(value)
-        if text[:1] not in QUOTED and read_value(text) == text:
-            return f"{key}={text}"
-    return f"{key}={json.dumps(value, default=str)}"
-
-
-def split_values(text: str) -> list[str]:
-    """Values between commas; a comma inside brackets or quotes belongs to its value.
-
-    >>> split_values('all,[0, 1],{a: [2, 3], b: "4, 5"}')
-    ['all', '[0, 1]', '{a: [2, 3], b: "4, 5"}']
-    """
-    found, depth, quote, before = [""], 0, "", ","
-    for sign in text:
-        if quote:
-            quote = "" if sign == quote else quote
-        elif sign in "\"'" and before in ",[{:":  # elsewhere it is an apostrophe
-            quote = sign
-        elif sign in "[{":
-            depth += 1
-        elif sign in "]}":
-            depth = max(0, depth - 1)
-        elif sign == "," and depth == 0:
-            found.append("")
-            before = sign
-            continue
-        found[-1] += sign
-        before = sign if sign.strip() else before
-    return found
-
-
-def read_value(text: str) -> Any:
-    """A value as YAML reads it, but for what people do not mean on a command line: a comment, a mapping or a list
-    without brackets, a date. A path may look like any of them.
-
-    >>> [read_value(text) for text in ("3", "1e-3", "[0, 1]", "a: b", '"3"')]
-    [3, 0.001, [0, 1], 'a: b', '3']
-    """
-    text = text.strip()
-    bare = text[:1] not in QUOTED
-    if not bare:
-        with contextlib.suppress(ValueError, RecursionError):
-            return json.loads(text)  # what `word` wrote; YAML knows fewer numbers, and splits signs such as emoji
-    try:
-        value = parse_yaml(text)
-    except BadYaml:
-        return text
-    if bare and (text[:1] == "#" or not isinstance(value, bool | int | float | None)):
-        value = text
-    if bare and isinstance(value, str) and _is_number(value):
-        value = float(value)  # YAML 1.1 reads 1e-3 as text
-    return value
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return text.lower().strip("+-") not in ("nan", "inf", "infinity")
 
 
 _SHORTHAND = {
@@ -310,7 +276,7 @@ def _explain(error: ValidationError, tree: Mapping[str, Any]) -> Iterator[str]:
         key = key_of(path)
         text = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            yield f"unknown key '{_short(key)}'{nearest(path[-1][:80], _known_keys(path, tree))}"
+            yield f"unknown key '{_short(key)}'{meant(key[:80], tree, _known_keys(path, tree))}"
         elif item["type"] in ("union_tag_invalid", "unknown_kind"):
             expected = _expected(key) or item["ctx"]["expected_tags"].replace("'", "").split(", ")
             given = _short(item["ctx"].get("tag", item["ctx"].get("kind")))

@@ -9,6 +9,7 @@ from vpt.config.heads import HEADS
 from vpt.config.losses import LOSSES
 from vpt.config.prompts import PROMPTS
 from vpt.config.registry import KindSection, Registry
+from vpt.config.words import split_values
 from vpt.utils.errors import UserError
 from vpt.utils.plugins import named
 
@@ -55,6 +56,8 @@ def _kinds(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, section in sections.items():
         yield key, section.get("kind") if isinstance(section, Mapping) else section
     others = tree.get("compare")
+    if isinstance(others, str):
+        others = split_values(others)
     for kind in others if isinstance(others, list) else []:
         yield "prompt", kind
     cases = tree.get("cases")

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from vpt.config.base import MANY, Section, Sentence
+from vpt.config.base import LISTED, MANY, Section, Sentence
 from vpt.config.registry import KindSection, Registry
 from vpt.utils.plugins import imported
 
 # 'all', 'first:N', 'last:N' or numbers of layers
-Layers = (
+Layers = Annotated[
     Annotated[str, Field(max_length=40)]
-    | Annotated[list[Annotated[int, Field(ge=-1000, le=1000)]], Field(max_length=1000)]
-)
+    | Annotated[list[Annotated[int, Field(ge=-1000, le=1000)]], Field(max_length=1000)],
+    LISTED,
+]
 WORDS = "context starts from the embeddings of these words; null: from random numbers"
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from vpt.config.backbone import BackboneConfig
-from vpt.config.base import Place, Section, Word, short
+from vpt.config.base import ALWAYS_LISTED, Place, Section, Word, short
 from vpt.config.data import DataConfig
 from vpt.config.heads import Head, LinearHead
 from vpt.config.heads_detection import NativeHead, OwlHead, PyramidHead
@@ -117,10 +117,11 @@ class RunConfig(Section):
     name: str | None = Field(
         None, max_length=250, description="name of the run folder; default: made from the settings"
     )
-    compare: list[Word] = Field(
+    compare: Annotated[list[Word], ALWAYS_LISTED] = Field(
         default_factory=list,
         max_length=100,
-        description="other prompt kinds trained after this one with the same data, for a table",
+        description="other methods trained after this one with the same data, for a table: kinds of prompts, or bias, "
+        "lora, full for that tuning without prompts; as in none,lora",
     )
 
     @model_validator(mode="before")
@@ -189,8 +190,9 @@ class RunConfig(Section):
         """A copy with other values, validated as a whole.
 
         Args:
-            changes: setting -> value, by full names such as `train.epochs`. A new `kind` keeps the settings that both
-                kinds have, as on the command line; a section or a mapping replaces what was there.
+            changes: setting -> value, by full names such as `train.epochs`, or short ones such as `epochs`. A new
+                `kind` keeps the settings that both kinds have, as on the command line; a section or a mapping replaces
+                what was there.
             settings: the same, for names without a dot.
 
         Raises:

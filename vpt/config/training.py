@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from vpt.config.base import MANY, Section, short
+from vpt.config.base import ALWAYS_LISTED, LISTED, MANY, Section, short
 from vpt.config.losses import CrossEntropyLoss, Loss
 from vpt.utils.precision import Precision
 
@@ -137,15 +137,15 @@ class TrainConfig(Section):
         description="after the warm-up; steps: a tenth at each of `milestones`; epochs: the first epoch at 1e-5, then "
         "a cosine from epoch to epoch (CoOp and its successors)",
     )
-    milestones: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
+    milestones: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], ALWAYS_LISTED] = Field(
         default_factory=lambda: [0.5, 0.72], max_length=1000, description="schedule=steps: shares of the run"
     )
     warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps spent warming up")
     loss: Loss = CrossEntropyLoss()
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of a label that is spread over all classes")
-    class_weights: Literal["none", "balanced"] | Annotated[list[_Weight], Field(max_length=100_000)] = Field(
-        "none", description="of the loss: none, balanced (rare classes weigh more), or a number for each class"
-    )
+    class_weights: Annotated[
+        Literal["none", "balanced"] | Annotated[list[_Weight], Field(max_length=100_000)], LISTED
+    ] = Field("none", description="of the loss: none, balanced (rare classes weigh more), or a number for each class")
     clip_norm: float | None = Field(1.0, gt=0, le=1e12, description="largest gradient norm; null: no clipping")
     precision: Precision = Field("auto", description="auto: bf16 on a GPU, else fp32")
     device: str = Field("auto", max_length=40, description="auto, cpu, cuda, cuda:1, mps")

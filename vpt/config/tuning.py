@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from vpt.config.base import MANY, Section, Word, short
+from vpt.config.base import ALWAYS_LISTED, MANY, Section, Word, short
 
 
 class FrozenTuning(Section):
@@ -28,7 +28,7 @@ class LoraTuning(Section):
     rank: int = Field(8, ge=1, le=65_536, description="of the two matrices beside every layer")
     alpha: int = Field(16, ge=1, le=MANY, description="their product is scaled by alpha / rank")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on what they read")
-    targets: list[Word] = Field(
+    targets: Annotated[list[Word], ALWAYS_LISTED] = Field(
         default_factory=lambda: ["qkv", "q_proj", "k_proj", "v_proj", "out_proj", "proj"],
         min_length=1,
         max_length=100,

@@ -163,7 +163,7 @@ def apply(data: LabelledData, report: CheckReport, on_bad: str = "error") -> Lab
         names = "\n".join(f"  {bad.name}: {bad.reason}" for bad in report.bad[:_SHOWN])
         more = f"\n  and {len(report.bad) - _SHOWN} more" if len(report.bad) > _SHOWN else ""
         raise UserError(
-            f"{number_of(len(report.bad), 'image')} cannot be used; repair or remove them, or set "
+            f"{number_of(len(report.bad), 'image')} cannot be used; repair them, or set "
             f"data.on_bad=skip:\n"
             f"{names}{more}"
         )

@@ -16,6 +16,7 @@ from vpt.config import (
     RunConfig,
     TipHead,
     ZeroShotHead,
+    full_words,
     given_keys,
     load_config,
     parse_overrides,
@@ -80,6 +81,7 @@ def evaluate(
     """
     console = console or Console()
     stored = read_artifact(artifact)
+    overrides = full_words(overrides, stored.config.model_dump())
     named = _named(overrides, weights)
     base = settings_for(stored, named).model_dump(mode="json")
     places = _places(stored, overrides, split or "test")

@@ -23,15 +23,16 @@ def method_name(metrics: Mapping[str, Any]) -> str:
 
     >>> method_name({"prompt": "none", "tuning": "frozen"}), method_name({"prompt": "deep", "tuning": "frozen"})
     ('linear probe', 'deep prompts')
+    >>> method_name({"prompt": "deep", "tuning": "lora"})
+    'deep prompts and LoRA'
     >>> method_name({"prompt": "none", "tuning": "frozen", "head": "fcos"})
     'head only'
     """
+    tuning = {"frozen": "", "full": "full fine-tuning", "lora": "LoRA", "bias": "bias tuning"}[metrics["tuning"]]
     if metrics["prompt"] != "none":
-        return f"{metrics['prompt']} prompts"
+        return f"{metrics['prompt']} prompts" + (f" and {tuning}" if tuning else "")
     head = metrics.get("head", "linear")
-    probe = {"linear": "linear probe", "zeroshot": "zero-shot"}.get(head, "head only")
-    names = {"frozen": probe, "full": "full fine-tuning", "lora": "LoRA", "bias": "bias tuning"}
-    return names[metrics["tuning"]]
+    return tuning or {"linear": "linear probe", "zeroshot": "zero-shot"}.get(head, "head only")
 
 
 def say_comparison(console: Console, runs: Sequence[Mapping[str, Any]]) -> None:

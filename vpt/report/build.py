@@ -15,6 +15,7 @@ from vpt.report.html import Section
 from vpt.report.page import Options, by_name, data_of, or_note, page_of, prompt_section, settings_section
 from vpt.report.run_data import Source, read_source
 from vpt.report.several_runs import several
+from vpt.training.run_folder import data_name
 from vpt.utils.atomic_io import write_text
 from vpt.utils.console import Console
 from vpt.utils.errors import UserError
@@ -85,7 +86,7 @@ def single(source: Source, options: Options, console: Console) -> str:
         sections.append(or_note("prompt", "Pixel prompt", lambda: prompt_section(source)))
     sections.append(cost.section({source.name: (source.metrics, source.rows)}))
     sections.append(settings_section({source.name: source}))
-    title = f"{source.method} on {Path(source.config.data.path).name}"
+    title = f"{source.method} on {data_name(source.config.data.path)}"
     return page_of(
         title,
         source.name,

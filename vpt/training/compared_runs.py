@@ -1,4 +1,4 @@
-"""`compare=[...]`: the same run with other prompts, and how they compare."""
+"""`compare=none,lora`: the same run with other methods, and how they compare."""
 
 from __future__ import annotations
 
@@ -6,21 +6,50 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from vpt.config import RunConfig, load_config
+from vpt.config.prompts import PROMPTS
 from vpt.metrics.comparison import comparison_png, method_name, say_comparison
 from vpt.metrics.predictions import read_answers
 from vpt.training.context import RunContext
 from vpt.training.run_folder import TrainResult
 from vpt.utils.distributed import is_first
+from vpt.utils.errors import UserError, nearest
+
+TUNINGS = ("bias", "lora", "full")
 
 
 def compared_configs(config: RunConfig) -> list[RunConfig]:
-    """The same run with each of the prompts it is to be compared with.
+    """The same run with each of the methods it is to be compared with.
 
-    >>> [other.prompt.kind for other in compared_configs(RunConfig(compare=["none", "shallow"]))]
-    ['none', 'shallow']
+    A method is a kind of prompt on the frozen backbone, or a tuning of the backbone without prompts.
+
+    Raises:
+        UserError: a method that does not exist, or does not go with the other settings.
+
+    >>> others = compared_configs(RunConfig(compare=["none", "lora"]))
+    >>> [(other.prompt.kind, other.tuning.kind) for other in others]
+    [('none', 'frozen'), ('none', 'lora')]
     """
     tree = config.model_dump(mode="json")
-    return [load_config(base=tree, overrides=[f"prompt.kind={kind}", "compare=[]"]) for kind in config.compare]
+    return [load_config(base=tree, overrides=[*_words(method), "compare=[]"]) for method in config.compare]
+
+
+def _words(method: str) -> list[str]:
+    """The settings of a method, as `key=value` words."""
+    if method in TUNINGS:
+        return ["prompt.kind=none", f"tuning.kind={method}"]
+    known = [*PROMPTS.kinds(), *TUNINGS]
+    if method not in known:
+        raise UserError(f"compare={method} does not exist{nearest(method, known)}; known: {', '.join(known)}")
+    return [f"prompt.kind={method}", "tuning.kind=frozen"]
+
+
+def folder_name(config: RunConfig) -> str:
+    """The name of the folder of a compared run.
+
+    >>> folder_name(compared_configs(RunConfig(compare=["lora"]))[0])
+    'compare-lora'
+    """
+    return f"compare-{config.prompt.kind if config.tuning.kind == 'frozen' else config.tuning.kind}"
 
 
 def with_config(context: RunContext, other: RunConfig) -> RunContext:

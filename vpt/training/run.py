@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from vpt.config import RunConfig, load_config, read_yaml
 from vpt.models.header import CHECKPOINT
 from vpt.training.callbacks import Callback
-from vpt.training.compared_runs import compare, compared_configs, with_config
+from vpt.training.compared_runs import compare, compared_configs, folder_name, with_config
 from vpt.training.context import RunContext, prepare
 from vpt.training.run_folder import TrainResult, claim, finished, refuse_taken, remove_leftovers, upgraded
 from vpt.training.tasks import task_of
@@ -22,17 +23,24 @@ from vpt.utils.folder_lock import lock_folder
 Prepare = Callable[[RunConfig, Console], RunContext]
 
 
-def train(config: RunConfig, console: Console | None = None, callbacks: Sequence[Callback] = ()) -> TrainResult:
+def train(
+    config: RunConfig | None = None,
+    console: Console | None = None,
+    callbacks: Sequence[Callback] = (),
+    **settings: Any,
+) -> TrainResult:
     """Train what `config` describes into a new run folder, then the prompts it is to be compared with.
 
     Args:
-        config: the run.
+        config: the run; default: made from `settings` alone.
         console: where it prints; default: stderr.
         callbacks: called after those that every run has; not for the compared prompts.
+        settings: by full or short names, as in `vpt.train(data="flowers", epochs=3)`; they change `config`.
 
     Raises:
         UserError: any mistake in configuration, data or backbone, before training starts; a loss that diverges.
     """
+    config = load_config(**settings) if config is None else config.with_(settings) if settings else config
     with joined():
         console = console or Console(quiet=not is_first())
         if is_first():
@@ -113,7 +121,7 @@ def _with_compared(result: TrainResult, context: RunContext, others: Sequence[Ru
     results = []
     for config in others:
         other = with_config(context, config)
-        folder = result.folder / f"compare-{config.prompt.kind}"
+        folder = result.folder / folder_name(config)
         results.append(train_or_resume(other.config, folder, context.console, lambda *_, made=other: made))
     compare(context, result, results)
     return result

@@ -5,6 +5,7 @@ Folders that hold several runs keep a file of the settings they were begun with,
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,16 @@ from vpt.config import RunConfig
 from vpt.config.data import LEGACY
 from vpt.metrics.metrics_file import read_metrics
 from vpt.models.header import CHECKPOINT
-from vpt.utils.atomic_io import make_folder, read_json, write_text
+from vpt.utils.atomic_io import at_home, make_folder, read_json, write_text
 from vpt.utils.errors import UserError
 from vpt.utils.folder_lock import is_lock
 
+_DATA_FILES = (".yaml", ".yml", ".json", ".csv", ".tsv", ".data")
+# Names of files that say nothing of the data set; then it is called by its folder.
+_PLAIN_NAMES = {
+    *("config", "data", "dataset", "obj", "coco", "voc", "yolo", "labels", "label", "annotations", "annotation"),
+    *("train", "training", "val", "valid", "validation", "test", "metadata", "index", "images", "table"),
+}
 # Settings that change how a run is computed but not what comes out; a resumed run may change them.
 FREE_AT_RESUME = {
     "data": {"workers", "cache", "root"},
@@ -236,8 +243,24 @@ def _taken(folder: Path) -> UserError:
     )
 
 
+def data_name(path: str) -> str:
+    """What a data set is called: its folder, or its file unless that has a name that tells nothing.
+
+    >>> data_name("sets/fruit"), data_name("sets/fruit/data.yaml"), data_name("sets/fruit.yaml"), data_name("digits")
+    ('fruit', 'fruit', 'fruit', 'digits')
+    """
+    place = Path(os.path.abspath(at_home(path))) if path in (".", "..") or "/" in path or os.sep in path else Path(path)
+    if place.suffix.lower() in _DATA_FILES:
+        if place.stem.lower() not in _PLAIN_NAMES and not place.stem.startswith(("instances_", "_annotations")):
+            return place.stem
+        place = Path(os.path.abspath(place)).parent
+        while place.name.lower() in _PLAIN_NAMES and place.parent.name:
+            place = place.parent
+    return place.name or path
+
+
 def stem_of(config: RunConfig) -> str:
     """Data, backbone and method, as part of a folder's name."""
-    stem = "-".join([Path(config.data.path).name, config.backbone.name, config.prompt.kind])
+    stem = "-".join([data_name(config.data.path), config.backbone.name, config.prompt.kind])
     stem += "" if config.tuning.kind == "frozen" else f"-{config.tuning.kind}"
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in stem)

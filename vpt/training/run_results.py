@@ -36,6 +36,11 @@ def introduce(trainer: Trainer, folder: Path) -> None:
         f"model: {model.backbone.name} at {model.backbone.preprocess.size} px, prompt {config.prompt.kind}, "
         f"tuning {config.tuning.kind}, head {config.head.kind}; {context.device}, {context.precision}"
     )
+    if config.tuning.kind != "frozen" and config.prompt.kind != "none":
+        console.say(
+            f"tuning={config.tuning.kind} is trained together with {config.prompt.kind} prompts; without prompts: add "
+            "prompt=none"
+        )
     for note in model.backbone.notes:
         console.warn(note)
     console.say(budget.text())

@@ -70,7 +70,7 @@ def read_csv(file: Path, separator: str = "|") -> Found:
     for what, lines in (("path", unnamed), ("label", unlabelled)):
         if lines:
             raise UserError(
-                f"{file} has {number_of(len(lines), 'row')} without a {what}: {listed(lines)}; fill or remove"
+                f"{file} has {number_of(len(lines), 'row')} without a {what}: {listed(lines)}; fill them in"
             )
     if not found.splits:
         raise UserError(f"{file} lists no images: there is nothing below its header line")

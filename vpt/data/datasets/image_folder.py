@@ -79,7 +79,10 @@ def _add_split(found: Found, split: str, root: Path, folder: Path, known: Collec
         raise UserError(f"there are no images in the class folders of {folder}; {hint(ignored)}")
     # In evaluation some classes may be missing, but not in training.
     if empty and known is None and (folder == root or SPLIT_NAMES.get(folder.name.lower()) == "train"):
-        raise UserError(f"class folders without images in {folder}: {listed(empty)}; add images or remove the folders")
+        without = listed(empty)
+        raise UserError(
+            f"class folders without images in {folder}: {without}; add images, or move these folders elsewhere"
+        )
     found.splits[split] = entries
     if outside:
         names = [shown((folder / name).relative_to(root)) for name in outside]
@@ -105,7 +108,7 @@ def _split_folders(
         if not inner:
             continue
         if split in splits:
-            raise UserError(f"{root} contains both {splits[split].name}/ and {name}/; remove or rename one of them")
+            raise UserError(f"{root} contains both {splits[split].name}/ and {name}/; rename one of them")
         splits[split] = root / name
         strays |= bool(images)
     # One such folder with images in it, next to other folders, is a class; two, or a single one alone, are splits.
@@ -177,7 +180,9 @@ def files_below(folder: Path) -> int:
 
 
 def _refuse(error: OSError) -> None:
-    raise UserError(f"cannot read the folder {error.filename}: {error.strerror}; make it readable or remove it")
+    raise UserError(
+        f"cannot read the folder {error.filename}: {error.strerror}; make it readable, or move it elsewhere"
+    )
 
 
 def _listing(folder: Path) -> tuple[list[str], list[str], Counter[str]]:
@@ -205,11 +210,30 @@ def _refuse_flat(folder: Path, folders: list[str], images: list[str]) -> None:
     if folders:
         return
     if images:
+        tables = sorted(folder.glob("*.csv"))
+        if len(tables) == 1:
+            raise UserError(f"{folder} contains images outside any class folder; did you mean data={tables[0]}?")
         raise UserError(
             f"{folder} contains {number_of(len(images), 'image')} outside any class folder; put each into a folder "
             "named after its class, or list them in a CSV file with the columns path,label"
         )
     raise UserError(f"{folder} is empty: it should contain a folder of images for each class")
+
+
+def nested(root: Path) -> Path | None:
+    """The folder one level below `root` that is meant instead: the only one, if it contains folders with images.
+
+    >>> nested(Path("no/such/folder")) is None
+    True
+    """
+    if not root.is_dir():
+        return None
+    folders, images, _ = _listing(root)
+    if images or len(folders) != 1:
+        return None
+    inner = root / folders[0]
+    holding = [name for name in _listing(inner)[0] if images_below(inner / name, Counter())]
+    return inner if len(holding) > 1 else None
 
 
 def _refuse_nested(folder: Path) -> None:

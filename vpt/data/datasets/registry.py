@@ -16,7 +16,7 @@ from vpt.data.datasets.dassl import read_dassl
 from vpt.data.datasets.digits import read_digits
 from vpt.data.datasets.entries import Entry, Found, NoTrainingImages, listed, number_of
 from vpt.data.datasets.fgvc import read_fgvc
-from vpt.data.datasets.image_folder import read_folder, read_split_folder
+from vpt.data.datasets.image_folder import nested, read_folder, read_split_folder
 from vpt.data.datasets.torchvision import read_torchvision
 from vpt.data.datasets.vtab import read_vtab
 from vpt.data.splits import TEST, VALIDATION, draw_shots, set_apart, split_off
@@ -221,8 +221,8 @@ def once(entries: list[Entry], separator: str, found: Found) -> list[Entry]:
             kept.append(entry)
         elif set(before.labels) != set(entry.labels):
             raise UserError(
-                f"the same file has different labels: {_described(before)} and {_described(entry)}; remove one, or for "
-                f"multi-label data list it once in a CSV file with its labels joined by '{separator}'"
+                f"the same file has different labels: {_described(before)} and {_described(entry)}; keep it in one "
+                f"place, or for multi-label data list it once in a CSV file with its labels joined by '{separator}'"
             )
     if repeated := len(entries) - len(kept):
         found.notes.append(f"left out {number_of(repeated, 'repetition')} of a file with the same label")
@@ -265,7 +265,7 @@ def _identity(path: Path) -> Hashable:
 def _half(found: Found, classes: tuple[str, ...], half: str) -> tuple[str, ...]:
     """Keep the first half of the classes (one more if their number is odd) or the second, and only their images."""
     if found.multilabel:
-        raise UserError("data.half splits the classes, which is not possible for multi-label data; remove it")
+        raise UserError("data.half splits the classes, which is not possible for multi-label data; leave it out")
     middle = (len(classes) + 1) // 2
     kept = classes[:middle] if half == "base" else classes[middle:]
     if len(kept) < 2:
@@ -287,6 +287,8 @@ def _classes(found: Found, config: DataConfig) -> tuple[str, ...]:
         )
     classes = found.classes or tuple(sorted({label for entry in train for label in entry.labels}))
     if len(classes) < 2:
+        if (inner := nested(at_home(path))) is not None:
+            raise UserError(f"data.path={path} contains only the folder {inner.name}; did you mean data={inner}?")
         raise UserError(
             f"data.path={path} has only one class ({classes[0]}); a classifier needs the images of at least two"
         )
@@ -299,7 +301,7 @@ def _numbered(entries: Iterable[Entry], split: str, numbers: dict[str, int]) -> 
     if unknown:
         raise UserError(
             f"the {split} images have classes that training lacks: {listed(unknown)}; "
-            "add training images of them or remove them"
+            "add training images of them, or move these out of the split"
         )
     return [record_of(entry, numbers) for entry in entries]
 

@@ -150,7 +150,7 @@ class _Reader:
             at = f"annotation {item.get('id')}"
             boxes.setdefault(owner, []).append(RawBox(self._categories[category], box, crowd, area, at))
         if strays:
-            raise UserError(f"{self._file}: {listed(strays, 3)}; remove such annotations, or list what they refer to")
+            raise UserError(f"{self._file}: {listed(strays, 3)}; list these images and categories in the file")
         if derived:
             self._notes.append(
                 f"{self._file.name}: {number_of(derived, 'annotation')} without bbox; using the bounding box of the "

@@ -34,11 +34,21 @@ def yolo_file(folder: Path) -> Path:
     """YOLO's description in a folder, whether it exists or not: data.yaml, or the only YAML file with classes and
     splits."""
     names = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
+    files = [file for file in _files(folder) if file.suffix.lower() in (".yaml", ".yml")]
+    others = [file for file in files if describes_boxes(file)]
     known = next((folder / name for name in names if (folder / name).is_file()), None)
-    if known is not None:
+    if known is not None and (known in others or len(others) != 1):
         return known
-    others = [file for file in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]) if describes_boxes(file)]
-    return others[0] if len(others) == 1 else folder / names[0]
+    named = [file for file in others if file.stem.lower() == folder.resolve().name.lower()]
+    return (named or others)[0] if named or len(others) == 1 else folder / names[0]
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files of a folder, sorted; none where it cannot be read."""
+    try:
+        return sorted(file for file in folder.iterdir() if file.is_file())
+    except OSError:
+        return []
 
 
 def not_known(path: str, folder: Path) -> str:
@@ -60,6 +70,11 @@ def not_known(path: str, folder: Path) -> str:
         for file in sorted(folder.glob(pattern))
         if file.suffix.lower() in (".json", ".xml", ".yaml", ".yml")
     ]
+    described = [file for file in _files(folder) if describes_boxes(file)]
+    if len(described) > 1:
+        return (
+            f"data.path={path} contains several YAML files with classes and splits; did you mean data={described[0]}?"
+        )
     inner = [place for place in sorted(folder.iterdir()) if place.is_dir() and layout_of(place) is not None]
     if inner:
         text += f"; did you mean data={inner[0]}?"

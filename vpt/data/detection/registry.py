@@ -247,7 +247,7 @@ def to_records(entries: Sequence[BoxEntry], split: str, numbers: Mapping[str, in
         names = listed([visible(label) for label in unknown])
         raise UserError(
             f"the {split} boxes have {number_of(len(unknown), 'class')} that training lacks: {names}; add training "
-            "images of them, or remove those boxes"
+            "images of them, or correct the labels"
         )
     return [
         BoxRecord(

@@ -177,11 +177,13 @@ def _parsed(file: Path, top: Path) -> _Annotation:
         # ElementTree does not follow external entities, and expat limits the expansion of others.
         root = ElementTree.parse(file).getroot()
     except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
-        raise UserError(f"{file} cannot be read as XML: {error}; use another copy of it, or remove it") from None
+        raise UserError(
+            f"{file} cannot be read as XML: {error}; use another copy of it, or move it elsewhere"
+        ) from None
     if root.tag != "annotation":
         raise UserError(
             f"{file} is not Pascal VOC: its root is {printable(root.tag)}, not 'annotation'; export it as Pascal VOC, "
-            "or remove it"
+            "or move it elsewhere"
         )
     from_zero = _counts_from_zero(root)
     boxes, swapped = [], 0
@@ -213,7 +215,7 @@ def _box(item: ElementTree.Element, place: str, from_zero: bool) -> tuple[RawBox
     if not label:
         raise UserError(f"{place} has no name")
     if item.find("bndbox") is None:
-        raise UserError(f"{place} ({label}) has no bndbox; give it one, or remove it")
+        raise UserError(f"{place} ({label}) has no bndbox; give it one")
     x1, y1, x2, y2 = (_number(item, key, place) for key in ("xmin", "ymin", "xmax", "ymax"))
     box: Box = (x1, y1, x2, y2)
     swapped = (x1 > x2 or y1 > y2) and all(map(math.isfinite, box))

@@ -148,7 +148,7 @@ def _refuse_unclear(files: list[Path], found: Mapping[str, list[str]], keys: Map
         if names and not names <= known and names != set(keys):
             raise UserError(
                 f"{file} lists {number_of(len(names), 'image')}, but its name does not tell the purpose; rename it to "
-                "train.txt, val.txt or test.txt, or remove it"
+                "train.txt, val.txt or test.txt, or move it elsewhere"
             )
 
 
@@ -186,7 +186,9 @@ def _keys(file: Path, keys: Mapping[str, object]) -> list[str]:
         else:
             found.append(key)
     if unknown:
-        raise UserError(f"{file} lists images without an XML file: {listed(unknown)}; remove those lines")
+        raise UserError(
+            f"{file} lists images without an XML file: {listed(unknown)}; add the XML files, or correct those lines"
+        )
     return list(dict.fromkeys(found))
 
 

@@ -10,7 +10,7 @@ import math
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from vpt.config import RunConfig, load_config, read_yaml, word
+from vpt.config import RunConfig, full_words, load_config, read_yaml, word
 from vpt.experiments.sweep.journal import open_journal
 from vpt.experiments.sweep.plots import sweep_png
 from vpt.experiments.sweep.prune_trial import PruneTrial
@@ -28,7 +28,7 @@ from vpt.experiments.sweep.search_space import TRIALS, Axis, Choices, grid_of, s
 from vpt.metrics.classification import ranking
 from vpt.training.context import RunContext
 from vpt.training.run import train_or_resume
-from vpt.training.run_folder import TrainResult, identity, refuse_changed, refuse_other
+from vpt.training.run_folder import TrainResult, data_name, identity, refuse_changed, refuse_other
 from vpt.training.trainer import build_model
 from vpt.utils.atomic_io import write_json
 from vpt.utils.console import Console
@@ -94,6 +94,7 @@ def sweep(plan: Sweep, console: Console | None = None) -> SweepResult:
     console = console or Console()
     shared = Shared()
     load_config(plan.file, [*plan.words, *plan.final])  # a mistake in `final` is not told after all trials
+    plan = _with_full_names(plan)
     with _locked(plan) as folder:
         found = _search(plan, folder, console, shared)
         words = [*plan.words, *found.words, *plan.final, "name=best", word("out", folder), "compare=[]"]
@@ -117,8 +118,18 @@ def search(plan: Sweep, console: Console | None = None, shared: Shared | None = 
         UserError: any mistake in the configuration, the axes or the data, or a folder of another search, before
             anything is written; no trial that finished.
     """
+    plan = _with_full_names(plan)
     with _locked(plan) as folder:
         return _search(plan, folder, console or Console(), shared or Shared())
+
+
+def _with_full_names(plan: Sweep) -> Sweep:
+    """The plan, with the full names of its axes."""
+    base = load_config(plan.file, plan.words).model_dump()
+    keys = [full_words([f"{key}="], base)[0].removesuffix("=") for key in plan.axes]
+    if repeated := [key for key in keys if keys.count(key) > 1]:
+        raise UserError(f"--over {repeated[0]} is given twice; give all its values at once")
+    return replace(plan, axes=dict(zip(keys, plan.axes.values(), strict=True)))
 
 
 @contextlib.contextmanager
@@ -129,7 +140,7 @@ def _locked(plan: Sweep) -> Iterator[Path]:
         raise UserError("nothing to search; name settings with --over, as in --over prompt.tokens=5,10,50")
     base = load_config(plan.file, plan.words)
     # A sweep without a name takes that of its data, so that the same command finds it again.
-    folder = base.out / (base.name or f"sweep-{Path(base.data.path).name}-{base.backbone.name}".replace("/", "_"))
+    folder = base.out / (base.name or f"sweep-{data_name(base.data.path)}-{base.backbone.name}".replace("/", "_"))
     with contextlib.nullcontext() if plan.storage is not None else lock_folder(folder):
         try:
             yield folder

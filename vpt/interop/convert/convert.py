@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from vpt.config import load_config
+from vpt.config import full_words, load_config
 from vpt.config.storable import refuse_unstorable
 from vpt.interop.convert.base import Source
 from vpt.interop.convert.checkpoint_files import read_foreign
@@ -58,7 +58,7 @@ def convert(
     vpt.utils.errors.UserError: model.pth.tar-50: there is no such file
     """
     source = recognise(_joined(files))
-    words = list(overrides)
+    words = full_words(overrides, source.settings())
     named = load_config(overrides=[word for word in words if word.startswith("backbone")]).backbone.name
     on_clip = named.startswith(CLIP)
     if source.clip and not on_clip:
