@@ -25,5 +25,5 @@ def build_head(config: HeadSection, features: int, classes: int) -> nn.Module:
     """
     made = HEADS.built(config, features, classes)
     if not isinstance(made, nn.Module):
-        raise UserError(f"head={config.kind} creates a {type(made).__name__}, not a torch.nn.Module")
+        raise UserError(f"head={config.kind} builds a {type(made).__name__}, not a torch.nn.Module")
     return made

@@ -25,7 +25,7 @@ def build_tokens(config: TokenPrompt, shape: Shape) -> TokenPrompts:
     """
     made = PROMPTS.built(config, shape)
     if not isinstance(made, TokenPrompts):
-        raise UserError(f"prompt={config.kind} creates a {type(made).__name__}, not a vpt.prompts.base.TokenPrompts")
+        raise UserError(f"prompt={config.kind} builds a {type(made).__name__}, not a vpt.prompts.base.TokenPrompts")
     return made
 
 
