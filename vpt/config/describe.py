@@ -46,7 +46,7 @@ def described(section: str = "") -> list[Described]:
     for one in _of(RunConfig, RunConfig(), "", ()):
         if not section or one.key == section or one.key.startswith(f"{section}."):
             merged.setdefault((one.key, one.default, one.meaning), []).extend(one.kinds)
-    return [Described(*told, kinds=tuple(kinds)) for told, kinds in merged.items()]
+    return [Described(*fields, kinds=tuple(kinds)) for fields, kinds in merged.items()]
 
 
 def _of(model: type[BaseModel], defaults: BaseModel | None, prefix: str, kinds: tuple[str, ...]) -> Iterator[Described]:

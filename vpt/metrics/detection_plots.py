@@ -48,10 +48,10 @@ def draw_boxes(
     >>> draw_boxes(np.zeros((20, 20, 3), np.uint8), [[2, 2, 15, 15]], [0], ["cat 0.9"]).shape
     (20, 20, 3)
     """
-    picture = Image.fromarray(pixels).convert("RGB")
-    pen = ImageDraw.Draw(picture)
-    line = max(1, round(min(picture.size) / 150))
-    font = ImageFont.load_default(max(9, round(min(picture.size) / 28)))
+    image = Image.fromarray(pixels).convert("RGB")
+    pen = ImageDraw.Draw(image)
+    line = max(1, round(min(image.size) / 150))
+    font = ImageFont.load_default(max(9, round(min(image.size) / 28)))
     colours = [COLOURS[label % len(COLOURS)] for label in labels]
     for box, colour in reversed(list(zip(boxes, colours, strict=True))):
         x1, y1, x2, y2 = (float(value) for value in box)
@@ -62,7 +62,7 @@ def draw_boxes(
             ink = "black" if _brightness(colour) > 0.4 else "white"
             pen.rectangle(place, fill=colour)
             pen.text((place[0] + line, place[1] + line), caption, fill=ink, font=font, anchor="lt")
-    return np.asarray(picture)
+    return np.asarray(image)
 
 
 def enlarged(pixels: np.ndarray, least: int = LEGIBLE) -> tuple[np.ndarray, int]:
@@ -123,9 +123,9 @@ def grid_png(
         truth = draw_boxes(small, np.asarray(record.boxes).reshape(-1, 4) * scale, record.labels, names)
         guess = draw_boxes(small, found["boxes"][sure].numpy() * scale, labels, captions)
         tile = np.full((side, 2 * side + 8, 3), 255, np.uint8)
-        for number, picture in enumerate((truth, guess)):
+        for number, image in enumerate((truth, guess)):
             left = number * (side + 8)
-            tile[: picture.shape[0], left : left + picture.shape[1]] = picture
+            tile[: image.shape[0], left : left + image.shape[1]] = image
         tiles.append(tile)
     if not tiles:
         tiles = [np.full((side, 2 * side + 8, 3), 255, np.uint8)]

@@ -20,7 +20,7 @@ from vpt.report.errors import thumbnail
 from vpt.report.html import Cell, Column, Section, Table, count, duration, percent, points, render, size
 from vpt.report.learning_curves import label_of
 from vpt.report.run_data import Source
-from vpt.report.summary import beside
+from vpt.report.summary import score_with_interval
 from vpt.report.svg_charts import Chart, Line, line_chart
 from vpt.utils.errors import UserError
 
@@ -82,7 +82,7 @@ def table_section(named: Mapping[str, Source]) -> Section:
             [
                 name,
                 source.method,
-                beside(found) if found else "not finished",
+                score_with_interval(found) if found else "not finished",
                 percent(found.get("calibration_error")),
                 count(learning),
                 Cell(size(metrics.get("artifact_bytes")), metrics.get("artifact_bytes", -1)),

@@ -127,10 +127,10 @@ def numbers(source: Source) -> list[tuple[str, str]]:
     return [(name, percent(found[key])) for key, name in HEADLINES.items() if key in found]
 
 
-def beside(found: Mapping[str, Any]) -> str:
+def score_with_interval(found: Mapping[str, Any]) -> str:
     """Accuracy with its 95% interval, or mAP, for a table.
 
-    >>> beside({"accuracy": 0.5, "images": 10})
+    >>> score_with_interval({"accuracy": 0.5, "images": 10})
     '50.0% (23.7% to 76.3%)'
     """
     if "accuracy" in found:

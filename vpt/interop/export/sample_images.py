@@ -36,12 +36,12 @@ def drawn(count: int, size: tuple[int, int]) -> Tensor:
     made = []
     for _ in range(count):
         ground = Image.fromarray(chance.integers(0, 256, (3, 3, 3), dtype=np.uint8))
-        picture = np.array(ground.resize((width, height), Image.Resampling.BICUBIC))
+        image = np.array(ground.resize((width, height), Image.Resampling.BICUBIC))
         for top, left, share in chance.random((6, 3)):
             rows = slice(int(top * height), int((top + share / 2) * height) + 1)
             columns = slice(int(left * width), int((left + share / 2) * width) + 1)
-            picture[rows, columns] = chance.integers(0, 256, 3)
-        made.append(picture)
+            image[rows, columns] = chance.integers(0, 256, 3)
+        made.append(image)
     return torch.from_numpy(np.stack(made))
 
 

@@ -28,8 +28,8 @@ def prompt_picture(prompt: PixelPrompts) -> np.ndarray:
     else:
         largest = float((canvas * mask).abs().max())
         shown = 0.5 + canvas / (2 * largest) if largest > 0 else torch.full_like(canvas, 0.5)
-    picture = torch.cat([shown * mask, mask[None]])
-    return (picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    image = torch.cat([shown * mask, mask[None]])
+    return (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
 
 
 def pixels_of(images: Tensor, mean: Tensor, std: Tensor) -> np.ndarray:
