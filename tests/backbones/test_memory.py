@@ -177,7 +177,7 @@ def test_a_network_without_linear_layers_is_refused():
         (["tuning=full", "backbone.dtype=bf16"], "set backbone.dtype=fp32"),
         (["tuning=lora", "backbone.dtype=int8"], "set backbone.dtype=bf16"),
         (["tuning=lora", "backbone.dtype=nf4"], "set backbone.dtype=bf16"),
-        (["tuning=full", "train.shard=true"], "deals out frozen weights"),
+        (["tuning=full", "train.shard=true"], "shards frozen weights"),
         (["task=detection", "train.shard=true"], "leave it out"),
     ],
 )

@@ -99,7 +99,7 @@ def test_other_names_on_the_same_context():
     contexts.set_names(["owl", "fire engine"])
     close(contexts(), fresh())
     specific = Contexts(encoder, NAMES, 3, class_specific=True)
-    with pytest.raises(UserError, match="know their own classes only"):
+    with pytest.raises(UserError, match="support their own classes only"):
         specific.set_names(["owl"])
 
 
@@ -115,7 +115,7 @@ def test_what_is_shared_is_found():
 @pytest.mark.parametrize(
     ("names", "words", "sentence"),
     [
-        (["a very long class name " * 6], None, "needs 37 places, more than the 24"),
+        (["a very long class name " * 6], None, "needs 37 positions, more than the 24"),
         (["cat"], "a photo", "prompt.tokens=4 words"),
         (["cat"], "antidisestablishmentarianism of the photo", "one token each"),
     ],

@@ -116,7 +116,7 @@ class TestNamed:
             ("prompt=my_prompts:MixturPrompt", r"my_prompts has no MixturPrompt; did you mean 'MixturePrompt'\?"),
             (
                 "prompt=my_prompts:MixturePrompts",
-                r"is no section of settings; derive it from vpt\.config\.PromptSection",
+                r"is not a settings section; derive it from vpt\.config\.PromptSection",
             ),
             ("head=my_prompts:MixturePrompt", r"derive it from vpt\.config\.HeadSection"),
             ("train.loss=my_heads:CosineHead", r"derive it from vpt\.config\.LossSection"),
@@ -151,7 +151,7 @@ class TestNamed:
         fresh = timm.create_model("test_vit_patch8_32", num_classes=3)
         fresh.load_state_dict(net.state_dict())
         close(vpt.load_prompt(fresh, saved)(images), model(images))
-        with nothing_named(), pytest.raises(UserError, match="no code is loaded because a file names it"):
+        with nothing_named(), pytest.raises(UserError, match="code is never loaded because a file names it"):
             vpt.load_prompt(fresh, saved)
         with pytest.raises(UserError, match=r"prompt=my_anchors:AnchorPrompt starts from images: give wrap\("):
             vpt.wrap(timm.create_model("test_vit_patch8_32", num_classes=3), "my_anchors:AnchorPrompt")
@@ -211,7 +211,7 @@ class TestStrangers:
         image = str(next(shapes.glob("test/*/*.png")))
         for words in (["predict", str(trained), image], ["eval", str(trained)], ["report", str(trained)]):
             said = said_of(words, capsys)
-            assert "no code is loaded because a file names it" in said
+            assert "code is never loaded because a file names it" in said
             assert re.search("--plugin (MODULE:CLASS|my_prompts:MixturePrompt)", said)
             assert said.count("\n") == 1
             assert "take another copy" not in said
@@ -255,7 +255,7 @@ class TestStrangers:
 
     def test_a_run_is_resumed_once_its_class_is_named(self, trained: Path):
         (trained / "metrics.json").unlink()
-        with pytest.raises(UserError, match="no code is loaded"):
+        with pytest.raises(UserError, match="code is never loaded because a file names it"):
             vpt.resume(trained, console=QUIET)
         vpt.resume(trained, ["prompt=my_prompts:MixturePrompt"], QUIET)
         assert (trained / "metrics.json").is_file()

@@ -162,7 +162,7 @@ def test_the_original_vpt_on_mae_with_a_norm_behind_pooling(tmp_path: Path):
     words = ["backbone=test_foreign_mae", "backbone.pretrained=false"]
     found = convert([tmp_path / "mae.pth"], words, tmp_path / "a.safetensors", ["x", "y", "z"])
     close(ours(found.path), foreign.mae_logits(state | jia_head(), net, pixels(IMAGENET)))
-    with pytest.raises(UserError, match="norms before"):
+    with pytest.raises(UserError, match="applies the norm before"):
         convert([tmp_path / "mae.pth"], VIT, tmp_path / "b.safetensors", ["x", "y", "z"])
 
 
@@ -171,7 +171,7 @@ def test_prompts_of_an_epoch_as_numpy_arrays_with_the_head_beside(tmp_path: Path
     shallow, deep = (state[f"enc.transformer.{name}_embeddings"].numpy() for name in ("prompt", "deep_prompt"))
     torch.save({"shallow_prompt": shallow, "deep_prompt": np.asfortranarray(deep)}, tmp_path / "prompt_ep100.pth")
     torch.save({name.replace("last_layer.", ""): value for name, value in jia_head().items()}, tmp_path / "head.pth")
-    with pytest.raises(UserError, match="prompts and no head"):
+    with pytest.raises(UserError, match="prompts but no head"):
         convert([tmp_path / "prompt_ep100.pth"], VIT, tmp_path / "a.safetensors", ["x", "y", "z"])
     both = [tmp_path / "prompt_ep100.pth", tmp_path / "head.pth"]
     found = convert(both, VIT, tmp_path / "a.safetensors", ["x", "y", "z"])
@@ -186,7 +186,11 @@ REFUSED: dict[str, tuple[int | None, dict[str, Tensor | None], str]] = {
     "another width": (None, {"enc.transformer.prompt_embeddings": numbers(1, 5, 8)}, r"not \(1, 5, 32\)"),
     "other classes": (2, {"head.last_layer.weight": numbers(9, WIDTH)}, r"not \(3, 32\)"),
     "a head of several layers": (2, {"head.projection.0.weight": numbers(4, 4)}, "MLP_NUM"),
-    "unknown tensors": (2, {"enc.transformer.prompt_embeddings_tb": numbers(1, 5)}, "does not know"),
+    "unknown tensors": (
+        2,
+        {"enc.transformer.prompt_embeddings_tb": numbers(1, 5)},
+        "contains unknown tensors: enc.transformer.prompt_embeddings_tb",
+    ),
     "biases that learned": (2, {f"{LAYER}.1.attn.key.bias": numbers(WIDTH)}, r"key\.bias' differs"),
     "a class row that learned": (2, {"enc.transformer.embeddings.cls_token": numbers(1, 1, WIDTH)}, "token' differs"),
     "Swin": (2, {"enc.deep_prompt_embeddings_0": numbers(1, 5, 8)}, "Swin"),
@@ -210,11 +214,11 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path: Path, case: str):
 
 def test_files_of_no_known_project_and_files_that_are_cut(tmp_path: Path):
     torch.save({"weight": numbers(3, 3)}, tmp_path / "file.pth")
-    with pytest.raises(UserError, match="no project that vpt knows"):
+    with pytest.raises(UserError, match="unknown checkpoint format"):
         convert([tmp_path / "file.pth"], VIT, tmp_path / "a.safetensors", ["x", "y", "z"])
     cut = {name: value for name, value in jia_state(deep=2).items() if name != "head.last_layer.bias"}
     torch.save(cut, tmp_path / "cut.pth")
-    with pytest.raises(UserError, match=r"lacks 'head\.last_layer\.bias'"):
+    with pytest.raises(UserError, match=r"has no tensor 'head\.last_layer\.bias'"):
         convert([tmp_path / "cut.pth"], VIT, tmp_path / "a.safetensors", ["x", "y", "z"])
 
 
@@ -415,7 +419,7 @@ def test_class_names_are_held_to_the_file(clip: tuple[Any, list[str]], tmp_path:
         converted(["hot dog", "dog", *NAMES[2:]])
     with pytest.raises(UserError, match="4 classes, not 2"):
         converted(NAMES[:2])
-    with pytest.raises(UserError, match="names a class twice"):
+    with pytest.raises(UserError, match="contains a class twice"):
         converted(["cat", "cat"])
 
 
@@ -434,10 +438,10 @@ def test_another_clip_is_refused(clip: tuple[Any, list[str]], tmp_path: Path):
     with pytest.raises(UserError, match="needs a CLIP"):
         convert([tmp_path / "tower.pth"], VIT, tmp_path / "a.safetensors")
     torch.save(context, tmp_path / "bare.pth")
-    with pytest.raises(UserError, match="does not hold the names"):
+    with pytest.raises(UserError, match="does not contain its class names"):
         convert([tmp_path / "bare.pth"], words, tmp_path / "a.safetensors")
     torch.save(context | {"other_vectors": numbers(4)}, tmp_path / "other.pth")
-    with pytest.raises(UserError, match="does not know: other_vectors"):
+    with pytest.raises(UserError, match="contains unknown tensors: other_vectors"):
         convert([tmp_path / "other.pth"], words, tmp_path / "a.safetensors", NAMES)
 
 
@@ -480,7 +484,7 @@ def test_pixel_prompts_on_a_vision_model_answer_with_its_first_classes(tmp_path:
     with torch.no_grad():
         close(ours(found.path), net(images)[:, :3])
     if shape == "pad":
-        with pytest.raises(UserError, match="32 pixels, test_foreign_classifier takes 64"):
+        with pytest.raises(UserError, match="32 pixels, but test_foreign_classifier takes 64"):
             convert([tmp_path / "model.pth.tar"], [*words, "backbone.image_size=64"], tmp_path / "b", ["x", "y"])
 
 

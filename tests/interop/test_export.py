@@ -132,7 +132,7 @@ def test_a_file_that_is_not_right_is_not_left_behind(tmp_path: Path, monkeypatch
     artifact = make(tmp_path, "probe", 4)
     monkeypatch.setattr("vpt.interop.export.export.opened", lambda *_: lambda images: (torch.zeros(len(images), 3),))
     artifact.with_suffix(".pt2").write_text("what was there before")
-    with pytest.raises(UserError, match="differ from ours"):
+    with pytest.raises(UserError, match="was not written, because its scores would differ"):
         export(artifact, format="torch")
     assert artifact.with_suffix(".pt2").read_text() == "what was there before"
     assert sorted(file.name for file in tmp_path.iterdir()) == ["probe-4.pt2", "probe-4.safetensors"]

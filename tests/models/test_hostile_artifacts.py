@@ -177,4 +177,4 @@ class TestRunFolders:
         shutil.copytree(hostile.ARTIFACTS.parent / "run", run)
         shutil.copy(hostile.ARTIFACTS / "small-deep-drop.safetensors", run / "artifact.safetensors")
         page = vpt.write_report([run], tmp_path / "page.html", model=False, console=Console(quiet=True))
-        assert "has other classes than the numbers of this run" in page.read_text()
+        assert "has other classes than the metrics of this run" in page.read_text()

@@ -43,18 +43,18 @@ class TestOneRun:
         ]  # fmt: skip
         measured = json.loads((run / "metrics.json").read_text())["test"]
         right = round(measured["accuracy"] * 12)
-        assert f"{right} of 12 test images are right" in page.told("")
+        assert f"{right} of 12 test images are correct" in page.told("")
         assert "Not shown" not in page.text
         assert "deep (tokens 4, layers all, dropout 0.1)" in page.told("")
         assert f"{measured['loss']:.4f}" in page.told("calibration")
         assert "layer by layer" in page.told("attention")
-        assert "before: the backbone alone" in page.told("features")
+        assert "before training: the backbone alone" in page.told("features")
         wrong = sum(not answer.right for answer in read_answers(run / "predictions-test.csv"))
         assert f"{wrong} of 12 answers are wrong" in page.told("mistakes")
 
     def test_the_linear_probe_changes_no_features(self, run: Path, tmp_path: Path):
         page = report(run / "compare-none", tmp_path / "page.html")
-        assert "the features are those of the backbone" in page.told("features")
+        assert "the features are those of the frozen backbone" in page.told("features")
         assert "to prompts" not in page.told("attention")
 
     def test_the_other_split(self, run: Path, tmp_path: Path):
@@ -67,7 +67,7 @@ class TestOneRun:
         common = [f"data={shapes}", f"out={tmp_path}", "name=run", *NET, "train.epochs=1", *words]
         folder = vpt.train(load_config(overrides=common), QUIET).folder
         page = report(folder, tmp_path / "page.html")
-        assert "before: the backbone alone" in page.told("features")
+        assert "before training: the backbone alone" in page.told("features")
         assert ("prompt" in page.sections) == ("prompt=pixel" in words)
 
     def test_a_network_without_a_sequence(self, shapes: Path, tmp_path: Path):
@@ -95,8 +95,8 @@ class TestMissing:
         artifact.write_bytes(artifact.read_bytes()[:-40])
         page = report(copy, tmp_path / "page.html")
         assert "artifact.safetensors" in page.told("")
-        assert "there is no artifact" in page.told("model")
-        assert "every class" in page.told("classes")
+        assert "the run has no artifact yet" in page.told("model")
+        assert "metrics by class" in page.told("classes")
 
     def test_weights_that_are_gone(self, copy: Path, tmp_path: Path):
         page = report(copy, tmp_path / "page.html", weights=tmp_path / "gone.safetensors")
@@ -113,13 +113,13 @@ class TestMissing:
         lines = (copy / "log.jsonl").read_text().splitlines(keepends=True)
         (copy / "log.jsonl").write_text("".join(lines[:8]) + lines[8][:10])
         page = report(copy, tmp_path / "page.html")
-        assert "Not finished: 1 of 3 epochs are done." in page.told("")
+        assert "Not finished: 1 of 3 epochs completed." in page.told("")
         assert "validation" in page.told("curves")
         assert "not measured" in page.told("cost")
         (copy / "log.jsonl").write_text("".join(lines[:2]))
         assert "step" in report(copy, tmp_path / "page.html").told("curves")
         (copy / "log.jsonl").unlink()
-        assert "nothing is logged" in report(copy, tmp_path / "page.html").told("curves")
+        assert "nothing was logged" in report(copy, tmp_path / "page.html").told("curves")
 
     def test_damaged_files_are_named(self, copy: Path, tmp_path: Path):
         (copy / "metrics.json").write_text('{"test": ')
@@ -181,13 +181,13 @@ def test_several_labels_an_image(tmp_path: Path):
     folder = vpt.train(load_config(overrides=words), QUIET).folder
     page = report(folder, tmp_path / "page.html")
     assert "Not shown" not in page.text
-    assert "said wrongly" in page.told("classes")
-    assert "has the very same labels" in page.told("features")
-    assert "labels right" in page.told("calibration")
+    assert "false positives" in page.told("classes")
+    assert "has exactly the same labels" in page.told("features")
+    assert "labels correct" in page.told("calibration")
     other = vpt.train(load_config(overrides=[*words, "name=other", "prompt=none"]), QUIET).folder
     assert "all its labels" in report([folder, other], tmp_path / "two.html").told("differences")
     (tmp_path / "data.csv").unlink()
-    assert "Not shown: scores of all labels" in report(folder, tmp_path / "page.html").told("calibration")
+    assert "Not shown: runs do not store the scores" in report(folder, tmp_path / "page.html").told("calibration")
 
 
 class TestSeveralRuns:
@@ -201,14 +201,14 @@ class TestSeveralRuns:
 
     def test_a_run_against_itself(self, run: Path, copy: Path, tmp_path: Path):
         page = report([run, copy], tmp_path / "page.html")
-        assert "they are right on the same images" in page.told("differences")
-        assert "about 0 of 12 images" in page.told("disagreements")
+        assert "both are correct on the same images" in page.told("differences")
+        assert "disagree on 0 of 12 images" in page.told("disagreements")
 
     def test_another_truth_is_not_compared(self, run: Path, copy: Path, tmp_path: Path):
         file = copy / "predictions-test.csv"
         file.write_text(file.read_text().replace(",square,", ",standing,"))
         page = report([run, copy], tmp_path / "page.html")
-        assert "measured on different data" in page.told("differences")
+        assert "evaluated on different data" in page.told("differences")
 
     def test_other_pictures_of_the_same_names_are_not_compared(self, run: Path, copy: Path, tmp_path: Path):
         settings = yaml.safe_load((run / "config.yaml").read_text())
@@ -216,14 +216,14 @@ class TestSeveralRuns:
         shutil.copytree(settings["data"]["path"], moved)
         settings["data"]["path"] = str(moved)
         (copy / "config.yaml").write_text(yaml.safe_dump(settings))
-        assert "right on the same images" in report([run, copy], tmp_path / "page.html").told("differences")
+        assert "both are correct on the same images" in report([run, copy], tmp_path / "page.html").told("differences")
         for picture in (moved / "test").rglob("*.png"):
             Image.new("RGB", (8, 8)).save(picture)
         page = report([run, copy], tmp_path / "page.html")
-        assert "they were measured on other data" in page.told("differences")
-        assert "for want of answers image by image" in page.told("")
+        assert "they were evaluated on different data" in page.told("differences")
+        assert "as there are no predictions by image" in page.told("")
         shutil.rmtree(moved)
-        assert "cannot be looked at" in report([run, copy], tmp_path / "page.html").told("differences")
+        assert "which cannot be compared" in report([run, copy], tmp_path / "page.html").told("differences")
 
     def test_with_one_unfinished(self, run: Path, copy: Path, tmp_path: Path):
         for name in ("metrics.json", "artifact.safetensors", "predictions-test.csv"):

@@ -112,22 +112,22 @@ def test_names_that_would_cover_each_other_are_left_out(sure: Path, tmp_path: Pa
 def test_data_that_is_gone(run: Path, tmp_path: Path):
     page = report(run, tmp_path / "page.html", data=str(tmp_path / "gone"))
     assert "Not shown: there is no" in page.told("pictures")
-    assert "every class" in page.told("boxes")
+    assert "metrics by class" in page.told("boxes")
 
 
 def test_boxes_of_another_form_are_told(sure: Path, tmp_path: Path):
     (sure / "predictions-test.json").write_text('[{"image": "a"}]')
     page = report(sure, tmp_path / "page.html")
-    assert "of another form" in page.told("")
-    assert "holds no predictions-test.json" in page.told("pictures")
+    assert "have an unexpected form" in page.told("")
+    assert "has no predictions-test.json" in page.told("pictures")
 
 
 def test_two_runs(run: Path, sure: Path, tmp_path: Path):
     page = report([run, sure], tmp_path / "page.html")
-    assert "mAP of every class" in page.told("classes")
+    assert "mAP by class" in page.told("classes")
     assert "precision, mean over classes" in page.told("curves")
     assert "On the same 30 images" in page.told("differences")
-    assert "more than chance explains" in page.told("differences")  # truth with a few shifts beside a run of one epoch
+    assert "statistically significant" in page.told("differences")  # truth with a few shifts beside a run of one epoch
     assert "has the highest mean average precision" in page.told("")
 
 
@@ -137,7 +137,7 @@ def test_the_score_by_matches_is_that_of_the_run(run: Path, sure: Path):
     found = scored({"one": (source.boxes, data), "other": (source.boxes, data)}, "test")
     assert found.score["one"] == pytest.approx(source.measured["map"], abs=1e-7)
     assert source.measured["map"] > 0
-    assert [verdict(gain) for _, _, gain in found.pairs] == ["they score the same"]
+    assert [verdict(gain) for _, _, gain in found.pairs] == ["equal scores"]
     less = scored({"one": (source.boxes, data), "other": (read_source(sure).boxes, data)}, "test")
     assert less.images == 30
 
@@ -150,7 +150,7 @@ def test_the_interval_of_one_run(run: Path, sure: Path, tmp_path: Path):
     (_, _, ahead) = scored({"a": (nothing, data), "b": (source.boxes, data)}, "test").pairs[0]
     assert (low, high) == (ahead.low, ahead.high)
     assert low < source.measured["map"] < high
-    lead = "On endless images of this kind it would be between"
+    lead = "95% confidence interval: "
     assert lead in report(run, tmp_path / "page.html").told("")
     (sure / "predictions-test.json").write_text('[{"image": "another", "boxes": []}]')
     assert lead not in report(sure, tmp_path / "page.html").told("")
@@ -170,7 +170,7 @@ def test_runs_that_do_not_pair_are_told(run: Path, sure: Path, tmp_path: Path):
     data = load_boxes(load_config(overrides=["task=detection"]).data)
     source = read_source(run)
     moved = replace(data, test=tuple(replace(record, boxes=record.boxes[::-1]) for record in data.test))
-    with pytest.raises(UserError, match="measured on different data"):
+    with pytest.raises(UserError, match="evaluated on different data"):
         scored({"one": (source.boxes, data), "other": (source.boxes, moved)}, "test")
     renamed = [{**row, "image": f"other {row['image']}"} for row in source.boxes]
     with pytest.raises(UserError, match="no image in common"):
@@ -186,5 +186,5 @@ def test_classification_beside_detection_is_refused(run: Path, tmp_path: Path):
     other = tmp_path / "other"
     other.mkdir()
     (other / "config.yaml").write_text("data: digits\n")
-    with pytest.raises(UserError, match="do not compare"):
+    with pytest.raises(UserError, match="cannot be compared"):
         report([run, other], tmp_path / "page.html")

@@ -288,9 +288,9 @@ def test_what_was_not_measured_says_so():
     told = dict(cost_facts({}, []))
     assert set(told.values()) == {"not measured", "not recorded"}
     told = dict(cost_facts({"joules": 3600.0, "peak_bytes": 2_000_000, "seconds": 61.0}, ROWS))
-    assert told["energy of the GPU"] == "1.00 Wh"
-    assert told["peak memory while training"] == "2.00 MB"
-    assert told["an epoch of training (median)"] == "6.0 s"
+    assert told["GPU energy"] == "1.00 Wh"
+    assert told["peak memory during training"] == "2.00 MB"
+    assert told["training time per epoch (median)"] == "6.0 s"
 
 
 def _whole_boxes(count: int) -> np.ndarray:

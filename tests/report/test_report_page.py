@@ -63,13 +63,13 @@ def test_what_stands_for_a_matrix_depends_on_its_size(browser: Any, pages: dict[
         page = opened(browser, pages[which])
         assert page.locator("table.matrix").count() == tables
         assert page.locator("svg[aria-label^='Confusion matrix']").count() == drawings
-        assert page.locator("caption", has_text="confused most often").count() == 1
+        assert page.locator("caption", has_text="most frequently confused").count() == 1
         page.close()
 
 
 def test_tables_sort(browser: Any, pages: dict[str, Path]):
     page = opened(browser, pages["18"])
-    table = page.locator("table.sortable", has=page.locator("caption", has_text="every class"))
+    table = page.locator("table.sortable", has=page.locator("caption", has_text="metrics by class"))
 
     def column(at: int) -> list[str]:
         return table.locator(f"tbody tr > :nth-child({at})").all_text_contents()

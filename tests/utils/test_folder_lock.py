@@ -185,7 +185,7 @@ def test_a_moved_folder_goes_on_from_its_new_place(shapes: Path, tmp_path: Path,
         return usual(*more)
 
     monkeypatch.setattr(Trainer, "train_step", step)
-    with pytest.raises(UserError, match="go on from its new place"):
+    with pytest.raises(UserError, match="continue from its new location"):
         train(settings(shapes, tmp_path, "data.workers=0"), QUIET)
     assert not (tmp_path / "run").exists()
     assert resume(tmp_path / "elsewhere", console=QUIET).metrics["epochs"] == 3

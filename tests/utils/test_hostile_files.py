@@ -162,9 +162,9 @@ class TestYaml:
     @pytest.mark.parametrize(
         ("text", "sentence"),
         [
-            (BOMB, "with its aliases written out it has more than 100,000 values"),
-            (MERGED, "with its aliases written out it has more than 100,000 values"),
-            ("a: &a [*a]", "an alias refers to a value that holds it"),
+            (BOMB, "with its aliases expanded it has more than 100,000 values"),
+            (MERGED, "with its aliases expanded it has more than 100,000 values"),
+            ("a: &a [*a]", "an alias refers to a value that contains it"),
             ("a: [" + "1," * 200_000 + "1]", "more than 100,000 values"),
             ("a: " + "[" * 10_000, "nested more than 50 levels deep"),
             ("a: '" + "x" * 2_000_000 + "'", "more than 1,000,000 characters"),

@@ -1,4 +1,4 @@
-"""Configuration: typed sections, validated as a whole. A file a section; `run` puts them together, `load` reads them.
+"""Configuration: typed sections, validated as a whole. Each section has a file; `run` combines them.
 
 Sources are merged in this order: defaults, a YAML file, `key=value` words from the command line.
 """

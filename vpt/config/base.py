@@ -1,4 +1,4 @@
-"""What every section of a configuration is made from."""
+"""Base class and types of all configuration sections."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from vpt.config.words import read_value, split_values
 
-# Every setting is bounded: settings also come from the header of an artifact, which a stranger may have written.
+# Every setting is bounded: settings are also read from the headers of untrusted artifacts.
 Place = Annotated[str, Field(max_length=4200)]  # a path or an address
 Word = Annotated[str, Field(max_length=200)]
 Sentence = Annotated[str, Field(max_length=1000)]
-MANY = 1_000_000  # of what nobody needs more
+MANY = 1_000_000  # upper bound of settings that have no natural one
 
 
 class Section(BaseModel):
-    """Base of every section: unknown keys and infinite numbers are errors, values cannot change after validation."""
+    """Base of every section: unknown keys and infinite numbers are errors, values are immutable after validation."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, protected_namespaces=(), allow_inf_nan=False
@@ -40,7 +40,7 @@ ALWAYS_LISTED = BeforeValidator(_always_listed)  # for a field that is always a 
 
 
 def short(key: str, default: str | None = None) -> BeforeValidator:
-    """Let a bare word stand for a section (`prompt=deep` is `prompt.kind=deep`), and a section lack its kind."""
+    """Accept a bare word for a section (`prompt=deep` is `prompt.kind=deep`), and a section without its kind."""
 
     def expand(value: Any) -> Any:
         if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Every setting in words: its key, its default, what it means; from the models that check it."""
+"""Descriptions of all settings: key, default and meaning, from the models that validate them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from vpt.utils.errors import UserError
 
 @dataclass(frozen=True)
 class Described:
-    """A setting.
+    """Description of a setting.
 
     Args:
         key: as on the command line, `train.epochs`.
-        default: as YAML has it.
-        meaning: in words, with the values it may take if these are few.
-        kinds: of its section that have it; empty where the section has none.
+        default: in YAML.
+        meaning: description, with the allowed values if these are few.
+        kinds: kinds of its section that have it; empty if the section has none.
     """
 
     key: str
@@ -36,7 +36,7 @@ class Described:
 
 
 def described(section: str = "") -> list[Described]:
-    """All settings of a run whose key is `section` or lies in it; equal settings of several kinds are one.
+    """All settings of a run whose key is `section` or below it; equal settings of several kinds are merged.
 
     >>> [found] = described("train.epochs")
     >>> found.key, found.default
@@ -46,14 +46,14 @@ def described(section: str = "") -> list[Described]:
     for one in _of(RunConfig, RunConfig(), "", ()):
         if not section or one.key == section or one.key.startswith(f"{section}."):
             merged.setdefault((one.key, one.default, one.meaning), []).extend(one.kinds)
-    return [Described(*told, kinds=tuple(kinds)) for told, kinds in merged.items()]
+    return [Described(*fields, kinds=tuple(kinds)) for fields, kinds in merged.items()]
 
 
 def _of(model: type[BaseModel], defaults: BaseModel | None, prefix: str, kinds: tuple[str, ...]) -> Iterator[Described]:
-    """The settings of a section.
+    """Yield the settings of a section.
 
     Args:
-        defaults: the section as it is when nothing is said; None where its own fields tell.
+        defaults: the section with its defaults; None if the fields define them.
     """
     for name, field in model.model_fields.items():
         key, value = f"{prefix}{name}", getattr(defaults, name, PydanticUndefined)
@@ -73,7 +73,7 @@ def _of(model: type[BaseModel], defaults: BaseModel | None, prefix: str, kinds: 
 
 
 def _plugins(key: str) -> dict[str, type[BaseModel]]:
-    """Sections that others have added to a registry, by kind; without those that cannot be loaded."""
+    """Sections added to a registry by plug-ins, by kind; without those that cannot be loaded."""
     found: dict[str, type[BaseModel]] = {}
     for registry in REGISTRIES:
         for kind in registry.kinds() if registry.key == key else ():
@@ -85,7 +85,7 @@ def _plugins(key: str) -> dict[str, type[BaseModel]]:
 
 
 def config_schema() -> dict[str, Any]:
-    """The JSON Schema of a config file, with the kinds that installed packages and the user have added.
+    """JSON Schema of a config file, including kinds added by installed packages and by the user.
 
     >>> sorted(config_schema()["properties"])[:3]
     ['backbone', 'cases', 'compare']
@@ -109,7 +109,7 @@ def config_schema() -> dict[str, Any]:
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
-    """The sections a field may hold, looked for inside of unions."""
+    """The section models of a field, including those inside of unions."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     if get_origin(annotation) in (list, dict, tuple):
@@ -123,12 +123,12 @@ def _yaml(value: Any) -> str:
 
 
 def _meaning(field: FieldInfo) -> str:
-    told, choices = field.description or "", _choices(field.annotation)
-    if all(choice in told for choice in choices):
-        return told
-    return "; ".join(filter(None, [told, f"one of {', '.join(choices)}"]))
+    description, choices = field.description or "", _choices(field.annotation)
+    if all(choice in description for choice in choices):
+        return description
+    return "; ".join(filter(None, [description, f"one of {', '.join(choices)}"]))
 
 
 def _choices(annotation: Any) -> list[str]:
-    """The few values that a field takes; empty where it takes others too."""
+    """The allowed values of a field if they are enumerated, else an empty list."""
     return [str(value) for value in get_args(annotation)] if get_origin(annotation) is Literal else []

@@ -16,22 +16,22 @@ Pool = Literal["native", "cls", "avg", "prompts", "all", "mean_then_norm", "mean
 
 
 class FeatureHead(HeadSection):
-    """Base of the settings of heads over pooled features: `build(features, classes)` makes the module."""
+    """Base of the settings of heads on pooled features; `build(features, classes)` creates the module."""
 
     pool: Pool = Field(
         "native",
-        description="what the head reads: native (the backbone's own pooling), cls, avg (mean of patches), prompts "
+        description="input of the head: native (the backbone's own pooling), cls, avg (mean of patches), prompts "
         "(mean of prompts), all (mean of both); mean_then_norm: mean of both before the norm, then a norm without "
         "weights (VPT's code on MAE); mean_then_own_norm: then the backbone's norm",
     )
 
     @property
     def reads(self) -> str:
-        """What of the backbone the head reads."""
+        """The pooling whose output the head takes."""
         return self.pool
 
     def build(self, features: int, classes: int) -> Any:
-        """The module from features (B, `features`) to scores (B, `classes`)."""
+        """Create the module from features (B, `features`) to scores (B, `classes`)."""
         return super().build(features, classes)
 
 
@@ -40,14 +40,14 @@ class LinearHead(FeatureHead):
 
     kind: Literal["linear"] = "linear"
     make: ClassVar[str] = "vpt.heads.linear:build_linear"
-    dropout: float = Field(0.0, ge=0, lt=1, description="dropout on what the head reads")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the input of the head")
     init: Literal["small", "fan_out", "probe"] = Field(
         "small",
-        description="weights of the last layer: small (standard deviation 0.02), fan_out (Kaiming normal, VPT), probe "
-        "(logistic regression on the features before training; default with task=classification, AdamW and no pixel "
-        "prompt)",
+        description="initial weights of the last layer: small (standard deviation 0.02), fan_out (Kaiming normal, "
+        "VPT), probe (logistic regression on the features before training; default with task=classification, AdamW and "
+        "no pixel prompt)",
     )
-    bias: float = Field(0.0, ge=-1e6, le=1e6, description="bias of the last layer at the start; VPT: -4.59512")
+    bias: float = Field(0.0, ge=-1e6, le=1e6, description="initial bias of the last layer; VPT: -4.59512")
 
 
 class MlpHead(LinearHead):
@@ -56,7 +56,8 @@ class MlpHead(LinearHead):
     kind: Literal["mlp"] = "mlp"  # type: ignore[assignment]
     make: ClassVar[str] = "vpt.heads.linear:build_mlp"
     init: Literal["small", "fan_out"] = Field(
-        "small", description="weights of the last layer: small (standard deviation 0.02), fan_out (Kaiming normal)"
+        "small",
+        description="initial weights of the last layer: small (standard deviation 0.02), fan_out (Kaiming normal)",
     )
     hidden: Annotated[list[Annotated[int, Field(ge=1, le=65_536)]], ALWAYS_LISTED] = Field(
         default_factory=lambda: [512], min_length=1, max_length=16, description="widths of the hidden layers"
@@ -64,21 +65,19 @@ class MlpHead(LinearHead):
 
 
 class LabelMapHead(HeadSection):
-    """No new head: the backbone's own classifier, its classes mapped to the task's (Chen et al. 2023)."""
+    """Label mapping: the backbone's own classifier, its classes mapped to those of the task (Chen et al. 2023)."""
 
     kind: Literal["labelmap"] = "labelmap"
     make: ClassVar[str] = "vpt.heads.label_mapping:build_label_map"
     needs_classifier: ClassVar[bool] = True
     method: Literal["first", "random", "frequency", "iterative", "semantic", "full"] = Field(
         "iterative",
-        description="first: in order; random; frequency: by its predictions before training; iterative: anew in every "
-        "epoch; semantic: by the likeness of names; full: a linear layer learns it",
+        description="first: in order; random; frequency: by predictions before training; iterative: updated in every "
+        "epoch; semantic: by similarity of names; full: a trained linear layer",
     )
-    sources: int = Field(
-        1, ge=1, le=MANY, description="source classes whose scores are averaged for a class of the task"
-    )
-    every: int = Field(1, ge=1, le=MANY, description="method=iterative: epochs between new mappings")
-    text: Word = Field("ViT-B-32", description="method=semantic: open_clip model whose text tower compares names")
+    sources: int = Field(1, ge=1, le=MANY, description="source classes averaged for each class of the task")
+    every: int = Field(1, ge=1, le=MANY, description="method=iterative: epochs between updates of the mapping")
+    text: Word = Field("ViT-B-32", description="method=semantic: open_clip model whose text encoder compares names")
     text_pretrained: Place = Field("openai", description="method=semantic: its weights, a tag of open_clip or a file")
 
     @property
@@ -88,14 +87,14 @@ class LabelMapHead(HeadSection):
 
 
 class ZeroShotHead(HeadSection):
-    """Class names through the frozen text tower of a CLIP; cosines to them are the scores (Radford et al. 2021)."""
+    """Zero-shot head: cosine similarity to class names encoded by a frozen CLIP (Radford et al. 2021)."""
 
     kind: Literal["zeroshot"] = "zeroshot"
     needs_text: ClassVar[bool] = True
     templates: Templates = Field(
         "auto",
-        description="auto (the data set's own where it has one, else single), single ('a photo of a {}.'), simple (7), "
-        "openai (80), a text with {}, a list of them, or a file with one a line",
+        description="auto (the data set's own if it has one, else single), single ('a photo of a {}.'), simple (7), "
+        "openai (80), a text with {}, a list of them, or a file with one per line",
     )
 
 
@@ -103,14 +102,14 @@ class TipHead(ZeroShotHead):
     """Zero-shot scores and a cache of the training images' features (Tip-Adapter, Zhang et al. 2022)."""
 
     kind: Literal["tip"] = "tip"  # type: ignore[assignment]
-    finetune: bool = Field(False, description="the cache's keys learn (Tip-Adapter-F)")
-    passes: int = Field(10, ge=1, le=MANY, description="augmented views of a training image whose mean is its key")
-    alpha: float = Field(10.0, gt=0.1, le=MANY, description="largest weight of the cache that is tried on validation")
-    beta: float = Field(12.0, gt=0.1, le=MANY, description="largest sharpness that is tried on validation")
+    finetune: bool = Field(False, description="train the keys of the cache (Tip-Adapter-F)")
+    passes: int = Field(10, ge=1, le=MANY, description="augmented views of each training image, averaged to its key")
+    alpha: float = Field(10.0, gt=0.1, le=MANY, description="largest weight of the cache tried on validation")
+    beta: float = Field(12.0, gt=0.1, le=MANY, description="largest sharpness tried on validation")
     first_alpha: float = Field(
-        1.0, ge=0, le=MANY, description="weight of the cache while keys learn, and without validation"
+        1.0, ge=0, le=MANY, description="weight of the cache during training, and without validation"
     )
-    first_beta: float = Field(5.5, ge=0, le=MANY, description="sharpness while keys learn, and without validation")
+    first_beta: float = Field(5.5, ge=0, le=MANY, description="sharpness during training, and without validation")
 
 
 HEADS: Registry[HeadSection] = Registry(

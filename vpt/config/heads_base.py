@@ -1,4 +1,4 @@
-"""What the settings of every head have."""
+"""Base of the settings of all heads."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ class HeadSection(KindSection):
     """Base of the settings of every head."""
 
     task: ClassVar[Literal["classification", "detection"]] = "classification"
-    needs_classifier: ClassVar[bool] = False  # the backbone is loaded with the classifier of its library
-    needs_text: ClassVar[bool] = False  # the backbone is loaded with its text tower
+    needs_classifier: ClassVar[bool] = False  # load the backbone with its pretrained classifier
+    needs_text: ClassVar[bool] = False  # load the backbone with its text tower
 
     @property
     def reads(self) -> str:
-        """What of the backbone the head reads: "native", its own pooling, or another that `Backbone.features` knows."""
+        """Pooling whose output the head takes: "native" (the backbone's own), or another one of `Backbone.features`."""
         return "native"

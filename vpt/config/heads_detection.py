@@ -19,85 +19,87 @@ class BoxHead(HeadSection):
         default_factory=lambda: [-1],
         min_length=1,
         max_length=64,
-        description="layers whose patch grids are read; -1 is the last",
+        description="layers whose patch tokens are the input; -1 is the last",
     )
     size: int | None = Field(
-        None, ge=16, le=4096, description="short side of images, in pixels; default: twice the backbone's own"
+        None, ge=16, le=4096, description="short side of the images in pixels; default: twice the backbone's own"
     )
-    longest: float = Field(1.6, ge=1, le=20, description="longest side, as a multiple of size")
-    score: float = Field(0.05, ge=0, lt=1, description="boxes below this score are not predicted")
-    overlap: float = Field(0.6, gt=0, lt=1, description="of two boxes of a class that overlap more, one is dropped")
-    boxes: int = Field(100, ge=1, le=10_000, description="boxes predicted in an image at most")
+    longest: float = Field(1.6, ge=1, le=20, description="longest side as a multiple of size")
+    score: float = Field(0.05, ge=0, lt=1, description="minimum score of predicted boxes")
+    overlap: float = Field(0.6, gt=0, lt=1, description="IoU threshold of non-maximum suppression within a class")
+    boxes: int = Field(100, ge=1, le=10_000, description="maximum number of boxes per image")
 
 
 class PyramidHead(BoxHead):
-    """Base of the settings of torchvision's detectors over a simple feature pyramid."""
+    """Base of the settings of torchvision's detectors on a simple feature pyramid."""
 
     scales: Annotated[list[Annotated[float, Field(ge=0, le=100)]], ALWAYS_LISTED] = Field(
         default_factory=lambda: [2.0, 1.0, 0.5, 0.25],
         min_length=1,
         max_length=16,
-        description="pyramid levels, as multiples of the patch grid: 4, 2, 1, 0.5 or 0.25",
+        description="pyramid levels as multiples of the patch grid: 4, 2, 1, 0.5 or 0.25",
     )
-    channels: int = Field(64, ge=64, le=1024, multiple_of=32, description="of the pyramid and the head")
+    channels: int = Field(64, ge=64, le=1024, multiple_of=32, description="channels of the pyramid and the head")
 
     def build(self, link: Any, classes: int, strides: Any) -> Any:
-        """The detector.
+        """Create the detector.
 
         Args:
             link: a module from images to maps (B, channels, h, w) by name, "0" being the finest; it has `out_channels`.
-            classes: of the task.
+            classes: number of classes of the task.
             strides: of the maps, in pixels.
         """
         return super().build(link, classes, strides)
 
 
 class FcosHead(PyramidHead):
-    """FCOS (Tian et al. 2019) by torchvision, over a simple feature pyramid."""
+    """FCOS (Tian et al. 2019) by torchvision, on a simple feature pyramid."""
 
     kind: Literal["fcos"] = "fcos"
     make: ClassVar[str] = "vpt.heads.detection.torchvision:fcos"
-    convs: int = Field(4, ge=0, le=8, description="convolutions between a level and what it predicts; 0: a small head")
+    convs: int = Field(
+        4, ge=0, le=8, description="convolutions between a pyramid level and its predictions; 0: a small head"
+    )
 
 
 class RetinaHead(PyramidHead):
-    """RetinaNet (Lin et al. 2017) by torchvision, over a simple feature pyramid."""
+    """RetinaNet (Lin et al. 2017) by torchvision, on a simple feature pyramid."""
 
     kind: Literal["retinanet"] = "retinanet"
     make: ClassVar[str] = "vpt.heads.detection.torchvision:retinanet"
 
 
 class FasterHead(PyramidHead):
-    """Faster R-CNN (Ren et al. 2015) by torchvision, over a simple feature pyramid."""
+    """Faster R-CNN (Ren et al. 2015) by torchvision, on a simple feature pyramid."""
 
     kind: Literal["faster_rcnn"] = "faster_rcnn"
     make: ClassVar[str] = "vpt.heads.detection.torchvision:faster_rcnn"
 
 
 class OwlHead(BoxHead):
-    """Class scores are likenesses of patch features to text features, a box a patch (OWL-ViT, Minderer et al. 2022)."""
+    """Open-vocabulary head: similarity of patch and text features, a box per patch (OWL-ViT, Minderer et al. 2022)."""
 
     kind: Literal["owl"] = "owl"
     needs_text: ClassVar[bool] = True
-    templates: Templates = Field("single", description="as of head=zeroshot")
-    overlap: float = Field(0.5, gt=0, le=1, description="of two boxes of a class that overlap more, one is dropped")
+    templates: Templates = Field("single", description="as for head=zeroshot")
+    overlap: float = Field(0.5, gt=0, le=1, description="IoU threshold of non-maximum suppression within a class")
 
 
 class NativeHead(BoxHead):
-    """A whole frozen detector of torchvision, behind a pixel prompt."""
+    """A complete frozen detector of torchvision with a pixel prompt."""
 
     kind: Literal["native"] = "native"
     score: float | None = Field(  # type: ignore[assignment]
-        None, ge=0, lt=1, description="boxes below this score are not predicted; default: the detector's own"
+        None, ge=0, lt=1, description="minimum score of predicted boxes; default: the detector's own"
     )
     overlap: float | None = Field(  # type: ignore[assignment]
-        None, gt=0, lt=1, description="of two boxes that overlap more, one is dropped; default: the detector's own"
+        None, gt=0, lt=1, description="IoU threshold of non-maximum suppression; default: the detector's own"
     )
     boxes: int | None = Field(  # type: ignore[assignment]
-        None, ge=1, le=10_000, description="boxes predicted in an image at most; default: the detector's own"
+        None, ge=1, le=10_000, description="maximum number of boxes per image; default: the detector's own"
     )
     classes: dict[Sentence, Sentence] = Field(
         default_factory=dict,
         max_length=10_000,
-        description="class of the task: class of the detector that stands for it, where names differ",
+        description="class of the task: class of the detector, where names differ",
     )

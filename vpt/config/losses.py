@@ -1,4 +1,4 @@
-"""Settings of the loss of classification."""
+"""Settings of the classification loss."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from vpt.config.registry import KindSection, Registry
 
 
 class LossSection(KindSection):
-    """Base of the settings of a loss: `build` makes it for the labels of a run."""
+    """Base of the settings of a loss; `build` creates it for the labels of a run."""
 
     def build(self, labels: Any) -> Callable[[Any, Any], Any]:
-        """A function of scores (B, K) and labels, (B,) indices or (B, K) zeros and ones, to a scalar.
+        """Create a function of scores (B, K) and labels, (B,) indices or (B, K) zeros and ones, that returns a scalar.
 
         Args:
-            labels: `vpt.training.losses.LabelInfo`: several labels an image or one, smoothing, weights of classes.
+            labels: `vpt.training.losses.LabelInfo`: one or several labels per image, smoothing, class weights.
         """
         loss: Callable[[Any, Any], Any] = super().build(labels)
         return loss
 
 
 class CrossEntropyLoss(LossSection):
-    """Cross-entropy; binary cross-entropy of each class where an image may have several labels."""
+    """Cross-entropy; binary cross-entropy of each class if images may have several labels."""
 
     kind: Literal["cross_entropy"] = "cross_entropy"
     make: ClassVar[str] = "vpt.training.losses:cross_entropy"

@@ -1,4 +1,4 @@
-"""From defaults, a YAML file and `key=value` words to one validated RunConfig; every mistake is told at once."""
+"""Loading of a configuration from defaults, a YAML file and `key=value` overrides; all errors are reported at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vpt.utils.errors import UserError, nearest
 from vpt.utils.file_names import one_line
 from vpt.utils.safe_yaml import MOST_BYTES, BadYaml, parse_yaml
 
-MOST_LINES = 20  # mistakes that are named
+MOST_LINES = 20  # most errors listed
 
 
 def load_config(
@@ -29,10 +29,10 @@ def load_config(
     base: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> RunConfig:
-    """Merge defaults, `base`, the YAML `file` and `key=value` words into one validated RunConfig.
+    """Merge defaults, `base`, the YAML `file` and `key=value` overrides into one validated RunConfig.
 
-    A class of the user's own (`prompt=my_module:MyPrompt`) is imported where the file or the words name it. `base` may
-    come from an artifact or a run folder, and nothing is imported because it says so.
+    A class of the user's own (`prompt=my_module:MyPrompt`) is imported if the file or the overrides name it. `base` may
+    come from an artifact or a run folder; names in it are never imported.
 
     Args:
         file: of settings, by their full names.
@@ -41,7 +41,7 @@ def load_config(
         settings: as `overrides`, as keywords; they come last.
 
     Raises:
-        UserError: a file that cannot be read, or one line for every mistake found.
+        UserError: a file that cannot be read, or one line for every error found.
 
     >>> load_config(overrides=["prompt=shallow", "prompt.tokens=5"]).prompt.tokens
     5
@@ -73,7 +73,7 @@ def changed(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
 
 
 def _drop(tree: dict[str, Any], key: str) -> None:
-    """Remove a setting, by its full name, if it is there."""
+    """Remove a setting by its full name, if present."""
     *parents, last = key.split(".")
     place: Any = tree
     for parent in parents:
@@ -83,12 +83,12 @@ def _drop(tree: dict[str, Any], key: str) -> None:
 
 
 def _resolved(tree: Mapping[str, Any], words: Mapping[str, Any]) -> RunConfig:
-    """The configuration of a tree that holds `words` already, with what its cases say for all but these."""
+    """The configuration of a tree that contains `words`; settings of matching cases apply to all others."""
     config = _validated(tree)
     if not config.cases:
         return config
     check_cases(config)
-    # A later load of this configuration must not undo what the words say now.
+    # Loading this configuration again must not undo the overrides.
     given = _leaves(words)
     left = [
         {"when": case.when, "use": {name: value for name, value in case.use.items() if name not in given}}
@@ -110,10 +110,10 @@ def _validated(tree: Mapping[str, Any]) -> RunConfig:
 
 
 def read_yaml(file: str | Path) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping; UserError when it is missing or something else."""
+    """Read a YAML file that contains a mapping; raises a UserError if it is missing or something else."""
     try:
         with Path(file).open("rb") as opened:
-            content = opened.read(4 * MOST_BYTES + 1)  # no more, whatever is behind the name
+            content = opened.read(4 * MOST_BYTES + 1)  # bounded, whatever the file is
         value = parse_yaml(content.decode("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not a text file"
@@ -123,12 +123,12 @@ def read_yaml(file: str | Path) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise UserError(f"{file} must hold 'key: value' lines, found {type(value).__name__}")
+        raise UserError(f"{file} must contain 'key: value' lines, found {type(value).__name__}")
     return value
 
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
-    """Turn `a.b=1` words into a nested mapping; values are read as YAML.
+    """Convert `a.b=1` overrides to a nested mapping; values are parsed as YAML.
 
     >>> parse_overrides(["train.epochs=3", "prompt=deep", "prompt.layers=[0, 1]"])
     {'train': {'epochs': 3}, 'prompt': {'kind': 'deep', 'layers': [0, 1]}}
@@ -181,7 +181,7 @@ def _plain(value: Any) -> Any:
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:
-    """A tree of one setting, by its full name."""
+    """A nested mapping of one setting, by its full name."""
     *parents, last = key.split(".")
     branch: dict[str, Any] = {last: value}
     for parent in reversed(parents):
@@ -190,7 +190,7 @@ def _nested(key: str, value: Any) -> dict[str, Any]:
 
 
 def given_keys(words: Sequence[str]) -> list[str]:
-    """The settings that `key=value` words give, by their full names.
+    """Full names of the settings in `key=value` overrides.
 
     >>> given_keys(["data=photos", "train.optimizer=sgd", "head={kind: fcos, score: 0.1}"])
     ['data.path', 'train.optimizer.kind', 'head.kind', 'head.score']
@@ -199,7 +199,7 @@ def given_keys(words: Sequence[str]) -> list[str]:
 
 
 def _leaves(tree: Mapping[str, Any]) -> list[str]:
-    """Full names of the settings in a tree."""
+    """Full names of the settings in a nested mapping."""
 
     def walk(path: tuple[str, ...], value: Any) -> Iterator[str]:
         if path and isinstance(value, str) and path[-1] in _SHORTHAND:
@@ -225,7 +225,7 @@ _SHORTHAND = {
 
 
 def _merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """Deep merge. Where `kind` changes, settings of the old kind that the new one lacks are dropped."""
+    """Deep merge. If `kind` changes, settings of the old kind that the new one lacks are dropped."""
     merged = dict(old)
     for key, value in new.items():
         before = merged.get(key)
@@ -242,7 +242,7 @@ def _merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _kinds(section: str) -> dict[str, type[Section]]:
-    """The kinds of a section, by its last name, that need no import; empty for one that has none."""
+    """The built-in kinds of a section, by its last name; empty for a section without kinds."""
     for registry in REGISTRIES:
         if section == registry.key.rpartition(".")[2]:
             return dict(registry.own)
@@ -253,7 +253,7 @@ def _kinds(section: str) -> dict[str, type[Section]]:
 
 
 def _section_of(section: str, kind: Any) -> type[Section] | None:
-    """The section of a kind, of plug-ins too."""
+    """The section class of a kind, including plug-ins."""
     if not isinstance(kind, str):
         return None
     for registry in REGISTRIES:
@@ -264,13 +264,13 @@ def _section_of(section: str, kind: Any) -> type[Section] | None:
 
 
 def _fields_of_kind(section: str, kind: Any) -> set[str]:
-    # A learning rate that suits one optimiser is wrong for the other, so an optimiser keeps nothing.
+    # A learning rate for one optimiser is wrong for the other, so no settings are kept if the optimiser changes.
     model = None if section == "optimizer" else _section_of(section, kind)
     return set() if model is None else set(model.model_fields)
 
 
 def _explain(error: ValidationError, tree: Mapping[str, Any]) -> Iterator[str]:
-    """One line for each mistake, in the user's own key names."""
+    """One line for each error, with the user's key names."""
     for item in error.errors():
         path = [str(part) for part in item["loc"]]
         key = key_of(path)
@@ -296,7 +296,7 @@ def _expected(key: str) -> list[str]:
 
 
 def key_of(place: Sequence[str]) -> str:
-    """The name of a setting by the place that pydantic gives, without the kinds and types that it tried there.
+    """Name of a setting from the location that pydantic reports, without the kinds and types in it.
 
     >>> key_of(["prompt", "deep", "layers", "list[constrained-int]", "0"])
     'prompt.layers.0'
@@ -307,7 +307,7 @@ def key_of(place: Sequence[str]) -> str:
 
 
 def _unencodable(key: str, value: Any) -> Iterator[str]:
-    """A line for each text that cannot be written into a file, such as a path that is no UTF-8."""
+    """One line for each text that cannot be written to a file, such as a path that is not UTF-8."""
     if isinstance(value, Mapping):
         for name, item in value.items():
             yield from _unencodable(f"{key}.{name}" if key else str(name), item)
@@ -327,25 +327,25 @@ def _is_encodable(text: str) -> bool:
 
 
 def _short(given: object) -> str:
-    """A value for a message.
+    """Shorten a value for a message.
 
     >>> len(_short("x" * 1000)) < 100
     True
     """
     try:
         text = str(given)
-    except ValueError:  # more digits than Python prints
+    except ValueError:  # more digits than Python can print
         return "..."
     return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _is_tag(path: list[str], index: int) -> bool:
-    """pydantic puts the chosen kind into the location: prompt, deep, tokens."""
+    """Whether a part of pydantic's location is a chosen kind, as in prompt, deep, tokens."""
     return index > 0 and path[index] in _kinds(path[index - 1])
 
 
 def _known_keys(path: list[str], tree: Mapping[str, Any]) -> set[str]:
-    """The keys that could stand in the place of the last one of `path`."""
+    """The valid keys in place of the last part of `path`."""
     fields: Any = RunConfig
     given: Any = tree
     for index, part in enumerate(path[:-1]):
@@ -358,7 +358,7 @@ def _known_keys(path: list[str], tree: Mapping[str, Any]) -> set[str]:
             fields = _section_of(part, kind) or fields  # a plug-in's name is not a part of the path
         elif part in ("lr", "weight_decay"):
             fields = PerRole
-        elif not part.isdigit():  # a place in a list
+        elif not part.isdigit():  # an index into a list
             annotation = fields.model_fields[part].annotation
             if get_origin(annotation) is list:
                 (annotation,) = get_args(annotation)

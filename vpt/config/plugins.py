@@ -1,4 +1,4 @@
-"""Plug-ins that the user names: classes of his own as kinds of a prompt, a head or a loss."""
+"""Plug-ins: classes of the user's own as kinds of a prompt, a head or a loss."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ REGISTRIES: tuple[Registry[Any], ...] = (PROMPTS, HEADS, LOSSES)
 
 
 def use_plugin(name: str) -> type[KindSection]:
-    """Import a class of your own by its `module:Class`, so that artifacts, checkpoints and run folders may name it.
+    """Import your own class by its `module:Class`, so that artifacts, checkpoints and run folders may refer to it.
 
-    A setting of `load_config` that names it, on the command line or in a YAML file of the user's, does the same.
+    A setting of `load_config` that names it, on the command line or in the user's YAML file, does the same.
 
     Args:
         name: as in `prompt=my_module:MyPrompt`.
 
     Raises:
-        UserError: there is no such class, or it is no section of a prompt, a head or a loss.
+        UserError: there is no such class, or it is not a settings section of a prompt, a head or a loss.
     """
     found = named(name, "--plugin")
     for registry in REGISTRIES:
         if isinstance(found, type) and issubclass(found, registry.base):
             return registry.use(name)
     bases = ", ".join(f"vpt.config.{registry.base.__name__}" for registry in REGISTRIES)
-    raise UserError(f"--plugin {name} is no section of settings; derive it from one of {bases}")
+    raise UserError(f"--plugin {name} is not a settings section; derive it from one of {bases}")
 
 
 def use_named(tree: Mapping[str, Any]) -> None:
-    """Import the classes that a tree of settings names; only for what the user has written himself.
+    """Import the classes named in a tree of settings; only for settings written by the user.
 
     Raises:
         UserError: there is no such class.
@@ -49,7 +49,7 @@ def use_named(tree: Mapping[str, Any]) -> None:
 
 
 def _kinds(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The kinds that settings choose, with the keys of their sections."""
+    """The kinds chosen in settings, with the keys of their sections."""
     train = tree.get("train")
     sections = {key: tree.get(key) for key in ("prompt", "head")}
     sections["train.loss"] = train.get("loss") if isinstance(train, Mapping) else None

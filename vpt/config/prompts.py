@@ -1,6 +1,6 @@
-"""Settings of prompts: a section for each method, and `PROMPTS`, which lists them.
+"""Settings of prompts: a section for each method, listed in `PROMPTS`.
 
-A section names what builds its module, so that settings are read without torch and a run imports its own method alone.
+A section names the builder of its module, so settings can be read without torch, and a run imports only its own method.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from vpt.config.base import LISTED, MANY, Section, Sentence
 from vpt.config.registry import KindSection, Registry
 from vpt.utils.plugins import imported
 
-# 'all', 'first:N', 'last:N' or numbers of layers
+# 'all', 'first:N', 'last:N' or layer indices
 Layers = Annotated[
     Annotated[str, Field(max_length=40)]
     | Annotated[list[Annotated[int, Field(ge=-1000, le=1000)]], Field(max_length=1000)],
     LISTED,
 ]
-WORDS = "context starts from the embeddings of these words; null: from random numbers"
+WORDS = "words whose embeddings initialise the context; null: random initialisation"
 
 
 class PromptSection(KindSection):
@@ -27,58 +27,58 @@ class PromptSection(KindSection):
 
     @property
     def needs_images(self) -> bool:
-        """Whether `initialize` of the prompt takes training images."""
+        """Whether the prompt is initialised from training images."""
         return False
 
 
 class TokenPrompt(PromptSection):
-    """Base of the settings of token prompts: `build(shape)` makes the `TokenPrompts` for a backbone of this shape."""
+    """Base of the settings of token prompts: `build(shape)` creates the `TokenPrompts` for a backbone."""
 
     def build(self, shape: Any) -> Any:
-        """The `vpt.prompts.base.TokenPrompts` for a backbone.
+        """Create the `vpt.prompts.base.TokenPrompts` for a backbone.
 
         Args:
-            shape: of the backbone, a `vpt.prompts.base.Shape`.
+            shape: shape of the backbone, a `vpt.prompts.base.Shape`.
         """
         return super().build(shape)
 
 
 class ClipPrompt(PromptSection):
-    """Base of the settings of prompts among the words of a CLIP's class names.
+    """Base of the settings of prompts in the text of a CLIP's class names.
 
-    `make` names a class with `build` and `skeleton`; one of yours may override both methods here instead.
+    `make` names a class with `build` and `skeleton`; your own section may override both methods instead.
     """
 
-    source_templates: ClassVar[int] = 0  # of CLIP's eighty, that the head's fixed texts are made of; 0: head.templates
+    source_templates: ClassVar[int] = 0  # number of CLIP's templates for the head's fixed texts; 0: head.templates
 
     def build(self, backbone: Any, classes: Any) -> Any:
-        """The `vpt.prompts.clip.learners.Learner` for a CLIP.
+        """Create the `vpt.prompts.clip.learners.Learner` for a CLIP.
 
         Args:
-            backbone: with its text tower.
-            classes: names of the classes.
+            backbone: the backbone with its text tower.
+            classes: class names.
         """
         return imported(f"{self.make}.build")(self, backbone, classes)
 
     def skeleton(self, backbone: Any, classes: Any) -> Any:
-        """A `Learner` whose parameters have the names and shapes of those that `build` makes, for the meta device."""
+        """A `Learner` with the same parameter names and shapes as that of `build`, for the meta device."""
         return imported(f"{self.make}.skeleton")(self, backbone, classes)
 
     @property
     def replaces_templates(self) -> bool:
-        """Whether texts are made of a learned context, so that `head.templates` does nothing."""
+        """Whether the texts have a learned context, so that `head.templates` has no effect."""
         return True
 
 
 class NoPrompt(PromptSection):
-    """No prompt: the head reads the backbone's own features (linear probe)."""
+    """No prompt: the input of the head is the backbone's own features (linear probe)."""
 
     kind: Literal["none"] = "none"
 
 
 class _Tokens(TokenPrompt):
     tokens: int = Field(10, ge=1, le=10_000, description="prompt tokens per prompted layer")
-    dropout: float = Field(0.0, ge=0, lt=1, description="dropout on prompt values, a mask for each image")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout on prompt values, with a mask for each image")
 
 
 class _Layers(Section):
@@ -87,40 +87,43 @@ class _Layers(Section):
 
 class _VptTokens(_Tokens):
     project: int | None = Field(
-        None, ge=1, le=65_536, description="bottleneck width: tokens live there, one linear map out"
+        None, ge=1, le=65_536, description="bottleneck width: tokens have it and are projected by one linear layer"
     )
     init: Literal["uniform", "sample", "mean", "max", "kmeans", "vipamin"] = Field(
         "uniform",
-        description="uniform (VPT); sample, mean, max, kmeans: patch tokens of the training images (SPT); vipamin",
+        description="initialisation: uniform (VPT); sample, mean, max, kmeans: patch tokens of training images (SPT); "
+        "vipamin",
     )
-    nearest: int = Field(8, ge=1, le=MANY, description="init=vipamin: patches averaged for a prompt")
-    expand: float = Field(0.5, ge=0, le=1, description="init=vipamin: share that leaves the space in use")
+    nearest: int = Field(8, ge=1, le=MANY, description="init=vipamin: patches averaged for each prompt")
+    expand: float = Field(
+        0.5, ge=0, le=1, description="init=vipamin: weight of the component orthogonal to the frozen features"
+    )
     after: Literal["carry", "drop", "insert"] = Field(
         "carry",
-        description="layers past a prompted one: carry its prompt outputs, drop them, or insert again",
+        description="in layers after a prompted one: carry its prompt outputs, drop them, or insert the tokens again",
     )
 
     @property
     def needs_images(self) -> bool:
-        """Whether the tokens start from training images."""
+        """Whether the tokens are initialised from training images."""
         return self.init != "uniform"
 
     @model_validator(mode="after")
     def _start_fits(self) -> _VptTokens:
         if self.init != "uniform" and self.project is not None:
-            raise ValueError(f"init={self.init} takes tokens of the backbone's width; leave out prompt.project")
+            raise ValueError(f"init={self.init} needs tokens of the backbone's width; leave out prompt.project")
         return self
 
 
 class ShallowPrompt(_VptTokens):
-    """Tokens enter before the first layer and are carried on (VPT-Shallow, Jia et al. 2022, section 3.2)."""
+    """Tokens inserted before the first layer and kept in all others (VPT-Shallow, Jia et al. 2022, section 3.2)."""
 
     kind: Literal["shallow"] = "shallow"
     make: ClassVar[str] = "vpt.prompts.visual.vpt:build_shallow"
 
 
 class DeepPrompt(_VptTokens, _Layers):
-    """Fresh tokens before every prompted layer (VPT-Deep, Jia et al. 2022, section 3.2)."""
+    """New tokens inserted before every prompted layer (VPT-Deep, Jia et al. 2022, section 3.2)."""
 
     kind: Literal["deep"] = "deep"
     make: ClassVar[str] = "vpt.prompts.visual.vpt:build_deep"
@@ -128,23 +131,23 @@ class DeepPrompt(_VptTokens, _Layers):
 
 
 class VfptPrompt(_Tokens, _Layers):
-    """VPT-Deep with a share of its tokens Fourier-transformed (VFPT, Zeng et al. 2024)."""
+    """VPT-Deep with a fraction of its tokens Fourier-transformed (VFPT, Zeng et al. 2024)."""
 
     kind: Literal["vfpt"] = "vfpt"
     make: ClassVar[str] = "vpt.prompts.visual.vfpt:FourierPrompts.from_config"
-    fourier: float = Field(0.5, ge=0, le=1, description="share of the tokens that are transformed")
+    fourier: float = Field(0.5, ge=0, le=1, description="fraction of the tokens that are transformed")
 
 
 class E2vptPrompt(_Tokens, _Layers):
-    """VPT-Deep with key-value prompts, pruned after a first round of training if asked (E2VPT, Han et al. 2023)."""
+    """VPT-Deep with key-value prompts and optional pruning after a first round of training (E2VPT, Han et al. 2023)."""
 
     kind: Literal["e2vpt"] = "e2vpt"
     make: ClassVar[str] = "vpt.prompts.visual.e2vpt:EffectivePrompts.from_config"
     kv_tokens: int = Field(5, ge=1, le=10_000, description="key-value prompts per prompted layer")
-    share_kv: bool = Field(True, description="one tensor serves as keys and as values")
-    prune_tokens: float = Field(0.0, ge=0, lt=1, description="share of tokens pruned; at least one stays")
+    share_kv: bool = Field(True, description="use one tensor as keys and values")
+    prune_tokens: float = Field(0.0, ge=0, lt=1, description="fraction of tokens pruned; at least one is kept")
     prune_segments: float = Field(
-        0.0, ge=0, le=0.75, description="share of the 16 segments of every token pruned; at least four stay"
+        0.0, ge=0, le=0.75, description="fraction of the 16 segments of every token pruned; at least four are kept"
     )
 
 
@@ -156,31 +159,31 @@ class CvptPrompt(_Tokens, _Layers):
 
 
 class VaptPrompt(_Tokens):
-    """Prompts made from the image's own patches (VAPT, Le et al. 2025)."""
+    """Prompts computed from the image's own patches (VAPT, Le et al. 2025)."""
 
     kind: Literal["vapt"] = "vapt"
     make: ClassVar[str] = "vpt.prompts.visual.vapt:AdaptivePrompts.from_config"
     kernel: int = Field(2, ge=1, le=64, description="side of the shared convolution, in patches")
-    bottleneck: int = Field(8, ge=1, le=65_536, description="width of the projector that all layers share")
-    dropout: float = Field(0.1, ge=0, lt=1, description="dropout on the prompts that are made")
+    bottleneck: int = Field(8, ge=1, le=65_536, description="width of the projector shared by all layers")
+    dropout: float = Field(0.1, ge=0, lt=1, description="dropout on the computed prompts")
 
 
 class GatedPrompt(_Tokens):
-    """Shallow prompts with a gate behind every layer and learnable temperatures (Yoo et al. 2023)."""
+    """Shallow prompts with a gate after every layer and learnable temperatures (Yoo et al. 2023)."""
 
     kind: Literal["gated"] = "gated"
     make: ClassVar[str] = "vpt.prompts.visual.gated:GatedPrompts.from_config"
-    gate: float = Field(5.0, ge=-MANY, le=MANY, description="minus the gates' logit at the start")
+    gate: float = Field(5.0, ge=-MANY, le=MANY, description="negative initial logit of the gates")
     temperature: bool = Field(True, description="learn an attention temperature for every layer")
 
 
 class BptPrompt(_Tokens, _Layers):
-    """Prompts as a product of two thin matrices (BPT, Wang et al. 2025)."""
+    """Prompts as a product of two low-rank matrices (BPT, Wang et al. 2025)."""
 
     kind: Literal["bpt"] = "bpt"
     make: ClassVar[str] = "vpt.prompts.visual.bpt:BilinearPrompts.from_config"
     tokens: int = Field(100, ge=1, le=10_000, description="prompt tokens per prompted layer")
-    rank: int = Field(75, ge=1, le=65_536, description="columns of either matrix")
+    rank: int = Field(75, ge=1, le=65_536, description="rank: number of columns of both matrices")
     init: Literal["uniform", "whitening"] = Field(
         "uniform",
         description="initialisation of the second matrix: Xavier uniform (the paper's main setting), whitening",
@@ -189,7 +192,7 @@ class BptPrompt(_Tokens, _Layers):
 
     @property
     def needs_images(self) -> bool:
-        """Whether the second matrix starts from training images."""
+        """Whether the second matrix is initialised from training images."""
         return self.init != "uniform"
 
 
@@ -201,14 +204,16 @@ class PixelPrompt(PromptSection):
     shape: Literal["pad", "patch", "random_patch", "full"] = Field(
         "pad", description="a frame, a patch in the corner, one at a random place, or the whole image"
     )
-    size: int = Field(30, ge=1, le=4096, description="width of the frame or side of the patch, in pixels")
-    shrink: bool = Field(False, description="shape=pad: the image is shrunk to stand inside the frame")
-    learn_scale: bool = Field(False, description="with shrink: the image's size inside the frame is learned (AutoVP)")
-    space: Literal["raw", "normalised"] = Field("raw", description="added to pixels from 0 to 1, or after normalising")
-    squash: Literal["none", "sigmoid", "clamp"] = Field(
-        "none", description="none; sigmoid of the prompt; or the prompted image is clamped to valid pixels"
+    size: int = Field(30, ge=1, le=4096, description="width of the frame or side of the patch in pixels")
+    shrink: bool = Field(False, description="shape=pad: shrink the image to fit inside the frame")
+    learn_scale: bool = Field(False, description="with shrink: learn the image's size inside the frame (AutoVP)")
+    space: Literal["raw", "normalised"] = Field(
+        "raw", description="add the prompt to pixels from 0 to 1 (raw), or after normalisation"
     )
-    init: Literal["zeros", "normal"] = Field("zeros", description="normal: standard normal numbers")
+    squash: Literal["none", "sigmoid", "clamp"] = Field(
+        "none", description="none; sigmoid of the prompt; clamp the prompted image to valid pixels"
+    )
+    init: Literal["zeros", "normal"] = Field("zeros", description="initialisation: zeros, or normal (standard normal)")
 
     @model_validator(mode="after")
     def _fits(self) -> PixelPrompt:
@@ -224,13 +229,13 @@ class _Words(ClipPrompt):
 
 
 class CoopPrompt(_Words):
-    """Learned context among the words of a CLIP's class names (CoOp, Zhou et al. 2022)."""
+    """Learned context in the text of a CLIP's class names (CoOp, Zhou et al. 2022)."""
 
     kind: Literal["coop"] = "coop"
     make: ClassVar[str] = "vpt.prompts.clip.learners:Coop"
     tokens: int = Field(16, ge=1, le=64, description="context tokens M")
-    position: Literal["end", "middle", "front"] = Field("end", description="where the class name stands")
-    class_specific: bool = Field(False, description="a context of its own for every class")
+    position: Literal["end", "middle", "front"] = Field("end", description="position of the class name")
+    class_specific: bool = Field(False, description="a separate context for every class")
 
 
 class CocoopPrompt(_Words):
@@ -240,21 +245,23 @@ class CocoopPrompt(_Words):
     make: ClassVar[str] = "vpt.prompts.clip.learners:Cocoop"
     tokens: int = Field(4, ge=1, le=64, description="context tokens M")
     words: Sentence | None = Field("a photo of a", description=WORDS)
-    chunk: int = Field(4, ge=1, le=256, description="images whose texts are computed at a time; bounds memory")
+    chunk: int = Field(4, ge=1, le=256, description="images whose texts are computed at once; limits memory")
 
 
 class KgcoopPrompt(_Words):
-    """CoOp held near the text features of a fixed template (KgCoOp, Yao et al. 2023)."""
+    """CoOp regularised towards the text features of a fixed template (KgCoOp, Yao et al. 2023)."""
 
     kind: Literal["kgcoop"] = "kgcoop"
     make: ClassVar[str] = "vpt.prompts.clip.learners:Kgcoop"
     tokens: int = Field(4, ge=1, le=64, description="context tokens M")
     words: Sentence | None = Field("a photo of a", description=WORDS)
-    weight: float = Field(8.0, ge=0, le=MANY, description="of one minus the mean cosine to the fixed text features")
+    weight: float = Field(
+        8.0, ge=0, le=MANY, description="loss weight of one minus the mean cosine to the fixed text features"
+    )
 
 
 class IvlpPrompt(_Words):
-    """Deep prompts in CLIP's image tower and in its text tower, independent of each other (IVLP)."""
+    """Independent deep prompts in CLIP's image and text towers (IVLP)."""
 
     kind: Literal["ivlp"] = "ivlp"
     make: ClassVar[str] = "vpt.prompts.clip.learners:Ivlp"
@@ -266,7 +273,7 @@ class IvlpPrompt(_Words):
 
     @property
     def replaces_templates(self) -> bool:
-        """Only where the text tower has prompts."""
+        """Only if the text tower has prompts."""
         return bool(self.text_tokens)
 
     @model_validator(mode="after")
@@ -277,42 +284,46 @@ class IvlpPrompt(_Words):
 
 
 class MaplePrompt(_Words):
-    """Deep text prompts, and image prompts that are linear maps of them (MaPLe, Khattak et al. 2023)."""
+    """Deep text prompts, and image prompts that are linear projections of them (MaPLe, Khattak et al. 2023)."""
 
     kind: Literal["maple"] = "maple"
     make: ClassVar[str] = "vpt.prompts.clip.learners:Maple"
-    tokens: int = Field(2, ge=1, le=64, description="tokens of either tower")
-    depth: int = Field(9, ge=1, le=1000, description="prompted layers of either tower, the first ones")
+    tokens: int = Field(2, ge=1, le=64, description="prompt tokens of each tower")
+    depth: int = Field(9, ge=1, le=1000, description="prompted layers of each tower, the first ones")
     words: Sentence | None = Field("a photo of a", description=WORDS)
 
 
 class PromptsrcPrompt(IvlpPrompt):
-    """IVLP held near the frozen model's features and scores (PromptSRC, Khattak et al. 2023)."""
+    """IVLP regularised towards the frozen model's features and scores (PromptSRC, Khattak et al. 2023)."""
 
     kind: Literal["promptsrc"] = "promptsrc"  # type: ignore[assignment]
-    source_templates: ClassVar[int] = 60  # to whose mean it holds its text features
-    image_weight: float = Field(10.0, ge=0, le=MANY, description="of the mean absolute difference of image features")
-    text_weight: float = Field(25.0, ge=0, le=MANY, description="of the mean absolute difference of text features")
-    score_weight: float = Field(1.0, ge=0, le=MANY, description="of the divergence of scores")
+    source_templates: ClassVar[int] = 60  # text features are regularised towards their mean
+    image_weight: float = Field(
+        10.0, ge=0, le=MANY, description="loss weight of the mean absolute difference of image features"
+    )
+    text_weight: float = Field(
+        25.0, ge=0, le=MANY, description="loss weight of the mean absolute difference of text features"
+    )
+    score_weight: float = Field(1.0, ge=0, le=MANY, description="loss weight of the KL divergence of scores")
 
     @property
     def replaces_templates(self) -> bool:
-        """Always: without text prompts the texts are those of its own templates."""
+        """Always: without text prompts the texts use the method's own templates."""
         return True
 
 
 class TptPrompt(_Words):
-    """The context is tuned on views of every test image; nothing is trained before (TPT, Shu et al. 2022)."""
+    """A context tuned on views of every test image, without training (TPT, Shu et al. 2022)."""
 
     kind: Literal["tpt"] = "tpt"
     make: ClassVar[str] = "vpt.prompts.clip.learners:Tpt"
     tokens: int = Field(4, ge=1, le=64, description="context tokens M")
     words: Sentence | None = Field("a photo of a", description=WORDS)
-    views: int = Field(64, ge=2, le=512, description="views of an image, the plain one included")
-    share: float = Field(0.1, gt=0, le=1, description="share of views, the surest ones, that count")
-    lr: float = Field(5e-3, gt=0, le=MANY, description="learning rate, for each image anew")
+    views: int = Field(64, ge=2, le=512, description="views of an image, including the unaugmented one")
+    share: float = Field(0.1, gt=0, le=1, description="fraction of views used, the most confident ones")
+    lr: float = Field(5e-3, gt=0, le=MANY, description="learning rate, restarted for each image")
     steps: int = Field(1, ge=1, le=100, description="AdamW steps for each image")
-    augmix: bool = Field(False, description="mix the views with mild changes (the paper's way on all but ImageNet)")
+    augmix: bool = Field(False, description="augment views by AugMix (as in the paper, except on ImageNet)")
 
 
 PROMPTS: Registry[PromptSection] = Registry(

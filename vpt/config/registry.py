@@ -1,7 +1,7 @@
-"""Registries: which kinds a section may have, and how others add theirs.
+"""Registries of the kinds that a section may have, including plug-ins.
 
-A registry lists the sections of this package. Installed packages add more through entry points, and the user by naming
-a class of his own, `prompt=my_module:MyPrompt`. Each section says what builds the module that it describes.
+A registry lists the sections of this package. Installed packages add more through entry points, users by naming their
+own class, `prompt=my_module:MyPrompt`. Each section names the builder of its module.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from vpt.utils.errors import UserError
 from vpt.utils.plugins import imported, installed, load_installed, named, said
 
 NOT_NAMED = (
-    "it is a plug-in, and no code is loaded because a file names it; if you trust it, name it yourself: --plugin "
+    "it is a plug-in, and code is never loaded because a file names it; if you trust it, name it yourself: --plugin "
     "MODULE:CLASS"
 )
 
 
 class KindSection(Section):
-    """A section of which a run chooses one by its `kind`.
+    """A section chosen in a run by its `kind`.
 
-    A section of this package names what builds its module in `make`, "package.module:function", which is imported when
-    it is called; one of yours may override `build` instead.
+    A section of this package names the builder of its module in `make`, "package.module:function", which is imported on
+    the first call; your own section may override `build` instead.
     """
 
     kind: Word = ""
@@ -35,13 +35,13 @@ class KindSection(Section):
     @model_validator(mode="before")
     @classmethod
     def _own_name(cls, value: Any) -> Any:
-        """A class without a kind of its own is called by its place, as on the command line."""
+        """A class without its own kind is named by its `module:Class`, as on the command line."""
         if isinstance(value, Mapping) and not cls.model_fields["kind"].default and not value.get("kind"):
             return {**value, "kind": f"{cls.__module__}:{cls.__qualname__}"}
         return value
 
     def build(self, *args: Any) -> Any:
-        """The module that the section describes; the base class of its registry says for which arguments."""
+        """Create the module that the section describes; the base class of its registry documents the arguments."""
         if not self.make:
             raise NotImplementedError(f"{type(self).__qualname__} needs a method build")
         return imported(self.make)(self, *args)
@@ -54,10 +54,10 @@ class Registry(Generic[S]):
     """The kinds that a section of the configuration may have.
 
     Args:
-        key: of the section, as in `prompt`.
-        group: of the entry points by which installed packages add kinds.
-        base: of every section, of others too.
-        sections: of this package.
+        key: key of the section, as in `prompt`.
+        group: entry points through which installed packages add kinds.
+        base: base class of every section, including those of plug-ins.
+        sections: sections of this package.
 
     >>> from vpt.config.prompts import PROMPTS
     >>> PROMPTS.find("deep").__name__
@@ -70,16 +70,16 @@ class Registry(Generic[S]):
         self._named: dict[str, type[S]] = {}
 
     def kinds(self) -> list[str]:
-        """Every kind that there is: of this package, of installed ones, and those that the user has named."""
+        """All kinds: those of this package, of installed packages, and those named by the user."""
         return list(dict.fromkeys([*self.own, *installed(self.group), *self._named]))
 
     def sections(self) -> dict[str, type[S]]:
-        """Every kind and its section. Packages that add some are imported."""
+        """All kinds and their sections. Packages that add kinds are imported."""
         return {kind: section for kind in self.kinds() if (section := self.find(kind)) is not None}
 
     def find(self, kind: str) -> type[S] | None:
-        """The section of a kind; None where there is none. No module is imported because of `kind` but those that an
-        installed package offers under this name.
+        """The section of a kind, or None. The only module that may be imported is that of an installed package which
+        offers this kind.
 
         Raises:
             UserError: a package whose section cannot be loaded.
@@ -91,10 +91,10 @@ class Registry(Generic[S]):
         return None if point is None else self._checked(load_installed(point), kind, f"'{kind}' ({point.value})")
 
     def use(self, kind: str) -> type[S]:
-        """Import a class that the user names, `module:Class`, and know it from now on.
+        """Import a class named by the user, `module:Class`, and register it.
 
         Raises:
-            UserError: there is none, or it is no section of this registry.
+            UserError: there is no such class, or it is not a section of this registry.
         """
         if kind not in self._named:
             self._named[kind] = self._checked(named(kind, self.key), kind, f"{self.key}={kind}")
@@ -102,14 +102,14 @@ class Registry(Generic[S]):
 
     def _checked(self, found: Any, kind: str, what: str) -> type[S]:
         if not isinstance(found, type) or not issubclass(found, self.base):
-            raise UserError(f"{what} is no section of settings; derive it from vpt.config.{self.base.__name__}")
+            raise UserError(f"{what} is not a settings section; derive it from vpt.config.{self.base.__name__}")
         own = found.model_fields["kind"].default
-        if own not in ("", kind):  # an artifact would name another class
+        if own not in ("", kind):  # an artifact would refer to another class
             raise UserError(f"{what} calls itself kind='{own}'; give it the field kind: str = ''")
         return found
 
     def built(self, section: S, *args: Any) -> Any:
-        """What `section.build(*args)` makes.
+        """The result of `section.build(*args)`.
 
         Raises:
             UserError: settings that do not fit, or a plug-in that fails.
@@ -124,7 +124,7 @@ class Registry(Generic[S]):
             raise UserError(f"{self.key}={section.kind} cannot be built: {said(error)}") from error
 
     def annotation(self, default: str) -> Any:
-        """The type of a field that holds one of the sections; a bare word stands for its kind."""
+        """Type of a field that contains one of the sections; a bare word is taken as its kind."""
         own: Any = Annotated[Union[tuple(self.own.values())], Field(discriminator="kind")]  # noqa: UP007
         if len(self.own) == 1:  # a union of one has no discriminator
             own = next(iter(self.own.values()))
@@ -135,7 +135,7 @@ class Registry(Generic[S]):
             if value.kind in self.own and type(value) is not self.own[value.kind]:
                 raise PydanticCustomError("taken_kind", "a class of your own needs the field kind: str = ''")
             if value.kind not in self.own:
-                self._named.setdefault(value.kind, type(value))  # made by the user's own code
+                self._named.setdefault(value.kind, type(value))  # created by the user's own code
                 return value
             return of_own(value)
         kind = value.get("kind") if isinstance(value, Mapping) else None
@@ -146,4 +146,4 @@ class Registry(Generic[S]):
             return section.model_validate({**value, "kind": kind})
         if ":" in kind:
             raise PydanticCustomError("plugin_not_named", NOT_NAMED, {"kind": kind})
-        raise PydanticCustomError("unknown_kind", "its kind is none that this vpt knows", {"kind": kind})
+        raise PydanticCustomError("unknown_kind", "this version of vpt has no such kind", {"kind": kind})

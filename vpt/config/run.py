@@ -1,4 +1,4 @@
-"""RunConfig: everything a run depends on."""
+"""RunConfig: all settings of a run."""
 
 from __future__ import annotations
 
@@ -29,11 +29,13 @@ _Settings = dict[Word, _Value | Annotated[list[_Value], Field(max_length=1000)]]
 class Case(Section):
     """Settings of a recipe that depend on others, such as epochs on the number of shots."""
 
-    when: _Settings = Field(max_length=100, description="setting -> the value that it must have, or a list of such")
-    use: _Settings = Field(max_length=100, description="setting -> value; what is given on the command line wins")
+    when: _Settings = Field(max_length=100, description="setting -> required value, or a list of allowed values")
+    use: _Settings = Field(
+        max_length=100, description="setting -> value; overrides on the command line take precedence"
+    )
 
     def fits(self, config: RunConfig) -> bool:
-        """Whether a run is such a case.
+        """Whether the case applies to a run.
 
         >>> Case(when={"data.shots": [1, 2]}, use={"train.epochs": 50}).fits(RunConfig())
         False
@@ -47,16 +49,16 @@ class Case(Section):
         return True
 
 
-# What goes with a head that starts from a probe: docs/defaults.md.
+# Defaults of a head initialised by a probe: docs/defaults.md.
 PROBE_LR = {"prompt": 5e-3, "head": 1e-3, "lora": 3e-3, "bias": 1e-2}
 PROBE_DECAY = {"head": 0.0}
 PROBE_BATCH = 16
 
 
 def with_probe(tree: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The settings of a run with the default recipe filled in, where they ask for it or leave it open.
+    """Fill in the default recipe in the settings of a run, where they request it or leave it open.
 
-    That is a linear head, AdamW, and any prompt but a pixel prompt. What is given stays.
+    The recipe is for a linear head with AdamW and any prompt but a pixel prompt. Given settings are kept.
 
     >>> with_probe({"head": "linear", "train": {"batch_size": 8}})["train"]["batch_size"]
     8
@@ -83,7 +85,7 @@ def with_probe(tree: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _section(tree: Mapping[str, Any], name: str, kind: str | None) -> dict[str, Any] | None:
-    """A section as a dictionary of its own, with its kind; None if it is something else, which is refused later."""
+    """A copy of a section with its kind; None if it is not a mapping, which is refused later."""
     found = tree.get(name, {})
     if isinstance(found, BaseModel):
         found = found.model_dump()
@@ -95,13 +97,13 @@ def _section(tree: Mapping[str, Any], name: str, kind: str | None) -> dict[str, 
 
 
 class RunConfig(Section):
-    """A whole run.
+    """All settings of a run.
 
     >>> RunConfig.model_validate({"prompt": "shallow"}).prompt.tokens
     10
     """
 
-    task: Literal["classification", "detection"] = Field("classification", description="what is learned")
+    task: Literal["classification", "detection"] = Field("classification", description="task to train for")
     backbone: Annotated[BackboneConfig, short("name")] = BackboneConfig()
     prompt: Prompt = DeepPrompt()
     tuning: Tuning = FrozenTuning()
@@ -111,24 +113,24 @@ class RunConfig(Section):
     cases: list[Case] = Field(
         default_factory=list,
         max_length=100,
-        description="settings that hold for some data, shots or other settings only: a list of `when` and `use`",
+        description="settings that apply only to some data, shots or other settings: a list of `when` and `use`",
     )
-    out: Path = Field(Path("runs"), description="folder that holds run folders; ~ is the home folder")
+    out: Path = Field(Path("runs"), description="parent folder of run folders; ~ is the home folder")
     name: str | None = Field(
-        None, max_length=250, description="name of the run folder; default: made from the settings"
+        None, max_length=250, description="name of the run folder; default: derived from the settings"
     )
     compare: Annotated[list[Word], ALWAYS_LISTED] = Field(
         default_factory=list,
         max_length=100,
-        description="other methods trained after this one with the same data, for a table: kinds of prompts, or bias, "
-        "lora, full for that tuning without prompts; as in none,lora",
+        description="further methods to train on the same data, for a comparison table: prompt kinds, or bias, lora, full "
+        "for that tuning without prompts; as in none,lora",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_task(cls, value: Any) -> Any:
-        """Detection has a head, an embedded data set, a batch size and a learning rate of the head of its own; a linear
-        head starts from a probe, and has the batch size and the rates that were measured with it."""
+        """Fill in the defaults of the task. Detection has its own head, embedded data set, batch size and learning rate
+        of the head; a linear head is initialised by a probe, with the batch size and learning rates measured for it."""
         if not isinstance(value, Mapping):
             return value
         if value.get("task") != "detection":
@@ -164,39 +166,41 @@ class RunConfig(Section):
     def _parts_fit(self) -> RunConfig:
         finds_boxes = self.head.task == "detection"
         if finds_boxes and not isinstance(self.head, NativeHead | OwlHead | PyramidHead):
-            raise ValueError(f"head={self.head.kind} finds boxes; derive its settings from vpt.config.PyramidHead")
+            raise ValueError(f"head={self.head.kind} predicts boxes; derive its settings from vpt.config.PyramidHead")
         if finds_boxes != (self.task == "detection"):
-            mend = "set task=detection" if finds_boxes else "choose head=fcos, retinanet, faster_rcnn or owl"
-            raise ValueError(f"task={self.task} does not go with head={self.head.kind}; {mend}")
+            remedy = "set task=detection" if finds_boxes else "choose head=fcos, retinanet, faster_rcnn or owl"
+            raise ValueError(f"task={self.task} does not go with head={self.head.kind}; {remedy}")
         native = isinstance(self.head, NativeHead)
         fits = isinstance(self.prompt, PixelPrompt | NoPrompt if native else TokenPrompt | NoPrompt)
         if finds_boxes and not fits:
-            mend = "pixel or none" if native else "a token prompt or none"
-            raise ValueError(f"head={self.head.kind} does not take prompt={self.prompt.kind}; choose {mend}")
+            remedy = "pixel or none" if native else "a token prompt or none"
+            raise ValueError(f"head={self.head.kind} does not take prompt={self.prompt.kind}; choose {remedy}")
         if finds_boxes and not isinstance(self.train.loss, CrossEntropyLoss):
-            raise ValueError("train.loss is for task=classification, a detection head has its own loss; leave it out")
+            raise ValueError(
+                "train.loss is for task=classification; detection heads have their own loss, so leave it out"
+            )
         if self.train.shard and self.tuning.kind == "full":
-            raise ValueError("train.shard deals out frozen weights; tuning=full has none")
+            raise ValueError("train.shard shards frozen weights; tuning=full has none")
         if self.train.shard and self.task == "detection":
             raise ValueError("train.shard is for task=classification; leave it out")
-        held, wanted = self.backbone.dtype, {"full": ("fp32",), "lora": ("fp32", "bf16")}.get(self.tuning.kind)
-        if wanted is not None and held not in wanted:
+        dtype, wanted = self.backbone.dtype, {"full": ("fp32",), "lora": ("fp32", "bf16")}.get(self.tuning.kind)
+        if wanted is not None and dtype not in wanted:
             raise ValueError(
-                f"tuning={self.tuning.kind} does not go with backbone.dtype={held}; set backbone.dtype={wanted[-1]}"
+                f"tuning={self.tuning.kind} does not go with backbone.dtype={dtype}; set backbone.dtype={wanted[-1]}"
             )
         return self
 
     def with_(self, changes: Mapping[str, Any] | None = None, /, **settings: Any) -> RunConfig:
-        """A copy with other values, validated as a whole.
+        """Return a copy with other values, validated as a whole.
 
         Args:
             changes: setting -> value, by full names such as `train.epochs`, or short ones such as `epochs`. A new
                 `kind` keeps the settings that both kinds have, as on the command line; a section or a mapping replaces
-                what was there.
+                the existing one.
             settings: the same, for names without a dot.
 
         Raises:
-            UserError: a line for every unknown name, with the nearest one, and for every invalid value.
+            UserError: one line for every unknown name, with the nearest known one, and for every invalid value.
 
         >>> config = RunConfig().with_({"train.epochs": 3, "prompt.tokens": 5}, name="short")
         >>> config.train.epochs, config.prompt.tokens, config.name

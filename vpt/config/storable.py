@@ -1,4 +1,4 @@
-"""What the header of an artifact can hold: checked before training, so that no run ends without a file."""
+"""Checks before training that an artifact can store the settings and class names of a run."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ MAX_CLASSES = 100_000
 
 
 def refuse_unstorable(config: RunConfig, classes: Sequence[str]) -> None:
-    """Refuse what could not stand in the header of an artifact, before a training begins.
+    """Refuse settings and class names that cannot be stored in the header of an artifact, before training starts.
 
     Args:
-        config: of the run.
-        classes: names of the classes.
+        config: settings of the run.
+        classes: class names.
 
     Raises:
-        UserError: too many classes, or a name or setting that is too long or holds control characters, by name.
+        UserError: too many classes, or a name or setting that is too long or contains control characters.
 
     >>> refuse_unstorable(RunConfig(), ["cat", "dog"])
     """
     if len(classes) > MAX_CLASSES:
-        raise UserError(f"the data have {len(classes)} classes; {MAX_CLASSES} are the most")
+        raise UserError(f"the data has {len(classes)} classes; the maximum is {MAX_CLASSES}")
     for name in classes:
         if not name.strip() or len(name) > 1000 or not is_clean(name):
             raise UserError(
-                f"the class name '{ascii(name)[1:61]}' is empty, has more than 1000 characters, or holds control "
-                "characters or bytes that are no UTF-8; rename the class"
+                f"the class name '{ascii(name)[1:61]}' is empty, has more than 1000 characters, or contains control "
+                "characters or bytes that are not UTF-8; rename the class"
             )
     for key, value in _texts(config.model_dump(mode="json"), ""):
         if not is_clean(value):
             raise UserError(
-                f"{key}={ascii(value)[1:61]} holds control characters or bytes that are no UTF-8; rename what it names"
+                f"{key}={ascii(value)[1:61]} contains control characters or bytes that are not UTF-8; rename it"
             )
     if sum(map(len, classes)) > MAX_TEXT // 2:
-        raise UserError(f"the names of the classes have more than {MAX_TEXT // 2} characters together; shorten them")
+        raise UserError(f"the class names have more than {MAX_TEXT // 2} characters in total; shorten them")
 
 
 def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    """All texts in a tree of settings, with their keys."""
+    """All strings in a tree of settings, with their keys."""
     if isinstance(value, str):
         yield key, value
     elif isinstance(value, dict | list):

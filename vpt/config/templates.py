@@ -13,7 +13,7 @@ Templates = Place | Annotated[list[Sentence], Field(min_length=1, max_length=10_
 
 
 def names_a_file(templates: str | list[str]) -> bool:
-    """Whether the texts stand in a file that has to be opened.
+    """Whether the texts are in a file that has to be opened.
 
     >>> [names_a_file(setting) for setting in ("openai", "a photo of a {}.", ["a {}."], "mine.txt")]
     [False, False, False, True]

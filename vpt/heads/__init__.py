@@ -1,1 +1,1 @@
-"""Heads: what reads the backbone's features."""
+"""Heads: from the backbone's features to scores or boxes."""

@@ -1,4 +1,4 @@
-"""Names of the classes of a library's own classifier, without a network."""
+"""Class names of pretrained timm classifiers, without network access."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from vpt.utils.errors import UserError
 
 
 def source_names(net: Any, name: str) -> tuple[str, ...]:
-    """Class names of a timm classifier in the order of its outputs, as WordNet puts them.
+    """Class names of a timm classifier in the order of its outputs, as in WordNet.
 
     Args:
         net: a timm network with its classifier.
         name: of the backbone, for messages.
 
     Raises:
-        UserError: a classifier whose classes timm cannot name.
+        UserError: a classifier whose class names are unknown to timm.
 
     >>> import timm
     >>> source_names(timm.create_model("test_vit"), "test_vit")[0]

@@ -1,4 +1,4 @@
-"""Label mapping: the backbone's own classifier serves, its classes standing for the task's.
+"""Label mapping: reuses the backbone's own classifier by mapping its classes to those of the task.
 
 Random and frequency mapping, and their repetition in every epoch (ILM-VP, Chen et al. 2023, algorithm 1); several
 source classes for one class, and mapping by names (AutoVP, Tsao et al. 2024, section 3).
@@ -14,12 +14,12 @@ from vpt.utils.errors import UserError
 
 
 class LabelMap(nn.Module):
-    """Scores of the task's classes: means over the source classes that stand for each.
+    """Scores of the task's classes: means over the source classes mapped to each.
 
     Args:
-        sources: classes of the backbone's classifier.
-        classes: classes of the task.
-        each: source classes m for a class.
+        sources: number of classes of the backbone's classifier.
+        classes: number of classes of the task.
+        each: number of source classes m for a class.
 
     >>> head = LabelMap(sources=4, classes=2, each=1)
     >>> head.index.copy_(torch.tensor([[3], [0]])).shape
@@ -36,12 +36,12 @@ class LabelMap(nn.Module):
         self.register_buffer("index", torch.zeros(classes, each, dtype=torch.int64))
 
     def forward(self, logits: Tensor) -> Tensor:
-        """Source scores (B, sources) to scores of the task (B, classes)."""
+        """Map source scores (B, sources) to scores of the task (B, classes)."""
         return logits[:, self.index].mean(-1)
 
 
 def build_label_map(config: LabelMapHead, features: int, classes: int) -> nn.Module:
-    """The mapping from `features` source classes that `head=labelmap` describes.
+    """Create the mapping from `features` source classes that `head=labelmap` describes.
 
     Raises:
         UserError: a mapping for more classes than there are source classes.
@@ -61,7 +61,7 @@ def build_label_map(config: LabelMapHead, features: int, classes: int) -> nn.Mod
 
 
 def random_map(sources: int, classes: int, each: int, seed: int) -> Tensor:
-    """Source classes drawn without repetition, (classes, each).
+    """Random source classes without repetition, (classes, each).
 
     >>> sorted(random_map(4, 2, 2, seed=0).flatten().tolist())
     [0, 1, 2, 3]
@@ -71,16 +71,16 @@ def random_map(sources: int, classes: int, each: int, seed: int) -> Tensor:
 
 
 def frequency_map(counts: Tensor, each: int) -> Tensor:
-    """Greedy one-to-one mapping by counts: the largest count first, no source class used twice.
+    """Greedy one-to-one mapping by counts: largest count first, each source class used once.
 
-    Equal counts go to the lowest source class, then to the lowest class of the task.
+    Ties go to the lowest source class, then to the lowest class of the task.
 
     Args:
-        counts: (sources, classes), how often images of a class were taken for a source class.
-        each: source classes m for a class.
+        counts: (sources, classes), how often images of a class were predicted as a source class.
+        each: number of source classes m for a class.
 
     Returns:
-        (classes, each), in the order in which they were found.
+        (classes, each), in the order in which they were selected.
 
     >>> frequency_map(torch.tensor([[5, 9], [4, 8], [0, 0]]), each=1).tolist()
     [[1], [0]]
@@ -97,11 +97,11 @@ def frequency_map(counts: Tensor, each: int) -> Tensor:
 
 
 def semantic_map(similarity: Tensor, each: int) -> Tensor:
-    """Mapping by names: class by class, round after round, the most similar source class that is still free.
+    """Mapping by names: each class in turn takes the most similar unused source class, `each` times.
 
     Args:
         similarity: (classes, sources).
-        each: source classes m for a class.
+        each: number of source classes m for a class.
 
     Returns:
         (classes, each).
@@ -121,7 +121,7 @@ def semantic_map(similarity: Tensor, each: int) -> Tensor:
 
 
 def confusion_counts(predicted: Tensor, labels: Tensor, sources: int, classes: int) -> Tensor:
-    """How often images of a class were taken for a source class, (sources, classes).
+    """How often images of a class were predicted as a source class, (sources, classes).
 
     Args:
         predicted: (N,) source classes.

@@ -1,4 +1,4 @@
-"""Linear and MLP heads over pooled features."""
+"""Linear and MLP heads on pooled features."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from vpt.config import LinearHead, MlpHead
 
 
 def build_linear(config: LinearHead, features: int, classes: int) -> nn.Sequential:
-    """Build a head from `features` channels to `classes` logits.
+    """Create a head from `features` channels to `classes` logits.
 
-    By default the last layer starts at zero bias and small weights, so that training starts near uniform scores.
+    By default the last layer is initialised with zero bias and small weights, so initial scores are nearly uniform.
 
     >>> build_linear(LinearHead(), features=8, classes=3)
     Sequential(
@@ -22,7 +22,7 @@ def build_linear(config: LinearHead, features: int, classes: int) -> nn.Sequenti
 
 
 def build_mlp(config: MlpHead, features: int, classes: int) -> nn.Sequential:
-    """The same behind hidden layers with GELU.
+    """Create a head with hidden layers and GELU.
 
     >>> len(build_mlp(MlpHead(hidden=[16]), features=8, classes=3))
     4

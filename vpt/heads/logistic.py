@@ -1,4 +1,4 @@
-"""Logistic regression on features: the linear probe, and the head that a run starts from."""
+"""Logistic regression on features: the linear probe, and the initialisation of a head."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Targets:
-    """What a fit should answer.
+    """Targets of a fit.
 
     Args:
-        wanted: (N, classes), 0 or 1: one class an image, or any number of them.
-        weights: of the images (N,), or None where all count the same.
-        several: an image has any number of classes; each is a regression of its own.
+        wanted: (N, classes), 0 or 1: one class per image, or any number of them.
+        weights: weights of the images (N,), or None for equal weights.
+        several: images have any number of classes; each class is a separate regression.
     """
 
     wanted: Floats
@@ -29,7 +29,7 @@ class Targets:
 
     @staticmethod
     def of(labels: Any, classes: int, class_weights: Any = None) -> Targets:
-        """Targets of labels (N,), or (N, classes) where an image has several.
+        """Targets from labels (N,), or (N, classes) if images have several labels.
 
         >>> Targets.of([0, 2], classes=3).wanted
         array([[1., 0., 0.],
@@ -46,13 +46,13 @@ class Targets:
         return Targets(self.wanted[chosen], weights, self.several)
 
     def shares(self) -> Floats:
-        """How much each image counts (N, 1); they sum to one."""
+        """Relative weight of each image (N, 1); they sum to one."""
         weights = np.ones(len(self.wanted)) if self.weights is None else self.weights
         return np.asarray(weights / weights.sum())[:, None]
 
     def loss(self, scores: Floats) -> float:
-        """Mean cross-entropy of scores (N, classes); with several labels summed over classes."""
-        from scipy.special import log_softmax  # for training alone; half a second to import
+        """Mean cross-entropy of scores (N, classes); with several labels, summed over classes."""
+        from scipy.special import log_softmax  # only for training; takes half a second to import
 
         if self.several:
             each = np.logaddexp(0, scores) - scores * self.wanted
@@ -61,7 +61,7 @@ class Targets:
         return float((each * self.shares()).sum())
 
     def hits(self, scores: Floats) -> float:
-        """Fraction of images whose largest score is their class's; of correct labels, where there are several."""
+        """Accuracy of the highest score; with several labels, the fraction of correct labels."""
         if self.several:
             return float(((scores > 0) == (self.wanted > 0.5)).mean())
         return float((scores.argmax(1) == self.wanted.argmax(1)).mean())
@@ -76,12 +76,12 @@ class Targets:
 
 @dataclass(frozen=True)
 class Logistic:
-    """A linear map of features to scores.
+    """A linear map from features to scores.
 
     Args:
-        weight, bias: of standardised features, (classes, width) and (classes,).
-        mean, std: of the features it was fitted to, (width,); std is infinite where a feature is the same everywhere.
-        strength: its L2 penalty.
+        weight, bias: for standardised features, (classes, width) and (classes,).
+        mean, std: of the training features, (width,); std is infinite for constant features.
+        strength: L2 penalty.
     """
 
     weight: Floats
@@ -96,7 +96,7 @@ class Logistic:
         return np.asarray(np.asarray(features, np.float64) @ weight.T + bias)
 
     def folded(self) -> tuple[Floats, Floats]:
-        """Weight and bias of features as they are, not standardised."""
+        """Weight and bias for features that are not standardised."""
         weight = self.weight / self.std
         return weight, self.bias - weight @ self.mean
 
@@ -106,9 +106,9 @@ def fit(features: Any, targets: Targets, strength: float, start: Logistic | None
 
     Args:
         features: (N, width).
-        targets: of the N images.
-        strength: of the L2 penalty; the bias has none.
-        start: a fit to the same features with another strength, to start from.
+        targets: targets of the N images.
+        strength: L2 penalty of the weight; the bias has none.
+        start: initial solution: a fit to the same features with another strength.
 
     >>> features, targets = [[0.0], [1.0], [2.0], [3.0]], Targets.of([0, 0, 1, 1], classes=2)
     >>> fit(features, targets, strength=0.01).scores(features).argmax(1)
@@ -118,7 +118,7 @@ def fit(features: Any, targets: Targets, strength: float, start: Logistic | None
 
     rows = np.asarray(features, np.float64)
     mean, std = rows.mean(0), rows.std(0)
-    # A feature that is the same in all images tells nothing and stays out.
+    # Constant features carry no information and are left out.
     std = np.where(std > 1e-6 * np.maximum(np.abs(mean), 1e-6), std, np.inf)
     x = (rows - mean) / std
     classes, width = targets.wanted.shape[1], x.shape[1]
@@ -136,7 +136,7 @@ def fit(features: Any, targets: Targets, strength: float, start: Logistic | None
 
 
 def validated(features: Any, targets: Targets, val: Any, val_targets: Targets) -> Logistic:
-    """The fit with the most hits on validation among `STRENGTHS`; of equal ones that with the lower loss."""
+    """The fit among `STRENGTHS` with the most hits on validation; of equal ones that with the lowest loss."""
     found: tuple[tuple[float, float], Logistic] | None = None
     fitted, worse = None, 0
     for strength in STRENGTHS:
@@ -154,9 +154,9 @@ def validated(features: Any, targets: Targets, val: Any, val_targets: Targets) -
 
 
 def cross_validated(features: Any, targets: Targets) -> Logistic:
-    """The fit of the strength with the lowest mean loss over folds of the training images.
+    """The fit with the strength of lowest mean loss over folds of the training images.
 
-    Every class is spread over the folds; where no class has two images the middle strength is taken.
+    Folds are stratified by class; if no class has two images, the middle strength is used.
     """
     rows = np.asarray(features, np.float64)
     fold = np.zeros(len(rows), np.int64)

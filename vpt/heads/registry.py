@@ -1,4 +1,4 @@
-"""From the settings of a head to its module. Which heads there are stands in `vpt.config.heads.HEADS`."""
+"""Creates the module of a head from its settings. Available heads are listed in `vpt.config.heads.HEADS`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from vpt.utils.errors import UserError
 
 
 def build_head(config: HeadSection, features: int, classes: int) -> nn.Module:
-    """Build a head of classification.
+    """Create a classification head.
 
     Args:
-        features: channels of what the head reads; classes of the backbone's classifier for a label mapping.
-        classes: of the task.
+        features: number of input channels; for a label mapping, number of classes of the backbone's classifier.
+        classes: number of classes of the task.
 
     Raises:
         UserError: a label mapping for more classes than the classifier has, or a plug-in that fails.

@@ -1,4 +1,4 @@
-"""Tip-Adapter: a cache of the training images' features beside the zero-shot scores (Zhang et al. 2022, section 3)."""
+"""Tip-Adapter: zero-shot scores plus a cache of training image features (Zhang et al. 2022, section 3)."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from vpt.backbones.text_encoder import TextEncoder
 from vpt.heads.zero_shot import ZeroShot
 from vpt.utils.errors import UserError
 
-STEPS = (200, 20)  # values tried of beta and of alpha, as the authors search
+STEPS = (200, 20)  # number of values searched for beta and alpha, as in the released code
 
 
 class TipAdapter(ZeroShot):
     """Zero-shot scores plus alpha * exp(-beta (1 - f K^T)) Y, with keys K (N, D) and one-hot labels Y (N, K).
 
-    Keys are made from training images (`remember`), alpha and beta chosen on validation images (`search`). Only the
-    keys learn, if anything does (Tip-Adapter-F). The scale of the zero-shot part is CLIP's own, which is 100 in
+    Keys are set from training images (`remember`), alpha and beta are chosen on validation images (`search`). Only the
+    keys are trainable, if at all (Tip-Adapter-F). The scale of the zero-shot scores is CLIP's own, which is 100 in
     OpenAI's models.
 
     Args:
-        finetune: the keys learn.
+        finetune: train the keys.
         mix: alpha and beta until they are chosen on validation images.
 
     The other arguments are those of ZeroShot.
@@ -47,23 +47,23 @@ class TipAdapter(ZeroShot):
         self.register_buffer("labels", torch.zeros(0, dtype=torch.int64))
         self.register_buffer("mix", torch.tensor(mix))
         if not finetune:
-            # Not a parameter: nothing of it learns, but it belongs to the task.
+            # Not a parameter because it is not trained, but it is stored with the task.
             keys = self.keys.data
             del self.keys
             self.register_buffer("keys", keys)
 
     def set_names(self, names: Sequence[str], templates: Sequence[str] | None = None) -> None:
-        """Only before anything is remembered.
+        """Allowed only before keys are set.
 
         Raises:
             UserError: the cache belongs to other classes.
         """
         if "labels" in self._buffers and len(self.labels):
-            raise UserError("a Tip-Adapter's cache knows its own classes only; use head=zeroshot for other names")
+            raise UserError("a Tip-Adapter's cache supports its own classes only; use head=zeroshot for other names")
         super().set_names(names, templates)
 
     def resize_for(self, count: int) -> None:
-        """Make room for `count` keys, before a stored state is loaded."""
+        """Allocate `count` keys before a stored state is loaded."""
         width, device = self.fixed.shape[1], self.fixed.device
         if isinstance(self.keys, nn.Parameter):
             self.keys.data = torch.zeros(count, width, device=device)
@@ -73,9 +73,9 @@ class TipAdapter(ZeroShot):
 
     @torch.no_grad()
     def remember(self, features: Tensor, labels: Tensor) -> None:
-        """Take the features (N, D) of training images as keys, with their labels (N,).
+        """Set the keys to the features (N, D) of training images, with their labels (N,).
 
-        Where an image was seen several times, `features` is the mean of its raw features; keys are normalised once.
+        For several views of an image, `features` is the mean of their raw features; keys are normalised once.
         """
         self.resize_for(len(labels))
         self.keys.copy_(F.normalize(features, dim=-1))
@@ -87,24 +87,24 @@ class TipAdapter(ZeroShot):
         return self.scores(features, self.text()) + alpha * self.cached(features, beta)
 
     def cached(self, features: Tensor, beta: Tensor | float) -> Tensor:
-        """What the cache says, (B, K)."""
+        """Scores of the cache, (B, K)."""
         near = torch.exp(-beta * (1 - F.normalize(features, dim=-1) @ self.keys.to(features.dtype).T))
         return near @ F.one_hot(self.labels, len(self.fixed)).to(near.dtype)
 
     def ready(self) -> Callable[[Tensor], Tensor]:
-        """The head as it is; all of it is constant."""
+        """The head itself; all of it is constant."""
         return self.forward
 
     @torch.no_grad()
     def search(self, features: Tensor, labels: Tensor, alphas: float, betas: float) -> tuple[float, float, float]:
-        """Choose alpha and beta by accuracy on validation features (N, D); equal accuracy goes to the first.
+        """Choose alpha and beta by accuracy on validation features (N, D); ties go to the first values.
 
         Args:
-            alphas: the largest alpha, not itself tried; the smallest is 0.1.
-            betas: the largest beta.
+            alphas: upper bound of alpha (exclusive); the smallest value is 0.1.
+            betas: largest beta.
 
         Returns:
-            alpha, beta and the accuracy they reach.
+            alpha, beta and their accuracy.
         """
         zero = self.scores(features, self.text())
         best = (-1.0, 0.0, 0.0)

@@ -1,4 +1,4 @@
-"""TPT: the context is tuned for every test image, on views of it (Shu et al. 2022, section 3.2)."""
+"""TPT: the context is tuned on views of every test image (Shu et al. 2022, section 3.2)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from vpt.heads.zero_shot import ZeroShot
 
 
 def tuned_scores(head: ZeroShot, views: Tensor, share: float, rate: float, steps: int) -> Tensor:
-    """Scores (K,) of an image whose views have features (V, D), the first view being the plain one.
+    """Scores (K,) of an image whose views have features (V, D); the first view is the unaugmented one.
 
-    The `share` of views with the lowest entropy is kept; one or more steps of AdamW on the context lower the entropy of
-    their mean prediction; the plain view is scored with the new context, and the old one is put back.
+    The fraction `share` of views with the lowest entropy is kept; AdamW steps on the context minimise the entropy of
+    their mean prediction; the unaugmented view is scored with the tuned context, which is then reset.
     """
     contexts = head.contexts
     assert contexts is not None
     before = contexts.tokens.detach().clone()
     with torch.inference_mode(False), torch.enable_grad():
-        views = views.clone()  # features made in inference mode cannot be differentiated through
+        views = views.clone()  # autograd does not accept features created in inference mode
         tokens = contexts.tokens
         tokens.requires_grad_(True)
         try:
@@ -64,7 +64,7 @@ def mean_entropy(scores: Tensor) -> Tensor:
 def tuning_forward(
     features: Callable[[Tensor], Tensor], head: ZeroShot, share: float, rate: float, steps: int
 ) -> Callable[[Tensor], Tensor]:
-    """A forward pass that tunes for every image: views (B, V, 3, S, S) to scores (B, K)."""
+    """A forward pass that tunes the context for every image: views (B, V, 3, S, S) to scores (B, K)."""
 
     def forward(images: Tensor) -> Tensor:
         rows = []

@@ -1,7 +1,7 @@
-"""The zero-shot head of CLIP: scores are cosines to text features of class names (Radford et al. 2021, section 3.1).
+"""Zero-shot head of CLIP: cosine similarity to text features of class names (Radford et al. 2021, section 3.1).
 
-Text features come from fixed templates, computed once and kept on disk, or from a learned context
-(prompts/contexts.py), computed anew in every step.
+Text features come from fixed templates, computed once and cached on disk, or from a learned context
+(prompts/clip/text_context.py), computed in every step.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vpt.utils.cache_dir import cache_dir
 from vpt.utils.errors import UserError
 from vpt.utils.tensor_io import read_tensors, write_tensors
 
-MAX_TEXTS = 100_000  # that are encoded for one head; a thousand classes in all of CLIP's templates are 80,000
+MAX_TEXTS = 100_000  # maximum for one head; a thousand classes in all of CLIP's templates are 80,000
 Scorer = Callable[[Tensor], Tensor]
 
 
@@ -32,17 +32,17 @@ def class_features(
 ) -> Tensor:
     """Normalised text features (K, D): the mean over templates for every name.
 
-    They are kept in the user's cache folder under what decides them, so that they are computed once.
+    They are computed once and cached in the user's cache folder, with a key of all inputs.
 
     Args:
-        encoder: a CLIP's text side.
-        fingerprint: of the whole CLIP, its tokenizer included.
+        encoder: text encoder of a CLIP.
+        fingerprint: fingerprint of the whole CLIP, including its tokenizer.
         names: class names.
         templates: texts with `{}`.
-        each_normal: features of single texts are normalised before the mean, as CLIP does.
+        each_normal: normalise the features of single texts before the mean, as CLIP does.
 
     Raises:
-        UserError: more texts than are worth the time, or a name that is too long.
+        UserError: too many texts, or a name that is too long.
     """
     if len(names) * len(templates) > MAX_TEXTS:
         raise UserError(
@@ -57,33 +57,33 @@ def class_features(
             if len(kept) == len(names):
                 return kept.to(encoder.scale.device)
         except (UserError, KeyError, TypeError):
-            path.unlink(missing_ok=True)  # damaged; made again
+            path.unlink(missing_ok=True)  # damaged; computed again
     found = []
     words = cleaned(names)
     for start in range(0, len(words), 64):
         some = words[start : start + 64]
-        # Not str.format: a name may hold braces of its own.
+        # Not str.format: a name may contain braces.
         texts = [template.replace("{}", name) for name in some for template in templates]
         features = encoder.features(texts).unflatten(0, (len(some), len(templates)))
         found.append((F.normalize(features, dim=-1) if each_normal else features).mean(1))
     features = F.normalize(torch.cat(found), dim=-1)
-    with contextlib.suppress(UserError):  # a cache that cannot be written is no reason to stop
+    with contextlib.suppress(UserError):  # failure to write the cache is not an error
         write_tensors(path, {"features": features}, {"kind": "vpt text features"})
     return features
 
 
 class ZeroShot(nn.Module):
-    """Scores (B, K) of image features (B, D): logit scale times cosine to each class's text features.
+    """Scores (B, K) of image features (B, D): logit scale times cosine similarity to each class's text features.
 
     Args:
-        encoder: a CLIP's text side; not a part of this module.
-        fingerprint: of the CLIP.
+        encoder: text encoder of a CLIP; not a submodule of this module.
+        fingerprint: fingerprint of the CLIP.
         names: class names.
-        templates: texts with `{}`, whose mean text features are fixed.
-        each_normal: features of single texts are normalised before the mean, as CLIP does.
+        templates: texts with `{}`, whose mean text features are constant.
+        each_normal: normalise the features of single texts before the mean, as CLIP does.
     """
 
-    role = "prompt"  # what learns here is prompts
+    role = "prompt"  # trainable parameters of this head are prompts
     fixed: Tensor
 
     def __init__(
@@ -95,20 +95,20 @@ class ZeroShot(nn.Module):
         each_normal: bool = True,
     ) -> None:
         super().__init__()
-        self.__dict__["encoder"] = encoder  # a reference; it belongs to the backbone
+        self.__dict__["encoder"] = encoder  # not a submodule: it belongs to the backbone
         self.fingerprint = fingerprint
         self.templates = tuple(templates)
         self.each_normal = each_normal
-        self.contexts: Contexts | None = None  # a learned context, in place of the fixed features
-        self.chunk = 4  # images whose texts are computed at a time where the context depends on the image
+        self.contexts: Contexts | None = None  # a learned context instead of the fixed features
+        self.chunk = 4  # number of images whose texts are computed at once, if the context depends on the image
         self.register_buffer("fixed", torch.zeros(0), persistent=False)
         self.set_names(names)
 
     def set_names(self, names: Sequence[str], templates: Sequence[str] | None = None) -> None:
-        """Take other class names, and other templates if they are given.
+        """Use other class names, and other templates if given.
 
         Raises:
-            UserError: names that are too long, or contexts that belong to their classes.
+            UserError: names that are too long, or contexts that are specific to their classes.
         """
         self.templates = self.templates if templates is None else tuple(templates)
         encoder: TextEncoder = self.__dict__["encoder"]
@@ -123,11 +123,11 @@ class ZeroShot(nn.Module):
         return self.contexts is not None and self.contexts.meta is not None
 
     def text(self) -> Tensor:
-        """Normalised text features (K, D), for contexts that do not depend on the image."""
+        """Normalised text features (K, D), if the context does not depend on the image."""
         return self.fixed if self.contexts is None else F.normalize(self.contexts()[0], dim=-1)
 
     def scores(self, features: Tensor, text: Tensor) -> Tensor:
-        """Scores (B, K) of image features (B, D) against normalised text features (K, D) or (B, K, D)."""
+        """Scores (B, K) of image features (B, D) with normalised text features (K, D) or (B, K, D)."""
         encoder: TextEncoder = self.__dict__["encoder"]
         normal = F.normalize(features, dim=-1)
         text = text.to(normal.dtype)
@@ -138,11 +138,11 @@ class ZeroShot(nn.Module):
         """Scores (B, K) of image features (B, D)."""
         if not self.conditional:
             return self.scores(features, self.text())
-        if torch.compiler.is_compiling():  # a file takes any batch, but as many chunks as it was traced with
+        if torch.compiler.is_compiling():  # an exported program supports any batch size, but a fixed number of chunks
             return self._conditional(features)
         parts = []
         for some in features.split(self.chunk):
-            # The texts of all classes for every image are many; their activations are made again going back.
+            # Texts of all classes for every image need much memory: recompute activations in the backward pass.
             again = torch.is_grad_enabled()
             parts.append(checkpoint(self._conditional, some, use_reentrant=False) if again else self._conditional(some))
         return torch.cat(parts)
@@ -153,7 +153,7 @@ class ZeroShot(nn.Module):
         return self.scores(features, text)
 
     def ready(self) -> Scorer:
-        """The head with what does not depend on the image computed once."""
+        """The head with all parts that do not depend on the image computed once."""
         if self.conditional:
             return self.forward
         text = self.text()

@@ -1,1 +1,1 @@
-"""Metrics of classification and detection, and what they can tell apart."""
+"""Metrics of classification and detection, and the significance of differences."""

@@ -1,4 +1,4 @@
-"""COCO's mAP of runs on images that are drawn anew with replacement: how much of it is the luck of the images."""
+"""Bootstrap over images of COCO's mAP: images are resampled with replacement."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from vpt.metrics.coco_map import Boxes, Matches, match_all, mean_average_precisi
 from vpt.metrics.significance import shared_images
 
 DRAWS = 1000
-BLOCK = 50  # draws that are computed at once; more would only take memory
+BLOCK = 50  # resamples computed at once; more would only need more memory
 
-Rows = Sequence[Mapping[str, Any]]  # what predictions-test.json holds
+Rows = Sequence[Mapping[str, Any]]  # content of predictions-test.json
 
 
 def matched(runs: Mapping[str, tuple[Rows, LabelledData]], split: str) -> tuple[dict[str, list[Matches]], int]:
-    """The boxes of runs, matched with the true ones on the images that all of them answered, and how many these are.
+    """Match the boxes of runs on the images they have in common; also returns the number of these images.
 
     Args:
-        runs: name -> what was predicted, and the data it was measured on.
+        runs: name -> predictions, and the data the run was evaluated on.
         split: test or val.
 
     Raises:
-        UserError: no image in common, or another truth for the same image.
+        UserError: no image in common, or different labels for the same image.
     """
     said = {run: {row["image"]: row["boxes"] for row in rows} for run, (rows, _) in runs.items()}
     truth = {
@@ -45,10 +45,10 @@ def matched(runs: Mapping[str, tuple[Rows, LabelledData]], split: str) -> tuple[
 
 
 def interval(rows: Rows, data: LabelledData, split: str) -> tuple[float, float]:
-    """95% interval of a run's mAP, by the bootstrap over images.
+    """95% confidence interval of a run's mAP, by the bootstrap over images.
 
     Raises:
-        UserError: the run answered none of the images.
+        UserError: the run has predictions for none of the images.
     """
     matches, images = matched({"": (rows, data)}, split)
     low, high = np.quantile(resampled(matches, images)[1][""], [0.025, 0.975])
@@ -58,7 +58,7 @@ def interval(rows: Rows, data: LabelledData, split: str) -> tuple[float, float]:
 def resampled(
     matches: Mapping[str, Sequence[Matches]], images: int, draws: int = DRAWS, seed: int = 0
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """mAP of each run on all images, and (draws,) on as many images drawn with replacement, the same for all runs."""
+    """mAP of each run on all images, and (draws,) on resampled images; the resamples are the same for all runs."""
     chance = np.random.default_rng(seed)
     whole = np.ones((1, images), np.int64)
     score = {run: float(mean_average_precision(each, whole)[0]) for run, each in matches.items()}
@@ -72,7 +72,7 @@ def resampled(
 
 
 def _truth(data: LabelledData, split: str) -> dict[str, list[tuple[str, tuple[float, ...], bool]]]:
-    """Label, box and crowd of all true boxes of each image."""
+    """Label, box and crowd flag of all true boxes of each image."""
     return {
         record.name: [
             (data.classes[label], tuple(box), crowd)
@@ -84,8 +84,8 @@ def _truth(data: LabelledData, split: str) -> dict[str, list[tuple[str, tuple[fl
 
 
 def _boxes(rows: Sequence[tuple[str, Sequence[float], bool, float]], classes: Sequence[str]) -> Boxes:
-    """Boxes as the metric of a run sees them: corner, width and height in single precision. Classes that no image has
-    count nowhere and get the label -1."""
+    """Boxes as the metric of a run sees them: corner, width and height in single precision. Classes without images get
+    the label -1 and do not count."""
     place = {name: number for number, name in enumerate(classes)}
     boxes = np.array([box for _, box, _, _ in rows], np.float32).reshape(-1, 4)
     boxes[:, 2:] -= boxes[:, :2]

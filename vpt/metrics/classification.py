@@ -1,4 +1,4 @@
-"""Metrics of classification, from logits and labels to plain numbers; scikit-learn does the counting."""
+"""Metrics of classification, computed with scikit-learn from logits and labels."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from vpt.utils.errors import NotFinite
 
-BINS = 15  # of confidence
+BINS = 15  # confidence bins
 
 Floats = NDArray[np.floating[Any]]
 
 
 def main_metric(multilabel: bool) -> str:
-    """The metric by which epochs are ranked: larger is better.
+    """The metric by which epochs are ranked; larger is better.
 
     >>> main_metric(False)
     'accuracy'
@@ -26,7 +26,7 @@ def main_metric(multilabel: bool) -> str:
 
 
 def ranking(measured: Mapping[str, Any]) -> str:
-    """The metric by which what was measured is ranked, of any task.
+    """The main metric among measured ones, for any task.
 
     >>> ranking({"loss": 0.1, "accuracy": 0.9})
     'accuracy'
@@ -37,19 +37,19 @@ def ranking(measured: Mapping[str, Any]) -> str:
 def classification_metrics(
     logits: Floats, labels: NDArray[Any], *, classes: Sequence[str], multilabel: bool = False
 ) -> dict[str, Any]:
-    """Everything measured on one split.
+    """Compute all metrics of one split.
 
     Args:
         logits: (N, K).
-        labels: (N,) class indices, or (N, K) zeros and ones when images have several labels.
+        labels: (N,) class indices, or (N, K) zeros and ones if images have several labels.
         classes: K names.
 
     Returns:
-        Plain numbers: loss, accuracy (one label) or map (several), and what goes with them; per_class, and for one
-        label the confusion matrix with the truth in rows.
+        Plain numbers: loss, accuracy (one label) or map (several labels), and related metrics; per_class, and for one
+        label the confusion matrix with true classes in rows.
 
     Raises:
-        NotFinite: logits that are not.
+        NotFinite: logits that are not finite.
 
     >>> classification_metrics(np.eye(3) * 9, np.arange(3), classes="abc")["accuracy"]
     1.0
@@ -119,21 +119,21 @@ def _per_class(classes: Sequence[str], *columns: Any) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Bin:
-    """Answers whose confidence lies from `low` to `high`."""
+    """Answers with a confidence from `low` to `high`."""
 
     low: float
     high: float
     count: int
-    confidence: float  # mean
-    right: float  # share
+    confidence: float  # mean of the confidence
+    right: float  # fraction that is correct
 
 
 def reliability(confidence: Floats, right: NDArray[np.bool_], bins: int = BINS) -> list[Bin]:
-    """Answers by confidence, in bins of equal width; empty ones are left out.
+    """Group answers by confidence into bins of equal width; empty bins are left out.
 
     Args:
         confidence: (N,) from 0 to 1.
-        right: (N,) whether the answer was right.
+        right: (N,) whether the answer is correct.
 
     >>> [bin.count for bin in reliability(np.array([0.1, 0.95, 1.0]), np.array([False, True, True]), bins=10)]
     [1, 2]
@@ -152,7 +152,7 @@ def reliability(confidence: Floats, right: NDArray[np.bool_], bins: int = BINS) 
 
 
 def calibration_error(confidence: Floats, right: NDArray[np.bool_], bins: int = BINS) -> float:
-    """Expected calibration error (Guo et al. 2017, section 2): gap between confidence and accuracy, by bins.
+    """Expected calibration error (Guo et al. 2017, section 2): mean gap between confidence and accuracy over bins.
 
     >>> calibration_error(np.array([0.75] * 4), np.array([True, True, True, False]))
     0.0

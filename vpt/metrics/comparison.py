@@ -1,4 +1,4 @@
-"""Several methods on one data set: a short table, and a picture of where they part."""
+"""Comparison of several methods on one data set: a short table, and a plot of the images on which they disagree."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TILES = 8
 
 
 def method_name(metrics: Mapping[str, Any]) -> str:
-    """How people call what a run trained, from its metrics.
+    """Common name of the method that a run trained, from its metrics.
 
     >>> method_name({"prompt": "none", "tuning": "frozen"}), method_name({"prompt": "deep", "tuning": "frozen"})
     ('linear probe', 'deep prompts')
@@ -36,7 +36,7 @@ def method_name(metrics: Mapping[str, Any]) -> str:
 
 
 def say_comparison(console: Console, runs: Sequence[Mapping[str, Any]]) -> None:
-    """A table of what runs reached, from their metrics."""
+    """Print a table of the results of runs, from their metrics."""
     rows = []
     for metrics in runs:
         split = "test" if metrics.get("test") else "val"
@@ -52,13 +52,13 @@ def say_comparison(console: Console, runs: Sequence[Mapping[str, Any]]) -> None:
                 f"{metrics['artifact_bytes'] / 1e6:.2f} MB",
             ]
         )
-    console.table("comparison", ["method", "right", "wrong", "parameters that learn", "artifact"], rows)
+    console.table("comparison", ["method", "correct", "wrong", "trainable parameters", "artifact"], rows)
 
 
 def comparison_png(
     answers: Mapping[str, Sequence[Answer]], records: Sequence[Record], max_pixels: int, path: Path
 ) -> Path:
-    """Bars of mistakes, and images about which the methods disagree.
+    """Plot the number of mistakes, and images on which the methods disagree.
 
     Args:
         answers: of each method, for the same images in the same order.
@@ -78,9 +78,9 @@ def comparison_png(
     axes.bar_label(bars, padding=4)
     axes.invert_yaxis()
     axes.margins(x=0.15)
-    axes.xaxis.get_major_locator().set_params(integer=True)  # there are no halves of mistakes
+    axes.xaxis.get_major_locator().set_params(integer=True)  # counts are whole numbers
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(f"mistakes on {len(records)} images never seen before")
+    axes.set_title(f"mistakes on {len(records)} unseen images")
     shown = disagreements(list(answers.values()))[:TILES]
     right.suptitle("images on which they disagree" if shown else "they agree on every image")
     places = right.subplots(2, TILES // 2, squeeze=False).flat
@@ -101,7 +101,7 @@ def comparison_png(
 
 
 def disagreements(answers: Sequence[Sequence[Answer]]) -> list[int]:
-    """Images on which methods say different things, the surest first.
+    """Images on which methods disagree, most confident answers first.
 
     Args:
         answers: of each method, for the same images in the same order.

@@ -25,29 +25,29 @@ TINY = 1e-6  # pixels
 
 
 def require_metrics() -> None:
-    """A UserError if what measures boxes is not installed; told before training, not after."""
+    """Raise a UserError if the packages that evaluate boxes are not installed; called before training."""
     missing = [name for name in ("torchmetrics", "faster_coco_eval") if find_spec(name) is None]
     if missing:
-        raise UserError(f"measuring boxes needs {' and '.join(missing)}: pip install 'vpt[detection]'")
+        raise UserError(f"evaluating boxes needs {' and '.join(missing)}: pip install 'vpt[detection]'")
 
 
 def detection_metrics(
     predicted: Sequence[dict[str, Tensor]], wanted: Sequence[dict[str, Tensor]], classes: Sequence[str]
 ) -> dict[str, Any]:
-    """COCO's metrics of boxes, from 0 to 1; those without any box are None.
+    """COCO's metrics of boxes, from 0 to 1; metrics of classes or sizes without boxes are None.
 
     Args:
-        predicted: of each image boxes (n, 4) x1, y1, x2, y2 in pixels, scores (n,), labels (n,).
-        wanted: of each image boxes, labels, and iscrowd; and area (n,) of the objects in pixels, which decides their
+        predicted: for each image boxes (n, 4) x1, y1, x2, y2 in pixels, scores (n,), labels (n,).
+        wanted: for each image boxes, labels and iscrowd; and area (n,) of the objects in pixels, which decides their
             size class as in COCO's files; default: the areas of the boxes.
         classes: names.
 
     Returns:
-        map over overlaps of 0.5 to 0.95, map50, map75, by size of boxes, recall, per class, and precision over recall.
+        map over overlaps of 0.5 to 0.95, map50, map75, by size of boxes, recall, per class, and precision by recall.
 
     Raises:
         UserError: torchmetrics or faster-coco-eval is not installed.
-        NotFinite: boxes or scores that are not; the evaluation would count them as right.
+        NotFinite: boxes or scores that are not finite; the evaluation would count them as correct.
     """
     bad = sum(not all(torch.isfinite(image[key]).all() for key in ("boxes", "scores")) for image in predicted)
     if bad:
@@ -59,7 +59,7 @@ def detection_metrics(
         backend="faster_coco_eval",
         class_metrics=True,
         extended_summary=True,
-        # torchmetrics' own are float32, and put a recall of exactly 0.6 below a threshold of 0.6.
+        # torchmetrics' default recalls are float32, and put a recall of exactly 0.6 below a threshold of 0.6.
         iou_thresholds=np.linspace(0.5, 0.95, 10).tolist(),
         rec_thresholds=np.linspace(0.0, 1.0, 101).tolist(),
     )
@@ -83,20 +83,20 @@ def detection_metrics(
 
 
 def _with_areas(image: dict[str, Tensor]) -> dict[str, Tensor]:
-    """True boxes as torchmetrics takes them: for an area of 0, which COCO counts as small, it would take that of the
-    box."""
+    """True boxes in the format of torchmetrics. It would replace an area of 0, which COCO counts as small, by the area
+    of the box."""
     if "area" not in image:
         return dict(image)
     return {**image, "area": image["area"].double().clamp(min=TINY)}
 
 
 def _number(value: Tensor) -> float | None:
-    """COCO says -1 where there is nothing to measure."""
+    """A metric, or None: COCO returns -1 if there is nothing to measure."""
     return None if float(value) < 0 else float(value)
 
 
 def _curve(precision: Tensor) -> dict[str, list[float]]:
-    """Precision at 101 recalls, mean over classes, for overlaps of 0.5, 0.75 and the mean of all."""
+    """Precision at 101 recalls, averaged over classes, at overlaps 0.5, 0.75 and averaged over all overlaps."""
     # (overlaps, recalls, classes, areas, counts): all areas, 100 boxes.
     whole = precision[:, :, :, 0, -1]
     whole = torch.where(whole < 0, torch.nan, whole)

@@ -1,4 +1,4 @@
-"""Pictures of detection: boxes on photos, predictions beside truth, precision over recall."""
+"""Plots of detection: boxes on photos, predictions and ground truth, precision-recall curves."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from vpt.data.decode import BadImage, read
 from vpt.data.detection.dataset import BoxRecord
 from vpt.utils.plotting import BLUE, GREY, ORANGE, picture_png, save
 
-# Told apart by colour-blind readers too (Okabe and Ito); classes take them in turn.
+# Distinguishable for colour-blind readers too (Okabe and Ito); classes use them in turn.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
-LEGIBLE = 512  # pixels of a longer side on which captions can be read
+LEGIBLE = 512  # pixels of the longer side at which captions are legible
 SHOWN = 0.3  # boxes below this score are not drawn
 
 
 def uncovered(places: Sequence[tuple[float, float, float, float]]) -> list[bool]:
-    """Which captions can be shown, the first ones first: those that lie on none of the shown before them.
+    """Which captions to draw: in order, those that overlap no caption drawn before.
 
     Args:
-        places: of each caption x1, y1, x2, y2.
+        places: x1, y1, x2, y2 of each caption.
 
     >>> uncovered([(0, 0, 9, 9), (5, 5, 14, 14), (10, 10, 19, 19)])
     [True, False, True]
@@ -41,17 +41,17 @@ def uncovered(places: Sequence[tuple[float, float, float, float]]) -> list[bool]
 def draw_boxes(
     pixels: np.ndarray, boxes: Sequence[Sequence[float]] | np.ndarray, labels: Sequence[int], captions: Sequence[str]
 ) -> np.ndarray:
-    """A photo (H, W, 3) uint8 with boxes x1, y1, x2, y2 and captions drawn on it, as a new array.
+    """Draw boxes x1, y1, x2, y2 and captions on a photo (H, W, 3) uint8; returns a new array.
 
-    The first boxes lie on top; a caption that would cover one of theirs is left out.
+    The first boxes are on top; a caption that would cover one of theirs is left out.
 
     >>> draw_boxes(np.zeros((20, 20, 3), np.uint8), [[2, 2, 15, 15]], [0], ["cat 0.9"]).shape
     (20, 20, 3)
     """
-    picture = Image.fromarray(pixels).convert("RGB")
-    pen = ImageDraw.Draw(picture)
-    line = max(1, round(min(picture.size) / 150))
-    font = ImageFont.load_default(max(9, round(min(picture.size) / 28)))
+    image = Image.fromarray(pixels).convert("RGB")
+    pen = ImageDraw.Draw(image)
+    line = max(1, round(min(image.size) / 150))
+    font = ImageFont.load_default(max(9, round(min(image.size) / 28)))
     colours = [COLOURS[label % len(COLOURS)] for label in labels]
     for box, colour in reversed(list(zip(boxes, colours, strict=True))):
         x1, y1, x2, y2 = (float(value) for value in box)
@@ -62,12 +62,12 @@ def draw_boxes(
             ink = "black" if _brightness(colour) > 0.4 else "white"
             pen.rectangle(place, fill=colour)
             pen.text((place[0] + line, place[1] + line), caption, fill=ink, font=font, anchor="lt")
-    return np.asarray(picture)
+    return np.asarray(image)
 
 
 def enlarged(pixels: np.ndarray, least: int = LEGIBLE) -> tuple[np.ndarray, int]:
-    """A photo (H, W, 3) whose longer side has at least `least` pixels, so that captions can be read, and how many times
-    it was enlarged, a whole number.
+    """Enlarge a photo (H, W, 3) by a whole number, so that its longer side has at least `least` pixels and captions are
+    legible. Returns the photo and the number.
 
     >>> shown, times = enlarged(np.zeros((100, 200, 3), np.uint8))
     >>> shown.shape, times
@@ -83,7 +83,7 @@ def enlarged(pixels: np.ndarray, least: int = LEGIBLE) -> tuple[np.ndarray, int]
 def _caption_place(
     pen: ImageDraw.ImageDraw, font: Any, box: Sequence[float], caption: str, line: int
 ) -> tuple[float, float, float, float]:
-    """Over the upper left corner of a box, or under it where the picture ends; never beyond its right edge."""
+    """Above the upper left corner of a box, or below it at the upper edge of the image; never beyond the right edge."""
     left, head, right, foot = pen.textbbox((0, 0), caption, font=font, anchor="lt")
     wide, high = right - left + 2 * line, foot - head + 2 * line
     x = max(0.0, min(float(box[0]), pen.im.size[0] - wide))
@@ -106,7 +106,7 @@ def grid_png(
     path: Path,
     side: int = 280,
 ) -> Path:
-    """Photos in pairs, the true boxes on the left and the predicted ones on the right; two pairs a row."""
+    """Pairs of photos, with true boxes on the left and predicted boxes on the right; two pairs per row."""
     tiles = []
     for record, found in zip(records, predicted, strict=True):
         try:
@@ -123,9 +123,9 @@ def grid_png(
         truth = draw_boxes(small, np.asarray(record.boxes).reshape(-1, 4) * scale, record.labels, names)
         guess = draw_boxes(small, found["boxes"][sure].numpy() * scale, labels, captions)
         tile = np.full((side, 2 * side + 8, 3), 255, np.uint8)
-        for number, picture in enumerate((truth, guess)):
+        for number, image in enumerate((truth, guess)):
             left = number * (side + 8)
-            tile[: picture.shape[0], left : left + picture.shape[1]] = picture
+            tile[: image.shape[0], left : left + image.shape[1]] = image
         tiles.append(tile)
     if not tiles:
         tiles = [np.full((side, 2 * side + 8, 3), 255, np.uint8)]
@@ -144,7 +144,7 @@ def grid_png(
 
 
 def precision_png(curves: Mapping[str, Sequence[float]], path: Path) -> Path:
-    """Precision over recall at two overlaps and in the mean."""
+    """Precision-recall curves at two overlaps and averaged over overlaps."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.5, 4), layout="constrained")

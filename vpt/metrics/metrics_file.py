@@ -1,4 +1,4 @@
-"""The form of files of metrics, which runs and protocols write, and reports, sweeps and benchmarks read."""
+"""Schema of metrics files, which runs and protocols write, and reports, sweeps and benchmarks read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Number = Annotated[StrictFloat, Field(allow_inf_nan=False)] | Annotated[StrictIn
 
 
 class _ClassRow(BaseModel):
-    """A class of a split: of classification with precision, recall, f1 and support, of detection with map and boxes."""
+    """Metrics of a class: precision, recall, f1 and support of classification, or map and boxes of detection."""
 
     model_config = ConfigDict(extra="forbid")
     name: StrictStr = Field(alias="class")
@@ -49,7 +49,7 @@ class _ClassRow(BaseModel):
 
 
 class _Split(BaseModel):
-    """A split that was measured: numbers by name, the classes, and the confusion matrix or the precision curves."""
+    """Metrics of a split: numbers by name, the classes, and the confusion matrix or the precision curves."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Number | None]
@@ -65,7 +65,7 @@ class _Split(BaseModel):
             raise ValueError("a split needs accuracy or map")
         sides = {len(self.confusion or []), *map(len, self.confusion or [])}
         if self.confusion is not None and sides != {len(self.per_class)}:
-            raise ValueError("the confusion matrix must be as large as there are classes")
+            raise ValueError("the confusion matrix must be as large as the number of classes")
         return self
 
 
@@ -136,7 +136,7 @@ _PROTOCOL = TypeAdapter[Any](Annotated[_FewShot | _BaseToNew | _Transfer, Field(
 
 
 def read_metrics(file: Path) -> dict[str, Any]:
-    """What the metrics.json of a finished run holds.
+    """Read the metrics.json of a finished run.
 
     Raises:
         UserError: it cannot be read, or is damaged.
@@ -150,12 +150,12 @@ def read_metrics(file: Path) -> dict[str, Any]:
 
 
 def read_split(file: Path) -> dict[str, Any]:
-    """The metrics of one split, of what needs no training; as `read_metrics`."""
+    """Read the metrics of one split, of methods without training; see `read_metrics`."""
     return _read(file, _SPLIT)
 
 
 def read_protocol(file: Path) -> dict[str, Any]:
-    """The result of a protocol, in a file of its name; as `read_metrics`."""
+    """Read the result of a protocol from the file of that name; see `read_metrics`."""
     found = _read(file, _PROTOCOL)
     if found["protocol"] != file.stem:
         raise UserError(f"{file} is a result of {found['protocol']}; remove it, and {AGAIN}")

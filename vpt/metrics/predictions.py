@@ -1,7 +1,7 @@
-"""What a run answered for each image of a split, as a CSV that people, spreadsheets and reports read.
+"""Predictions of a run for each image of a split, as a CSV for people, spreadsheets and reports.
 
-Cells that a spreadsheet would take for formulas are written as text, see vpt/utils/csv_cells.py; they read back
-unchanged.
+Cells that a spreadsheet would interpret as formulas are escaped, see vpt/utils/csv_cells.py; reading them returns the
+original text.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ COLUMNS = ("image", "true", "predicted", "score", "score_of_true")
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer for one image: classes joined by | where there are several, scores from 0 to 1."""
+    """The answer for one image: classes, joined by | if there are several, and scores from 0 to 1."""
 
     image: str
     true: str
@@ -34,17 +34,17 @@ class Answer:
 
     @property
     def right(self) -> bool:
-        """Whether it is the truth."""
+        """Whether the answer is correct."""
         return self.true == self.predicted
 
 
 def answers_of(names: Sequence[str], logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> list[Answer]:
-    """Answers from scores before softmax or sigmoid.
+    """Answers from logits.
 
     Args:
         names: of the images.
-        logits: (N, K) scores.
-        labels: (N,) class of each image, or (N, K) of 0 and 1 where it has several.
+        logits: (N, K).
+        labels: (N,) class of each image, or (N, K) of 0 and 1 if images have several labels.
         classes: names of the K classes.
 
     >>> answers_of(["a.png"], np.array([[0.0, 9.0]]), np.array([0]), ["cat", "dog"])[0].predicted
@@ -82,10 +82,10 @@ def write_answers(path: Path, answers: Sequence[Answer]) -> Path:
 
 
 def read_answers(path: Path) -> list[Answer]:
-    """Read what `write_answers` wrote.
+    """Read a file written by `write_answers`.
 
     Raises:
-        UserError: a file that is missing or of another form.
+        UserError: a file that is missing or has an unexpected form.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""From logits to probabilities, the same way wherever they are reported."""
+"""Probabilities from logits, computed the same way everywhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Values = TypeVar("Values", Tensor, np.ndarray)
 
 
 def probabilities(logits: Values, multilabel: bool = False) -> Values:
-    """Probabilities of logits (..., K): softmax over the classes, or with `multilabel` the sigmoid of each.
+    """Probabilities of logits (..., K): softmax over the classes, or with `multilabel` the sigmoid of each logit.
 
     >>> probabilities(torch.zeros(1, 2)), probabilities(np.zeros(2), multilabel=True)
     (tensor([[0.5000, 0.5000]]), array([0.5, 0.5]))

@@ -1,1 +1,1 @@
-"""Prompts: what is inserted, where, and which of it anybody reads."""
+"""Prompts: prompt methods, and the computation that each needs in the backbone."""

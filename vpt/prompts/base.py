@@ -1,4 +1,4 @@
-"""The base of every prompt, with its hooks; and of token prompts: which tokens enter where, and what else they do.
+"""Base classes of all prompts and of token prompts, with their hooks.
 
 A new method overrides `sets` (the tokens), `in_layer` (see backbones/layer_prompt.py), or both; the executor needs no
 change. docs/adding-a-method.md shows all hooks.
@@ -23,32 +23,32 @@ from vpt.utils.errors import UserError
 
 @dataclass(frozen=True)
 class Shape:
-    """What a prompt must know of a backbone."""
+    """Shape of a backbone, as far as prompts depend on it."""
 
     depth: int  # layers
     width: int  # channels C
     heads: int
     patch: tuple[int, int]  # pixels
     grid: tuple[int, int]  # patches
-    prefix: int = 1  # class and register rows before the patches
+    prefix: int = 1  # class and register tokens before the patches
 
     @classmethod
     def of(cls, tower: Tower, size: int | None = None) -> Shape:
-        """The shape of a tower that sees squares of `size` pixels; default: of its own size."""
+        """The shape of a tower for square inputs of `size` pixels; default: its own input size."""
         grid = tower.grid if size is None else (size // tower.patch[0], size // tower.patch[1])
         return cls(len(tower.blocks), tower.width, tower.blocks[0].heads, tower.patch, grid, tower.prefix)
 
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """Training images by which a prompt is initialised.
+    """Training images for the initialisation of a prompt.
 
     Args:
         backbone: frozen, without the prompt.
         images: batches of normalised images (B, 3, S, S).
-        labels: of each batch: class indices (B,), or zeros and ones (B, K) where an image may have several labels; for
-            detection a list of targets with boxes and labels. Empty where there are none.
-        seed: of what is drawn.
+        labels: for each batch: class indices (B,), or zeros and ones (B, K) if images may have several labels; for
+            detection a list of targets with boxes and labels. Empty if there are none.
+        seed: random seed.
     """
 
     backbone: Backbone
@@ -57,7 +57,7 @@ class TrainingImages:
     seed: int = 0
 
     def entering(self, layers: Sequence[int]) -> dict[int, Tensor]:
-        """The patch tokens (images, N, C) of all images that enter each of `layers`."""
+        """Patch tokens (images, N, C) of all images at the input of each of `layers`."""
         found: dict[int, list[Tensor]] = {layer: [] for layer in layers}
         for images in self.images:
             for layer, tokens in self.backbone.entering(images, layers).items():
@@ -66,33 +66,33 @@ class TrainingImages:
 
 
 class PromptModule(nn.Module):
-    """A prompt, and the hooks by which it takes part in training. Each does nothing unless a method overrides it."""
+    """A prompt with hooks for training. Each hook does nothing by default."""
 
-    # Names of parameters, buffers and modules of this one that only training needs: no artifact stores them.
+    # Names of this module's parameters, buffers and submodules that are needed in training only and not stored.
     training_only: tuple[str, ...] = ()
 
     def before_epoch(self, epoch: int, epochs: int) -> None:
-        """Called before an epoch, counted from 0, of `epochs`; again where a run is resumed inside it, so what it sets
-        must follow from these numbers alone."""
+        """Called before an epoch, counted from 0, of `epochs`; called again if a run is resumed inside the epoch, so
+        its effects must depend on these numbers only."""
 
     def extra_losses(self, images: Any, labels: Any) -> Mapping[str, Tensor]:
-        """Scalars by name that are added to the loss of a training step. Called after the forward pass of the step.
+        """Named scalars added to the loss of a training step. Called after the forward pass of the step.
 
         Args:
-            images: of the step, as the model takes them: uint8 (B, 3, S, S), or for detection a list of (3, h, w).
+            images: input of the model: uint8 (B, 3, S, S), or for detection a list of (3, h, w).
             labels: class indices (B,), zeros and ones (B, K), or for detection a list of targets.
         """
         return {}
 
     def constrain(self) -> None:
-        """Bring parameters that have a range back into it, in place. Called after every step and after loading."""
+        """Clamp bounded parameters to their range, in place. Called after every step and after loading."""
 
     def after_step(self) -> None:
-        """Called after every step of the optimizer, without gradients."""
+        """Called without gradients after every step of the optimizer."""
         self.constrain()
 
     def is_training_only(self, name: str) -> bool:
-        """Whether a parameter or buffer of this module, by its name, is left out of artifacts."""
+        """Whether a parameter or buffer of this module is excluded from artifacts, by its name."""
         return any(name == one or name.startswith(f"{one}.") for one in self.training_only)
 
 
@@ -100,11 +100,11 @@ class TokenPrompts(PromptModule):
     """A token prompt.
 
     Args:
-        inserted: layer -> index of the token set that enters before it.
-        after: what becomes of prompt outputs in a layer above that has no fresh tokens, see backbones/liveness.py.
+        inserted: layer -> index of the token set that is inserted before it.
+        after: how later layers without new tokens treat prompt outputs, see backbones/liveness.py.
     """
 
-    any_size = True  # images of any size may come, as in detection
+    any_size = True  # images of any size are allowed, as in detection
 
     def __init__(self, inserted: Mapping[int, int], after: After = "carry") -> None:
         super().__init__()
@@ -112,44 +112,44 @@ class TokenPrompts(PromptModule):
         self.after: After = after
 
     def sets(self, batch: int) -> Sequence[Tensor]:
-        """Token sets by index: (P, C) each, or (batch, P, C) while dropout draws a mask for every image.
+        """Token sets by index: (P, C) each, or (batch, P, C) with a separate dropout mask for every image.
 
-        Sets that a port makes for each image may be missing at the end.
+        Sets that `adapt` computes for each image may be missing at the end.
         """
         raise NotImplementedError
 
     def in_layer(self, layer: int, block: Block, plain: LayerPrompt, sets: Sequence[Tensor]) -> LayerPrompt:
-        """What the prompt does in a layer; `plain` is what the tokens that enter there do."""
+        """The operations of the prompt in a layer; `plain` are those of the inserted tokens."""
         return plain
 
     def packed(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Its state for a file, where less than all of it matters; `unpacked` gives it back."""
+        """Compress the state for a file, if only a part of it is needed; inverse of `unpacked`."""
         return state
 
     def unpacked(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The state that `packed` made a file's of. One that was not packed, or does not fit, stays as it is."""
+        """Restore a state compressed by `packed`. Other states are returned unchanged."""
         return state
 
     def initialize(self, config: Any, data: TrainingImages) -> None:
-        """Set the values that training starts from, without gradients; called where `config.needs_images`.
+        """Initialise the parameters, without gradients; called if `config.needs_images`.
 
         Args:
-            config: the settings of the prompt.
+            config: settings of the prompt.
             data: training images and their labels.
         """
 
     def first_layers(self) -> list[int]:
-        """The first layer that each token set enters before, in rising order."""
+        """The first layer that each token set is inserted before, in increasing order."""
         return sorted({index: layer for layer, index in sorted(self.inserted.items(), reverse=True)}.values())
 
     def layers(self, tower: Tower, plan: Sequence[Step], batch: int) -> list[LayerPrompt]:
-        """What the prompt does in every layer. Nothing of it depends on the image but a port that is a function, so
-        inference needs it once.
+        """The operations of the prompt in every layer. They depend on the image only through functions, so inference
+        calls this once.
 
         Args:
             tower: the backbone.
-            plan: says which tokens must be rows; the others are turned to keys and values here.
-            batch: images, for dropout.
+            plan: says which tokens must be in the sequence; the others are converted to keys and values here.
+            batch: number of images, for dropout.
         """
         sets = self.sets(batch)
         found = []
@@ -163,10 +163,10 @@ class TokenPrompts(PromptModule):
 
 
 def prompted_layers(layers: str | list[int], depth: int) -> tuple[int, ...]:
-    """The layers, counted from 0, that `prompt.layers` means in a backbone of `depth` layers.
+    """Layers, counted from 0, selected by `prompt.layers` in a backbone of `depth` layers.
 
     Raises:
-        UserError: layers that do not exist or a spelling that is not known.
+        UserError: layers that do not exist, or an invalid value.
 
     >>> prompted_layers("last:2", depth=12)
     (10, 11)
@@ -187,7 +187,7 @@ def prompted_layers(layers: str | list[int], depth: int) -> tuple[int, ...]:
 
 
 def set_per_layer(layers: str | list[int], shape: Shape) -> dict[int, int]:
-    """A token set of its own for every prompted layer: layer -> index of its set.
+    """A separate token set for every prompted layer: layer -> index of its set.
 
     Raises:
         UserError: see `prompted_layers`.
@@ -199,7 +199,7 @@ def set_per_layer(layers: str | list[int], shape: Shape) -> dict[int, int]:
 
 
 def dropped(tokens: Tensor, share: float, batch: int, training: bool) -> Tensor:
-    """Token sets (sets, P, C) after dropout: as they are, or (sets, batch, P, C) with a mask for every image.
+    """Apply dropout to token sets (sets, P, C). In training, returns (sets, batch, P, C) with a mask for every image.
 
     >>> dropped(torch.ones(2, 3, 4), 0.5, batch=5, training=True).shape
     torch.Size([2, 5, 3, 4])

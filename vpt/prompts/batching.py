@@ -1,4 +1,4 @@
-"""What the prompts of several tasks do, stacked, so that every image of a batch may belong to another task."""
+"""Stacks the prompts of several tasks, so that the images of a batch may belong to different tasks."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from vpt.backbones.liveness import Step
 
 
 def shape_of(steps: Sequence[Step], layers: Sequence[LayerPrompt] | None) -> Hashable:
-    """What two prompts must have in common to go through the backbone together.
+    """Key that two prompts must have in common to be batched together.
 
-    Extra keys may differ in number, for they can be hidden; rows of the sequence may not. A prompt with a function
-    or a mask of its own goes alone.
+    Extra keys may differ in number, because they can be masked; tokens in the sequence may not. A prompt with a
+    function or a mask of its own is not batched.
 
     >>> shape_of([], None) == shape_of([], None)
     True
@@ -41,17 +41,17 @@ def shape_of(steps: Sequence[Step], layers: Sequence[LayerPrompt] | None) -> Has
 
 @dataclass(frozen=True)
 class Stack:
-    """Prompts of tasks that share a shape; leading axes count tasks."""
+    """Prompts of tasks with a common shape; the leading axis is the task."""
 
     layers: tuple[LayerPrompt, ...] | None
 
     def of(self, tasks: Tensor) -> list[LayerPrompt] | None:
-        """What the prompts do for a batch of images that belong to `tasks` (B,)."""
+        """The operations of the prompts for a batch of images that belong to `tasks` (B,)."""
         return None if self.layers is None else [_picked(layer, tasks) for layer in self.layers]
 
 
 def stack(prompts: Sequence[Sequence[LayerPrompt] | None]) -> Stack:
-    """Stack the prompts of tasks; they have one shape, see `shape_of`.
+    """Stack the prompts of tasks, which must have the same shape, see `shape_of`.
 
     >>> stack([None, None]).layers is None
     True
@@ -65,7 +65,7 @@ def stack(prompts: Sequence[Sequence[LayerPrompt] | None]) -> Stack:
 
 
 def _each(layer: LayerPrompt, change: Callable[[Tensor, int], Tensor]) -> LayerPrompt:
-    """All tensors of a layer changed, each given with the number of axes it has when every image has its own."""
+    """Apply `change` to all tensors of a layer, with the number of axes of a tensor that differs for every image."""
 
     def one(values: Tensor | None, axes: int) -> Tensor | None:
         return None if values is None else change(values, axes)
@@ -86,7 +86,7 @@ def _each(layer: LayerPrompt, change: Callable[[Tensor, int], Tensor]) -> LayerP
 
 def _stacked(layers: Sequence[LayerPrompt]) -> LayerPrompt:
     if len(layers) == 1:
-        return layers[0]  # leading axes of size one serve any number of images
+        return layers[0]  # leading axes of size one broadcast over images
     extra, seen = _extra([layer.extra for layer in layers if layer.extra is not None])
     branches = [layer.branch for layer in layers if layer.branch is not None]
     return LayerPrompt(
@@ -108,7 +108,7 @@ def _scalars(values: Sequence[Tensor], axes: int) -> Tensor | None:
 
 
 def _extra(pairs: Sequence[KeyValue]) -> tuple[KeyValue | None, Tensor | None]:
-    """Keys and values (T, heads, longest, head_dim), and which are real (T, longest), unless all are."""
+    """Keys and values (T, heads, longest, head_dim), and a mask of the valid ones (T, longest) unless all are valid."""
     if not pairs:
         return None, None
     counts = [pair.key.shape[2] for pair in pairs]
@@ -125,7 +125,7 @@ def _extra(pairs: Sequence[KeyValue]) -> tuple[KeyValue | None, Tensor | None]:
 
 
 def _picked(layer: LayerPrompt, tasks: Tensor) -> LayerPrompt:
-    """The entries of each image's task; what there is only one of serves them all."""
+    """Select the entries of each image's task; single entries are broadcast."""
 
     def pick(values: Tensor, axes: int) -> Tensor:
         return values if values.ndim < axes or values.shape[0] == 1 else values.index_select(0, tasks)

@@ -1,4 +1,4 @@
-"""From the settings of a prompt to its module. Which prompts there are stands in `vpt.config.prompts.PROMPTS`."""
+"""Creates the module of a prompt from its settings. Available prompts are listed in `vpt.config.prompts.PROMPTS`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["build_prompt", "build_tokens", "prompted_layers"]
 
 
 def build_tokens(config: TokenPrompt, shape: Shape) -> TokenPrompts:
-    """Build the token prompt that settings describe.
+    """Create a token prompt from its settings.
 
     Raises:
         UserError: settings that do not fit the backbone, or a plug-in that fails.
@@ -30,11 +30,11 @@ def build_tokens(config: TokenPrompt, shape: Shape) -> TokenPrompts:
 
 
 def build_prompt(config: Prompt, backbone: Backbone) -> TokenPrompts | PixelPrompts | None:
-    """The prompt for a backbone, with new parameters; None where there is none. Prompts among the words of class names
-    are built with their head: see vpt/models/clip.py.
+    """Create the prompt for a backbone, with new parameters; None if there is none. Prompts in the text of class names
+    are created with their head: see vpt/models/clip.py.
 
     Raises:
-        UserError: settings that do not fit the backbone, or a prompt that it cannot take.
+        UserError: settings that do not fit the backbone, or a prompt that it does not support.
     """
     if isinstance(config, NoPrompt):
         return None
@@ -42,5 +42,5 @@ def build_prompt(config: Prompt, backbone: Backbone) -> TokenPrompts | PixelProm
         made: PixelPrompts = config.build(backbone.preprocess.size)
         return made
     if not isinstance(config, TokenPrompt):
-        raise UserError(f"prompt={config.kind} is no token prompt; derive its settings from vpt.config.TokenPrompt")
+        raise UserError(f"prompt={config.kind} is not a token prompt; derive its settings from vpt.config.TokenPrompt")
     return build_tokens(config, Shape.of(backbone.require_tower("token prompts"), backbone.preprocess.size))

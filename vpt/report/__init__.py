@@ -1,5 +1,5 @@
-"""One HTML page about a run, or about several side by side: `vpt report RUN...`.
+"""HTML report on one run, or a comparison of several: `vpt report RUN...`.
 
-`build.py` reads the runs and puts the sections together; every other file is one section, or what sections share:
-numbers as pure functions, and a template in `templates/` that shows them.
+`build.py` reads the runs and assembles the sections; every other file is one section or code that sections share. A
+section computes its numbers with pure functions and renders a template of `templates/`.
 """

@@ -1,4 +1,4 @@
-"""Where the model looks in example images: rollout, attention of the class row, and what goes to the prompts."""
+"""Attention maps of example images: rollout, attention of the class token, and attention to prompts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIDE = 168
 
 
 def examples(answers: Sequence[Answer], most: int = EXAMPLES, multilabel: bool = False) -> list[Answer]:
-    """Images to look at: a third surest mistakes, the rest right answers of different classes, the surest first.
+    """Choose example images: one third most confident mistakes, the rest correct ones of different classes.
 
     >>> found = examples([Answer("a", "cat", "cat", 0.9, 0.9), Answer("b", "dog", "cat", 0.8, 0.2)])
     >>> [answer.image for answer in found]
@@ -36,12 +36,12 @@ def examples(answers: Sequence[Answer], most: int = EXAMPLES, multilabel: bool =
 
 
 def to_prompts(maps: Sequence[Attention]) -> np.ndarray:
-    """Mean share of the patches' attention that goes to prompts, (layers,)."""
+    """Mean fraction of the patches' attention that goes to prompts, (layers,)."""
     return np.mean([one.prompts.flatten(1).mean(1).cpu().numpy() for one in maps], axis=0)
 
 
 def section(found: Sequence[tuple[Record, np.ndarray, Attention]], answers: Sequence[Answer]) -> Section:
-    """A row for each image: itself, rollout, then layer by layer."""
+    """One row for each image: the image, its rollout, then the maps layer by layer."""
     said = {answer.image: answer for answer in answers}
     shares = to_prompts([maps for _, _, maps in found])
     prompted = bool(shares.max() > 0)
@@ -50,17 +50,17 @@ def section(found: Sequence[tuple[Record, np.ndarray, Attention]], answers: Sequ
         pixels = small(square, SIDE)
         kinds = [("class token", maps.cls, "attention of the class token to patches")] if maps.cls is not None else []
         if prompted:
-            kinds.append(("to prompts", maps.prompts, "share of each patch's attention that goes to prompts"))
+            kinds.append(("to prompts", maps.prompts, "fraction of each patch's attention that goes to prompts"))
         layers = [
             {
                 "name": name,
-                "told": told,
+                "text": text,
                 "maps": [
                     {"layer": at + 1, "uri": heat_uri(as_heat(one)), "most": percent(float(one.max()))}
                     for at, one in enumerate(stack)
                 ],
             }
-            for name, stack, told in kinds
+            for name, stack, text in kinds
         ]
         answer = said.get(record.name)
         rows.append(
@@ -78,6 +78,6 @@ def section(found: Sequence[tuple[Record, np.ndarray, Attention]], answers: Sequ
     chart = None
     if prompted:
         points = [(float(at + 1), float(share)) for at, share in enumerate(shares)]
-        title = "attention of patches that goes to prompts"
+        title = "attention from patches to prompts"
         chart = line_chart(title, [Line(title, points)], "layer", percent=True, from_zero=True)
     return Section("attention", "Attention", render("attention.html", rows=rows, chart=chart))

@@ -1,4 +1,4 @@
-"""`write_report`: reads the runs, gathers the sections, writes the page."""
+"""`write_report`: reads the runs, collects the sections, writes the page."""
 
 from __future__ import annotations
 
@@ -35,34 +35,34 @@ def write_report(
     console: Console | None = None,
     backbone: str | None = None,
 ) -> Path:
-    """Write one HTML page, without anything outside of it, about a run or about several side by side.
+    """Write a self-contained HTML page about one run, or a comparison of several.
 
     Args:
         runs: run folders, finished or not.
-        output: the page; default: report.html in the folder of the run, or here for several.
-        images: pictures of mistakes, of disagreements, or of boxes at most.
-        split: test or val; default: test where it was measured.
-        data: where the data lies now, if it moved.
-        weights: the file of the backbone's weights, as of `vpt.load`.
+        output: the page to write; default: report.html in the run folder, or in the current folder for several runs.
+        images: maximum number of images shown for mistakes, disagreements or boxes.
+        split: test or val; default: test if it was evaluated.
+        data: current location of the data, if it was moved.
+        weights: file of the backbone's weights, as in `vpt.load`.
         device: auto, cpu, cuda, cuda:1, mps; computes features and attention.
-        model: False leaves out what needs the backbone: attention and features.
-        map: tsne or umap, which lays features out in the plane.
-        console: where is said what is being done.
-        backbone: name of the backbone, as of `vpt.load`.
+        model: False leaves out attention and features, which need the backbone.
+        map: tsne or umap, the projection of features to two dimensions.
+        console: prints progress.
+        backbone: name of the backbone, as in `vpt.load`.
 
     Returns:
-        Where the page is.
+        Path of the page.
 
     Raises:
-        UserError: no run there, or options that cannot be met. What only a part of the page lacks is said in that part.
+        UserError: not a run folder, or invalid options. Problems of a single section are reported in that section.
     """
     folders = [Path(run) for run in ([runs] if isinstance(runs, str | Path) else runs)]
     if not folders:
-        raise UserError("name a run folder, or several")
+        raise UserError("name one or more run folders")
     if images < 0:
         raise UserError(f"images={images} must not be negative")
     if split not in (None, "test", "val"):
-        raise UserError(f"split={split} does not exist; known: test, val")
+        raise UserError(f"split={split} does not exist; choose test or val")
     require_map(map)
     options = Options(images, split, data, Named(backbone, weights), device, model, map)
     sources = [read_source(folder, split, data) for folder in folders]
@@ -99,20 +99,20 @@ def single(source: Source, options: Options, console: Console) -> str:
 
 
 def _data_of_boxes(source: Source) -> LabelledData | UserError:
-    """The data set of a detection run, which is read only if there are predictions to hold it against."""
+    """The data set of a detection run, read only if there are predictions to compare with it."""
     if not source.boxes:
-        return UserError(f"{source.folder} holds no predictions-{source.split}.json; older runs did not write it")
+        return UserError(f"{source.folder} has no predictions-{source.split}.json; older runs did not write it")
     return data_of(source)
 
 
 def _interval(source: Source, data: LabelledData | UserError) -> tuple[float, float] | None:
-    """Where the mAP of a detection run would lie on other images, if boxes and truth are there."""
+    """Bootstrap interval of a detection run's mAP, if boxes and ground truth are available."""
     if isinstance(data, UserError) or not source.measured:
         return None
     try:
         return bootstrap.interval(source.boxes, data, source.split)
     except UserError:
-        return None  # the pictures tell what is missing
+        return None  # the section with the images says what is missing
 
 
 def _boxes(source: Source, data: LabelledData | UserError, options: Options) -> list[Section]:
@@ -126,5 +126,5 @@ def _boxes(source: Source, data: LabelledData | UserError, options: Options) -> 
         return detection.pictures_section(source.boxes, records, source.classes, options.images, most)
 
     if source.boxes or source.measured:
-        sections.append(or_note("pictures", "Predictions beside truth", pictures))
+        sections.append(or_note("pictures", "Predictions and ground truth", pictures))
     return sections

@@ -1,4 +1,4 @@
-"""Whether scores mean what they say: reliability (Guo et al. 2017), likelihood and Brier score."""
+"""Calibration of scores: reliability diagram (Guo et al. 2017), likelihood and Brier score."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vpt.report.svg_charts import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, Chart, Fra
 
 
 def brier(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Mean over images of the squared distance between probabilities and truth (Brier 1950): 0 is perfect, 2 worst.
+    """Brier score (1950): mean squared distance between probabilities and one-hot labels; 0 is perfect, 2 is worst.
 
     Args:
         scores: (N, K) probabilities.
@@ -36,28 +36,30 @@ def section(
     labels: np.ndarray | None = None,
     of: str = "",
 ) -> Section:
-    """Reliability and what else is known of the scores.
+    """Reliability diagram and calibration metrics.
 
     Args:
-        confidence, right: of what is called `what`, one each.
+        confidence, right: one value for each item; `what` names the items.
         nll: mean negative log-likelihood of the split.
-        logits, labels: (N, K) and (N,) where all scores are known.
-        of: on which images, where not on all.
+        logits, labels: (N, K) and (N,), if all scores are available.
+        of: which images the scores cover, if not all.
     """
     numbers: list[tuple[str, str]] = [
         ("expected calibration error", percent(calibration_error(confidence, right))),
         ("mean confidence", percent(float(confidence.mean()))),
-        (f"{what} right", percent(float(right.mean()))),
+        (f"{what} correct", percent(float(right.mean()))),
     ]
     if nll is not None:
         numbers.append(("negative log-likelihood", f"{nll:.4f}"))
     if logits is not None and labels is not None:
         numbers.append((f"Brier score{of}", f"{brier(probabilities(logits), labels):.4f}"))
     gap = float(confidence.mean() - right.mean())
-    off = f"{100 * abs(gap):.1f} points {'above' if gap > 0 else 'below'} the share that is right"
-    tendency = f"too sure: they lie {off}" if gap > 0 else f"not sure enough: they lie {off}"
+    size = f"{100 * abs(gap):.1f} points"
+    tendency = f"overconfident: mean confidence exceeds accuracy by {size}"
+    if gap < 0:
+        tendency = f"underconfident: mean confidence is {size} below accuracy"
     if abs(gap) < 0.01:
-        tendency = "about right: they lie within a point of the share that is right"
+        tendency = "well calibrated on average: mean confidence is within a point of accuracy"
     body = render(
         "calibration.html",
         chart=diagram(reliability(confidence, right), what),
@@ -68,7 +70,7 @@ def section(
 
 
 def diagram(bins: Sequence[Bin], what: str) -> Chart:
-    """Bars of the share that was right over confidence, a line at their mean confidence, and how many there are."""
+    """Reliability diagram: bars of accuracy by confidence with counts, and a line at each bin's mean confidence."""
     frame = Frame(0, 1, 0, 1.08)
     base = HEIGHT - BOTTOM
     parts: list[Markup] = [frame.axes("confidence", percent=True)]
@@ -79,7 +81,7 @@ def diagram(bins: Sequence[Bin], what: str) -> Chart:
         wide = (WIDTH - LEFT - RIGHT) * (bin.high - bin.low)
         _, sure = frame.at(0, bin.confidence)
         span = f"confidence {percent(bin.low, 0)} to {percent(bin.high, 0)}"
-        told = f"{span}: {bin.count} {what}, {percent(bin.right)} right"
+        text = f"{span}: {bin.count} {what}, {percent(bin.right)} correct"
         bar = tag(
             "rect",
             x=f"{left + 1:.1f}",
@@ -89,17 +91,17 @@ def diagram(bins: Sequence[Bin], what: str) -> Chart:
             class_="bar t0",
         )
         line = tag("path", d=f"M{left + 1:.1f} {sure:.1f}h{wide - 2:.1f}", class_="level t1")
-        held = tag(
+        label = tag(
             "text", _short(bin.count), x=f"{left + wide / 2:.1f}", y=f"{min(top, sure) - 5:.1f}", class_="middle tiny"
         )
-        parts.append(tag("g", tag("title", told) + bar + line + held))
-    told = "; ".join(f"{percent(bin.confidence, 0)}: {percent(bin.right, 0)} of {bin.count}" for bin in bins)
-    legend = [("t0", f"share of {what} right"), ("t1", "mean confidence")]
-    return Chart("reliability", picture(f"Share right by confidence. {told}", parts), legend)
+        parts.append(tag("g", tag("title", text) + bar + line + label))
+    text = "; ".join(f"{percent(bin.confidence, 0)}: {percent(bin.right, 0)} of {bin.count}" for bin in bins)
+    legend = [("t0", "accuracy"), ("t1", "mean confidence")]
+    return Chart("reliability", picture(f"Accuracy by confidence. {text}", parts), legend)
 
 
 def _short(count: int) -> str:
-    """A count that fits over a bar.
+    """A count short enough to fit above a bar.
 
     >>> _short(312), _short(14200)
     ('312', '14k')

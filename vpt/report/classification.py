@@ -20,7 +20,7 @@ from vpt.utils.errors import UserError
 
 
 def class_sections(source: Source, options: Options, console: Console) -> list[Section]:
-    """Sections of a classification run, as far as they can be had."""
+    """Sections of a classification run, as far as they are available."""
     data = data_of(source)
     records = None if isinstance(data, UserError) else by_name(data, source.split)
     observer, observed = _observed(source, options, data, console)
@@ -58,11 +58,11 @@ def _observed(
         if isinstance(data, UserError):
             raise data
         if source.artifact is None:
-            raise UserError("there is no artifact yet")
+            raise UserError("the run has no artifact yet")
         observer = Observer(source, options.device, options.named)
         known = {name: number for number, name in enumerate(source.classes)}
         if any(name not in known for name in data.classes):
-            raise UserError(f"the classes of {source.config.data.path} are not those of the run")
+            raise UserError(f"the classes of {source.config.data.path} differ from those of the run")
         return observer, observer.look(sample(data.split(source.split), embedding_map.MOST), console)
     except UserError as error:
         return None, error
@@ -73,7 +73,7 @@ def _calibration(source: Source, answers: Sequence[Answer], observed: Observed |
     nll = source.measured.get("loss")
     if source.multilabel:
         if logits is None or not isinstance(observed, Observed):
-            raise UserError("scores of all labels are not written by runs; the model would tell them")
+            raise UserError("runs do not store the scores of all labels, so calibration needs the model")
         truth = labels_of(observed.records, len(source.classes), True) > 0.5
         chance = probabilities(logits.astype(np.float64), multilabel=True)
         said = chance > 0.5
@@ -93,7 +93,7 @@ def _attention(source: Source, observer: Observer, observed: Observed, answers: 
     chosen = attention.examples(here, multilabel=source.multilabel)
     found = observer.attention([by_name[answer.image] for answer in chosen])
     if not found:
-        raise UserError("no image to look at")
+        raise UserError("no image could be read")
     return attention.section(found, answers)
 
 

@@ -1,4 +1,4 @@
-"""Detection runs on the same images: the difference of their mAP, with an interval by resampling the images."""
+"""Comparison of detection runs on the same images: difference in mAP with a bootstrap interval over images."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from vpt.utils.errors import UserError
 
 @dataclass(frozen=True)
 class Scored:
-    """Runs on the images that all of them answered.
+    """mAP of several runs on the images that all of them have predictions for.
 
     Args:
-        images: how many.
+        images: number of images.
         score: mAP of each run on them.
-        pairs: every pair of runs, the second against the first.
+        pairs: every pair of runs, the second compared with the first.
     """
 
     images: int
@@ -33,14 +33,14 @@ def scored(runs: Mapping[str, tuple[Rows, LabelledData]], split: str) -> Scored:
     """Compare runs by their predicted boxes.
 
     Args:
-        runs: name -> what `predictions-test.json` holds, and the data the run was measured on.
+        runs: name -> content of `predictions-test.json`, and the data the run was evaluated on.
         split: test or val.
 
     Raises:
-        UserError: fewer than two runs, no image in common, or another truth for the same image.
+        UserError: fewer than two runs, no image in common, or different labels for the same image.
     """
     if len(runs) < 2:
-        raise UserError("fewer than two of the runs have written their predictions")
+        raise UserError("fewer than two of the runs have stored their predictions")
     matches, images = matched(runs, split)
     score, drawn = resampled(matches, images)
     pairs = [
@@ -51,18 +51,18 @@ def scored(runs: Mapping[str, tuple[Rows, LabelledData]], split: str) -> Scored:
 
 
 def difference_section(found: Scored) -> Section:
-    """A row for every pair: difference, interval, and what to make of it."""
-    heads = [Column("run", "text"), Column("against", "text phrase"), Column("mAP"), Column("mAP of the other")]
-    heads += [Column("points"), Column("95% interval"), Column("so", "text phrase")]
+    """One row for every pair: difference, interval and conclusion."""
+    heads = [Column("run", "text"), Column("compared with", "text phrase"), Column("mAP"), Column("mAP of the other")]
+    heads += [Column("points"), Column("95% interval"), Column("conclusion", "text phrase")]
     rows = []
     for one, other, each in found.pairs:
         interval = f"{points(each.low)} to {points(each.high)}"
         scores = [percent(found.score[other]), percent(found.score[one])]
         rows.append([other, one, *scores, points(each.difference), interval, verdict(each)])
     text = (
-        f"On the same {found.images:,} images. The interval is a paired bootstrap over images: they are drawn anew "
-        f"with replacement, {DRAWS:,} times, the same for all runs, and COCO's mAP of each draw is computed in full. "
-        "It tells of the luck in which images were tested; what another training seed would give it does not know."
+        f"On the same {found.images:,} images. The interval is a paired bootstrap over images: they are resampled with "
+        f"replacement {DRAWS:,} times, identically for all runs, and COCO's mAP is computed for each resample. It "
+        "accounts for the choice of test images, but not for the variation between training seeds."
     )
     text += several_pairs(len(rows))
     return Section("differences", "Differences", render("tables.html", tables=[Table("", heads, rows)], text=text))

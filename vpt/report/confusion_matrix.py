@@ -1,4 +1,4 @@
-"""What is taken for what: confusion matrix, most confused pairs, and the numbers of every class."""
+"""Confusion matrix, most confused pairs of classes, and metrics by class."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from vpt.report.html import Column, Section, Table, percent, render
 from vpt.report.svg_charts import Chart, picture, rectangle, tag
 from vpt.utils.errors import UserError
 
-AS_TABLE = 20  # classes of a matrix that is still a table of numbers
-AS_PICTURE = 200  # classes of one that is still a picture
+AS_TABLE = 20  # most classes of a matrix shown as a table of numbers
+AS_PICTURE = 200  # most classes of one drawn as an image
 PAIRS = 12
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Images of one class that were taken for another."""
+    """Images of one class that were misclassified as another."""
 
     true: str
     predicted: str
@@ -31,10 +31,10 @@ class Pair:
 
 
 def matrix_of(answers: Sequence[Answer], classes: Sequence[str]) -> np.ndarray:
-    """Counts (K, K), truth in rows.
+    """Confusion matrix (K, K) of counts, true classes in rows.
 
     Raises:
-        UserError: an answer that names another class.
+        UserError: an answer with an unknown class.
 
     >>> matrix_of([Answer("a.png", "cat", "dog", 0.9, 0.1)], ["cat", "dog"]).tolist()
     [[0, 1], [0, 0]]
@@ -43,13 +43,13 @@ def matrix_of(answers: Sequence[Answer], classes: Sequence[str]) -> np.ndarray:
     counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
     for answer in answers:
         if unknown := {answer.true, answer.predicted} - set(place):
-            raise UserError(f"the predictions name a class that the run does not have: {unknown.pop()}")
+            raise UserError(f"the predictions contain a class that the run does not have: {unknown.pop()}")
         counts[place[answer.true], place[answer.predicted]] += 1
     return counts
 
 
 def confused_pairs(matrix: np.ndarray, classes: Sequence[str], most: int = PAIRS) -> list[Pair]:
-    """The pairs that are confused most often, then those that are the larger share of their class.
+    """The most frequently confused pairs of classes; of equal counts the larger fraction of the class comes first.
 
     >>> confused_pairs(np.array([[5, 1], [0, 4]]), ["cat", "dog"])
     [Pair(true='cat', predicted='dog', count=1, share=0.16666666666666666)]
@@ -64,7 +64,7 @@ def confused_pairs(matrix: np.ndarray, classes: Sequence[str], most: int = PAIRS
 
 
 def label_errors(answers: Sequence[Answer]) -> tuple[Counter[str], Counter[str]]:
-    """Where images have several labels: how often each was missed, and how often it was said wrongly.
+    """For multi-label images: how often each label was missed, and how often it was predicted wrongly.
 
     >>> label_errors([Answer("a.png", "cat|dog", "dog|owl", 0.9, 0.1)])
     (Counter({'cat': 1}), Counter({'owl': 1}))
@@ -79,7 +79,7 @@ def label_errors(answers: Sequence[Answer]) -> tuple[Counter[str], Counter[str]]
 
 
 def labels_in(joined: str) -> set[str]:
-    """Labels of an answer, which joins them by |.
+    """Labels of an answer, which are joined by |.
 
     >>> labels_in("")
     set()
@@ -90,7 +90,7 @@ def labels_in(joined: str) -> set[str]:
 def section(
     measured: Mapping[str, Any], answers: Sequence[Answer], classes: Sequence[str], multilabel: bool
 ) -> Section:
-    """Matrix, pairs and classes of one run, from its metrics, or from its answers where these are missing."""
+    """Matrix, pairs and classes of one run, from its metrics, or from its answers if there are no metrics."""
     tables: list[Table] = []
     charts: list[Markup] = []
     text = ""
@@ -99,7 +99,7 @@ def section(
         given = measured.get("confusion")
         matrix = np.asarray(given) if given is not None else matrix_of(answers, classes) if answers else None
     if matrix is not None:
-        text = f"{int(np.trace(matrix)):,} of {int(matrix.sum()):,} images are right."
+        text = f"{int(np.trace(matrix)):,} of {int(matrix.sum()):,} images are correct."
         if len(classes) <= AS_TABLE:
             charts.append(_as_table(matrix, classes))
         elif len(classes) <= AS_PICTURE:
@@ -109,13 +109,13 @@ def section(
             tables.append(_pairs_table(pairs))
     every = class_table(measured, answers if multilabel else ())
     if every is not None:
-        # Of many classes nobody reads the table first.
+        # With many classes the table is not what readers look at first.
         tables.insert(0 if len(classes) <= AS_TABLE else len(tables), every)
     return Section("classes", "Classes", render("confusion.html", text=text, matrices=charts, tables=tables))
 
 
 def class_table(measured: Mapping[str, Any], several: Sequence[Answer] = ()) -> Table | None:
-    """Precision, recall and F1 of every class; `several` are answers with several labels, whose errors are counted."""
+    """Precision, recall and F1 of every class; `several` are multi-label answers, whose errors are counted."""
     if not measured.get("per_class"):
         return None
     columns = [Column("class", "text"), *(Column(name) for name in ("images", "precision", "recall", "F1"))]
@@ -124,7 +124,7 @@ def class_table(measured: Mapping[str, Any], several: Sequence[Answer] = ()) -> 
     if averages:
         columns.append(Column("average precision"))
     if several:
-        columns += [Column("missed"), Column("said wrongly")]
+        columns += [Column("missed"), Column("false positives")]
     rows = []
     for row in measured["per_class"]:
         cells = [row["class"], row["support"], *(percent(row[key]) for key in ("precision", "recall", "f1"))]
@@ -133,13 +133,13 @@ def class_table(measured: Mapping[str, Any], several: Sequence[Answer] = ()) -> 
         if several:
             cells += [missed[row["class"]], added[row["class"]]]
         rows.append(cells)
-    return Table("every class", columns, rows, sortable=True)
+    return Table("metrics by class", columns, rows, sortable=True)
 
 
 def _pairs_table(pairs: Sequence[Pair]) -> Table:
-    columns = [Column("true", "text"), Column("taken for", "text"), Column("images"), Column("of the class")]
+    columns = [Column("true", "text"), Column("predicted", "text"), Column("images"), Column("fraction of class")]
     rows = [[pair.true, pair.predicted, pair.count, percent(pair.share)] for pair in pairs]
-    return Table("confused most often", columns, rows)
+    return Table("most frequently confused", columns, rows)
 
 
 def _as_table(matrix: np.ndarray, classes: Sequence[str]) -> Markup:
@@ -150,10 +150,10 @@ def _as_table(matrix: np.ndarray, classes: Sequence[str]) -> Markup:
             [
                 {
                     "count": int(matrix[row, column]),
-                    # A single mistake among many images must still be seen.
+                    # A single mistake among many images must still be visible.
                     "strength": round(0.15 + 0.85 * float(share[row, column]) ** 0.5, 2) if matrix[row, column] else 0,
                     "right": row == column,
-                    "told": f"{name} taken for {classes[column]}: {percent(float(share[row, column]))}",
+                    "text": f"{name} predicted as {classes[column]}: {percent(float(share[row, column]))}",
                 }
                 for column in range(len(classes))
             ],
@@ -168,13 +168,13 @@ def _as_picture(matrix: np.ndarray, classes: Sequence[str]) -> Chart:
     size, side = len(classes), 400 / len(classes)
     parts = [tag("rect", x=0, y=0, width=400, height=400, class_="field")]
     for row, column in np.argwhere(matrix):
-        told = f"{classes[row]} taken for {classes[column]}: {matrix[row, column]}"
+        label = f"{classes[row]} predicted as {classes[column]}: {matrix[row, column]}"
         look = "cell t0" if row == column else "cell t1"
         opacity = f"{0.2 + 0.8 * float(share[row, column]) ** 0.5:.2f}"
-        parts.append(rectangle(told, column * side, row * side, side, side, class_=look, opacity=opacity))
-    told = f"Confusion matrix of {size} classes; the pairs confused most often are in a table beside it"
+        parts.append(rectangle(label, column * side, row * side, side, side, class_=look, opacity=opacity))
+    description = f"Confusion matrix of {size} classes; the most frequently confused pairs are listed in a table"
     text = (
-        "Rows are true classes, columns predicted ones, both in the order of the table; stay on a cell for its names."
+        "Rows are true classes, columns predicted ones, both in the order of the table. Hover over a cell for details."
     )
-    legend = [("t0", "right"), ("t1", "wrong")]
-    return Chart("confusion matrix", picture(told, parts, 400, 400), legend, text)
+    legend = [("t0", "correct"), ("t1", "wrong")]
+    return Chart("confusion matrix", picture(description, parts, 400, 400), legend, text)

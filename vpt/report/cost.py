@@ -1,4 +1,4 @@
-"""What a run cost: parameters, disk, time, memory, energy."""
+"""Cost of a run: parameters, disk, time, memory, energy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def energy(joules: float | None) -> str:
 
 
 def seconds_per_epoch(rows: Sequence[Mapping[str, Any]]) -> float | None:
-    """Median over epochs, validation left out; None where none has ended.
+    """Median training time of an epoch, without validation; None if no epoch has ended.
 
     >>> seconds_per_epoch([{"kind": "epoch", "seconds": 2.0}, {"kind": "epoch", "seconds": 4.0}])
     3.0
@@ -35,7 +35,7 @@ def _seconds(rows: Sequence[Mapping[str, Any]]) -> list[float]:
 
 
 def facts(metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Names and values, in the order of the table; what a run did not measure says so."""
+    """Names and values, in the order of the table; values that were not measured say so."""
     parameters = metrics.get("parameters")
     learning = NOT_MEASURED
     if parameters:
@@ -48,19 +48,19 @@ def facts(metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list
     epoch = seconds_per_epoch(rows)
     peak = metrics.get("peak_bytes")
     return [
-        ("parameters that learn", learning),
+        ("trainable parameters", learning),
         ("artifact", size(metrics["artifact_bytes"]) if "artifact_bytes" in metrics else NOT_MEASURED),
         ("training and validation", duration(taken) if taken is not None else NOT_MEASURED),
-        ("an epoch of training (median)", duration(epoch) if epoch is not None else NOT_MEASURED),
-        ("peak memory while training", size(peak) if peak else NOT_MEASURED),
-        ("energy of the GPU", energy(metrics.get("joules"))),
-        ("computed on", metrics.get("device", "not recorded")),
+        ("training time per epoch (median)", duration(epoch) if epoch is not None else NOT_MEASURED),
+        ("peak memory during training", size(peak) if peak else NOT_MEASURED),
+        ("GPU energy", energy(metrics.get("joules"))),
+        ("device", metrics.get("device", "not recorded")),
         ("precision", metrics.get("precision", "not recorded")),
     ]
 
 
 def section(named: Mapping[str, tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]]) -> Section:
-    """Costs of one run, or of several beside each other: name -> metrics and rows of the log."""
+    """Costs of one run, or of several side by side: name -> metrics and rows of the log."""
     columns = {name: facts(*found) for name, found in named.items()}
     labels = [label for label, _ in next(iter(columns.values()))]
     rows = [[label, *(found[at][1] for found in columns.values())] for at, label in enumerate(labels)]
@@ -68,7 +68,7 @@ def section(named: Mapping[str, tuple[Mapping[str, Any], Sequence[Mapping[str, A
     if len(named) > 1:
         heads[1:] = [Column(name, "text phrase") for name in named]
     cpu = not any(metrics.get("joules") for metrics, _ in named.values())
-    text = "Memory on a CPU is that of the whole process, Python included; on a GPU what torch holds there."
+    text = "On a CPU, memory is that of the whole process including Python; on a GPU, the memory allocated by PyTorch."
     if cpu:
-        text += " Energy is read from the GPU (NVML, package nvidia-ml-py); a CPU does not tell it."
-    return Section("cost", "Cost", render("cost.html", table=Table("cost of training", heads, rows), text=text))
+        text += " Energy is measured on GPUs only (NVML, package nvidia-ml-py)."
+    return Section("cost", "Cost", render("cost.html", table=Table("training cost", heads, rows), text=text))

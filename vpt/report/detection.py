@@ -1,4 +1,4 @@
-"""Detection: predicted boxes beside true ones, precision over recall, and classes and sizes."""
+"""Detection: predicted and true boxes, precision-recall curves, and metrics by class and size."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from vpt.report.image_encoding import photo_uri, small
 from vpt.report.svg_charts import Chart, Line, line_chart, rectangle, tag
 
 SIDE = 320
-DRAWN = 10  # predicted boxes that are drawn of one image
-LETTER, LINE = 7.6, 14.0  # about the width of a letter of a caption, and its height
+DRAWN = 10  # most predicted boxes drawn for one image
+LETTER, LINE = 7.6, 14.0  # approximate width of a caption's letter, and its height
 OVERLAP = 0.5
 SIZES = {"map_small": "small, under 32² pixels", "map_medium": "medium", "map_large": "large, over 96² pixels"}
 
 
 @dataclass(frozen=True)
 class Judged:
-    """Boxes of one image, judged.
+    """Predicted and true boxes of one image, matched.
 
     Args:
-        right: of each predicted box, whether it found a true one of its class, or lies in a crowd.
-        found: of each true box, whether it was found, or is a crowd.
+        right: for each predicted box, whether it matches a true one of its class or lies in a crowd.
+        found: for each true box, whether it was found or is a crowd.
     """
 
     right: Sequence[bool]
@@ -39,7 +39,7 @@ class Judged:
 
     @property
     def errors(self) -> int:
-        """False alarms and boxes that were missed."""
+        """Number of false alarms and missed boxes."""
         return self.right.count(False) + self.found.count(False)
 
 
@@ -49,14 +49,14 @@ def judge(
     crowds: Sequence[bool] = (),
     least: float = OVERLAP,
 ) -> Judged:
-    """Which predicted boxes are right, matched as COCO does.
+    """Match predicted and true boxes as COCO does.
 
     Args:
         predicted: label, score, box.
         wanted: label, box.
-        crowds: which of the true boxes stand for a crowd; default none. A crowd cannot be missed, and a box in it that
-            found nothing else counts as right.
-        least: overlap that is enough.
+        crowds: which of the true boxes are crowds; default: none. A crowd cannot be missed, and an unmatched box in it
+            counts as correct.
+        least: minimum overlap of a match.
 
     >>> judge([("cat", 0.9, [0, 0, 2, 2]), ("cat", 0.8, [0, 0, 2, 2])], [("cat", [0, 0, 2, 2])])
     Judged(right=[True, False], found=[True])
@@ -83,30 +83,30 @@ def numbers_section(measured: Mapping[str, Any]) -> Section:
     if measured.get("per_class"):
         rows = [[row["class"], row["boxes"], percent(row["map"])] for row in measured["per_class"]]
         heads = [Column("class", "text"), Column("boxes"), Column("mAP")]
-        tables.append(Table("every class", heads, rows, sortable=True))
+        tables.append(Table("metrics by class", heads, rows, sortable=True))
     if sizes:
-        tables.append(Table("by size of the true boxes", [Column("boxes", "text"), Column("mAP")], sizes))
+        tables.append(Table("mAP by size of the true boxes", [Column("boxes", "text"), Column("mAP")], sizes))
     body = render("detection.html", charts=charts, tables=tables)
     return Section("boxes", "Precision and recall", body)
 
 
 def precision_chart(named: Mapping[str, Mapping[str, Any]]) -> Chart:
-    """Precision over recall: of one run at two overlaps and in the mean; of several in the mean."""
+    """Precision over recall: of one run at two overlaps and on average; of several runs on average."""
     lines = []
     for number, (name, measured) in enumerate(named.items()):
         curves = measured["precision"]
         keys = [("0.50", "overlap 0.50"), ("0.75", "overlap 0.75"), ("mean", "mean of 0.50 to 0.95")]
-        for tone, (key, told) in enumerate(keys if len(named) == 1 else [("mean", name)]):
+        for tone, (key, label) in enumerate(keys if len(named) == 1 else [("mean", name)]):
             values = curves[key]
             points = list(zip(np.linspace(0, 1, len(values)).tolist(), values, strict=True))
-            lines.append(Line(told, points, tone if len(named) == 1 else number))
+            lines.append(Line(label, points, tone if len(named) == 1 else number))
     return line_chart("precision, mean over classes", lines, "recall", percent=True, span=(0.0, 1.02))
 
 
 def pictures_section(
     rows: Sequence[Mapping[str, Any]], records: Mapping[str, Record], classes: Sequence[str], most: int, max_pixels: int
 ) -> Section:
-    """Photos with the true boxes and with the predicted ones, from the worst image to the best."""
+    """Images with their true and predicted boxes, from the one with the most errors to the one with the fewest."""
     judged: list[tuple[Judged, BoxRecord, list[tuple[str, float, list[float]]]]] = []
     for row in rows:
         record = records.get(row["image"])
@@ -126,13 +126,13 @@ def pictures_section(
         table=error_table([(each, record, sure) for each, record, sure in judged], classes),
         images=len(judged),
     )
-    return Section("pictures", "Predictions beside truth", body)
+    return Section("pictures", "Predictions and ground truth", body)
 
 
 def error_table(
     judged: Sequence[tuple[Judged, BoxRecord, Sequence[tuple[str, float, Sequence[float]]]]], classes: Sequence[str]
 ) -> Table:
-    """Of every class: true boxes (crowds left out), how many were found and missed, and false alarms."""
+    """For every class: number of true boxes (without crowds), found and missed ones, and false alarms."""
     there, found, alarms = (dict.fromkeys(classes, 0) for _ in range(3))
     for each, record, sure in judged:
         for label, hit, crowd in zip(record.labels, each.found, record.crowds, strict=True):
@@ -142,7 +142,7 @@ def error_table(
             alarms[label_name] = alarms.get(label_name, 0) + (not right)
     rows = [[name, there[name], found[name], there[name] - found[name], alarms[name]] for name in classes]
     heads = [Column("class", "text"), *(Column(name) for name in ("boxes", "found", "missed", "false alarms"))]
-    return Table(f"boxes of a score of {SHOWN:g} or more", heads, rows, sortable=True)
+    return Table(f"boxes with a score of at least {SHOWN:g}", heads, rows, sortable=True)
 
 
 def _spread(count: int, most: int) -> list[int]:
@@ -167,7 +167,7 @@ def _tile(
     except BadImage:
         return None
     shown = small(pixels, SIDE)
-    scale = SIDE / max(pixels.shape[:2])  # also of photos that are smaller: lines and names keep their size
+    scale = SIDE / max(pixels.shape[:2])  # smaller images are enlarged, so that lines and names keep their size
     high, wide = (side * scale for side in pixels.shape[:2])
     truth = [
         (box, classes[label], "found" if hit else "missed")
@@ -190,8 +190,8 @@ def _tile(
 
 
 def _drawing(boxes: Sequence[tuple[Sequence[float], str, str]], scale: float, wide: float) -> Markup:
-    """Boxes with captions and kinds, the first ones on top. A caption that would cover one of a box before it is left
-    out of the drawing and told where the pointer rests on the box."""
+    """Boxes with captions, the first ones on top. A caption that would cover an earlier one is shown only as a tooltip
+    of its box."""
     rects, labels, places = [], [], []
     for corners, caption, kind in boxes:
         x1, y1, x2, y2 = (edge * scale for edge in corners)

@@ -1,4 +1,4 @@
-"""Features before and after prompting, laid out in the plane, and how well their neighbours agree."""
+"""Features before and after training, projected to two dimensions, and nearest-neighbour agreement of their labels."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from vpt.report.html import Section, percent, render
 from vpt.report.svg_charts import TONES, Chart, picture, tag, tone
 from vpt.utils.errors import UserError
 
-MOST = 1000  # images; more cost minutes and hide each other
-NAMED = 24  # classes whose names are written into the picture
+MOST = 1000  # images; more take minutes and overlap
+NAMED = 24  # most classes whose names are drawn
 
 Map = Literal["tsne", "umap"]
 
 
 def require_map(kind: Map) -> None:
-    """A UserError if what lays features out is not installed."""
+    """Raise a UserError if the package for the projection is not installed."""
     if kind == "umap" and find_spec("umap") is None:
         raise UserError("--map umap needs umap-learn: pip install 'vpt[umap]', or leave out --map for t-SNE")
 
 
 def neighbour_agreement(features: np.ndarray, labels: np.ndarray) -> float:
-    """Share of images whose nearest other image, by cosine, is of the same class.
+    """Fraction of images whose nearest other image, by cosine, is of the same class.
 
     Args:
         features: (N, C), N at least 2.
-        labels: (N,), or (N, K) of zeros and ones: then all labels must agree.
+        labels: (N,), or (N, K) of zeros and ones: then all labels must be equal.
 
     >>> neighbour_agreement(np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]), np.array([0, 0, 1]))
     0.6666666666666666
@@ -43,14 +43,14 @@ def neighbour_agreement(features: np.ndarray, labels: np.ndarray) -> float:
 
 
 def layout(features: np.ndarray, kind: Map = "tsne", seed: int = 0) -> np.ndarray:
-    """Places (N, 2) from 0 to 1 by t-SNE (van der Maaten and Hinton 2008) or UMAP; the same for the same seed.
+    """Positions (N, 2) from 0 to 1 by t-SNE (van der Maaten and Hinton 2008) or UMAP, deterministic for a given seed.
 
     >>> layout(np.random.default_rng(0).normal(size=(12, 3))).shape
     (12, 2)
     """
     count = len(features)
     rows = features.astype(np.float64)
-    if np.ptp(rows, axis=0).max() == 0:  # a network that says the same of every image
+    if np.ptp(rows, axis=0).max() == 0:  # all features are equal
         return np.full((count, 2), 0.5)
     if kind == "umap":
         from umap import UMAP
@@ -61,7 +61,7 @@ def layout(features: np.ndarray, kind: Map = "tsne", seed: int = 0) -> np.ndarra
         from sklearn.manifold import TSNE
 
         rows = rows - rows.mean(0)
-        if min(rows.shape[1], count) > 50:  # as the authors advise; the rest is mostly noise
+        if min(rows.shape[1], count) > 50:  # as the authors recommend; the rest is mostly noise
             rows = PCA(50, random_state=seed).fit_transform(rows)
         spread = float(rows.std()) or 1.0
         perplexity = min(30.0, (count - 1) / 3)
@@ -78,24 +78,24 @@ def section(
     classes: Sequence[str],
     kind: Map = "tsne",
 ) -> Section:
-    """Both maps of the same images.
+    """Maps of the same images before and after training.
 
     Args:
-        before: (N, C) features of the backbone as it was; None where they are those after training.
+        before: (N, C) features of the original backbone; None if they equal those after training.
         after: (N, C).
         labels: (N,) classes of the images; or (N, K) zeros and ones: an image has the colour of its first label.
-        wrong: (N,) which of them are told wrong.
+        wrong: (N,) which of them are misclassified.
         classes: names.
     """
     if len(after) < 10:
-        raise UserError(f"{len(after)} images are too few to lay out")
+        raise UserError(f"{len(after)} images are too few for a map")
     charts, numbers = [], []
     colours = labels if labels.ndim == 1 else labels.argmax(1)
-    for title, rows in (("before: the backbone alone", before), ("after training", after)):
+    for title, rows in (("before training: the backbone alone", before), ("after training", after)):
         if rows is None:
             continue
         agree = neighbour_agreement(rows, labels)
-        title = title if before is not None else "features that the head reads"
+        title = title if before is not None else "input features of the head"
         numbers.append((title, percent(agree)))
         chart = scatter(layout(rows, kind), colours, wrong if rows is after else np.zeros_like(wrong), classes, title)
         charts.append(chart)
@@ -113,7 +113,7 @@ def section(
 
 
 def scatter(places: np.ndarray, labels: np.ndarray, wrong: np.ndarray, classes: Sequence[str], title: str) -> Chart:
-    """A dot for each image in the colour of its class, a cross where the answer was wrong; names in the middle of
+    """A dot for each image in the colour of its class, a cross if it was misclassified; class names at the centres of
     their dots."""
     side, edge = 400.0, 14.0
     spots = edge + places * (side - 2 * edge)
@@ -130,12 +130,12 @@ def scatter(places: np.ndarray, labels: np.ndarray, wrong: np.ndarray, classes: 
                 parts.append(tag("path", tag("title", classes[number]), d=path, class_=f"{name} {look}", style=hue))
         x, y = np.median(spots[mine], axis=0)
         names.append(tag("text", classes[number], x=f"{x:.0f}", y=f"{y + 4:.0f}", class_="middle over"))
-    told = f"{title}: {len(labels)} images of {len(present)} classes"
-    return Chart(title, picture(told, [*parts, *(names if len(present) <= NAMED else [])], side, side))
+    text = f"{title}: {len(labels)} images of {len(present)} classes"
+    return Chart(title, picture(text, [*parts, *(names if len(present) <= NAMED else [])], side, side))
 
 
 def _colour(number: int, classes: int) -> tuple[str, str | None]:
-    """Distinct tones for few classes, hues for many: the golden angle keeps neighbours apart."""
+    """Distinct colours for few classes, hues for many; the golden angle keeps consecutive hues apart."""
     if classes <= TONES:
         return tone(number), None
     return "hue", f"--h:{number * 137.508 % 360:.0f}"

@@ -1,4 +1,4 @@
-"""The mistakes a run was surest of, as thumbnails."""
+"""The most confident mistakes of a run, as thumbnails."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ SIDE = 200  # pixels of a thumbnail
 
 
 def surest_mistakes(answers: Sequence[Answer], most: int, multilabel: bool = False) -> list[Answer]:
-    """Wrong answers, the surest first.
+    """Wrong answers, most confident first.
 
-    Of one label that is the score of the answer. Where images have several, the worst label counts: one that was said
-    by mistake with a high score, or a true one that had a low one.
+    With a single label the confidence is the score of the answer. With several labels the worst one counts: a false
+    positive with a high score, or a true label with a low one.
 
     >>> right, wrong = Answer("a", "cat", "cat", 0.9, 0.9), Answer("b", "cat", "dog", 0.8, 0.2)
     >>> [answer.image for answer in surest_mistakes([right, wrong], 5)]
@@ -27,7 +27,7 @@ def surest_mistakes(answers: Sequence[Answer], most: int, multilabel: bool = Fal
 
 
 def sureness(answer: Answer, multilabel: bool) -> float:
-    """How sure a wrong answer was, from 0 to 1.
+    """Confidence of a wrong answer, from 0 to 1.
 
     >>> sureness(Answer("a", "cat|dog", "", 0.0, 0.1), multilabel=True)
     0.9
@@ -42,14 +42,14 @@ def section(
     max_pixels: int,
     multilabel: bool = False,
 ) -> Section:
-    """The thumbnails, or the same as a list where the images are not there.
+    """Thumbnails of the mistakes, or a list if the images are not available.
 
     Args:
         answers: of the split.
-        records: of the split by name; None where the data is not there.
-        most: mistakes that are shown.
+        records: of the split by name; None if the data is not available.
+        most: maximum number of mistakes shown.
         max_pixels: larger images are left out.
-        multilabel: an image has several labels.
+        multilabel: images have several labels.
     """
     chosen = surest_mistakes(answers, most, multilabel)
     wrong = sum(not answer.right for answer in answers)
@@ -64,12 +64,13 @@ def section(
         }
         for answer in chosen
     ]
-    text = f"{wrong:,} of {len(answers):,} answers are wrong" + (f"; the {len(chosen)} surest:" if wrong else ".")
-    return Section("mistakes", "Surest mistakes", render("mistakes.html", text=text, tiles=tiles))
+    text = f"{wrong:,} of {len(answers):,} answers are wrong"
+    text += f"; the {len(chosen)} most confident mistakes:" if wrong else "."
+    return Section("mistakes", "Most confident mistakes", render("mistakes.html", text=text, tiles=tiles))
 
 
 def thumbnail(records: Mapping[str, Record] | None, name: str, max_pixels: int, side: int = SIDE) -> str | None:
-    """The image of that name as a data URI, or None where it cannot be had."""
+    """The image of that name as a data URI, or None if it is not available."""
     if records is None or name not in records:
         return None
     try:

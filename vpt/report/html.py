@@ -1,4 +1,4 @@
-"""From values to HTML: templates that escape whatever they are given, and numbers as people read them."""
+"""HTML rendering: templates that escape their values, and formatting of numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOTHING = "–"
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: its anchor, its heading, and HTML."""
+    """A section of the page: its anchor, its heading, and HTML."""
 
     anchor: str
     title: str
@@ -26,7 +26,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table. `kind` is text or number, which stands right, or text phrase, which stays on one line."""
+    """A column of a table. `kind` is text, number (right-aligned), or text phrase (never wrapped)."""
 
     title: str
     kind: str = "number"
@@ -34,7 +34,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """Text of a table that is sorted by a number which it does not begin with, as in 2 min 3 s."""
+    """A cell that is sorted by a number which its text does not begin with, such as 2 min 3 s."""
 
     text: str
     number: float
@@ -45,9 +45,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a caption; cells are text or numbers, which are escaped, or a Cell.
+    """A table with a caption; cells are text or numbers, which are escaped, or a `Cell`.
 
-    A sortable one gets buttons in its heads.
+    A sortable table gets buttons in its header.
     """
 
     caption: str
@@ -57,7 +57,7 @@ class Table:
 
 
 def render(template: str, **values: Any) -> Markup:
-    """A template of this package as HTML; all values are escaped but those that are Markup.
+    """Render a template of this package; all values except Markup are escaped.
 
     >>> render("note.html", text="<b>")
     Markup('<p class="note">&lt;b&gt;</p>')
@@ -67,7 +67,7 @@ def render(template: str, **values: Any) -> Markup:
 
 @cache
 def environment() -> Environment:
-    """The templates, with the filters below."""
+    """The Jinja environment with the filters below."""
     made = Environment(
         loader=PackageLoader("vpt", "report/templates"),
         autoescape=True,
@@ -85,7 +85,7 @@ def note(text: str) -> Markup:
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """A share of one in percent.
+    """A fraction in percent.
 
     >>> percent(0.98607), percent(None)
     ('98.6%', '–')
@@ -94,7 +94,7 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 
 def points(difference: float, digits: int = 1) -> str:
-    """A difference of shares, with its sign.
+    """A difference of fractions in percentage points, with its sign.
 
     >>> points(-0.0139), points(0.02), points(-0.0001)
     ('−1.4', '+2.0', '0.0')
@@ -104,7 +104,7 @@ def points(difference: float, digits: int = 1) -> str:
 
 
 def count(number: float | None) -> str:
-    """A whole number with thousands apart.
+    """A whole number with thousands separators.
 
     >>> count(13450)
     '13,450'
@@ -113,7 +113,7 @@ def count(number: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as a person says them.
+    """Seconds in a readable form.
 
     >>> duration(5.26), duration(158), duration(3 * 3600 + 120)
     ('5.3 s', '2 min 38 s', '3 h 2 min')
@@ -129,7 +129,7 @@ def duration(seconds: float | None) -> str:
 
 
 def size(number: float | None) -> str:
-    """Bytes, in decimal units.
+    """Bytes in decimal units.
 
     >>> size(56616), size(2_780_732)
     ('57 kB', '2.78 MB')

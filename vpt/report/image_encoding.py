@@ -1,4 +1,4 @@
-"""Pixels inside the page: small files as data URIs."""
+"""Images embedded in the page as data URIs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from PIL import Image
 
 from vpt.utils.plotting import data_uri
 
-SMALL = 64  # a picture of so few pixels a side stays as it is, without loss
+SMALL = 64  # images up to this side length are stored losslessly
 
 
 def small(pixels: np.ndarray, side: int) -> np.ndarray:
-    """A picture (H, W, 3) brought down to at most `side` pixels a side; smaller ones stay.
+    """Shrink an image (H, W, 3) to at most `side` pixels a side; smaller ones are unchanged.
 
     >>> small(np.zeros((300, 100, 3), np.uint8), 60).shape
     (60, 20, 3)
@@ -25,13 +25,13 @@ def small(pixels: np.ndarray, side: int) -> np.ndarray:
 
 
 def photo_uri(pixels: np.ndarray) -> str:
-    """A photo (H, W, 3) uint8 as a JPEG, or as a PNG where it is tiny."""
+    """A photo (H, W, 3) uint8 as a JPEG, or as a PNG if it is tiny."""
     tiny = max(pixels.shape[:2]) <= SMALL
     return png_uri(pixels) if tiny else data_uri(pixels, "JPEG", quality=80)
 
 
 def png_uri(pixels: np.ndarray) -> str:
-    """A picture (H, W), (H, W, 3) or (H, W, 4) uint8 as a PNG.
+    """An image (H, W), (H, W, 3) or (H, W, 4) uint8 as a PNG.
 
     >>> png_uri(np.zeros((1, 1), np.uint8))[:22]
     'data:image/png;base64,'
@@ -40,7 +40,7 @@ def png_uri(pixels: np.ndarray) -> str:
 
 
 def heat_uri(heat: np.ndarray) -> str:
-    """A map (h, w) of 0 to 1 as colours, dark blue to yellow, half of the picture under it showing through."""
+    """A map (h, w) of 0 to 1 as a half-transparent overlay, from dark blue to yellow."""
     from matplotlib import colormaps
 
     colours = (colormaps["inferno"](heat) * 255).round().astype(np.uint8)

@@ -8,13 +8,13 @@ from typing import Any
 from vpt.report.html import Section, render
 from vpt.report.svg_charts import Chart, Line, Point, line_chart
 
-MOST = 240  # points of a line; more would only make the page larger
+MOST = 240  # most points of a line; more would only make the page larger
 
 Rows = Sequence[Mapping[str, Any]]
 
 
 def epochs_of(rows: Rows, key: str) -> list[Point]:
-    """(epoch, value) of all epoch rows that have the key. Epochs go on counting where a later round starts anew.
+    """(epoch, value) of all epoch rows that have the key. Epochs are numbered on where a later round restarts at 1.
 
     >>> epochs_of([{"kind": "epoch", "step": 5, "loss": 2.0}, {"kind": "epoch", "step": 10, "loss": 1.0}], "loss")
     [(1.0, 2.0), (2.0, 1.0)]
@@ -24,7 +24,7 @@ def epochs_of(rows: Rows, key: str) -> list[Point]:
 
 
 def steps_of(rows: Rows, key: str, inside: str | None = None) -> list[Point]:
-    """(epoch, value) of step rows, thinned to `MOST`; `inside` picks from a value that is a mapping.
+    """(epoch, value) of step rows, thinned to `MOST`; `inside` picks a key of a value that is a mapping.
 
     >>> steps_of([{"kind": "step", "step": 1, "lr": {"head": 0.1}}], "lr", "head")
     [(1.0, 0.1)]
@@ -42,12 +42,12 @@ def steps_of(rows: Rows, key: str, inside: str | None = None) -> list[Point]:
 
 
 def steps_per_epoch(rows: Rows) -> int:
-    """Steps of the first epoch; 1, so that steps count as they are, before it has ended."""
+    """Steps of the first epoch; 1 before it has ended, so that the axis counts steps."""
     return next((max(1, row["step"]) for row in rows if row["kind"] == "epoch"), 1)
 
 
 def best_place(rows: Rows, best_epoch: int | None) -> float | None:
-    """Where the best epoch stands on the axis: a prompt that is pruned counts anew, and its last round is kept.
+    """Position of the best epoch on the axis. Pruning restarts the count; the best epoch is that of the last round.
 
     >>> twice = [{"kind": "epoch", "step": 5 * at, "epoch": epoch} for at, epoch in enumerate([1, 2, 1, 2], 1)]
     >>> best_place(twice, 2), best_place(twice, None)
@@ -58,12 +58,12 @@ def best_place(rows: Rows, best_epoch: int | None) -> float | None:
 
 
 def roles_of(rows: Rows) -> list[str]:
-    """What has a learning rate of its own, in the order of the log."""
+    """Roles with a learning rate of their own, in the order of the log."""
     return list(dict.fromkeys(role for row in rows if row["kind"] == "step" for role in row.get("lr", ())))
 
 
 def label_of(metric: str) -> str:
-    """A metric in words.
+    """Readable name of a metric.
 
     >>> label_of("map")
     'mean average precision'
@@ -72,7 +72,7 @@ def label_of(metric: str) -> str:
 
 
 def charts(rows: Rows, metric: str, best_epoch: int | None = None) -> list[Chart]:
-    """Loss, metric, learning rate, seconds of an epoch; what was not logged is left out."""
+    """Charts of loss, metric, learning rate and time per epoch; values that were not logged are left out."""
     started = any(row["kind"] == "epoch" for row in rows)
     x = "epoch" if started else "step"
     best = best_place(rows, best_epoch)
@@ -96,19 +96,19 @@ def charts(rows: Rows, metric: str, best_epoch: int | None = None) -> list[Chart
     if any(line.points for line in rates):
         found.append(line_chart(rate, rates, x, from_zero=True))
     if seconds[0].points:
-        found.append(line_chart("seconds of an epoch", seconds, x, from_zero=True))
+        found.append(line_chart("seconds per epoch", seconds, x, from_zero=True))
     return found
 
 
 def section(rows: Rows, metric: str, best_epoch: int | None = None) -> Section:
-    """The curves of one run."""
+    """Learning curves of one run."""
     found = charts(rows, metric, best_epoch)
-    text = "" if found else "nothing is logged: the run has no log.jsonl, or took no step"
+    text = "" if found else "nothing was logged: the run has no log.jsonl, or took no step"
     return Section("curves", "Learning curves", render("charts.html", charts=found, text=text, table=None))
 
 
 def over_each_other(named: Mapping[str, tuple[Rows, str]]) -> list[Chart]:
-    """Validation metric and training loss of several runs: name -> rows and metric."""
+    """Validation metric and training loss of several runs in the same charts: name -> rows and metric."""
     metrics = {metric for _, metric in named.values()}
     scores = [Line(n, epochs_of(rows, f"val_{metric}"), t) for t, (n, (rows, metric)) in enumerate(named.items())]
     losses = [Line(n, epochs_of(rows, "train_loss"), t) for t, (n, (rows, _)) in enumerate(named.items())]

@@ -1,4 +1,4 @@
-"""What the model of a run makes of images: features before and after prompting, logits, attention."""
+"""Outputs of a run's model: features before and after training, logits, attention."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Observed:
-    """What a model made of images.
+    """Outputs of a model for some images.
 
     Args:
-        records: the images, those that cannot be read left out.
-        before: features (N, C) of the backbone as it was, without prompt; None where training changes nothing of it.
-        after: features (N, C) that the head reads.
+        records: the images; unreadable ones are left out.
+        before: features (N, C) of the original backbone without prompt; None if only the head is trained.
+        after: features (N, C), the input of the head.
         logits: (N, K).
     """
 
@@ -44,27 +44,27 @@ class Observed:
 
 
 class Observer:
-    """The trained model of a run, ready to be looked at.
+    """The trained model of a run, loaded for analysis.
 
     Args:
         source: the run.
         device: auto, cpu, cuda, ...
-        named: backbone and weight file that the user names himself.
+        named: backbone and weight file given by the user.
 
     Raises:
-        UserError: no artifact, a backbone that cannot be had, or a model that has no one feature for an image.
+        UserError: no artifact, an unavailable backbone, or a model without one feature vector for an image.
     """
 
     def __init__(self, source: Source, device: str = "auto", named: Named = NOTHING) -> None:
         if source.artifact is None:
-            raise UserError(f"{source.folder} holds no artifact that can be read, so no model")
+            raise UserError(f"{source.folder} has no readable artifact, so there is no model")
         where = pick_device(device)
         precision = pick_precision(source.artifact.config.train.precision, where)
         model, self.artifact = load_model(source.folder, device, named, precision=precision)
         if not isinstance(model, PromptedModel):
-            raise UserError("features and attention are shown of classifiers only")
+            raise UserError("features and attention are shown for classifiers only")
         if model.test_time is not None:
-            raise UserError("this prompt is tuned anew for every image, so there is no one model to look into")
+            raise UserError("this prompt is tuned for every image, so there is no single model to analyse")
         self.model = model
         self.device = next(model.parameters()).device
         config = self.artifact.config
@@ -74,7 +74,7 @@ class Observer:
         self.plain, self._plain_transform = self._as_it_was(named)
 
     def _as_it_was(self, named: Named) -> tuple[PromptedModel | None, Transform]:
-        """The backbone before training, as a model whose logits are its features."""
+        """The original backbone, as a model whose logits are its features."""
         model, config = self.model, self.artifact.config
         frozen = isinstance(config.tuning, FrozenTuning)
         if model.prompt is None and frozen:
@@ -88,7 +88,7 @@ class Observer:
 
     @torch.inference_mode()
     def look(self, records: Sequence[Record], console: Console) -> Observed:
-        """Run images through the model and through the backbone as it was."""
+        """Run images through the trained model and through the original backbone."""
         kept: list[Record] = []
         before, after, logits = [], [], []
         constants = self.model.constants()
@@ -113,7 +113,7 @@ class Observer:
         )
 
     def attention(self, records: Sequence[Record]) -> list[tuple[Record, np.ndarray, Attention]]:
-        """Of each image that can be read: the square (S, S, 3) uint8 that the model gets, and where it looks."""
+        """For each readable image: the square (S, S, 3) uint8 that is the model's input, and its attention maps."""
         found = []
         for chunk, images, _ in self._batches(records, 8):
             squares = images.cpu().permute(0, 2, 3, 1).numpy()
@@ -137,7 +137,7 @@ class Observer:
 
 
 def sample(records: Sequence[Record], most: int, seed: int = 0) -> list[Record]:
-    """At most so many records, drawn evenly, in their own order.
+    """At most `most` records, drawn uniformly, in their original order.
 
     >>> sample(range(5), 10)
     [0, 1, 2, 3, 4]

@@ -1,4 +1,4 @@
-"""What the pages of one run and of several share: sections, notes, the data set of a run, and the page itself."""
+"""Shared parts of report pages: sections, notes, the data set of a run, and the page itself."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vpt.utils.version import own_version
 
 @dataclass(frozen=True)
 class Options:
-    """What a page should show, and where the data and the backbone are now."""
+    """What a page should show, and the current location of the data and the backbone."""
 
     images: int = 24
     split: str | None = None
@@ -35,7 +35,7 @@ class Options:
 
 
 def data_of(source: Source) -> LabelledData | UserError:
-    """The data set of the run, or why it cannot be had."""
+    """The data set of the run, or why it is not available."""
     try:
         return task_of(source.config).load(source.config)
     except UserError as error:
@@ -76,7 +76,7 @@ def settings_section(named: Mapping[str, Source]) -> Section:
 
 
 def or_note(anchor: str, title: str, make: Callable[[], Section]) -> Section:
-    """A section, or the line that says why it is not shown."""
+    """A section, or a note on why it is not shown."""
     try:
         return make()
     except UserError as error:
@@ -96,7 +96,7 @@ def page_of(
     notes: Sequence[str],
     sections: Sequence[Section],
 ) -> str:
-    # Ours alone: nothing of a user's gets into these two without being escaped.
+    # Constant content of this package: user data gets into neither of these unescaped.
     style, script = (
         Markup((files("vpt.report") / "templates" / n).read_text("utf-8")) for n in ("style.css", "sort.js")
     )

@@ -1,4 +1,4 @@
-"""What a run folder holds, read without its data and its backbone; whatever is missing is empty, with a note."""
+"""Content of a run folder, read without its data and backbone; missing parts are empty, with a note."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from vpt.utils.atomic_io import read_json
 from vpt.utils.errors import UserError
 from vpt.utils.run_log import read_rows
 
-LARGEST = 1e30  # of the numbers that charts show
+LARGEST = 1e30  # of numbers shown in charts
 
 
 @dataclass(frozen=True)
 class Source:
-    """A run as its folder tells it."""
+    """The content of a run folder."""
 
     folder: Path
     config: RunConfig
     rows: Sequence[dict[str, Any]]  # of log.jsonl
-    metrics: dict[str, Any]  # of metrics.json; empty while the run is not finished
-    split: str  # whose numbers the page shows
+    metrics: dict[str, Any]  # of metrics.json; empty until the run is finished
+    split: str  # the split shown on the page
     answers: Sequence[Answer]  # classification
     boxes: Sequence[dict[str, Any]]  # detection: image, and its boxes with label, score, box_xyxy
     artifact: Artifact | None
@@ -36,23 +36,23 @@ class Source:
 
     @property
     def name(self) -> str:
-        """What the run is called."""
+        """Name of the run."""
         return self.folder.resolve().name
 
     @property
     def method(self) -> str:
-        """What it trained, in words."""
+        """Description of the trained method."""
         config = self.config
         return method_name({"prompt": config.prompt.kind, "tuning": config.tuning.kind, "head": config.head.kind})
 
     @property
     def measured(self) -> dict[str, Any]:
-        """The metrics of the split; empty where there are none."""
+        """The metrics of the split; empty if there are none."""
         return self.metrics.get(self.split) or {}
 
     @property
     def metric(self) -> str:
-        """What the split is ranked by: accuracy or map."""
+        """The main metric of the split: accuracy or map."""
         if self.measured:
             return ranking(self.measured)
         named = [key for row in self.rows for key in row if key in ("val_accuracy", "val_map")]
@@ -60,7 +60,7 @@ class Source:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of their numbers; empty where nothing tells."""
+        """Class names in the order of their indices; empty if they are not stored."""
         if self.artifact is not None:
             return self.artifact.classes
         if self.measured:
@@ -69,7 +69,7 @@ class Source:
 
     @property
     def multilabel(self) -> bool:
-        """Whether an image has several labels."""
+        """Whether images have several labels."""
         return self.artifact.multilabel if self.artifact is not None else "exact_match" in self.measured
 
 
@@ -78,11 +78,11 @@ def read_source(folder: str | Path, split: str | None = None, data: str | None =
 
     Args:
         folder: of the run, finished or not.
-        split: test or val; default: test where it was measured.
-        data: where the data lies now, if it moved.
+        split: test or val; default: test if it was evaluated.
+        data: current location of the data, if it was moved.
 
     Raises:
-        UserError: no run there, a split that was not measured, settings that cannot be read.
+        UserError: not a run folder, a split that was not evaluated, or settings that cannot be read.
     """
     folder = Path(folder)
     if not (folder / "config.yaml").is_file():
@@ -93,10 +93,10 @@ def read_source(folder: str | Path, split: str | None = None, data: str | None =
     notes: list[str] = []
     metrics = _metrics(folder / "metrics.json", notes)
     if not metrics:
-        notes.append("this run is not finished, or was interrupted: the page shows what there is")
+        notes.append("this run is not finished or was interrupted: the page shows what is available")
     elif split is not None and not metrics.get(split):
         there = [name for name in ("test", "val") if metrics.get(name)]
-        raise UserError(f"{folder} was not measured on {split}; choose --split {' or '.join(there) or 'val'}")
+        raise UserError(f"{folder} was not evaluated on {split}; choose --split {' or '.join(there) or 'val'}")
     split = split or ("test" if metrics.get("test") or not metrics.get("val") else "val")
     answers: Sequence[Answer] = ()
     boxes: Sequence[dict[str, Any]] = ()
@@ -113,13 +113,13 @@ def read_source(folder: str | Path, split: str | None = None, data: str | None =
 
 
 def _fits_a_chart(row: Mapping[str, Any]) -> bool:
-    """Whether the numbers of a row, which are finite, can be scaled to an axis."""
+    """Whether the finite numbers of a row are small enough for the axes of a chart."""
     numbers = [value for key, value in row.items() if key not in ("kind", "lr")]
     return all(abs(value) < LARGEST for value in (*numbers, *row.get("lr", {}).values()))
 
 
 def _artifact(folder: Path, measured: Any, notes: list[str]) -> Artifact | None:
-    """The artifact of a run, unless it is another one's: then its classes are not those that were measured."""
+    """The artifact of a run, unless it belongs to another run with other classes."""
     if not (folder / "artifact.safetensors").is_file():
         return None
     try:
@@ -128,7 +128,7 @@ def _artifact(folder: Path, measured: Any, notes: list[str]) -> Artifact | None:
         notes.append(str(error))
         return None
     if measured and {row["class"] for row in measured} != set(found.classes):
-        notes.append(f"{found.path} has other classes than the numbers of this run; it is left out")
+        notes.append(f"{found.path} has other classes than the metrics of this run; it is ignored")
         return None
     return found
 
@@ -147,12 +147,12 @@ def _json(path: Path, kind: type[Any], notes: list[str]) -> Any:
     if not path.is_file():
         return kind()
     try:
-        value = read_json(path, "it went away while it was read")
+        value = read_json(path, "it was removed while it was being read")
     except UserError as error:
         notes.append(str(error))
         return kind()
     if not isinstance(value, kind):
-        notes.append(f"{path} is of another form")
+        notes.append(f"{path} has an unexpected form")
         return kind()
     return value
 
@@ -174,5 +174,5 @@ def _boxes(rows: Sequence[Any], notes: list[str]) -> Sequence[dict[str, Any]]:
             for row in rows
         ]
     except (KeyError, TypeError, ValueError) as error:
-        notes.append(f"the predicted boxes are of another form: {error!r}")
+        notes.append(f"the predicted boxes have an unexpected form: {error!r}")
         return ()

@@ -1,4 +1,4 @@
-"""Whether runs that are compared image by image were measured on the same pictures, not only on the same names."""
+"""Checks that runs compared image by image were evaluated on the same images, not only on the same names."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ def refuse_other_pictures(measured: Mapping[str, LabelledData], split: str) -> N
     """Compare the files of images that have the same name.
 
     Args:
-        measured: run -> the data it was measured on.
+        measured: run -> the data it was evaluated on.
         split: test or val.
 
     Raises:
-        UserError: another picture under the same name, or a file that cannot be read.
+        UserError: different images with the same name, or a file that cannot be read.
 
     >>> refuse_other_pictures({"one": LabelledData(("cat",), False, (), ())}, "test")
     """
@@ -28,12 +28,12 @@ def refuse_other_pictures(measured: Mapping[str, LabelledData], split: str) -> N
             same = known.get(record.name)
             if same is not None and _digest(same) != _digest(record):
                 raise UserError(
-                    f"{record.name} is one picture for {first} and another for {run}; they were measured on other data"
+                    f"{record.name} differs between {first} and {run}; they were evaluated on different data"
                 )
 
 
 def _digest(record: Record) -> object:
-    """What tells pictures apart; torchvision's data sets are known by their names."""
+    """Identity of an image: a digest of its file; images of torchvision's data sets are identified by their names."""
     if isinstance(record.source, Item):
         return type(record.source.dataset).__name__, record.source.at
     try:

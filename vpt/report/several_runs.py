@@ -1,4 +1,4 @@
-"""The page of several runs: what they reached, and whether their differences are more than chance."""
+"""The page that compares several runs: their scores, and whether the differences are significant."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from vpt.report.run_data import Source
 from vpt.report.same_images import refuse_other_pictures
 from vpt.utils.errors import UserError
 
-WHERE = {"path", "val", "test", "root"}  # settings of data that say where they are
+WHERE = {"path", "val", "test", "root"}  # data settings that are locations
 
 
 def several(sources: Sequence[Source], options: Options) -> str:
     """The page of several runs."""
     if len({source.config.task for source in sources}) > 1:
-        raise UserError("runs of classification and of detection do not compare; name those of one task")
+        raise UserError("runs of classification and of detection cannot be compared; name runs of one task")
     named = dict(zip(compare.unique_names(sources), sources, strict=True))
     charts = learning_curves.over_each_other({name: (source.rows, source.metric) for name, source in named.items()})
     answered = {name: source.answers for name, source in named.items() if source.answers}
@@ -50,7 +50,7 @@ def several(sources: Sequence[Source], options: Options) -> str:
 
 
 def _same_pictures(named: Mapping[str, Source]) -> None:
-    """Refuse runs that saw other pictures under the same names. Data that lie in one place are the same."""
+    """Refuse runs that were evaluated on different images of the same names. Data in the same place is the same."""
     places = {name: source.config.data.model_dump_json(include=WHERE) for name, source in named.items()}
     if len(set(places.values())) == 1:
         return
@@ -58,22 +58,22 @@ def _same_pictures(named: Mapping[str, Source]) -> None:
     for name in {place: name for name, place in places.items()}.values():
         data = data_of(named[name])
         if isinstance(data, UserError):
-            raise UserError(f"{name} names data of its own, which cannot be looked at: {data}")
+            raise UserError(f"{name} uses other data, which cannot be compared: {data}")
         measured[name] = data
     refuse_other_pictures(measured, next(iter(named.values())).split)
 
 
 def _in_common(answered: Mapping[str, Sequence[Answer]]) -> compare.Common:
     if len(answered) < 2:
-        raise UserError("fewer than two of the runs have written their predictions")
+        raise UserError("fewer than two of the runs have stored their predictions")
     return compare.in_common(answered)
 
 
 def _scored(named: Mapping[str, Source]) -> compare_detection.Scored:
     splits = {source.split for source in named.values() if source.boxes}
     if len(splits) > 1:
-        raise UserError("the runs were not measured on the same split")
-    known: dict[str, LabelledData | UserError] = {}  # runs that have the same data read it once
+        raise UserError("the runs were not evaluated on the same split")
+    known: dict[str, LabelledData | UserError] = {}  # data that several runs share is read once
     found = {}
     for name, source in named.items():
         if source.boxes:

@@ -1,4 +1,4 @@
-"""The head of the page: what was trained on what, and how well it does, in plain words."""
+"""The head of the page: settings of the run, and its main results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vpt.report.learning_curves import label_of, roles_of
 from vpt.report.run_data import Source
 
 SPLITS = {"test": "test", "val": "validation"}
-SIZES = ("tokens", "layers", "size", "shape", "depth", "text_tokens", "kv_tokens", "rank")  # told also as defaults
+SIZES = ("tokens", "layers", "size", "shape", "depth", "text_tokens", "kv_tokens", "rank")  # defaults are shown too
 HEADLINES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
@@ -23,30 +23,30 @@ HEADLINES = {
     "map75": "at overlap 0.75",
     "recall": "recall, 100 boxes",
     "micro_f1": "micro F1",
-    "exact_match": "all labels right",
+    "exact_match": "all labels correct",
 }
 
 
 def settings_in_words(section: Any) -> str:
-    """A prompt, head or tuning: its kind, its sizes, and what is not as by default.
+    """A prompt, head or tuning: its kind, its sizes, and settings that differ from the defaults.
 
     >>> from vpt.config import DeepPrompt
     >>> settings_in_words(DeepPrompt(tokens=5, dropout=0.1))
     'deep (tokens 5, layers all, dropout 0.1)'
     """
     plain = {name: info.get_default(call_default_factory=True) for name, info in type(section).model_fields.items()}
-    told = [
+    shown = [
         f"{name.replace('_', ' ')} {value}"
         for name, value in section.model_dump(mode="json").items()
         if name != "kind" and (name in SIZES or value != plain[name]) and value is not None
     ]
-    order = sorted(told, key=lambda text: not text.startswith(tuple(name.replace("_", " ") for name in SIZES)))
+    order = sorted(shown, key=lambda text: not text.startswith(tuple(name.replace("_", " ") for name in SIZES)))
     order.sort(key=lambda text: not text.startswith("tokens"))
     return section.kind + (f" ({', '.join(order)})" if order else "")
 
 
 def facts(source: Source) -> list[tuple[str, str]]:
-    """What was trained on what: names and values."""
+    """Settings of the run: names and values."""
     config: RunConfig = source.config
     backbone = config.backbone.name
     if config.backbone.weights is not None:
@@ -60,12 +60,12 @@ def facts(source: Source) -> list[tuple[str, str]]:
         data += f" ({config.data.shots} shots)"
     optimizer = config.train.optimizer
     rates = {role: rate for role, rate in optimizer.lr.model_dump().items() if role in roles_of(source.rows)}
-    told = ", ".join(f"{role} {rate:g}" for role, rate in rates.items())
+    learning_rates = ", ".join(f"{role} {rate:g}" for role, rate in rates.items())
     batch = f"{config.train.batch_size} images, {optimizer.kind}"
     epochs = count(source.metrics.get("epochs", _epochs_logged(source.rows)))
     epochs += f" of {config.train.epochs}" if config.train.epochs else ""
     if source.metrics.get("best_epoch") == 0 and config.train.keep == "best" and config.train.average is None:
-        epochs += "; kept: the linear probe, for no epoch was better on validation"
+        epochs += "; kept: the linear probe, as no epoch was better on validation"
     elif source.metrics.get("best_epoch") is not None:
         best, average = source.metrics["best_epoch"], config.train.average is not None
         if config.train.keep == "best" and not average:
@@ -80,14 +80,14 @@ def facts(source: Source) -> list[tuple[str, str]]:
         ("head", settings_in_words(config.head)),
         ("data", data),
         ("epochs", epochs),
-        ("batch and learning rate", batch + (f" ({told})" if told else "")),
+        ("batch and learning rate", batch + (f" ({learning_rates})" if learning_rates else "")),
         ("augmentation", config.data.augment),
-        ("seed", f"{config.train.seed} (of splits: {config.data.split_seed})"),
+        ("seed", f"{config.train.seed} (data split: {config.data.split_seed})"),
     ]
 
 
 def headline(source: Source, interval: tuple[float, float] | None = None) -> str:
-    """How well it does, in a sentence or two; `interval` is that of a detection run's mAP, where it is known."""
+    """The main result in a sentence or two; `interval` is that of a detection run's mAP, if it is known."""
     found, split = source.measured, SPLITS[source.split]
     if not found:
         done = _epochs_logged(source.rows)
@@ -96,17 +96,16 @@ def headline(source: Source, interval: tuple[float, float] | None = None) -> str
         so_far = (
             f" Validation {label_of(source.metric)} is {percent(last[f'val_{source.metric}'])} so far." if last else ""
         )
-        return f"Not finished: {done}{of} epochs are done.{so_far}"
+        return f"Not finished: {done}{of} epochs completed.{so_far}"
     if source.metric == "accuracy":
         images = found["images"]
         right = round(found["accuracy"] * images)
         low, high = wilson(right, images)
         return (
-            f"{right:,} of {images:,} {split} images are right: {percent(found['accuracy'])}. "
-            f"{_on_endless(low, high)} (95% interval)."
+            f"{right:,} of {images:,} {split} images are correct: {percent(found['accuracy'])}. {_interval(low, high)}."
         )
     if source.config.task == "detection":
-        sure = f" {_on_endless(*interval)} (95% interval, by drawing the images anew)." if interval else ""
+        sure = f" {_interval(*interval)} (bootstrap over images)." if interval else ""
         return (
             f"Mean average precision is {percent(found['map'])} on {found['images']:,} {split} images with "
             f"{found['boxes']:,} boxes (COCO's, over overlaps of 0.5 to 0.95); at overlap 0.5 it is "
@@ -114,24 +113,24 @@ def headline(source: Source, interval: tuple[float, float] | None = None) -> str
         )
     return (
         f"Mean average precision is {percent(found['map'])} on {found['images']:,} {split} images; all labels are "
-        f"right on {percent(found.get('exact_match'))} of them."
+        f"correct on {percent(found.get('exact_match'))} of them."
     )
 
 
-def _on_endless(low: float, high: float) -> str:
-    return f"On endless images of this kind it would be between {percent(low)} and {percent(high)}"
+def _interval(low: float, high: float) -> str:
+    return f"95% confidence interval: {percent(low).removesuffix('%')}-{percent(high)}"
 
 
 def numbers(source: Source) -> list[tuple[str, str]]:
-    """The figures under the headline."""
+    """The metrics under the headline."""
     found = source.measured
     return [(name, percent(found[key])) for key, name in HEADLINES.items() if key in found]
 
 
-def beside(found: Mapping[str, Any]) -> str:
-    """Accuracy or mAP with its interval where that is known, for a table.
+def score_with_interval(found: Mapping[str, Any]) -> str:
+    """Accuracy with its 95% interval, or mAP, for a table.
 
-    >>> beside({"accuracy": 0.5, "images": 10})
+    >>> score_with_interval({"accuracy": 0.5, "images": 10})
     '50.0% (23.7% to 76.3%)'
     """
     if "accuracy" in found:

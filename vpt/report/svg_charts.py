@@ -1,4 +1,4 @@
-"""Charts as inline SVG: text in the page's own font, colours by class, so that light, dark and print all suit."""
+"""Charts as inline SVG: text in the page's font and colours by CSS class, for light and dark themes and for print."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 400, 240
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 34
-WHOLE = ("epoch", "step", "layer")  # what is counted: no half of it gets a tick
-TONES = 8  # colours that are told apart; further lines take them again, with dashes
+WHOLE = ("epoch", "step", "layer")  # counts: ticks are whole numbers
+TONES = 8  # distinguishable colours; further lines repeat them, dashed
 
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a chart: its name in the legend, points by x, its colour, and whether it stays in the background."""
+    """A line of a chart: its name in the legend, points by x, colour, and whether it is drawn faintly."""
 
     name: str
     points: Sequence[Point]
@@ -28,11 +28,11 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing with its caption and legend, for the macro `chart` of parts.html."""
+    """A drawing with its caption and legend, for the macro `figure` of parts.html."""
 
     title: str
     drawing: Markup
-    legend: Sequence[tuple[str, str]] = ()  # CSS classes of a swatch, and its name
+    legend: Sequence[tuple[str, str]] = ()  # CSS classes of a swatch, and its label
     text: str = ""
 
 
@@ -54,7 +54,7 @@ def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
 
 
 def number(value: float) -> str:
-    """A tick's label.
+    """Label of a tick.
 
     >>> number(0.30000000000000004), number(12000.0), number(1e-05)
     ('0.3', '12,000', '1e-05')
@@ -73,16 +73,16 @@ def line_chart(
     mark: tuple[float, str] | None = None,
     text: str = "",
 ) -> Chart:
-    """Lines over x.
+    """A line chart.
 
     Args:
-        title: says what y is.
-        lines: of which those without points are left out.
-        x: what x is.
-        percent: y is a share of one.
-        from_zero: y begins at zero.
-        span: y from and to; default: by the points.
-        mark: a place on x, and what is there.
+        title: names the quantity on y.
+        lines: those without points are left out.
+        x: name of the x axis.
+        percent: y is a fraction, shown in percent.
+        from_zero: y starts at zero.
+        span: range of y; default: that of the points.
+        mark: a position on x, and its label.
         text: a sentence under the chart.
     """
     lines = [line for line in lines if line.points]
@@ -100,14 +100,14 @@ def line_chart(
     if mark is not None:
         parts.append(frame.upright(*mark, high=sum(ys) / len(ys) < (low + high) / 2))
     parts += [frame.line(line) for line in sorted(lines, key=lambda line: not line.faint)]
-    told = "; ".join(f"{line.name}: {_course(line.points, percent)}" for line in lines)
+    described = "; ".join(f"{line.name}: {_course(line.points, percent)}" for line in lines)
     legend = [(_tone(line), line.name) for line in lines] if len(lines) > 1 else []
-    return Chart(title, picture(f"{title}, by {x}. {told}", parts), legend, text)
+    return Chart(title, picture(f"{title}, by {x}. {described}", parts), legend, text)
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Where values of x and y stand in the drawing."""
+    """Maps values of x and y to positions in the drawing."""
 
     x0: float
     x1: float
@@ -117,7 +117,7 @@ class Frame:
     height: float = HEIGHT
 
     def at(self, x: float, y: float) -> Point:
-        """The place of a point in the drawing.
+        """Position of a point in the drawing.
 
         >>> Frame(0, 1, 0, 1).at(0, 0)
         (46.0, 206.0)
@@ -128,7 +128,7 @@ class Frame:
         return LEFT + wide * across, TOP + tall * (1 - up)
 
     def axes(self, x: str, percent: bool = False, below: bool = True) -> Markup:
-        """Grid lines, their labels, and what x is."""
+        """Grid lines, their labels, and the name of the x axis."""
         parts = []
         right, bottom = self.width - RIGHT, self.height - BOTTOM
         for value in ticks(self.y0, self.y1, 4):
@@ -148,7 +148,7 @@ class Frame:
         return Markup("").join(parts)
 
     def line(self, line: Line) -> Markup:
-        """A line through its points; dots where there are few."""
+        """A line through its points; dots if there are few."""
         places = [self.at(*point) for point in line.points if math.isfinite(point[1])]
         path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
         parts = [tag("path", d=path, class_=f"line {_tone(line)}")]
@@ -158,7 +158,7 @@ class Frame:
         return Markup("").join(parts)
 
     def upright(self, x: float, text: str, high: bool = False) -> Markup:
-        """A dotted line at x with its name at the foot, or up high where the lines of the chart lie low."""
+        """A dotted vertical line at x with a label at the bottom, or at the top if the lines of the chart lie low."""
         place, _ = self.at(x, self.y0)
         bottom = self.height - BOTTOM
         late = place > self.width * 0.6
@@ -168,37 +168,37 @@ class Frame:
 
 
 def picture(text: str, parts: Iterable[Markup], width: float = WIDTH, height: float = HEIGHT) -> Markup:
-    """An SVG that fills its column; `text` is what a reader who does not see it is told."""
+    """An SVG that fills its column; `text` describes it for screen readers."""
     inside = Markup("").join(parts)
     return tag("svg", inside, viewBox=f"0 0 {width:g} {height:g}", role="img", aria_label=text)
 
 
 def tag(name: str, content: str | Markup | None = None, /, **attributes: str | float | None) -> Markup:
-    """An element, everything escaped; `class_` is class and `_` is '-'; attributes that are None are left out.
+    """An SVG element, everything escaped. `class_` is class, `_` becomes `-`; attributes that are None are left out.
 
     >>> tag("text", "a<b", x=1, class_="end")
     Markup('<text x="1" class="end">a&lt;b</text>')
     """
-    told = "".join(
+    given = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(value if isinstance(value, str) else f"{value:g}")}"'
         for key, value in attributes.items()
         if value is not None
     )
-    return Markup(f"<{name}{told}/>" if content is None else f"<{name}{told}>{escape(content)}</{name}>")
+    return Markup(f"<{name}{given}/>" if content is None else f"<{name}{given}>{escape(content)}</{name}>")
 
 
-def rectangle(told: str, x: float, y: float, wide: float, high: float, **attributes: str) -> Markup:
-    """A rectangle that says something where the pointer rests on it; `attributes` as of `tag`.
+def rectangle(text: str, x: float, y: float, wide: float, high: float, **attributes: str) -> Markup:
+    """A rectangle with a tooltip; `attributes` as in `tag`.
 
     >>> rectangle("cat", 1, 2, 3.456, 4, class_="cell")
     Markup('<rect x="1.00" y="2.00" width="3.46" height="4.00" class="cell"><title>cat</title></rect>')
     """
     x_, y_, wide_, high_ = (f"{value:.2f}" for value in (x, y, wide, high))
-    return tag("rect", tag("title", told), x=x_, y=y_, width=wide_, height=high_, **attributes)
+    return tag("rect", tag("title", text), x=x_, y=y_, width=wide_, height=high_, **attributes)
 
 
 def tone(index: int) -> str:
-    """The CSS classes of a colour; after the last one they come again, dashed.
+    """CSS classes of a colour; after the last one they repeat, dashed.
 
     >>> tone(1), tone(9)
     ('t1', 't1 dashed')

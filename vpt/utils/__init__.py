@@ -1,1 +1,1 @@
-"""What every room uses: files, errors, devices, processes."""
+"""Utilities for all packages: files, errors, devices, processes."""

@@ -1,4 +1,4 @@
-"""Files and folders are written whole or not at all: to a temporary name in the same folder, then renamed."""
+"""Atomic writing of files and folders: to a temporary name in the same folder, which is then renamed."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from typing import Any
 
 from vpt.utils.errors import UserError, WriteError
 
-# What is wrong with a disk or a folder, whoever reports it.
+# Errors of the disk or the folder, from any library.
 _STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
 _OF_RUST = re.compile(r"\(os error (\d+)\)")
-_PROBE = 1 << 16  # bytes: more than a block of any usual file system
+_PROBE = 1 << 16  # bytes; larger than a block of common file systems
 
 
 def write_atomic(path: str | Path, write: Callable[[Path], object]) -> Path:
-    """Let `write` fill a temporary file beside `path`, then rename it onto `path`.
+    """Let `write` fill a temporary file next to `path`, then rename it to `path`.
 
-    Whatever happens before the rename, the old file stays as it was and no temporary file is left behind.
+    If an error occurs before the rename, the old file is unchanged and the temporary file is removed.
 
     Raises:
         UserError: the disk is full or the folder cannot be written.
@@ -55,15 +55,15 @@ def write_atomic(path: str | Path, write: Callable[[Path], object]) -> Path:
 
 @contextmanager
 def writing(place: str | Path) -> Iterator[None]:
-    """Report a disk that is full, or a folder that cannot be written, as one sentence about `place`.
+    """Convert errors of a full disk or an unwritable folder to one sentence about `place`.
 
-    Libraries raise errors of their own where a disk is full: safetensors a SafetensorError, torch a RuntimeError.
+    Libraries raise their own errors when a disk is full: safetensors a SafetensorError, torch a RuntimeError.
 
     Args:
         place: what is being written, for the message.
 
     Raises:
-        WriteError: the disk or the folder is the reason. Any other error passes as it is.
+        WriteError: an error of the disk or the folder. Other errors are passed through.
 
     >>> with writing("a.txt"):
     ...     raise OSError(28, "No space left on device")
@@ -83,7 +83,7 @@ def writing(place: str | Path) -> Iterator[None]:
 
 
 def system_reason(error: BaseException) -> str | None:
-    """What the operating system said was wrong, in its words; None where an error is of another kind.
+    """Error message of the operating system; None for errors of another kind.
 
     >>> system_reason(ValueError("Error while serializing: I/O error: No space left on device (os error 28)"))
     'No space left on device'
@@ -93,9 +93,9 @@ def system_reason(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         return error.strerror or str(error) or type(error).__name__
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
-        return "a name holds half of a surrogate pair, which cannot be encoded"
+        return "a name contains half of a surrogate pair, which cannot be encoded"
     if isinstance(error, ValueError) and "null byte" in str(error):
-        return "a path cannot hold a NUL character"
+        return "a path cannot contain a NUL character"
     if found := _OF_RUST.search(str(error)):
         return os.strerror(int(found.group(1)))
     behind: BaseException | None = error
@@ -107,9 +107,9 @@ def system_reason(error: BaseException) -> str | None:
 
 
 def _cannot_take_more(folder: Path) -> str | None:
-    """Why nothing can be written to a folder now; None where something can.
+    """Why nothing can be written to a folder now; None if it is writable.
 
-    A writer that hides the reason of its failure left its part of a file behind, so a full disk is still full.
+    A writer that hides the cause of its failure leaves its partial file behind, so a full disk is still full.
     """
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -122,26 +122,26 @@ def _cannot_take_more(folder: Path) -> str | None:
 
 
 def _remove(path: Path) -> None:
-    """Remove a temporary file; where that fails, what went wrong before is what is reported."""
+    """Remove a temporary file; failures are ignored, so that the original error is reported."""
     with suppress(OSError):
         path.unlink(missing_ok=True)
 
 
 def make_folder(path: str | Path, fill: Callable[[Path], object]) -> bool:
-    """Let `fill` write into a folder beside `path`, then rename it onto `path`.
+    """Let `fill` write into a folder next to `path`, then rename it to `path`.
 
-    Of several processes that make the same folder at once, one does: it comes with something in it, and only an empty
-    folder gives way.
+    If several processes create the same folder at once, only one succeeds, because a rename replaces only an empty
+    folder.
 
     Args:
-        path: the folder; its parents are made too.
+        path: the folder; its parents are created too.
         fill: writes at least one file.
 
     Returns:
-        Whether it was made; False where something else stands there.
+        Whether the folder was created; False if something else exists there.
 
     Raises:
-        UserError: the disk is full or the place cannot be written.
+        UserError: the disk is full or the folder cannot be written.
 
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "a"
@@ -151,7 +151,7 @@ def make_folder(path: str | Path, fill: Callable[[Path], object]) -> bool:
     temporary: Path | None = None
     try:
         with writing(path):
-            path = Path(path).resolve()  # a link to an empty folder stands for it
+            path = Path(path).resolve()  # a link to an empty folder counts as that folder
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
             fill(temporary)
@@ -165,7 +165,7 @@ def make_folder(path: str | Path, fill: Callable[[Path], object]) -> bool:
 
 
 def _renamed(old: Path, new: Path) -> bool:
-    """Whether a folder could be renamed; not where a file or a folder with something in it stands."""
+    """Whether a folder could be renamed; False if a file or a non-empty folder exists at the new name."""
     try:
         old.rename(new)
     except OSError as error:
@@ -176,7 +176,7 @@ def _renamed(old: Path, new: Path) -> bool:
 
 
 def mode_for_all(mode: int) -> int:
-    """A mode as the user's umask leaves it: tempfile makes private files, and a result is an ordinary one."""
+    """A file mode with the user's umask applied: tempfile creates private files, but results are ordinary files."""
     umask = os.umask(0)
     os.umask(umask)
     return mode & ~umask
@@ -185,13 +185,13 @@ def mode_for_all(mode: int) -> int:
 def write_text(path: str | Path, text: str) -> Path:
     """Write `text` to `path` as UTF-8, atomically (see `write_atomic`).
 
-    What cannot be encoded, half of a surrogate pair, is written as JSON escapes it: one name of a file loses no text.
+    Characters that cannot be encoded (halves of surrogate pairs) are written as JSON escapes, so no text is lost.
     """
     return write_atomic(path, lambda temporary: temporary.write_bytes(text.encode("utf-8", "backslashreplace")))
 
 
 def at_home(path: str | Path) -> Path:
-    """A path whose `~` is the home folder; one that names no user's is left as it is.
+    """Expand `~` to the home folder; a path with an unknown user's name is unchanged.
 
     Raises:
         UserError: this user has no home folder.
@@ -199,7 +199,7 @@ def at_home(path: str | Path) -> Path:
     >>> at_home("~no-such-user/photos")
     PosixPath('~no-such-user/photos')
     """
-    found = os.path.expanduser(path)  # Path's own raises where there is no such user
+    found = os.path.expanduser(path)  # Path.expanduser raises if there is no such user
     if os.fspath(found).split(os.sep)[0] == "~":
         raise UserError(f"{path}: this user has no home folder, and HOME is not set; give the path without ~")
     return Path(found)
@@ -211,15 +211,15 @@ def write_json(path: str | Path, value: Any) -> Path:
 
 
 def read_json(path: str | Path, absent: str, damaged: str = "take another copy of it") -> Any:
-    """What a JSON file holds.
+    """Read a JSON file.
 
     Args:
         path: the file.
-        absent: the mend where there is no such file.
-        damaged: the mend where it cannot be read.
+        absent: remedy if the file does not exist.
+        damaged: remedy if it cannot be read.
 
     Raises:
-        UserError: it is missing, cannot be read, or is no JSON.
+        UserError: it is missing, cannot be read, or is not JSON.
 
     >>> read_json("no/such.json", "check data.path")
     Traceback (most recent call last):

@@ -1,4 +1,4 @@
-"""Where files that can be made again are kept between runs."""
+"""Cache folder for files that can be created again."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from vpt.utils.errors import UserError, WriteError
 
 
 def cache_dir() -> Path:
-    """The folder `vpt` within XDG_CACHE_HOME, or within ~/.cache. It may not exist yet.
+    """The folder `vpt` in XDG_CACHE_HOME, or in ~/.cache. It may not exist yet.
 
     Raises:
-        UserError: there is no home folder, and none can be made.
+        UserError: there is no home folder, and none can be created.
 
     >>> cache_dir().name
     'vpt'
     """
     given = os.environ.get("XDG_CACHE_HOME", "")
-    # The standard says that a relative path there is to be ignored.
+    # According to the XDG standard, relative paths are ignored.
     return (Path(given) if os.path.isabs(given) else _home() / ".cache") / "vpt"
 
 
 def ensure_home() -> str:
-    """Give a process without a home folder a private temporary one, as containers with any user id need it.
+    """Set up a private temporary home folder if there is none, as in containers with arbitrary user ids.
 
-    Libraries look for their caches below HOME, and fail or write into a folder called "~" where there is none.
+    Libraries place their caches in HOME, and fail or write to a folder named "~" without it.
 
     Returns:
-        A sentence about it; "" where there is a home folder.
+        A message about it; "" if there is a home folder.
 
     Raises:
-        UserError: none can be made.
+        UserError: it cannot be created.
 
     >>> ensure_home() if os.path.isabs(os.path.expanduser("~")) else ""
     ''
@@ -49,14 +49,14 @@ def ensure_home() -> str:
 
 
 def made_once(name: str, what: str, fill: Callable[[Path], None]) -> Path:
-    """The folder `name` of the cache; if it is not there, `fill` writes its files.
+    """The folder `name` of the cache; if it does not exist, `fill` creates its files.
 
-    It is written under a temporary name and then renamed, so that a folder of that name is always complete.
+    It is written under a temporary name and then renamed, so an existing folder is always complete.
 
     Args:
-        name: of the folder.
-        what: it holds, for messages.
-        fill: writes into the empty folder that it is given.
+        name: name of the folder.
+        what: description of its content, for messages.
+        fill: writes into the empty folder given to it.
 
     Raises:
         UserError: the cache folder cannot be written.
@@ -65,7 +65,7 @@ def made_once(name: str, what: str, fill: Callable[[Path], None]) -> Path:
     if folder.is_dir():
         return folder
     try:
-        make_folder(folder, fill)  # False where another process was faster, with the same files
+        make_folder(folder, fill)  # False if another process created the same files first
     except WriteError as error:
         reason = str(error).removeprefix("cannot write ")
         raise WriteError(f"cannot write the {what} to {reason}, by setting XDG_CACHE_HOME") from error
@@ -76,7 +76,7 @@ def _home() -> Path:
     home = os.path.expanduser("~")
     if os.path.isabs(home):
         return Path(home)
-    # Others may write to the temporary folder, too: this one must be ours, and closed to them.
+    # Other users may write to the temporary folder: this one must be owned by this user and private.
     folder = Path(tempfile.gettempdir()) / f"vpt-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)

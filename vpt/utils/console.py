@@ -1,4 +1,4 @@
-"""Messages and progress of a run: a live bar on a terminal, a plain line now and then elsewhere."""
+"""Messages and progress of a run: a live progress bar on a terminal, occasional lines otherwise."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ SPARSE = 15.0  # seconds between plain progress lines
 
 
 ALL_RUNS = logging.getLogger("vpt.run")
-ALL_RUNS.propagate = False  # the root logger's handlers would print each line once more
+ALL_RUNS.propagate = False  # the root logger's handlers would print each line twice
 
 
 class Bar(Protocol):
     """A progress bar."""
 
     def advance(self, steps: int = 1, *, images: int = 0, **fields: float) -> None:
-        """Move on by `steps` after `images` images, showing `fields`."""
+        """Advance by `steps` after `images` images, and show `fields`."""
 
 
 class _TerminalHandler(logging.Handler):
@@ -44,7 +44,7 @@ class _TerminalHandler(logging.Handler):
 
 
 class _RunLogHandler(logging.Handler):
-    """Writes records into a run's log; a disk that is full ends the run, so errors are raised."""
+    """Writes records to a run's log; errors are raised, because a full disk ends the run."""
 
     def __init__(self, log: RunLog) -> None:
         super().__init__()
@@ -56,24 +56,24 @@ class _RunLogHandler(logging.Handler):
 
 
 class Console:
-    """The messages of one run, by way of `logging`: to stderr, so that stdout stays for results, and to the run's log.
+    """Messages of one run, through `logging`: to stderr, because stdout is for results, and to the run's log.
 
-    Handlers that are added to the logger "vpt.run" get them too.
+    Handlers that are added to the logger "vpt.run" receive them too.
 
     Args:
-        quiet: nothing is printed; logs get the messages all the same.
+        quiet: print nothing; logs still receive the messages.
     """
 
     def __init__(self, quiet: bool = False) -> None:
         self._terminal = rich.console.Console(file=Messages(), quiet=quiet, highlight=False, soft_wrap=True)  # type: ignore[arg-type]
-        # Not a logger by name: runs that share a process are each quiet or not, and each have a file of their own.
+        # A separate logger without a name: runs in one process differ in `quiet` and in their log file.
         self._logger = logging.Logger("vpt.run", logging.INFO)
         self._logger.parent = ALL_RUNS
         self._logger.addHandler(_TerminalHandler(self._terminal))
         self._attached: _RunLogHandler | None = None
 
     def attach(self, log: RunLog | None) -> None:
-        """Send messages to `log` too, from here on, in place of the one before."""
+        """Send messages to `log` as well, instead of the previous log."""
         if self._attached is not None:
             self._logger.removeHandler(self._attached)
         self._attached = None if log is None else _RunLogHandler(log)
@@ -85,14 +85,14 @@ class Console:
         self._logger.info(printable(text))
 
     def warn(self, text: str) -> None:
-        """Print a line that should be seen."""
+        """Print a warning."""
         self._logger.warning(printable(text))
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table."""
         columns = [one_line(column) for column in columns]
         rows = [[one_line(cell) for cell in row] for row in rows]
-        # As texts: rich reads a string as markup, and fails on one like "[/a]".
+        # As text objects: rich parses strings as markup, and fails on one like "[/a]".
         table = Table(title=Text(one_line(title)), title_justify="left")
         for index, column in enumerate(columns):
             table.add_column(Text(column), justify="left" if index == 0 else "right")

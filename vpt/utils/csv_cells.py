@@ -1,7 +1,7 @@
-"""CSV files for people: what a spreadsheet would take for a formula is text, and reads back as it was.
+"""CSV cells that spreadsheets do not interpret as formulas, and that can be read back unchanged.
 
-A cell that begins with =, +, -, @, a tab, a line break or an apostrophe gets an apostrophe in front, which spreadsheets
-do not show (https://owasp.org/www-community/attacks/CSV_Injection). Numbers stay numbers.
+A cell that starts with =, +, -, @, a tab, a line break or an apostrophe is prefixed with an apostrophe, which
+spreadsheets do not show (https://owasp.org/www-community/attacks/CSV_Injection). Numbers are unchanged.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 
-_FORMULA = tuple("=+-@\t\r\n'\uff1d\uff0b\uff0d\uff20")  # the last four are the wide forms of the first
+_FORMULA = tuple("=+-@\t\r\n'\uff1d\uff0b\uff0d\uff20")  # the last four are full-width forms of the first four
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 
 
 def to_csv(rows: Iterable[Sequence[object]]) -> str:
-    """Rows as CSV text, every cell safe to open in a spreadsheet.
+    """Format rows as CSV text that is safe to open in a spreadsheet.
 
     >>> to_csv([["image", "score"], ["=1+1.png", "-0.5"]])
     "image,score\\n'=1+1.png,-0.5\\n"
@@ -27,7 +27,7 @@ def to_csv(rows: Iterable[Sequence[object]]) -> str:
 
 
 def safe_cell(text: str) -> str:
-    """A cell that no spreadsheet takes for a formula; `plain_cell` gives the text back.
+    """Escape a cell so that spreadsheets do not interpret it as a formula; inverse of `plain_cell`.
 
     >>> [safe_cell(text) for text in ("=1+1", "-0.5", "-a", "cat")]
     ["'=1+1", '-0.5', "'-a", 'cat']
@@ -36,7 +36,7 @@ def safe_cell(text: str) -> str:
 
 
 def plain_cell(text: str) -> str:
-    """The text that `safe_cell` made a cell of.
+    """Unescape a cell escaped by `safe_cell`.
 
     >>> [plain_cell(cell) for cell in ("'=1+1", "-0.5", "cat", "'cat")]
     ['=1+1', '-0.5', 'cat', "'cat"]

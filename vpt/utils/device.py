@@ -1,4 +1,4 @@
-"""Which device computes, and in which precision."""
+"""Selection of the device and the precision."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import torch
 from vpt.utils.errors import UserError
 from vpt.utils.precision import PRECISIONS, Precision
 
-HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}  # precisions that autocast rounds to
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}  # dtypes of autocast
 
 Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device of that name; 'auto' takes a GPU when there is one.
+    """The device of that name; 'auto' selects a GPU if there is one.
 
     Raises:
-        UserError: a device that does not exist here.
+        UserError: a device that does not exist on this machine.
 
     >>> pick_device("cpu")
     device(type='cpu')
@@ -42,10 +42,10 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device) -> Precision:
-    """'auto' is bf16 on a GPU that has it, fp16 on one that has not, fp32 on anything else.
+    """The precision of that name; 'auto' is bf16 on a GPU that supports it, fp16 on other GPUs, else fp32.
 
     Raises:
-        UserError: no such precision, or fp16 off a GPU, where it is slow and overflows.
+        UserError: an unknown precision, or fp16 without a GPU, where it is slow and overflows.
 
     >>> pick_precision("auto", torch.device("cpu"))
     'fp32'
@@ -62,7 +62,7 @@ def pick_precision(name: str, device: torch.device) -> Precision:
 
 
 def autocast(precision: str, device: torch.device) -> Autocast:
-    """A context for the forward pass in that precision."""
+    """Autocast context for a forward pass in that precision."""
     if precision == "fp32":
         return contextlib.nullcontext
     return lambda: torch.autocast(device.type, dtype=HALVES[precision])

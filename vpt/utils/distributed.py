@@ -1,8 +1,8 @@
-"""Several processes that train one run, one for each GPU, started by torchrun.
+"""Data parallelism: several processes train one run, one for each GPU, started by torchrun.
 
-Each step's batch is divided among them, image by image; the gradients of trainable parameters, a megabyte, are summed
-once a step, weighted by images, so that the result is that of one process at the same batch, whatever the size of a
-last batch.
+The batch of each step is divided by images; the gradients of trainable parameters, about a megabyte, are summed once
+per step, weighted by images, so the result equals that of one process with the same batch, even if the last batch is
+uneven.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's number, and how many there are."""
+    """Rank of this process, and number of processes."""
 
     rank: int = 0
     count: int = 1
 
 
 def ranks() -> Ranks:
-    """Where this process stands; 0 of 1 without torchrun.
+    """Rank of this process; 0 of 1 without torchrun.
 
     >>> ranks()
     Ranks(rank=0, count=1)
@@ -41,14 +41,14 @@ def ranks() -> Ranks:
 
 
 def is_first() -> bool:
-    """Whether this is the process that speaks and writes files; known before and after they are joined, too."""
+    """Whether this process prints messages and writes files; also valid without a process group."""
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     return ranks().rank == 0 and (ranks().count > 1 or not several or os.environ.get("RANK", "0") == "0")
 
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Join the other processes, if torchrun started several."""
+    """Join the process group if torchrun started several processes."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or ranks().count > 1:
         yield
         return
@@ -62,27 +62,27 @@ def joined() -> Iterator[None]:
 
 
 def refuse(what: str) -> None:
-    """A UserError, if several processes are there for something that takes one."""
+    """Raise a UserError if there are several processes, for operations that support only one."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(f"{what} is for one process; start it without torchrun")
 
 
 def own_device(name: str) -> str:
-    """The name of this process's device: of several processes on a machine, each takes a GPU of its own."""
+    """Name of this process's device: each process on a machine uses a separate GPU."""
     if ranks().count > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
         return f"cuda:{torch.cuda.current_device()}"
     return name
 
 
 def wait() -> None:
-    """Wait until all processes are here."""
+    """Wait for all processes (barrier)."""
     if ranks().count > 1:
         distributed.barrier()
 
 
 @contextmanager
 def first_goes_ahead() -> Iterator[None]:
-    """The first process does what follows before the others, so that these find what it made."""
+    """Run the block in the first process before the others, so that these find its results."""
     if not is_first():
         wait()
     yield
@@ -91,7 +91,7 @@ def first_goes_ahead() -> Iterator[None]:
 
 
 def told(text: str) -> str:
-    """What the first process says, to all.
+    """Broadcast a string of the first process to all.
 
     >>> told("runs/a")
     'runs/a'
@@ -104,7 +104,7 @@ def told(text: str) -> str:
 
 
 def agreed(number: int | None) -> int | None:
-    """A signal that reached any of the processes, for all."""
+    """A signal received by any of the processes, in all of them."""
     if ranks().count == 1:
         return number
     asked = torch.tensor([number or 0], dtype=torch.int64)
@@ -114,16 +114,16 @@ def agreed(number: int | None) -> int | None:
 def sum_step(
     parameters: Iterable[Tensor], loss: float, hits: float | None, count: int
 ) -> tuple[float, float | None, int]:
-    """Bring the gradients of the mean loss over this process's images to those over all images, in place.
+    """Convert gradients of the mean loss over this process's images to those over all images, in place.
 
     Args:
-        parameters: what learns; gradients may be missing where there were no images.
+        parameters: trainable parameters; gradients may be missing if there were no images.
         loss: mean over this process's images.
-        hits: images told right, or None where that has no meaning.
-        count: images of this process.
+        hits: number of correctly classified images, or None if that is not defined.
+        count: number of images of this process.
 
     Returns:
-        Loss, hits and images of all processes.
+        Loss, hits and number of images of all processes.
     """
     learning = list(parameters)
     parts = [
@@ -145,20 +145,20 @@ def sum_step(
 
 
 def gathered(rows: Tensor, index: Tensor) -> Tensor:
-    """All processes' rows (N, ...) in the order of `index`, which together numbers them from 0 to N - 1.
+    """Gather the rows (N, ...) of all processes, ordered by `index`, which numbers them from 0 to N - 1 in total.
 
     >>> gathered(torch.tensor([10, 20]), torch.tensor([1, 0]))
     tensor([20, 10])
     """
     parts = _all_gathered((rows, index))
     order = torch.cat([numbers for _, numbers in parts]).argsort()
-    # A process without a row may not know the shape of one.
+    # A process without rows may not know their shape.
     filled = [part for part, _ in parts if len(part)]
     return torch.cat(filled)[order] if filled else rows
 
 
 def gathered_list(values: Sequence[Value], index: Tensor) -> list[Value]:
-    """All processes' values, whatever they are, in the order of `index`, which together numbers them from 0 on.
+    """Gather arbitrary values of all processes, ordered by `index`, which numbers them from 0 in total.
 
     >>> gathered_list(["b", "a"], torch.tensor([1, 0]))
     ['a', 'b']
@@ -169,7 +169,7 @@ def gathered_list(values: Sequence[Value], index: Tensor) -> list[Value]:
 
 
 def _all_gathered(value: Value) -> list[Value]:
-    """The values of all processes, by rank."""
+    """Values of all processes, by rank."""
     if ranks().count == 1:
         return [value]
     found: list[Any] = [None] * ranks().count
@@ -182,7 +182,7 @@ def _sum(values: Tensor) -> Tensor:
 
 
 def _reduced(values: Tensor, how: distributed.ReduceOp.RedOpType) -> Tensor:
-    """Reduced over all processes; NCCL takes tensors on GPUs only."""
+    """All-reduce a tensor; NCCL supports tensors on GPUs only."""
     on = "cuda" if distributed.get_backend() == "nccl" else "cpu"
     there = values.to(on) if values.device.type != on else values.clone()
     distributed.all_reduce(there, how)

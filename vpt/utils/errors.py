@@ -1,4 +1,4 @@
-"""The exceptions a user's mistake raises: a sentence that names the thing and the remedy."""
+"""Exceptions for errors of the user, with a sentence that names the problem and the remedy."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake of the caller's, told in one sentence. The command line prints it and exits with code 2."""
+    """An error of the caller, described in one sentence. The command line prints it and exits with code 2."""
 
 
 class FileError(UserError):
     """A file that cannot be used.
 
     Args:
-        path: of the file.
-        what: is wrong with it and what helps, without paths and without anything that stands in it, so that it may be
-            shown to people who must not know either.
-        full: the whole sentence, for those who may know more.
+        path: path of the file.
+        what: the problem and the remedy, without paths and content of the file, so that it may be shown to people
+            who must not know these.
+        full: the complete sentence for everybody else.
 
     >>> str(FileError("a.safetensors", "is damaged; take another copy of it"))
     'a.safetensors is damaged; take another copy of it'
@@ -29,15 +29,15 @@ class FileError(UserError):
 
 
 class WriteError(UserError):
-    """A file that cannot be written: a full disk, a folder without write access or removed. What was there stays."""
+    """A file cannot be written: a full disk, or a missing or unwritable folder. The old file is unchanged."""
 
 
 class NotFinite(UserError):
-    """Scores, boxes or a loss are not finite: the training diverged.
+    """Scores, boxes or a loss are not finite: training diverged.
 
     Args:
-        what: is not finite, as the first part of the sentence.
-        where: and when, with what is known of the cause.
+        what: what is not finite, as the first part of the sentence.
+        where: where and when, with known details of the cause.
 
     >>> str(NotFinite("the loss became nan"))
     'the loss became nan; lower train.optimizer.lr, or set train.clip_norm, in a new run'

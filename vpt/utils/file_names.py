@@ -1,7 +1,7 @@
-"""File names and class names as text that can always be printed, logged and written, and turned back into the file.
+"""Conversion of file names and class names to text that can always be printed, logged and written, and back.
 
-A file name is bytes: it may be no UTF-8, and may hold line breaks or the codes that move a terminal's cursor. `shown`
-escapes those, `original` undoes it.
+A file name is a byte string: it may not be UTF-8, and may contain line breaks or terminal control codes. `shown`
+escapes these, `original` reverses it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-# Control characters, line separators, codes that reverse the direction of text, and halves of surrogate pairs.
+# Control characters, line separators, characters that reverse the direction of text, and halves of surrogate pairs.
 _CONTROL = "\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff"
 _UNSAFE = re.compile(f"[{_CONTROL}]")
 _UNSAFE_OR_BACKSLASH = re.compile(rf"[\\{_CONTROL}]")
@@ -19,10 +19,10 @@ _ESCAPE = re.compile(r"\\(?:\\|x([89a-f][0-9a-f])|u([0-9a-f]{4}))")
 
 
 def shown(path: str | os.PathLike[str]) -> str:
-    r"""A path as text that can always be printed; `original` gives the path back.
+    r"""A path as text that can always be printed; inverse of `original`.
 
-    Separators become "/". A byte that is no UTF-8 becomes `\xNN`, a control character `\uNNNN`, a backslash that is
-    part of a name `\\`.
+    Separators become "/". A byte that is not UTF-8 becomes `\xNN`, a control character `\uNNNN`, a backslash in a name
+    `\\`.
 
     >>> shown(Path("a") / "b.png"), shown("caf\udce9\n.png")
     ('a/b.png', 'caf\\xe9\\u000a.png')
@@ -31,7 +31,7 @@ def shown(path: str | os.PathLike[str]) -> str:
 
 
 def original(text: str) -> Path:
-    r"""The path that `shown` made `text` of.
+    r"""The path of a text created by `shown`.
 
     >>> original("caf\\xe9\\u000a.png") == Path("caf\udce9\n.png")
     True
@@ -51,7 +51,7 @@ def original(text: str) -> Path:
 
 
 def as_utf8(name: str) -> str:
-    """The name of a file as UTF-8 has it, also where the locale is another one; other bytes stay surrogates.
+    """A file name decoded as UTF-8, even if the locale has another encoding; invalid bytes become surrogates.
 
     >>> as_utf8("a.png")
     'a.png'
@@ -59,11 +59,11 @@ def as_utf8(name: str) -> str:
     try:
         return os.fsencode(name).decode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        return name  # half of a surrogate pair, as JSON may have it: no file has such a name
+        return name  # half of a surrogate pair, which JSON may contain but no file name does
 
 
 def one_line(text: str) -> str:
-    r"""A name on one line, without anything that moves a cursor or cannot be encoded.
+    r"""A name on one line, without control codes and characters that cannot be encoded.
 
     >>> one_line("red\x1b[31m\nfox")
     'red\\u001b[31m\\u000afox'
@@ -72,7 +72,7 @@ def one_line(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    r"""Text for a terminal or a log: line breaks and tabs stay, other control characters are escaped.
+    r"""Text for a terminal or a log: line breaks and tabs are kept, other control characters are escaped.
 
     >>> printable("a\tb\n\x1b]0;title\x07")
     'a\tb\n\\u001b]0;title\\u0007'
@@ -85,5 +85,5 @@ def _escaped(found: re.Match[str]) -> str:
     if character == "\\":
         return "\\\\"
     number = ord(character)
-    # A byte that is no UTF-8 stands as one of these, see PEP 383.
+    # Bytes that are not UTF-8 are represented by these characters, see PEP 383.
     return f"\\x{number - 0xDC00:02x}" if 0xDC80 <= number <= 0xDCFF else f"\\u{number:04x}"

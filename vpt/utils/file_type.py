@@ -1,13 +1,13 @@
-"""What a file is that no reader takes, by its first bytes."""
+"""Identifies unsupported files by their first bytes, for error messages."""
 
 from __future__ import annotations
 
-HEAD = 132  # bytes that tell
+HEAD = 132  # number of bytes needed
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def what_it_is(head: bytes) -> str:
-    """Why a file is not read, from its first `HEAD` bytes.
+    """Why a file cannot be read, from its first `HEAD` bytes.
 
     >>> what_it_is(b"MM\\0*\\0\\0")
     'it is a TIFF of a kind that Pillow does not read, as of 64-bit floats; save it with 8, 16 or 32 bits'

@@ -1,7 +1,7 @@
-"""One process at a time in a folder: a lock of the operating system, which ends with the process that holds it.
+"""Folder lock for one process at a time, released by the operating system when the process ends.
 
-It is `flock` on Unix (by the filelock library), on the file `.lock` in the folder; the file stays, the lock does not.
-Over NFS, from version 4 on, it holds between machines too. A file system without locks gets a warning instead.
+It is `flock` on Unix (by the filelock library) on the file `.lock` in the folder; the file remains after the lock is
+released. With NFS 4 or later it also works between machines. A file system without locks leads to a warning.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from vpt.utils.distributed import is_first
 from vpt.utils.errors import UserError
 from vpt.utils.std_streams import say
 
-LOCK = ".lock"  # of a run, a sweep or a protocol
-LOCK_OF_BENCH = ".bench.lock"  # of a task of a benchmark, whose folder may be that of a protocol
-LOCK_OF_BEST = ".best.lock"  # of the last training of a sweep, which machines with one database may reach together
+LOCK = ".lock"  # lock of a run, a sweep or a protocol
+LOCK_OF_BENCH = ".bench.lock"  # lock of a benchmark task, whose folder may be that of a protocol
+LOCK_OF_BEST = ".best.lock"  # lock of a sweep's final training, which several machines may reach at once
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
-HOLDER = ".holder"  # behind the name of a lock file: who holds it
+HOLDER = ".holder"  # suffix of the file that describes the owner of a lock
 
 
 def is_lock(name: str) -> bool:
-    """Whether a file of a folder only belongs to its lock.
+    """Whether a file belongs to the lock of a folder.
 
     >>> is_lock(".lock"), is_lock(".lock.holder"), is_lock("settings.json")
     (True, True, False)
@@ -42,12 +42,12 @@ def is_lock(name: str) -> bool:
 
 @dataclass(frozen=True)
 class LockedFolder:
-    """A folder that this process holds.
+    """A folder locked by this process.
 
     Args:
         folder: the folder.
-        lock: its lock file; None where another process of the same run holds it, or nobody can.
-        inode: device and number of the lock file.
+        lock: its lock file; None if another process of the same run has the lock, or the file system has no locks.
+        inode: device and inode of the lock file.
     """
 
     folder: Path
@@ -55,10 +55,10 @@ class LockedFolder:
     inode: tuple[int, int] = (0, 0)
 
     def check(self) -> None:
-        """Whether the folder is still there, before something is written into it.
+        """Check that the folder still exists, before something is written to it.
 
         Raises:
-            UserError: it or its lock was removed or moved, or another process has made one of the same name.
+            UserError: it or its lock was removed or moved, or another process created a folder of the same name.
         """
         if self.lock is None:
             return
@@ -69,7 +69,7 @@ class LockedFolder:
         if not same:
             raise UserError(
                 f"{self.folder}, or {self.lock.name} in it, was removed or moved while it was in use, so nothing "
-                "more is written there; if it was moved, go on from its new place"
+                "more is written there; if it was moved, continue from its new location"
             )
 
 
@@ -77,15 +77,15 @@ class LockedFolder:
 def lock_folder(
     folder: str | Path, name: str = LOCK, waiting: Callable[[str], None] | None = None
 ) -> Iterator[LockedFolder]:
-    """Hold a folder, which is made if there is none. Of several processes of one run, the first does.
+    """Lock a folder, which is created if necessary. Of several processes of one run, the first takes the lock.
 
     Args:
         folder: the folder.
-        name: of the lock file in it.
-        waiting: called with who holds it, where the lock is to be waited for; default: it is not.
+        name: name of the lock file in it.
+        waiting: called with a description of the owner while waiting for the lock; default: do not wait.
 
     Raises:
-        UserError: another process holds it, named; the folder cannot be written.
+        UserError: another process has the lock, with its description; or the folder cannot be written.
 
     >>> import tempfile
     >>> with lock_folder(tempfile.mkdtemp()) as locked, lock_folder(locked.folder):
@@ -118,7 +118,7 @@ def lock_folder(
 
 
 def _acquired(path: Path, waiting: Callable[[str], None] | None) -> filelock.BaseFileLock | None:
-    """The lock of a file; None where the file system has none."""
+    """Acquire the lock of a file; None if the file system has no locks."""
     lock = filelock.FileLock(str(path), timeout=0, mode=mode_for_all(0o666), thread_local=False)
     try:
         lock.acquire()
@@ -130,14 +130,14 @@ def _acquired(path: Path, waiting: Callable[[str], None] | None) -> filelock.Bas
     except (NotImplementedError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
             raise
-        say(f"vpt: {path.parent} is on a file system without locks ({error}): see that no other process works in it")
+        say(f"vpt: {path.parent} is on a file system without locks ({error}); make sure that no other process uses it")
         return None
     return lock
 
 
 def _note_holder(path: Path) -> None:
     holder = {"process": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-    with contextlib.suppress(OSError):  # a full disk; the lock holds without it
+    with contextlib.suppress(OSError):  # a full disk; the lock works without it
         _holder_file(path).write_text(json.dumps(holder) + "\n", encoding="utf-8")
 
 
@@ -150,12 +150,12 @@ def _holder(path: Path) -> str:
 
 
 def _holder_file(path: Path) -> Path:
-    # Not the lock file itself: older versions of filelock empty it when they try to take the lock.
+    # Not the lock file itself: older versions of filelock empty it when they try to acquire the lock.
     return path.with_name(f"{path.name}{HOLDER}")
 
 
 def _remove_if_unused(made: Sequence[Path], path: Path) -> None:
-    """Remove folders that were made for the lock alone. Who waits for the lock notices that its file is gone."""
+    """Remove folders created only for the lock. Processes waiting for the lock notice that its file is gone."""
     with contextlib.suppress(OSError):
         if [item.name for item in path.parent.iterdir()] == [path.name]:
             path.unlink()

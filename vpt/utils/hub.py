@@ -1,4 +1,4 @@
-"""Artifacts on the Hugging Face Hub: a safetensors file and a card; nothing that runs code when it is loaded."""
+"""Artifacts on the Hugging Face Hub: a safetensors file and a model card; loading them executes no code."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any, Protocol
 from vpt.utils.errors import UserError
 
 PREFIX = "hf:"
-MAX_BYTES = 16 << 30  # of an artifact
+MAX_BYTES = 16 << 30  # maximum size of an artifact
 FILE = "artifact.safetensors"
 
 
 class Api(Protocol):
-    """What is used of huggingface_hub.HfApi."""
+    """The used part of huggingface_hub.HfApi."""
 
     def create_repo(self, repo_id: str, *, private: bool | None = None, exist_ok: bool = False) -> Any: ...
     def upload_file(self, *, path_or_fileobj: Any, path_in_repo: str, repo_id: str, commit_message: str) -> Any: ...
 
 
 def pull(address: str) -> Path:
-    """The artifact of `hf:owner/name` or `hf:owner/name@revision`, from the hub or from its cache on this machine.
+    """Download the artifact of `hf:owner/name` or `hf:owner/name@revision`, or take it from the local cache.
 
     Raises:
-        UserError: no such repository or artifact, or no way to the hub.
+        UserError: no such repository or artifact, or the hub cannot be reached.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
@@ -43,59 +43,59 @@ def pull(address: str) -> Path:
     except HFValidationError:
         raise UserError(f"{address}: give the repository as {PREFIX}owner/name") from None
     except LocalEntryNotFoundError:
-        raise UserError(f"{address} is not in the cache and the hub cannot be reached from here") from None
+        raise UserError(f"{address} is not in the cache and the hub cannot be reached") from None
     except (RepositoryNotFoundError, RevisionNotFoundError):
         raise UserError(
             f"{address}: the hub has no such repository or revision, or it is private: hf auth login"
         ) from None
     except EntryNotFoundError:
-        raise UserError(f"{address} holds no {FILE}; it was not pushed by vpt") from None
+        raise UserError(f"{address} contains no {FILE}; it was not pushed by vpt") from None
     except (HfHubHTTPError, OSError) as error:
-        raise UserError(f"{address} cannot be fetched: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(f"{address} cannot be downloaded: {' '.join(str(error).split())[:200]}") from None
 
 
 def _refuse_large(address: str, name: str, revision: str | None) -> None:
-    """Refuse a file that is larger than any that is read, before it fills the disk. Where the hub cannot be asked, its
-    cache on this machine is used as it is.
+    """Refuse a file that exceeds the maximum size, before it is downloaded. If the hub cannot be reached, the local
+    cache is used.
 
     Raises:
-        UserError: it is larger.
+        UserError: the file is too large.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     try:
         size = get_hf_file_metadata(hf_hub_url(name, FILE, revision=revision)).size
-    except Exception:  # what is wrong is said by the download that follows
+    except Exception:  # the error is reported by the download that follows
         return
     if size is not None and size > MAX_BYTES:
-        raise UserError(f"{address} is larger than {MAX_BYTES >> 30} GiB, so it is not fetched")
+        raise UserError(f"{address} is larger than {MAX_BYTES >> 30} GiB, the maximum size")
 
 
 def push(artifact: Path, header: Mapping[str, Any], name: str, private: bool = False, api: Api | None = None) -> str:
-    """Upload an artifact and its card; the repository is made if there is none. Returns the address to load it by.
+    """Upload an artifact and its model card; the repository is created if necessary. Returns the address to load it by.
 
     Args:
         artifact: the file.
-        header: what it says of itself: classes, backbone, settings, metrics.
+        header: header of the artifact: classes, backbone, settings, metrics.
         name: owner/name.
-        private: for a repository that is made now.
+        private: for a newly created repository.
         api: default: huggingface_hub's, with the token of `hf auth login`.
 
     Raises:
-        UserError: a name of another form, no token, or no way to the hub.
+        UserError: an invalid name, no token, or the hub cannot be reached.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     if name.count("/") != 1:
-        raise UserError(f"{name}: name the repository as owner/name")
+        raise UserError(f"{name}: give the repository as owner/name")
     there: Api = api or HfApi()
     try:
         there.create_repo(name, private=private, exist_ok=True)
         for path, content in ((FILE, artifact), ("README.md", card(header, name).encode())):
             there.upload_file(path_or_fileobj=content, path_in_repo=path, repo_id=name, commit_message=f"vpt: {path}")
     except HFValidationError:
-        raise UserError(f"{name}: name the repository as owner/name") from None
+        raise UserError(f"{name}: give the repository as owner/name") from None
     except (HfHubHTTPError, OSError) as error:
         raise UserError(
             f"{name} cannot be pushed: {' '.join(str(error).split())[:200]}; is there a token? hf auth login"
@@ -104,7 +104,7 @@ def push(artifact: Path, header: Mapping[str, Any], name: str, private: bool = F
 
 
 def card(header: Mapping[str, Any], name: str) -> str:
-    """The model card of an artifact, in Markdown.
+    """Model card of an artifact in Markdown.
 
     >>> card({"backbone": {"name": "vit", "fingerprint": "ab" * 32}, "classes": ["cat"], "metrics": {}}, "me/x")[:3]
     '---'
@@ -124,7 +124,7 @@ def card(header: Mapping[str, Any], name: str) -> str:
         "---",
         f"# {name}",
         "",
-        f"A visual prompt and a head for `{backbone['name']}`; the backbone itself is not in here.",
+        f"A visual prompt and a head for `{backbone['name']}`; the backbone itself is not included.",
         f"Its weights must be those with the fingerprint `{backbone['fingerprint']}`.",
         "",
         f"Classes: {shown}.",

@@ -1,9 +1,9 @@
-"""Reads a pickle as data: what it would have called is noted, and never called.
+"""Parses pickles as data, without importing or calling anything.
 
 A pickle is a program for a small stack machine. Python's own machine imports the names in it and calls them. This one
-knows no names: an object becomes a `Call`, which says what would have been called with which arguments, and what would
-have been put into the result. So defaultdicts, configurations, random states or whatever else a training script saved
-beside its tensors can be read past.
+does not: an object becomes a `Call`, which stores the function, its arguments, and the state that would have been set
+on the result. So defaultdicts, configurations, random states and other objects that a training script saved next to its
+tensors can be skipped.
 """
 
 from __future__ import annotations
@@ -13,32 +13,32 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # as Python 2 called them
+OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # names in Python 2
 
 
 class PickleError(ValueError):
-    """Bytes that are no whole pickle, or of a kind that is not read."""
+    """Bytes that are not a complete pickle, or an unsupported kind."""
 
 
 @dataclass(frozen=True)
 class Name:
-    """A class or function by its module and name, which nobody looks up."""
+    """A class or function by module and name, which is not imported."""
 
     path: str
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A persistent id: content that stands elsewhere in the file, such as a tensor's storage."""
+    """A persistent id: content stored elsewhere in the file, such as a tensor's storage."""
 
     id: Any
 
 
 class Call:
-    """An object: what would have made it, and what would have been put into it.
+    """An object: the call that would have created it, and the state that would have been set.
 
     Args:
-        function: a `Name`, or anything else that the pickle would have called.
+        function: a `Name`, or anything else the pickle would have called.
         args: its arguments.
     """
 
@@ -53,15 +53,15 @@ class Call:
 
     @property
     def path(self) -> str:
-        """Module and name of the function; empty where the pickle computes it."""
+        """Module and name of the function; empty if the pickle computes it."""
         return self.function.path if isinstance(self.function, Name) else ""
 
 
 def parse(file: BinaryIO) -> Any:
-    """The next pickle of a file as numbers, texts, lists, tuples, dicts and `Call`s; the file stands behind it then.
+    """Parse the next pickle of a file to numbers, strings, lists, tuples, dicts and `Call`s, and move past it.
 
     Raises:
-        PickleError: bytes that are no whole pickle.
+        PickleError: bytes that are not a complete pickle.
 
     >>> import io, pickle
     >>> from collections import OrderedDict
@@ -77,13 +77,13 @@ def parse(file: BinaryIO) -> Any:
             machine.step(opcode.name, argument)
     except PickleError:
         raise
-    except Exception as error:  # the bytes decide what is raised
+    except Exception as error:  # invalid bytes can raise anything
         raise PickleError(f"{type(error).__name__}: {error}") from error
-    raise PickleError("it ends before its end")
+    raise PickleError("it ends unexpectedly")
 
 
 class _Machine:
-    """The stack machine, with notes in place of calls."""
+    """The stack machine, which records calls instead of executing them."""
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
@@ -91,7 +91,7 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def step(self, name: str, argument: Any) -> None:
-        """One instruction."""
+        """Execute one instruction."""
         if name in CONSTANTS:
             self.stack.append(argument)
         elif name in SIMPLE:
@@ -107,18 +107,18 @@ class _Machine:
         elif name == "PERSID":
             self.stack.append(Reference(argument))
         elif name not in ("PROTO", "FRAME"):
-            raise PickleError(f"the instruction {name} is not read")
+            raise PickleError(f"the instruction {name} is not supported")
 
     def push(self, value: Any) -> None:
-        """Put a value onto the stack as it is now; taking what stands above a mark changes the stack."""
+        """Push a value onto the current stack."""
         self.stack.append(value)
 
     def pop(self) -> Any:
-        """The topmost value."""
+        """Pop the topmost value."""
         return self.stack.pop()
 
     def marked(self) -> list[Any]:
-        """What was put onto the stack since the last mark."""
+        """Pop all values above the last mark."""
         above = self.stack
         self.stack = self.outer.pop()
         return above
@@ -134,12 +134,12 @@ class _Machine:
             self.marked()
 
     def replace(self, count: int, made: Callable[..., Any]) -> None:
-        """The last `count` values by what is made of them."""
+        """Replace the last `count` values by the result of `made`."""
         values = [self.pop() for _ in range(count)][::-1]
         self.stack.append(made(*values))
 
     def pairs(self, values: list[Any]) -> None:
-        """Put keys and values into the topmost mapping."""
+        """Add keys and values to the topmost mapping."""
         target = self.stack[-1]
         target = target.items if isinstance(target, Call) else target
         if not isinstance(target, dict):
@@ -147,7 +147,7 @@ class _Machine:
         target.update(zip(values[::2], values[1::2], strict=True))
 
     def several(self, values: list[Any]) -> None:
-        """Put elements into the topmost list or set."""
+        """Add elements to the topmost list or set."""
         target = self.stack[-1]
         target = target.elements if isinstance(target, Call) else target
         if not isinstance(target, list):
@@ -172,7 +172,7 @@ def _dict(values: list[Any]) -> dict[Any, Any]:
     return dict(zip(values[::2], values[1::2], strict=True))
 
 
-# Instructions whose argument is the value that they put onto the stack.
+# Instructions whose argument is the value to push.
 CONSTANTS = frozenset(
     {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING"}
     | {"SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES"}

@@ -1,4 +1,4 @@
-"""Pictures of a run, drawn without a display."""
+"""Plots of a run, drawn without a display."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 
 from vpt.utils.atomic_io import write_atomic
 
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"  # told apart by colour-blind readers too
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"  # distinguishable for colour-blind readers too
 
 
 def curves_png(rows: Sequence[Mapping[str, Any]], path: Path, metric: str, probe: float | None = None) -> Path:
-    """Loss and metric over epochs, from the history of a run; the best epoch is marked, and the linear probe's
-    validation score, where there is one."""
+    """Plot loss and metric over epochs, from the history of a run, with the best epoch and the linear probe's
+    validation score, if there is one."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -55,7 +55,7 @@ def _line(axes: Any, rows: Sequence[Mapping[str, Any]], key: str, label: str, co
 
 
 def confusion_png(matrix: Sequence[Sequence[int]], classes: Sequence[str], path: Path) -> Path:
-    """Confusion matrix: truth in rows, colours are shares of each row, numbers are counts."""
+    """Plot a confusion matrix with true classes in rows; colours are fractions of each row, numbers are counts."""
     from matplotlib.figure import Figure
 
     counts = np.asarray(matrix)
@@ -65,13 +65,13 @@ def confusion_png(matrix: Sequence[Sequence[int]], classes: Sequence[str], path:
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
+    figure.colorbar(image, ax=axes, shrink=0.8, label="fraction of the true class")
     text = float(np.clip(11 - size / 8, 4, 10))
     axes.set_xticks(range(size), classes, rotation=90 if size > 6 else 0, fontsize=text)
     axes.set_yticks(range(size), classes, fontsize=text)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    axes.set_title(f"{int(np.trace(counts))} of {int(counts.sum())} right")
+    axes.set_title(f"{int(np.trace(counts))} of {int(counts.sum())} correct")
     if size <= 30:
         for row in range(size):
             for column in range(size):
@@ -82,7 +82,7 @@ def confusion_png(matrix: Sequence[Sequence[int]], classes: Sequence[str], path:
 
 
 def picture_png(pixels: np.ndarray, path: Path) -> Path:
-    """Write pixels (H, W, 3 or 4) uint8 as they are."""
+    """Write pixels (H, W, 3 or 4) uint8 unchanged."""
     from PIL import Image
 
     return write_atomic(path, lambda temporary: Image.fromarray(pixels).save(temporary, format="PNG"))
@@ -94,7 +94,7 @@ def data_uri(pixels: np.ndarray, form: str = "PNG", **options: int | bool) -> st
     Args:
         pixels: the image.
         form: PNG or JPEG.
-        options: of Pillow's encoder, such as quality.
+        options: options of Pillow's encoder, such as quality.
 
     >>> data_uri(np.zeros((1, 1), np.uint8))[:22]
     'data:image/png;base64,'
@@ -107,5 +107,5 @@ def data_uri(pixels: np.ndarray, form: str = "PNG", **options: int | bool) -> st
 
 
 def save(figure: Any, path: Path) -> Path:
-    """Write a figure as PNG, whole or not at all."""
+    """Write a figure as PNG, atomically."""
     return write_atomic(path, lambda temporary: figure.savefig(temporary, format="png", dpi=130))

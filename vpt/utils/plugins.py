@@ -1,6 +1,6 @@
-"""Code of others: what installed packages offer through entry points, and what the user names as `module:Class`.
+"""Third-party code: entry points of installed packages, and classes that the user names as `module:Class`.
 
-Nothing here is called with a name that stands in an artifact, a checkpoint or an upload: see docs/security.md.
+Names in an artifact, a checkpoint or an upload are never imported through this module: see docs/security.md.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 
 
 def imported(path: str) -> Any:
-    """An object of this package by "package.module:name", imported when it is needed.
+    """Import an object of this package by "package.module:name".
 
     >>> imported("vpt.utils.errors:nearest").__name__
     'nearest'
@@ -31,7 +31,7 @@ def imported(path: str) -> Any:
 
 
 def installed(group: str) -> dict[str, EntryPoint]:
-    """The entry points of a group by name; nothing is imported.
+    """Entry points of a group by name; nothing is imported.
 
     Raises:
         UserError: two packages offer the same name.
@@ -39,7 +39,7 @@ def installed(group: str) -> dict[str, EntryPoint]:
     >>> installed("vpt.no_such_group")
     {}
     """
-    from importlib.metadata import entry_points  # slow to import, and seldom needed
+    from importlib.metadata import entry_points  # slow to import, and rarely needed
 
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=group):
@@ -53,7 +53,7 @@ def installed(group: str) -> dict[str, EntryPoint]:
 
 
 def load_installed(point: EntryPoint) -> Any:
-    """What an entry point names.
+    """Load the object of an entry point.
 
     Raises:
         UserError: it cannot be imported.
@@ -68,11 +68,11 @@ def load_installed(point: EntryPoint) -> Any:
 
 
 def named(path: str, key: str) -> Any:
-    """What the user names as `module:Class`; the module may lie in the current folder.
+    """Import what the user names as `module:Class`; the module may be in the current folder.
 
     Args:
         path: the name.
-        key: of the setting that has it, for messages.
+        key: key of the setting, for messages.
 
     Raises:
         UserError: there is no such module or class, or importing it fails.
@@ -84,7 +84,7 @@ def named(path: str, key: str) -> Any:
         raise UserError(f"{key}={path[:80]} is not of the form module:Class, as in my_module:MyPrompt")
     module, _, name = path.partition(":")
     if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.append(os.getcwd())  # last, so that no file here takes the place of an installed module
+        sys.path.append(os.getcwd())  # last, so that local files do not shadow installed modules
     try:
         found = import_module(module)
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""The precisions that settings, commands and devices know, in one place that imports nothing heavy."""
+"""Names of the precisions, in a module without heavy imports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a computation took of its machine: the most memory at once, and energy where a GPU counts it."""
+"""Resource usage of a computation: peak memory, and GPU energy if available."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class Usage:
-    """Counts from when it is made.
+    """Resource usage since the creation of this object.
 
-    On a GPU memory is what torch holds there; elsewhere it is all of the process, Python and its libraries included.
+    On a GPU memory is that allocated by torch; otherwise that of the whole process, including Python and its libraries.
 
     Args:
-        device: what computes.
+        device: device of the computation.
 
     >>> usage = Usage(torch.device("cpu"))
     >>> usage.peak_bytes() > 1_000_000, usage.joules()
@@ -31,25 +31,25 @@ class Usage:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         else:
-            # Linux forgets the highest mark so far; where it may not, the mark is that of the whole process.
+            # Resets the peak on Linux; if that is not permitted, the peak is that of the whole process so far.
             with contextlib.suppress(OSError):
                 RESET.write_text("5")
         self._counter = energy_counter(device)
         self._start = self._counter() if self._counter else None
 
     def peak_bytes(self) -> int:
-        """The most bytes in use at once so far."""
+        """Peak memory in bytes so far."""
         return torch.cuda.max_memory_allocated(self._device) if self._device.type == "cuda" else _resident_peak()
 
     def joules(self) -> float | None:
-        """Energy of the GPU so far, whoever used it; None where it is not measured."""
+        """Energy of the GPU so far, including other processes; None if it is not measured."""
         now = self._counter() if self._counter else None
         return None if now is None or self._start is None else now - self._start
 
 
 def energy_counter(device: torch.device) -> Callable[[], float | None] | None:
-    """A function that reads the joules a GPU has used since its driver was loaded (NVML, from Volta on); None on
-    another device, or where nvidia-ml-py is not installed.
+    """A function that returns the joules a GPU has used since its driver was loaded (NVML, from Volta on); None for
+    other devices, or if nvidia-ml-py is not installed.
 
     >>> energy_counter(torch.device("cpu")) is None
     True
@@ -60,9 +60,9 @@ def energy_counter(device: torch.device) -> Callable[[], float | None] | None:
         import pynvml
 
         pynvml.nvmlInit()
-        # By its identity: NVML counts the GPUs that CUDA_VISIBLE_DEVICES hides, torch does not.
+        # By UUID: NVML counts the GPUs hidden by CUDA_VISIBLE_DEVICES, torch does not.
         handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
-    except Exception:  # no library, no driver, no right to ask: an energy that is not measured stops no training
+    except Exception:  # no library, driver or permission: training continues without measuring energy
         return None
 
     def read() -> float | None:
@@ -75,7 +75,7 @@ def energy_counter(device: torch.device) -> Callable[[], float | None] | None:
 
 
 def device_name(device: torch.device) -> str:
-    """What people call the device.
+    """Readable name of the device.
 
     >>> device_name(torch.device("meta"))
     'meta'
@@ -89,7 +89,7 @@ def device_name(device: torch.device) -> str:
 
 
 def processor() -> str:
-    """The CPU's name, as well as the machine tells it."""
+    """Name of the CPU, as reported by the machine."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

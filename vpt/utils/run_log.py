@@ -1,4 +1,4 @@
-"""The log of a run: rows as JSON lines, the same numbers for TensorBoard, and what was said as text."""
+"""Log of a run: rows as JSON lines, the same numbers for TensorBoard, and messages as text."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from vpt.utils.atomic_io import write_text, writing
 class RunLog:
     """Appends to `log.jsonl`, `log.txt` and `tensorboard/` of a run folder; a context manager.
 
-    Each row and line is handed to the operating system at once, so that a killed run loses none that was written.
+    Each row and line is passed to the operating system at once, so nothing is lost if the run is killed.
 
     Args:
         folder: the run folder.
-        resume_step: rows past this step are cut off first, so that the log of a resumed run is that of a run never
-            interrupted. None starts anew.
+        resume_step: rows after this step are removed first, so that the log of a resumed run equals that of an
+            uninterrupted one. None starts a new log.
 
     Raises:
-        WriteError: here and in all methods; the disk is full, or the folder cannot be written.
+        WriteError: also in all methods; the disk is full, or the folder cannot be written.
     """
 
     def __init__(self, folder: Path, resume_step: int | None = None) -> None:
@@ -37,7 +37,7 @@ class RunLog:
                 rows_path.unlink(missing_ok=True)
             else:
                 _cut(rows_path, resume_step)
-            # Unbuffered: what a full disk did not take must not be written once more when the file is closed.
+            # Unbuffered: data that did not fit on a full disk must not be written again when the file is closed.
             self._rows = opened.enter_context(rows_path.open("ab", buffering=0))
             self._text = opened.enter_context((folder / "log.txt").open("ab", buffering=0))
             self._board = opened.enter_context(_Board(folder / "tensorboard", resume_step))
@@ -60,12 +60,12 @@ class RunLog:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        with contextlib.suppress(OSError):  # everything was handed over before
+        with contextlib.suppress(OSError):  # everything has been written before
             self._files.close()
 
 
 class NoLog(RunLog):
-    """Writes nothing: the log of the processes that only compute."""
+    """A log that writes nothing, for processes that only compute."""
 
     def __init__(self) -> None:
         pass
@@ -83,7 +83,7 @@ class NoLog(RunLog):
 class _Board:
     """An event file for TensorBoard.
 
-    It is written by the caller's thread: torch's SummaryWriter has a thread of its own, where a full disk ends in a
+    It is written by the caller's thread: torch's SummaryWriter has a separate thread, in which a full disk leads to a
     traceback on the terminal.
     """
 
@@ -99,7 +99,7 @@ class _Board:
         try:
             self._record(file_version="brain.Event:2")
             if resume_step is not None:
-                # TensorBoard forgets what an earlier file has from this step on.
+                # TensorBoard ignores rows of an earlier file from this step on.
                 started = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
                 self._record(step=resume_step + 1, session_log=started)
         except OSError:
@@ -107,7 +107,7 @@ class _Board:
             raise
 
     def add(self, values: dict[str, float], step: int) -> None:
-        """Write numbers of a step by their names."""
+        """Write the numbers of a step by name."""
         if not values:
             return
         from tensorboard.compat.proto import summary_pb2
@@ -117,7 +117,7 @@ class _Board:
         self._record(step=step, summary=summary_pb2.Summary(value=found))
 
     def write(self, record: bytes) -> None:
-        """Write the bytes of a record; for RecordWriter."""
+        """Write the bytes of a record; called by RecordWriter."""
         _write(self._file, record)
 
     def _record(self, **content: Any) -> None:
@@ -131,7 +131,7 @@ class _Board:
 
 
 def _write(file: IO[bytes], content: bytes) -> None:
-    """Write all of it: a disk that has room for a part takes that part, and fails at the next."""
+    """Write all bytes: a nearly full disk accepts a part, and fails at the next write."""
     while content:
         content = content[file.write(content) :]
 
@@ -142,9 +142,9 @@ def open_log(folder: Path, resume_step: int | None, write: bool) -> RunLog:
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a run's log. Lines that are no rows are left out: torn by a kill, or damaged otherwise.
+    """Rows of a run's log. Invalid lines are skipped: those truncated by a kill, or damaged otherwise.
 
-    Every row has a text `kind` and a whole number `step`. Those of steps and epochs hold finite numbers, and under `lr`
+    Every row has a string `kind` and an integer `step`. Rows of steps and epochs contain finite numbers, and under `lr`
     finite numbers by name.
     """
     path = folder / "log.jsonl"
@@ -171,7 +171,7 @@ def _row(line: str) -> dict[str, Any] | None:
 def _is_finite(value: Any) -> bool:
     try:
         return not isinstance(value, bool) and math.isfinite(value)
-    except (TypeError, OverflowError):  # no number, or one of more than 308 digits
+    except (TypeError, OverflowError):  # not a number, or one of more than 308 digits
         return False
 
 

@@ -1,4 +1,4 @@
-"""YAML within limits. A short file can stand for billions of values, by aliases of aliases; such a one is refused."""
+"""YAML parser with limits. A short file can expand to billions of values by nested aliases; such files are refused."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import Any
 import yaml
 
 MOST_BYTES = 1_000_000
-MOST_VALUES = 100_000  # aliases written out
+MOST_VALUES = 100_000  # with aliases expanded
 DEEPEST = 50
 
 
 class BadYaml(ValueError):
-    """What is wrong with a text, as the end of "it is not valid YAML: ..."."""
+    """The error of a text, as the end of "it is not valid YAML: ..."."""
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML text, of plain types alone.
+    """Parse a YAML text of plain types.
 
     Raises:
-        BadYaml: no YAML, or more than a settings file can need: bytes, values, levels.
+        BadYaml: not YAML, or more bytes, values or levels than a settings file can need.
 
     >>> parse_yaml("a: [1, 2]")
     {'a': [1, 2]}
     >>> parse_yaml("a: &a [*a]")
     Traceback (most recent call last):
     ...
-    vpt.utils.safe_yaml.BadYaml: an alias refers to a value that holds it
+    vpt.utils.safe_yaml.BadYaml: an alias refers to a value that contains it
     """
     if len(text) > MOST_BYTES:
         raise BadYaml(f"it has more than {MOST_BYTES:,} characters")
@@ -36,14 +36,14 @@ def parse_yaml(text: str) -> Any:
         if node is None:
             return None
         if _values(node, {}) > MOST_VALUES:
-            raise BadYaml(f"with its aliases written out it has more than {MOST_VALUES:,} values")
+            raise BadYaml(f"with its aliases expanded it has more than {MOST_VALUES:,} values")
         return loader.construct_document(node)
     except BadYaml:
         raise
     except yaml.YAMLError as error:
         raise BadYaml(" ".join(str(error).split())[:300]) from None
     except (ValueError, TypeError, OverflowError, AttributeError, KeyError) as error:
-        # What looks like a number or a date, but is none: 2024-13-45, or more digits than Python reads.
+        # Invalid numbers or dates: 2024-13-45, or more digits than Python can read.
         raise BadYaml(f"a value cannot be read ({' '.join(str(error).split())[:200]})") from None
 
 
@@ -52,7 +52,7 @@ class _Loader(yaml.SafeLoader):
     _count = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Compose a node, unless it is one too many."""
+        """Compose a node, within the limit of values."""
         self._count += 1
         self._level += 1
         if self._count > MOST_VALUES:
@@ -65,12 +65,12 @@ class _Loader(yaml.SafeLoader):
 
 
 def _values(node: yaml.Node, known: dict[int, int]) -> int:
-    """How many values a node stands for with its aliases written out; stops counting at the limit."""
+    """Number of values of a node with its aliases expanded; stops counting at the limit."""
     if id(node) in known:
         if known[id(node)] == 0:
-            raise BadYaml("an alias refers to a value that holds it")
+            raise BadYaml("an alias refers to a value that contains it")
         return known[id(node)]
-    known[id(node)] = 0  # being counted
+    known[id(node)] = 0  # count in progress
     count = 1
     if isinstance(node, yaml.SequenceNode):
         inner = list(node.value)

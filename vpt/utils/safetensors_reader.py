@@ -1,7 +1,7 @@
-"""Reads safetensors files without mapping them into memory.
+"""Reader of safetensors files without memory mapping.
 
-The library maps a file, so a file that somebody shortens meanwhile ends the process (SIGBUS). Here bytes are read; a
-file that changes meanwhile is at worst a damaged one. Names, types and shapes are known before a tensor takes memory.
+The library maps the file, so the process is terminated (SIGBUS) if another process truncates it. Here bytes are read; a
+file that changes is at worst reported as damaged. Names, types and shapes are known before tensors are allocated.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-MAX_HEADER = 16 << 20  # bytes of the JSON in front of the tensors
+MAX_HEADER = 16 << 20  # maximum size of the JSON in front of the tensors
 MAX_TENSORS = 50_000
-MAX_BYTES = 16 << 30  # of a file
+MAX_BYTES = 16 << 30  # maximum size of a file
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a file says of a tensor.
+    """Type and position of a tensor in the file.
 
     Args:
-        dtype: type of its numbers.
-        shape: number of entries along each axis.
-        start: of its bytes, counted from the first tensor's.
-        stop: of its bytes.
+        dtype: type of its elements.
+        shape: number of elements along each axis.
+        start: start of its bytes, relative to the first tensor's.
+        stop: end of its bytes.
     """
 
     dtype: torch.dtype
@@ -57,10 +57,10 @@ class TensorBytes:
     """An open safetensors file; a context manager.
 
     Args:
-        path: of the file.
+        path: path of the file.
 
     Raises:
-        ValueError: it is no safetensors file, is cut off, or is larger than any that is read here.
+        ValueError: it is not a safetensors file, is truncated, or exceeds the maximum size.
         OSError: it cannot be opened.
 
     >>> import tempfile
@@ -88,7 +88,7 @@ class TensorBytes:
             raise ValueError("the length of its header is wrong")
         tree = strict_json.loads(self._file.read(length).decode("utf-8"), MAX_HEADER)
         if not isinstance(tree, dict) or len(tree) > MAX_TENSORS + 1:
-            raise ValueError("its header is of another form")
+            raise ValueError("its header has an unexpected form")
         self.metadata = _texts(tree.pop("__metadata__", {}))
         self.layouts: Mapping[str, Layout] = {name: _layout(entry) for name, entry in tree.items()}
         self._first = 8 + length
@@ -98,18 +98,18 @@ class TensorBytes:
                 raise ValueError("its tensors overlap or leave a gap")
             end = layout.stop
         if self._first + end != size:
-            raise ValueError("it is cut off, or longer than its header says")
+            raise ValueError("it is truncated, or longer than its header says")
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors together."""
+        """Total size of all tensors in bytes."""
         return max((layout.stop for layout in self.layouts.values()), default=0)
 
     def read(self, name: str) -> Tensor:
-        """A tensor, in memory of its own.
+        """Read a tensor into its own memory.
 
         Raises:
-            ValueError: the file became shorter since it was opened.
+            ValueError: the file was truncated after it was opened.
         """
         layout = self.layouts[name]
         data = torch.empty(layout.stop - layout.start, dtype=torch.uint8)
@@ -131,26 +131,26 @@ class TensorBytes:
 
 def _texts(value: Any) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
-        raise ValueError("its header is of another form")
+        raise ValueError("its header has an unexpected form")
     return value
 
 
 def _layout(entry: Any) -> Layout:
-    """What an entry of the header says, if its numbers agree with each other."""
+    """Layout of an entry of the header, if its numbers are consistent."""
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise ValueError("its header is of another form")
+        raise ValueError("its header has an unexpected form")
     dtype, shape, offsets = DTYPES.get(str(entry["dtype"])), _sizes(entry["shape"]), _sizes(entry["data_offsets"])
     if dtype is None:
-        raise ValueError("it holds a type of numbers that is not read here")
+        raise ValueError("it contains an unsupported type of numbers")
     if len(offsets) != 2 or math.prod(max(1, size) for size in shape) >= 2**53:
-        raise ValueError("its header is of another form")
+        raise ValueError("its header has an unexpected form")
     if offsets[1] - offsets[0] != math.prod(shape) * dtype.itemsize:
         raise ValueError("a tensor has another size than its header says")
     return Layout(dtype, shape, *offsets)
 
 
 def _sizes(value: Any) -> tuple[int, ...]:
-    """A list of whole numbers that can be sizes."""
+    """Check a list of integers that can be sizes."""
     if not isinstance(value, list) or len(value) > 16 or not all(type(item) is int and item >= 0 for item in value):
-        raise ValueError("its header is of another form")
+        raise ValueError("its header has an unexpected form")
     return tuple(value)

@@ -1,4 +1,4 @@
-"""Standard output and error that may be closed, full, broken, or not made for every character."""
+"""Standard output and error streams that may be closed, full, broken, or unable to encode all characters."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import TextIO
 
 from vpt.utils.file_names import printable
 
-# A stream that is closed or does not know a character raises ValueError; one that a signal's handler interrupts in the
-# middle of a write, RuntimeError.
+# A stream that is closed or cannot encode a character raises ValueError; one that a signal handler interrupts during a
+# write raises RuntimeError.
 _FAULTS = (OSError, ValueError, RuntimeError)
 
 
 class Messages(io.TextIOBase):
-    """Standard error as it is at the moment; what cannot be written there is dropped.
+    """Current standard error; text that cannot be written is dropped.
 
-    A training must not end because the terminal that showed its progress was closed.
+    Training must not end because the terminal that shows its progress was closed.
 
     >>> Messages().write("")
     0
@@ -27,18 +27,18 @@ class Messages(io.TextIOBase):
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """That of standard error."""
+        """Encoding of standard error."""
         return getattr(_stderr(), "encoding", None) or "ascii"
 
     def write(self, text: str) -> int:
-        """Write text, if there is anybody to read it."""
+        """Write text if possible."""
         with contextlib.suppress(*_FAULTS):
             if (out := _stderr()) is not None:
                 out.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Flush, as far as that is possible."""
+        """Flush if possible."""
         with contextlib.suppress(*_FAULTS):
             if (out := _stderr()) is not None:
                 out.flush()
@@ -50,14 +50,14 @@ class Messages(io.TextIOBase):
         return False
 
     def fileno(self) -> int:
-        """Of standard error."""
+        """File descriptor of standard error."""
         if (out := _stderr()) is None:
             raise io.UnsupportedOperation("standard error is closed")
         return out.fileno()
 
 
 def say(text: str) -> None:
-    """Print a line on standard error, as far as that is possible; control characters are escaped."""
+    """Print a line on standard error if possible; control characters are escaped."""
     messages = Messages()
     messages.write(printable(text) + "\n")
     messages.flush()
@@ -66,14 +66,14 @@ def say(text: str) -> None:
 def prepare_streams() -> None:
     """Make standard streams safe to write to, at the start of a command.
 
-    A closed one goes nowhere: otherwise the next file that is opened would get its number, and whatever a library
-    prints would go into it. Characters that standard output cannot encode are escaped.
+    A closed stream is redirected to the null device: otherwise the next opened file would get its descriptor, and
+    output of libraries would go to this file. Characters that standard output cannot encode are escaped.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor: this one
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
@@ -85,35 +85,35 @@ def close_output() -> OSError | None:
     """Flush standard output at the end of a command.
 
     Returns:
-        Why that failed, if it did: the disk behind it is full, or its reader is gone. Nothing more is written then.
+        The error if it failed: the disk is full, or the reader of the pipe is gone. Nothing more is written then.
     """
     try:
         sys.stdout.flush()
     except OSError as error:
-        # What is left in its buffer is written once more when Python ends, and would fail once more.
+        # The remaining buffer is written again when Python ends, and would fail again.
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return error
     except ValueError:
-        pass  # somebody closed it
+        pass  # already closed
     return None
 
 
 def reader_is_gone() -> bool:
-    """Whether standard output is a pipe that nobody reads any more, as behind `| head`."""
+    """Whether standard output is a pipe whose reader is gone, as with `| head`."""
     try:
         watcher = select.poll()
         watcher.register(sys.stdout.fileno(), select.POLLOUT)
         return any(events & select.POLLERR for _, events in watcher.poll(0))
-    except (OSError, ValueError, AttributeError):  # no file behind it, or a system without poll
+    except (OSError, ValueError, AttributeError):  # no file descriptor, or a system without poll
         return False
 
 
 def speaks_utf8() -> bool:
-    """Whether standard output takes every character."""
+    """Whether standard output can encode every character."""
     return (sys.stdout.encoding or "").lower().replace("-", "").replace("_", "") == "utf8"
 
 
 def _stderr() -> TextIO | None:
-    # While a progress bar is shown, rich puts something of its own in its place.
+    # While a progress bar is shown, rich replaces sys.stderr.
     return getattr(sys.stderr, "rich_proxied_file", sys.stderr)

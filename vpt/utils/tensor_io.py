@@ -1,6 +1,6 @@
-"""The one file format for what we keep: tensors and a JSON header in a safetensors file, with a digest of both.
+"""File format of artifacts, checkpoints and caches: a safetensors file with a JSON header, and a digest of both.
 
-safetensors alone notices few damaged bytes, so the digest covers every tensor's bytes and the header.
+safetensors itself detects few damaged bytes, so the digest covers every tensor's bytes and the header.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from vpt.utils.atomic_io import write_atomic
 from vpt.utils.errors import FileError, UserError
 from vpt.utils.safetensors_reader import Layout, TensorBytes
 
-MAX_TEXT = 4 << 20  # characters of our own header
+MAX_TEXT = 4 << 20  # maximum number of characters of the header
 DAMAGED = "is damaged; take another copy of it, or train again"
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Path:
-    """Write `tensors` and a JSON-able `header` to `path`, atomically.
+    """Write `tensors` and a JSON-serialisable `header` to `path`, atomically.
 
     >>> import tempfile, torch
     >>> path = write_tensors(Path(tempfile.mkdtemp()) / "a.safetensors", {"x": torch.ones(2)}, {"step": 3})
@@ -36,19 +36,19 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mappi
     """
     plain = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps(header, ensure_ascii=False, sort_keys=True)
-    # One entry only: safetensors writes several in random order, and equal content should make equal files.
+    # A single entry: safetensors writes several in random order, and equal content should give equal files.
     metadata = {"vpt": f"{digest_of(plain, text)} {text}"}
     return write_atomic(path, lambda temporary: safetensors.torch.save_file(plain, temporary, metadata))
 
 
 @dataclass(frozen=True)
 class TensorFile:
-    """An open file that `write_tensors` wrote, whose digest has not been checked yet.
+    """An open file written by `write_tensors`, whose digest has not been checked yet.
 
     Args:
-        path: of the file.
+        path: path of the file.
         text: its header.
-        tree: what the header holds, as JSON gives it.
+        tree: the parsed header.
         layouts: type and shape of each tensor.
     """
 
@@ -61,14 +61,14 @@ class TensorFile:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors together."""
+        """Total size of all tensors in bytes."""
         return self._file.nbytes
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors, in memory of their own.
+        """Read all tensors into their own memory.
 
         Raises:
-            FileError: the digest says that the file is damaged.
+            FileError: the file is damaged according to its digest.
         """
         try:
             tensors = {name: self._file.read(name) for name in self.layouts}
@@ -81,7 +81,7 @@ class TensorFile:
 
 @contextlib.contextmanager
 def open_tensors(path: str | Path) -> Iterator[TensorFile]:
-    """Open a file that `write_tensors` wrote. Header and shapes are read, the tensors are not yet.
+    """Open a file written by `write_tensors`. Header and shapes are read, but not the tensors.
 
     Raises:
         UserError: the file is missing, of another kind or damaged.
@@ -107,7 +107,7 @@ def open_tensors(path: str | Path) -> Iterator[TensorFile]:
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and header of a file that `write_tensors` wrote.
+    """Read the tensors and the header of a file written by `write_tensors`.
 
     Raises:
         UserError: the file is missing, of another kind or damaged.
@@ -123,6 +123,6 @@ def digest_of(tensors: Mapping[str, Tensor], text: str) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        # A view as bytes: numpy knows no bfloat16.
+        # A view as bytes, because numpy has no bfloat16.
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
     return digest.hexdigest()

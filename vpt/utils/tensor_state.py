@@ -1,4 +1,4 @@
-"""Putting stored tensors into a module's own: what does not fit is found before anything is changed."""
+"""Loading of stored tensors into a module; misfits are found before anything is changed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 def misfits(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
-    """Names of tensors that are missing, unknown, of another shape, or of another kind of numbers.
+    """Names of tensors that are missing, unexpected, of another shape, or of another kind of dtype.
 
-    Numbers with a fraction may have more or fewer bits than the model's; whole ones must be of its type.
+    Floating-point tensors may differ in precision; integer tensors must have the same dtype.
 
     >>> misfits({"a": torch.ones(2), "b": torch.ones(1)}, {"a": torch.ones(2, dtype=torch.half), "c": torch.ones(1)})
     ['b', 'c']
@@ -25,17 +25,17 @@ def misfits(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[s
 
 
 def shown(names: Sequence[str]) -> str:
-    """The first few names that a file gives, for a message."""
+    """The first few tensor names of a file, for a message."""
     return ", ".join(ascii(name)[1:-1][:100] for name in names[:3])
 
 
 @torch.no_grad()
 def load_into(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Copy tensors into a module's own, in place and in the module's types.
+    """Copy tensors into those of a module, in place and with the module's dtypes.
 
     Args:
         wanted: parameters and buffers of a module.
-        found: as many tensors of the same names and shapes; see `misfits`.
+        found: tensors of the same names and shapes; see `misfits`.
 
     >>> layer = torch.nn.Linear(1, 1)
     >>> load_into(layer.state_dict(), {"weight": torch.ones(1, 1), "bias": torch.zeros(1)})

@@ -1,12 +1,13 @@
-"""Tensors from a file of `torch.save`, read as data: nothing that the file names is imported or called.
+"""Reads tensors from files of `torch.save` without importing or calling anything that the file names.
 
-PyTorch's own restricted reader (`weights_only=True`) refuses files that hold more than tensors, such as the schedulers,
-configurations and random states that training scripts save beside their weights. Here these are read past.
+PyTorch's own restricted reader (`weights_only=True`) refuses files that contain more than tensors, such as schedulers,
+configurations and random states that training scripts save with their weights. This reader skips them.
 
-Facts of the format: a zip archive of uncompressed records, of which `data.pkl` is a pickle and `data/KEY` the bytes of
-a storage; before PyTorch 1.6 five pickles one after the other, then the storages, each behind its number of elements. A
-tensor is `_rebuild_tensor_v2(storage, offset, size, stride, ...)`. A numpy array is `_reconstruct(...)` whose state is
-(version, shape, dtype, Fortran order, bytes), a dtype `dtype(code, ...)` whose state holds the byte order.
+File format: a zip archive of uncompressed records, with a pickle in `data.pkl` and the bytes of a storage in
+`data/KEY`; before PyTorch 1.6 five pickles one after the other, then the storages, each preceded by its number of
+elements. A tensor is `_rebuild_tensor_v2(storage, offset, size, stride, ...)`. A numpy array is `_reconstruct(...)`
+with the state (version, shape, dtype, Fortran order, bytes), a dtype is `dtype(code, ...)` whose state contains the
+byte order.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from torch import Tensor
 from vpt.utils.errors import UserError
 from vpt.utils.pickle_data import Call, Name, PickleError, Reference, parse
 
-LEGACY = (0x1950A86A20F9469CFC6C, 1001)  # how a file before PyTorch 1.6 begins
-DEPTH = 64  # containers within containers that are read
-EXPANDED = 1 << 20  # elements of a tensor that repeats the few that its storage holds
+LEGACY = (0x1950A86A20F9469CFC6C, 1001)  # start of a file before PyTorch 1.6
+DEPTH = 64  # maximum depth of nested containers
+EXPANDED = 1 << 20  # maximum number of elements of a tensor that is larger than its storage
 STORAGES = {
     "FloatStorage": torch.float32,
     "DoubleStorage": torch.float64,
@@ -53,18 +54,18 @@ DTYPES = {f"torch.{name}": dtype for name, dtype in vars(torch).items() if isins
 
 @dataclass(frozen=True)
 class Opaque:
-    """An object that is neither a tensor, a number, a text nor a container of such; only its name is kept."""
+    """An object other than a tensor, number, string or container of these; only its name is kept."""
 
     name: str
 
 
 def read_torch_file(path: str | Path) -> Any:
-    """What a file of `torch.save` holds: dicts, lists, tuples, texts, numbers, tensors, and `Opaque` for the rest.
+    """Read a file of `torch.save`: dicts, lists, tuples, strings, numbers, tensors, and `Opaque` for other objects.
 
-    Numpy arrays of numbers are tensors, sets are tuples; every mapping is a dict.
+    Numpy arrays of numbers become tensors, sets become tuples, and every mapping becomes a dict.
 
     Raises:
-        UserError: a file that is missing, damaged, or none of `torch.save`.
+        UserError: a file that is missing, damaged, or not written by `torch.save`.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "model.pth"
@@ -83,7 +84,7 @@ def read_torch_file(path: str | Path) -> Any:
         raise UserError(f"{path}: there is no such file") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # a damaged file raises whatever its bytes lead to
+    except Exception as error:  # a damaged file can raise anything
         reason = " ".join(str(error).split())[:160]
         raise UserError(
             f"{path} is damaged, or was not written by torch.save ({type(error).__name__}: {reason}); take another copy"
@@ -91,17 +92,17 @@ def read_torch_file(path: str | Path) -> Any:
 
 
 class _Storages:
-    """The bytes of storages by their keys; each is read once."""
+    """Bytes of storages by key; each is read once."""
 
     def __init__(self, little: bool) -> None:
         self.little = little
         self.read: dict[str, Tensor] = {}
 
     def load(self, key: str) -> Tensor:
-        raise PickleError(f"it lacks the storage '{key}'")
+        raise PickleError(f"the storage '{key}' is missing")
 
     def typed(self, key: str, dtype: torch.dtype) -> Tensor:
-        """A storage's elements, (N,)."""
+        """Elements of a storage, (N,)."""
         if key not in self.read:
             self.read[key] = self.load(key)
         raw = self.read[key]
@@ -117,8 +118,8 @@ class _ZipStorages(_Storages):
         self.archive, self.folder, self.left = archive, folder, size
 
     def record(self, name: str) -> bytearray:
-        """The bytes of a record. Compressed ones, which PyTorch does not write, could be larger than the file; so could
-        be records that overlap."""
+        """Read a record. Compressed records, which PyTorch does not write, could be larger than the file; so could
+        overlapping records."""
         info = self.archive.getinfo(f"{self.folder}{name}")
         self.left -= info.file_size
         if info.compress_type != zipfile.ZIP_STORED or self.left < 0:
@@ -127,7 +128,7 @@ class _ZipStorages(_Storages):
         record: Any
         with self.archive.open(info) as record:
             if record.readinto(content) != len(content):
-                raise PickleError(f"its record {name} is cut short")
+                raise PickleError(f"its record {name} is truncated")
         return content
 
     def load(self, key: str) -> Tensor:
@@ -140,7 +141,7 @@ def _zipped(file: BinaryIO) -> tuple[Any, _Storages]:
     names = archive.namelist()
     pickles = [name for name in names if name == "data.pkl" or name.endswith("/data.pkl")]
     if len(pickles) != 1:
-        raise PickleError("it holds no data.pkl")
+        raise PickleError("it contains no data.pkl")
     folder = pickles[0].removesuffix("data.pkl")
     if f"{folder}constants.pkl" in names:
         raise PickleError("it is a TorchScript program, not the weights alone")
@@ -152,7 +153,7 @@ def _zipped(file: BinaryIO) -> tuple[Any, _Storages]:
 
 def _legacy(file: BinaryIO) -> tuple[Any, _Storages]:
     if (parse(file), parse(file)) != LEGACY:
-        raise PickleError("it does not begin as such a file does")
+        raise PickleError("it does not start like a torch.save file")
     system, tree, keys = parse(file), parse(file), parse(file)
     storages = _Storages(bool(system.get("little_endian", True)))
     types = _storage_types(tree)
@@ -164,14 +165,14 @@ def _legacy(file: BinaryIO) -> tuple[Any, _Storages]:
         length = count * types[key].itemsize
         end += 8 + length
         if count < 0 or end > total:
-            raise PickleError("it is cut short")
+            raise PickleError("it is truncated")
         content = bytearray(file.read(length))
         storages.read[key] = torch.frombuffer(content, dtype=torch.uint8) if content else torch.empty(0).byte()
     return tree, storages
 
 
 def _storage_types(tree: Any) -> dict[str, torch.dtype]:
-    """The type of each storage that a tree refers to."""
+    """Type of each storage that a tree refers to."""
     found: dict[str, torch.dtype] = {}
     seen: set[int] = set()
     left = [tree]
@@ -193,10 +194,10 @@ def _storage_types(tree: Any) -> dict[str, torch.dtype]:
 
 
 def _storage(reference: Reference) -> tuple[str, torch.dtype, int]:
-    """Key, type, and where in it the referred part begins, counted in elements."""
+    """Key and type of a storage, and the offset of the referenced part in elements."""
     kind, name, key, *_ = reference.id
     if _text(kind) != "storage" or not isinstance(name, Name):
-        raise PickleError("it refers to something else than a storage")
+        raise PickleError("it refers to something other than a storage")
     view = reference.id[5] if len(reference.id) > 5 else None
     start = view[1] if view is not None else 0
     return _text(key), STORAGES[name.path.rpartition(".")[2]], start
@@ -207,7 +208,7 @@ def _text(value: Any) -> str:
 
 
 class _Reader:
-    """Turns what `parse` gave into plain values."""
+    """Converts the output of `parse` to plain values."""
 
     def __init__(self, storages: _Storages) -> None:
         self.storages = storages
@@ -224,7 +225,7 @@ class _Reader:
         if isinstance(value, tuple):
             return tuple(self.plain(each, depth + 1) for each in value)
         if isinstance(value, list):
-            # Noted before it is filled, for it may hold itself.
+            # Registered before it is filled, because it may contain itself.
             whole: list[Any] = []
             self.made[id(value)] = whole
             whole += [self.plain(each, depth + 1) for each in value]
@@ -270,10 +271,10 @@ class _Reader:
 
 
 def view(flat: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
-    """A tensor of a storage's elements.
+    """View a storage as a tensor.
 
     Raises:
-        PickleError: one that reaches past its storage, or repeats few elements very often.
+        PickleError: a view that exceeds its storage, or repeats few elements very often.
 
     >>> view(torch.arange(4), 1, (2,), (2,))
     tensor([1, 3])
@@ -284,7 +285,7 @@ def view(flat: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ..
     try:
         return torch.as_strided(flat, size, stride, offset)
     except RuntimeError as error:
-        raise PickleError("a tensor reaches past its storage") from error
+        raise PickleError("a tensor exceeds its storage") from error
 
 
 def _sizes(value: Any) -> tuple[int, ...]:
@@ -308,7 +309,7 @@ def _items(call: Call) -> dict[Any, Any]:
 
 
 def _numpy(name: str, call: Call) -> Tensor | None:
-    """An array or a number of numpy; None where it is of no numbers."""
+    """A numpy array or number as a tensor; None if its dtype is not numeric."""
     axes: list[Any] = []
     match name:
         case "_reconstruct" if isinstance(call.state, tuple) and len(call.state) == 5:

@@ -1,4 +1,4 @@
-"""The version of this package."""
+"""Version of this package."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib import metadata
 
 
 def own_version() -> str:
-    """The installed version; "source" where vpt runs from its source and is not installed.
+    """The installed version; "source" if vpt is not installed but run from its source.
 
     >>> own_version()[0].isdigit() or own_version() == "source"
     True

@@ -1,4 +1,4 @@
-"""A simple feature pyramid over one patch grid (ViTDet, Li et al. 2022, section 3)."""
+"""Simple feature pyramid on a single patch grid (ViTDet, Li et al. 2022, section 3)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ SCALES = (4.0, 2.0, 1.0, 0.5, 0.25)
 
 
 class SimplePyramid(nn.Module):
-    """From patch grids to maps of several strides with the same channels.
+    """Maps patch grids to feature maps of several strides with the same number of channels.
 
-    Grids of several layers are joined over channels and brought to one. Each level is made from the last grid alone, by
-    strided transposed convolutions or max pooling, and ends with a 1x1 and a 3x3 convolution, each with a norm.
+    Grids of several layers are concatenated over channels and projected to one. Each level is computed from this grid
+    by strided transposed convolutions or max pooling, and ends with a 1x1 and a 3x3 convolution, each with a norm.
 
     Args:
-        width: channels of a grid.
-        grids: how many.
-        channels: of every level.
+        width: number of channels of a grid.
+        grids: number of grids.
+        channels: number of channels of every level.
         scales: levels as multiples of the grid's resolution; a level of 0.25 is pooled from that of 0.5.
 
     >>> maps = SimplePyramid(32, 1, 16, [2.0, 1.0, 0.5])([torch.zeros(1, 32, 6, 4)])
@@ -36,7 +36,7 @@ class SimplePyramid(nn.Module):
         self.out_channels = channels
 
     def forward(self, grids: Sequence[Tensor]) -> OrderedDict[str, Tensor]:
-        """Levels (B, channels, h, w) by name, the finest first, of grids (B, C, h, w)."""
+        """Levels (B, channels, h, w) by name, the finest first, from grids (B, C, h, w)."""
         joined = self.join(torch.cat(list(grids), dim=1))
         return OrderedDict((str(number), level(joined)) for number, level in enumerate(self.levels))
 
@@ -51,7 +51,7 @@ def _level(width: int, channels: int, scale: float) -> nn.Sequential:
         steps += [nn.ConvTranspose2d(width, width // 2, 2, 2)]
         width //= 2
     elif scale in (0.5, 0.25):
-        # Ceiling, so that a grid of one patch keeps it.
+        # Ceiling, so that a grid of a single patch is not lost.
         steps += [nn.MaxPool2d(2, 2, ceil_mode=True)] * (1 if scale == 0.5 else 2)
     steps += [nn.Conv2d(width, channels, 1, bias=False), LayerNorm2d(channels)]
     steps += [nn.Conv2d(channels, channels, 3, padding=1, bias=False), LayerNorm2d(channels)]

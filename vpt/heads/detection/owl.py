@@ -1,4 +1,4 @@
-"""An open-vocabulary head: every patch proposes a box, and text features score it (OWL-ViT, Minderer et al. 2022)."""
+"""Open-vocabulary head: every patch predicts a box, scored by text features (OWL-ViT, Minderer et al. 2022)."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import batched_nms, box_convert, generalized_box_iou, sigmoid_focal_loss
 
-COST = {"class": 1.0, "box": 5.0, "overlap": 2.0}  # of matching, and weights of the losses (DETR's, as OWL-ViT uses)
+COST = {"class": 1.0, "box": 5.0, "overlap": 2.0}  # matching costs and loss weights (DETR's, as OWL-ViT uses)
 
 
 class OwlHead(nn.Module):
-    """Boxes and class scores of every patch.
+    """Predicts a box and class scores for every patch.
 
     Args:
-        width: channels C of patch features.
+        width: number of channels C of patch features.
         text: width D of text features.
-        start: (C, D) map to text space to start from, CLIP's own projection; None for a random one.
+        start: (C, D) initial projection to the text space, CLIP's own; None for a random one.
 
     >>> boxes, scores = OwlHead(8, 4)(torch.zeros(2, 8, 3, 5), torch.eye(4)[:3])
     >>> boxes.shape, scores.shape
@@ -35,7 +35,7 @@ class OwlHead(nn.Module):
         nn.init.zeros_(self.corners.weight)
         nn.init.zeros_(self.corners.bias)
         nn.init.zeros_(self.shift.weight)
-        nn.init.constant_(self.shift.bias, -0.3)  # few patches hold an object: scores start low
+        nn.init.constant_(self.shift.bias, -0.3)  # few patches contain an object, so initial scores are low
         nn.init.zeros_(self.scale.weight)
         nn.init.constant_(self.scale.bias, 10.0)
         if start is not None:
@@ -44,7 +44,7 @@ class OwlHead(nn.Module):
                 self.words.bias.zero_()
 
     def forward(self, grid: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Boxes (B, h*w, 4) as centre, width, height, shares of the image, and scores (B, h*w, K) before the sigmoid.
+        """Boxes (B, h*w, 4) as centre, width, height in fractions of the image, and logits (B, h*w, K).
 
         Args:
             grid: patch features (B, C, h, w).
@@ -53,14 +53,14 @@ class OwlHead(nn.Module):
         height, width = grid.shape[2:]
         patches = grid.flatten(2).transpose(1, 2)
         likeness = F.normalize(self.words(patches), dim=-1) @ text.to(patches.dtype).T
-        # ELU plus one keeps the scale above zero.
+        # ELU plus one keeps the scale positive.
         scores = (likeness + self.shift(patches)) * (F.elu(self.scale(patches)) + 1)
         boxes = (self.corners(self.box(patches)) + _places(height, width, grid)).sigmoid()
         return boxes, scores
 
 
 def _places(height: int, width: int, like: Tensor) -> Tensor:
-    """What boxes start from before the sigmoid: centred on their patch, two patches wide, (h*w, 4)."""
+    """Initial boxes before the sigmoid: centred on their patch, two patches wide, (h*w, 4)."""
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     centre = torch.stack([(x.flatten() + 0.5) / width, (y.flatten() + 0.5) / height], dim=1)
     size = torch.tensor([2 / width, 2 / height]).clamp_max(0.9).expand_as(centre)
@@ -68,13 +68,13 @@ def _places(height: int, width: int, like: Tensor) -> Tensor:
 
 
 def owl_loss(boxes: Tensor, scores: Tensor, wanted: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
-    """Focal loss of scores, L1 and generalised overlap of boxes, after one-to-one matching.
+    """Focal loss of scores and L1 and generalised IoU losses of boxes, after one-to-one matching.
 
     Args:
-        boxes: (B, N, 4) centre, width and height, shares of the image.
-        scores: (B, N, K) before the sigmoid.
-        wanted: boxes (n, 4) in the same form, of each image.
-        labels: (n,) of each image.
+        boxes: (B, N, 4) centre, width and height in fractions of the image.
+        scores: (B, N, K) logits.
+        wanted: true boxes (n, 4) of each image in the same format.
+        labels: (n,) for each image.
     """
     truth = torch.zeros_like(scores)
     regression = overlap = scores.sum() * 0.0
@@ -94,8 +94,8 @@ def owl_loss(boxes: Tensor, scores: Tensor, wanted: Sequence[Tensor], labels: Se
 
 @torch.no_grad()
 def match(boxes: Tensor, scores: Tensor, wanted: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The cheapest one-to-one matching of predicted boxes (N, 4) to wanted ones (n, 4): indices of either."""
-    from scipy.optimize import linear_sum_assignment  # for training alone; half a second to import
+    """Minimum-cost one-to-one matching of predicted boxes (N, 4) and true boxes (n, 4): indices of both."""
+    from scipy.optimize import linear_sum_assignment  # only for training; takes half a second to import
 
     chance = scores[:, labels].float().sigmoid()
     cost = -COST["class"] * chance
@@ -113,15 +113,15 @@ def _corners(boxes: Tensor) -> Tensor:
 def best_boxes(
     boxes: Tensor, scores: Tensor, size: tuple[int, int], least: float, overlap: float, count: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes (n, 4) in pixels, labels and scores of one image, best first.
+    """Boxes (n, 4) in pixels, labels and scores of one image, highest score first.
 
     Args:
-        boxes: (N, 4) shares of the image.
-        scores: (N, K) before the sigmoid.
-        size: height and width, in pixels.
-        least: scores below it are left out.
-        overlap: of two boxes of a class that overlap more, the worse one is left out.
-        count: boxes at most.
+        boxes: (N, 4) in fractions of the image.
+        scores: (N, K) logits.
+        size: height and width in pixels.
+        least: minimum score.
+        overlap: IoU threshold of non-maximum suppression within a class.
+        count: maximum number of boxes.
     """
     chance = scores.float().sigmoid()
     rows, labels = (chance >= least).nonzero(as_tuple=True)

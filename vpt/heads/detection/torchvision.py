@@ -1,4 +1,4 @@
-"""torchvision's detectors over any features: FCOS, RetinaNet and Faster R-CNN."""
+"""torchvision's detectors on arbitrary features: FCOS, RetinaNet and Faster R-CNN."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Features = Callable[[Tensor], dict[str, Tensor]]
 
 
 class _Link(nn.Module):
-    """Stands where torchvision expects a backbone; what it calls belongs to somebody else."""
+    """Takes the place of torchvision's backbone; the modules it calls are not its submodules."""
 
     def __init__(self, features: Features, channels: int) -> None:
         super().__init__()
@@ -33,30 +33,30 @@ class _Link(nn.Module):
 
 
 class AsTheyCome(GeneralizedRCNNTransform):
-    """torchvision's batching without its resizing and normalising, which are done before."""
+    """torchvision's batching without resizing and normalisation, which have been applied before."""
 
     def __init__(self, divisor: int) -> None:
         super().__init__(1, 1, [0.0] * 3, [1.0] * 3, size_divisible=divisor)
 
     def normalize(self, image: Tensor) -> Tensor:
-        """As it comes."""
+        """Return the image unchanged."""
         return image
 
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
-        """As it comes."""
+        """Return the image and target unchanged."""
         return image, target
 
 
 def build_torchvision(
     config: PyramidHead, features: Features, classes: int, strides: Sequence[float], divisor: int
 ) -> nn.Module:
-    """A detector of torchvision that reads `features` of a batch of normalised images.
+    """Create a torchvision detector on `features` of a batch of normalised images.
 
     Args:
-        config: of the head.
+        config: settings of the head.
         features: normalised images (B, 3, H, W) to maps (B, channels, h, w) by name, "0" being the finest.
-        classes: of the task; torchvision's own numbering is hidden by `first_label`.
-        strides: of the maps, in pixels.
+        classes: number of classes of the task; torchvision's own numbering is hidden by `first_label`.
+        strides: strides of the maps in pixels.
         divisor: height and width of a batch are padded to multiples of it.
 
     Raises:
@@ -110,18 +110,18 @@ def faster_rcnn(config: FasterHead, link: nn.Module, classes: int, strides: Sequ
 
 
 def first_label(detector: nn.Module) -> int:
-    """What a detector calls the first class: Faster R-CNN keeps 0 for the background."""
+    """Label of the first class: Faster R-CNN reserves 0 for the background."""
     return 1 if isinstance(detector, FasterRCNN) else 0
 
 
 def losses_of(detector: nn.Module, images: list[Tensor], boxes: list[Tensor], labels: list[Tensor]) -> Tensor:
-    """The sum of a detector's losses.
+    """Sum of a detector's losses.
 
     Args:
         detector: in training mode.
         images: normalised, each (3, h, w).
-        boxes: (n, 4) x1, y1, x2, y2 of each image, in its pixels.
-        labels: (n,) of each image, from 0 on.
+        boxes: (n, 4) x1, y1, x2, y2 of each image, in pixels.
+        labels: (n,) of each image, from 0.
     """
     first = first_label(detector)
     targets = [{"boxes": some, "labels": names + first} for some, names in zip(boxes, labels, strict=True)]

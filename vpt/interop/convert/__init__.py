@@ -1,1 +1,1 @@
-"""Prompts that other projects trained, as artifacts: a file a source format."""
+"""Conversion of prompts trained by other projects to artifacts, one file per source format."""

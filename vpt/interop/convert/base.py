@@ -1,4 +1,4 @@
-"""What every source format says of its files, and what the formats share."""
+"""Base class of all source formats."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from vpt.utils.errors import UserError
 
 
 class Source:
-    """A file of another project.
+    """A checkpoint of another project.
 
     Args:
-        state: its named tensors. Those that nobody takes are told as unknown.
+        state: its named tensors. Those that are not used are reported as unknown.
     """
 
     title: ClassVar[str]
-    clip: ClassVar[bool] = False  # needs a CLIP
+    clip: ClassVar[bool] = False  # requires a CLIP
 
     def __init__(self, state: Mapping[str, Tensor]) -> None:
         self.state = dict(state)
@@ -31,45 +31,45 @@ class Source:
 
     @classmethod
     def knows(cls, names: Iterable[str]) -> bool:
-        """Whether tensors of these names are such a file."""
+        """Whether a file with tensors of these names has this format."""
         raise NotImplementedError
 
     def settings(self) -> dict[str, Any]:
-        """Our settings, as far as the file decides them."""
+        """The corresponding settings of vpt, as far as the file determines them."""
         raise NotImplementedError
 
-    def settle(
+    def resolve(
         self, config: RunConfig, backbone: Backbone, names: Sequence[str] | None
     ) -> tuple[RunConfig, tuple[str, ...]]:
-        """Settings and class names once the backbone is known.
+        """Determine settings and class names once the backbone is loaded.
 
         Raises:
-            UserError: names that the file does not hold and nobody gave, or others than it holds.
+            UserError: class names that are neither in the file nor given, or differ from those in the file.
         """
         if names is None:
-            raise UserError(f"{self.title} does not hold the names of its classes; give them with --classes")
+            raise UserError(f"{self.title} does not contain its class names; give them with --classes")
         return config, tuple(names)
 
     def preprocess(self, pre: Preprocess) -> Preprocess:
-        """What the other project did to pixels, for a backbone that expects `pre`."""
+        """Preprocessing of the other project, for a backbone that expects `pre`."""
         return pre
 
     def owned(self, model: PromptedModel) -> dict[str, Tensor]:
-        """The file's tensors under our names.
+        """The file's tensors with the parameter names of vpt.
 
         Raises:
-            UserError: a file that does not fit the backbone, or was made on another one.
+            UserError: a file that does not fit the backbone, or was trained on another one.
         """
         raise NotImplementedError
 
     def take(self, name: str) -> Tensor:
-        """A tensor of the file, in float32.
+        """A tensor of the file in float32, marked as used.
 
         Raises:
-            UserError: it is not there.
+            UserError: there is no such tensor.
         """
         if name not in self.state:
-            raise UserError(f"{self.title} lacks '{name}'; is it the whole file?")
+            raise UserError(f"{self.title} has no tensor '{name}'; is the file complete?")
         self.taken.add(name)
         return self.state[name].float()
 
@@ -78,21 +78,21 @@ class Source:
         return [name for name in self.state if name.startswith(prefix)]
 
     def count(self, prefix: str, suffix: str = "") -> int:
-        """How many numbered tensors `prefix` + 0, 1, ... there are."""
+        """Number of consecutive tensors named `prefix` + 0, 1, ..."""
         number = 0
         while f"{prefix}{number}{suffix}" in self.state:
             number += 1
         return number
 
     def same(self, name: str, ours: Tensor, backbone: str) -> None:
-        """Hold a frozen weight of the file to the backbone's.
+        """Check that a frozen weight of the file equals the backbone's.
 
         Raises:
-            UserError: they differ by more than the file's precision.
+            UserError: they differ by more than the precision of the file.
         """
         half = self.state[name].dtype in (torch.float16, torch.bfloat16)
         theirs, ours = self.take(name), ours.detach().cpu().float()
-        rtol, atol = (5e-3, 1e-3) if half else (1e-4, 1e-6)  # halves may be averages of many epochs
+        rtol, atol = (5e-3, 1e-3) if half else (1e-4, 1e-6)  # half-precision values may be averages of many epochs
         if theirs.numel() != ours.numel() or not torch.allclose(theirs.reshape(ours.shape), ours, rtol, atol):
             raise UserError(
                 f"{self.title} was trained on other weights than those of {backbone} ('{name}' differs); name the "
@@ -101,10 +101,10 @@ class Source:
 
 
 def fit(name: str, tensor: Tensor, shape: Sequence[int], title: str, backbone: str) -> Tensor:
-    """The tensor, if it has the shape that the model wants.
+    """Return the tensor if it has the required shape.
 
     Raises:
-        UserError: another shape, with both.
+        UserError: another shape; the message names both.
     """
     if tuple(tensor.shape) != tuple(shape):
         raise UserError(

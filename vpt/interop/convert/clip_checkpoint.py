@@ -1,10 +1,10 @@
-"""What the files of CoOp and its successors share: class names inside them, and the frozen CLIP they were made on.
+"""Common parts of the checkpoints of CoOp and its successors: class names and the frozen CLIP.
 
-Facts of those files: `token_suffix` (K, T, C) holds the token embeddings behind the context for every class: fixed
-words, the name, the full stop, the end token; `token_prefix` (K, 1, C) the start token. So the file itself says which
-names it was trained with, and whether the backbone embeds tokens as its CLIP did. PromptSRC averages them over epochs
-in half precision, so they equal the table's rows to some thousandths only. Where a whole model was saved,
-`image_encoder.` and `text_encoder.` go by the names that open_clip uses too.
+File format: `token_suffix` (K, T, C) contains the token embeddings after the context for every class: fixed words, the
+name, the full stop, the end token; `token_prefix` (K, 1, C) contains the start token. So the file itself determines its
+class names, and whether the backbone has the same token embeddings. PromptSRC averages them over epochs in half
+precision, so they equal the embedding table only up to some thousandths. If a whole model was saved, `image_encoder.`
+and `text_encoder.` have the same names as in open_clip.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ USUAL_WORDS = "a photo of a"
 
 
 class ClipFile(Source):
-    """A checkpoint of Dassl: what learned, and embeddings of the class names."""
+    """A Dassl checkpoint: trained parameters, and embeddings of the class names."""
 
     clip = True
-    default_words: ClassVar[tuple[str | None, ...]] = (None,)  # what may stand between context and name
+    default_words: ClassVar[tuple[str | None, ...]] = (None,)  # possible words between context and name
 
     def __init__(self, state: Mapping[str, Tensor]) -> None:
         super().__init__({name.removeprefix(LEARNER): value for name, value in state.items()})
-        # A second, frozen tower that PromptSRC keeps for its loss.
+        # A second, frozen tower that PromptSRC uses for its loss.
         self.taken |= set(self.under("ZS_image_encoder."))
 
-    def settle(
+    def resolve(
         self, config: RunConfig, backbone: Backbone, names: Sequence[str] | None
     ) -> tuple[RunConfig, tuple[str, ...]]:
-        """The file's class names and fixed words, or those given, held to the file."""
+        """Class names and fixed words of the file, or the given ones, checked against the file."""
         if "token_suffix" not in self.state:
-            return super().settle(config, backbone, names)
+            return super().resolve(config, backbone, names)
         assert backbone.text is not None
         said = self._said(backbone.text)
         given = getattr(config.prompt, "words", None)
@@ -59,17 +59,17 @@ class ClipFile(Source):
             if not misfit:
                 return config.with_({} if words is None else {"prompt.words": words}), mine
             wrong = misfit
-        mend = (
-            "give the class names as they were trained, in their order, with --classes, and prompt.words if it had any"
+        remedy = (
+            "give the class names in the order of training with --classes, and prompt.words if it was used in training"
         )
-        raise UserError(f"{self.title}: {wrong}; {mend}")
+        raise UserError(f"{self.title}: {wrong}; {remedy}")
 
     def context_count(self) -> int:
-        """Context tokens M."""
+        """Number of context tokens M."""
         return self.state["ctx"].shape[-2]
 
     def _said(self, encoder: TextEncoder) -> list[list[int]]:
-        """Token ids behind the context of every class, the end token left out."""
+        """Token ids after the context of every class, without the end token."""
         tower = encoder.require_tower("learned context")
         table = tower.embed(torch.arange(encoder.tokenizer.vocab_size, device=encoder.scale.device)).cpu()
         end, start = encoder.tokenizer.eot_token_id, encoder.tokenizer.sot_token_id
@@ -85,7 +85,7 @@ class ClipFile(Source):
         if "token_prefix" in self.state:
             first = self.take("token_prefix").flatten(0, 1)
             if first.shape[-1] != table.shape[-1] or (nearest_tokens(first, table) != start).any():
-                raise self._other(encoder.name, "the start token is embedded otherwise")
+                raise self._other(encoder.name, "the start token has another embedding")
         return found
 
     def _other(self, name: str, what: str) -> UserError:
@@ -97,7 +97,7 @@ class ClipFile(Source):
     def _misfit(
         self, encoder: TextEncoder, said: list[list[int]], names: Sequence[str], words: str | None, config: RunConfig
     ) -> str:
-        """What keeps `names` from making the very texts of the file; empty if nothing does."""
+        """Why `names` do not produce the texts of the file; empty if they do."""
         if len(names) != len(said):
             return f"it has {len(said)} classes, not {len(names)}"
         position: Position = getattr(config.prompt, "position", "end")
@@ -108,7 +108,7 @@ class ClipFile(Source):
         return ""
 
     def check_towers(self, model: PromptedModel, learned: str) -> None:
-        """Hold the frozen weights of a whole model's file to the backbone; names with `learned` in them are prompts."""
+        """Check that frozen weights of the file equal the backbone's; names containing `learned` are prompts."""
         backbone = model.backbone
         assert backbone.text is not None
         image, text = backbone.net.state_dict(), backbone.text.clip.state_dict()
@@ -127,5 +127,5 @@ def _fixed(encoder: TextEncoder, words: str | None, count: int) -> list[int]:
 
 
 def _names(encoder: TextEncoder, rows: Sequence[Sequence[int]]) -> tuple[str, ...]:
-    """Class names as the tokens say them, without the full stop."""
+    """Class names decoded from tokens, without the full stop."""
     return tuple(spelled(encoder.tokenizer, row) for row in rows)

@@ -1,4 +1,4 @@
-"""From a file of another project to an artifact of ours that gives the same scores."""
+"""Converts checkpoints of other projects to artifacts with the same scores."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ CLIP = "open_clip:"
 
 @dataclass(frozen=True)
 class Converted:
-    """What was made of which file."""
+    """Result of a conversion."""
 
     path: Path
     title: str
-    prompt: str  # our kind
+    prompt: str  # kind of the prompt in vpt
     classes: tuple[str, ...]
 
 
@@ -41,16 +41,16 @@ def convert(
     output: str | Path,
     classes: Sequence[str] | None = None,
 ) -> Converted:
-    """Write an artifact with the prompts of another project's files, which are read without running anything in them.
+    """Convert the checkpoint of another project to an artifact; no code in the files is executed.
 
     Args:
         files: one file, or several whose tensors belong together.
-        overrides: settings as `key=value`: the backbone, and what the file does not say.
+        overrides: settings as `key=value`: the backbone, and settings that the file does not contain.
         output: the artifact to write.
-        classes: class names in the order of training; default: those the file holds.
+        classes: class names in the order of training; default: those in the file.
 
     Raises:
-        UserError: files that cannot be read, are of no known kind, or do not fit backbone, classes or settings.
+        UserError: files that cannot be read, have an unknown format, or do not fit backbone, classes or settings.
 
     >>> convert(["model.pth.tar-50"], ["backbone=open_clip:ViT-B-16-quickgelu"], "artifact.safetensors")
     Traceback (most recent call last):
@@ -62,14 +62,14 @@ def convert(
     named = load_config(overrides=[word for word in words if word.startswith("backbone")]).backbone.name
     on_clip = named.startswith(CLIP)
     if source.clip and not on_clip:
-        raise UserError(f"{source.title} needs a CLIP; name it, as in backbone=open_clip:ViT-B-16-quickgelu")
+        raise UserError(f"{source.title} needs a CLIP, as in backbone=open_clip:ViT-B-16-quickgelu")
     if isinstance(source, Pixels):
         source.on_clip = on_clip
     config = load_config(overrides=words, base={"data": {"path": "unknown"}, **source.settings()})
     backbone = backbone_for(config)
     if classes is not None and len(set(classes)) != len(classes):
-        raise UserError("--classes names a class twice; every name once, in the order of training")
-    config, names = source.settle(config, backbone, classes)
+        raise UserError("--classes contains a class twice; give every name once, in the order of training")
+    config, names = source.resolve(config, backbone, classes)
     refuse_unstorable(config, names)
     model = build_model(config, backbone, names).eval()
     model.set_preprocess(source.preprocess(backbone.preprocess))
@@ -77,8 +77,8 @@ def convert(
     unknown = sorted(set(source.state) - source.taken)
     if unknown:
         raise UserError(
-            f"{source.title} holds what vpt does not know: {', '.join(unknown[:3])}"
-            f"{f' and {len(unknown) - 3} more' if len(unknown) > 3 else ''}; a method that goes further cannot be "
+            f"{source.title} contains unknown tensors: {', '.join(unknown[:3])}"
+            f"{f' and {len(unknown) - 3} more' if len(unknown) > 3 else ''}; methods with further parameters cannot be "
             "converted exactly"
         )
     model.load_owned({name: value.contiguous() for name, value in owned.items()})
@@ -87,10 +87,10 @@ def convert(
 
 
 def recognise(state: dict[str, Tensor]) -> Source:
-    """The source format of named tensors, by their names.
+    """The source format of named tensors, identified by their names.
 
     Raises:
-        UserError: no format that is known.
+        UserError: an unknown format.
 
     >>> import torch
     >>> type(recognise({"ctx": torch.zeros(4, 8)})).__name__
@@ -101,7 +101,7 @@ def recognise(state: dict[str, Tensor]) -> Source:
             return kind(state)
     some = ", ".join(sorted(state)[:4])
     raise UserError(
-        f"no project that vpt knows saves tensors like these: {some}; known: VPT (KMnP), CoOp, CoCoOp, KgCoOp, MaPLe, "
+        f"unknown checkpoint format with the tensors {some}; supported: VPT (KMnP), CoOp, CoCoOp, KgCoOp, MaPLe, "
         "IVLP, PromptSRC, visual_prompting (Bahng)"
     )
 
@@ -112,6 +112,6 @@ def _joined(files: Sequence[str | Path]) -> dict[str, Tensor]:
         read = read_foreign(Path(file))
         twice = sorted(set(read) & set(found))
         if twice:
-            raise UserError(f"{file} holds '{twice[0]}' again; give files that belong together, none twice")
+            raise UserError(f"{file} contains '{twice[0]}' again; give each file once, and only files of one model")
         found |= read
     return found

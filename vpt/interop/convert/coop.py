@@ -1,10 +1,10 @@
 """CoOp and CoCoOp (github.com/KaiyangZhou/CoOp), KgCoOp (github.com/htyao89/KgCoOp).
 
-Facts of their files: `prompt_learner/model.pth.tar-N` holds `ctx`, (M, C) or (K, M, C) where every class has its own,
-and the buffers of clip_checkpoint.py; CoCoOp beside it `meta_net.linear1` and `meta_net.linear2`, whose output is
-added to every context token. Where the class name stands (CLASS_TOKEN_POSITION) is not in the file: it is `end` unless
-`prompt.position` says otherwise. KgCoOp's prompt learner has `bias_vectors` and a `meta_net` of one layer, neither of
-which its forward pass uses or its optimizer moves: they are left out.
+File format: `prompt_learner/model.pth.tar-N` contains `ctx`, (M, C) or (K, M, C) if every class has its own, and the
+buffers of clip_checkpoint.py; CoCoOp also has `meta_net.linear1` and `meta_net.linear2`, whose output is added to every
+context token. The position of the class name (CLASS_TOKEN_POSITION) is not in the file: it is `end` unless
+`prompt.position` is given. KgCoOp's prompt learner has `bias_vectors` and a `meta_net` of one layer, which are neither
+used in its forward pass nor trained: they are ignored.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from vpt.models.classifier import PromptedModel
 from vpt.utils.errors import UserError
 
 META = {"0": "linear1", "2": "linear2"}
-UNUSED = ("bias_vectors", "meta_net.linear1.weight", "meta_net.linear1.bias")  # of KgCoOp
+UNUSED = ("bias_vectors", "meta_net.linear1.weight", "meta_net.linear1.bias")  # tensors of KgCoOp
 
 
 class Coop(ClipFile):
-    """A context for all classes or each."""
+    """One context for all classes, or one for each."""
 
     title = "the file of CoOp"
 
     @property
     def guided(self) -> bool:
-        """Whether it is KgCoOp's."""
+        """Whether the checkpoint is KgCoOp's."""
         return "bias_vectors" in self.state and "meta_net.linear2.weight" not in self.state
 
     @classmethod
     def knows(cls, names: Iterable[str]) -> bool:
-        """Whether tensors of these names are such a file."""
+        """Whether a file with tensors of these names has this format."""
         found = {name.removeprefix(LEARNER) for name in names}
         return "ctx" in found and not any(name.startswith(("compound_prompts", "image_encoder.VPT")) for name in found)
 
     def settings(self) -> dict[str, Any]:
-        """CoOp's, or CoCoOp's where there is a meta-net."""
+        """Settings of CoOp, or of CoCoOp if there is a meta-net."""
         context = self.state["ctx"]
         prompt: dict[str, Any] = {"kind": "coop", "tokens": self.context_count()}
         if self.guided and context.ndim == 2:
@@ -52,11 +52,11 @@ class Coop(ClipFile):
         elif context.ndim == 3:
             prompt["class_specific"] = True
         if context.ndim != (3 if prompt.get("class_specific") else 2):
-            raise UserError(f"{self.title}: 'ctx' is {tuple(context.shape)}, which is no context of this method")
+            raise UserError(f"{self.title}: 'ctx' is {tuple(context.shape)}, which is not a context of this method")
         return {"prompt": prompt, "head": {"kind": "zeroshot", "templates": "single"}}
 
     def owned(self, model: PromptedModel) -> dict[str, Tensor]:
-        """The context, and the meta-net."""
+        """The context and the meta-net."""
         assert isinstance(model.head, ZeroShot)
         contexts = model.head.contexts
         assert contexts is not None

@@ -1,9 +1,9 @@
 """IVLP and VPT in CLIP (github.com/muzairkhattak/multimodal-prompt-learning), and PromptSRC (muzairkhattak/PromptSRC).
 
-Facts of their files: `VLPromptLearner/model.pth.tar-N` (`prompt_learner/` of VPT) holds the whole model; of it learn
-`prompt_learner.ctx` (M_text, C_text), `image_encoder.VPT` (M, C), and `VPT_shallow` in the layers above the first of
-either tower: `image_encoder.transformer.resblocks.N.VPT_shallow`, `text_encoder...`. VPT has no `ctx` and the template
-"a photo of a {}.". PromptSRC's file holds the prompts averaged over epochs; at inference it is an IVLP.
+File format: `VLPromptLearner/model.pth.tar-N` (`prompt_learner/` of VPT) contains the whole model; the trained
+parameters are `prompt_learner.ctx` (M_text, C_text), `image_encoder.VPT` (M, C), and `VPT_shallow` in all layers but
+the first of each tower: `image_encoder.transformer.resblocks.N.VPT_shallow`, `text_encoder...`. VPT has no `ctx` and
+the template "a photo of a {}.". PromptSRC's file contains the prompts averaged over epochs; at inference it is an IVLP.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ DEEPER = "transformer.resblocks.{}.VPT_shallow"
 
 
 class Ivlp(ClipFile):
-    """Independent prompts in one tower or both."""
+    """Independent prompts in one or both towers."""
 
     title = "the file of IVLP, PromptSRC or VPT in CLIP"
     default_words = (USUAL_WORDS, None)
 
     @classmethod
     def knows(cls, names: Iterable[str]) -> bool:
-        """Whether tensors of these names are such a file."""
+        """Whether a file with tensors of these names has this format."""
         return any("VPT" in name.split(".") or name.endswith(".VPT_shallow") for name in names)
 
     def settings(self) -> dict[str, Any]:
-        """Tokens and depth of either tower."""
+        """Tokens and depth of both towers."""
         image, text = self._layers("image_encoder"), self._layers("text_encoder")
         if ("image_encoder.VPT" not in self.state and image) or ("ctx" not in self.state and text):
-            raise UserError(f"{self.title} has prompts in deeper layers of a tower and none before its first")
+            raise UserError(f"{self.title} has prompts in deeper layers of a tower but none before its first layer")
         prompt: dict[str, Any] = {"kind": "ivlp", "words": None, "tokens": 0, "text_tokens": 0}
         if "image_encoder.VPT" in self.state:
             prompt |= {"tokens": len(self.state["image_encoder.VPT"]), "depth": 1 + image}
@@ -48,14 +48,14 @@ class Ivlp(ClipFile):
         return {"prompt": prompt, "head": {"kind": "zeroshot", "templates": "single"}}
 
     def _layers(self, tower: str) -> int:
-        """Layers above the first that have prompts of their own."""
+        """Number of layers after the first that have their own prompts."""
         found = [int(name.split(".")[-2]) for name in self.under(f"{tower}.transformer.") if "VPT_shallow" in name]
         if sorted(found) != list(range(1, len(found) + 1)):
             raise UserError(f"{self.title} has prompts in layers {sorted(found)} of {tower}, not in the first ones")
         return len(found)
 
     def owned(self, model: PromptedModel) -> dict[str, Tensor]:
-        """The prompts of either tower in one tensor each."""
+        """The prompts of each tower in one tensor."""
         assert isinstance(model.head, ZeroShot)
         self.check_towers(model, learned="VPT")
         found = {}

@@ -1,10 +1,10 @@
-"""MaPLe (github.com/muzairkhattak/multimodal-prompt-learning): deep text prompts, mapped to the image tower.
+"""MaPLe (github.com/muzairkhattak/multimodal-prompt-learning): deep text prompts, projected to the image tower.
 
-Facts of its files: `MultiModalPromptLearner/model.pth.tar-N` holds the whole model; of it learn `prompt_learner.ctx`
-(M, C_text), `prompt_learner.proj` to the image tower, `compound_prompts_text.N` (M, C_text) for layer N + 1 and
-`compound_prompt_projections.N`. Image prompts stand behind the patches, in the first layer before the tower's first
-norm; rows without position, so their place in the sequence is of no account. With CTX_INIT longer than N_CTX the words
-behind the first N_CTX stay words: of "a photo of a" with two tokens, "of a".
+File format: `MultiModalPromptLearner/model.pth.tar-N` contains the whole model; the trained parameters are
+`prompt_learner.ctx` (M, C_text), `prompt_learner.proj` to the image tower, `compound_prompts_text.N` (M, C_text) for
+layer N + 1 and `compound_prompt_projections.N`. Image prompts follow the patches, in the first layer before the tower's
+first norm; they have no position embedding, so their place in the sequence does not matter. If CTX_INIT is longer than
+N_CTX, the words after the first N_CTX remain words: "of a" for "a photo of a" with two tokens.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Maple(ClipFile):
 
     @classmethod
     def knows(cls, names: Iterable[str]) -> bool:
-        """Whether tensors of these names are such a file; with one prompted layer only `proj` tells it from CoOp's."""
+        """Whether tensors of these names have this format; for one layer only `proj` distinguishes it from CoOp's."""
         found = {name.removeprefix(LEARNER) for name in names}
         return {"ctx", "proj.weight"} <= found or any(name.startswith("compound_prompt") for name in found)
 
@@ -40,7 +40,7 @@ class Maple(ClipFile):
         return {"prompt": prompt, "head": {"kind": "zeroshot", "templates": "single"}}
 
     def owned(self, model: PromptedModel) -> dict[str, Tensor]:
-        """Text prompts of all layers in one tensor, and a map for each."""
+        """Text prompts of all layers in one tensor, and a projection for each."""
         assert isinstance(model.prompt, CoupledPrompts)
         self.check_towers(model, learned="compound_prompt")
         name = model.backbone.name

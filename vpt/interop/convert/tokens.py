@@ -1,4 +1,4 @@
-"""From token embeddings and token ids back to words."""
+"""Words from token embeddings and token ids."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ROUNDED = 0.02  # relative distance that averages in half precision stay below
+ROUNDED = 0.02  # upper bound of the relative rounding error of averages in half precision
 CHUNK = 512
 
 
 def nearest_tokens(rows: Tensor, table: Tensor) -> Tensor:
-    """The tokens whose embeddings are rows (N, C), up to the rounding of half precision: (N,), -1 where there is none.
+    """Tokens with embeddings equal to rows (N, C) up to the rounding of half precision: (N,), -1 if there is none.
 
     Args:
         table: embeddings of all tokens (V, C).
@@ -27,7 +27,7 @@ def nearest_tokens(rows: Tensor, table: Tensor) -> Tensor:
     squares = table.square().sum(1)
     found = []
     for some in different.split(CHUNK):
-        # A few candidates by a matrix product, whose rounding is larger than some distances; then these exactly.
+        # Find candidates by a matrix product, whose rounding error exceeds some distances, then compare them exactly.
         rough = squares - 2 * some @ table.T
         candidates = rough.topk(min(8, len(table)), dim=1, largest=False).indices
         apart = (table[candidates] - some[:, None]).norm(dim=2)
@@ -39,10 +39,10 @@ def nearest_tokens(rows: Tensor, table: Tensor) -> Tensor:
 
 
 def spelled(tokenizer: Any, tokens: Sequence[int]) -> str:
-    """A class name as its tokens say it, without the full stop.
+    """Decode the tokens of a class name, without the full stop.
 
-    A CLIP's tokenizer takes digits and signs one by one, and forgets whether spaces stood between them. They are put
-    together again where that makes the very same tokens; where a letter stands beside a digit, a space remains.
+    CLIP's tokenizer splits digits and punctuation into single tokens and does not keep spaces between them. They are
+    joined again if the result has the same tokens; a space between a letter and a digit is kept.
     """
     plain = tokenizer.decode(tokens).strip().removesuffix(".").strip()
     joined = re.sub(r"(?<=\d) (?=\d)", "", plain)

@@ -1,10 +1,10 @@
 """Pixel prompts of Bahng et al. 2022 (github.com/hjbahng/visual_prompting).
 
-Facts of its files: `state_dict` holds `pad_up`, `pad_down` (1, 3, p, S), `pad_left`, `pad_right` (1, 3, S - 2p, p) of
-a frame, or `patch` (1, 3, p, p) in the corner. The prompt is added to pixels that are normalised already, at full
-size. On CLIP class names stand in 'This is a photo of a {}', in lower case, with spaces for '_' and '-'; vision models
-answer with their first classes. A patch at a random place is drawn anew in its evaluation too, so no fixed answer
-exists to convert.
+File format: `state_dict` contains `pad_up`, `pad_down` (1, 3, p, S), `pad_left`, `pad_right` (1, 3, S - 2p, p) for a
+frame, or `patch` (1, 3, p, p) in the corner. The prompt is added to normalised pixels at full size. With CLIP, class
+names are inserted in 'This is a photo of a {}', in lower case, with spaces for '_' and '-'; vision models use their
+first classes as outputs. A patch at a random place has a random place at evaluation too, so it has no fixed output and
+cannot be converted.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Pixels(Source):
 
     @classmethod
     def knows(cls, names: Iterable[str]) -> bool:
-        """Whether tensors of these names are such a file."""
+        """Whether a file with tensors of these names has this format."""
         found = set(names)
         return set(SIDES) <= found or found == {"patch"}
 
@@ -54,11 +54,11 @@ class Pixels(Source):
         head = {"kind": "zeroshot", "templates": TEMPLATE} if self.on_clip else {"kind": "labelmap", "method": "first"}
         return {"prompt": prompt, "head": head}
 
-    def settle(
+    def resolve(
         self, config: RunConfig, backbone: Backbone, names: Sequence[str] | None
     ) -> tuple[RunConfig, tuple[str, ...]]:
-        """Class names as the other project spells them."""
-        config, names = super().settle(config, backbone, names)
+        """Class names as spelled by the other project."""
+        config, names = super().resolve(config, backbone, names)
         refined = tuple(name.lower().replace("_", " ").replace("-", " ") for name in names)
         return config, refined if self.on_clip else tuple(names)
 
@@ -70,7 +70,7 @@ class Pixels(Source):
         return replace(pre, mean=mean, std=std, interpolation="bilinear", crop_pct=224 / 256)
 
     def owned(self, model: PromptedModel) -> dict[str, Tensor]:
-        """The pixels where the prompt is, row by row."""
+        """The prompted pixels, row by row."""
         prompt = model.prompt
         assert isinstance(prompt, PixelPrompts)
         side, name = prompt.side, model.backbone.name
@@ -79,7 +79,7 @@ class Pixels(Source):
         else:
             up, down, left, right = (self.take(part)[0] for part in SIDES)
             if up.shape[2] != side:
-                raise UserError(f"{self.title} is for images of {up.shape[2]} pixels, {name} takes {side}")
+                raise UserError(f"{self.title} is for images of {up.shape[2]} pixels, but {name} takes {side}")
             middle = torch.cat([left, left.new_zeros(3, left.shape[1], side - 2 * left.shape[2]), right], dim=2)
             pixels = torch.cat([up, middle, down], dim=1)[:, prompt.frame.cpu()]
         found = {"prompt.pixels": fit("the prompt", pixels, prompt.pixels.shape, self.title, name)}

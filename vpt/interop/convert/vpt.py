@@ -1,12 +1,12 @@
-"""The original code of VPT (github.com/KMnP/vpt): prompts and head on a supervised, MoCo v3 or MAE ViT.
+"""The original VPT code (github.com/KMnP/vpt): prompts and head on a supervised, MoCo v3 or MAE ViT.
 
-Facts of its files: a state dict has `enc.transformer.prompt_embeddings` (1, P, C), `enc.transformer.
-deep_prompt_embeddings` (layers - 1, P, C), `enc.transformer.prompt_proj`, `head.last_layer`, without `transformer.` on
-MoCo v3 and MAE; `prompt_epN.pth` holds numpy arrays `shallow_prompt` and `deep_prompt`, and no head. Sequence:
-[CLS, prompts, patches], prompts through the projection, then dropout. On MAE the head reads the mean of prompts and
-patches, normed after by `enc.fc_norm`, which is frozen at ones and zeros, for MAE's own file has no such norm. Pixels
-are normalised by ImageNet's mean and standard deviation on every backbone; at evaluation images of 256 pixels are
-cropped to 224, of 438 to 384.
+File format: a state dict has `enc.transformer.prompt_embeddings` (1, P, C), `enc.transformer.
+deep_prompt_embeddings` (layers - 1, P, C), `enc.transformer.prompt_proj`, `head.last_layer`, without `transformer.` for
+MoCo v3 and MAE; `prompt_epN.pth` contains numpy arrays `shallow_prompt` and `deep_prompt`, and no head. The sequence is
+[CLS, prompts, patches]; prompts pass through the projection, then dropout. For MAE the input of the head is the mean of
+prompts and patches, followed by the norm `enc.fc_norm`, which is frozen at ones and zeros, because MAE's own file has
+no such norm. Pixels are normalised by ImageNet's mean and standard deviation for every backbone; at evaluation images
+of 256 pixels are cropped to 224, and of 438 to 384.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LAYER = "transformer.encoder.layer."
 
 
 class OriginalVpt(Source):
-    """A state dict of the original code, or its `prompt_epN.pth` with a file that holds the head."""
+    """A state dict of the original code, or its `prompt_epN.pth` together with a file of the head."""
 
     title = "the file of the original VPT"
 
@@ -42,21 +42,21 @@ class OriginalVpt(Source):
 
     @classmethod
     def knows(cls, names: Iterable[str]) -> bool:
-        """Whether tensors of these names are such a file."""
+        """Whether a file with tensors of these names has this format."""
         return any(_short(name).startswith(("prompt_embeddings", "deep_prompt_embeddings")) for name in names)
 
     def settings(self) -> dict[str, Any]:
-        """Shallow, deep, or deep in some layers; the head reads as the original code does."""
+        """Shallow, deep, or deep in some layers, with the head's input as in the original code."""
         if self.under("layers.") or any(name[-1].isdigit() for name in self.under("deep_prompt_embeddings")):
-            raise UserError(f"{self.title} is of a Swin transformer, which takes no token prompts here; use a ViT's")
+            raise UserError(f"{self.title} is for a Swin transformer, which vpt does not support; use one for a ViT")
         if self.under("head.projection."):
             raise UserError(
                 f"{self.title} has a head of several layers with batch norm (MODEL.MLP_NUM above 0), which vpt does "
-                "not have; only MODEL.MLP_NUM=0 can be converted"
+                "not support; only MODEL.MLP_NUM=0 can be converted"
             )
         first = self.state.get("prompt_embeddings", self.state.get("deep_prompt_embeddings"))
         if first is None or first.ndim != 3:
-            raise UserError(f"{self.title} has prompts of another form than (sets, tokens, channels)")
+            raise UserError(f"{self.title} has prompts of a shape other than (sets, tokens, channels)")
         prompt: dict[str, Any] = {"tokens": first.shape[1]}
         if "prompt_proj.weight" in self.state:
             prompt["project"] = first.shape[2]
@@ -67,9 +67,9 @@ class OriginalVpt(Source):
             prompt |= {"kind": "deep", "layers": f"first:{deep + 1}"}
         else:
             raise UserError(
-                f"{self.title} has prompts of deeper layers and none before the first (MODEL.PROMPT.REVERSE_DEEP): its "
-                f"forward pass then overwrites the first {first.shape[1]} patches of every image by the prompts, which "
-                f"vpt does not do; train again with prompt.layers=last:{deep}"
+                f"{self.title} has prompts in deeper layers but none before the first (MODEL.PROMPT.REVERSE_DEEP): its "
+                f"forward pass overwrites the first {first.shape[1]} patches of every image with the prompts, which "
+                f"vpt does not support; train again with prompt.layers=last:{deep}"
             )
         return {"prompt": prompt, "head": {"kind": "linear", "pool": self._pool()}}
 
@@ -86,7 +86,7 @@ class OriginalVpt(Source):
         return replace(pre, mean=mean, std=std, interpolation="bilinear", crop_pct=share)
 
     def owned(self, model: PromptedModel) -> dict[str, Tensor]:
-        """Prompts of all layers in one tensor, the projection, the head."""
+        """Prompts of all layers in one tensor, the projection, and the head."""
         assert isinstance(model.prompt, VisualPrompts)
         name = model.backbone.name
         self._check_pooling(model)
@@ -102,7 +102,7 @@ class OriginalVpt(Source):
                 found[f"prompt.project.{part}"] = fit(key, self.take(key), ours.shape, self.title, name)
         if not self.under("head.last_layer."):
             raise UserError(
-                f"{self.title} holds prompts and no head, so it cannot predict; give the file of the head beside it, "
+                f"{self.title} contains prompts but no head, so it cannot predict; give the file of the head too, "
                 "saved in the original code by: torch.save(model.head.state_dict(prefix='head.'), 'head.pth')"
             )
         for part in ("weight", "bias"):
@@ -112,24 +112,24 @@ class OriginalVpt(Source):
         return found
 
     def _check_pooling(self, model: PromptedModel) -> None:
-        """The code reads the mean of prompts and patches, normed after, on MAE; the class token on the others."""
+        """Check the pooling: the mean of prompts and patches, then a norm, for MAE; otherwise the class token."""
         tower = model.backbone.require_tower("token prompts")
         if self._pool() == "mean_then_norm":
             return
         late = isinstance(tower.finish, nn.LayerNorm)
         if self.under("fc_norm.") and not late:
             raise UserError(
-                f"{self.title} takes the mean over prompts and patches and norms it after by weights of its own, but "
-                f"{model.backbone.name} norms before: choose a backbone with fc_norm, or train again"
+                f"{self.title} averages prompts and patches and then applies a norm with its own weights, but "
+                f"{model.backbone.name} applies the norm before: choose a backbone with fc_norm, or train again"
             )
         if not self.under("fc_norm.") and (tower.pool_rows != 1 or not tower.has_class_row):
             raise UserError(
-                f"{self.title} reads the class token, but {model.backbone.name} pools otherwise; choose a ViT that "
-                "reads its class token"
+                f"{self.title} uses the class token, but {model.backbone.name} has another pooling; choose a ViT that "
+                "uses its class token"
             )
 
     def _check_backbone(self, model: PromptedModel) -> None:
-        """Whatever frozen weights are in the file must be the backbone's, or something beside the prompts learned."""
+        """Check that frozen weights in the file equal the backbone's; otherwise more than the prompts was trained."""
         ours = dict(model.backbone.net.named_parameters())
         name = model.backbone.name
         for key in [key for key in self.state if not key.startswith(("prompt", "deep_prompt", "head."))]:
@@ -144,7 +144,7 @@ class OriginalVpt(Source):
 
 
 def _short(name: str) -> str:
-    """A name without the wrappers around the transformer, prompts of either file under one name."""
+    """A name without the wrappers around the transformer; prompts of both file types get the same name."""
     name = name.removeprefix("enc.")
     last = name.removeprefix("transformer.")
     last = ALIASES.get(last, last)
@@ -154,7 +154,7 @@ def _short(name: str) -> str:
 
 
 def _timm_name(name: str) -> str:
-    """The name that timm gives a weight of the original code's supervised ViT; names of the others are timm's own."""
+    """The timm name of a weight of the original code's supervised ViT; the others already have timm's names."""
     for old, new in (
         ("transformer.embeddings.cls_token", "cls_token"),
         ("transformer.embeddings.position_embeddings", "pos_embed"),

@@ -1,8 +1,8 @@
-"""A trained model as one file for other runtimes: prompts folded in as constants, preprocessing inside.
+"""Export of a trained model to a single file for other runtimes, with constant prompts and built-in preprocessing.
 
-Start at `export.py`. `classifier.py` and `detector.py` say what is written, `onnx.py` how, and `parity.py` what counts
-as equal. `preprocess.py`, `resize.py`, `detection_modules.py`, `torchvision_detection.py` and `nms.py` do what
-prediction does, in operators that can be traced.
+Start at `export.py`. `classifier.py` and `detector.py` define the exported modules, `onnx.py` writes them, and
+`parity.py` compares results. `preprocess.py`, `resize.py`, `detection_modules.py`, `torchvision_detection.py` and
+`nms.py` are traceable versions of the operations of prediction.
 
-An extra: pip install 'vpt[export]'.
+Needs an extra: pip install 'vpt[export]'.
 """

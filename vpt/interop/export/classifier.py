@@ -1,4 +1,4 @@
-"""A classifier as one program: resized, cropped, normalised and scored inside."""
+"""Exported classifier, including resizing, cropping and normalisation."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ LARGEST_BATCH = 1024
 
 
 class FoldedClassifier(nn.Module):
-    """Scores (B, classes) from 0 to 1 of uint8 images (B, H, W, 3).
+    """Scores (B, classes) from 0 to 1 for uint8 images (B, H, W, 3).
 
     Args:
-        predictor: a loaded classifier; what its prompt does in each layer becomes constants.
-        size: height and width of the images; unless it is the model's own square, they become squares inside, as at
-            prediction.
+        predictor: a loaded classifier; the operations of its prompt become constants.
+        size: height and width of the images; unless it is the model's own input size, images are resized and cropped as
+            at prediction.
 
     Raises:
-        UserError: a model whose pass depends on more than one image: test-time tuning.
+        UserError: test-time tuning, whose forward pass depends on more than one image.
     """
 
     def __init__(self, predictor: Classifier, size: tuple[int, int]) -> None:
         super().__init__()
         model = predictor.model
         if model.test_time is not None:
-            raise UserError("prompt=tpt tunes anew for every image; it cannot be exported")
+            raise UserError("prompt=tpt tunes its context for every image, so it cannot be exported")
         self.model = model.eval()
         self.multilabel = predictor.artifact.multilabel
         self.size = size
@@ -47,7 +47,7 @@ class FoldedClassifier(nn.Module):
             self.head = model.ready_head()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Scores of a batch."""
+        """Scores of a batch of images."""
         pixels = self.square(images.permute(0, 3, 1, 2))
         features = self.model.backbone.features(
             self.model.normalise(pixels), self.model.steps, self.model.pool, self.layers
@@ -56,8 +56,8 @@ class FoldedClassifier(nn.Module):
 
 
 def program_of(folded: FoldedClassifier, predictor: Classifier) -> Program:
-    """What is written of it."""
-    told = {
+    """The program to write."""
+    metadata = {
         "classes": list(predictor.classes),
         "scores": "sigmoid" if folded.multilabel else "softmax",
         "images": f"uint8 (batch, {folded.size[0]}, {folded.size[1]}, 3), RGB",
@@ -65,12 +65,12 @@ def program_of(folded: FoldedClassifier, predictor: Classifier) -> Program:
         **windowed(predictor.artifact.config.data.window),
     }
     batch = {0: torch.export.Dim("batch", min=1, max=LARGEST_BATCH)}
-    return Program(folded, noise(2, folded.size), "images", ("scores",), batch, told)
+    return Program(folded, noise(2, folded.size), "images", ("scores",), batch, metadata)
 
 
 @torch.inference_mode()
 def compare(folded: FoldedClassifier, run: Run, batches: Sequence[Tensor]) -> float:
-    """The largest difference of scores between a written file and ours.
+    """The largest difference of scores between the written file and the original model.
 
     Args:
         run: the written file.

@@ -1,4 +1,4 @@
-"""From a uint8 image of one size to candidates, for each kind of detector. What only depends on sizes is made once."""
+"""Traceable candidate detection for a uint8 image of fixed size; constants that depend on sizes are computed once."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from vpt.models.detection.frozen_detector import FrozenDetector
 
 
 class Finder(nn.Module):
-    """Candidates of uint8 images (3, h, w).
+    """Candidate boxes for a uint8 image (3, h, w).
 
     Args:
-        rule: by which they are chosen; boxes are in pixels of its shape.
-        classes: what each label stands for among the classes of the task; -1 is none of them.
-        least: no candidate has a lower score.
+        rule: selection of the final boxes; boxes are in pixels of its shape.
+        classes: class of the task for each label; -1 if there is none.
+        least: minimum score of candidates.
     """
 
     def __init__(self, rule: Rule, classes: Tensor, least: float) -> None:
@@ -33,12 +33,12 @@ class Finder(nn.Module):
 
 
 class Grids(nn.Module):
-    """Patch grids (1, C, h, w) of uint8 images (3, H, W) of one size, padded to whole patches.
+    """Patch grids (1, C, h, w) of a uint8 image (3, H, W) of fixed size, padded to whole patches.
 
     Args:
-        model: its prompt becomes constant keys and values.
-        shape: height and width of the images.
-        patch: in pixels.
+        model: the detector, whose prompt becomes constant keys and values.
+        shape: height and width of the image.
+        patch: patch size in pixels.
     """
 
     def __init__(self, model: Detector, shape: Shape, patch: int) -> None:
@@ -50,13 +50,13 @@ class Grids(nn.Module):
         self.padded = (shape[0] + self.margin[3], shape[1] + self.margin[1])
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """One grid for each tap."""
+        """One grid for each layer that is used."""
         images = F.pad(self.normalise(image), self.margin)[None]
         return self.backbone.grids(images, self.steps, self.taps, self.layers)
 
 
 class PyramidFinder(Finder):
-    """torchvision's heads over a pyramid."""
+    """torchvision's heads on a pyramid."""
 
     def __init__(self, model: Detector, head: PyramidDetection, shape: Shape) -> None:
         net: Any = head.detector
@@ -72,7 +72,7 @@ class PyramidFinder(Finder):
 
 
 class OwlFinder(Finder):
-    """The open-vocabulary head; text features are constants."""
+    """Open-vocabulary head with constant text features."""
 
     def __init__(self, model: Detector, head: OwlDetection, shape: Shape) -> None:
         grids = Grids(model, shape, head.patch)
@@ -92,7 +92,7 @@ class OwlFinder(Finder):
 
 
 class NativeFinder(Finder):
-    """A whole detector of torchvision behind a pixel prompt; its boxes are in pixels of what it resizes images to."""
+    """A complete torchvision detector with a pixel prompt; its boxes are in pixels of the resized image."""
 
     def __init__(self, model: FrozenDetector, shape: Shape) -> None:
         net: Any = model.backbone.net
@@ -100,7 +100,7 @@ class NativeFinder(Finder):
         features = net.backbone(images.tensors)
         rule = rule_of(net, images.image_sizes[0])
         classes = torch.full((rule.labels,), -1)
-        # Backwards: of classes that share a label, the first counts.
+        # In reverse order: of classes with the same label, the first one counts.
         for place, label in reversed(list(enumerate(model.labels.tolist()))):
             classes[label] = place
         super().__init__(rule, classes, least_of(net))
@@ -108,14 +108,14 @@ class NativeFinder(Finder):
         self.anchors = anchors_of(net, images.tensors.shape[2:], rule.shape, features)
 
     def forward(self, image: Tensor) -> Candidates:
-        """Boxes in pixels of what the detector resizes images to."""
+        """Boxes in pixels of the resized image."""
         net: Any = self.model.backbone.net
         images, _ = net.transform([self.model.prompted(image)])
         return candidates(net, net.backbone(images.tensors), self.anchors, self.rule.shape)
 
 
 def finder_of(model: Detector | FrozenDetector, shape: Shape) -> Finder:
-    """The finder of a detector for images of one height and width, in pixels.
+    """The finder of a detector for images of a fixed height and width, in pixels.
 
     Raises:
         UserError: a detector that cannot be traced.

@@ -1,4 +1,4 @@
-"""A detector as one program for one image of one size: resized, normalised, found and suppressed inside."""
+"""Exported detector for one image of fixed size, including resizing, normalisation and non-maximum suppression."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ OUTPUTS = ("boxes", "scores", "labels")
 
 
 class FoldedDetector(nn.Module):
-    """Boxes (N, 4), scores (N,) and labels (N,) of a uint8 image (H, W, 3), best first; N is 0 where nothing is found.
+    """Boxes (N, 4), scores (N,) and labels (N,) of a uint8 image (H, W, 3), highest score first; N may be 0.
 
-    One image, because each has its own N.
+    It takes a single image, because N differs between images.
 
     Args:
-        predictor: a loaded detector; what its prompt does in each layer becomes constants.
+        predictor: a loaded detector; the operations of its prompt become constants.
         size: height and width of the image; boxes are x1, y1, x2, y2 in its pixels.
 
     Raises:
@@ -45,7 +45,7 @@ class FoldedDetector(nn.Module):
         self.some_are_none = bool((self.finder.classes < 0).any())
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What is found in an image."""
+        """Boxes, scores and labels of an image."""
         found = best(self.finder(self.resized(image)), self.finder.rule)
         found = found._replace(labels=self.finder.classes[found.labels])
         if self.some_are_none:
@@ -53,35 +53,35 @@ class FoldedDetector(nn.Module):
         return torch.minimum(found.boxes * self.scale, self.edge), found.scores, found.labels
 
     def resized(self, image: Tensor) -> Tensor:
-        """An image (H, W, 3) as the model gets it, (3, h, w) uint8, as at prediction."""
+        """Resize an image (H, W, 3) to the model input (3, h, w) uint8, as at prediction."""
         return resized(image.permute(2, 0, 1)[None], self.inner, "bilinear")[0].to(torch.uint8)
 
 
 def default_size(predictor: BoxPredictor) -> tuple[int, int]:
-    """Height and width of images if nobody says: a square of the short side that it was trained with."""
+    """Default height and width of images: a square of the short side that was used in training."""
     return predictor.sizes[0], predictor.sizes[0]
 
 
 def program_of(folded: FoldedDetector, predictor: BoxPredictor) -> Program:
-    """What is written of it."""
+    """The program to write."""
     rule = folded.finder.rule
-    told: dict[str, object] = {
+    metadata: dict[str, object] = {
         "classes": list(predictor.classes),
         "image": f"uint8 ({folded.size[0]}, {folded.size[1]}, 3), RGB; one image at a time",
-        "boxes": "float32 (N, 4): x1, y1, x2, y2 in pixels of the image, best first; N differs from image to image",
-        "scores": f"float32 (N,), from {folded.finder.least} on",
-        "labels": "int64 (N,): places in classes",
+        "boxes": "float32 (N, 4): x1, y1, x2, y2 in pixels of the image, highest score first; N differs between images",
+        "scores": f"float32 (N,), at least {folded.finder.least}",
+        "labels": "int64 (N,): indices into classes",
         "overlap": rule.overlap,
         "most": rule.most,
         "backbone": predictor.model.backbone.name,
         **windowed(predictor.artifact.config.data.window),
     }
-    return Program(folded, noise(1, folded.size)[0], "image", OUTPUTS, None, told)
+    return Program(folded, noise(1, folded.size)[0], "image", OUTPUTS, None, metadata)
 
 
 @torch.inference_mode()
 def compare(folded: FoldedDetector, predictor: BoxPredictor, run: Run, images: Iterable[Tensor]) -> Difference:
-    """How far what a written file finds is from what the predictor finds in the same pixels.
+    """Difference between the boxes of the written file and of the predictor for the same pixels.
 
     Args:
         run: the written file.

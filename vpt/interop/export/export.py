@@ -1,4 +1,4 @@
-"""From an artifact to a file that was run before it gets its name."""
+"""Exports an artifact to a file, which is checked by running it before it is put in place."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from vpt.interop.export.sample_images import drawn, noise, photos
 from vpt.utils.atomic_io import write_atomic
 from vpt.utils.errors import UserError
 
-CLOSE = 1e-3  # of scores from 0 to 1, between runtimes
-ALONE = 0.05  # share of boxes that only one runtime finds; see parity.py
+CLOSE = 1e-3  # tolerance of scores from 0 to 1 between runtimes
+ALONE = 0.05  # tolerated fraction of boxes that only one runtime finds; see parity.py
 
 T = TypeVar("T")
 Check = Picture | Sequence[Picture] | None
@@ -28,12 +28,12 @@ class Exported:
     """A written file.
 
     Args:
-        path: of it.
-        bytes: its size.
-        difference: the largest difference of its scores from ours.
-        milliseconds: the median time of one image.
-        boxes: how many were compared; None of a classifier.
-        pixels: the largest difference of their edges from ours; None of a classifier.
+        path: path of the file.
+        bytes: size of the file.
+        difference: largest difference of its scores from the original model's.
+        milliseconds: median time of one image.
+        boxes: number of compared boxes; None for a classifier.
+        pixels: largest difference of box edges; None for a classifier.
     """
 
     path: Path
@@ -53,21 +53,21 @@ def export(
     check: Check = None,
     backbone: str | None = None,
 ) -> Exported:
-    """Write a model as ONNX or as a torch.export program, and check it by running it.
+    """Export a model as ONNX or as a torch.export program, and check it by running it.
 
     Args:
         artifact: artifact file or run folder.
-        output: the file to write; default: beside the artifact.
+        output: the file to write; default: next to the artifact.
         format: onnx, or torch (.pt2).
-        size: height and width of the images it will get, resized (a classifier's also cropped) inside; default: a
-            classifier's own square, a square of a detector's short side.
-        weights: the file of the backbone's weights, as of `vpt.load`.
-        check: photos to try it on, besides drawn pictures and noise.
-        backbone: name of the backbone, as of `vpt.load`.
+        size: height and width of input images, which are resized (for a classifier also cropped) inside; default: a
+            classifier's own input size, a square of a detector's short side.
+        weights: file of the backbone's weights, as in `vpt.load`.
+        check: photos to check the file with, in addition to synthetic images and noise.
+        backbone: name of the backbone, as in `vpt.load`.
 
     Raises:
-        UserError: an artifact that tunes at test time or holds a detector that cannot be traced, packages that are
-            missing, or a file whose results are not ours.
+        UserError: an artifact with test-time tuning or a detector that cannot be traced, missing packages, or a file
+            whose results differ from the original model's.
     """
     predictor = load(artifact, device="cpu", weights=weights, dtype="fp32", backbone=backbone)
     path = Path(output) if output is not None else predictor.artifact.path.with_suffix(SUFFIX[format])
@@ -87,7 +87,7 @@ def _classifier(predictor: Classifier, path: Path, format: Format, size: tuple[i
     def tried(run: Run) -> tuple[float, float]:
         worst = classifier.compare(folded, run, batches)
         if not worst < CLOSE:
-            raise UserError(f"{path} would give scores that differ from ours by {worst:.2g}; it was not written")
+            raise UserError(f"{path} was not written, because its scores would differ by {worst:.2g}")
         return worst, latency(run, batches[0])
 
     worst, taken = _written(classifier.program_of(folded, predictor), format, path, tried)
@@ -105,9 +105,7 @@ def _detector(predictor: BoxPredictor, path: Path, format: Format, size: tuple[i
     def tried(run: Run) -> tuple[Difference, float]:
         found = detector.compare(folded, predictor, run, images)
         if found.alone > ALONE * found.boxes:
-            raise UserError(
-                f"{path} would give boxes that are not ours, {found.alone} of {found.boxes}; it was not written"
-            )
+            raise UserError(f"{path} was not written, because {found.alone} of {found.boxes} boxes would differ")
         return found, latency(run, images[-1])
 
     found, taken = _written(detector.program_of(folded, predictor), format, path, tried)
@@ -115,7 +113,7 @@ def _detector(predictor: BoxPredictor, path: Path, format: Format, size: tuple[i
 
 
 def _written(program: Program, format: Format, path: Path, tried: Callable[[Run], T]) -> T:
-    """What trying the file gave; one that fails never gets its name, and what was there before stays."""
+    """Write a file and return the result of `tried`; a failing file is not put in place, and an existing file stays."""
     given = []
 
     def fill(temporary: Path) -> None:

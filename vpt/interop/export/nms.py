@@ -1,4 +1,4 @@
-"""Of boxes that overlap the best one, in operators that both torch.export and ONNX know."""
+"""Non-maximum suppression in operators supported by both torch.export and ONNX."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import math
 from typing import NamedTuple
 
 import torch
-import torchvision  # noqa: F401  (makes torch.ops.torchvision.nms known)
+import torchvision  # noqa: F401  (registers torch.ops.torchvision.nms)
 from torch import Tensor
 
 
 class Candidates(NamedTuple):
-    """Boxes (N, 4) x1, y1, x2, y2 in pixels, scores (N,) and labels (N,) from 0 on.
+    """Boxes (N, 4) x1, y1, x2, y2 in pixels, scores (N,) and labels (N,) from 0.
 
     >>> few = Candidates(torch.zeros(2, 4), torch.tensor([0.1, 0.2]), torch.tensor([5, 7]))
     >>> few.where(few.scores > 0.15).labels
@@ -23,19 +23,19 @@ class Candidates(NamedTuple):
     labels: Tensor
 
     def where(self, kept: Tensor) -> Candidates:
-        """Some of them, by booleans (N,) or places (n,)."""
+        """Select some of them, by booleans (N,) or indices (n,)."""
         return Candidates(self.boxes[kept], self.scores[kept], self.labels[kept])
 
 
 class Rule(NamedTuple):
-    """What is left of candidates.
+    """Selection of boxes among candidates.
 
     Args:
-        overlap: of two boxes of a label whose intersection over union is larger, the worse one is dropped.
-        most: boxes that are left at most.
-        labels: how many labels there are.
-        shape: height and width of the image, in pixels, where boxes end.
-        reach: no box goes further before that, in pixels.
+        overlap: IoU threshold of non-maximum suppression within a label.
+        most: maximum number of boxes.
+        labels: number of labels.
+        shape: height and width of the image in pixels, to which boxes are clipped.
+        reach: maximum coordinate before clipping, in pixels.
     """
 
     overlap: float
@@ -46,7 +46,7 @@ class Rule(NamedTuple):
 
 
 def best(found: Candidates, rule: Rule) -> Candidates:
-    """What is left, best first; boxes without area are never among it.
+    """The selected boxes, highest score first; boxes without area are removed.
 
     >>> boxes = torch.tensor([[0., 0., 8., 8.], [0., 0., 8., 7.], [0., 0., 8., 7.], [4., 4., 4., 9.]])
     >>> found = Candidates(boxes, torch.tensor([0.5, 0.9, 0.8, 0.7]), torch.tensor([0, 0, 1, 1]))
@@ -54,8 +54,8 @@ def best(found: Candidates, rule: Rule) -> Candidates:
     tensor([0.9000, 0.8000])
     """
     boxes, scores, labels = found
-    # torchvision tells torch.export that two boxes or more are always left. So there are: two points, which overlap
-    # nothing, come last, and go again with whatever else has no area.
+    # torchvision declares to torch.export that at least two boxes are always kept. So two points are appended, which
+    # overlap nothing, come last, and are removed with all other boxes without area.
     boxes = torch.cat([boxes, boxes.new_zeros(2, 4)])
     scores = torch.cat([scores, scores.new_full((2,), -1.0)])
     labels = torch.cat([labels, labels.new_zeros(2)])
@@ -66,9 +66,10 @@ def best(found: Candidates, rule: Rule) -> Candidates:
 
 
 def _apart(labels: Tensor, rule: Rule) -> Tensor:
-    """Where the boxes of a label are moved to, (N, 4), so that those of two labels never meet.
+    """Offsets (N, 4) that move boxes of different labels apart, so that they never overlap.
 
-    In a square rather than in a row: coordinates stay small, and what float32 rounds off them with it.
+    Labels are arranged in a square rather than in a row: coordinates stay small, and so do their float32 rounding
+    errors.
     """
     columns = math.ceil(math.sqrt(rule.labels))
     place = torch.stack([labels % columns, torch.div(labels, columns, rounding_mode="floor")], dim=1)

@@ -1,4 +1,4 @@
-"""Programs as files: ONNX and torch.export, written and run again."""
+"""Writing and running exported programs: ONNX and torch.export."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ HELD = (InputKind.PARAMETER, InputKind.BUFFER)
 
 @dataclass(frozen=True)
 class Program:
-    """What is written.
+    """A program to write.
 
     Args:
-        module: takes one tensor, gives one or several.
-        example: what it takes.
-        input: its name.
-        outputs: their names.
-        dynamic: the axes of the input whose length may change.
-        told: what a reader of the file should know.
+        module: takes one tensor, returns one or several.
+        example: example input.
+        input: name of the input.
+        outputs: names of the outputs.
+        dynamic: axes of the input with variable length.
+        metadata: description for users of the file.
     """
 
     module: nn.Module
@@ -45,10 +45,10 @@ class Program:
     input: str
     outputs: tuple[str, ...]
     dynamic: dict[int, Any] | None
-    told: dict[str, Any]
+    metadata: dict[str, Any]
 
     def traced(self) -> Any:
-        """The torch.export program, without weights that nothing reads, such as those of a text tower."""
+        """The torch.export program, without unused weights such as those of a text tower."""
         made = torch.export.export(self.module, (self.example,), dynamic_shapes={self.input: self.dynamic})
         specs = {spec.arg.name: spec for spec in made.graph_signature.input_specs}
         for node in list(made.graph.nodes):
@@ -62,26 +62,26 @@ class Program:
 
 
 def write(program: Program, format: Format, path: Path) -> None:
-    """Write a program.
+    """Write a program to a file.
 
     Raises:
-        UserError: packages that are missing.
+        UserError: missing packages.
     """
     with _quiet():
         {"onnx": _write_onnx, "torch": _write_torch}[format](program, path)
 
 
 def opened(path: Path, format: Format) -> Run:
-    """A written file, ready to run on this CPU.
+    """Open a written file for running on this CPU.
 
     Raises:
-        UserError: packages that are missing.
+        UserError: missing packages.
     """
     return {"onnx": _open_onnx, "torch": _open_torch}[format](path)
 
 
 def latency(run: Run, example: Tensor, rounds: int = 9) -> float:
-    """The median time of one call, in milliseconds.
+    """Median time of one call, in milliseconds.
 
     >>> latency(lambda images: (images,), torch.zeros(1)) < 1000
     True
@@ -96,16 +96,16 @@ def latency(run: Run, example: Tensor, rounds: int = 9) -> float:
 
 
 def _write_torch(program: Program, path: Path) -> None:
-    # In memory first: where a disk is full, torch's writer ends the whole process.
+    # In memory first: on a full disk torch's writer terminates the process.
     content = io.BytesIO()
-    torch.export.save(program.traced(), content, extra_files={"vpt.json": json.dumps(program.told)})
+    torch.export.save(program.traced(), content, extra_files={"vpt.json": json.dumps(program.metadata)})
     path.write_bytes(content.getbuffer())
 
 
 def _write_onnx(program: Program, path: Path) -> None:
     try:
         import onnx
-        import onnxscript  # noqa: F401  (torch.onnx needs it)
+        import onnxscript  # noqa: F401  (needed by torch.onnx)
     except ImportError as error:
         raise UserError(f"ONNX needs {error.name}: pip install 'vpt[export]'") from None
     made = torch.onnx.export(
@@ -118,7 +118,7 @@ def _write_onnx(program: Program, path: Path) -> None:
     )
     assert made is not None
     model = made.model_proto
-    for key, value in program.told.items():
+    for key, value in program.metadata.items():
         model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
     onnx.save(model, str(path))
 
@@ -134,7 +134,7 @@ def _open_onnx(path: Path) -> Run:
 
 
 def _open_torch(path: Path) -> Run:
-    # By its bytes: torch wonders at names that do not end in .pt2, as those of files that are not finished.
+    # From bytes: torch warns about names that do not end in .pt2, such as those of temporary files.
     with path.open("rb") as file:
         module = torch.export.load(file).module()
 
@@ -147,7 +147,7 @@ def _open_torch(path: Path) -> Run:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter's own talk is not for users."""
+    """Suppress the exporter's own output."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""How far two lists of boxes are apart that should be the same."""
+"""Compares two lists of boxes that should be equal."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Boxes = tuple[Tensor, Tensor, Tensor]  # (n, 4) in pixels, scores (n,), labels (
 
 
 class Difference(NamedTuple):
-    """Of boxes that were compared.
+    """Result of a comparison of boxes.
 
     Args:
-        score: the largest difference of two scores that belong together.
-        pixels: the largest difference of their boxes' edges.
-        boxes: how many were compared, of both sides.
-        alone: how many of them have no partner on the other side.
+        score: largest difference of two matched scores.
+        pixels: largest difference of the edges of matched boxes.
+        boxes: number of compared boxes, of both sides.
+        alone: number of boxes without a match.
     """
 
     score: float
@@ -28,16 +28,16 @@ class Difference(NamedTuple):
 
 
 def difference(pairs: Sequence[tuple[Boxes, Boxes]], score: float = 0.01, pixels: float = 1.0) -> Difference:
-    """How far boxes of two sides are apart.
+    """Compare boxes of two sides.
 
-    Two belong together if they have the same label, scores less than `score` and edges less than `pixels` apart. Order
-    does not count: rounding changes places among equals. Rounding also decides now and then which of two boxes that
-    overlap by just the limit stays, so that a few are alone.
+    Two boxes match if they have the same label, and scores and edges that differ by less than `score` and `pixels`. The
+    order is ignored: rounding changes the order of equal scores. Rounding can also decide which of two boxes with an
+    overlap near the threshold is kept, so a few boxes may have no match.
 
     Args:
-        pairs: of each image, the boxes of the one and of the other side.
-        score: from 0 to 1.
-        pixels: of the image.
+        pairs: for each image, the boxes of both sides.
+        score: tolerance of scores from 0 to 1.
+        pixels: tolerance of edges in pixels.
 
     >>> one = (torch.tensor([[0., 0., 8., 8.]]), torch.tensor([0.5]), torch.tensor([1]))
     >>> difference([(one, (one[0] + 0.25, one[1], one[2]))])

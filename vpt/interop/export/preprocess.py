@@ -1,4 +1,4 @@
-"""What `EvalTransform` makes of a photo of one size, in operators that can be traced."""
+"""`EvalTransform` for photos of a fixed size, in traceable operators."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ FILTERS = ("bilinear", "bicubic")
 
 
 class Square(nn.Module):
-    """Squares (B, 3, S, S) of images (B, 3, H, W), uint8. An image that is such a square already stays as it is.
+    """Squares (B, 3, S, S) from images (B, 3, H, W), uint8. Images that already have this size are unchanged.
 
     Args:
-        transform: of validation and prediction.
+        transform: transform of validation and prediction.
         size: height and width of the images.
 
     Raises:
@@ -34,7 +34,7 @@ class Square(nn.Module):
         self.whole = size == (transform.size, transform.size)
         if not self.whole and transform.interpolation not in FILTERS:
             raise UserError(
-                f"this backbone's pictures are resized by the filter {transform.interpolation}, which no runtime "
+                f"this backbone needs images resized with the filter {transform.interpolation}, which no runtime "
                 f"has; leave out the size and give it squares of {transform.size} pixels"
             )
 

@@ -1,4 +1,4 @@
-"""Pillow's resizing in operators that can be traced."""
+"""Pillow's resizing in traceable operators."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional as F
 
-# Halves are rounded up, as Pillow does; a little more, so that runtimes agree about them.
+# Halves are rounded up, as in Pillow; the small offset makes runtimes agree about them.
 HALF = 0.5 + 1e-3
 
 
 def resized(pixels: Tensor, size: tuple[int, int], mode: Literal["bilinear", "bicubic"]) -> Tensor:
-    """Images (B, 3, H, W) with values from 0 to 255 at another size, as floats that are whole numbers.
+    """Resize images (B, 3, H, W) with values from 0 to 255; returns floats with integer values.
 
-    As Pillow does it: along rows and then along columns, rounded after either.
+    As in Pillow: along rows and then along columns, with rounding after each.
 
     Args:
         size: height and width.

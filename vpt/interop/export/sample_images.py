@@ -1,4 +1,4 @@
-"""What written files are tried on."""
+"""Images for checking exported files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vpt.inference.image_inputs import Picture, find_images
 
 
 def noise(count: int, size: tuple[int, int]) -> Tensor:
-    """Noise, uint8 (count, H, W, 3), the same for the same count.
+    """Noise, uint8 (count, H, W, 3), deterministic for a given count.
 
     >>> noise(2, (4, 6)).shape
     torch.Size([2, 4, 6, 3])
@@ -26,7 +26,7 @@ def noise(count: int, size: tuple[int, int]) -> Tensor:
 
 
 def drawn(count: int, size: tuple[int, int]) -> Tensor:
-    """Flat rectangles on shaded ground, uint8 (count, H, W, 3): edges and areas, where noise has neither.
+    """Flat rectangles on a shaded background, uint8 (count, H, W, 3): edges and areas, in contrast to noise.
 
     >>> drawn(3, (8, 6)).shape
     torch.Size([3, 8, 6, 3])
@@ -36,20 +36,20 @@ def drawn(count: int, size: tuple[int, int]) -> Tensor:
     made = []
     for _ in range(count):
         ground = Image.fromarray(chance.integers(0, 256, (3, 3, 3), dtype=np.uint8))
-        picture = np.array(ground.resize((width, height), Image.Resampling.BICUBIC))
+        image = np.array(ground.resize((width, height), Image.Resampling.BICUBIC))
         for top, left, share in chance.random((6, 3)):
             rows = slice(int(top * height), int((top + share / 2) * height) + 1)
             columns = slice(int(left * width), int((left + share / 2) * width) + 1)
-            picture[rows, columns] = chance.integers(0, 256, 3)
-        made.append(picture)
+            image[rows, columns] = chance.integers(0, 256, 3)
+        made.append(image)
     return torch.from_numpy(np.stack(made))
 
 
 def photos(images: Picture | Sequence[Picture], size: tuple[int, int], window: Window = "full") -> Tensor:
-    """Somebody's pictures, read by `data.window` and stretched to one size, uint8 (count, H, W, 3).
+    """Images of the user, read with `data.window` and resized to one size without cropping, uint8 (count, H, W, 3).
 
     Raises:
-        UserError: nothing there, or a picture that cannot be read, by name.
+        UserError: no image, or an image that cannot be read, with its name.
 
     >>> photos(np.zeros((5, 7, 3), dtype=np.uint8), (4, 4)).shape
     torch.Size([1, 4, 4, 3])
@@ -59,7 +59,7 @@ def photos(images: Picture | Sequence[Picture], size: tuple[int, int], window: W
 
 
 def windowed(window: Window) -> dict[str, Any]:
-    """What a file says of images deeper than 8 bits: which values its uint8 pixels are scaled from.
+    """Metadata of a file for images deeper than 8 bits: the values from which its uint8 pixels are scaled.
 
     >>> windowed((0.0, 4095.0)), windowed("full")
     ({'window': [0.0, 4095.0]}, {})

@@ -1,7 +1,7 @@
-"""What torchvision's detectors make of their features for one image, in operators that can be traced.
+"""Post-processing of torchvision's detectors for one image, in traceable operators.
 
-torchvision keeps what is above a threshold and takes the best of that; here the best are taken first, whose number is
-then known, and the threshold comes after. The boxes are the same.
+torchvision keeps the boxes above a threshold and selects the best of them; here the best are selected first, whose
+number is fixed, and the threshold is applied after. The boxes are the same.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from vpt.interop.export.nms import Candidates, Rule, best
 from vpt.utils.errors import UserError
 
 KINDS = (FCOS, RetinaNet, SSD, FasterRCNN)
-ROI_LEAST = 1e-2  # pixels; what torchvision's second stage calls an empty box
+ROI_LEAST = 1e-2  # pixels; size of an empty box in torchvision's second stage
 Shape = tuple[int, int]
 
 
 def anchors_of(net: Any, padded: Shape, shape: Shape, features: dict[str, Tensor]) -> list[Tensor]:
-    """Anchors (N, 4) of each level of a detector, which depend on nothing but sizes.
+    """Anchors (N, 4) of each level of a detector, which depend on sizes only.
 
     Args:
         net: one of KINDS.
         padded: height and width of the batch that the features were computed from, in pixels.
         shape: height and width of the image in it.
-        features: by level.
+        features: feature maps by level.
 
     Raises:
         UserError: another detector.
@@ -50,7 +50,7 @@ def anchors_of(net: Any, padded: Shape, shape: Shape, features: dict[str, Tensor
 
 
 def labels_of(net: Any) -> int:
-    """How many labels a detector knows, counted from 0; its background is one of them.
+    """Number of labels of a detector, counted from 0 and including its background.
 
     >>> from torchvision.models.detection import ssdlite320_mobilenet_v3_large
     >>> labels_of(ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=5))
@@ -64,7 +64,7 @@ def labels_of(net: Any) -> int:
 
 
 def least_of(net: Any) -> float:
-    """The score below which a detector says nothing.
+    """Minimum score of a detector's boxes.
 
     >>> from torchvision.models.detection import ssdlite320_mobilenet_v3_large
     >>> least_of(ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None))
@@ -74,7 +74,7 @@ def least_of(net: Any) -> float:
 
 
 def rule_of(net: Any, shape: Shape) -> Rule:
-    """By what a detector chooses among its candidates for an image of that height and width."""
+    """Selection rule of a detector for an image of that height and width."""
     part = _last_part(net)
     return Rule(float(part.nms_thresh), int(part.detections_per_img), labels_of(net), shape, max(shape))
 
@@ -84,12 +84,12 @@ def _last_part(net: Any) -> Any:
 
 
 def candidates(net: Any, features: dict[str, Tensor], anchors: Sequence[Tensor], shape: Shape) -> Candidates:
-    """The candidates of one image, boxes in its pixels.
+    """Candidates of one image, with boxes in its pixels.
 
     Args:
         net: one of KINDS, in evaluation mode.
         features: (1, C, h, w) by level.
-        anchors: of each level, by `anchors_of`.
+        anchors: anchors of each level, from `anchors_of`.
         shape: height and width of the image.
     """
     if isinstance(net, FasterRCNN):
@@ -130,14 +130,14 @@ def _by_class(net: Any, heads: dict[str, Tensor], anchors: Tensor, shape: Shape)
 
 
 def _proposals(net: Any, features: dict[str, Tensor], anchors: Sequence[Tensor], shape: Shape) -> Tensor:
-    """Faster R-CNN's first stage: boxes (n, 4) that may hold anything."""
+    """Faster R-CNN's first stage: class-agnostic boxes (n, 4)."""
     rpn = net.rpn
     objectness, shifts = concat_box_prediction_layers(*rpn.head(list(features.values())))
     chance = objectness.flatten().sigmoid()
     boxes = rpn.box_coder.decode_single(shifts, torch.cat(list(anchors)))
     order, levels, start = [], [], 0
     for level, some in enumerate(anchors):
-        # By logits as torchvision does: many sigmoids are equal to one.
+        # By logits, as in torchvision: many sigmoids are rounded to one.
         places = objectness.flatten()[start : start + len(some)].topk(min(rpn.pre_nms_top_n(), len(some))).indices
         order.append(places + start)
         levels.append(torch.full_like(places, level))
@@ -150,7 +150,7 @@ def _proposals(net: Any, features: dict[str, Tensor], anchors: Sequence[Tensor],
 
 
 def _second_stage(net: Any, features: dict[str, Tensor], proposals: Tensor, shape: Shape) -> Candidates:
-    """Faster R-CNN's second stage: every proposal as a box of every class but the background."""
+    """Faster R-CNN's second stage: every proposal as a box of every class except the background."""
     heads = net.roi_heads
     rows = _pooled(heads.box_roi_pool, features, proposals, shape)
     logits, shifts = heads.box_predictor(heads.box_head(rows))
@@ -164,9 +164,9 @@ def _second_stage(net: Any, features: dict[str, Tensor], proposals: Tensor, shap
 
 
 def _pooled(pool: Any, features: dict[str, Tensor], boxes: Tensor, shape: Shape) -> Tensor:
-    """What MultiScaleRoIAlign gives, (n, C, side, side): of every level for every box, and then each box's own level.
+    """MultiScaleRoIAlign, (n, C, side, side): computes every level for every box, and selects each box's own level.
 
-    torchvision gathers the boxes of each level, whose number nobody knows before.
+    torchvision gathers the boxes of each level instead, whose number is not fixed.
     """
     maps = [features[name] for name in pool.featmap_names if name in features]
     scales = [2.0 ** round(math.log2(each.shape[2] / shape[0])) for each in maps]

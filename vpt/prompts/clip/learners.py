@@ -1,7 +1,7 @@
-"""Prompt learners of CLIP: from the settings of each method to its prompts in the image tower and its learned context.
+"""Prompt learners for CLIP: create the image prompts and the learned context of each method from its settings.
 
-`skeleton` makes parameters of the same names and shapes and nothing else; it is called for the meta device, where a
-file is checked before anything of its size is made.
+`skeleton` creates only parameters of the same names and shapes, on the meta device, so that a file is checked before
+memory of its size is allocated.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from vpt.utils.errors import UserError
 
 @dataclass
 class Learner:
-    """What a method puts into a CLIP.
+    """The learnable parts of a method for a CLIP.
 
     Args:
-        vision: prompts of the image tower; None for none.
-        contexts: the learned context of class names, a `Contexts`; None where texts stay those of the templates.
-        chunk: images whose texts are computed at a time, where texts depend on the image.
+        vision: prompts of the image tower, or None.
+        contexts: the learned context of class names, a `Contexts`; None if the texts are those of the templates.
+        chunk: number of images whose texts are computed at once, if texts depend on the image.
     """
 
     vision: TokenPrompts | None = None
@@ -43,7 +43,7 @@ class Coop:
 
     @staticmethod
     def build(config: CoopPrompt, backbone: Backbone, classes: Sequence[str]) -> Learner:
-        """A context for all classes, or one for each."""
+        """One context for all classes, or one for each."""
         encoder = encoder_of(backbone)
         return Learner(
             contexts=Contexts(encoder, classes, config.tokens, config.words, config.position, config.class_specific)
@@ -56,11 +56,11 @@ class Coop:
 
 
 class Kgcoop:
-    """KgCoOp: its context is CoOp's, what holds it near fixed texts is in training/regularizers.py."""
+    """KgCoOp: the context is CoOp's; its regularisation is in training/regularizers.py."""
 
     @staticmethod
     def build(config: KgcoopPrompt, backbone: Backbone, classes: Sequence[str]) -> Learner:
-        """A context for all classes."""
+        """One context for all classes."""
         return Learner(contexts=Contexts(encoder_of(backbone), classes, config.tokens, config.words))
 
     @staticmethod
@@ -74,7 +74,7 @@ class Cocoop:
 
     @staticmethod
     def build(config: CocoopPrompt, backbone: Backbone, classes: Sequence[str]) -> Learner:
-        """A context, and a network that shifts it by the image's features."""
+        """A context, and a network that shifts it depending on the image features."""
         width = backbone.feature_width("native")
         contexts = Contexts(encoder_of(backbone), classes, config.tokens, config.words, condition=width)
         return Learner(contexts=contexts, chunk=config.chunk)
@@ -88,11 +88,11 @@ class Cocoop:
 
 
 class Tpt:
-    """TPT: the context is tuned for every test image, see heads/tpt.py, so nothing of it is stored."""
+    """TPT: the context is tuned for every test image, see heads/tpt.py, so it is not stored."""
 
     @staticmethod
     def build(config: TptPrompt, backbone: Backbone, classes: Sequence[str]) -> Learner:
-        """A context that training leaves alone."""
+        """A context that is not trained."""
         contexts = Contexts(encoder_of(backbone), classes, config.tokens, config.words)
         return Learner(contexts=contexts.requires_grad_(False))
 
@@ -107,7 +107,7 @@ class Maple:
 
     @staticmethod
     def build(config: MaplePrompt, backbone: Backbone, classes: Sequence[str]) -> Learner:
-        """Text prompts in several layers, and image prompts that are linear maps of them."""
+        """Text prompts in several layers, and image prompts that are linear projections of them."""
         tower, encoder = backbone.require_tower("token prompts"), encoder_of(backbone)
         vision = CoupledPrompts(tower, start_context(encoder, config.depth, config.tokens, config.words))
         contexts = Contexts(encoder, classes, config.tokens, config.words, depth=config.depth, tokens=vision.tokens)
@@ -125,7 +125,7 @@ class Ivlp:
 
     @staticmethod
     def build(config: IvlpPrompt, backbone: Backbone, classes: Sequence[str]) -> Learner:
-        """Prompts in several layers of either tower."""
+        """Prompts in several layers of both towers."""
         made = Learner(_vision(config, backbone))
         if config.text_tokens:
             made.contexts = Contexts(
@@ -149,7 +149,7 @@ def _vision(config: IvlpPrompt, backbone: Backbone) -> ClipVisionPrompts | None:
 
 
 def _context(backbone: Backbone, sets: int, count: int, depth: int = 1) -> nn.Module:
-    """The parameter (sets, count, C) of a context in `depth` layers."""
+    """Context parameter (sets, count, C) for `depth` layers."""
     text = _text(backbone)
     if depth > len(text.blocks):
         raise UserError(f"prompt.text_depth={depth}: the text tower has {len(text.blocks)} layers")
@@ -163,10 +163,10 @@ def _text(backbone: Backbone) -> TextTower:
 
 
 def encoder_of(backbone: Backbone) -> TextEncoder:
-    """The text side of a CLIP.
+    """The text encoder of a CLIP.
 
     Raises:
-        UserError: it was loaded without one.
+        UserError: the backbone was loaded without it.
     """
     if backbone.text is None:
         raise UserError(f"backbone {backbone.name} was loaded without its text tower")

@@ -1,4 +1,4 @@
-"""Texts made of class names: the templates of CLIP, one's own, and how names are cleaned."""
+"""Text templates of class names: those of CLIP, custom ones, and normalisation of class names."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from vpt.utils.errors import UserError, nearest
 from vpt.utils.strict_json import is_clean
 
 SINGLE = "a photo of a {}."
-MOST, LONGEST = 10_000, 1000  # lines of a file, and characters of a line, that an artifact holds
+MOST, LONGEST = 10_000, 1000  # maximum lines of a file and characters of a line
 
 
 def read_templates(setting: str | Sequence[str]) -> tuple[str, ...]:
-    """The templates that `head.templates` means, each with one `{}` for the class name.
+    """The templates selected by `head.templates`, each with one `{}` for the class name.
 
     Raises:
-        UserError: a name that is not known, a text without `{}`, or a file that is missing or cannot be read.
+        UserError: an unknown name, a text without `{}`, or a file that is missing or cannot be read.
 
     >>> read_templates("a picture of the digit {}")
     ('a picture of the digit {}',)
@@ -37,7 +37,7 @@ def read_templates(setting: str | Sequence[str]) -> tuple[str, ...]:
     if not path.is_file():
         raise UserError(
             f"head.templates={setting} does not exist{nearest(setting, NAMED)}; known: {', '.join(NAMED)}, a text with "
-            "{} for the class name, or a file with one such text a line"
+            "{} for the class name, or a file with one such text per line"
         )
     try:
         with path.open(encoding="utf-8") as file:
@@ -49,7 +49,7 @@ def read_templates(setting: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _with_places(lines: Sequence[str], where: str) -> tuple[str, ...]:
-    """Texts that all have a place for the class name."""
+    """Check that all texts have a place for the class name."""
     wrong = [line for line in lines if "{}" not in line or len(line) > LONGEST or not is_clean(line)]
     if wrong or not 1 <= len(lines) <= MOST:
         shown = f", unlike: {ascii(wrong[0])[1:81]}" if wrong else ""
@@ -58,7 +58,7 @@ def _with_places(lines: Sequence[str], where: str) -> tuple[str, ...]:
 
 
 def cleaned(names: Sequence[str]) -> tuple[str, ...]:
-    """Class names as words.
+    """Class names with underscores and repeated spaces replaced by single spaces.
 
     >>> cleaned(["hot_dog", " T-shirt "])
     ('hot dog', 'T-shirt')

@@ -1,5 +1,5 @@
-"""Learned context among the words of class names: CoOp (Zhou et al. 2022, section 3.2), CoCoOp (Zhou et al. 2022), and
-the text side of IVLP and MaPLe, with rows of its own in deeper layers."""
+"""Learned context in the text of class names: CoOp (Zhou et al. 2022, section 3.2), CoCoOp (Zhou et al. 2022), and the
+text side of IVLP and MaPLe, with separate tokens in deeper layers."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from vpt.backbones.text_tower import encode, leading_equal
 from vpt.prompts.clip.templates import cleaned
 from vpt.utils.errors import UserError
 
-MAX_BYTES = 2 << 30  # of the embeddings of all class names
+MAX_BYTES = 2 << 30  # maximum size of the embeddings of all class names
 Position = Literal["end", "middle", "front"]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Texts as places: a token id, or -1 - m where context token m stands.
+    """Token positions of texts: a token id, or -1 - m at context token m.
 
     Args:
         slots: (K, T).
-        ends: (K,) place of the end token, or the last place where the tower reads that.
+        ends: (K,) position of the end token, or the last position if the tower uses that one.
     """
 
     slots: Tensor
@@ -35,13 +35,13 @@ class Layout:
 def layout(
     encoder: TextEncoder, names: Sequence[str], count: int, words: str | None = None, position: Position = "end"
 ) -> Layout:
-    """Where the context and the names stand.
+    """Positions of the context and the names.
 
-    end: start, context, name, full stop. middle: the name stands between the halves of the context. front: before it.
-    With `words` the first `count` of them are learned; the others stay words between context and name.
+    end: start, context, name, full stop. middle: the name is between the halves of the context. front: before it.
+    With `words` the first `count` of them are learned; the others remain words between context and name.
 
     Raises:
-        UserError: texts that are too long for the tower, or words that are fewer than `count` or no single tokens.
+        UserError: texts that are too long for the tower, or words that are fewer than `count` or not single tokens.
     """
     tower = encoder.require_tower("learned context")
     encoded = encoder.tokenizer.encode
@@ -52,7 +52,7 @@ def layout(
         tokens = encoded(words)
         if len(tokens) < count or len(tokens) != len(words.split()):
             raise UserError(
-                f"prompt.words='{words}' makes {len(tokens)} tokens of {len(words.split())} words; give at least "
+                f"prompt.words='{words}' are {len(tokens)} tokens for {len(words.split())} words; give at least "
                 f"prompt.tokens={count} words that are one token each, or leave prompt.words out"
             )
         fixed = tokens[count:]
@@ -67,7 +67,7 @@ def layout(
         }[position]
         if len(row) > tower.length:
             raise UserError(
-                f"the class name '{name}' with {count} context tokens needs {len(row)} places, more than the "
+                f"the class name '{name}' with {count} context tokens needs {len(row)} positions, more than the "
                 f"{tower.length} of {encoder.name}; lower prompt.tokens or shorten the name"
             )
         rows.append(row)
@@ -80,15 +80,15 @@ class Contexts(nn.Module):
     """A learned context for a list of class names.
 
     Args:
-        encoder: a CLIP's text side; not a part of this module.
+        encoder: a CLIP's text encoder; not a submodule of this module.
         names: class names.
-        count: context tokens M.
-        words: the context starts from their embeddings; else from normal numbers of standard deviation 0.02.
-        position: where the class names stand.
-        class_specific: a context for every class, (K, M, C); it always starts from random numbers.
-        depth: layers with rows of their own, the first one included.
+        count: number of context tokens M.
+        words: words whose embeddings initialise the context; else normal with standard deviation 0.02.
+        position: position of the class names.
+        class_specific: a context for every class, (K, M, C); always initialised randomly.
+        depth: number of layers with separate tokens, including the first one.
         condition: width D of image features that the context depends on; 0 for none.
-        tokens: (depth, M, C) parameter of another module that holds the context of all layers (MaPLe).
+        tokens: (depth, M, C) parameter of another module with the context of all layers (MaPLe).
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Contexts(nn.Module):
         tokens: nn.Parameter | None = None,
     ) -> None:
         super().__init__()
-        self.__dict__["encoder"] = encoder  # a reference; it belongs to the backbone
+        self.__dict__["encoder"] = encoder  # not a submodule: it belongs to the backbone
         self.count, self.words, self.position = count, words, position
         self.class_specific = class_specific
         self.names = tuple(names)
@@ -112,7 +112,7 @@ class Contexts(nn.Module):
         if depth > len(tower.blocks):
             raise UserError(f"prompt.text_depth={depth}: the text tower has {len(tower.blocks)} layers")
         if depth > 1 and position != "end":
-            raise UserError("rows in deeper layers need prompt.position=end")
+            raise UserError("tokens in deeper layers need prompt.position=end")
         if tokens is not None:
             self.tokens = tokens
         elif class_specific:
@@ -132,29 +132,29 @@ class Contexts(nn.Module):
 
     @torch.no_grad()
     def set_names(self, names: Sequence[str]) -> None:
-        """Take other class names, as a unified context allows.
+        """Use other class names, which a context shared by all classes allows.
 
         Raises:
             UserError: other names for class-specific contexts, or texts that are too long.
         """
         if self.class_specific and tuple(names) != self.names:
             raise UserError(
-                "class-specific contexts know their own classes only; train with prompt.class_specific=false"
+                "class-specific contexts support their own classes only; train with prompt.class_specific=false"
             )
         encoder: TextEncoder = self.__dict__["encoder"]
         tower = encoder.require_tower("learned context")
-        device = encoder.scale.device  # the backbone may be on an accelerator before what learns is
+        device = encoder.scale.device  # the backbone may be on an accelerator before the trainable parameters are
         made = layout(encoder, names, self.count, self.words, self.position)
         self.slots, self.ends = made.slots.to(device), made.ends.to(device)
         if (size := 4 * self.slots.numel() * tower.width) > MAX_BYTES:
             raise UserError(
-                f"{len(names)} class names take {size >> 20} MiB as embeddings; {MAX_BYTES >> 20} are the most"
+                f"{len(names)} class names need {size >> 20} MiB of embeddings; the maximum is {MAX_BYTES >> 20}"
             )
         positions = tower.positions()[: self.slots.shape[1]]
         self.base = tower.embed(self.slots.clamp_min(0)) + positions
         self.shared = 0
         if tower.causal:
-            # A class's own context is not shared, and no text may end within what is.
+            # The context of a single class cannot be shared, and no text may end inside a shared prefix.
             slots = self.slots.clone()
             if self.class_specific:
                 slots[self.slots < 0] = -torch.arange(int((self.slots < 0).sum()), device=device) - 1
@@ -179,18 +179,18 @@ class Contexts(nn.Module):
 
 
 def meta_net(condition: int, width: int) -> nn.Sequential:
-    """CoCoOp's: two layers with a bottleneck of a sixteenth, from image features (B, condition) to (B, width)."""
+    """CoCoOp's meta-net from image features (B, condition) to (B, width), with a bottleneck of a sixteenth."""
     return nn.Sequential(nn.Linear(condition, condition // 16), nn.ReLU(), nn.Linear(condition // 16, width))
 
 
 @torch.no_grad()
 def start_context(encoder: TextEncoder, depth: int, count: int, words: str | None) -> Tensor:
-    """The context of all layers, (depth, count, C): embeddings of words in the first layer if there are words, normal
-    numbers elsewhere."""
+    """Initial context of all layers, (depth, count, C): word embeddings in the first layer if words are given, normal
+    values elsewhere."""
     tower = encoder.require_tower("learned context")
     tokens = 0.02 * torch.randn(depth, count, tower.width)
     if words is not None:
         ids = torch.tensor(encoder.tokenizer.encode(words)[:count])
-        if len(ids) == count:  # else `layout` says what is wrong
+        if len(ids) == count:  # else `layout` reports the error
             tokens[0] = tower.embed(ids.to(encoder.scale.device)).cpu()
     return tokens

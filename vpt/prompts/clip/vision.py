@@ -1,7 +1,7 @@
-"""Prompts in CLIP's image tower as its prompt learners insert them (IVLP; MaPLe, Khattak et al. 2023, section 3.2).
+"""Prompts in CLIP's image tower as inserted by its prompt learners (IVLP; MaPLe, Khattak et al. 2023, section 3.2).
 
-The first layer's prompts pass through the tower's first norm, and the prompt rows of the last prompted layer go on as
-ordinary rows.
+The first layer's prompts pass through the tower's first norm, and the prompt outputs of the last prompted layer
+continue as ordinary tokens.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vpt.utils.errors import UserError
 
 
 def first_layers(tower: Tower, depth: int) -> dict[int, int]:
-    """A token set of its own for each of the first `depth` layers.
+    """A separate token set for each of the first `depth` layers.
 
     Raises:
         UserError: the tower has fewer layers.
@@ -28,7 +28,7 @@ def first_layers(tower: Tower, depth: int) -> dict[int, int]:
 
 
 class ClipVisionPrompts(TokenPrompts):
-    """Independent deep prompts: `tokens` (depth, M, C) from normal numbers of standard deviation 0.02."""
+    """Independent deep prompts: `tokens` (depth, M, C), normal with standard deviation 0.02."""
 
     def __init__(self, tower: Tower, count: int, depth: int) -> None:
         super().__init__(first_layers(tower, depth))
@@ -36,14 +36,14 @@ class ClipVisionPrompts(TokenPrompts):
         self.pre = _unregistered(tower.pre)
 
     def sets(self, batch: int) -> Sequence[Tensor]:
-        """Token sets (M, C), the first one normed."""
+        """Token sets (M, C), the first one normalised."""
         return [self.pre(self.tokens[0]), *self.tokens[1:]]
 
 
 class CoupledPrompts(TokenPrompts):
-    """MaPLe's: text prompts `tokens` (depth, M, C_text), and a linear map of each layer's to the image tower.
+    """MaPLe's coupled prompts: text prompts `tokens` (depth, M, C_text), and linear projections to the image tower.
 
-    The maps of deeper layers start equal. Parameters: depth * (M * C_text + C_text * C + C).
+    The projections of deeper layers start equal. Parameters: depth * (M * C_text + C_text * C + C).
     """
 
     def __init__(self, tower: Tower, tokens: Tensor) -> None:
@@ -57,11 +57,11 @@ class CoupledPrompts(TokenPrompts):
         self.pre = _unregistered(tower.pre)
 
     def sets(self, batch: int) -> Sequence[Tensor]:
-        """Token sets (M, C), the first one normed."""
+        """Token sets (M, C), the first one normalised."""
         mapped = [layer(tokens) for layer, tokens in zip(self.maps, self.tokens, strict=True)]
         return [self.pre(mapped[0]), *mapped[1:]]
 
 
 def _unregistered(module: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """A call of the module that does not make it a part of the caller: it belongs to the backbone."""
+    """Wrap a module that belongs to the backbone, so that it does not become a submodule of the caller."""
     return lambda rows: module(rows)

@@ -1,1 +1,1 @@
-"""Data-driven starts of prompts: SPT, VIPAMIN, and the whitening of BPT. `start` chooses."""
+"""Data-driven initialisation of prompts: SPT, VIPAMIN and BPT's whitening; `initialize.start` selects the method."""

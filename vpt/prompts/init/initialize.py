@@ -1,4 +1,4 @@
-"""Initialises prompts from the task's own images, where the configuration asks for it."""
+"""Initialises prompts from training images, if the configuration requires it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vpt.prompts.base import TokenPrompts, TrainingImages
 
 
 def wants_images(config: Prompt) -> bool:
-    """Whether a prompt starts from images.
+    """Whether a prompt is initialised from images.
 
     >>> from vpt.config import DeepPrompt
     >>> wants_images(DeepPrompt()), wants_images(DeepPrompt(init="sample"))
@@ -32,15 +32,15 @@ def start(
     seed: int,
     labels: Sequence[Any] = (),
 ) -> None:
-    """Set the values a prompt trains from.
+    """Initialise a prompt before training.
 
     Args:
-        prompt: as it was built; random.
-        config: says how, see `init` of the prompt's kind.
+        prompt: the prompt with random values.
+        config: its settings; `init` of the prompt's kind selects the method.
         backbone: frozen, without the prompt.
         batches: normalised images (B, 3, S, S).
-        seed: of what is drawn.
-        labels: of each batch, see `TrainingImages`.
+        seed: random seed.
+        labels: for each batch, see `TrainingImages`.
     """
     backbone.require_tower("token prompts")
     prompt.initialize(config, TrainingImages(backbone, batches, labels, seed))

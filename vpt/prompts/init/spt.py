@@ -1,7 +1,8 @@
-"""SPT: prompts start as patch tokens of the task's own images (Wang et al. 2024, section 3).
+"""SPT: prompts are initialised with patch tokens of the training images (Wang et al. 2024, section 3).
 
-"Revisiting the Power of Prompt for Visual Tuning": prompts come to resemble patch tokens as they train, so they start
-as such. The first layer's are patch embeddings without position, a deeper layer's are the patch rows that enter it.
+"Revisiting the Power of Prompt for Visual Tuning": trained prompts come to resemble patch tokens, so they are
+initialised as such: with patch embeddings without position in the first layer, and with the input patch tokens of
+deeper layers.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ Strategy = Literal["sample", "mean", "max", "kmeans"]
 def prototypes(patches: Tensor, count: int, strategy: Strategy, seed: int) -> Tensor:
     """Reduce patch tokens to `count` prompts.
 
-    'sample' takes random tokens (the paper's choice: as good as clustering and free). 'mean' and 'max' pool over
-    consecutive tokens of an image, N // (count - 1) at a time, and take random ones of the results. 'kmeans' takes
-    cluster centres.
+    'sample' takes random tokens (the paper's choice: as good as clustering, and free). 'mean' and 'max' pool over
+    N // (count - 1) consecutive tokens of an image, and take random ones of the results. 'kmeans' takes cluster
+    centres.
 
     Args:
         patches: (images, N, C) tokens of the training images at one layer.
-        count: prompts wanted; when there are fewer tokens, tokens repeat.
-        seed: of the sampling.
+        count: number of prompts; if there are fewer tokens, tokens are repeated.
+        seed: random seed.
 
     Returns:
         (count, C).
@@ -53,10 +54,10 @@ def prototypes(patches: Tensor, count: int, strategy: Strategy, seed: int) -> Te
 def initial_tokens(
     patches: Mapping[int, Tensor], inserted: Mapping[int, int], count: int, strategy: Strategy, seed: int
 ) -> Tensor:
-    """All token sets, (sets, count, C); a set shared by several layers draws on the first of them.
+    """All token sets, (sets, count, C); a set shared by several layers uses the tokens of the first one.
 
     Args:
-        patches: layer -> (images, N, C) tokens that enter it.
+        patches: layer -> (images, N, C) tokens at its input.
         inserted: layer -> index of its token set.
 
     >>> initial_tokens({0: torch.ones(1, 4, 2)}, {0: 0, 1: 0}, 3, "sample", seed=0).shape

@@ -1,4 +1,4 @@
-"""VIPAMIN: prompts start near the patches they will look at, and outside the space in use (Park and Chung 2025)."""
+"""VIPAMIN: prompts are initialised near similar patches and outside of the used subspace (Park and Chung 2025)."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from vpt.backbones.block import Block, attend
 from vpt.backbones.vit_spec import Tower
 from vpt.prompts.init.whitening import affine
 
-LONGEST = 1.0  # length of the orthogonal part, of that of the matched one
-USED = 0.01  # of the largest singular value of the attention outputs, where these span all channels
+LONGEST = 1.0  # maximum norm of the orthogonal part, relative to that of the matched one
+USED = 0.01  # threshold relative to the largest singular value of the attention outputs, if these span all channels
 
 
 def vipamin(tower: Tower, images: Tensor, tokens: Tensor, layers: Sequence[int], nearest: int, expand: float) -> Tensor:
-    """Start of VPT prompts: (1 - expand) * selected + expand * expanded, for every prompted layer.
+    """Initialise VPT prompts: (1 - expand) * selected + expand * expanded, for every prompted layer.
 
-    selected: the mean of the batch-mean patch rows whose keys are most like the prompt's key. expanded: the prompt
-    moved so that its value is orthogonal to the attention outputs of the frozen backbone.
+    selected: the mean of the batch-mean patch tokens whose keys are most similar to the prompt's key. expanded: the
+    prompt moved so that its value is orthogonal to the attention outputs of the frozen backbone.
 
     Args:
         images: (B, 3, S, S) normalised; one batch.
-        tokens: (layers, P, C) random prompts, as VPT starts.
+        tokens: (layers, P, C) random prompts, as initialised by VPT.
         layers: the layers they are inserted before, each with a set of its own.
         nearest: k patches averaged for a prompt.
         expand: lambda, from 0 to 1.
@@ -45,14 +45,14 @@ def vipamin(tower: Tower, images: Tensor, tokens: Tensor, layers: Sequence[int],
             expanded = _expanded(block, plain, mine, rope, tower.prefix, LONGEST * float(selected.norm()))
             found.append((1 - expand) * selected + expand * expanded)
             extra = block.keys_values(mine)
-        # Candidates come from a pass with the random prompts in it, the space that is used from one without.
+        # Candidates come from a forward pass with the random prompts, the used subspace from one without.
         prompted = block.forward(prompted, extra, None, rope, tower.prefix)
         plain = block.forward(plain, None, None, rope, tower.prefix)
     return torch.stack(found)
 
 
 def _selected(block: Block, patches: Tensor, tokens: Tensor, nearest: int) -> Tensor:
-    """(P, C): means of batch-mean patch rows, chosen by the likeness of keys averaged over batch and heads."""
+    """(P, C): means of batch-mean patch tokens, selected by the similarity of keys averaged over batch and heads."""
     key_rows = block.keys_values(patches).key.mean((0, 1))
     key_tokens = block.keys_values(tokens).key.mean((0, 1))
     likeness = F.normalize(key_tokens, dim=1) @ F.normalize(key_rows, dim=1).T
@@ -64,11 +64,11 @@ def _expanded(block: Block, rows: Tensor, tokens: Tensor, rope: Tensor | None, p
     """(P, C): tokens whose values lie outside the span of the batch-mean attention outputs, the paper's
     (I - V V^T)(p W) W^+, with a norm of at most `longest`.
 
-    Real layers have directions that hardly reach the values, and a whole inverse makes tokens hundreds of times as long
-    as patch tokens: the pseudo-inverse goes down the singular values as far as `longest` allows. Where there are fewer
-    channels than tokens, so that the outputs span all channels, only the directions that carry them count as used. The
-    released code adds the bias of the values, which sends all tokens the same way, and leaves out a transpose on the
-    way back from values to tokens.
+    Real layers have directions that hardly affect the values, and a full inverse makes tokens hundreds of times longer
+    than patch tokens: the pseudo-inverse is truncated to the singular values that keep the norm within `longest`. If
+    there are fewer channels than tokens, so that the outputs span all channels, only the dominant directions count as
+    used. The released code adds the bias of the values, which shifts all tokens in the same direction, and omits a
+    transpose when mapping values back to tokens.
     """
     query, key, value = block.queries_keys_values(rows, rope, prefix)
     outputs = attend(query, key, value).transpose(1, 2).flatten(2).mean(0).double()  # (N, C)
@@ -80,6 +80,6 @@ def _expanded(block: Block, rows: Tensor, tokens: Tensor, rope: Tensor | None, p
     values = tokens.double() @ matrix
     outside = values - values @ basis.T @ basis
     left, gains, right = torch.linalg.svd(matrix)
-    parts = outside @ right.T / gains  # along the directions of tokens, those with the largest gains first
+    parts = outside @ right.T / gains  # along the directions of tokens, largest gains first
     kept = parts.square().sum(0).cumsum(0) <= longest**2
     return (torch.where(kept, parts, 0.0) @ left.T).to(tokens.dtype)

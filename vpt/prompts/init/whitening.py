@@ -1,4 +1,4 @@
-"""BPT's whitening: a start that decorrelates what prompts multiply in attention (Wang et al. 2025)."""
+"""BPT's whitening: an initialisation that decorrelates the factors of prompts in attention (Wang et al. 2025)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 from vpt.backbones.block import Block
 
-REACHED = 1e-6  # of the largest singular value; float32 weights tell no more
+REACHED = 1e-6  # threshold relative to the largest singular value, the precision of float32 weights
 
 
 def affine(block: Block, part: int, width: int) -> tuple[Tensor, Tensor]:
-    """The linear map (C, C) and bias (C,) by which a layer makes queries (part 0), keys (1) or values (2) of rows:
-    `rows @ map + bias`, whatever the library stores."""
+    """Linear map (C, C) and bias (C,) from tokens to queries (part 0), keys (1) or values (2) of a layer:
+    `tokens @ map + bias`, independent of how the library stores it."""
     probe = torch.eye(width)
     probe = probe.to(next(block.mlp.parameters(), probe).device)
     bias = block.project(torch.zeros_like(probe[:1])[None], "qkv")[part][0, 0]
@@ -22,13 +22,13 @@ def affine(block: Block, part: int, width: int) -> tuple[Tensor, Tensor]:
 def whitening(block: Block, rows: Tensor) -> Tensor:
     """Whitening matrix (C, C) of a layer.
 
-    A prompt token p meets a patch token x, both after the norm, in the score p Wq Wk^T x^T. With M = Wq Wk^T X^T, the
-    matrix is the inverse square root of M M^T over the number of tokens, uncentred. Directions that M does not reach,
-    because there are fewer tokens than channels, are left out: they have no variance to bring to one. The released code
-    takes the mean of M over images first, and divides by the rounding of those directions.
+    A prompt token p and a patch token x, both after the norm, have the attention score p Wq Wk^T x^T. With
+    M = Wq Wk^T X^T, the matrix is the inverse square root of M M^T over the number of tokens, uncentred. Directions
+    outside the range of M, which exist if there are fewer tokens than channels, are left out: they have no variance.
+    The released code averages M over images first, and divides by the rounding errors of those directions.
 
     Args:
-        rows: X (N, C), normed patch tokens of some images.
+        rows: X (N, C), patch tokens of some images after the norm.
 
     >>> from types import SimpleNamespace
     >>> block = SimpleNamespace(project=lambda x, part: (x, x, x), mlp=torch.nn.Linear(2, 2))
@@ -40,7 +40,7 @@ def whitening(block: Block, rows: Tensor) -> Tensor:
     query, _ = affine(block, 0, width)
     key, _ = affine(block, 1, width)
     met = query.double() @ key.double().T @ rows.double().T
-    # Singular values of M instead of eigenvalues of M M^T, whose small ones drown in rounding.
+    # Singular values of M instead of eigenvalues of M M^T, whose small ones are lost to rounding.
     vectors, sizes = torch.linalg.svd(met, full_matrices=False)[:2]
     sizes = sizes / rows.shape[0] ** 0.5
     reached = sizes > REACHED * sizes[0]
@@ -49,7 +49,7 @@ def whitening(block: Block, rows: Tensor) -> Tensor:
 
 
 def whitened_columns(block: Block, rows: Tensor, rank: int, seed: int) -> Tensor:
-    """`rank` columns of the whitening matrix, drawn without repetition and brought to the scale of a Xavier start:
+    """`rank` random columns of the whitening matrix, without repetition, scaled to the norm of a Xavier initialisation:
     (C, rank)."""
     matrix = whitening(block, rows)
     width = matrix.shape[0]

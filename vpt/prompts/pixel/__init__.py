@@ -1,1 +1,1 @@
-"""Prompts in pixels: frames and patches that are added to an image."""
+"""Pixel prompts: frames, patches and whole images added to the input."""

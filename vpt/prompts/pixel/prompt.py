@@ -1,7 +1,7 @@
-"""Pixel prompts: learnable pixels added to the image, in front of any backbone.
+"""Pixel prompts: learnable pixels added to the input image of any backbone.
 
-Frames, patches and whole images (Bahng et al. 2022), the image shrunk to stand inside the frame (ILM-VP, Chen et al.
-2023; EVP, Wu et al. 2022), and a learnable size of it (AutoVP, Tsao et al. 2024, section 3).
+Frames, patches and whole images (Bahng et al. 2022), the image shrunk to fit inside the frame (ILM-VP, Chen et al.
+2023; EVP, Wu et al. 2022), and a learnable image size (AutoVP, Tsao et al. 2024, section 3).
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from vpt.utils.errors import UserError
 
 Space = Literal["raw", "normalised"]
 Squash = Literal["none", "sigmoid", "clamp"]
-SCALES = (0.1, 5.0)  # of a learned size
+SCALES = (0.1, 5.0)  # range of a learned size
 
 
 def lay(
     images: Tensor, canvas: Tensor, mask: Tensor, mean: Tensor, std: Tensor, space: Space, squash: Squash
 ) -> Tensor:
-    """Lay prompts over images, and normalise.
+    """Add prompts to images, and normalise.
 
     Args:
         images: (B, 3, S, S), pixels from 0 to 1.
-        canvas: the prompt (3, S, S), or (B, 3, S, S) where every image has its own.
+        canvas: the prompt (3, S, S), or (B, 3, S, S) if it differs between images.
         mask: (S, S) or (B, 1, S, S), one where the prompt is.
         mean: of the backbone, (3, 1, 1).
         std: of the backbone, (3, 1, 1).
         space: the prompt is added to pixels ("raw") or to normalised pixels.
-        squash: "sigmoid" of the prompt; "clamp" of the prompted image to valid pixels.
+        squash: "sigmoid": apply a sigmoid to the prompt; "clamp": clamp the prompted image to valid pixels.
 
     Returns:
         (B, 3, S, S), normalised.
@@ -56,11 +56,10 @@ def lay(
 
 
 class PixelPrompts(PromptModule):
-    """A pixel prompt for a backbone that sees squares of `side` pixels.
+    """A pixel prompt for a backbone with square inputs of `side` pixels.
 
-    Only pixels where the prompt is are parameters, 3 * pixels: 4 * 3 * p * (S - p) of a frame, 3 * p * p of a patch,
-    3 * S * S of the whole image. A learned size adds one number, and makes all of 3 * S * S parameters, for the frame
-    moves.
+    Only prompted pixels are parameters: 4 * 3 * p * (S - p) for a frame, 3 * p * p for a patch, 3 * S * S for the whole
+    image. A learned size adds one parameter, and makes all 3 * S * S pixels parameters, because the frame moves.
 
     >>> sum(p.numel() for p in PixelPrompts(PixelPrompt(size=30), side=224).parameters())
     69840
@@ -91,7 +90,7 @@ class PixelPrompts(PromptModule):
 
     @property
     def image_size(self) -> int:
-        """Side of the squares the loader should give, in pixels."""
+        """Side length of the images that the data loader should provide, in pixels."""
         return self.inner if self.config.shrink else self.side
 
     def forward(self, images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -107,9 +106,9 @@ class PixelPrompts(PromptModule):
         return lay(images, canvas, mask, mean, std, self.config.space, self.config.squash)
 
     def canvas(self, batch: int) -> tuple[Tensor, Tensor]:
-        """The prompt on its canvas, (3, side, side), and where it is, (side, side); a patch that wanders in training
-        gives (batch, 3, side, side) and (batch, 1, side, side). With a learned size the prompt is what the image leaves
-        free."""
+        """The prompt on its canvas, (3, side, side), and its mask, (side, side); a patch at random places in training
+        gives (batch, 3, side, side) and (batch, 1, side, side). With a learned size the prompt covers the area
+        outside of the image."""
         if self.config.shape == "random_patch":
             return self._patch(batch)
         if self.config.learn_scale:
@@ -119,7 +118,7 @@ class PixelPrompts(PromptModule):
         return canvas.masked_scatter(self.frame.expand_as(canvas), self.pixels), self.frame.to(self.pixels.dtype)
 
     def placed(self, images: Tensor) -> Tensor:
-        """Images at their place on the canvas, (B, 3, side, side); black around a shrunk one."""
+        """Images at their position on the canvas, (B, 3, side, side); a shrunk image has a black border."""
         if not self.config.shrink:
             return images
         before = (self.side - self.inner) // 2
@@ -127,14 +126,14 @@ class PixelPrompts(PromptModule):
         images = F.pad(images, (before, after, before, after))
         if not self.config.learn_scale:
             return images
-        # Sampling at u / scale around the centre makes the picture `scale` times as large.
+        # Sampling at u / scale around the centre scales the image by `scale`.
         turn = torch.eye(2, 3, device=images.device, dtype=images.dtype) / self.scale
         grid = F.affine_grid(turn.expand(images.shape[0], -1, -1), list(images.shape), align_corners=True)
         return F.grid_sample(images, grid, align_corners=True)
 
     @torch.no_grad()
     def constrain(self) -> None:
-        """Bring a learned size back into its range, in place. Called after every step and after loading."""
+        """Clamp a learned size to its range, in place. Called after every step and after loading."""
         if self.config.learn_scale:
             self.scale.clamp_(*SCALES)
 
@@ -150,10 +149,10 @@ class PixelPrompts(PromptModule):
         return frame
 
     def _patch(self, batch: int) -> tuple[Tensor, Tensor]:
-        """A patch at a random place of each image in training, in the middle otherwise, and its mask."""
+        """A patch, at a random position for each image in training and in the centre otherwise, and its mask."""
         size, free = self.config.size, self.side - self.config.size
         patch = self.pixels.view(3, size, size)
-        patch = torch.cat([patch, torch.ones_like(patch[:1])])  # the mask goes where the pixels go
+        patch = torch.cat([patch, torch.ones_like(patch[:1])])  # the mask moves with the pixels
         if not self.training:
             before = free // 2
             laid = F.pad(patch, (before, free - before, before, free - before))
@@ -164,7 +163,7 @@ class PixelPrompts(PromptModule):
 
 
 def _outside(side: int, inner: int) -> Tensor:
-    """True outside a centred square, (side, side)."""
+    """Mask (side, side) that is True outside of a centred square."""
     mask = torch.ones(side, side, dtype=torch.bool)
     before = (side - inner) // 2
     mask[before : before + inner, before : before + inner] = False

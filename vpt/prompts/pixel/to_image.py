@@ -1,4 +1,4 @@
-"""Pixel prompts as pictures."""
+"""Pixel prompts as images."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from vpt.prompts.pixel.prompt import PixelPrompts
 
 @torch.no_grad()
 def prompt_picture(prompt: PixelPrompts) -> np.ndarray:
-    """The prompt alone, (side, side, 4) uint8 RGBA: transparent where there is no prompt.
+    """The prompt as an image (side, side, 4) uint8 RGBA, transparent where there is no prompt.
 
-    A prompt through a sigmoid is shown as it is. Others are changes of a pixel: grey is none, and the largest change is
-    black or white.
+    A prompt with a sigmoid is shown unchanged. Other prompts are changes of pixels: grey is zero, and the largest
+    change is black or white.
 
     >>> from vpt.config import PixelPrompt
     >>> prompt_picture(PixelPrompts(PixelPrompt(size=2), side=8)).shape
@@ -28,12 +28,12 @@ def prompt_picture(prompt: PixelPrompts) -> np.ndarray:
     else:
         largest = float((canvas * mask).abs().max())
         shown = 0.5 + canvas / (2 * largest) if largest > 0 else torch.full_like(canvas, 0.5)
-    picture = torch.cat([shown * mask, mask[None]])
-    return (picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    image = torch.cat([shown * mask, mask[None]])
+    return (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
 
 
 def pixels_of(images: Tensor, mean: Tensor, std: Tensor) -> np.ndarray:
-    """Normalised images (B, 3, S, S) as pixels again, (B, S, S, 3) uint8; what lies outside 0..1 is cut.
+    """Convert normalised images (B, 3, S, S) back to pixels (B, S, S, 3) uint8; values outside of 0..1 are clipped.
 
     >>> half = torch.full((3, 1, 1), 0.5)
     >>> int(pixels_of(torch.ones(1, 3, 2, 2), half, half).min())

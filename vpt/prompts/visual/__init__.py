@@ -1,1 +1,1 @@
-"""Token prompts in the sequence of a vision transformer: a file per method."""
+"""Token prompts in the sequence of a vision transformer, one file per method."""

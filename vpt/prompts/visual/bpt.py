@@ -1,4 +1,4 @@
-"""BPT: prompts as a product of two thin matrices, one of which starts by whitening (Wang et al. 2025)."""
+"""BPT: prompts as a product of two low-rank matrices, one of which is initialised by whitening (Wang et al. 2025)."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from vpt.prompts.base import Shape, TokenPrompts, TrainingImages, dropped, set_p
 
 
 class BilinearPrompts(TokenPrompts):
-    """Tokens A B^T of each prompted layer, A (P, c) and B (C, c) both learned.
+    """Tokens A B^T of each prompted layer, with trainable A (P, c) and B (C, c).
 
-    B starts Xavier uniform, or as columns of a whitening matrix of the layer, see init/whitening.py.
+    B is initialised Xavier uniform, or with columns of a whitening matrix of the layer, see init/whitening.py.
 
     Args:
-        shape: of the backbone.
+        shape: shape of the backbone.
         inserted: layer -> index of its token set.
-        tokens: rows P of a set.
+        tokens: number of tokens P of a set.
         rank: c.
-        dropout: on prompt values, a mask for every image.
-        after: see plan.py.
+        dropout: dropout on prompt values, with a mask for every image.
+        after: see backbones/liveness.py.
 
     Parameters: L*c(P + C).
 
@@ -57,7 +57,7 @@ class BilinearPrompts(TokenPrompts):
 
     @torch.no_grad()
     def initialize(self, config: BptPrompt, data: TrainingImages) -> None:
-        """B starts as columns of the whitening matrix of each prompted layer."""
+        """Initialise B with columns of the whitening matrix of each prompted layer."""
         from vpt.prompts.init.whitening import whitened_columns
 
         tower = data.backbone.require_tower("token prompts")
@@ -69,5 +69,5 @@ class BilinearPrompts(TokenPrompts):
             self.right[index] = columns
 
     def sets(self, batch: int) -> Sequence[Tensor]:
-        """Token sets by index: (P, C) each, or (batch, P, C) while dropout draws a mask for every image."""
+        """Token sets by index: (P, C) each, or (batch, P, C) with a separate dropout mask for every image."""
         return dropped(self.left @ self.right.transpose(1, 2), self.dropout, batch, self.training).unbind(0)

@@ -1,4 +1,4 @@
-"""CVPT: rows attend to prompts in a cross-attention of their own, after self-attention (Huang et al. 2024)."""
+"""CVPT: tokens attend to prompts in a separate cross-attention after self-attention (Huang et al. 2024)."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from vpt.prompts.base import Shape, TokenPrompts, dropped, prompted_layers
 
 
 class CrossPrompts(TokenPrompts):
-    """Prompts that are never in the sequence: x + CA(x, prompts) between self-attention and MLP, without any norm.
+    """Prompts outside of the sequence: x + CA(x, prompts) between self-attention and MLP, without a norm.
 
-    The cross-attention's weights are the layer's own frozen ones (the paper's weight sharing), output projection
-    included, and LayerScale, which the paper's backbones lack: without it the branch would outweigh the layer. Even
-    zero prompts change the network, for values have a bias.
+    The cross-attention uses the layer's own frozen weights (the paper's weight sharing), including the output
+    projection and LayerScale, which the paper's backbones do not have: without it the branch would dominate the layer.
+    Even zero prompts change the network, because values have a bias.
 
     Args:
-        shape: of the backbone.
+        shape: shape of the backbone.
         prompted: layers with prompts.
-        tokens: prompts P of a layer.
-        dropout: on prompt values, a mask for every image.
+        tokens: number of prompts P of a layer.
+        dropout: dropout on prompt values, with a mask for every image.
 
     Parameters: L*P*C.
 
@@ -40,7 +40,7 @@ class CrossPrompts(TokenPrompts):
         self.prompted = tuple(prompted)
         self.dropout = dropout
         self.tokens = nn.Parameter(torch.empty(len(self.prompted), tokens, shape.width))
-        # Xavier uniform of the whole tensor (layers, P, C).
+        # Xavier uniform over the whole tensor (layers, P, C).
         bound = math.sqrt(6.0 / (shape.width * (tokens + len(self.prompted))))
         nn.init.uniform_(self.tokens, -bound, bound)
 
@@ -50,11 +50,11 @@ class CrossPrompts(TokenPrompts):
         return cls(shape, prompted_layers(config.layers, shape.depth), config.tokens, config.dropout)
 
     def sets(self, batch: int) -> Sequence[Tensor]:
-        """Prompts of the prompted layers, each (P, C) or (batch, P, C); none of them enters the sequence."""
+        """Prompts of the prompted layers, each (P, C) or (batch, P, C); none of them is inserted into the sequence."""
         return dropped(self.tokens, self.dropout, batch, self.training).unbind(0)
 
     def in_layer(self, layer: int, block: Block, plain: LayerPrompt, sets: Sequence[Tensor]) -> LayerPrompt:
-        """Adds the branch of a prompted layer."""
+        """Add the cross-attention branch of a prompted layer."""
         if layer not in self.prompted:
             return plain
         return replace(plain, branch=block.keys_values(sets[self.prompted.index(layer)], norm=False))

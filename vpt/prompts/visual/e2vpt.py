@@ -1,6 +1,6 @@
-"""E2VPT: key-value prompts beside the tokens, and masks by which useless parts are pruned (Han et al. 2023).
+"""E2VPT: key-value prompts in addition to prompt tokens, and masks for pruning (Han et al. 2023).
 
-Pruning itself, which needs the trained prompts and data, is in training/e2vpt_pruning.py.
+The pruning itself, which needs the trained prompts and data, is in training/e2vpt_pruning.py.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from vpt.config import E2vptPrompt
 from vpt.prompts.base import Shape, set_per_layer
 from vpt.prompts.visual.vpt import VisualPrompts
 
-SEGMENTS = 16  # pieces of a token that are pruned as a whole
+SEGMENTS = 16  # parts of a token that are pruned as a whole
 
 
 class EffectivePrompts(VisualPrompts):
-    """VPT with tokens put straight among the keys and values of every prompted layer (section 3.2), and with masks over
+    """VPT with additional prompts among the keys and values of every prompted layer (section 3.2), and with masks over
     tokens and over segments of tokens, shared by all layers (section 3.3).
 
-    Masks are ones until pruning sets some to zero; they are never trained. Pruned tokens stay in the sequence as zeros,
-    as in the paper's own experiments; a file holds only what is left. A segment is a run of channels here, and every
-    sixteenth channel in the released code.
+    Masks are ones until pruning sets some to zero; they are not trained. Pruned tokens remain in the sequence as zeros,
+    as in the paper's experiments; a file contains only the remaining values. A segment is a range of channels here, and
+    every sixteenth channel in the released code.
 
     Args:
-        kv_tokens: key-value prompts M of a layer, each with a value of its own for each head.
-        share_kv: one tensor serves as keys and as values.
+        kv_tokens: number of key-value prompts M of a layer, each with a separate value for each head.
+        share_kv: use one tensor as keys and values.
 
     The other arguments are those of VisualPrompts. Parameters: L*P*C, and L*M*C or twice that.
 
@@ -69,11 +69,11 @@ class EffectivePrompts(VisualPrompts):
         return cls(shape, inserted, config.tokens, config.kv_tokens, config.share_kv, config.dropout)
 
     def mask(self, width: int) -> Tensor:
-        """What every token set is multiplied by, (P, C)."""
+        """Mask that every token set is multiplied by, (P, C)."""
         return self.token_mask[:, None] * self.segment_mask.repeat_interleave(width // self.segments, dim=1)
 
     def packed(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """With tokens (L, values left) where any are pruned, and masks of bytes."""
+        """State with tokens (L, remaining values) if any are pruned, and masks as bytes."""
         left = self.mask(self.tokens.shape[-1]) > 0
         if bool(left.all()):
             return state
@@ -81,7 +81,7 @@ class EffectivePrompts(VisualPrompts):
         return {**state, **masks, "tokens": state["tokens"][:, left]}
 
     def unpacked(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """With tokens (L, P, C), zero where they are pruned."""
+        """State with tokens (L, P, C), zero where they are pruned."""
         tokens, token_mask, segment_mask = (state.get(name) for name in ("tokens", "token_mask", "segment_mask"))
         if tokens is None or token_mask is None or segment_mask is None or tokens.ndim != 2:
             return state
@@ -101,7 +101,7 @@ class EffectivePrompts(VisualPrompts):
         return [tokens * self.mask(tokens.shape[-1]) for tokens in super().sets(batch)]
 
     def in_layer(self, layer: int, block: Block, plain: LayerPrompt, sets: Sequence[Tensor]) -> LayerPrompt:
-        """Adds the key-value prompts of a prompted layer; they meet no norm and no projection."""
+        """Add the key-value prompts of a prompted layer, without norm and projection."""
         if layer not in self.inserted:
             return plain
         pair = self.keys_values[self.inserted[layer]]

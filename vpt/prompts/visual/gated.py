@@ -1,4 +1,4 @@
-"""Gated prompt tuning: shallow prompts that each layer may keep from changing (Yoo et al. 2023)."""
+"""Gated prompt tuning: shallow prompts with a gate after each layer (Yoo et al. 2023)."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ TEMPERATURES = (0.01, 10.0)
 
 
 class GatedPrompts(VisualPrompts):
-    """VPT-Shallow with a gate behind every layer but the last, and a learnable attention temperature in every layer.
+    """VPT-Shallow with a gate after every layer but the last, and a learnable attention temperature in every layer.
 
-    A gate g blends what comes out of a layer in the prompt rows with what went in, g out + (1 - g) in. Scores of all
-    rows and heads of a layer are divided by its temperature, brought back between 0.01 and 10 after every step.
+    A gate g blends the prompt outputs of a layer with its prompt inputs, g out + (1 - g) in. Attention scores of all
+    tokens and heads of a layer are divided by its temperature, which is clamped to 0.01..10 after every step.
 
     Args:
-        shape: of the backbone.
-        tokens: prompts P.
-        gate: the gates' logit at the start is minus this number; at 5 a layer changes its prompts by less than 1%.
+        shape: shape of the backbone.
+        tokens: number of prompts P.
+        gate: negative initial logit of the gates; at 5 a layer changes its prompts by less than 1%.
         temperature: learn temperatures; otherwise they are one.
-        dropout: on prompt values, a mask for every image.
+        dropout: dropout on prompt values, with a mask for every image.
 
     Parameters: P*C + (L-1) + L.
 
@@ -50,11 +50,11 @@ class GatedPrompts(VisualPrompts):
         return cls(shape, config.tokens, config.gate, config.temperature, config.dropout)
 
     def in_layer(self, layer: int, block: Block, plain: LayerPrompt, sets: Sequence[Tensor]) -> LayerPrompt:
-        """Adds the gate and the temperature of the layer."""
+        """Add the gate and the temperature of the layer."""
         gate: Tensor | None = self.gates[layer].sigmoid() if layer < len(self.gates) else None
         return replace(plain, gate=gate, temperature=self.temperatures[layer])
 
     @torch.no_grad()
     def constrain(self) -> None:
-        """See TokenPrompts.constrain. A clamp in the forward pass would leave no gradient beyond its ends."""
+        """See TokenPrompts.constrain. A clamp in the forward pass would give no gradient beyond its limits."""
         self.temperatures.clamp_(*TEMPERATURES)

@@ -1,4 +1,4 @@
-"""VAPT: prompts made from the image's own patch rows, layer by layer (Le et al. 2025)."""
+"""VAPT: prompts computed from the image's own patch tokens, layer by layer (Le et al. 2025)."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from vpt.utils.errors import UserError
 
 
 class AdaptivePrompts(VisualPrompts):
-    """Static tokens before the first layer, adaptive ones before every other.
+    """Static tokens before the first layer, adaptive ones before all others.
 
-    The patch rows that enter a layer pass through a norm, one small convolution that all channels share, and a linear
-    map from places to tokens; then all layers share a residual bottleneck over channels. The map to tokens starts at
-    zero, so training starts from zero prompts in all layers but the first.
+    The input patch tokens of a layer pass through a norm, a small convolution shared by all channels, and a linear map
+    from positions to tokens; then through a residual bottleneck over channels shared by all layers. The map to tokens
+    is initialised with zeros, so training starts from zero prompts in all layers but the first.
 
     Args:
-        shape: of the backbone.
-        tokens: prompts P of a layer.
+        shape: shape of the backbone.
+        tokens: number of prompts P of a layer.
         kernel: side k of the convolution, in patches.
         bottleneck: width r of the shared projector.
         dropout: on the static tokens, on whole channels after the convolution, and inside the projector.
@@ -63,19 +63,19 @@ class AdaptivePrompts(VisualPrompts):
         return cls(shape, config.tokens, config.kernel, config.bottleneck, config.dropout)
 
     def in_layer(self, layer: int, block: Block, plain: LayerPrompt, sets: Sequence[Tensor]) -> LayerPrompt:
-        """Above the first layer the tokens come from a function of the image rows."""
+        """In all layers but the first the tokens are a function of the image tokens."""
         return plain if layer == 0 else replace(plain, adapt=partial(self.adapted, layer))
 
     def adapted(self, layer: int, rows: Tensor) -> Tensor:
-        """Tokens (B, P, C) of a layer, from the image rows (B, N, C) that enter it."""
-        # Its own numbers stay what they are in a network of fewer bits.
+        """Tokens (B, P, C) of a layer, from its input image tokens (B, N, C)."""
+        # Its own parameters keep their precision in a network of lower precision.
         tokens = self.adapters[layer - 1](rows[:, self.shape.prefix :].to(self.up.weight.dtype))
         hidden = nn.functional.dropout(torch.relu(self.down(tokens)), self.dropout, self.training)
         return tokens + self.up(hidden)
 
 
 class Adapter(nn.Module):
-    """From the patch rows of one layer to tokens, before the shared projector.
+    """Maps the patch tokens of one layer to prompt tokens, before the shared projector.
 
     >>> shape = Shape(depth=2, width=8, heads=2, patch=(4, 4), grid=(3, 3))
     >>> Adapter(shape, tokens=5, kernel=2, dropout=0.1)(torch.ones(2, 9, 8)).shape
@@ -94,7 +94,7 @@ class Adapter(nn.Module):
         nn.init.zeros_(self.tokens.bias)
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Patch rows (B, N, C) to tokens (B, P, C)."""
+        """Patch tokens (B, N, C) to prompt tokens (B, P, C)."""
         batch, _, width = patches.shape
         maps = self.norm(patches).transpose(1, 2).reshape(batch * width, 1, *self.grid)
         maps = nn.functional.conv2d(maps, self.kernel.to(maps.dtype)).view(batch, width, -1)

@@ -15,13 +15,13 @@ from vpt.prompts.visual.vpt import VisualPrompts
 
 
 class FourierPrompts(VisualPrompts):
-    """VPT whose first tokens are replaced by the real part of their two-dimensional Fourier transform, over channels
-    and over tokens, without normalisation.
+    """VPT whose first tokens are replaced by the real part of their two-dimensional Fourier transform over tokens and
+    channels, without normalisation.
 
     Args:
-        share: of the tokens, rounded down, that are transformed. Zero is plain VPT.
+        share: fraction of the tokens that are transformed, rounded down to a number of tokens. Zero is VPT.
 
-    The other arguments are those of VisualPrompts. No parameters beside VPT's.
+    The other arguments are those of VisualPrompts. There are no parameters in addition to VPT's.
 
     >>> shape = Shape(depth=1, width=8, heads=2, patch=(4, 4), grid=(2, 2))
     >>> FourierPrompts(shape, {0: 0}, tokens=5, share=0.5).fourier
@@ -47,7 +47,7 @@ class FourierPrompts(VisualPrompts):
         return cls(shape, set_per_layer(config.layers, shape), config.tokens, config.fourier, config.dropout)
 
     def sets(self, batch: int) -> Sequence[Tensor]:
-        """Token sets, each (P, C) or (batch, P, C); dropout comes before the transform."""
+        """Token sets, each (P, C) or (batch, P, C); dropout is applied before the transform."""
         return [
             torch.cat([transformed(tokens[..., : self.fourier, :]), tokens[..., self.fourier :, :]], dim=-2)
             for tokens in super().sets(batch)
@@ -62,5 +62,5 @@ def transformed(tokens: Tensor) -> Tensor:
     """
     if tokens.shape[-2] == 0:
         return tokens
-    # Half precision knows no transform of odd lengths, and none at all on a CPU.
+    # Half precision has no transform of odd lengths, and none at all on a CPU.
     return torch.fft.fft2(tokens.float()).real.to(tokens.dtype)

@@ -1,4 +1,4 @@
-"""VPT: learnable rows inserted into a frozen transformer's sequence (Jia et al. 2022, section 3)."""
+"""VPT: learnable tokens inserted into the sequence of a frozen transformer (Jia et al. 2022, section 3)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class VisualPrompts(TokenPrompts):
     """Learnable token sets, one for each prompted layer or one shared by all.
 
     Args:
-        shape: of the backbone.
+        shape: shape of the backbone.
         inserted: layer -> index of its token set.
-        tokens: rows P of a set.
-        dropout: on prompt values, a mask for every image.
-        project: width of a bottleneck in which the tokens live, or None. One linear map, shared by all sets, leads out.
-        after: see plan.py.
+        tokens: number of tokens P of a set.
+        dropout: dropout on prompt values, with a mask for every image.
+        project: width of a bottleneck in which the tokens are learned, or None. All sets share one linear projection.
+        after: see backbones/liveness.py.
 
     >>> shape = Shape(depth=2, width=8, heads=2, patch=(4, 4), grid=(2, 2))
     >>> VisualPrompts(shape, {0: 0, 1: 1}, tokens=5).sets(batch=2)[1].shape
@@ -50,7 +50,7 @@ class VisualPrompts(TokenPrompts):
 
     @torch.no_grad()
     def initialize(self, config: Any, data: TrainingImages) -> None:
-        """Tokens start as patch tokens of the images, or by VIPAMIN: see `prompt.init`."""
+        """Initialise tokens with patch tokens of the images, or by VIPAMIN: see `prompt.init`."""
         from vpt.prompts.init.spt import initial_tokens
         from vpt.prompts.init.vipamin import vipamin
 
@@ -66,7 +66,7 @@ class VisualPrompts(TokenPrompts):
         self.tokens.copy_(tokens)
 
     def sets(self, batch: int) -> Sequence[Tensor]:
-        """Token sets by index: (P, C) each, or (batch, P, C) while dropout draws a mask for every image."""
+        """Token sets by index: (P, C) each, or (batch, P, C) with a separate dropout mask for every image."""
         tokens = self.tokens if self.project is None else self.project(self.tokens)
         return dropped(tokens, self.dropout, batch, self.training).unbind(0)
 
@@ -80,7 +80,7 @@ def build_deep(config: DeepPrompt, shape: Shape) -> VisualPrompts:
     """The prompt of `prompt=deep`.
 
     Raises:
-        UserError: a bottleneck that is no narrower than the backbone, or layers that do not exist.
+        UserError: a bottleneck that is not narrower than the backbone, or layers that do not exist.
 
     >>> shape = Shape(depth=4, width=8, heads=2, patch=(4, 4), grid=(2, 2))
     >>> build_deep(DeepPrompt(tokens=3, shared=True), shape).tokens.shape
@@ -97,8 +97,8 @@ def _built(config: DeepPrompt | ShallowPrompt, shape: Shape, inserted: Mapping[i
 
 
 def uniform_(tokens: Tensor, patch: tuple[int, int]) -> None:
-    """VPT's start (section 4.1 and its released settings): Xavier uniform as if tokens (..., C) were the rows of a
-    patch embedding, whatever their number.
+    """VPT's initialisation (section 4.1 and its released settings): Xavier uniform as if tokens (..., C) were the
+    weights of a patch embedding, independent of their number.
 
     >>> tokens = torch.empty(1, 1000, 768)
     >>> uniform_(tokens, (16, 16))
