@@ -122,8 +122,8 @@ class RunConfig(Section):
     compare: Annotated[list[Word], ALWAYS_LISTED] = Field(
         default_factory=list,
         max_length=100,
-        description="further methods to train on the same data, for a comparison table: prompt kinds, or bias, lora, full "
-        "for that tuning without prompts; as in none,lora",
+        description="further methods to train on the same data, for a comparison table: prompt kinds, or bias, lora, "
+        "full for that tuning without prompts; as in none,lora",
     )
 
     @model_validator(mode="before")
