@@ -1,4 +1,4 @@
-"""`compare=[...]`: the same run with other prompts, and how they compare."""
+"""`compare=[...]`: the same run with other prompts, and the comparison of their results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vpt.utils.distributed import is_first
 
 
 def compared_configs(config: RunConfig) -> list[RunConfig]:
-    """The same run with each of the prompts it is to be compared with.
+    """Configurations of the same run with each of the prompts in `compare`.
 
     >>> [other.prompt.kind for other in compared_configs(RunConfig(compare=["none", "shallow"]))]
     ['none', 'shallow']
@@ -24,13 +24,13 @@ def compared_configs(config: RunConfig) -> list[RunConfig]:
 
 
 def with_config(context: RunContext, other: RunConfig) -> RunContext:
-    """The context of a compared run: that of the first, with what was decided of its training and data."""
+    """Context of a compared run: that of the main run, with the same training and data settings."""
     decided = {"train": context.config.train, "data": context.config.data}
     return replace(context, config=other.model_copy(update=decided))
 
 
 def compare(context: RunContext, result: TrainResult, others: Sequence[TrainResult]) -> None:
-    """Print and draw how a run compares with the others, if there are any."""
+    """Print and plot the comparison of a run with the others, if there are any."""
     if not others or not is_first():
         return
     results = [result, *others]
