@@ -138,7 +138,7 @@ def test_a_clips_artifact_is_refused_by_its_twin(clips: list[str], tmp_path: Pat
         vpt.inference.load_model.load_model(paths[0], device="cpu", config=other)
     bank = Bank(device="cpu")
     bank.add("one", paths[0])
-    with pytest.raises(UserError, match="computes otherwise"):
+    with pytest.raises(UserError, match="differs in weights or computation"):
         bank.add("other", paths[1])
     photo = np.zeros((32, 32, 3), np.uint8)
     assert bank.predict([photo], ["one"])
@@ -159,7 +159,10 @@ def test_text_features_of_one_twin_are_not_taken_for_the_other(clips: list[str])
 def test_a_file_of_the_old_format_says_so(tmp_path: Path):
     path = wrap(net(), "deep", tokens=2).save(tmp_path / "prompt.safetensors")
     tensors, header = read_tensors(path)
-    for old, said in ((1, "has the old format 1, which told too little"), (99, "install that or a newer one")):
+    for old, said in (
+        (1, "has the old format 1, which describes its backbone incompletely"),
+        (99, "install that or a newer one"),
+    ):
         write_tensors(path, tensors, {**header, "format": old})
         with pytest.raises(UserError, match=said):
             load_prompt(net(), path)

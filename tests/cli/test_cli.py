@@ -125,7 +125,7 @@ def test_predict_takes_from_a_folder_what_training_takes(shapes: Path, tmp_path:
     assert [path.name for path in found] == ["a.png", "b.JFIF", "c.qoi", "e.png", "a.png", "b.JFIF", "c.qoi"]
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "notes.txt").touch()
-    with pytest.raises(UserError, match=r"none holds no images; found only \.txt"):
+    with pytest.raises(UserError, match=r"none contains no images; found only \.txt"):
         find_images(tmp_path / "none")
 
 
@@ -265,9 +265,9 @@ def test_settings_that_do_nothing_are_told_when_measuring(trained: Path, capsys)
     text = told(
         capsys, "eval", str(trained), "prompt=shallow", "train.epochs=3", "data.augment=none", "data.val_shots=2"
     )
-    assert "prompt.kind, train.epochs, data.augment would do nothing" in text
+    assert "prompt.kind, train.epochs, data.augment would have no effect" in text
     assert "leave them out" in text
-    assert "train.epochs would do nothing" in told(capsys, "eval", "head=zeroshot", "prompt=none", "train.epochs=3")
+    assert "train.epochs would have no effect" in told(capsys, "eval", "head=zeroshot", "prompt=none", "train.epochs=3")
     assert "no such file" in told(capsys, "eval", "head=zeroshot", "prompt=none", "--weights", "/nowhere.pth")
     assert "prompt.tokns" in told(capsys, "eval", str(trained), "prompt.tokns=3")
 

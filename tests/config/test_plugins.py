@@ -153,7 +153,7 @@ class TestNamed:
         close(vpt.load_prompt(fresh, saved)(images), model(images))
         with nothing_named(), pytest.raises(UserError, match="code is never loaded because a file names it"):
             vpt.load_prompt(fresh, saved)
-        with pytest.raises(UserError, match=r"prompt=my_anchors:AnchorPrompt starts from images: give wrap\("):
+        with pytest.raises(UserError, match=r"prompt=my_anchors:AnchorPrompt is initialised from images: use wrap\("):
             vpt.wrap(timm.create_model("test_vit_patch8_32", num_classes=3), "my_anchors:AnchorPrompt")
         mine = vpt.wrap(
             timm.create_model("test_vit_patch8_32", num_classes=3),
@@ -316,7 +316,7 @@ class TestInstalled:
 
         fingerprint = read_artifact(result.artifact).backbone["fingerprint"]
         known_backbones._note(fingerprint).unlink()  # as on another machine
-        with pytest.raises(UserError, match="a plug-in, and none is opened on an artifact's word"):
+        with pytest.raises(UserError, match="a plug-in, which is not loaded because an artifact names it"):
             vpt.load(result.artifact)
         assert vpt.load(result.artifact, backbone="my_zoo:tiny").classes == ("dark", "light")
 

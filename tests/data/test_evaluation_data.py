@@ -157,7 +157,7 @@ def test_without_the_training_data(trained: Path, tmp_path: Path, monkeypatch: p
         assert measure(trained, "test", f"data.test={flat}")[0]["images"] == 15
         assert measure(Path(artifact), "test", f"data.test={flat}")[0]["images"] == 15
         assert measure(Path(artifact), None, f"data={flat}")[0]["images"] == 15
-        with pytest.raises(UserError, match=r"does not lie in a run folder .*data=PATH"):
+        with pytest.raises(UserError, match=r"is not in a run folder .*data=PATH"):
             measure(Path(artifact), "val")
         # The data of the run in another place, split again as training split it.
         found, _ = measure(Path(artifact), "val", f"data={moved}", "data.val_fraction=0.1")
@@ -171,7 +171,7 @@ def test_the_runs_own_splits_are_as_training_made_them(trained: Path) -> None:
     path = read_artifact(trained).config.data.path
     assert measure(trained, "val", f"data={path}/")[0]["images"] == 3
     assert measure(trained, "train", f"data={path}")[0]["images"] == 33
-    with pytest.raises(UserError, match=r"has no test split; use split=train or split=val or give data\.test=FOLDER"):
+    with pytest.raises(UserError, match=r"has no test split; use split=train or split=val or set data\.test=FOLDER"):
         measure(trained, None)
 
 
@@ -227,9 +227,9 @@ def test_training_images_among_those_measured_are_told(trained: Path, tmp_path: 
     (own.parent / "all").mkdir()
     (own.parent / "all" / "red").symlink_to(own / "red")
     heard = measure(trained, None, f"data={own / '..' / 'all'}")[1]
-    assert "images that the run was trained" not in heard.text  # links lead out of what is compared
+    assert "used for training or validation of the run" not in heard.text  # links lead out of what is compared
     heard = measure(trained, None, f"data.test={own}")[1]
-    assert "36 of the 36 images are images that the run was trained or chosen on" in heard.text
+    assert "36 of the 36 images were used for training or validation of the run" in heard.text
 
 
 def test_the_command_line(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -237,7 +237,7 @@ def test_the_command_line(trained: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert main(["eval", str(trained), f"data={flat}", "--format", "json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["images"] == 15
-    assert "measuring 3 classes, 0 training, 0 validation and 15 test images" in err
+    assert "evaluating 3 classes, 0 training, 0 validation and 15 test images" in err
     assert main(["eval", str(trained), f"data={tmp_path / 'nowhere'}"]) == 2
     assert "there is no folder" in capsys.readouterr().err
 
@@ -310,7 +310,7 @@ def test_boxes_with_test_annotations_alone(tmp_path: Path, small_net: None) -> N
     found, heard = measure(run, "test", f"data={only}")
     assert {row["class"]: row["boxes"] for row in found["per_class"]} == {"cat": 2, "dog": 2}
     assert "warning: boxes not evaluated, of classes that the artifact does not know: cow (2 boxes)" in heard.text
-    assert "measuring 2 classes, 0 training, 0 validation and 6 test images" in heard.text
+    assert "evaluating 2 classes, 0 training, 0 validation and 6 test images" in heard.text
     file = only / "annotations" / "instances_test.json"
     for words in ([f"data.test={only}"], [f"data.test={file}"], [f"data={only}"]):
         assert measure(run, None, *words)[0]["per_class"] == found["per_class"]
@@ -361,7 +361,7 @@ def test_zero_shot_runs_keep_their_names_where_a_folder_has_fewer(tmp_path: Path
     other = class_folders(tmp_path / "other", {"owl": 3, "fox": 3}, seed=60)
     found, heard = measure(run, None, f"data={other}")
     assert counts(found) == {"fox": 3, "owl": 3}
-    assert "the head reads the 2 class names of the data, which are not the artifact's" in heard.lines
+    assert "the head uses the 2 class names of the data instead of the artifact's" in heard.lines
 
 
 def test_images_are_not_opened_where_nothing_is_asked(tmp_path: Path) -> None:

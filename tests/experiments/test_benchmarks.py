@@ -450,7 +450,7 @@ class TestRuns:
         with monkeypatch.context() as patched:
             patched.setattr(Trainer, "train_step", lambda *_: pytest.fail("trained again"))
             run(plan, QUIET)
-        with pytest.raises(UserError, match=r"begun with other settings \(prompt\.tokens\)"):
+        with pytest.raises(UserError, match=r"started with other settings \(prompt\.tokens\)"):
             run(self.bench("vtab", tmp_path, tmp_path / "cut", "prompt.tokens=3", space=space), QUIET)
 
         text = as_markdown(build([folder]))
@@ -492,10 +492,8 @@ class TestRuns:
             "VPT-deep, tuned by the authors of PRO-VPT",
         }
         text = as_markdown(table)
-        start = (
-            "- not beside: VPT-deep on ViT-B/16, supervised on ImageNet-21k; here: backbone test_vit_patch8_32, random "
-        )
-        assert f"{start}weights, 2 tokens\n" in text
+        start = "- not compared: VPT-deep on ViT-B/16, supervised on ImageNet-21k; here: backbone test_vit_patch8_32, "
+        assert f"{start}random weights, 2 tokens\n" in text
         assert "--all shows those there are" in text
         assert "deep, 2 tokens; pooling native" in text
         everything = build([folder], everything=True)
@@ -534,7 +532,7 @@ class TestRuns:
     @pytest.mark.usefixtures("as_published")
     def test_transfer(self, tmp_path: Path, clip: list[str], monkeypatch):
         imagenet(tmp_path)
-        with pytest.raises(UserError, match="beside imagenet none of these tasks lies below"):
+        with pytest.raises(UserError, match="besides imagenet none of these tasks was found below"):
             run(self.bench("transfer", tmp_path, tmp_path / "out", *clip), QUIET)
         dassl_set(tmp_path, "dtd")
         imagenet_r(tmp_path)
@@ -556,7 +554,7 @@ class TestRuns:
         assert means == ["other data sets, mean of 2 of 10", "shifts, mean of 1 of 4"]
         assert [task.name for task in SUITES["transfer"].pick(["dtd"])] == ["imagenet", "dtd"]
         (tmp_path / "imagenet").rename(tmp_path / "away")
-        with pytest.raises(UserError, match="trains on imagenet, which does not lie below"):
+        with pytest.raises(UserError, match="trains on imagenet, which was not found below"):
             run(plan, QUIET)
 
     @pytest.mark.usefixtures("as_published")
@@ -577,10 +575,10 @@ class TestRuns:
         assert set(collect(tmp_path / "out" / "mine").scores["accuracy"]) == {"kitti"}
 
     def test_nothing_starts_with_a_broken_list_or_without_data(self, tmp_path: Path):
-        with pytest.raises(UserError, match="none of these tasks lies below"):
+        with pytest.raises(UserError, match="none of these tasks was found below"):
             run(self.bench("vtab", tmp_path, tmp_path / "out"), QUIET)
         (vtab_task(tmp_path, "dtd") / vtab.TEST).write_text("nonsense")
-        with pytest.raises(UserError, match=r"cannot be read; mend them.*\ndtd: "):
+        with pytest.raises(UserError, match=r"cannot be read; fix them.*\ndtd: "):
             run(self.bench("vtab", tmp_path, tmp_path / "out"), QUIET)
         assert not (tmp_path / "out").exists()
 
@@ -603,7 +601,7 @@ class TestCommands:
         out, err = capsys.readouterr()
         assert "| **mean of 1 of 19 tasks** |" in out
         assert "seeds: 2" in out
-        assert f"skipped, not below {tmp_path}: kitti; had from" in out + err
+        assert f"skipped, not below {tmp_path}: kitti; available from" in out + err
         folder = tmp_path / "out" / "vtab-deep"
         assert (folder / "table.md").read_text() == out[out.index("# VTAB-1k") :]
         assert main(["bench", "table", str(folder), "--format", "json"]) == 0
@@ -619,7 +617,7 @@ class TestCommands:
             (["run", "vtab", "--shots", "1", "--root", "."], "--shots applies only to few-shot"),
             (["run", "few-shot", "--space", "a.yaml", "--root", "."], "remove --space"),
             (["run", "vtab", "prompt.token=3", "--root", "."], "did you mean 'tokens'"),
-            (["table", "no/such"], "is no folder of vpt bench run"),
+            (["table", "no/such"], "is not a folder of vpt bench run"),
         ],
     )
     def test_mistakes_are_one_sentence(self, words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]):

@@ -86,7 +86,7 @@ class TestSpace:
             ("grid: 'no'", "grid=no must be true or false"),
             ("words: train.epochs=1", "words must be a list of key=value"),
             ("final: [{data.join_val: true}]", "final must be a list of key=value"),
-            ("finally: []", "may hold words, grid, trials and final"),
+            ("finally: []", "may contain words, grid, trials and final"),
         ],
     )
     def test_mistakes_in_a_file(self, tmp_path: Path, text: str, sentence: str):

@@ -45,7 +45,7 @@ def test_another_is_refused_and_changes_nothing(
     copy = shutil.copytree(shapes, tmp_path / "copy")
     before = {path: path.stat().st_mtime_ns for path in searched.rglob("*") if path.name != ".lock"}
     given = [word.format(copy=copy) for word in more]
-    with pytest.raises(UserError, match=rf"sweep was begun with other settings \({named}.*\); give the same, or ano"):
+    with pytest.raises(UserError, match=rf"sweep was started with other settings \({named}.*\); use the same, or ano"):
         sweep(plan(shapes, searched.parent, *given, **rest), QUIET)
     assert {path: path.stat().st_mtime_ns for path in searched.rglob("*") if path.name != ".lock"} == before
 
@@ -67,7 +67,7 @@ def test_another_last_training_keeps_the_trials(shapes: Path, tmp_path: Path):
 def test_a_folder_of_something_else_is_left_alone(shapes: Path, tmp_path: Path):
     (tmp_path / "sweep" / "best").mkdir(parents=True)
     (tmp_path / "sweep" / "best" / "mine.txt").write_text("mine")
-    with pytest.raises(UserError, match="exists and holds something else"):
+    with pytest.raises(UserError, match="exists and contains something else"):
         sweep(plan(shapes, tmp_path), QUIET)
     assert (tmp_path / "sweep" / "best" / "mine.txt").read_text() == "mine"
 
@@ -84,7 +84,7 @@ def test_a_mistake_leaves_no_folder_behind(shapes: Path, tmp_path: Path):
 
 
 def test_no_validation_is_told_before_anything_is_written(shapes: Path, tmp_path: Path):
-    with pytest.raises(UserError, match="a sweep chooses by validation, but there is none"):
+    with pytest.raises(UserError, match=r"a sweep needs a validation split; set data\.val_fraction"):
         sweep(plan(shapes, tmp_path / "new", "data.join_val=true"), QUIET)
     assert not (tmp_path / "new").exists()
 
@@ -100,7 +100,7 @@ def test_values_that_do_not_go_together_are_failed_trials(shapes: Path, tmp_path
 def test_machines_that_share_a_database_share_the_settings(shapes: Path, tmp_path: Path, monkeypatch):
     url = f"sqlite:///{tmp_path}/trials.db"
     first = search(plan(shapes, tmp_path / "one", storage=url), QUIET)
-    with pytest.raises(UserError, match=r"the sweep vpt-sweep in this database was begun .* \(train\.batch_size\)"):
+    with pytest.raises(UserError, match=r"the sweep vpt-sweep in this database was started .* \(train\.batch_size\)"):
         search(plan(shapes, tmp_path / "two", "train.batch_size=12", storage=url), QUIET)
     with pytest.raises(UserError, match=r"over\.prompt\.tokens"):
         search(plan(shapes, tmp_path / "two", over="prompt.tokens=4,5", storage=url), QUIET)

@@ -146,7 +146,7 @@ def test_zero_shot_tasks_and_probes_on_one_clip(tmp_path: Path, photos: list[np.
 def test_a_task_that_is_tuned_on_every_image_is_refused(tmp_path: Path):
     base = clip_words(tmp_path, "transformer")[:2]
     path = make(tmp_path, "tuned", 1, *base, "head=zeroshot", "prompt=tpt", "prompt.views=2")
-    with pytest.raises(UserError, match=r"tuned anew on every image \(prompt=tpt\)"):
+    with pytest.raises(UserError, match=r"tuned on every image \(prompt=tpt\)"):
         Bank(device="cpu").add("tuned", path)
 
 
@@ -178,7 +178,7 @@ def test_another_size_than_a_backbone_of_one_size_takes_is_refused(tmp_path: Pat
     base = [*clip_words(tmp_path, "resnet"), "prompt=none"]
     bank = Bank(device="cpu")
     bank.add("resized", make(tmp_path, "resized", 0, *base, "backbone.image_size=96"))
-    with pytest.raises(UserError, match=r"task native wants images of 64 pixels, but .* one size only, 96 pixels"):
+    with pytest.raises(UserError, match=r"task native needs images of 64 pixels, but .* only one size, 96 pixels"):
         bank.add("native", make(tmp_path, "native", 1, *base))
     assert bank.predict([photos[0]], ["resized"])
 
@@ -196,7 +196,7 @@ def test_a_network_without_a_token_sequence(tmp_path: Path, photos: list[np.ndar
         bank.add(name, path)
     for name, mine in zip(paths, bank.predict([photos[0]] * 2, list(paths)), strict=True):
         same(mine, vpt.load(paths[name], device="cpu").predict(photos[0])[0])
-    with pytest.raises(UserError, match="on a vision transformer only"):
+    with pytest.raises(UserError, match="only for classifiers on a vision transformer"):
         bank.attention(photos[0], "bare")
 
 
@@ -270,7 +270,7 @@ def test_what_leaves_memory_leaves_whole_and_comes_back_from_its_file(
     same(bank.predict([photos[0]], ["deep"])[0], vpt.load(path, device="cpu").predict(photos[0])[0])
     assert bank.info("deep").prompt == "shallow"
     Path(path).unlink()
-    with pytest.raises(UserError, match=r"task deep left memory and cannot come back: .*no such"):
+    with pytest.raises(UserError, match=r"task deep was evicted from memory and cannot be loaded again: .*no such"):
         bank.predict([photos[0]], ["deep"])
 
 

@@ -79,7 +79,7 @@ def test_networks_without_a_sequence_are_refused():
 
     words = ["backbone=resnet10t", "backbone.pretrained=false", "backbone.image_size=32", "prompt=none"]
     config = load_config(overrides=words)
-    with pytest.raises(UserError, match="vision transformer only"):
+    with pytest.raises(UserError, match="only for classifiers on a vision transformer"):
         require_attention(build_model(config, backbone_for(config), "ab"))
 
 

@@ -208,13 +208,13 @@ class TestArtifact:
     def test_other_weights_of_the_same_name_are_refused(self, tmp_path: Path):
         _, path = self.saved(tmp_path)
         TestLocalWeights().save(tmp_path / "other.pth")
-        with pytest.raises(UserError, match="give the backbone it was trained on"):
+        with pytest.raises(UserError, match="use the backbone it was trained on"):
             load_model(path, device="cpu", named=Named(weights=tmp_path / "other.pth"))
 
     def test_what_is_no_artifact_is_named(self, tmp_path: Path):
         with pytest.raises(UserError, match="no such run folder or artifact"):
             read_artifact(tmp_path / "missing")
-        with pytest.raises(UserError, match=r"holds no artifact\.safetensors"):
+        with pytest.raises(UserError, match=r"contains no artifact\.safetensors"):
             read_artifact(tmp_path)
 
     def test_vit_small_deep_ten_tokens_ten_classes_is_under_300_kB(self, tmp_path: Path):

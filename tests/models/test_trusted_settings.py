@@ -52,17 +52,17 @@ class TestCode:
         )
         shutil.rmtree(folder)  # were it opened, the sentence would say that it is not there
         for call in (lambda: vpt.load(artifact), lambda: vpt.Bank().add("a", artifact), lambda: vpt.evaluate(artifact)):
-            assert f"name it yourself: --backbone {named}" in refused(call)
+            assert f"specify it: --backbone {named}" in refused(call)
 
     @pytest.mark.parametrize("address", ["hf-hub:nobody/nothing", "local-dir:/nowhere"])
     def test_addresses_are_left_to_the_user(self, address: str, tmp_path: Path, own_notes: None):
         name = f"open_clip:{address}"
         artifact = hostile.changed("clip-coop", tmp_path / "a.safetensors", backbone__name=name, backbone__weights=None)
-        assert "name it yourself" in refused(lambda: vpt.load(artifact))
-        assert "name it yourself" not in refused(lambda: vpt.load(artifact, backbone=name))  # it is looked for
+        assert "specify it" in refused(lambda: vpt.load(artifact))
+        assert "specify it" not in refused(lambda: vpt.load(artifact, backbone=name))  # it is looked for
         for other in (address, f"vit_tiny_patch16_224.{address}", "../vit_tiny_patch16_224"):
             artifact = hostile.changed("nano-deep", tmp_path / "b.safetensors", backbone__name=other)
-            why = "name it yourself" if ":" in other else "does not exist in timm"
+            why = "specify it" if ":" in other else "does not exist in timm"
             assert why in refused(lambda: vpt.load(artifact))  # noqa: B023
 
     def test_code_of_a_folder_that_the_user_names_does_not_run_either(self, tmp_path: Path):
@@ -83,7 +83,7 @@ class TestCode:
         # Its maker has named the folder; on another machine it has to be named once.
         assert vpt.load(artifact, "cpu").predict(pictures()[0])
         shutil.rmtree(tmp_path / "cache")
-        assert "name it yourself" in refused(lambda: vpt.load(artifact, "cpu"))
+        assert "specify it" in refused(lambda: vpt.load(artifact, "cpu"))
         assert vpt.load(artifact, "cpu", backbone=config.backbone.name).predict(pictures()[0])
         assert vpt.load(artifact, "cpu").predict(pictures()[0])
         assert not marker.exists()
@@ -268,9 +268,9 @@ class TestFiles:
 
     def test_data_of_an_artifact_alone_are_given_by_the_user(self, tmp_path: Path):
         alone = shutil.copy(hostile.ARTIFACTS / "small-deep-drop.safetensors", tmp_path / "artifact.safetensors")
-        assert "give them: data=PATH" in refused(lambda: vpt.evaluate(alone, "val"))
+        assert "specify the data: data=PATH" in refused(lambda: vpt.evaluate(alone, "val"))
         named = hostile.changed("nano-deep", tmp_path / "b.safetensors", data__test=str(tmp_path))
-        assert "give them: data=PATH" in refused(lambda: vpt.evaluate(named, "val"))
+        assert "specify the data: data=PATH" in refused(lambda: vpt.evaluate(named, "val"))
 
 
 class TestOverwriting:

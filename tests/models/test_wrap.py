@@ -152,9 +152,9 @@ def test_a_prompt_of_ones_own(tmp_path: Path):
     model = loud(wrap(small(), last)).eval()
     path = model.save(tmp_path / "prompt.safetensors")
     assert torch.equal(load_prompt(small(), path, prompt=last).eval()(photos()), model(photos()))
-    with pytest.raises(vpt.UserError, match=r"of your own making: give load_prompt\(\.\.\., prompt=FUNCTION\)"):
+    with pytest.raises(vpt.UserError, match=r"a custom prompt: use load_prompt\(\.\.\., prompt=FUNCTION\)"):
         load_prompt(small(), path)
-    with pytest.raises(vpt.UserError, match="tokens: a prompt of your own takes its settings where it is made"):
+    with pytest.raises(vpt.UserError, match="tokens: a custom prompt gets its settings where it is created"):
         wrap(small(), last, tokens=3)
 
 
@@ -206,7 +206,7 @@ def test_other_weights_and_other_files_are_refused(tmp_path: Path):
     path = wrap(small(), "deep").save(tmp_path / "prompt.safetensors")
     other = small()
     nn.init.ones_(other.blocks[0].mlp.fc1.weight)  # type: ignore[union-attr,index]
-    with pytest.raises(vpt.UserError, match=r"other weights, or .* build the network it was trained in"):
+    with pytest.raises(vpt.UserError, match=r"other weights, or .* create the network it was trained in"):
         load_prompt(other, path)
     strange = write_tensors(tmp_path / "strange.safetensors", {}, {"kind": "vpt artifact"})
     with pytest.raises(vpt.UserError, match="is a vpt artifact, not a saved prompt"):
@@ -221,9 +221,9 @@ def test_other_weights_and_other_files_are_refused(tmp_path: Path):
         ("depe", {}, "prompt.kind=depe does not exist; did you mean 'deep'"),
         ("deep", {"tokns": 3}, "unknown key 'prompt.tokns'; did you mean 'tokens'"),
         ("deep", {"layers": [7]}, "list distinct layers from 0 to 3"),
-        ("none", {}, "leaves nothing to wrap"),
-        ("coop", {}, "needs a CLIP's text side"),
-        ("deep", {"init": "sample"}, r"give wrap\(\.\.\., images=BATCH\), or init='uniform'"),
+        ("none", {}, "there is nothing to wrap"),
+        ("coop", {}, "needs CLIP's text encoder"),
+        ("deep", {"init": "sample"}, r"use wrap\(\.\.\., images=BATCH\), or init='uniform'"),
         ("e2vpt", {"prune_tokens": 0.5}, "pruning trains twice"),
         ("pixel", {"size": 4, "shrink": True}, "shrink changes the size"),
     ],
@@ -234,7 +234,9 @@ def test_mistakes_are_named(kind: str, settings: dict[str, Any], said: str):
 
 
 def test_networks_that_take_no_tokens_are_refused():
-    with pytest.raises(vpt.UserError, match="resnet10t takes no token prompts: ResNet is not a vision transformer"):
+    with pytest.raises(
+        vpt.UserError, match="resnet10t does not support token prompts: ResNet is not a vision transformer"
+    ):
         wrap(timm.create_model("resnet10t"), "deep")
     open_clip = pytest.importorskip("open_clip")
     tiny = {"image_size": 32, "patch_size": 16, "width": 32, "layers": 2, "head_width": 16}

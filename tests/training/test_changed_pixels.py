@@ -19,7 +19,7 @@ from vpt.training.run import resume, train
 from vpt.utils.errors import UserError
 from vpt.utils.tensor_io import read_tensors, write_tensors
 
-CHANGED = r"changed since: the pixels of the images \(images written since the run began: {}\); restore it"
+CHANGED = r"because this has changed: the pixels of the images \(images modified since the run began: {}\); restore it"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -68,7 +68,7 @@ def test_size_and_time_put_back_hide_nothing(data: Path, tmp_path: Path):
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     after = path.stat()
     assert (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
-    with pytest.raises(UserError, match="changed since: the pixels of the images; restore it"):
+    with pytest.raises(UserError, match="because this has changed: the pixels of the images; restore it"):
         resume(run, console=QUIET)
 
 

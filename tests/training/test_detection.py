@@ -487,7 +487,10 @@ class TestPredict:
         (["prompt=pixel"], "does not take prompt=pixel; choose a token prompt or none"),
         (["head.scales=[3.0]"], r"head\.scales has 3\.0; known"),
         (["head.taps=[9]"], "layers 0 to 5"),
-        (["backbone=resnet18", "backbone.pretrained=false"], "no vision transformer that takes images of any size"),
+        (
+            ["backbone=resnet18", "backbone.pretrained=false"],
+            "not a vision transformer that accepts images of any size",
+        ),
         (["data=digits"], "there is no digits"),
         (["head=native"], "choose pixel or none"),
         (["head=owl"], "has no text tower"),
@@ -577,7 +580,7 @@ class TestFrozenDetector:
 
         names = get_model_weights("ssdlite320_mobilenet_v3_large").DEFAULT.meta["categories"]
         assert [names[label] for label in model.labels.tolist()] == ["cat", "horse"]
-        with pytest.raises(UserError, match="knows no class 'raccoon'"):
+        with pytest.raises(UserError, match="has no class 'raccoon'"):
             config = load_config(overrides=["task=detection", "backbone=torchvision:fcos_resnet50_fpn", *self.words])
             Detection().build(config, ["raccoon"])
 

@@ -216,7 +216,7 @@ class TestTrainOrResume:
         with monkeypatch.context() as patched, pytest.raises(Cut):
             cut_at(2, patched)
             train(settings(shapes, tmp_path), QUIET)
-        with pytest.raises(UserError, match=r"changed since: prompt\.tokens"):
+        with pytest.raises(UserError, match=r"because this has changed: prompt\.tokens"):
             train_or_resume(settings(shapes, tmp_path, "prompt.tokens=5"), tmp_path / "run", QUIET)
 
     def test_compared_prompts_that_have_finished_are_read(

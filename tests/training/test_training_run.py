@@ -76,9 +76,9 @@ def test_a_run_leaves_everything_a_user_expects(shapes: Path, tmp_path: Path):
     assert result.metrics["test"]["accuracy"] > 0.6  # chance is a third
     assert result.metrics["artifact_bytes"] == result.artifact.stat().st_size
     text = (result.folder / "log.txt").read_text()
-    assert "parameters learn" in text
-    assert "memory expected" in text
-    assert "the artifact will have" in text
+    assert "trainable parameters: " in text
+    assert "estimated memory: " in text
+    assert "artifact size: " in text
     measured = evaluate(result.artifact, "test", console=QUIET)
     assert measured["accuracy"] == result.metrics["test"]["accuracy"]
     assert measured["confusion"] == result.metrics["test"]["confusion"]
@@ -181,12 +181,12 @@ class TestResume:
         assert (whole / "artifact.safetensors").read_bytes() == before
 
     def test_changed_settings_or_data_are_refused(self, whole: Path, shapes: Path):
-        with pytest.raises(UserError, match=r"changed since: prompt\.tokens, train\.epochs; restore"):
+        with pytest.raises(UserError, match=r"because this has changed: prompt\.tokens, train\.epochs; restore"):
             resume(whole, ["train.epochs=9", "prompt.tokens=5"], QUIET)
         extra = shapes / "train" / "square" / "extra.png"
         extra.write_bytes((shapes / "train" / "square" / "0.png").read_bytes())
         try:
-            with pytest.raises(UserError, match="changed since: the data; restore"):
+            with pytest.raises(UserError, match="because this has changed: the data; restore"):
                 resume(whole, console=QUIET)
         finally:
             extra.unlink()
@@ -209,7 +209,7 @@ class TestResume:
         one, other = read_artifact(whole.artifact).tensors, read_artifact(result.artifact).tensors
         assert all(torch.equal(one[name], other[name]) for name in one)
         (after / "train" / "square" / "0.png").rename(after / "train" / "lying" / "new.png")
-        with pytest.raises(UserError, match="changed since: the data; restore"):
+        with pytest.raises(UserError, match="because this has changed: the data; restore"):
             resume(tmp_path / "run", moved, QUIET)
 
     def test_a_damaged_checkpoint_is_refused(self, shapes: Path, tmp_path: Path, monkeypatch):
@@ -491,7 +491,7 @@ def test_an_artifact_that_tells_one_label_is_not_measured_on_several(whole: Path
         lines += [f"{file},square|{name}" for file in sorted((shapes / "train" / name).iterdir())]
     table = tmp_path / "table.csv"
     table.write_text("\n".join(lines))
-    with pytest.raises(UserError, match="several labels an image, and the artifact tells one"):
+    with pytest.raises(UserError, match="several labels per image, but the artifact predicts one"):
         evaluate(whole, "val", [f"data.path={table}"], QUIET)
 
 

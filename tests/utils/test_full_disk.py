@@ -68,7 +68,7 @@ def test_the_command_line_says_how_the_run_goes_on(shapes: Path, tmp_path: Path,
         assert main(["train", *words, "prompt.tokens=4", "data.workers=0"]) == 2
         said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vpt: ")]
     assert len(said) == 1
-    assert said[0].endswith(f"then go on with: vpt train resume={tmp_path / 'disk' / 'run'}")
+    assert said[0].endswith(f"then resume with: vpt train resume={tmp_path / 'disk' / 'run'}")
 
 
 @pytest.mark.parametrize("kilobytes", [60, 300])
@@ -76,7 +76,7 @@ def test_a_sweep_stops_and_goes_on_with_the_same_trial(shapes: Path, tmp_path: P
     words = [f"data={shapes}", f"out={tmp_path / 'disk'}", "name=sweep", *NET, "data.workers=0", "train.epochs=1"]
     plan = Sweep([*words, "prompt.tokens=2"], read_space(["prompt.tokens=1,2"]), trials=2, grid=True)
     with small_disk(tmp_path / "disk", kilobytes) as resize:
-        with pytest.raises(WriteError, match=f"{FULL}.*the same command goes on with the sweep"):
+        with pytest.raises(WriteError, match=f"{FULL}.*the same command continues the sweep"):
             sweep(plan, QUIET)
         resize(8000)
         found = sweep(plan, QUIET)

@@ -1,1 +1,1 @@
-"""Sweeps, published benchmarks, and protocols of several runs."""
+"""Experiments: sweeps, benchmarks with published results, and protocols of several runs."""

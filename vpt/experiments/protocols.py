@@ -1,7 +1,7 @@
-"""The ways CLIP's prompt learners are compared: few shots, base to new classes, and transfer to other data.
+"""Protocols for comparing CLIP's prompt learners: few-shot, base to new classes, and transfer to other data.
 
-Every run is a run folder of its own below `out`; what is finished is only read, so a protocol that was stopped goes on.
-A folder is of one configuration: see `settings.json` in it.
+Every run has its own run folder below `out`. Finished runs are only read, so a stopped protocol can be continued. A
+folder belongs to one configuration: see `settings.json` in it.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ LAST = {"harmonic mean": "harmonic_mean", "average of the others": "average"}
 def few_shot(
     config: RunConfig, shots: Sequence[int] = SHOTS, seeds: Sequence[int] = SEEDS, console: Console | None = None
 ) -> dict[str, Any]:
-    """Test accuracy with k training images a class, over seeds that draw images and weights (Zhou et al. 2022).
+    """Test accuracy with k training images per class, over seeds that sample images and weights (Zhou et al. 2022).
 
-    Validation has as many images a class, but at most four.
+    Validation has as many images per class, but at most four.
     """
     with _begun(config):
         rows = []
@@ -49,9 +49,9 @@ def few_shot(
 def base_to_new(
     config: RunConfig, shots: int = 16, seeds: Sequence[int] = SEEDS, console: Console | None = None
 ) -> dict[str, Any]:
-    """Train on the first half of the classes; test on both halves, each among its own names; and their harmonic mean.
+    """Train on the first half of the classes; test on both halves separately; and compute their harmonic mean.
 
-    As in the papers, the harmonic mean is that of the mean accuracies.
+    As in the papers, the harmonic mean is computed from mean accuracies.
     """
     with _begun(config):
         base, new = [], []
@@ -77,7 +77,7 @@ def transfer(
 
     Args:
         targets: data sets as `data.path` names them.
-        shots: training images a class; None for all.
+        shots: training images per class; None for all.
     """
     if not targets:
         raise UserError("transfer needs other data sets to test on: --to DATA [DATA ...]")
@@ -103,7 +103,7 @@ def transfer(
 
 
 def as_table(found: dict[str, Any]) -> str:
-    """A protocol's result as lines of text.
+    """Result of a protocol as lines of text.
 
     >>> print(as_table({"protocol": "few-shot", "rows": [{"shots": 1, "mean": 0.5, "spread": 0.1}]}), end="")
     1 shot    50.0 +- 10.0
@@ -147,15 +147,15 @@ def _folder(config: RunConfig) -> Path:
 
 @contextmanager
 def _begun(config: RunConfig) -> Iterator[None]:
-    """Hold the folder, and note the settings it is of, without those that a protocol gives itself."""
-    told = identity(config)
+    """Lock the folder, and write its settings, without those that a protocol sets itself."""
+    described = identity(config)
     for section, keys in GIVEN.items():
         for key in keys:
-            del told[section][key]
+            del described[section][key]
     file = _folder(config) / "settings.json"
     with lock_folder(file.parent):
-        refuse_other(file, told)
-        write_json(file, told)
+        refuse_other(file, described)
+        write_json(file, described)
         yield
 
 
@@ -164,11 +164,11 @@ def _with(config: RunConfig, words: Sequence[str]) -> RunConfig:
 
 
 def measured(config: RunConfig, name: str, words: Sequence[str], console: Console | None) -> dict[str, Any]:
-    """Metrics on test of a run with these settings, trained now unless it has finished; a stopped one goes on.
+    """Test metrics of a run with these settings, which is trained or resumed unless it has finished.
 
     Args:
-        config: whose `out` and `name` are the folder that holds the run.
-        name: of the run's folder.
+        config: configuration; its `out` and `name` are the parent folder of the run.
+        name: name of the run folder.
         words: settings of this run.
     """
     folder = _folder(config) / name
@@ -177,16 +177,16 @@ def measured(config: RunConfig, name: str, words: Sequence[str], console: Consol
         return _once(folder.with_suffix(".json"), lambda: evaluate_untrained(mine, "test", console))
     found: dict[str, Any] | None = train_or_resume(mine, folder, console).metrics.get("test")
     if found is None:
-        raise UserError(f"{config.data.path} has no test split, which this protocol needs; give data.test=FOLDER")
+        raise UserError(f"{config.data.path} has no test split, which this protocol needs; set data.test=FOLDER")
     return found
 
 
 def _elsewhere(config: RunConfig, name: str, words: Sequence[str], console: Console | None) -> dict[str, Any]:
-    """Metrics of that run on other classes or data."""
+    """Metrics of a run on other classes or data."""
     folder = _folder(config) / name
     if not _learns(config):
         return evaluate_untrained(_with(config, words), "test", console)
-    # The seed of training is in the artifact; what is left says which images it meets.
+    # The training seed is in the artifact; the remaining settings select the images.
     return evaluate(folder, "test", [each for each in words if each.startswith("data.")], console)
 
 

@@ -1,1 +1,1 @@
-"""Loading artifacts, predicting, evaluating, and serving many tasks on one backbone."""
+"""Inference: loading artifacts, prediction, evaluation, and serving many tasks on one backbone."""

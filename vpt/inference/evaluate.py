@@ -1,4 +1,4 @@
-"""Measuring without training: an artifact on a split, or what needs no training at all."""
+"""Evaluation: of an artifact on a split, or of a configuration that needs no training."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ from vpt.utils.errors import FileError, UserError
 
 MACHINE = ["train.device", "train.precision", "train.batch_size"]
 EMBEDDED_DATA = ("digits", "scenes")
-NAMED_DATA = ("torchvision", "dassl", "vtab", "fgvc")  # before a colon; they lie in data.root
-# The settings that measuring goes by where nothing is trained.
+NAMED_DATA = ("torchvision", "dassl", "vtab", "fgvc")  # before a colon; these data sets are in data.root
+# Settings that affect evaluation without training.
 UNTRAINED = ["task", "backbone", "prompt", "tuning", "head", "data", *MACHINE, "train.seed"]
-# The settings that split data or draw from it. Given with other data, they ask for a split as training would make it.
+# Settings that split or sample data. With other data, they request a split as training would create it.
 SPLITTING = [
     f"data.{key}"
     for key in ("val_fraction", "test_fraction", "split_seed", "shots", "val_shots", "join_val", "hold_test", "half")
@@ -60,24 +60,24 @@ def evaluate(
     console: Console | None = None,
     weights: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Metrics of an artifact on a split of its own data, or of other data given as `data.path=...`.
+    """Evaluate an artifact on a split of its own data, or of other data given as `data.path=...`.
 
-    Other data may be made for testing alone. Without splits of its own all of it is measured, unless settings of
-    splitting or drawing are given with it; see `vpt.data.evaluation_data`.
+    Other data may consist of test images only. Without splits all of it is used, unless settings of splitting or
+    sampling are given with it; see `vpt.data.evaluation_data`.
 
     Args:
-        artifact: file or run folder.
-        split: train, val or test; default: test, or of other data the only one there is.
-        overrides: `key=value` words of settings that measuring goes by: of data, backbone, device, boxes kept.
-        console: where notes are said.
-        weights: the file of the backbone's weights, as of `vpt.load`.
+        artifact: artifact file or run folder.
+        split: train, val or test; default: test, or the only split of other data.
+        overrides: `key=value` settings that affect evaluation, such as data, backbone, device, number of boxes.
+        console: console for messages.
+        weights: weight file of the backbone, as in `vpt.load`.
 
-    An artifact by itself names no folder that would be opened: its own data are those of the run folder around it, or a
-    data set that vpt knows by name.
+    Folders named by an artifact are not opened: its own data are those of the run folder that contains it, or a data
+    set that is registered by name.
 
     Raises:
-        UserError: no such artifact, backbone, data or split; no class that the artifact knows; several labels an image
-            where it knows one; settings that would do nothing.
+        UserError: no such artifact, backbone, data or split; no class of the artifact; several labels per image for an
+            artifact with one; settings without effect.
     """
     console = console or Console()
     stored = read_artifact(artifact)
@@ -88,7 +88,7 @@ def evaluate(
     config = load_config(base={**base, "data": {**base["data"], **places}}, overrides=overrides)
     if config.data.window == "auto":
         config = with_window(config, stored.config.data.window)
-    refuse_idle(overrides, _measured_by(config), "an artifact is measured as it was trained")
+    refuse_idle(overrides, _measured_by(config), "an artifact is evaluated as it was trained")
     device = pick_device(config.train.device)
     precision = pick_precision(config.train.precision, device)
     reads_names = isinstance(stored.config.head, ZeroShotHead)
@@ -101,10 +101,12 @@ def evaluate(
             _warn_of_training_images(data.split(split), stored.config, console)
     if data.multilabel and not stored.multilabel:
         raise UserError(
-            f"{config.data.path} has several labels an image, and the artifact tells one; give data with one label an "
-            "image, or train on data with several"
+            f"{config.data.path} has several labels per image, but the artifact predicts one; use data with one label "
+            "per image, or train on data with several"
         )
-    data = replace(data, multilabel=stored.multilabel)  # an artifact that tells several may meet images with one each
+    data = replace(
+        data, multilabel=stored.multilabel
+    )  # a multi-label artifact may be evaluated on images with one label
     data, report = checked(data, config)
     _say(console, data, report, config)
     built = stored.config.with_(backbone=config.backbone, head=config.head)
@@ -113,28 +115,28 @@ def evaluate(
         console.warn(note)
     if data.classes != stored.classes:
         assert isinstance(model.head, ZeroShot)
-        console.say(f"the head reads the {len(data.classes)} class names of the data, which are not the artifact's")
+        console.say(f"the head uses the {len(data.classes)} class names of the data instead of the artifact's")
         model.head.set_names(data.classes, templates_of(config))
     setting = Setting(config, data, device, precision, console)
     return task_of(config).measure(model, setting, data.split(split), split)
 
 
 def evaluate_untrained(config: RunConfig, split: str | None = None, console: Console | None = None) -> dict[str, Any]:
-    """Metrics of what needs no training: a zero-shot head, or one that is made from the training images alone.
+    """Evaluate a configuration without training: a zero-shot head, or one that is computed from training images.
 
     Args:
-        config: the settings.
-        split: train, val or test; default: test, or the only one of data made for testing alone.
-        console: where notes are said.
+        config: the configuration.
+        split: train, val or test; default: test, or the only split of the data.
+        console: console for messages.
 
     Raises:
-        UserError: settings under which something would have to learn.
+        UserError: the configuration has trainable parameters.
     """
     console = console or Console()
     device = pick_device(config.train.device)
     precision = pick_precision(config.train.precision, device)
     task = task_of(config)
-    # A Tip-Adapter's cache is made of training images, whatever the split.
+    # The cache of Tip-Adapter is computed from training images, whatever the split.
     whole = isinstance(config.head, TipHead)
     try:
         data, split = task.load(config), split or "test"
@@ -162,29 +164,29 @@ def evaluate_untrained(config: RunConfig, split: str | None = None, console: Con
 
 
 def refuse_idle(words: Sequence[str], used: Collection[str], why: str) -> None:
-    """Refuse settings that would do nothing.
+    """Refuse settings without effect.
 
     Args:
-        words: `key=value` words.
-        used: names of the settings that do something, or of whole sections.
-        why: the others do not.
+        words: `key=value` settings.
+        used: names of settings or whole sections that have an effect.
+        why: why the others have none.
 
     Raises:
-        UserError: what would do nothing, named.
+        UserError: a setting has no effect; the message names it.
 
     >>> refuse_idle(["data=photos", "train.epochs=3"], ["data", "train.device"], "nothing is trained")
     Traceback (most recent call last):
     ...
-    vpt.utils.errors.UserError: train.epochs would do nothing, for nothing is trained; leave it out
+    vpt.utils.errors.UserError: train.epochs would have no effect because nothing is trained; leave it out
     """
     idle = [key for key in given_keys(words) if key not in used and key.partition(".")[0] not in used]
     if idle:
         those = "it" if len(idle) == 1 else "them"
-        raise UserError(f"{', '.join(idle)} would do nothing, for {why}; leave {those} out")
+        raise UserError(f"{', '.join(idle)} would have no effect because {why}; leave {those} out")
 
 
 def _named(overrides: Sequence[str], weights: str | Path | None) -> Named:
-    """What the user names among the settings that he gives."""
+    """Backbone, weights and templates named by the user's settings."""
     given = parse_overrides(overrides)
     backbone, head = given.get("backbone"), given.get("head")
     backbone = {"name": backbone} if isinstance(backbone, str) else backbone if isinstance(backbone, Mapping) else {}
@@ -193,11 +195,11 @@ def _named(overrides: Sequence[str], weights: str | Path | None) -> Named:
 
 
 def _places(stored: Artifact, overrides: Sequence[str], split: str) -> dict[str, Any]:
-    """Where the data of an artifact lie: what the config.yaml in its folder says. Its header alone is not followed,
-    but for the name of a data set that vpt knows; what the user gives for the split that is measured is enough.
+    """Location of the data of an artifact, from the config.yaml in its folder. The header alone is not trusted, except
+    for the name of a registered data set; data given by the user for the evaluated split is sufficient.
 
     Raises:
-        FileError: the header alone names data, and the user does not.
+        FileError: only the header names data, and the user does not.
     """
     run = stored.path.parent / "config.yaml"
     if stored.path.name == "artifact.safetensors" and run.is_file():
@@ -210,19 +212,19 @@ def _places(stored: Artifact, overrides: Sequence[str], split: str) -> dict[str,
     known = data.path in EMBEDDED_DATA or data.path.partition(":")[0] in NAMED_DATA
     splits = [f"data.{key}" for key in ("val", "test") if getattr(data, key) is not None]
     if "data.path" not in given and not (known and all(key in given for key in splits)):
-        raise FileError(stored.path, "does not lie in a run folder that says where its data are; give them: data=PATH")
+        raise FileError(stored.path, "is not in a run folder that names its data; specify the data: data=PATH")
     return plain
 
 
 def _measured_by(config: RunConfig) -> list[str]:
-    """The settings that measuring a trained artifact goes by."""
+    """Settings that affect the evaluation of an artifact."""
     backbone = [f"backbone.{key}" for key in ("name", "pretrained", "weights", "seed", "dtype")]
     data = [f"data.{key}" for key in type(config.data).model_fields if key not in ("augment", "cache")]
     prompt, head = config.prompt, config.head
     boxes = ["score", "overlap", "boxes"] if config.task == "detection" else []
-    if config.task == "detection" and not isinstance(head, NativeHead):  # whose prompt has the size of its images
+    if config.task == "detection" and not isinstance(head, NativeHead):  # its prompt has the size of its images
         boxes += ["size", "longest"]
-    # A learned context stands in place of the templates.
+    # A learned context replaces the templates.
     fixed = not isinstance(prompt, ClipPrompt) or not prompt.replaces_templates
     if isinstance(head, OwlHead) or (isinstance(head, ZeroShotHead) and fixed):
         boxes += ["templates"]
@@ -230,8 +232,8 @@ def _measured_by(config: RunConfig) -> list[str]:
 
 
 def _as_trained(config: RunConfig, stored: RunConfig, split: str, given: Collection[str]) -> bool:
-    """Whether what is measured is a split as training made it: of the data of the run, or of data with which settings
-    of splitting or drawing are given."""
+    """Whether to evaluate a split as created by training: of the run's data, or of other data given with settings of
+    splitting or sampling."""
     if split in ("val", "test") and getattr(config.data, split) is not None:
         return False
     if any(key in given for key in SPLITTING):
@@ -240,14 +242,14 @@ def _as_trained(config: RunConfig, stored: RunConfig, split: str, given: Collect
 
 
 def _own_split(config: RunConfig, split: str, classes: tuple[str, ...], reads_names: bool) -> LabelledData:
-    """A split as training made it, with classes as the artifact counts them."""
+    """A split as created by training, with class indices of the artifact."""
     try:
         data = task_of(config).load(config)
     except UserError as error:
         if ":" in config.data.path or at_home(config.data.path).exists():
             raise
         raise UserError(
-            f"{error}. That is the data of the run; where it is not at hand, name what is to be measured: data=FOLDER, "
+            f"{error}. This is the data of the run; if it is not available, specify the data to evaluate: data=FOLDER, "
             f"or data.{split}=FOLDER"
         ) from None
     _refuse_absent(data, config, split)
@@ -261,30 +263,30 @@ def _refuse_absent(data: LabelledData, config: RunConfig, split: str) -> None:
     if not data.split(split):
         there = [name for name in SPLITS if data.split(name)]
         choice = " or ".join(f"split={name}" for name in there)
-        raise UserError(f"{config.data.path} has no {split} split; use {choice} or give data.{split}=FOLDER")
+        raise UserError(f"{config.data.path} has no {split} split; use {choice} or set data.{split}=FOLDER")
 
 
 def _warn_of_training_images(records: Sequence[Record], stored: RunConfig, console: Console) -> None:
     try:
         own = task_of(stored).load(stored)
     except UserError:
-        return  # the training data is not at hand
+        return  # the training data is not available
     seen = {os.path.realpath(record.source) for record in (*own.train, *own.val) if isinstance(record.source, Path)}
     again = sum(isinstance(record.source, Path) and os.path.realpath(record.source) in seen for record in records)
     if again:
         console.warn(
-            f"warning: {again} of the {len(records)} images are images that the run was trained or chosen on, so "
-            "scores flatter"
+            f"warning: {again} of the {len(records)} images were used for training or validation of the run, so "
+            "scores are too high"
         )
 
 
 def _say(console: Console, data: LabelledData, report: CheckReport, config: RunConfig) -> None:
-    """Say what is measured, what is left out, and what was found wrong."""
+    """Print notes on the data, and what is evaluated."""
     for note in [*data.notes, *explained(config.data.window, report.deep)]:
         (console.warn if note.startswith("warning: ") else console.say)(note)
     if report.worrying:
         console.warn(report.text())
-    console.say(f"measuring {data.summary()}")
+    console.say(f"evaluating {data.summary()}")
 
 
 def _only(data: LabelledData, split: str) -> LabelledData:
@@ -293,10 +295,10 @@ def _only(data: LabelledData, split: str) -> LabelledData:
 
 
 def _in_order_of(data: LabelledData, classes: tuple[str, ...], path: str) -> LabelledData:
-    """Labels as the artifact counts them: a data set seen alone may lack classes or know them in another order."""
+    """Convert labels to class indices of the artifact; a data set may lack classes or have another order."""
     places: dict[str, int] = {}
     for number, name in [*enumerate(classes), *((number, clean(name)) for number, name in enumerate(classes))]:
-        places.setdefault(name, number)  # names of an older artifact may be written as their folders are
+        places.setdefault(name, number)  # older artifacts may contain folder names
     unknown = sorted(set(data.classes) - set(places))
     if unknown:
         raise UserError(f"{path} has classes the artifact was not trained on: {', '.join(unknown[:5])}")

@@ -1,4 +1,4 @@
-"""What may be predicted: a file, a folder, a glob, a picture, an array, or a list of these."""
+"""Inputs of prediction: a file, a folder, a glob, a PIL image, an array, or a list of these."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Picture = str | Path | np.ndarray | Image.Image
 
 
 def find_images(images: Picture | Iterable[Picture]) -> list[tuple[str, Any]]:
-    """Name and source of every picture meant by a path, folder, glob, picture, or a list of them.
+    """Name and source of every image given by a path, folder, glob, image, or a list of them.
 
-    In a folder and below it, images are what they are in a data set: see `images_below`. Names can be printed whatever
-    the file is called: see `vpt.utils.file_names.shown`, and `vpt.utils.file_names.original` for the path of a name.
+    In a folder and below it, images are found as in a data set: see `images_below`. Names are always printable: see
+    `vpt.utils.file_names.shown`, and `vpt.utils.file_names.original` for the path of a name.
 
     Raises:
-        UserError: a path where nothing is, a folder without images, a glob without matches.
+        UserError: a path that does not exist, a folder without images, a glob without matches.
 
     >>> find_images(np.zeros((2, 2, 3), dtype=np.uint8))[0][0]
     'image 1'
@@ -38,9 +38,9 @@ def find_images(images: Picture | Iterable[Picture]) -> list[tuple[str, Any]]:
         elif isinstance(each, str | Path):
             found += [(shown(path), path) for path in _files(each)]
         else:
-            raise UserError(f"cannot predict a {type(each).__name__}; give paths, PIL pictures or uint8 arrays")
+            raise UserError(f"cannot predict a {type(each).__name__}; use paths, PIL images or uint8 arrays")
     if not found:
-        raise UserError("there is nothing to predict; name a file, a folder or a glob")
+        raise UserError("there is nothing to predict; specify a file, a folder or a glob")
     return found
 
 
@@ -50,7 +50,7 @@ def _files(place: str | Path) -> list[Path]:
         ignored: Counter[str] = Counter()
         files = sorted(images_below(path, ignored))
         if not files:
-            raise UserError(f"{path} holds no images; {hint(ignored)}")
+            raise UserError(f"{path} contains no images; {hint(ignored)}")
         return files
     if path.is_file():
         return [path]

@@ -1,4 +1,4 @@
-"""From an artifact to a model that is ready to predict."""
+"""Loading a model from an artifact."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ def load_model(
     config: RunConfig | None = None,
     precision: str = "fp32",
 ) -> tuple[Prompted, Artifact]:
-    """Build the model an artifact describes and load it, ready to predict.
+    """Build the model of an artifact and load its tensors, ready for prediction.
 
-    The file may be a stranger's: what it names is not opened (see trusted_settings.py), and its tensors
-    are compared with its header before anything of their size is made.
+    The file is untrusted: files that it names are not opened (see trusted_settings.py), and its tensors
+    are compared with its header before memory of their size is allocated.
 
     Args:
         path: artifact file or run folder.
         device: auto, cpu, cuda, cuda:1, mps.
-        named: backbone, weight file and templates that the user names himself.
-        dtype: hold the backbone's weights in another type than in training: fp32, bf16, int8, nf4.
-        config: settings to build by that the user has chosen, where they are not the artifact's own.
-        precision: of the passes that will be made; frozen layers are held as autocast rounds them, as in training.
+        named: backbone, weight file and templates named by the user.
+        dtype: store the backbone's weights in another type than in training: fp32, bf16, int8, nf4.
+        config: settings chosen by the user, if they differ from those of the artifact.
+        precision: precision of the passes; frozen layers are stored in the type that autocast would cast them to.
 
     Raises:
-        UserError: what `read_artifact` raises, a backbone that cannot be had, or another one than it was trained on.
+        UserError: errors of `read_artifact`, or the backbone is not available or not the one it was trained on.
     """
     artifact = read_artifact(path)
     config = config or settings_for(artifact, named)
@@ -57,17 +57,17 @@ def load_model(
     model.load_owned(dict(artifact.tensors))
     if named != NOTHING:
         remember(artifact.backbone["fingerprint"], config.backbone)
-    model.backbone.round_to(precision)  # while what learned still tells itself apart
+    model.backbone.round_to(precision)  # while trained parameters can still be distinguished
     model.requires_grad_(False)
     return model.to(pick_device(device)).eval(), artifact
 
 
 def _check_backbone(artifact: Artifact, found: Backbone) -> None:
-    """Whether a backbone is the one on which the artifact was trained."""
+    """Check that a backbone is the one on which the artifact was trained."""
     if found.fingerprint != artifact.backbone["fingerprint"]:
         raise UserError(
             f"{artifact.path} was trained on backbone {artifact.backbone['name']} "
             f"(fingerprint {artifact.backbone['fingerprint'][:12]}), not on {found.name} "
-            f"(fingerprint {found.fingerprint[:12]}); give the backbone it was trained on, with "
+            f"(fingerprint {found.fingerprint[:12]}); use the backbone it was trained on, with "
             "its weights, activation and pooling"
         )

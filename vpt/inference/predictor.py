@@ -1,4 +1,4 @@
-"""Predicting with an artifact: `vpt.load(artifact).predict(images)`."""
+"""Prediction with an artifact: `vpt.load(artifact).predict(images)`."""
 
 from __future__ import annotations
 
@@ -47,26 +47,26 @@ def load(
     backbone: str | None = None,
     templates: str | Path | Sequence[str] | None = None,
 ) -> Predictor:
-    """Load an artifact, given it or its run folder, ready to predict.
+    """Load an artifact, from its file or run folder, for prediction.
 
-    An artifact may be a stranger's: of what it names only networks are loaded that timm, open_clip or torchvision have
-    built in. See docs/security.md.
+    An artifact is untrusted: only networks built into timm, open_clip or torchvision are loaded by the name in it. See
+    docs/security.md.
 
     Args:
         path: artifact file or run folder.
         device: auto, cpu, cuda, cuda:1, mps.
-        weights: the file of the backbone's weights, if it was trained with one and not by you on this machine, or if
-            the file moved.
-        dtype: hold the backbone's weights in another type than in training.
-        precision: compute in bf16 or fp16, faster on a GPU, with scores that are right to two or three digits; auto
-            does so on a GPU alone.
+        weights: weight file of the backbone, if it was trained with one and not by you on this machine, or if the
+            file has moved.
+        dtype: store the backbone's weights in another type than in training.
+        precision: bf16 or fp16 is faster on a GPU, with scores accurate to two or three digits; auto uses it on a GPU
+            only.
         backbone: name of the backbone; needed if it is a repository or a folder, as in
             "open_clip:hf-hub:OWNER/NAME", and was not named by you on this machine before.
-        templates: in place of the artifact's own, as the setting head.templates: a name, a text, a file or some texts.
+        templates: replace the artifact's, as the setting head.templates: a name, a text, a file or several texts.
 
     Raises:
-        UserError: a missing or damaged artifact, a backbone that cannot be had or is another one, or a precision that
-            the device lacks.
+        UserError: the artifact is missing or damaged, the backbone is not available or another one, or the device does
+            not support the precision.
     """
     precision = pick_precision(precision, pick_device(device))
     model, artifact = load_model(path, device, Named(backbone, weights, templates), dtype, precision=precision)
@@ -75,7 +75,7 @@ def load(
 
 
 class Predictor:
-    """A trained model, and what it takes to ask it about any picture."""
+    """Base class of predictors: a trained model with its preprocessing."""
 
     def __init__(self, model: Prompted, artifact: Artifact, precision: Precision = "fp32") -> None:
         self.model: Any = model
@@ -85,26 +85,26 @@ class Predictor:
         self._device = next(model.parameters()).device
         self._autocast = autocast(precision, self._device)
         self._data = artifact.config.data
-        self.deep: list[Deep] = []  # images deeper than 8 bits that were predicted
+        self.deep: list[Deep] = []  # predicted images deeper than 8 bits
 
     @property
     def view(self) -> Any:
-        """What makes of a picture (H, W, 3) uint8 the pixels (3, h, w) uint8 that the model takes; hashable."""
+        """Transform from an image (H, W, 3) uint8 to the input (3, h, w) uint8 of the model; hashable."""
         raise NotImplementedError
 
     def predict(self, images: Picture | Sequence[Picture], batch_size: int = 32, top: int = 5) -> list[Any]:
-        """Predict a file, a folder, a glob, a PIL picture, an array (H, W, 3) uint8, or a list of these.
+        """Predict a file, a folder, a glob, a PIL image, an array (H, W, 3) uint8, or a list of these.
 
         Args:
-            images: what to predict; files of a folder and matches of a glob come in the order of their names.
-            batch_size: pictures at a time.
-            top: how many classes a classification names.
+            images: images to predict; files of a folder and matches of a glob are sorted by name.
+            batch_size: number of images per batch.
+            top: number of classes in a classification result.
 
         Returns:
-            A Classification or Detections for each picture.
+            A Classification or Detections for each image.
 
         Raises:
-            UserError: nothing there, or a picture that cannot be read (BadImage), by name.
+            UserError: there are no images, or an image cannot be read (BadImage).
         """
         found = []
         for result in self.predict_each(images, batch_size, top):
@@ -116,7 +116,7 @@ class Predictor:
     def predict_each(
         self, images: Picture | Sequence[Picture], batch_size: int = 32, top: int = 5
     ) -> Iterator[Classification | Detections | BadImage]:
-        """Like `predict`, one result at a time; a picture that cannot be read gives its BadImage instead."""
+        """Like `predict`, one result at a time; an image that cannot be read gives a BadImage instead of a result."""
         if batch_size < 1 or top < 1:
             raise UserError(f"batch_size={batch_size} and top={top} must be at least 1")
         pictures = iter(find_images(images))
@@ -138,18 +138,18 @@ class Predictor:
                 yield each if isinstance(each, BadImage) else next(results)
 
     def batch(self, names: list[str], pixels: list[np.ndarray], top: int) -> Sequence[Classification | Detections]:
-        """Results of decoded pictures (H, W, 3) uint8 with their names."""
+        """Predict decoded images (H, W, 3) uint8 with their names."""
         raise NotImplementedError
 
 
 class Classifier(Predictor):
-    """Classifies pictures. What does not depend on the picture is computed once, here.
+    """Image classifier; everything that does not depend on the image is computed once.
 
     Args:
         model: the trained model.
-        artifact: where it came from.
-        forward: the model with what does not depend on the picture computed already.
-        precision: of the passes.
+        artifact: its artifact.
+        forward: the model for inference.
+        precision: precision of the passes.
     """
 
     def __init__(
@@ -161,26 +161,26 @@ class Classifier(Predictor):
         self.transform = evaluation_transform(model, artifact.config.data)
 
     def with_classes(self, names: Sequence[str]) -> Classifier:
-        """A classifier for other class names on the same backbone, where the head reads names; this one stays as it is.
+        """A classifier for other class names on the same backbone, if the head reads names; this one does not change.
 
         Raises:
-            UserError: a head with classes of its own, or fewer than two different names.
+            UserError: a head with fixed classes, or fewer than two different names.
         """
         if not isinstance(self.model.head, ZeroShot):
             raise UserError(
-                f"{self.artifact.path} has a head with classes of its own; only head=zeroshot takes new names"
+                f"{self.artifact.path} has a head with fixed classes; only head=zeroshot supports new names"
             )
         if len(set(names)) != len(names) or len(names) < 2:
-            raise UserError(f"give two or more different class names, not {', '.join(names) or 'none'}")
+            raise UserError(f"specify two or more different class names, not {', '.join(names) or 'none'}")
         named = replace(self.artifact, classes=tuple(names))
         return Classifier(self.model.with_names(names), named, precision=self.precision)
 
     @torch.inference_mode()
     def prompted(self, images: Picture | Sequence[Picture]) -> Iterator[tuple[str, np.ndarray]]:
-        """Names and pictures (S, S, 3) uint8 of what the backbone gets to see: cropped, and under the pixel prompt.
+        """Names and images (S, S, 3) uint8 as the backbone sees them: cropped, with the pixel prompt.
 
         Raises:
-            UserError: nothing there, or a picture that cannot be read (BadImage), by name.
+            UserError: there are no images, or an image cannot be read (BadImage).
         """
         for name, source in find_images(images):
             square = self.transform(decode(source, self._data.max_pixels, name, window=self._data.window), 0)
@@ -194,17 +194,17 @@ class Classifier(Predictor):
 
     @torch.inference_mode()
     def batch(self, names: list[str], pixels: list[np.ndarray], top: int) -> list[Classification]:
-        """Results of decoded pictures (H, W, 3) uint8 with their names."""
+        """Predict decoded images (H, W, 3) uint8 with their names."""
         images = torch.stack([self.transform(each, 0) for each in pixels])
         with self._autocast():
             logits = self._forward(images.to(self._device)).float().cpu()
         if not torch.isfinite(logits).all():
-            raise UserError(f"{self.artifact.path} gives scores that are not finite; train it again")
+            raise UserError(f"{self.artifact.path} predicts scores that are not finite; train it again")
         scores = probabilities(logits, self.artifact.multilabel)
         return [self.result(name, row, top) for name, row in zip(names, scores, strict=True)]
 
     def result(self, name: str, scores: torch.Tensor, top: int) -> Classification:
-        """The result of scores (K,) from 0 to 1."""
+        """Convert scores (K,) from 0 to 1 to a result."""
         best = scores.sort(descending=True, stable=True)
         count = min(top, len(self.classes))
         labels = tuple(self.classes[index] for index in best.indices[:count].tolist())
@@ -213,13 +213,13 @@ class Classifier(Predictor):
 
 @dataclass(frozen=True)
 class BoxView:
-    """A picture as a detector takes it: its short side `size` pixels, unless its long one would be over `longest`."""
+    """Resize for a detector: the short side to `size` pixels, unless the long side would exceed `longest`."""
 
     size: int
     longest: int
 
     def __call__(self, pixels: np.ndarray) -> torch.Tensor:
-        """Resize a picture (H, W, 3) uint8 to (3, h, w) uint8."""
+        """Resize an image (H, W, 3) uint8 to (3, h, w) uint8."""
         height, width = pixels.shape[:2]
         size = size_for(width, height, self.size, self.longest)
         picture = Image.fromarray(pixels)
@@ -229,12 +229,12 @@ class BoxView:
 
 
 class BoxPredictor(Predictor):
-    """Finds boxes in pictures."""
+    """Object detector."""
 
     def __init__(self, model: Prompted, artifact: Artifact, precision: Precision = "fp32") -> None:
         super().__init__(model, artifact, precision)
         assert isinstance(model, Detector | FrozenDetector)
-        self.sizes = sizes(artifact.config, model)  # short and longest side that images are resized to
+        self.sizes = sizes(artifact.config, model)  # short side and maximum long side of resized images
 
     @property
     def view(self) -> Any:
@@ -242,15 +242,15 @@ class BoxPredictor(Predictor):
         return BoxView(*self.sizes)
 
     def batch(self, names: list[str], pixels: list[np.ndarray], top: int) -> list[Detections]:
-        """Results of decoded pictures (H, W, 3) uint8 with their names."""
+        """Predict decoded images (H, W, 3) uint8 with their names."""
         return self.found(names, [self.view(each) for each in pixels], [each.shape[1::-1] for each in pixels])
 
     def found(
         self, names: Sequence[str], images: Sequence[torch.Tensor], sizes: Sequence[tuple[int, ...]]
     ) -> list[Detections]:
-        """Results of pictures that the view has resized, (3, h, w) uint8, with the width and height they had before."""
+        """Predict resized images (3, h, w) uint8, with their original width and height."""
         results = []
-        # Memory goes with the largest of a batch, so few at a time.
+        # Memory depends on the largest image of a batch, so batches are small.
         for start in range(0, len(images), 8):
             with self._autocast():
                 found = self.model.detect([image.to(self._device) for image in images[start : start + 8]])
@@ -261,13 +261,13 @@ class BoxPredictor(Predictor):
     def result(
         self, name: str, found: dict[str, torch.Tensor], image: torch.Tensor, width: int, height: int
     ) -> Detections:
-        """The result of boxes in pixels of the resized image."""
+        """Convert boxes in pixels of the resized image to a result."""
         if not torch.isfinite(found["boxes"]).all() or not torch.isfinite(found["scores"]).all():
-            raise UserError(f"{self.artifact.path} gives boxes that are not finite; train it again")
+            raise UserError(f"{self.artifact.path} predicts boxes that are not finite; train it again")
         scale = torch.tensor([width / image.shape[2], height / image.shape[1]] * 2)
         edge = torch.tensor([width, height] * 2, dtype=torch.float32)
         boxes = torch.minimum((found["boxes"].float().cpu() * scale).clamp_min(0), edge)
-        # A box that lay outside of the picture has no area left inside it.
+        # A box outside the image has no area after clipping.
         inside = (boxes[:, 2:] > boxes[:, :2]).all(1)
         return Detections(
             name,

@@ -1,4 +1,4 @@
-"""What a prediction is: the classes of an image, or the boxes found in it."""
+"""Results of prediction: the classes of an image, or the boxes found in it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 class Classification:
-    """The most confident classes of one image.
+    """Most confident classes of one image.
 
     Args:
-        image: its name.
+        image: name of the image.
         labels: class names, most confident first.
-        scores: (K,) one for each label, from 0 to 1; they sum to at most 1 unless `multilabel`.
-        multilabel: an image may have several labels; those with a score above 0.5 count.
+        scores: (K,) score of each label, from 0 to 1; they sum to at most 1 unless `multilabel`.
+        multilabel: images may have several labels; those with a score above 0.5 are predicted.
 
     Raises:
-        ValueError: scores that are not finite, out of range, or not in descending order.
+        ValueError: scores are not finite, out of range, or not in descending order.
 
     >>> found = Classification("a.jpg", ("cat", "dog"), (0.9, 0.1))
     >>> found.top, found.scores
@@ -62,7 +62,7 @@ class Classification:
         return tuple(label for label, score in zip(self.labels, self.scores, strict=True) if score > 0.5)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON.
+        """Convert to plain values for JSON.
 
         >>> Classification("a.jpg", ("cat",), (0.9,)).to_dict()["scores"]
         {'cat': 0.9}
@@ -89,7 +89,7 @@ class Classification:
 
 
 class Box(NamedTuple):
-    """One box of a `Detections`."""
+    """One box of `Detections`."""
 
     box: np.ndarray  # (4,) float32: left, top, right and bottom, in pixels
     label: str
@@ -98,30 +98,30 @@ class Box(NamedTuple):
 
 
 class Detections:
-    """The boxes found in one image, as numpy arrays.
+    """Boxes found in one image, as numpy arrays.
 
-    `len`, iteration, slices, and masks or indices as of numpy work: `found[:10]`, `found[found.scores > 0.5]`,
+    Supports `len`, iteration, and numpy indexing: `found[:10]`, `found[found.scores > 0.5]` and
     `found[found.class_ids == 2]` are `Detections`, `found[0]` is a `Box`.
 
     Args:
-        image: its name.
-        width: of the image, in pixels.
-        height: of the image, in pixels.
+        image: name of the image.
+        width: width of the image, in pixels.
+        height: height of the image, in pixels.
         boxes: (N, 4) left, top, right and bottom of each box, in pixels.
         labels: the class of each box, as an index into `names`, or by its name.
-        scores: (N,) of each box, from 0 to 1.
-        names: of all classes. Default: those in `labels`, in the order in which they come.
+        scores: (N,) score of each box, from 0 to 1.
+        names: names of all classes. Default: those in `labels`, in order of first appearance.
 
     Attributes:
         boxes: (N, 4) float32.
-        scores: (N,) float64, which hold float32 scores exactly and whose elements are Python floats.
+        scores: (N,) float64, which represents float32 scores exactly and has Python floats as elements.
         class_ids: (N,) int64, indices into `names`.
-        names: of all classes.
+        names: names of all classes.
 
     Arrays are read-only; copy them to change them.
 
     Raises:
-        ValueError: numbers that are not finite or out of range, or lists of different lengths.
+        ValueError: values are not finite or out of range, or lists differ in length.
 
     >>> found = Detections("a.jpg", 20, 10, [(1, 2, 5, 6), (0, 0, 4, 4)], [1, 0], [0.9, 0.2], ["cat", "dog"])
     >>> found.boxes.shape, found.labels, found[found.scores > 0.5].labels
@@ -144,7 +144,7 @@ class Detections:
         if not len(boxes) == len(labels) == len(scores):
             raise ValueError(f"{image}: boxes, labels and scores differ in number")
         self.scores = _scores(scores)
-        with np.errstate(over="ignore"):  # a number too large for float32 is refused as infinite
+        with np.errstate(over="ignore"):  # a value too large for float32 is refused as infinite
             corners = np.array(boxes, dtype=np.float64).astype(np.float32)
         self.boxes = _frozen(corners if corners.size else corners.reshape(0, 4))
         if self.boxes.ndim != 2 or self.boxes.shape[1] != 4:
@@ -197,11 +197,11 @@ class Detections:
         return (self[index] for index in range(len(self)))
 
     def above(self, score: float) -> Detections:
-        """Only the boxes with at least that score."""
+        """Boxes with at least this score."""
         return self[self.scores >= score]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Convert to plain values for JSON."""
         return {
             "image": self.image,
             "width": self.width,
@@ -215,16 +215,16 @@ class Detections:
     def to_coco(
         self, image_id: int | None = None, category_ids: Mapping[str, int] | None = None
     ) -> list[dict[str, Any]]:
-        """Rows of COCO's results format, with boxes as left, top, width and height.
+        """Convert to entries of COCO's results format, with boxes as left, top, width and height.
 
         Args:
-            image_id: of the image in a COCO data set. Then the rows hold ids, as pycocotools' `COCO.loadRes` reads
-                them; without it, they hold `file_name` and the class name instead.
-            category_ids: class name -> id in that data set. Default: 1 for the first class and so on, as in the files
-                that `vpt data convert` writes.
+            image_id: id of the image in a COCO data set. The entries then contain ids, as read by pycocotools'
+                `COCO.loadRes`; without it, they contain `file_name` and the class name instead.
+            category_ids: class name -> id in that data set. Default: 1 for the first class and so on, as in files
+                written by `vpt data convert`.
 
         Raises:
-            UserError: a class of a box that `category_ids` lacks.
+            UserError: `category_ids` lacks the class of a box.
 
         >>> found = Detections("a.jpg", 20, 10, [(1, 2, 5, 6)], ["cat"], [0.9])
         >>> found.to_coco()
@@ -247,7 +247,7 @@ class Detections:
         return rows
 
     def to_supervision(self) -> supervision.Detections:
-        """The same boxes as `supervision.Detections`, for its annotators, trackers and metrics, with class names under
+        """Convert to `supervision.Detections`, for its annotators, trackers and metrics, with class names in
         `data["class_name"]`.
 
         Raises:

@@ -1,1 +1,1 @@
-"""Prompted models, artifacts, and prompts in a network of one's own."""
+"""Prompted models, artifacts, and prompts in the user's own network."""

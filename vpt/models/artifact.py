@@ -1,4 +1,4 @@
-"""What a task owns on disk: prompt and head in one safetensors file that says which backbone they belong to."""
+"""Artifacts: prompt and head of a task in one safetensors file, whose header names the backbone they belong to."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from vpt.utils.errors import FileError, UserError
 from vpt.utils.tensor_io import open_tensors, write_tensors
 from vpt.utils.version import own_version
 
-MAX_FROZEN = 4 << 30  # bytes of tensors where the backbone stays as it is
+MAX_FROZEN = 4 << 30  # maximum bytes of tensors if the backbone is frozen
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """The content of an artifact file."""
+    """Content of an artifact file."""
 
     path: Path
     config: RunConfig
@@ -44,9 +44,9 @@ def save_artifact(
     multilabel: bool = False,
     metrics: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write what `model` owns, atomically, then read it back to be sure.
+    """Write the artifact of `model` atomically, then verify it by reading it back.
 
-    The backbone is noted as one that the user has named, so that the artifact is loaded without naming it again.
+    The backbone is recorded as named by the user, so that the artifact can be loaded without naming it again.
     """
     header = {
         "kind": ArtifactHeader.KIND,
@@ -66,7 +66,7 @@ def save_artifact(
 
 
 def _shareable(config: RunConfig) -> RunConfig:
-    """The settings without those of this machine, so that equal runs make equal files wherever they ran."""
+    """The settings without those of this machine, so that equal runs write equal files on any machine."""
     data, train, plain = DataConfig(), TrainConfig(), RunConfig()
     return config.with_(
         {f"data.{key}": getattr(data, key) for key in ("workers", "cache")}
@@ -76,8 +76,8 @@ def _shareable(config: RunConfig) -> RunConfig:
 
 
 def _with_texts(config: RunConfig, model: Prompted) -> RunConfig:
-    """The settings with the texts of a file of templates in place of its name, for no file is opened on an artifact's
-    word."""
+    """The settings with the name of a template file replaced by its texts, because files named by an artifact are never
+    opened."""
     templates = getattr(config.head, "templates", None)
     if templates is None or not names_a_file(templates):
         return config
@@ -86,10 +86,10 @@ def _with_texts(config: RunConfig, model: Prompted) -> RunConfig:
 
 
 def find_artifact(path: str | Path) -> Path:
-    """The artifact file itself, given it, its run folder, or `hf:owner/name` on the Hugging Face Hub.
+    """Path of an artifact file, given the file, its run folder, or `hf:owner/name` on the Hugging Face Hub.
 
     Raises:
-        UserError: none of these.
+        UserError: there is no artifact at the path.
     """
     if str(path).startswith(hub.PREFIX):
         return hub.pull(str(path))
@@ -99,7 +99,7 @@ def find_artifact(path: str | Path) -> Path:
         if not inside.is_file():
             unfinished = (path / CHECKPOINT).is_file()
             raise UserError(
-                f"{path} holds no artifact.safetensors; "
+                f"{path} contains no artifact.safetensors; "
                 + (f"finish the run with: vpt train resume={path}" if unfinished else "is it a run folder?")
             )
         return inside
@@ -109,18 +109,18 @@ def find_artifact(path: str | Path) -> Path:
 
 
 def read_artifact(path: str | Path) -> Artifact:
-    """Read and check an artifact file or the one in a run folder.
+    """Read and check an artifact file, or the one in a run folder.
 
-    The file may be a stranger's: every field of its header is typed and bounded, and nothing that it names is opened.
+    The file is untrusted: every field of its header is typed and bounded, and no file that it names is opened.
 
     Raises:
-        UserError: missing, damaged, not an artifact, of another format, or with a header that is not as it must be.
+        UserError: the file is missing, damaged, not an artifact, of another format, or has an invalid header.
     """
     path = find_artifact(path)
     with open_tensors(path) as file:
         header = parse_header(ArtifactHeader, file)
         if header.config.tuning.kind == "frozen" and file.nbytes > MAX_FROZEN:
-            raise FileError(path, f"is larger than {MAX_FROZEN >> 30} GiB, though it leaves the backbone as it is")
+            raise FileError(path, f"is larger than {MAX_FROZEN >> 30} GiB, although its backbone is frozen")
         tensors = file.tensors()
     return Artifact(
         path=path,
@@ -135,5 +135,5 @@ def read_artifact(path: str | Path) -> Artifact:
 
 
 def artifact_bytes(model: Prompted) -> int:
-    """Size the artifact of this model will have: its tensors, and some kilobytes of header."""
+    """Expected size of a model's artifact in bytes: its tensors, and a few kilobytes of header."""
     return sum(t.nbytes for t in model.stored_state().values()) + 4096

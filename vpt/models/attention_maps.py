@@ -1,4 +1,4 @@
-"""Where a prompted model looks: attention of the class row over patches, of patches over prompts, and rollout."""
+"""Attention maps of a prompted model: class token to patches, patches to prompts, and attention rollout."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from vpt.utils.errors import UserError
 
 @dataclass(frozen=True)
 class Attention:
-    """Attention of one image, means over heads.
+    """Attention maps of one image, averaged over heads.
 
     Args:
-        cls: share of the class row's attention that goes to each patch, (layers, h, w); None without a class row.
-        prompts: share of each patch's attention that goes to prompts, (layers, h, w); zero in layers without any.
-        rollout: attention from the output back to the patches through all layers and skips, (h, w) (Abnar and Zuidema
-            2020); from the class row, or from the mean of patches where there is none.
+        cls: attention of the class token to each patch, (layers, h, w); None without a class token.
+        prompts: fraction of each patch's attention to prompts, (layers, h, w); zero in layers without prompts.
+        rollout: attention rollout (Abnar and Zuidema 2020) from the class token, or from the mean of patches without
+            one, to the patches through all layers and residual connections, (h, w).
     """
 
     cls: Tensor | None
@@ -33,7 +33,7 @@ class Attention:
 
 @torch.inference_mode()
 def attention_of(model: PromptedModel, images: Tensor) -> list[Attention]:
-    """Attention of uint8 images (B, 3, S, S).
+    """Attention maps of uint8 images (B, 3, S, S).
 
     Raises:
         UserError: a backbone without a patch sequence.
@@ -47,16 +47,16 @@ def attention_of(model: PromptedModel, images: Tensor) -> list[Attention]:
     on_cls, on_prompts = [], []
     roll: Tensor | None = None
 
-    def look(layer: int, rows: Tensor, extra: KeyValue | None, held: int) -> None:
+    def look(layer: int, tokens: Tensor, extra: KeyValue | None, prompts: int) -> None:
         nonlocal roll
         rope = tower.rope(rotary, layer)
-        # Of image rows alone; keys are extra ones, prompt rows, then image rows.
-        weights = _weights(tower.blocks[layer], rows, extra, rope, held, prefix, layers[layer])[:, held:]
-        asked = (0 if extra is None else extra.key.shape[2]) + held
-        on_prompts.append(weights[:, prefix:, :asked].sum(-1).unflatten(1, grid))
+        # Queries are image tokens only; keys are extra keys, prompt tokens, then image tokens.
+        weights = _weights(tower.blocks[layer], tokens, extra, rope, prompts, prefix, layers[layer])[:, prompts:]
+        before_image = (0 if extra is None else extra.key.shape[2]) + prompts
+        on_prompts.append(weights[:, prefix:, :before_image].sum(-1).unflatten(1, grid))
         if tower.has_class_row:
-            on_cls.append(weights[:, 0, asked + prefix :].unflatten(1, grid))
-        roll = _rolled(roll, weights[:, :, asked:])
+            on_cls.append(weights[:, 0, before_image + prefix :].unflatten(1, grid))
+        roll = _rolled(roll, weights[:, :, before_image:])
 
     execute(tower, model.steps, embedded, rotary, layers, tower.pool_rows or 1, look=look)
     assert roll is not None
@@ -74,28 +74,28 @@ def attention_of(model: PromptedModel, images: Tensor) -> list[Attention]:
 
 def _weights(
     block: Block,
-    rows: Tensor,
+    tokens: Tensor,
     extra: KeyValue | None,
     rope: Tensor | None,
-    held: int,
+    prompts: int,
     prefix: int,
     prompt: LayerPrompt,
 ) -> Tensor:
-    """Attention weights (B, N, M), mean over heads; extra keys come first."""
-    query, key, value = block.queries_keys_values(rows, rope, held + prefix)
+    """Attention weights (B, N, M), averaged over heads; extra keys come first."""
+    query, key, value = block.queries_keys_values(tokens, rope, prompts + prefix)
     if prompt.temperature is not None:
         query = query / prompt.temperature
     if extra is not None:
         key, _ = join(extra, KeyValue(key, value))
     scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
-    mask = key_mask(prompt.seen, extra, rows, held)
+    mask = key_mask(prompt.seen, extra, tokens, prompts)
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
     return scores.float().softmax(-1).mean(1)
 
 
 def _rolled(before: Tensor | None, weights: Tensor) -> Tensor:
-    """One more layer of rollout: half attention among image rows, half the skip around it."""
+    """Add a layer to the rollout: half attention among image tokens, half the residual connection."""
     among = weights / weights.sum(-1, keepdim=True).clamp_min(1e-9)
     eye = torch.eye(among.shape[-1], device=among.device)
     mixed = 0.5 * among + 0.5 * eye
@@ -103,7 +103,7 @@ def _rolled(before: Tensor | None, weights: Tensor) -> Tensor:
 
 
 def as_heat(values: Tensor) -> Any:
-    """A map (h, w) brought to 0..1 by its own range, as a numpy array.
+    """Scale a map (h, w) to 0..1 by its own range, as a numpy array.
 
     >>> as_heat(torch.tensor([[1.0, 3.0]])).tolist()
     [[0.0, 1.0]]
@@ -113,7 +113,7 @@ def as_heat(values: Tensor) -> Any:
 
 
 def require_attention(model: Any) -> PromptedModel:
-    """The model, or a UserError that says why it shows no attention."""
+    """Return the model, or raise a UserError if it has no attention maps."""
     if not isinstance(model, PromptedModel) or model.backbone.tower is None:
-        raise UserError("attention is shown of classifiers on a vision transformer only")
+        raise UserError("attention maps are available only for classifiers on a vision transformer")
     return model

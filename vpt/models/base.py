@@ -1,4 +1,4 @@
-"""What every prompted model is: a backbone, a prompt, a head, and the one declaration of what in it learns."""
+"""Base class of prompted models: a backbone, a prompt, a head, and the declaration of trainable parameters."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Prompted(nn.Module):
     Args:
         backbone: a frozen backbone, or one that `apply_tuning` has prepared.
         prompt: token prompts, pixel prompts, or None.
-        head: what reads the backbone's rows or features.
-        owns_buffers: the whole backbone learns, so its batch statistics are the task's too.
+        head: module that reads the backbone's tokens or features.
+        owns_buffers: the whole backbone is trainable, so its batch statistics belong to the task too.
     """
 
     def __init__(
@@ -44,15 +44,15 @@ class Prompted(nn.Module):
         self.owns_buffers = owns_buffers
         self.mean: Tensor
         self.std: Tensor
-        # On the 0..255 scale, so that a uint8 batch is normalised in one pass.
+        # On the scale 0..255, so that a uint8 batch is normalised in one operation.
         pre = backbone.preprocess
         self.register_buffer("mean", torch.tensor(pre.mean).view(3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(pre.std).view(3, 1, 1) * 255, persistent=False)
         self.drop_paths = nn.ModuleList()  # of the backbone's layers, if they have any: see Backbone.with_drop_path
 
     def train(self, mode: bool = True) -> Prompted:
-        """Training mode for prompt and head. A backbone stays in evaluation mode unless all of it learns, batch
-        statistics included."""
+        """Set the training mode of prompt and head. The backbone stays in evaluation mode unless all of it, including
+        batch statistics, is trained."""
         super().train(mode)
         self.backbone.train(mode and self.owns_buffers)
         for name, module in self.backbone.named_modules():
@@ -61,38 +61,38 @@ class Prompted(nn.Module):
         return self
 
     def layers(self, steps: Sequence[Step], batch: int = 1) -> list[LayerPrompt] | None:
-        """What token prompts do in every layer of a plan; None without any. At inference it does not depend on the
-        image, and is valid until a parameter changes; in training dropout draws for `batch` images."""
+        """Token prompts of every layer of a plan; None without token prompts. At inference they do not depend on the
+        image, and are valid until a parameter changes; in training dropout is drawn for `batch` images."""
         if not isinstance(self.prompt, TokenPrompts):
             return None
         return self.prompt.layers(self.backbone.require_tower("token prompts"), steps, batch)
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """What the prompt does after every step of the optimizer, such as bringing a parameter back into its range.
+        """Update the prompt after an optimiser step, for example to clamp a parameter to its range.
 
-        Call it in a training loop of your own.
+        Call it in your own training loop.
         """
         if self.prompt is not None:
             self.prompt.after_step()
 
     def before_epoch(self, epoch: int, epochs: int) -> None:
-        """What the prompt does before an epoch, counted from 0; also where a run is resumed inside it."""
+        """Update the prompt before an epoch, counted from 0; also called if a run is resumed within an epoch."""
         if self.prompt is not None:
             self.prompt.before_epoch(epoch, epochs)
 
     @property
     def has_extra_losses(self) -> bool:
-        """Whether the prompt adds losses of its own, so that the loss is more than a function of the scores."""
+        """Whether the prompt adds its own losses, so that the loss is not only a function of the scores."""
         return self.prompt is not None and type(self.prompt).extra_losses is not PromptModule.extra_losses
 
     def with_extra_losses(self, loss: Tensor, images: Any, labels: Any) -> Tensor:
-        """The loss of a training step with what the prompt adds to it.
+        """Add the losses of the prompt to the loss of a training step.
 
         Args:
             loss: a scalar.
-            images: of the step.
-            labels: of the step.
+            images: images of the step.
+            labels: labels of the step.
         """
         if self.prompt is None:
             return loss
@@ -101,14 +101,14 @@ class Prompted(nn.Module):
         return loss
 
     def set_preprocess(self, pre: Preprocess) -> None:
-        """Take what an artifact was trained with, whatever the library says of its pixels by now."""
+        """Use the preprocessing of an artifact, even if the library's default has changed."""
         self.backbone.preprocess = pre
         for buffer, value in ((self.mean, pre.mean), (self.std, pre.std)):
             buffer.copy_(torch.tensor(value).view(3, 1, 1) * 255)
 
     def trainable(self) -> Iterator[tuple[str, Role, nn.Parameter]]:
-        """The one declaration of what learns: name, role and parameter. Freezing, optimiser, saving and counting
-        all go by it."""
+        """Trainable parameters, with name and role. Freezing, optimiser, saving and counting all depend on this
+        declaration."""
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 yield name, self._role(name), parameter
@@ -124,8 +124,8 @@ class Prompted(nn.Module):
         return "backbone" if self.owns_buffers else "bias"
 
     def owned_state(self) -> dict[str, Tensor]:
-        """Every tensor the task owns: what learns, and what belongs to it (masks, label mappings, and batch statistics
-        where the whole backbone learns)."""
+        """All tensors of the task: trainable parameters and buffers (masks, label mappings, and batch statistics if
+        the whole backbone is trainable)."""
         owned = {name: parameter.detach() for name, _, parameter in self.trainable()}
         saved = self.state_dict()
         for name, buffer in self.named_buffers():
@@ -134,7 +134,7 @@ class Prompted(nn.Module):
         return owned
 
     def stored_state(self) -> dict[str, Tensor]:
-        """What a file needs of `owned_state`: pruned values, and what only training needs, are left out."""
+        """Tensors to store in an artifact: `owned_state` without pruned and training-only values."""
         kept = {name: value for name, value in self.owned_state().items() if not self._training_only(name)}
         return _changed(self.prompt, kept, "packed")
 
@@ -143,13 +143,13 @@ class Prompted(nn.Module):
         return part == "prompt" and self.prompt is not None and self.prompt.is_training_only(rest)
 
     def load_owned(self, tensors: dict[str, Tensor]) -> None:
-        """Load what `owned_state` or `stored_state` gave.
+        """Load tensors returned by `owned_state` or `stored_state`.
 
         Raises:
-            UserError: tensors that are missing, unknown, or of another shape or kind of number, named.
+            UserError: tensors are missing, unknown, or of another shape or type; the message names them.
         """
         head: Any = self.head
-        if hasattr(head, "resize_for") and "head.labels" in tensors:  # a Tip-Adapter has as many keys as the file
+        if hasattr(head, "resize_for") and "head.labels" in tensors:  # a Tip-Adapter gets as many keys as the file
             head.resize_for(keys_in(tensors, head.fixed.shape[1]))
         owned, tensors = self.owned_state(), unpacked(self.prompt, tensors)
         owned = {name: value for name, value in owned.items() if name in tensors or not self._training_only(name)}
@@ -158,11 +158,11 @@ class Prompted(nn.Module):
         load_into(owned, tensors)
         if self.prompt is not None:
             with torch.no_grad():
-                self.prompt.constrain()  # files of earlier versions hold what was clamped in every pass
+                self.prompt.constrain()  # files of earlier versions contain values that were clamped in every pass
 
 
 def unpacked(prompt: nn.Module | None, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a file with those of a token prompt as the prompt has them: see `TokenPrompts.packed`.
+    """Tensors of a file, with those of a token prompt unpacked: see `TokenPrompts.packed`.
 
     >>> unpacked(None, {})
     {}
@@ -182,7 +182,7 @@ def _changed(
 
 
 def owned_parts(module: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a prompt or a head that an artifact holds: what learns, and buffers that are saved.
+    """Tensors of a prompt or a head that an artifact contains: trainable parameters and persistent buffers.
 
     >>> sorted(owned_parts(nn.BatchNorm1d(2)))
     ['bias', 'num_batches_tracked', 'running_mean', 'running_var', 'weight']
@@ -196,10 +196,10 @@ def owned_parts(module: nn.Module) -> dict[str, Tensor]:
 
 
 def keys_in(tensors: Mapping[str, Tensor], width: int) -> int:
-    """How many keys of a Tip-Adapter a file holds.
+    """Number of keys of a Tip-Adapter in a file.
 
     Raises:
-        UserError: its keys and their labels do not belong together.
+        UserError: its keys and labels do not match.
     """
     labels, keys = tensors["head.labels"], tensors.get("head.keys")
     if labels.ndim != 1 or keys is None or keys.shape != (len(labels), width):

@@ -1,4 +1,4 @@
-"""A prompted model: frozen backbone, prompt, head; and the one declaration of what in it learns."""
+"""Prompted classifier: frozen backbone, prompt and head."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
 
 
 class PromptedModel(Prompted):
-    """Takes uint8 images as the loader gives them, returns logits.
+    """Maps uint8 images from the loader to logits.
 
     Args:
         backbone: a frozen backbone, or one that `apply_tuning` has prepared.
         prompt: token prompts, pixel prompts, or None.
-        head: maps what it reads to logits.
+        head: maps pooled features or tokens to logits.
         pool: what the head reads.
-        owns_buffers: the whole backbone learns, so its batch statistics are the task's too.
-        test_time: the context is tuned on views of every image at inference.
+        owns_buffers: the whole backbone is trainable, so its batch statistics belong to the task too.
+        test_time: settings of test-time tuning, which tunes the context on views of every image; None without it.
 
     Raises:
-        UserError: token prompts on a network without a token sequence, or a head that reads what is not there.
+        UserError: token prompts on a network without a token sequence, or a head that reads missing tokens.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class PromptedModel(Prompted):
 
     @property
     def image_size(self) -> int:
-        """Side of the squares that the loader should give, in pixels."""
+        """Side of the square images expected from the loader, in pixels."""
         return self.prompt.image_size if isinstance(self.prompt, PixelPrompts) else self.backbone.preprocess.size
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 images (B, 3, S, S) to what the backbone expects, with the pixel prompt if there is one."""
+        """Normalise uint8 images (B, 3, S, S) for the backbone, with the pixel prompt if there is one."""
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images must be uint8 (B, 3, S, S), found {images.dtype} {tuple(images.shape)}")
         if isinstance(self.prompt, PixelPrompts):
@@ -70,11 +70,11 @@ class PromptedModel(Prompted):
         return normalise(images, self.mean, self.std)
 
     def constants(self, batch: int = 1) -> list[LayerPrompt] | None:
-        """What token prompts do in every layer of the model's own plan: see `layers`."""
+        """Token prompts of every layer of the model's own plan: see `layers`."""
         return self.layers(self.steps, batch)
 
     def features(self, images: Tensor, constants: Sequence[LayerPrompt] | None = None) -> Tensor:
-        """What the head reads (B, features) of uint8 images."""
+        """Input of the head (B, features) for uint8 images."""
         layers = self.constants(images.shape[0]) if constants is None else constants
         return self.backbone.features(self.normalise(images), self.steps, self.pool, layers)
 
@@ -82,7 +82,7 @@ class PromptedModel(Prompted):
         """Logits (B, classes) of uint8 images (B, 3, S, S).
 
         Args:
-            constants: what `constants()` returned, so that inference computes it once.
+            constants: result of `constants()`, so that inference computes it only once.
 
         With test-time tuning images are views (B, V, 3, S, S).
         """
@@ -91,7 +91,7 @@ class PromptedModel(Prompted):
         return self.head(self.features(images, constants))
 
     def ready(self) -> Callable[[Tensor], Tensor]:
-        """The model for inference: what does not depend on the image is computed once, here."""
+        """The model for inference; parts that do not depend on the image are computed once."""
         layers = self.constants()
         if self.test_time is not None:
             from vpt.heads.tpt import tuning_forward
@@ -102,15 +102,15 @@ class PromptedModel(Prompted):
         return lambda images: head(self.features(images, layers))
 
     def ready_head(self) -> Callable[[Tensor], Tensor]:
-        """The head for inference, features (B, D) to logits (B, classes): text is encoded once, here."""
+        """The head for inference, from features (B, D) to logits (B, classes); text is encoded once."""
         ready: Callable[[], Callable[[Tensor], Tensor]] | None = getattr(self.head, "ready", None)
         return self.head if ready is None else ready()
 
     def with_names(self, names: Sequence[str]) -> PromptedModel:
-        """A model of its own for other class names, on the same backbone; this one stays as it is.
+        """A new model for other class names, on the same backbone; this one does not change.
 
         Raises:
-            UserError: names that the zero-shot head cannot take.
+            UserError: names that the zero-shot head does not support.
         """
         shared = (self.backbone, self.backbone.text)
         mine = copy.deepcopy(self, {id(part): part for part in shared})
@@ -123,7 +123,7 @@ def plan_for(backbone: Backbone, prompt: nn.Module | None, pool: Pool) -> tuple[
     sequence.
 
     Raises:
-        UserError: token prompts on such a network, or a head that reads what is not there.
+        UserError: token prompts on such a network, or a head that reads missing tokens.
     """
     if not isinstance(prompt, TokenPrompts):
         if pool in ("prompts", "all"):
@@ -139,13 +139,13 @@ def plan_for(backbone: Backbone, prompt: nn.Module | None, pool: Pool) -> tuple[
     if reads.prompts and pool not in LATE and not (steps[-1].insert is not None or steps[-1].carried):
         raise UserError(
             f"head.pool={pool} reads prompt tokens of the last layer, but the prompt leaves none there "
-            "(prompt.after=drop, or prompts beside the sequence); use head.pool=native"
+            "(prompt.after=drop, or prompts outside the sequence); use head.pool=native"
         )
     return steps
 
 
 def backbone_for(config: RunConfig) -> Backbone:
-    """The backbone of a run, with its classifier where the head maps classes, its text tower where it reads names."""
+    """Load the backbone of a run, with its classifier or its text encoder if the head needs it."""
     return load_backbone(
         config.backbone,
         classifier=config.head.needs_classifier,
@@ -154,15 +154,15 @@ def backbone_for(config: RunConfig) -> Backbone:
 
 
 def build_model(config: RunConfig, backbone: Backbone, classes: Sequence[str]) -> PromptedModel:
-    """Put prompt and head on a backbone and mark what learns. New parameters are drawn from `train.seed`.
+    """Add prompt and head to a backbone and mark trainable parameters. `train.seed` initialises new parameters.
 
     Args:
-        config: the run.
-        backbone: a fresh one from `backbone_for`; tuning changes it.
+        config: configuration of the run.
+        backbone: a new backbone from `backbone_for`; tuning changes it.
         classes: names of the classes.
 
     Raises:
-        UserError: a prompt the backbone cannot take, layers that do not exist, a pooling that reads what is not there.
+        UserError: a prompt that the backbone does not support, layers that do not exist, or pooling of missing tokens.
 
     >>> from vpt.config import load_config
     >>> words = ["backbone=vit_tiny_patch16_224", "backbone.pretrained=false", "prompt.tokens=2"]
@@ -195,5 +195,5 @@ def build_model(config: RunConfig, backbone: Backbone, classes: Sequence[str]) -
 
 
 def pool_of(config: RunConfig) -> Pool:
-    """What the head of a run reads."""
+    """Pooling of the head of a run."""
     return cast(Pool, config.head.reads)

@@ -1,4 +1,4 @@
-"""From the configuration to the two sides of a prompted CLIP: prompts among the image rows, and the zero-shot head."""
+"""Builds both sides of a prompted CLIP from a configuration: image prompts and the zero-shot head."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vpt.utils.errors import UserError
 
 
 def build_zero_shot(config: RunConfig, backbone: Backbone, classes: Sequence[str]) -> ZeroShot:
-    """The zero-shot head of fixed templates, with a cache of training images if asked for.
+    """The zero-shot head of fixed templates, with a cache of training images for Tip-Adapter.
 
     Raises:
         UserError: templates that cannot be read.
@@ -35,7 +35,7 @@ def build_zero_shot(config: RunConfig, backbone: Backbone, classes: Sequence[str
 
 
 def templates_of(config: RunConfig) -> tuple[str, ...]:
-    """The templates of a run: those asked for, or the one that was written for its data."""
+    """The templates of a run: those in its settings, or the default template of its data set."""
     assert isinstance(config.head, ZeroShotHead)
     own = template_of(config.data.path) if config.head.templates == "auto" else None
     return (own,) if own is not None else read_templates(config.head.templates)
@@ -44,15 +44,15 @@ def templates_of(config: RunConfig) -> tuple[str, ...]:
 def build_learner(
     config: RunConfig, backbone: Backbone, classes: Sequence[str]
 ) -> tuple[TokenPrompts | None, ZeroShot]:
-    """The prompts of the image tower, if there are any, and the head with its learned context.
+    """Prompts of the image tower, if there are any, and the head with its learnable context.
 
     Raises:
-        UserError: a head that does not fit, a tower that takes no prompts, or class names that are too long.
+        UserError: a head that does not fit, a tower without support for prompts, or class names that are too long.
     """
     prompt = config.prompt
     assert isinstance(prompt, ClipPrompt)
     if not isinstance(config.head, ZeroShotHead) or isinstance(config.head, TipHead):
-        raise UserError(f"prompt={prompt.kind} learns among the words of class names; set head=zeroshot")
+        raise UserError(f"prompt={prompt.kind} is part of the text of class names; set head=zeroshot")
     if prompt.source_templates:
         import open_clip
 
@@ -71,10 +71,10 @@ def build_learner(
 def learner_skeleton(
     config: RunConfig, backbone: Backbone, classes: Sequence[str]
 ) -> tuple[TokenPrompts | None, nn.Module]:
-    """What learns in that which `build_learner` makes, under the same names; to be called for the meta device.
+    """Trainable parts of the result of `build_learner`, with the same names; to be called on the meta device.
 
     Raises:
-        UserError: towers that take no prompts, or have fewer layers.
+        UserError: towers without support for prompts, or with fewer layers.
     """
     assert isinstance(config.prompt, ClipPrompt)
     learner: Learner = config.prompt.skeleton(backbone, classes)

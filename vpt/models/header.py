@@ -1,7 +1,7 @@
-"""What the files that vpt writes say of themselves, checked field by field.
+"""Headers of the files that vpt writes, validated field by field.
 
-Anybody may have written such a file. A header is typed and bounded here, and nothing that it names is opened: see
-vpt/models/trusted_settings.py for which backbone an artifact is loaded on.
+Such a file is untrusted. Its header is typed and bounded here, and no file that it names is opened; see
+vpt/models/trusted_settings.py for the backbone that an artifact is loaded on.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from vpt.utils.version import own_version
 
 KINDS = {"vpt artifact": "an artifact", "vpt prompt": "a saved prompt", "vpt checkpoint": "a checkpoint"}
 VERSION = "[0-9A-Za-z][0-9A-Za-z.+!_-]{0,63}"
-CHECKPOINT = "checkpoint.safetensors"  # its name in a run folder
-MAX_RESIZED = 8192  # short side in pixels of an image before its middle is cut out
+CHECKPOINT = "checkpoint.safetensors"  # file name in a run folder
+MAX_RESIZED = 8192  # maximum short side in pixels of an image before the center crop
 
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
 Version = Annotated[str, Field(pattern=f"^{VERSION}$")]
 Finite = Annotated[float, Field(ge=-1e30, le=1e30)]
 Measured = Annotated[
-    # NaN where a measure means nothing: a class that nothing shows.
+    # NaN if a metric is undefined, for example of a class without images.
     float, Field(allow_inf_nan=True), AfterValidator(lambda value: _refuse_infinite(value))
 ]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
@@ -52,7 +52,7 @@ def _refuse_infinite(value: float) -> float:
 
 
 class Header(BaseModel):
-    """Base of all headers: unknown keys are errors, no type stands for another, and numbers are finite."""
+    """Base class of all headers: unknown keys are errors, types are strict, and numbers are finite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
     KIND: ClassVar[str]
@@ -67,7 +67,7 @@ class BackboneHeader(Header):
 
 
 class PreprocessHeader(Header):
-    """What the backbone expected of its pixels."""
+    """Preprocessing that the backbone expected."""
 
     size: int = Field(ge=1, le=4096)
     mean: Channels
@@ -76,15 +76,15 @@ class PreprocessHeader(Header):
     crop_pct: float = Field(ge=0.05, le=2)
 
     def plain(self) -> Preprocess:
-        """The same for those who compute with it."""
+        """Convert to the type used for computation."""
         return Preprocess(**dict(self))
 
 
 class ArtifactHeader(Header):
-    """Of an artifact."""
+    """Header of an artifact."""
 
     KIND: ClassVar[str] = "vpt artifact"
-    FORMAT: ClassVar[int | None] = 2  # 1: the fingerprint covered weights alone, without position embeddings
+    FORMAT: ClassVar[int | None] = 2  # 1: the fingerprint covered only weights, without position embeddings
 
     kind: Literal["vpt artifact"]
     format: Literal[2]
@@ -102,9 +102,9 @@ class ArtifactHeader(Header):
     @model_validator(mode="after")
     def _fits(self) -> ArtifactHeader:
         if len(set(self.classes)) != len(self.classes) or not all(map(str.strip, self.classes)):
-            raise ValueError("classes: a name is empty or stands twice in it")
+            raise ValueError("classes: a name is empty or appears twice")
         if self.backbone.name != self.config.backbone.name:
-            raise ValueError("backbone.name: it is not config.backbone.name")
+            raise ValueError("backbone.name: it differs from config.backbone.name")
         if self.preprocess.size > MAX_RESIZED * (self.config.data.crop_pct or self.preprocess.crop_pct):
             raise ValueError(
                 f"crop_pct: images would be resized to more than {MAX_RESIZED} pixels before they are cropped"
@@ -113,7 +113,7 @@ class ArtifactHeader(Header):
 
 
 class PromptHeader(Header):
-    """Of what `Wrapped.save` writes: a prompt in a network of the user's own."""
+    """Header of a file from `Wrapped.save`: a prompt in the user's own network."""
 
     KIND: ClassVar[str] = "vpt prompt"
     FORMAT: ClassVar[int | None] = 2
@@ -128,12 +128,12 @@ class PromptHeader(Header):
 
 
 class ProgressHeader(Header):
-    """Where a run stood when its checkpoint was written; see training/checkpoint.py for what each number means."""
+    """Progress of a run when its checkpoint was written; see training/checkpoint.py for the meaning of each field."""
 
     epoch: Count = 0
     batch: Count = 0
     step: Count = 0
-    round: Annotated[int, Field(ge=0, le=1)] = 0  # of version 0.1: the prompt was pruned, and trains again
+    round: Annotated[int, Field(ge=0, le=1)] = 0  # of version 0.1: the prompt was pruned and training has restarted
     first_step: Count = 0  # of version 0.1: the first step after pruning
     loss_sum: Finite = 0.0
     correct: Finite | None = 0.0
@@ -152,23 +152,23 @@ class ProgressHeader(Header):
     def _fits(self) -> ProgressHeader:
         for row in self.history:
             if type(row.get("epoch")) is not int or any(isinstance(row[key], dict) != (key == "lr") for key in row):
-                raise ValueError("history: a row is of another form")
+                raise ValueError("history: an entry has an unexpected form")
         if self.first_step > self.step:
-            raise ValueError("first_step: it comes after step")
+            raise ValueError("first_step: it is greater than step")
         return self
 
 
 class IdentityHeader(Header):
-    """Which settings, data and backbone a checkpoint belongs to; they are compared and never obeyed."""
+    """Settings, data and backbone that a checkpoint belongs to; they are only compared, never used."""
 
     settings: dict[str, Any]
     data: Name
     backbone: Name
-    pixels: Name | None = None  # older ones have none
+    pixels: Name | None = None  # missing in older files
 
 
 class CheckpointHeader(Header):
-    """Of a checkpoint."""
+    """Header of a checkpoint."""
 
     KIND: ClassVar[str] = "vpt checkpoint"
 
@@ -182,14 +182,14 @@ H = TypeVar("H", bound=Header)
 
 
 def parse_header(model: type[H], file: TensorFile) -> H:
-    """The header of an open file.
+    """Parse and validate the header of an open file.
 
     Args:
-        model: what it must be.
-        file: whose header is checked.
+        model: type of the header.
+        file: the file.
 
     Raises:
-        FileError: a file of another kind or format, or a header with a field that is not as it must be, by name.
+        FileError: a file of another kind or format, or a header with an invalid field, which the message names.
     """
     tree = file.tree
     if not isinstance(tree, dict) or tree.get("kind") != model.KIND:
@@ -204,24 +204,24 @@ def parse_header(model: type[H], file: TensorFile) -> H:
     except ValidationError as error:
         item = error.errors(include_url=False, include_input=False)[0]
         place, why = key_of([str(part) for part in item["loc"]]), _reason(item)
-        if item["type"] not in ("plugin_not_named", "unknown_kind"):  # of these it has said what helps
+        if item["type"] not in ("plugin_not_named", "unknown_kind"):  # these messages already say what helps
             why += _writer(tree)
         full = f"{file.path} cannot be used: {_field(ascii(place)[1:-1][:100])}: {why}"
         raise FileError(file.path, f"cannot be used: {_field(_known(model, place))}: {why}", full) from None
 
 
 def _reason(item: Mapping[str, Any]) -> str:
-    """What is wrong with a field, without what stands in it."""
+    """Describe the error in a field without its value."""
     if item["type"] in ("union_tag_invalid", "unknown_kind"):
-        return "its kind is none that this vpt knows; if a package adds it, install that"
+        return "its kind is unknown to this version of vpt; if a package adds it, install that"
     if item["type"] == "extra_forbidden":
-        return "this vpt knows no such field"
+        return "the field is unknown to this version of vpt"
     text = item["msg"].removeprefix("Value error, ")
     return text[0].lower() + text[1:]
 
 
 def _known(model: type[Header], place: str) -> str:
-    """A place in a header as far as its keys are names of fields; others were chosen by who wrote it."""
+    """Location in a header, up to the first key that is not a field name but content of the file."""
     schema = model.model_json_schema()
     parts = [schema, *schema.get("$defs", {}).values()]
     names = {name for part in parts for name in part.get("properties", {})}
@@ -234,7 +234,7 @@ def _field(place: str) -> str:
 
 
 def _writer(tree: dict[str, Any]) -> str:
-    """Which version wrote it, where that is another one, and what helps."""
+    """Name the version that wrote the file, if it is another one, and the remedy."""
     version = _version(tree)
     if version in ("", own_version()):
         return "; take another copy of it, or train again"
@@ -244,10 +244,10 @@ def _writer(tree: dict[str, Any]) -> str:
 def _other_format(number: int, current: int, tree: dict[str, Any]) -> str:
     if number > current:
         return f"was written by vpt {_version(tree) or 'of another version'}; install that or a newer one"
-    return f"has the old format {number}, which told too little of its backbone; train it again"
+    return f"has the old format {number}, which describes its backbone incompletely; train it again"
 
 
 def _version(tree: dict[str, Any]) -> str:
-    """The version that wrote a header, where it says one."""
+    """The version that wrote a header, if it is given."""
     version = tree.get("vpt")
     return version if isinstance(version, str) and re.fullmatch(VERSION, version) else ""

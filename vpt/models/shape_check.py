@@ -1,7 +1,7 @@
-"""Whether an artifact's tensors are those of the model that its header describes, before anything of that size is made.
+"""Checks that the tensors of an artifact fit the model its header describes, before memory of that size is allocated.
 
-Prompt and head are built on the meta device, where a tensor has a shape and no memory: a header of three kilobytes must
-not decide what is allocated.
+Prompt and head are built on the meta device, where tensors have a shape but no memory: a header of three kilobytes must
+not decide how much is allocated.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from vpt.prompts.registry import build_prompt
 from vpt.utils.errors import FileError, UserError
 from vpt.utils.tensor_state import misfits, shown
 
-# How large the model of a file may be that leaves out what was pruned, beside its own size.
+# Maximum size of a model relative to its file, which omits pruned values.
 MOST_BYTES = 64_000_000
 MOST_TIMES = 64
 
@@ -54,11 +54,11 @@ def check_tensors(
         config: its settings.
         classes: its class names.
         tensors: its tensors.
-        backbone: on which its model is to be built; None for a whole detector, which comes with its own head.
+        backbone: backbone of its model; None for a complete detector, which has its own head.
 
     Raises:
-        FileError: tensors that are missing, unknown, of another shape or type, not finite, or out of their range.
-        UserError: settings that do not fit the backbone.
+        FileError: tensors are missing, unknown, of another shape or type, not finite, or out of range.
+        UserError: the settings do not fit the backbone.
     """
     mine = {name: value for name, value in tensors.items() if not name.startswith("backbone.")}
     width = backbone.feature_width("native") if backbone is not None and isinstance(config.head, TipHead) else 0
@@ -67,7 +67,7 @@ def check_tensors(
         wanted = _owned(prompt, head, mine, width)
     except UserError as error:
         raise UserError(f"{path} cannot be used: {error}") from error
-    # A pruned prompt is stored without what was pruned, so the model may be larger than the file, but not by much.
+    # A pruned prompt is stored without its pruned values, so the model may be larger than the file, but not by much.
     if _bytes(wanted) <= MOST_BYTES + MOST_TIMES * _bytes(mine):
         mine = unpacked(prompt, mine)
     wrong = misfits(wanted, mine)
@@ -79,7 +79,7 @@ def check_tensors(
         raise FileError(path, f"does not fit the model that its own header describes: see {shown(wrong)}")
     for name, value in tensors.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
-            raise FileError(path, f"holds numbers that are not finite, in {shown([name])}; train it again")
+            raise FileError(path, f"contains values that are not finite, in {shown([name])}; train it again")
     _check_indices(path, config, len(classes), mine, backbone)
 
 
@@ -94,7 +94,7 @@ def _parts(config: RunConfig, classes: Sequence[str], backbone: Backbone | None)
         return detection_skeleton(config, backbone, classes)
     if backbone.tower is not None:
         refuse_many_patches(backbone.preprocess.size, backbone.tower.patch[0], backbone.name)
-    # The width of some backbones' features is found by a forward pass, which the meta device cannot do.
+    # The feature width of some backbones is found by a forward pass, which is not possible on the meta device.
     pool = pool_of(config)
     features = backbone.feature_width(pool)
     with torch.device("meta"):
@@ -111,11 +111,11 @@ def _bytes(tensors: Mapping[str, Tensor]) -> int:
 def _owned(
     prompt: TokenPrompts | PixelPrompts | None, head: nn.Module, found: Mapping[str, Tensor], width: int
 ) -> dict[str, Tensor]:
-    """What an artifact holds of prompt and head, by name: as `Prompted.owned_state`.
+    """Tensors of prompt and head by name, as in `Prompted.owned_state`.
 
     Args:
-        found: tensors of the artifact; a Tip-Adapter has as many keys as are in there.
-        width: of a Tip-Adapter's keys; 0 for any other head.
+        found: tensors of the artifact; they decide the number of keys of a Tip-Adapter.
+        width: width of the keys of a Tip-Adapter; 0 for any other head.
     """
     owned: dict[str, Tensor] = {}
     for part, module in (("prompt", prompt or nn.Identity()), ("head", head)):
@@ -129,7 +129,7 @@ def _owned(
 
 
 def _other_ranks(tensors: Mapping[str, Tensor], rank: int) -> list[str]:
-    """Names of low-rank matrices that are not of this rank; there must be some."""
+    """Names of low-rank matrices of another rank; without any matrices, an error."""
     ranks = {name: value.shape[:1] for name, value in tensors.items() if ".lora_A." in name}
     return [name for name, found in ranks.items() if found != (rank,)] if ranks else ["lora_A"]
 
@@ -137,11 +137,11 @@ def _other_ranks(tensors: Mapping[str, Tensor], rank: int) -> list[str]:
 def _check_indices(
     path: Path, config: RunConfig, classes: int, tensors: Mapping[str, Tensor], backbone: Backbone | None
 ) -> None:
-    """Numbers that are places in another tensor must be such."""
+    """Check that tensors of indices only contain valid indices."""
     most = {"head.labels": classes}
     if isinstance(config.head, LabelMapHead) and backbone is not None:
         most["head.index"] = backbone.feature_width("classifier")
     for name, end in most.items():
         value = tensors.get(name)
         if value is not None and value.numel() and not (int(value.min()) >= 0 and int(value.max()) < end):
-            raise FileError(path, f"holds numbers in {name} that stand for nothing; train it again")
+            raise FileError(path, f"contains invalid indices in {name}; train it again")

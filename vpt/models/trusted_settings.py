@@ -1,7 +1,7 @@
-"""By which settings an artifact's model is built: nothing is opened because the artifact names it.
+"""Settings for building the model of an untrusted artifact: no file is opened because the artifact names it.
 
-An artifact may be a stranger's. A network that a library has built in is taken by its name; a weight file, a
-repository, a folder or a file of templates only where the user names it, or has trained on that backbone before.
+Built-in networks of a library are created by name. A weight file, a repository, a folder or a template file is only
+used if the user names it, or has trained on that backbone before.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from vpt.utils.errors import FileError, UserError
 
 @dataclass(frozen=True)
 class Named:
-    """What the user names himself; None where he leaves it to the artifact.
+    """Backbone, weights and templates named by the user; None for those of the artifact.
 
     Args:
-        backbone: name of the network, an address of a repository or a folder too.
-        weights: its weight file.
-        templates: as the setting head.templates, a file too.
+        backbone: name of the network, or a repository or folder.
+        weights: weight file of the backbone.
+        templates: as the setting head.templates, including files.
     """
 
     backbone: str | None = None
@@ -38,48 +38,48 @@ NOTHING = Named()
 
 
 def settings_for(artifact: Artifact, named: Named = NOTHING) -> RunConfig:
-    """The settings by which an artifact's model may be built.
+    """Trusted settings for building the model of an artifact.
 
     Raises:
-        FileError: the artifact names a file, a folder or a repository, and the user does not.
-        UserError: what the user names does not exist.
+        FileError: the artifact names a file, a folder or a repository, but the user does not.
+        UserError: something named by the user does not exist.
     """
     return artifact.config.with_(backbone=backbone_of(artifact, named), head=head_of(artifact, named))
 
 
 def head_of(artifact: Artifact, named: Named = NOTHING) -> Head:
-    """The settings of an artifact's head, with texts where it reads texts.
+    """Trusted settings of the head of an artifact, with the texts of its templates.
 
     Raises:
-        FileError: the artifact names a file of templates, and the user does not.
-        UserError: templates that the user names do not exist, or the head reads none.
+        FileError: the artifact names a template file, but the user does not.
+        UserError: templates named by the user do not exist, or the head does not use templates.
     """
     head = artifact.config.head
     templates = getattr(head, "templates", None)
     if named.templates is not None:
         if templates is None:
-            raise UserError(f"{artifact.path} has a head that reads no templates; leave them out")
+            raise UserError(f"{artifact.path} has a head that does not use templates; leave them out")
         given = str(named.templates) if isinstance(named.templates, Path) else named.templates
         return artifact.config.with_({"head.templates": list(read_templates(given))}).head
     if templates is not None and names_a_file(templates):
         raise FileError(
             artifact.path,
-            "names a file of templates, and no file is opened on an artifact's word; give it yourself: "
-            "vpt predict --templates FILE, or train again, and the artifact holds the texts",
+            "names a template file, but files named by an artifact are not opened; specify it: "
+            "vpt predict --templates FILE, or train again to store the texts in the artifact",
         )
     return head
 
 
 def backbone_of(artifact: Artifact, named: Named = NOTHING) -> BackboneConfig:
-    """The backbone on which an artifact may be loaded, at the size of image that it was trained for.
+    """Trusted settings of the backbone of an artifact, at the image size that it was trained for.
 
     Raises:
-        FileError: the artifact names a weight file, a folder or a repository, and the user does not.
-        UserError: the weight file that the user names does not exist.
+        FileError: the artifact names a weight file, a folder or a repository, but the user does not.
+        UserError: the weight file named by the user does not exist.
     """
     wanted = artifact.config.backbone
     changes: dict[str, Any] = {}
-    if not isinstance(artifact.config.head, NativeHead):  # a whole detector resizes its images itself
+    if not isinstance(artifact.config.head, NativeHead):  # a complete detector resizes images itself
         changes["backbone.image_size"] = artifact.preprocess.size
     own = recall(artifact.backbone["fingerprint"])
     if named.backbone is not None:
@@ -87,22 +87,22 @@ def backbone_of(artifact: Artifact, named: Named = NOTHING) -> BackboneConfig:
     elif is_address(wanted.name):
         if own is None:
             what = (
-                "was trained on a backbone from a repository, a folder or a plug-in, and none is opened on an "
-                "artifact's word; if you trust it, name it yourself: --backbone"
+                "was trained on a backbone from a repository, a folder or a plug-in, which is not loaded because an "
+                "artifact names it; if you trust it, specify it: --backbone"
             )
             raise FileError(artifact.path, f"{what} NAME", f"{artifact.path} {what} {wanted.name}")
         changes["backbone.name"] = own.name
     if named.weights is not None:
         file = Path(named.weights)
         if not file.is_file():
-            raise UserError(f"the backbone's weights are not at {file}; name their file with --weights FILE")
+            raise UserError(f"the backbone's weights are not at {file}; specify their file: --weights FILE")
         changes["backbone.weights"] = file
     elif wanted.weights is not None and named.backbone is None:
         if own is None or own.weights is None or not own.weights.is_file():
             raise FileError(
                 artifact.path,
-                "was trained on a backbone whose weights are in a file of their own, and no file is opened on an "
-                "artifact's word; say where it is: --weights FILE",
+                "was trained on a backbone with a separate weight file, but files named by an artifact are not "
+                "opened; specify it: --weights FILE",
             )
         changes["backbone.weights"] = own.weights
     return artifact.config.with_(changes).backbone

@@ -1,4 +1,4 @@
-"""Prompts in a network of one's own, for one's own training loop: any loss, any trainer, any head behind it."""
+"""Prompts in the user's own network and training loop, with any loss, trainer or head."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ Method = str | Callable[[Shape], TokenPrompts]
 
 
 class Wrapped(Prompted):
-    """A network with a prompt inside. It takes what the network takes and returns what the network returns.
+    """A network with a prompt. Its inputs and outputs are those of the network.
 
-    Made by `wrap`. Whatever requires a gradient when it is saved belongs to the task: prompt, classifier, and what the
-    user has unfrozen.
+    Created by `wrap`. All parameters that require a gradient when it is saved belong to the task: prompt, classifier,
+    and parameters unfrozen by the user.
     """
 
     def __init__(self, backbone: Backbone, prompt: TokenPrompts | PixelPrompts, settings: dict[str, Any]) -> None:
@@ -54,20 +54,20 @@ class Wrapped(Prompted):
 
     @property
     def net(self) -> Any:
-        """The network itself."""
+        """The original network."""
         return self.backbone.net
 
     def forward(self, images: Tensor) -> Tensor:
-        """What the network says of normalised images (B, 3, H, W): scores (B, classes), or features (B, C)."""
+        """Output of the network for normalised images (B, 3, H, W): logits (B, classes), or features (B, C)."""
         if isinstance(self.prompt, PixelPrompts):
             mean, std = self.pixel_mean, self.pixel_std
             return self.net(self.prompt(denormalise(images, mean, std), mean, std).to(images.dtype))
         return self.backbone.features(images, self.steps, self.pool, self.layers(self.steps, len(images)))
 
     def grids(self, images: Tensor, layers: Sequence[int] = (-1,)) -> list[Tensor]:
-        """Patch grids (B, C, h, w), normed, one for each of `layers`; for segmentation, depth and the like.
+        """Normalised patch grids (B, C, h, w) of each of `layers`, for dense tasks such as segmentation and depth.
 
-        Images other than of the network's own size need a network built with `dynamic_img_size=True`.
+        Images of another size than the network's own need a network created with `dynamic_img_size=True`.
         """
         tokens = self.tokens
         depth = len(self.backbone.require_tower("token prompts").blocks)
@@ -81,7 +81,7 @@ class Wrapped(Prompted):
 
     @property
     def tokens(self) -> TokenPrompts:
-        """The token prompt; UserError where the prompt is one of pixels."""
+        """The token prompt; UserError for a pixel prompt."""
         if not isinstance(self.prompt, TokenPrompts):
             raise UserError("pixel prompts have no tokens; wrap with prompt='deep' or another token prompt")
         return self.prompt
@@ -90,11 +90,11 @@ class Wrapped(Prompted):
         return "head" if name.startswith("backbone.") else super()._role(name)
 
     def learning(self) -> Iterator[nn.Parameter]:
-        """What an optimiser should get."""
+        """Trainable parameters, for an optimiser."""
         return (parameter for _, _, parameter in self.trainable())
 
     def save(self, path: str | Path) -> Path:
-        """Write what learns to a safetensors file, atomically; `load_prompt` puts it into a fresh network."""
+        """Save trainable parameters to a safetensors file, atomically; `load_prompt` loads it into a new network."""
         kind = {"kind": PromptHeader.KIND, "format": PromptHeader.FORMAT, "vpt": own_version()}
         header: dict[str, Any] = {**kind, **self.settings}
         header["backbone"] = {"name": self.backbone.name, "fingerprint": self.backbone.fingerprint}
@@ -111,22 +111,22 @@ def wrap(
     image_size: int | None = None,
     **settings: Any,
 ) -> Wrapped:
-    """Freeze a network and put a prompt into it.
+    """Freeze a network and add a prompt to it.
 
     Args:
-        net: a vision transformer of timm or an image tower of open_clip (`clip.visual`), not copied; for
-            prompt="pixel" any network that takes images. It is frozen in place and stays in evaluation mode. In a
-            network of fewer bits (bfloat16) the prompt stays in float32, and is cast where it enters.
-        prompt: the kind, as in `prompt=` of a run, a class `module:Class` too; or a function from a `Shape` to a
-            `TokenPrompts`.
-        head: the network's own classifier learns too, where it has one.
-        images: normalised images (B, 3, S, S) to start from, for `init="sample"` and the like.
-        labels: of these images, for a method that starts from labels too.
-        image_size: side of the images, for pixel prompts on a network that does not name its own.
-        settings: of the prompt, as in `prompt.tokens=`: tokens=50, layers="last:6", dropout=0.1.
+        net: a timm vision transformer or an open_clip image tower (`clip.visual`), not copied; any image network for
+            prompt="pixel". It is frozen in place and stays in evaluation mode. In a network of lower precision
+            (bfloat16) the prompt stays in float32, and is cast where it is inserted.
+        prompt: the kind, as in `prompt=` of a run, including a class `module:Class`; or a function that maps a
+            `Shape` to `TokenPrompts`.
+        head: whether to train the network's own classifier too, if it has one.
+        images: normalised images (B, 3, S, S) for data-driven initialisation such as `init="sample"`.
+        labels: labels of these images, for methods whose initialisation uses labels.
+        image_size: side of the images, for pixel prompts on a network without a default image size.
+        settings: settings of the prompt, as in `prompt.tokens=`: tokens=50, layers="last:6", dropout=0.1.
 
     Raises:
-        UserError: a network that takes no such prompt, or settings that are wrong, each named.
+        UserError: the network does not support the prompt, or a setting is invalid.
 
     >>> net = timm.create_model("vit_tiny_patch16_224", num_classes=3)
     >>> model = wrap(net, "deep", tokens=5)
@@ -139,7 +139,7 @@ def wrap(
         use_plugin(prompt)
     config = None if callable(prompt) else _settings(prompt, settings)
     if callable(prompt) and settings:
-        raise UserError(f"{', '.join(settings)}: a prompt of your own takes its settings where it is made")
+        raise UserError(f"{', '.join(settings)}: a custom prompt gets its settings where it is created")
     side = image_size or _side(net)
     found = _read(net, side)
     net.requires_grad_(False)
@@ -150,9 +150,9 @@ def wrap(
         if images is None:
             how = f"init={config.init}" if hasattr(config, "init") else f"prompt={config.kind}"
             other = ", or init='uniform'" if hasattr(config, "init") else ""
-            raise UserError(f"{how} starts from images: give wrap(..., images=BATCH){other}")
-        told = [] if labels is None else [labels]
-        start(made, config, backbone, [images], torch.initial_seed() % 2**31, told)
+            raise UserError(f"{how} is initialised from images: use wrap(..., images=BATCH){other}")
+        label_batches = [] if labels is None else [labels]
+        start(made, config, backbone, [images], torch.initial_seed() % 2**31, label_batches)
     for parameter in learned.values():
         parameter.requires_grad_(True)
     described = {"prompt": None if config is None else config.model_dump(mode="json"), "head": head, "image_size": side}
@@ -160,22 +160,22 @@ def wrap(
 
 
 def load_prompt(net: nn.Module, path: str | Path, prompt: Method | None = None) -> Wrapped:
-    """Put a saved prompt into a fresh network.
+    """Load a saved prompt into a new network.
 
     Args:
-        net: built as the one that was wrapped, with the same pretrained weights.
-        path: what `Wrapped.save` wrote.
-        prompt: the function that made it, where the prompt was of one's own.
+        net: a network created like the wrapped one, with the same pretrained weights.
+        path: file written by `Wrapped.save`.
+        prompt: the function that created a custom prompt.
 
     Raises:
-        UserError: a file of another kind, another network, or one that is damaged.
+        UserError: the file is damaged, of another kind, or belongs to another network.
     """
     with open_tensors(path) as file:
         header, tensors = parse_header(PromptHeader, file), file.tensors()
     settings = {} if header.prompt is None else header.prompt.model_dump()
     kind: Method | None = prompt if header.prompt is None else settings.pop("kind")
     if kind is None:
-        raise UserError(f"{path} holds a prompt of your own making: give load_prompt(..., prompt=FUNCTION)")
+        raise UserError(f"{path} contains a custom prompt: use load_prompt(..., prompt=FUNCTION)")
     if settings.get("init") not in (None, "zeros", "normal"):
         settings["init"] = "uniform"  # its values are in the file
     if isinstance(kind, str):
@@ -185,10 +185,10 @@ def load_prompt(net: nn.Module, path: str | Path, prompt: Method | None = None) 
         raise UserError(
             f"{path} was trained in {header.backbone.name} with other weights, or "
             f"another activation, pooling or image size (fingerprint {header.backbone.fingerprint[:12]}, here "
-            f"{model.backbone.fingerprint[:12]}); build the network it was trained in"
+            f"{model.backbone.fingerprint[:12]}); create the network it was trained in"
         )
     model.settings = header.model_dump(mode="json", include=set(model.settings))
-    for name in set(tensors) - set(model.owned_state()):  # what the user had unfrozen
+    for name in set(tensors) - set(model.owned_state()):  # parameters unfrozen by the user
         if name in dict(model.named_parameters()):
             model.get_parameter(name).requires_grad_(True)
     model.load_owned(tensors)
@@ -196,10 +196,10 @@ def load_prompt(net: nn.Module, path: str | Path, prompt: Method | None = None) 
 
 
 def _check_size(path: Path, net: nn.Module, config: Any, side: int, tensors: Mapping[str, Tensor]) -> None:
-    """Whether a file holds the prompt that its header describes, before a prompt of that size is made.
+    """Check that a file contains the prompt its header describes, before a prompt of that size is created.
 
     Raises:
-        FileError: it does not.
+        FileError: tensors are missing, unknown or of another shape.
     """
     found = _read(net, side)
     backbone = Backbone(net, found.library, found.name, found.preprocess)
@@ -212,7 +212,7 @@ def _check_size(path: Path, net: nn.Module, config: Any, side: int, tensors: Map
 
 @dataclass(frozen=True)
 class _Found:
-    """What a network is."""
+    """Library, name and preprocessing of a network."""
 
     library: str
     name: str
@@ -222,11 +222,13 @@ class _Found:
 def _settings(kind: str, settings: dict[str, Any]) -> Any:
     config = load_config(base={"prompt": {"kind": kind, **settings}}).prompt
     if isinstance(config, NoPrompt):
-        raise UserError("prompt=none leaves nothing to wrap; train the network's classifier as it is")
+        raise UserError("there is nothing to wrap with prompt=none; train the network's classifier directly")
     if isinstance(config, ClipPrompt):
-        raise UserError(f"prompt={kind} needs a CLIP's text side; train it with: vpt train prompt={kind} head=zeroshot")
+        raise UserError(
+            f"prompt={kind} needs CLIP's text encoder; train it with: vpt train prompt={kind} head=zeroshot"
+        )
     if getattr(config, "prune_tokens", 0) or getattr(config, "prune_segments", 0):
-        raise UserError("pruning trains twice; it is done by: vpt train prompt=e2vpt")
+        raise UserError("pruning trains twice; use: vpt train prompt=e2vpt")
     if getattr(config, "shrink", False):
         raise UserError("shrink changes the size of the images; shrink them yourself, or use vpt train prompt=pixel")
     return config
@@ -241,7 +243,7 @@ def _side(net: Any) -> int:
 
 def _read(net: Any, side: int) -> _Found:
     if type(net).__name__ in ("CLIP", "CustomTextCLIP", "CoCa") and hasattr(net, "visual"):
-        raise UserError("a whole CLIP has two towers; wrap its image tower: vpt.wrap(clip.visual)")
+        raise UserError("a complete CLIP has two towers; wrap its image tower: vpt.wrap(clip.visual)")
     cfg = getattr(net, "pretrained_cfg", None)
     name = (cfg or {}).get("architecture") or type(net).__name__
     if is_timm_vit(net) or cfg:
@@ -254,12 +256,12 @@ def _read(net: Any, side: int) -> _Found:
 
 
 def _classifier(net: Any) -> dict[str, nn.Parameter]:
-    """The parameters of a network's own classifier, by name."""
+    """Parameters of a network's own classifier, by name."""
     if hasattr(net, "get_classifier"):
         heads = net.get_classifier()
         heads = heads if isinstance(heads, tuple | list) else (heads,)
     else:
-        heads = (getattr(net, "fc", None) or getattr(net, "classifier", None),)  # torchvision's two names
+        heads = (getattr(net, "fc", None) or getattr(net, "classifier", None),)  # both names used by torchvision
     wanted = {id(parameter) for head in heads if isinstance(head, nn.Module) for parameter in head.parameters()}
     return {name: parameter for name, parameter in net.named_parameters() if id(parameter) in wanted}
 
@@ -269,7 +271,7 @@ def _built(prompt: Method, config: Any, backbone: Backbone, side: int) -> TokenP
         return PixelPrompts(config, side)
     if backbone.tower is None:
         raise UserError(
-            f"{backbone.name} takes no token prompts: {backbone.refusal}; wrap a ViT, or choose prompt='pixel'"
+            f"{backbone.name} does not support token prompts: {backbone.refusal}; wrap a ViT, or choose prompt='pixel'"
         )
     shape = Shape.of(backbone.tower, side)
     return prompt(shape) if callable(prompt) else build_tokens(config, shape)

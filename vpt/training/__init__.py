@@ -1,1 +1,1 @@
-"""Training: schedule, optimiser, loss, the loop, and exact resume."""
+"""Training: learning rate schedule, optimiser, losses, training loop, and exact resume."""

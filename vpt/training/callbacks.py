@@ -1,4 +1,4 @@
-"""Callbacks: what a run does beside its optimiser steps. `Trainer.fit` calls each hook of every callback in order."""
+"""Callbacks: what a run does besides its optimiser steps. `Trainer.fit` calls each hook of every callback in order."""
 
 from __future__ import annotations
 
@@ -20,41 +20,41 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """Base of callbacks, whose hooks do nothing. What must survive a kill belongs in `trainer.state`."""
+    """Base class of callbacks; its hooks do nothing. State that must survive a kill belongs in `trainer.state`."""
 
     def at_start(self, trainer: Trainer) -> None:
-        """A new run, before its first checkpoint; not called for one that goes on from a checkpoint."""
+        """Called in a new run before its first checkpoint; not called when a run is resumed."""
 
     def before_training(self, trainer: Trainer) -> None:
-        """Before the first step of this process, in a new run and in one that goes on."""
+        """Called before the first step of this process, in new and in resumed runs."""
 
     def before_epoch(self, trainer: Trainer) -> None:
-        """Before the first step of an epoch, or the first one of this process."""
+        """Called before the first step of an epoch, or before the first step of a resumed run."""
 
     def after_step(self, trainer: Trainer) -> None:
-        """The parameters have moved. The loss may still be on its way from a GPU."""
+        """Called after a parameter update. The loss may not have been copied from the GPU yet."""
 
     def after_figures(self, trainer: Trainer, figures: StepFigures) -> None:
-        """The loss of a step is known; on a GPU while the next step is under way."""
+        """Called when the loss of a step is known; on a GPU while the next step is running."""
 
     def after_steps(self, trainer: Trainer) -> None:
-        """After the last step of an epoch and its figures, before the weights are validated."""
+        """Called after the last step of an epoch and its loss, before validation."""
 
     def after_validation(self, trainer: Trainer, score: float) -> None:
-        """The weights were validated; a larger score is better. `trainer.progress` still counts this epoch as open."""
+        """Called after validation; a larger score is better. `trainer.progress` does not count this epoch yet."""
 
     def after_epoch(self, trainer: Trainer, row: dict[str, Any]) -> None:
-        """An epoch is over and counted; `row` holds its metrics. May set `trainer.progress.finished`."""
+        """Called at the end of an epoch; `row` contains its metrics. May set `trainer.progress.finished`."""
 
     def on_stop(self, trainer: Trainer) -> None:
-        """A signal ends the run between two steps; it is resumed later."""
+        """Called when a signal stops the run between two steps; the run can be resumed."""
 
     def close(self) -> None:
-        """The end of this process's training, an error included."""
+        """Called when training ends in this process, also after an error."""
 
 
 def default_callbacks(config: RunConfig) -> list[Callback]:
-    """The callbacks of every run, in the order in which they are called."""
+    """Default callbacks of a run, in the order in which they are called."""
     train, prompt = config.train, config.prompt
     found: list[Callback] = [ProgressBar(), KeepBest(train.keep == "best")]
     if train.average is not None:
@@ -66,11 +66,11 @@ def default_callbacks(config: RunConfig) -> list[Callback]:
         from vpt.training.e2vpt_pruning import Pruning
 
         found.append(Pruning(prompt))
-    return [*found, Checkpoint(train.checkpoint_minutes)]  # last: it saves what the others have left in the state
+    return [*found, Checkpoint(train.checkpoint_minutes)]  # last: it saves the state that the others have changed
 
 
 class ProgressBar(Callback):
-    """Shows the steps of an epoch, images a second and the mean loss."""
+    """Shows the steps of an epoch, images per second and the mean loss."""
 
     def __init__(self) -> None:
         self._open = contextlib.ExitStack()
@@ -83,13 +83,13 @@ class ProgressBar(Callback):
         self._bar = self._open.enter_context(trainer.context.console.progress(total, text, progress.batch))
 
     def after_figures(self, trainer: Trainer, figures: StepFigures) -> None:
-        """Move the bar by a step."""
+        """Advance the bar by one step."""
         progress = trainer.progress
         if self._bar is not None:
             self._bar.advance(1, images=figures.count, loss=progress.loss_sum / progress.seen)
 
     def after_steps(self, trainer: Trainer) -> None:
-        """Close the bar: validation shows its own."""
+        """Close the bar; validation shows its own."""
         self.close()
 
     def close(self) -> None:
@@ -99,17 +99,17 @@ class ProgressBar(Callback):
 
 
 class KeepBest(Callback):
-    """Remembers the best epoch on validation. A tie goes to the earlier epoch, which trained less.
+    """Tracks the best epoch on validation. A tie goes to the earlier epoch.
 
     Args:
-        weights: whether its weights are kept too, as `state.kept["best"]`.
+        weights: whether to store its weights too, as `state.kept["best"]`.
     """
 
     def __init__(self, weights: bool) -> None:
         self._weights = weights
 
     def after_validation(self, trainer: Trainer, score: float) -> None:
-        """Rank the weights that were validated."""
+        """Compare the validation score with the best one so far."""
         progress = trainer.progress
         if progress.best_score is not None and score <= progress.best_score:
             progress.stale += 1
@@ -121,20 +121,20 @@ class KeepBest(Callback):
 
 
 class Average(Callback):
-    """Averages the weights of all epochs, in `state.kept["average"]`; after the last epoch the mean is complete.
+    """Averages the weights of all epochs in `state.kept["average"]`; the mean is complete after the last epoch.
 
-    Trainable parameters are averaged. Of masks, label mappings and counts, whose mean has no meaning, the last values
-    are kept.
+    Trainable parameters are averaged. Masks, label mappings and counts, whose mean is meaningless, keep their last
+    values.
 
     Args:
-        config: mean and width of the epochs' weights.
+        config: mean and standard deviation of the Gaussian that weighs the epochs.
     """
 
     def __init__(self, config: AverageConfig) -> None:
         self._config = config
 
     def after_epoch(self, trainer: Trainer, row: dict[str, Any]) -> None:
-        """Add the weights of this epoch."""
+        """Add the weights of this epoch to the average."""
         assert trainer.config.epochs is not None
         weights = gaussian_weights(trainer.config.epochs, self._config.mean, self._config.std)
         weight = weights[row["epoch"] - 1]
@@ -150,7 +150,7 @@ class Average(Callback):
 
 
 def gaussian_weights(epochs: int, mean: float, std: float) -> list[float]:
-    """Weights of epochs counted from 1, summing to one.
+    """Gaussian weights of the epochs, counted from 1; they sum to one.
 
     >>> [round(weight, 3) for weight in gaussian_weights(3, mean=2, std=1)]
     [0.274, 0.452, 0.274]
@@ -160,7 +160,7 @@ def gaussian_weights(epochs: int, mean: float, std: float) -> list[float]:
 
 
 class Log(Callback):
-    """Logs a row for each step and each epoch, and prints a line for each epoch."""
+    """Logs a row for every step and every epoch, and prints a line for every epoch."""
 
     def after_figures(self, trainer: Trainer, figures: StepFigures) -> None:
         """Log a step."""
@@ -181,44 +181,44 @@ class Log(Callback):
 
 
 class EarlyStop(Callback):
-    """Ends a run after some validations in a row without a better score.
+    """Stops training after a number of consecutive validations without a better score.
 
     Args:
-        patience: how many.
+        patience: number of validations.
     """
 
     def __init__(self, patience: int) -> None:
         self._patience = patience
 
     def after_epoch(self, trainer: Trainer, row: dict[str, Any]) -> None:
-        """End the run, if it is time."""
+        """Stop the run if its patience is exhausted."""
         progress = trainer.progress
         if progress.stale >= self._patience:
             progress.finished = True
-            said = f"stopped early: no better validation {trainer.metric} in {progress.stale} validations"
-            trainer.context.console.say(said)
+            text = f"stopped early: no better validation {trainer.metric} in {progress.stale} validations"
+            trainer.context.console.say(text)
 
 
 class Checkpoint(Callback):
-    """Saves the run after every epoch, every few minutes, and when a signal stops it.
+    """Saves a checkpoint after every epoch, every few minutes, and when a signal stops the run.
 
     Args:
-        minutes: between two checkpoints within an epoch.
+        minutes: time between two checkpoints within an epoch.
     """
 
     def __init__(self, minutes: float) -> None:
         self._seconds = minutes * 60
-        self._saved = self._counted = 0.0  # moments: of the last checkpoint, and until which seconds are counted
+        self._saved = self._counted = 0.0  # time of the last checkpoint, and of the last update of `seconds`
         self._usage: Usage | None = None
         self._joules: float | None = None  # used before this process
 
     def before_training(self, trainer: Trainer) -> None:
-        """Start the clock."""
+        """Start measuring time and energy."""
         self._saved = self._counted = time.monotonic()
         self._usage, self._joules = Usage(trainer.context.device), trainer.progress.joules
 
     def after_step(self, trainer: Trainer) -> None:
-        """Save, if the last checkpoint is old. The end of an epoch saves anyway."""
+        """Save if the last checkpoint is old, except after the last step of an epoch, which is saved anyway."""
         late = time.monotonic() - self._saved > self._seconds
         if late and trainer.progress.batch < len(trainer.batches):
             trainer.read_figures()

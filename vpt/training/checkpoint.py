@@ -1,4 +1,4 @@
-"""Exact resume: everything a run is, between two steps, in one file."""
+"""Checkpoints: the complete state of a run between two steps, in one file, for exact resume."""
 
 from __future__ import annotations
 
@@ -20,40 +20,40 @@ from vpt.utils.errors import FileError, UserError
 from vpt.utils.tensor_io import open_tensors, write_tensors
 from vpt.utils.tensor_state import misfits, shown
 
-# What a run depends on besides its settings, in words.
+# What a run depends on besides its settings, with names for messages.
 NAMED = {"data": "the data", "backbone": "the backbone", "pixels": "the pixels of the images"}
-ADAMW, SGD = {"step", "exp_avg", "exp_avg_sq"}, {"momentum_buffer"}  # what these optimisers keep of a parameter
+ADAMW, SGD = {"step", "exp_avg", "exp_avg_sq"}, {"momentum_buffer"}  # state that these optimisers keep per parameter
 KEPT = ("best", "start", "average")
-STRANGE = "does not hold what this run's settings make; start the run again under another name"
+STRANGE = "does not match the settings of this run; start the run again under another name"
 
 
 @dataclass
 class Progress:
-    """Where a run stands. The next step is batch `batch` of epoch `epoch`, both counted from 0."""
+    """Progress of a run. The next step is batch `batch` of epoch `epoch`, both counted from 0."""
 
     epoch: int = 0
     batch: int = 0
-    step: int = 0  # optimiser steps done, those before a restart included
+    step: int = 0  # optimiser steps done, including those before a restart
     loss_sum: float = 0.0  # over the images of this epoch so far
-    correct: float | None = 0.0  # correct images, where that has a meaning
+    correct: float | None = 0.0  # correct images; None if that is undefined
     seen: int = 0
     best_score: float | None = None
     best_epoch: int | None = None  # counted from 1; 0: the probe, before any training
     probe: float | None = None  # validation score of the probe, which is epoch 0
     stale: int = 0  # validations since the best one
-    history: list[dict[str, Any]] = field(default_factory=list)  # a row for each finished epoch
+    history: list[dict[str, Any]] = field(default_factory=list)  # one entry per finished epoch
     finished: bool = False
-    seconds: float = 0.0  # of training and validation so far, interruptions left out
-    peak_bytes: int = 0  # the most memory in use at once while it trained, see usage.py
-    joules: float | None = None  # of the GPU, where it counts them; interruptions left out
+    seconds: float = 0.0  # of training and validation so far, without interruptions
+    peak_bytes: int = 0  # peak memory during training, see resource_usage.py
+    joules: float | None = None  # energy used by the GPU, if it reports it; without interruptions
 
 
 @dataclass
 class TrainState:
-    """What a checkpoint holds: the model's own tensors, optimiser, loss scaler and progress, and what callbacks keep.
+    """Content of a checkpoint: the model's own tensors, optimiser, loss scaler, progress, and state of callbacks.
 
-    `kept` maps one of `KEPT` to tensors named as the model's own: of the best epoch, the first values (of a prompt that
-    is still to be pruned), and the weighted sum of the epochs so far.
+    `kept` maps each of `KEPT` to tensors with the names of the model's own: those of the best epoch, the initial values
+    (of a prompt that is yet to be pruned), and the weighted sum of the epochs so far.
     """
 
     model: Prompted
@@ -69,7 +69,7 @@ class Baseline:
 
     Args:
         score: its validation metric; None without a validation split.
-        state: what it owns.
+        state: its tensors, as `Prompted.owned_state` returns them.
     """
 
     score: float | None
@@ -77,7 +77,7 @@ class Baseline:
 
 
 def save_checkpoint(path: Path, state: TrainState, identity: Mapping[str, Any]) -> None:
-    """Write `state`, atomically. `identity` says which settings, data and backbone it belongs to."""
+    """Write `state` atomically. `identity` describes the settings, data and backbone that it belongs to."""
     tensors = {f"model:{name}": value for name, value in state.model.owned_state().items()}
     tensors |= {f"optimizer:{k}": v for k, v in optimizer_tensors(state.model, state.optimizer).items()}
     for part, values in state.kept.items():
@@ -92,17 +92,17 @@ def save_checkpoint(path: Path, state: TrainState, identity: Mapping[str, Any]) 
 
 
 def load_checkpoint(path: Path, state: TrainState, identity: Mapping[str, Any], images: Sequence[Record] = ()) -> None:
-    """Put a checkpoint into `state`, whose model and optimiser are freshly built.
+    """Load a checkpoint into `state`, whose model and optimiser are newly created.
 
     Args:
         path: the file.
-        state: what it goes into.
+        state: the state to load it into.
         identity: the settings, data, pixels and backbone of this run.
-        images: those of the run, of which messages name some.
+        images: images of the run, for messages.
 
     Raises:
-        UserError: a damaged file, one whose tensors are not those of the run, or a run whose settings, data, pixels or
-            backbone are not those of the checkpoint, by name. Data and weights may have moved.
+        UserError: the file is damaged, its tensors do not fit the run, or settings, data, pixels or backbone of the run
+            differ from those of the checkpoint; the message names them. Data and weights may have moved.
     """
     with open_tensors(path) as file:
         header, tensors = parse_header(CheckpointHeader, file), file.tensors()
@@ -113,16 +113,16 @@ def load_checkpoint(path: Path, state: TrainState, identity: Mapping[str, Any], 
     if changed:
         names = ", ".join(NAMED.get(name, name) for name in changed[:5])
         if "pixels" in changed and (newer := _written_since(path.with_name("config.yaml"), images)):
-            names += f" (images written since the run began: {listed(newer, 5)})"
+            names += f" (images modified since the run began: {listed(newer, 5)})"
         raise UserError(
-            f"{path} cannot be resumed, for this changed since: {names}; restore it, or start a run of another name"
+            f"{path} cannot be resumed because this has changed: {names}; restore it, or start a run with another name"
         )
     _restore(path, state, tensors, header)
 
 
 def _same_decoder(before: str | None, now: str | None) -> bool:
-    """Whether two digests of pixels can be compared: older checkpoints have none, and another Pillow may decode a file
-    otherwise.
+    """Whether two digests of pixels can be compared: older checkpoints have none, and another version of Pillow may
+    decode a file differently.
 
     >>> _same_decoder("pillow-13.0.0 ab", "pillow-13.0.0 cd"), _same_decoder(None, "pillow-13.0.0 cd")
     (True, False)
@@ -131,7 +131,7 @@ def _same_decoder(before: str | None, now: str | None) -> bool:
 
 
 def _written_since(file: Path, images: Sequence[Record]) -> list[str]:
-    """The images that were written after a file was."""
+    """Names of images that were modified after a file was written."""
     try:
         moment = file.stat().st_mtime_ns
         return [
@@ -152,7 +152,7 @@ def _restore(path: Path, state: TrainState, tensors: Mapping[str, Tensor], heade
         parts[part][name] = value
     _load_model(path, state, parts)
     load_optimizer_tensors(state.model, state.optimizer, parts["optimizer"])
-    if header.progress.round:  # version 0.1 kept the first values after pruning too
+    if header.progress.round:  # version 0.1 kept the initial values after pruning too
         parts["start"] = {}
     state.kept = {part: parts[part] for part in KEPT if parts[part]}
     state.progress = Progress(**header.progress.model_dump(exclude={"round", "first_step"}))
@@ -163,10 +163,10 @@ def _restore(path: Path, state: TrainState, tensors: Mapping[str, Tensor], heade
 
 
 def _load_model(path: Path, state: TrainState, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Put the model's tensors back, once all of a checkpoint's tensors are known to be of its shapes.
+    """Load the model's tensors after checking the shapes of all tensors of the checkpoint.
 
     Raises:
-        FileError: they are not.
+        FileError: a tensor is missing, unknown or of another shape.
     """
     try:
         state.model.load_owned(dict(parts["model"]))
@@ -180,7 +180,7 @@ def _load_model(path: Path, state: TrainState, parts: Mapping[str, Mapping[str, 
 
 
 def _strange_slots(state: TrainState, kept: Mapping[str, Tensor]) -> list[str]:
-    """Names of parameters for which an optimiser's state is incomplete, or not of their shape."""
+    """Names of parameters whose optimiser state is incomplete or has another shape."""
     slots = ADAMW if isinstance(state.optimizer, torch.optim.AdamW) else SGD
     found: dict[str, dict[str, Tensor]] = {}
     for key, value in kept.items():
@@ -202,5 +202,5 @@ def _strange_slots(state: TrainState, kept: Mapping[str, Tensor]) -> list[str]:
 
 
 def _strange(owned: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> list[str]:
-    """Names of kept tensors that are not a state of the model; there may be none at all."""
+    """Names of kept tensors that do not match the model; an empty state is accepted."""
     return misfits(owned, kept) if kept else []

@@ -1,4 +1,4 @@
-"""`compare=none,lora`: the same run with other methods, and how they compare."""
+"""`compare=none,lora`: the same run with other methods, and the comparison of their results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TUNINGS = ("bias", "lora", "full")
 
 
 def compared_configs(config: RunConfig) -> list[RunConfig]:
-    """The same run with each of the methods it is to be compared with.
+    """Configurations of the same run with each of the methods in `compare`.
 
     A method is a kind of prompt on the frozen backbone, or a tuning of the backbone without prompts.
 
@@ -53,13 +53,13 @@ def folder_name(config: RunConfig) -> str:
 
 
 def with_config(context: RunContext, other: RunConfig) -> RunContext:
-    """The context of a compared run: that of the first, with what was decided of its training and data."""
+    """Context of a compared run: that of the main run, with the same training and data settings."""
     decided = {"train": context.config.train, "data": context.config.data}
     return replace(context, config=other.model_copy(update=decided))
 
 
 def compare(context: RunContext, result: TrainResult, others: Sequence[TrainResult]) -> None:
-    """Print and draw how a run compares with the others, if there are any."""
+    """Print and plot the comparison of a run with the others, if there are any."""
     if not others or not is_first():
         return
     results = [result, *others]

@@ -1,4 +1,4 @@
-"""What a run computes with, once its configuration and data have been checked: device, data, loaders, console."""
+"""Context of a run after its configuration and data have been checked: device, data, loaders, console."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from vpt.utils.distributed import own_device, ranks
 
 @dataclass(frozen=True)
 class RunContext:
-    """Everything a run needs beside its model.
+    """Everything a run needs besides its model.
 
     Args:
-        config: the settings, with epochs and window decided.
-        data: what it trains on and is measured on.
-        device: where it computes.
-        precision: in which: "fp32", "bf16" or "fp16".
-        console: where it prints.
-        caches: decoded images by split, where `data.cache` keeps them.
-        backbone: one that is loaded already, for a run that does not change its weights; default: its own.
+        config: the settings, with epochs and window resolved.
+        data: training and evaluation data.
+        device: device of the run.
+        precision: "fp32", "bf16" or "fp16".
+        console: console for messages.
+        caches: decoded images by split, if `data.cache` is set.
+        backbone: an already loaded backbone, for a run that does not change its weights; default: load one.
     """
 
     config: RunConfig
@@ -48,21 +48,21 @@ class RunContext:
 
     @property
     def autocast(self) -> Autocast:
-        """A context for forward passes in the run's precision."""
+        """Autocast context for forward passes in the run's precision."""
         return autocast(self.precision, self.device)
 
     @property
     def pass_size(self) -> int:
-        """Images in one forward pass of training."""
+        """Number of images in one forward pass of training."""
         return -(-self.config.train.batch_size // self.config.train.accumulate)
 
     @property
     def drop_last(self) -> bool:
-        """Whether the last batch of a training epoch is left out if it is not full: never the only one."""
+        """Whether to drop the last batch of a training epoch if it is not full; never the only one."""
         return self.config.train.drop_last and len(self.data.train) >= self.config.train.batch_size
 
     def training_transform(self, model: PromptedModel) -> Transform:
-        """What makes of a decoded image what `model` trains on.
+        """Transform of decoded images for training `model`.
 
         Raises:
             UserError: an augmentation that does not exist, or fails.
@@ -71,8 +71,8 @@ class RunContext:
         return train_transform(pre, data.augment, data.resize, data.crop_pct, data.crop_scale)
 
     def training_loader(self, model: PromptedModel) -> Loader:
-        """Batches of the training split, augmented and shuffled; each of several processes gets a part of a batch."""
-        return self.loader(model, self.data.train, "train", training=True, dealt=True)
+        """Batches of the training split, augmented and shuffled; each process gets its part of every batch."""
+        return self.loader(model, self.data.train, "train", training=True, distributed=True)
 
     def loader(
         self,
@@ -80,10 +80,10 @@ class RunContext:
         records: Sequence[Record],
         split: str = "",
         training: bool = False,
-        dealt: bool = False,
+        distributed: bool = False,
     ) -> Loader:
-        """Batches of records as `model` wants them; augmented and shuffled for training; dealt out to all processes,
-        or all of them to each."""
+        """Batches of records for `model`, augmented and shuffled for training. `distributed` splits them across
+        processes; otherwise every process gets all of them."""
         config, data = self.config, self.data
         transform = self.training_transform(model) if training else evaluation_transform(model, config.data)
         return make_loader(
@@ -94,22 +94,22 @@ class RunContext:
             multilabel=data.multilabel,
             seed=config.train.seed,
             shuffle=training,
-            drop_last=training and dealt and self.drop_last,
+            drop_last=training and distributed and self.drop_last,
             workers=default_workers() if config.data.workers is None else config.data.workers,
             cache=self.caches.get(split),
             max_pixels=config.data.max_pixels,
             pin_memory=self.device.type == "cuda",
-            rank=ranks().rank if dealt else 0,
-            ranks=ranks().count if dealt else 1,
+            rank=ranks().rank if distributed else 0,
+            ranks=ranks().count if distributed else 1,
             epochs=(config.train.epochs or 1) if training else 1,
         )
 
 
-Setting = RunContext  # its name in tasks and evaluation
+Setting = RunContext  # alias in tasks and evaluation
 
 
 def evaluation_transform(model: PromptedModel, data: DataConfig) -> Transform:
-    """What makes of a decoded image what `model` wants at inference: a square, or several views of one."""
+    """Transform of decoded images for inference with `model`: one square, or several views of the image."""
     pre = replace(model.backbone.preprocess, size=model.image_size)
     plain = eval_transform(pre, data.resize, data.crop_pct)
     if model.test_time is None:
@@ -118,16 +118,16 @@ def evaluation_transform(model: PromptedModel, data: DataConfig) -> Transform:
 
 
 def prepare(config: RunConfig, load: Load, console: Console, readings: Readings | None = None) -> RunContext:
-    """Check a configuration against machine, backbone and data, and decide what it leaves open.
+    """Check a configuration against machine, backbone and data, and resolve the settings that it leaves open.
 
     Args:
         config: the run.
-        load: reads its data; a task's.
-        console: where notes are printed.
-        readings: data that other runs have read; default: none.
+        load: function of the task that reads the data.
+        console: console for messages.
+        readings: data that was already read by other runs; default: none.
 
     Raises:
-        UserError: whatever is wrong, before anything is written.
+        UserError: the configuration cannot be run; raised before anything is written.
     """
     device = pick_device(own_device(config.train.device))
     precision = pick_precision(config.train.precision, device)
@@ -138,17 +138,17 @@ def prepare(config: RunConfig, load: Load, console: Console, readings: Readings 
     if reading.warning:
         console.warn(reading.warning)
     console.say(f"data: {config.data.path}: {data.summary()}")
-    # The run is written down with the window it used, which predictions and a resumed run use too.
+    # The window is stored with the run, so that predictions and a resumed run use the same one.
     config = with_window(config, reading.window)
     config = config.with_(_decided(config, len(data.train)))
     if reading.caches:
         held = sum(cache.nbytes for cache in reading.caches.values())
-        console.say(f"{held / 1e6:.0f} MB of decoded images kept in memory")
+        console.say(f"{held / 1e6:.0f} MB of decoded images cached in memory")
     return RunContext(config, data, device, precision, console, reading.caches)
 
 
 def _decided(config: RunConfig, images: int) -> dict[str, int]:
-    """The number of epochs, and how often is validated, where the settings leave these open."""
+    """Resolve the number of epochs and the validation interval if the settings leave them open."""
     train = config.train
     probed = isinstance(config.head, LinearHead) and config.head.init == "probe"
     epochs = train.epochs

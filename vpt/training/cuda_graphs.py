@@ -1,8 +1,8 @@
-"""A pass that is recorded once and replayed, so that a GPU does not wait for Python.
+"""Passes that are recorded once as a CUDA graph and replayed, so that the GPU does not wait for Python.
 
-A ViT-B starts seven hundred kernels in a training step. A processor can take longer to start them than the GPU to do
-them; a CUDA graph starts all of them at once. The price is a second for recording, memory that stays reserved for the
-pass, and that the shape must stay the same: other batches, such as a last one that is shorter, take the usual way.
+A ViT-B launches seven hundred kernels in a training step. Launching them can take the CPU longer than running them
+takes the GPU; a CUDA graph launches all of them at once. The cost is a second for recording, memory that stays reserved
+for the pass, and a fixed shape: other batches, such as a shorter last one, run without the graph.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 Pass = Callable[[Tensor], Tensor]
-WARM_UP = 3  # passes that let libraries choose their kernels and take their workspaces
+WARM_UP = 3  # passes in which libraries choose their kernels and allocate their workspaces
 
 
 class Replayed:
-    """A pass that answers batches shaped like an example from a recording, on a GPU.
+    """A pass that is replayed from a CUDA graph for batches shaped like an example.
 
-    It is recorded here and now: make it before loaders have threads that talk to the GPU too. Other batches, and calls
-    that want gradients where the recording has none or the other way round, take the usual way.
+    It is recorded on construction: create it before data loaders start threads that use the GPU too. Other batches, and
+    calls that need gradients when the recording has none or vice versa, run without the graph.
 
     Args:
-        run: the pass; what it does must not depend on values that Python looks at.
-        learning: parameters that it reads and that learn. They must stay where they are in memory.
-        example: a batch of the shape that is to come.
-        told: hears why recording failed, where it did; the pass then goes on as it is.
+        run: the pass; it must not depend on values that are read in Python.
+        learning: trainable parameters that it reads. They must stay at the same address in memory.
+        example: a batch of the expected shape.
+        warn: called with the reason if recording fails; the pass then runs without a graph.
 
     >>> double = Replayed(lambda rows: 2 * rows, [], torch.ones(2))
     >>> double(torch.ones(2))
@@ -42,7 +42,7 @@ class Replayed:
         run: Pass,
         learning: Sequence[Tensor],
         example: Tensor,
-        told: Callable[[str], None] = lambda text: None,
+        warn: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._run = run
         self._learning = list(learning)
@@ -52,11 +52,11 @@ class Replayed:
             try:
                 with _undisturbed(example.device):
                     self._recording = _Recording(run, self._learning, example)
-            except RuntimeError as error:  # what cannot be recorded, or too little memory
-                told(f"passes are not replayed from a CUDA graph: {_first(error)}")
+            except RuntimeError as error:  # an operation that cannot be recorded, or too little memory
+                warn(f"passes are not replayed from a CUDA graph: {_first(error)}")
 
     def __call__(self, batch: Tensor) -> Tensor:
-        """What the pass gives for a batch; valid until the next call."""
+        """Result of the pass for a batch; valid until the next call."""
         if self._recording is None or (batch.shape, torch.is_grad_enabled()) != self._fits:
             return self._run(batch)
         found: Tensor = _Replay.apply(self._recording, batch, *self._learning)
@@ -64,18 +64,18 @@ class Replayed:
 
 
 def _first(error: BaseException) -> str:
-    """What went wrong first: an error while recording brings another when recording ends."""
+    """Message of the first error: an error during recording causes another one when recording ends."""
     while error.__context__ is not None:
         error = error.__context__
     return " ".join(str(error).split())[:200]
 
 
 class _Recording:
-    """The graphs of a pass and of its way back, and the memory that they read and write."""
+    """Graphs of a forward pass and its backward pass, and the memory that they read and write."""
 
     def __init__(self, run: Pass, learning: list[Tensor], batch: Tensor) -> None:
-        # A pass that is still kept somewhere ties its parameters to the stream it ran on, and recording would have to
-        # wait for that.
+        # An autograd graph that is still referenced ties its parameters to the stream it ran on, and recording would
+        # have to wait for that stream.
         gc.collect()
         self.batch = batch.clone()
         stream = torch.cuda.Stream()
@@ -89,13 +89,13 @@ class _Recording:
         torch.cuda.synchronize()
         del out
         self.there, self.back = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        # Other threads are none of its business.
+        # Other threads do not affect the recording.
         how: dict[str, Any] = {"stream": stream, "capture_error_mode": "thread_local"}
         with torch.cuda.graph(self.there, **how):
             result = run(self.batch)
-        self.learns = result.requires_grad
+        self.needs_grad = result.requires_grad
         self.gradients: tuple[Tensor | None, ...] = ()
-        if self.learns:
+        if self.needs_grad:
             self.wanted = torch.empty_like(result)
             with torch.cuda.graph(self.back, pool=self.there.pool(), **how):
                 self.gradients = torch.autograd.grad(result, learning, self.wanted, allow_unused=True)
@@ -104,10 +104,10 @@ class _Recording:
 
 @contextmanager
 def _undisturbed(device: torch.device) -> Iterator[None]:
-    """A place to record in.
+    """Context for recording.
 
-    What is drawn for dropout shifts nothing outside, and a recording that fails leaves no generator behind that still
-    waits for its end. A weight that autocast has rounded for one pass would be kept for all replays, so it keeps none.
+    Random numbers drawn for dropout do not affect the state outside, and a failed recording leaves no generator in
+    capture mode. The autocast cache is disabled: a weight cast for one pass would be reused in all replays.
     """
     index = torch.cuda.current_device() if device.index is None else device.index
     generator: Any = torch.cuda.default_generators[index]
@@ -129,7 +129,7 @@ class _Replay(torch.autograd.Function):
         recording.batch.copy_(batch)
         recording.there.replay()
         out = recording.result.detach()
-        if not recording.learns:
+        if not recording.needs_grad:
             ctx.mark_non_differentiable(out)
         return out
 
@@ -139,5 +139,5 @@ class _Replay(torch.autograd.Function):
         recording = ctx.recording
         recording.wanted.copy_(gradient)
         recording.back.replay()
-        # Copies, for a gradient that is kept and added to must not change with the next replay.
+        # Copies, because a gradient that is accumulated must not change with the next replay.
         return None, None, *(None if one is None else one.clone() for one in recording.gradients)

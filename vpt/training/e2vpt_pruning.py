@@ -1,5 +1,5 @@
 """E2VPT's pruning (Han et al. 2023, section 3.3): after a first training the least important tokens, and the least
-important segments of every token, are masked out; then training starts again from the first values ("rewinding")."""
+important segments of every token, are masked out; then training restarts from the initial values ("rewinding")."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from vpt.utils.device import Autocast
 if TYPE_CHECKING:
     from vpt.training.trainer import Trainer
 
-FIRST = "start"  # in a checkpoint: the first values, until the prompt is pruned
+FIRST = "start"  # in a checkpoint: the initial values, until the prompt is pruned
 
 
 class Pruning(Callback):
-    """Prunes when training is over, and lets it begin again from the first values.
+    """Prunes the prompt at the end of training, then restarts training from the initial values.
 
-    The state holds these as `kept["start"]` until then; where they are gone, the prompt is pruned already.
+    They are stored as `kept["start"]` until then; without them the prompt is already pruned.
 
     Args:
-        config: how much is pruned.
+        config: fractions to prune.
     """
 
     def __init__(self, config: E2vptPrompt) -> None:
         self._config = config
 
     def at_start(self, trainer: Trainer) -> None:
-        """Remember the first values."""
+        """Store the initial values."""
         trainer.state.kept[FIRST] = {name: value.clone() for name, value in trainer.model.owned_state().items()}
 
     def before_training(self, trainer: Trainer) -> None:
-        """Prune now, if the run was stopped just before."""
+        """Prune now if the run was stopped just before pruning."""
         self._prune_if_over(trainer)
 
     def after_epoch(self, trainer: Trainer, row: dict[str, Any]) -> None:
-        """Prune, if this was the last epoch."""
+        """Prune after the last epoch."""
         self._prune_if_over(trainer)
 
     def _prune_if_over(self, trainer: Trainer) -> None:
@@ -56,7 +56,7 @@ class Pruning(Callback):
         model, context = trainer.model, trainer.context
         assert isinstance(model, PromptedModel)
         assert isinstance(model.prompt, EffectivePrompts)
-        context.console.say("pruning: measuring what the loss depends on")
+        context.console.say("pruning: measuring the importance of tokens and segments")
         loader = context.loader(model, context.data.train, "train")
         token, segment = importance(model, loader.epoch(0), loss_for(context), context.device, context.autocast)
         loader.close()
@@ -65,7 +65,7 @@ class Pruning(Callback):
         left = int(model.prompt.token_mask.sum())
         values = int(model.prompt.mask(model.backbone.require_tower("prompts").width).sum())
         context.console.say(
-            f"pruned to {left} of {len(model.prompt.token_mask)} tokens, {values} values a layer; training again"
+            f"pruned to {left} of {len(model.prompt.token_mask)} tokens, {values} values per layer; training again"
         )
         trainer.restart()
         trainer.rank_untrained(fit_head(model, context))
@@ -78,9 +78,9 @@ def importance(
     device: torch.device,
     autocast: Autocast,
 ) -> tuple[Tensor, Tensor]:
-    """How much the loss depends on each token (P,) and each segment (P, segments).
+    """Importance of each token (P,) and each segment (P, segments) for the loss.
 
-    The mean over batches of the absolute derivative by the mask; the released code averages the signed derivative.
+    The mean over batches of the absolute gradient of the mask; the released code averages the signed gradient.
     """
     prompt = model.prompt
     assert isinstance(prompt, EffectivePrompts)
@@ -104,7 +104,7 @@ def importance(
 
 
 def keep_most(scores: Tensor, share: float, least: int) -> Tensor:
-    """A mask over the last axis: the lowest `share` of scores, rounded down, get zero, but at least `least` stay one.
+    """Mask over the last axis: zero for the lowest `share` of scores, rounded down; at least `least` stay one.
 
     >>> keep_most(torch.tensor([3.0, 1.0, 2.0]), share=0.5, least=1)
     tensor([1., 0., 1.])
@@ -120,11 +120,11 @@ def prune(prompt: EffectivePrompts, token: Tensor, segment: Tensor, tokens: floa
     """Set the masks by importance.
 
     Args:
-        prompt: whose masks are set.
+        prompt: the prompt to prune.
         token: importance of tokens (P,).
         segment: importance of segments (P, segments).
-        tokens: share of tokens to prune; one stays.
-        segments: share of the segments of every token to prune; four stay.
+        tokens: fraction of tokens to prune; at least one stays.
+        segments: fraction of the segments of every token to prune; at least four stay.
     """
     prompt.token_mask.copy_(keep_most(token, tokens, least=1))
     prompt.segment_mask.copy_(keep_most(segment, segments, least=4))

@@ -1,4 +1,4 @@
-"""Features computed once: a frozen backbone without prompts, seeing the same pixels every epoch, needs one pass."""
+"""Cached features: a frozen backbone without prompts that sees the same pixels every epoch needs only one pass."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vpt.data.sampler import epoch_order
 
 
 class FeatureLoader:
-    """Serves epochs of pooled features in the order that the image loader would have served the images.
+    """Loader of pooled features, in the same order as the image loader.
 
     Args:
         features: (N, C).
@@ -44,7 +44,7 @@ class FeatureLoader:
         return self.batches
 
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
-        """Batches of an epoch from `start_batch` on; `images` holds features (B, C)."""
+        """Batches of an epoch from `start_batch` on; `images` contains features (B, C)."""
         count = len(self.labels)
         order = torch.from_numpy(epoch_order(count, self.seed, epoch)) if self.shuffle else torch.arange(count)
         wanted = order[start_batch * self.batch_size : self.batches * self.batch_size]

@@ -1,4 +1,4 @@
-"""Losses of classification with one label or several."""
+"""Losses for single-label and multi-label classification."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class LabelInfo:
-    """What a loss should know of the labels of a run.
+    """Description of the labels of a run, for losses.
 
     Args:
-        classes: names of the classes, in the order of the scores.
-        multilabel: an image may have several labels: they come as (B, K) zeros and ones, otherwise as (B,) indices.
+        classes: class names, in the order of the logits.
+        multilabel: images may have several labels, given as (B, K) zeros and ones instead of (B,) indices.
         smoothing: `train.label_smoothing`.
-        weights: by class (K,), what `train.class_weights` comes to; None for none.
+        weights: class weights (K,) from `train.class_weights`; None without weights.
     """
 
     classes: tuple[str, ...]
@@ -34,7 +34,7 @@ class LabelInfo:
 
 
 def classification_loss(config: LossSection, labels: LabelInfo) -> Loss:
-    """The loss that `train.loss` describes: of logits (B, K) and labels, a scalar.
+    """Loss function described by `train.loss`: maps logits (B, K) and labels to a scalar.
 
     Raises:
         UserError: a plug-in that fails.
@@ -48,15 +48,15 @@ def classification_loss(config: LossSection, labels: LabelInfo) -> Loss:
 
 
 def cross_entropy(config: CrossEntropyLoss, labels: LabelInfo) -> Loss:
-    """The loss of `train.loss=cross_entropy`."""
+    """Loss function of `train.loss=cross_entropy`."""
     return build_loss(labels.multilabel, labels.smoothing, labels.weights)
 
 
 def class_weights(setting: str | Sequence[float], counts: Sequence[int]) -> Tensor | None:
-    """Weights by class: None, 'balanced' (inverse frequency, mean one over the images) or given.
+    """Class weights: None, 'balanced' (inverse frequency, mean one over the images) or given.
 
     Raises:
-        UserError: a list of another length than there are classes, or of numbers that cannot weigh.
+        UserError: the number of weights differs from the number of classes, or a weight is invalid.
 
     >>> class_weights("balanced", [1, 3])
     tensor([2.0000, 0.6667])
@@ -77,7 +77,7 @@ def class_weights(setting: str | Sequence[float], counts: Sequence[int]) -> Tens
 
 
 def build_loss(multilabel: bool, smoothing: float, weights: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
-    """Mean loss over a batch of logits (B, K) and labels, (B,) indices or (B, K) zeros and ones.
+    """Mean loss over a batch of logits (B, K) and labels, given as (B,) indices or (B, K) zeros and ones.
 
     >>> float(build_loss(False, 0.0, None)(torch.zeros(2, 4), torch.tensor([0, 1])))
     1.386...

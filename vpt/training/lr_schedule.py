@@ -1,4 +1,4 @@
-"""The learning rate as a function of the step."""
+"""Learning rate as a function of the step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vpt.config import TrainConfig
 
 
 def default_epochs(batches: int) -> int:
-    """Epochs when none are asked for: a small data set is seen more often than a large one.
+    """Default number of epochs; larger for small data sets.
 
     >>> default_epochs(4), default_epochs(25), default_epochs(2000)
     (100, 20, 10)
@@ -18,8 +18,8 @@ def default_epochs(batches: int) -> int:
 
 
 def probe_epochs(images: int, batches: int) -> int:
-    """Epochs when none are asked for and the head starts from a probe: 20 times the root of the number of images, in
-    steps (docs/defaults.md).
+    """Default number of epochs if the head is initialised by a probe: 20 times the square root of the number of images,
+    in steps (docs/defaults.md).
 
     >>> probe_epochs(160, 10), probe_epochs(800, 50), probe_epochs(50_000, 3125)
     (25, 11, 5)
@@ -28,7 +28,7 @@ def probe_epochs(images: int, batches: int) -> int:
 
 
 def rate(base: float, step: int, batches: int, config: TrainConfig) -> float:
-    """The learning rate at a step, counted from 0, of a role whose full rate is `base`.
+    """Learning rate at a step, counted from 0, of a role whose base rate is `base`.
 
     >>> from vpt.config import TrainConfig
     >>> recipe = TrainConfig(epochs=5, schedule="epochs")
@@ -44,10 +44,10 @@ def rate(base: float, step: int, batches: int, config: TrainConfig) -> float:
 
 
 def factor(step: int, total: int, warmup: float, schedule: str = "cosine", milestones: Sequence[float] = ()) -> float:
-    """Share of the full learning rate at `step` of `total`: a linear rise, then a cosine fall to zero, or a tenth of it
-    from each milestone on, or no change.
+    """Fraction of the base learning rate at `step` of `total`: linear warm-up, then cosine decay to zero, a factor of
+    one tenth at each milestone, or a constant rate.
 
-    The first step already moves (a rise from zero would waste it); the last of a cosine is the one before zero.
+    The first step has a rate above zero (it would be wasted otherwise); cosine decay ends one step before zero.
 
     >>> [round(factor(step, 4, 0.5), 2) for step in range(4)]
     [0.5, 1.0, 1.0, 0.5]

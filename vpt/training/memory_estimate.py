@@ -1,4 +1,4 @@
-"""What a run will cost, told before it starts: parameters that learn, memory, and the size of the artifact."""
+"""Estimated cost of a run before it starts: trainable parameters, memory, and size of the artifact."""
 
 from __future__ import annotations
 
@@ -17,41 +17,41 @@ from vpt.utils.device import Autocast
 
 @dataclass(frozen=True)
 class Budget:
-    """Counts of parameters, and bytes."""
+    """Parameter counts and memory in bytes."""
 
     learning: int
     total: int
     weights: int  # bytes: all parameters and buffers
     optimizer: int  # bytes: gradients and optimiser state
-    activations: int  # bytes: what the backward pass of one pass of a step keeps
+    activations: int  # bytes: stored for the backward pass of one forward pass
     artifact: int  # bytes
 
     @property
     def memory(self) -> int:
-        """Bytes expected while training, beside what Python and its libraries take."""
+        """Estimated bytes during training, without Python and its libraries."""
         return self.weights + self.optimizer + self.activations
 
     def text(self) -> str:
-        """The sentence a user sees.
+        """The estimate as text for the user.
 
         >>> Budget(50_000, 1_000_000, 4_000_000, 600_000, 2**30, 204_096).text().splitlines()[0]
-        '50,000 of 1,000,000 parameters learn (5.000%)'
+        'trainable parameters: 50,000 of 1,000,000 (5.000%)'
         """
         return (
-            f"{self.learning:,} of {self.total:,} parameters learn ({100 * self.learning / self.total:.3f}%)\n"
-            f"memory expected: {size(self.memory)} (weights {size(self.weights)}, activations "
-            f"{size(self.activations)}, gradients and optimiser {size(self.optimizer)}), and what Python takes\n"
-            f"the artifact will have {size(self.artifact)}"
+            f"trainable parameters: {self.learning:,} of {self.total:,} ({100 * self.learning / self.total:.3f}%)\n"
+            f"estimated memory: {size(self.memory)} (weights {size(self.weights)}, activations "
+            f"{size(self.activations)}, gradients and optimiser {size(self.optimizer)}), plus Python and libraries\n"
+            f"artifact size: {size(self.artifact)}"
         )
 
 
 def total_parameters(model: Prompted) -> int:
-    """Numbers that a model computes with, those of a backbone that is dealt out to several processes included."""
+    """Number of parameters of a model, including those of a backbone that is sharded across processes."""
     return sum(parameter.numel() for parameter in model.parameters()) + model.backbone.elsewhere
 
 
 def size(count: float) -> str:
-    """Bytes in words, in decimal units.
+    """Number of bytes as text, in decimal units.
 
     >>> size(56616), size(2_780_732)
     ('57 kB', '2.78 MB')
@@ -70,13 +70,13 @@ def estimate(
     trial: Callable[[int], Tensor],
     autocast: Autocast,
 ) -> Budget:
-    """Measure passes of one and two images, and extrapolate to `pass_size`.
+    """Estimate the cost by passes of one and two images, extrapolated to `pass_size`.
 
     Args:
-        model: what will be trained.
-        optimizer_slots: numbers an optimiser keeps for each learning one (AdamW 2, SGD with momentum 1).
-        pass_size: images in one pass.
-        trial: the loss of a pass over that many images.
+        model: the model to train.
+        optimizer_slots: values that the optimiser stores per trainable parameter (AdamW 2, SGD with momentum 1).
+        pass_size: number of images in one pass.
+        trial: computes the loss of a pass over a number of images.
         autocast: context of the pass.
     """
     learning = sum(parameter.numel() for _, _, parameter in model.trainable())
@@ -94,12 +94,12 @@ def estimate(
 
 
 def _saved_bytes(model: Prompted, run: Callable[[], Tensor], autocast: Autocast) -> int:
-    """Bytes that autograd keeps of a pass, each storage once, parameters left out."""
+    """Bytes that autograd stores for the backward pass; each storage counts once, parameters are excluded."""
     own = {
         part.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()] for part in plain_parts(t)
     }
     kept: dict[int, int] = {}
-    alive: list[Tensor] = []  # storages must live until the count, or addresses would be reused
+    alive: list[Tensor] = []  # keeps storages alive until they are counted, or addresses would be reused
 
     def pack(tensor: Tensor) -> None:
         for part in plain_parts(tensor):
@@ -108,8 +108,8 @@ def _saved_bytes(model: Prompted, run: Callable[[], Tensor], autocast: Autocast)
                 kept[storage.data_ptr()] = storage.nbytes()
                 alive.append(part.detach())
 
-    # Evaluation mode: one image has no batch statistics, and the counts are the same. Nothing goes back through this
-    # pass, so nothing is packed: a result that its own node kept would never be freed.
+    # Evaluation mode: one image has no batch statistics, and the counts are the same. There is no backward pass, so
+    # nothing is packed: a result stored by its own node would never be freed.
     model.eval()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda nothing: nothing), autocast():
         run()

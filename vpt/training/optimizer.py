@@ -1,4 +1,4 @@
-"""Optimiser with one group for each role."""
+"""Optimiser with one parameter group per role."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vpt.models.base import Prompted
 
 
 def build_optimizer(model: Prompted, config: AdamWConfig | SgdConfig) -> torch.optim.Optimizer:
-    """Group what `model.trainable()` declares by role; each group keeps its full rate as `base_lr`.
+    """Create an optimiser of the trainable parameters, grouped by role; each group stores its base rate as `base_lr`.
 
     >>> from vpt.config import load_config
     >>> from vpt.models.classifier import backbone_for, build_model
@@ -34,17 +34,17 @@ def build_optimizer(model: Prompted, config: AdamWConfig | SgdConfig) -> torch.o
         }
         for role, parameters in roles.items()
     ]
-    if not groups:  # made from data alone; the optimiser has nothing to do
+    if not groups:  # a head computed from data; the optimiser has nothing to do
         groups = [{"params": [], "role": "none", "base_lr": 0.0, "lr": 0.0, "weight_decay": 0.0}]
     if isinstance(config, AdamWConfig):
-        # In one kernel on a GPU, where a step of so few weights is otherwise mostly the starting of kernels.
+        # Fused on a GPU: with so few parameters, kernel launches would dominate the step.
         fused = any(parameter.is_cuda for group in roles.values() for parameter in group)
         return torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, fused=fused or None)
     return torch.optim.SGD(groups, momentum=config.momentum)
 
 
 def set_rates(optimizer: torch.optim.Optimizer, rate: Callable[[float], float]) -> dict[str, float]:
-    """Set every group to what `rate` makes of its full rate; the rates by role."""
+    """Set the learning rate of every group to `rate` of its base rate; returns the rates by role."""
     for group in optimizer.param_groups:
         group["lr"] = rate(group["base_lr"])
     return {group["role"]: group["lr"] for group in optimizer.param_groups}
@@ -61,12 +61,12 @@ def optimizer_tensors(model: Prompted, optimizer: torch.optim.Optimizer) -> dict
 
 
 def load_optimizer_tensors(model: Prompted, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` gave."""
+    """Load the state that `optimizer_tensors` returned."""
     by_name = {name: parameter for name, _, parameter in model.trainable()}
     for key, value in tensors.items():
         name, _, slot = key.rpartition("/")
         parameter = by_name[name]
-        # AdamW counts its steps in a CPU tensor, whatever device the parameter is on, unless it is fused.
+        # Unless it is fused, AdamW stores its step count in a CPU tensor, whatever the device of the parameter.
         fused = any(group.get("fused") for group in optimizer.param_groups)
         target = torch.device("cpu") if slot == "step" and not fused else parameter.device
         optimizer.state[parameter][slot] = value.to(target)

@@ -15,14 +15,14 @@ from vpt.utils.distributed import gathered
 def collect(
     forward: Forward, loader: Batches, device: torch.device, autocast: Autocast, console: Console, what: str
 ) -> tuple[Tensor, Tensor]:
-    """Outputs and labels of a whole loader, on the CPU, in float32; of all processes, where these share it."""
+    """Outputs and labels of a whole loader, on the CPU in float32, gathered from all processes that share it."""
     outputs, labels, index = [], [], []
     with torch.inference_mode(), console.progress(len(loader), what) as bar:
         for batch in loader.epoch(0):
             labels.append(batch.labels)
             index.append(batch.index)
             count = len(batch.index)
-            # Without images of its own a process still takes the pass: others may need its slice of the backbone.
+            # A process without images still runs the pass: others may need its shard of the backbone.
             images = batch.images if count else batch.blank().images
             with autocast():
                 out = forward(images.to(device, non_blocking=True))
@@ -35,7 +35,7 @@ def collect(
 
 
 def inference(model: PromptedModel) -> Forward:
-    """The model with what does not depend on the image computed once."""
+    """The model for inference: what does not depend on the image is computed once."""
     model.eval()
     with torch.inference_mode():
         return model.ready()

@@ -1,4 +1,4 @@
-"""What a step minimises: the loss of the scores, and what holds a prompted CLIP near the frozen one."""
+"""Training objectives: the loss of the scores, and regularisers that keep a prompted CLIP close to the frozen one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vpt.heads.zero_shot import ZeroShot
 from vpt.models.classifier import PromptedModel, plan_for
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-# Images or features, and labels, to the loss and how many images were told right; both stay where they are computed.
+# Maps images or features, and labels, to the loss and the number of correct images; both stay on their device.
 Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 REGULATED = (PromptsrcPrompt, KgcoopPrompt)  # their loss is more than a function of the scores
@@ -23,14 +23,14 @@ REGULATED = (PromptsrcPrompt, KgcoopPrompt)  # their loss is more than a functio
 def build_objective(
     prompt: Any, model: PromptedModel, forward: Callable[[Tensor], Tensor], loss_of: Loss, cached: bool
 ) -> Objective:
-    """The objective of a prompt.
+    """Training objective of a prompt.
 
     Args:
-        prompt: its configuration.
+        prompt: configuration of the prompt.
         model: the prompted model.
-        forward: images, or features where those are computed once, to scores.
-        loss_of: of scores and labels.
-        cached: whether features are computed once.
+        forward: maps images, or cached features, to scores.
+        loss_of: loss of scores and labels.
+        cached: whether `forward` gets cached features.
     """
     if isinstance(prompt, PromptsrcPrompt):
         return self_regulating(model, loss_of, prompt.image_weight, prompt.text_weight, prompt.score_weight)
@@ -45,18 +45,19 @@ def build_objective(
 
 
 def hits(scores: Tensor, labels: Tensor) -> Tensor:
-    """How many images are told right, a scalar that nobody waits for.
+    """Number of correct images, as a scalar tensor that is not synchronised.
 
     >>> hits(torch.eye(3), torch.tensor([0, 1, 0]))
     tensor(2.)
     """
-    if labels.ndim == 2:  # several labels: an image counts by its share of labels told right
+    if labels.ndim == 2:  # multi-label: an image counts by its fraction of correct labels
         return ((scores > 0) == (labels > 0.5)).float().mean(1).sum()
     return (scores.argmax(1) == labels).sum().float()
 
 
 def knowledge_guided(model: PromptedModel, loss_of: Loss, weight: float, cached: bool) -> Objective:
-    """KgCoOp (Yao et al. 2023): plus `weight` times one minus the mean cosine between learned and fixed text features.
+    """Objective of KgCoOp (Yao et al. 2023): adds `weight` times one minus the mean cosine similarity between learned
+    and fixed text features.
 
     This is the released code's term, half of the paper's squared distance at the same weight.
     """
@@ -76,9 +77,9 @@ def knowledge_guided(model: PromptedModel, loss_of: Loss, weight: float, cached:
 def self_regulating(
     model: PromptedModel, loss_of: Loss, image_weight: float, text_weight: float, score_weight: float
 ) -> Objective:
-    """PromptSRC (Khattak et al. 2023, section 3.2.1): plus mean absolute differences of normalised image and text
-    features to those of the frozen model, and the divergence of its scores from the prompted ones, divided by images
-    and classes as the released code divides it."""
+    """Objective of PromptSRC (Khattak et al. 2023, section 3.2.1): adds the mean absolute differences of normalised
+    image and text features from those of the frozen model, and the divergence of its scores from the prompted ones,
+    divided by images and classes as in the released code."""
     head = model.head
     assert isinstance(head, ZeroShot)
     steps = plan_for(model.backbone, None, "native")
@@ -93,7 +94,7 @@ def self_regulating(
         words = (text.float() - head.fixed.float()).abs().mean()
         mine, theirs = scores.float().log_softmax(1), frozen_scores.float().log_softmax(1)
         apart = F.kl_div(mine, theirs, log_target=True, reduction="sum") / mine.numel()
-        held = image_weight * image + text_weight * words + score_weight * apart
-        return loss_of(scores, labels) + held, hits(scores.detach(), labels)
+        regularizer = image_weight * image + text_weight * words + score_weight * apart
+        return loss_of(scores, labels) + regularizer, hits(scores.detach(), labels)
 
     return objective

@@ -1,4 +1,4 @@
-"""Running a configuration in a run folder: a new run, one that goes on, or one that is only read."""
+"""Running a configuration in a run folder: new runs, resumed runs, and finished runs that are only read."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def train(
         settings: by full or short names, as in `vpt.train(data="flowers", epochs=3)`; they change `config`.
 
     Raises:
-        UserError: any mistake in configuration, data or backbone, before training starts; a loss that diverges.
+        UserError: a mistake in configuration, data or backbone, before training starts; a loss that diverges.
     """
     config = load_config(**settings) if config is None else config.with_(settings) if settings else config
     with joined():
@@ -49,7 +49,7 @@ def train(
         with first_goes_ahead():
             context = prepare_run(config, console)
         for other in others:
-            build_model(with_config(context, other))  # a mistake in it is reported now, not after the first training
+            build_model(with_config(context, other))  # reports a mistake now, not after the first training
         trainer = Trainer(context, callbacks=callbacks)
         folder = Path(told(str(claim(context.config)) if is_first() else ""))
         with lock_folder(folder) as locked, _resumable(folder):
@@ -58,11 +58,11 @@ def train(
 
 
 def resume(run: str | Path, overrides: Sequence[str] = (), console: Console | None = None) -> TrainResult:
-    """Go on with an interrupted run; the result is bit for bit that of a run never interrupted, on a CPU.
+    """Resume an interrupted run; on a CPU the result is bit for bit that of an uninterrupted run.
 
     Raises:
-        UserError: no run there, one that another process is training, a damaged checkpoint, or settings, data or
-            backbone that changed since.
+        UserError: there is no run, another process is training it, its checkpoint is damaged, or settings, data or
+            backbone have changed since.
     """
     folder = Path(run)
     if not (folder / "config.yaml").is_file():
@@ -81,14 +81,14 @@ def train_or_resume(
     prepare: Prepare | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> TrainResult:
-    """The result of a run: read if it has finished, resumed if it was stopped, else trained.
+    """Result of a run, which is read if finished, resumed if stopped, and trained otherwise.
 
     Args:
         config: the run.
-        folder: of the run.
-        console: where it prints.
-        prepare: makes its context; default: `prepare_run`.
-        callbacks: called after those that every run has.
+        folder: folder of the run.
+        console: console for messages.
+        prepare: creates its context; default: `prepare_run`.
+        callbacks: called after the default callbacks.
 
     Raises:
         UserError: as `train` and `resume` do.
@@ -104,7 +104,7 @@ def _go_on(
     prepare: Prepare | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> TrainResult:
-    """Train in a folder, from the checkpoint in it if there is one."""
+    """Train in a folder, from its checkpoint if there is one."""
     others = compared_configs(config)
     with lock_folder(folder) as locked, joined():
         if is_first():
@@ -117,7 +117,7 @@ def _go_on(
 
 
 def _with_compared(result: TrainResult, context: RunContext, others: Sequence[RunConfig]) -> TrainResult:
-    """Train the prompts that a run is compared with, below its folder; returns the run."""
+    """Train the prompts that a run is compared with in subfolders of its folder; returns the run."""
     results = []
     for config in others:
         other = with_config(context, config)
@@ -129,17 +129,17 @@ def _with_compared(result: TrainResult, context: RunContext, others: Sequence[Ru
 
 @contextmanager
 def _resumable(folder: Path) -> Iterator[None]:
-    """Say how a run goes on that ended because something could not be written."""
+    """Add the command that resumes the run to errors of writing."""
     try:
         yield
     except WriteError as error:
-        raise WriteError(f"{error}; then go on with: vpt train resume={folder}") from error
+        raise WriteError(f"{error}; then resume with: vpt train resume={folder}") from error
 
 
 def prepare_run(config: RunConfig, console: Console) -> RunContext:
     """Read the data of a run and choose device and precision.
 
     Raises:
-        UserError: whatever is wrong with them.
+        UserError: data, device or precision cannot be used.
     """
     return prepare(config, task_of(config).load, console)

@@ -1,6 +1,6 @@
-"""Run folders: how they are called, what tells that a run has finished, and on which settings its result depends.
+"""Run folders: their names, whether a run has finished, and the settings that its result depends on.
 
-Folders that hold several runs keep a file of the settings they were begun with, so that they never mix two experiments.
+Folders of several runs contain a file with the settings they were started with, so that they never mix two experiments.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ FREE_AT_RESUME = {
     "data": {"workers", "cache", "root"},
     "train": {"device", "checkpoint_minutes", "recompute", "shard", "compile"},
 }
-# Where data and weights lie. A resumed run may find them elsewhere: it is held to the fingerprints of what they hold.
+# Paths of data and weights. They may differ in a resumed run, which compares the fingerprints of their contents.
 MOVABLE = {"data.path", "data.val", "data.test", "backbone.weights"}
-# Settings that earlier versions did not have, and the value by which these behaved.
+# Settings that earlier versions did not have, with the value that matches their behaviour.
 ADDED: dict[str, Any] = {
     "cases": [],
     "data.crop_scale": None,
@@ -50,7 +50,7 @@ ADDED: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A finished run: its folder, its artifact, and what metrics.json holds."""
+    """A finished run: its folder, its artifact, and the content of metrics.json."""
 
     folder: Path
     artifact: Path
@@ -58,7 +58,7 @@ class TrainResult:
 
 
 def finished(folder: Path) -> TrainResult | None:
-    """The run that finished in a folder, if one did.
+    """The finished run in a folder, or None.
 
     >>> finished(Path("no/such/run")) is None
     True
@@ -70,18 +70,18 @@ def finished(folder: Path) -> TrainResult | None:
 
 
 def identity(config: RunConfig) -> dict[str, Any]:
-    """The settings on which a result depends."""
+    """The settings that the result of a run depends on."""
     tree = config.model_dump(mode="json", exclude={"out", "name", "compare"})
     for section, keys in FREE_AT_RESUME.items():
         for key in keys:
             tree[section].pop(key)
-    if tree["data"]["window"] in LEGACY:  # as in identities written before there was the setting
+    if tree["data"]["window"] in LEGACY:  # as in identities written before this setting existed
         del tree["data"]["window"]
     return tree
 
 
 def upgraded(tree: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a run folder, with those that the version that wrote them did not have.
+    """Settings of a run folder, completed by those that the version which wrote them did not have.
 
     >>> upgraded({"data": {"path": "photos"}})
     {'data': {'window': 'legacy', 'path': 'photos'}}
@@ -94,31 +94,31 @@ def upgraded(tree: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def refuse_other(file: Path, told: dict[str, Any]) -> None:
-    """Whether a folder of several runs may be gone on with.
+def refuse_other(file: Path, new: dict[str, Any]) -> None:
+    """Refuse to continue a folder of several runs with other settings.
 
     Args:
-        file: in the folder; holds the settings with which it was begun.
-        told: the settings it is to be gone on with, as JSON gives them back.
+        file: file in the folder with the settings it was started with.
+        new: the settings to continue with, as read from JSON.
 
     Raises:
-        UserError: it was begun with others, or holds something else.
+        UserError: it was started with other settings, or contains something else.
     """
     folder = file.parent
     if not folder.is_dir() or all(item == file or is_lock(item.name) for item in folder.iterdir()):
         return
     if not file.is_file():
-        raise UserError(f"{folder} exists and holds something else; choose another name=...")
-    refuse_changed(folder, read_json(file, "give the same command again"), told)
+        raise UserError(f"{folder} exists and contains something else; choose another name=...")
+    refuse_changed(folder, read_json(file, "run the same command again"), new)
 
 
-def refuse_changed(place: object, old: Any, told: Any) -> None:
-    """Whether something is gone on with as it was begun.
+def refuse_changed(place: object, old: Any, new: Any) -> None:
+    """Refuse to continue something with other settings than it was started with.
 
     Args:
-        place: what was begun, for the message.
-        old: the settings it was begun with.
-        told: the settings it is to be gone on with, as JSON gives them back.
+        place: what was started, for the message.
+        old: the settings it was started with.
+        new: the settings to continue with, as read from JSON.
 
     Raises:
         UserError: they differ.
@@ -126,21 +126,21 @@ def refuse_changed(place: object, old: Any, told: Any) -> None:
     >>> refuse_changed("runs/a", {"train": {"epochs": 1}}, {"train": {"epochs": 3}})
     Traceback (most recent call last):
     ...
-    vpt.utils.errors.UserError: runs/a was begun with other settings (train.epochs); give the same, or another name=...
+    vpt.utils.errors.UserError: runs/a was started with other settings (train.epochs); use the same, or another name=...
     """
-    if names := differing(old, told):
+    if names := differing(old, new):
         raise UserError(
-            f"{place} was begun with other settings ({', '.join(names[:5])}); give the same, or another name=..."
+            f"{place} was started with other settings ({', '.join(names[:5])}); use the same, or another name=..."
         )
 
 
 def differing(old: Any, new: Any, path: str = "") -> list[str]:
-    """The names of what differs between two trees of settings.
+    """Names of the settings that differ between two trees.
 
     Args:
-        old: a tree, as JSON gives it back.
-        new: the other.
-        path: where in a larger tree they stand.
+        old: a tree, as read from JSON.
+        new: the other tree.
+        path: path of both within a larger tree.
 
     >>> differing({"settings": {"train": {"epochs": 1, "seed": 0}}}, {"settings": {"train": {"epochs": 3, "seed": 0}}})
     ['train.epochs']
@@ -156,16 +156,16 @@ def differing(old: Any, new: Any, path: str = "") -> list[str]:
 
 
 def _as_before(path: str, value: Any) -> bool:
-    """Whether a setting that the older tree does not have says what earlier versions did."""
+    """Whether a setting that is missing in the older tree has the value that matches earlier versions."""
     name = path.removeprefix("settings.")
     return name in ADDED and value == ADDED[name]
 
 
 def refuse_taken(config: RunConfig) -> None:
-    """Tell of a name that is taken before long work starts.
+    """Refuse a run name that is already taken, before long work starts.
 
     Raises:
-        UserError: the run has a name of its own, and something stands in that folder.
+        UserError: the run has a name, and its folder exists and is not empty.
 
     >>> refuse_taken(RunConfig(name="no-such-run"))
     """
@@ -177,9 +177,9 @@ def refuse_taken(config: RunConfig) -> None:
 
 
 def claim(config: RunConfig) -> Path:
-    """Make a run's folder, with its settings in it; no other process that wants one at the same time gets the same.
+    """Create the folder of a run, with its settings; safe when several processes do so at the same time.
 
-    A run without a name gets that of its data, backbone and method, with a number where there is such a folder already.
+    A run without a name is named after its data, backbone and method, with a number if that folder exists.
 
     Raises:
         UserError: the run's name is taken, or the folder cannot be written.
@@ -199,12 +199,12 @@ def claim(config: RunConfig) -> Path:
             raise _taken(folder)
         return folder
     while not made(folder := config.out / free_name(config.out, stem_of(config))):
-        pass  # another process was quicker
+        pass  # another process was faster
     return folder
 
 
 def free_name(out: Path, stem: str) -> str:
-    """The first of `stem`, `stem-2`, `stem-3` and so on that is no name in a folder.
+    """The first of `stem`, `stem-2`, `stem-3` and so on that does not exist in a folder.
 
     >>> free_name(Path("no/such/folder"), "a")
     'a'
@@ -217,19 +217,19 @@ def free_name(out: Path, stem: str) -> str:
 
 
 def write_config(folder: Path, config: RunConfig, name: str | None = None) -> None:
-    """Write a run's settings into its folder.
+    """Write the settings of a run into its folder.
 
     Args:
-        folder: where.
+        folder: the folder.
         config: the settings.
-        name: of the run; default: the folder's.
+        name: name of the run; default: that of the folder.
     """
     stored = config.with_(name=name or folder.name)
     write_text(folder / "config.yaml", yaml.safe_dump(stored.model_dump(mode="json"), sort_keys=False))
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove checkpoints that a kill left half written; the caller holds the folder.
+    """Remove partly written checkpoints of a killed run; the caller must hold the lock of the folder.
 
     >>> remove_leftovers(Path("no/such/run"))
     """
@@ -239,7 +239,7 @@ def remove_leftovers(folder: Path) -> None:
 
 def _taken(folder: Path) -> UserError:
     return UserError(
-        f"{folder} exists and is not overwritten; choose another name=..., or go on with: vpt train resume={folder}"
+        f"{folder} exists and is not overwritten; choose another name=..., or resume with: vpt train resume={folder}"
     )
 
 

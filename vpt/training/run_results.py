@@ -1,4 +1,4 @@
-"""What a run prints when it begins, and what it writes when training is over."""
+"""Messages at the start of a run, and the files written at its end."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from vpt.utils.resource_usage import device_name
 if TYPE_CHECKING:
     from vpt.training.trainer import Trainer
 
-OPTIMIZER_STATE = {"adamw": 2, "sgd": 1}  # numbers kept for each trainable one
+OPTIMIZER_STATE = {"adamw": 2, "sgd": 1}  # values stored per trainable parameter
 
 
 def introduce(trainer: Trainer, folder: Path) -> None:
-    """Print what is trained, where, and what it will cost."""
+    """Print model, device and estimated cost."""
     context, model, task = trainer.context, trainer.model, trainer.task
     config, console = context.config, context.console
 
@@ -48,7 +48,7 @@ def introduce(trainer: Trainer, folder: Path) -> None:
 
 
 def write_results(trainer: Trainer, folder: Path) -> TrainResult:
-    """Measure the weights that are kept, and write artifact, metrics and pictures."""
+    """Evaluate the selected weights, and write artifact, metrics and plots."""
     context, model, task = trainer.context, trainer.model, trainer.task
     kept = trainer.state.kept
     chosen = kept.get("average") or kept.get("best")
@@ -57,8 +57,8 @@ def write_results(trainer: Trainer, folder: Path) -> TrainResult:
     summary = _summary(trainer)
     if chosen is not None and chosen is kept.get("best") and trainer.progress.best_epoch == 0:
         context.console.warn(
-            "no epoch is better on validation than the linear probe (epoch 0); the artifact holds the probe, without "
-            "token prompts"
+            "no epoch is better on validation than the linear probe (epoch 0); the artifact contains the probe, "
+            "without token prompts"
         )
         model, context = task.untrained(model, context)
     task.finish(model, context)
@@ -75,7 +75,7 @@ def write_results(trainer: Trainer, folder: Path) -> TrainResult:
 
 
 def _summary(trainer: Trainer) -> dict[str, Any]:
-    """What metrics.json holds beside the metrics."""
+    """Content of metrics.json besides the metrics."""
     context, model, progress = trainer.context, trainer.model, trainer.progress
     trainable = sum(parameter.numel() for _, _, parameter in model.trainable())
     return {
@@ -104,7 +104,7 @@ def _write(
     measured: dict[str, dict[str, Any]],
     folder: Path,
 ) -> int:
-    """Write artifact, metrics and pictures, and print what they hold. Returns the artifact's bytes."""
+    """Write artifact, metrics and plots, and print a summary. Returns the size of the artifact in bytes."""
     progress = trainer.progress
     config, data, console, metric = context.config, context.data, context.console, trainer.metric
     numbers = {
@@ -122,7 +122,7 @@ def _write(
         prompt: Any = model.prompt
         plotting.picture_png(prompt_picture(prompt), folder / "prompt.png")
     trainer.task.pictures(model, context, measured, folder)
-    # Last of the files: where it stands the run has finished.
+    # Written last: if it exists, the run has finished.
     write_json(folder / "metrics.json", {**summary, "artifact_bytes": size})
     trainer.log.row("end", step=progress.step, **numbers)
     for split, found in numbers.items():

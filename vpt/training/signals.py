@@ -1,4 +1,4 @@
-"""Stopping when asked to: SIGINT and SIGTERM let the step that is under way end, so that what is saved is whole."""
+"""Stopping by signal: after SIGINT or SIGTERM the current step completes, so that the saved state is consistent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(KeyboardInterrupt):
-    """Training was stopped by a signal, after its state was saved."""
+    """Raised when training was stopped by a signal, after its state was saved."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -22,22 +22,22 @@ class Stopped(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Whether somebody asked to stop."""
+    """The signal that requested a stop, if any."""
 
     def __init__(self) -> None:
         self.number: int | None = None
 
     def check(self) -> None:
-        """Raise Stopped if so."""
+        """Raise Stopped if a stop was requested."""
         if self.number is not None:
             raise Stopped(self.number)
 
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Note the first signal in a StopRequest; a second one acts at once, as it does without this.
+    """Record the first signal in a StopRequest; a second one has its usual effect.
 
-    Outside of the main thread, where signals do not arrive, nothing is noted.
+    Outside the main thread, which receives no signals, nothing is recorded.
     """
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -48,7 +48,7 @@ def stop_requests() -> Iterator[StopRequest]:
         stop.number = number
         for each, handler in before.items():
             signal.signal(each, handler)
-        say("\nvpt: stopping after this step; once more to stop at once")
+        say("\nvpt: stopping after this step; interrupt again to stop immediately")
 
     before = {number: signal.getsignal(number) for number in SIGNALS}
     for number in SIGNALS:

@@ -1,4 +1,4 @@
-"""What an optimiser step takes and gives: batches, the objective, and its figures."""
+"""Inputs and outputs of an optimiser step: batches, the objective, and its results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vpt.utils.distributed import sum_step
 
 
 class AnyBatch(Protocol):
-    """What a step needs of a batch: images, labels, indices of the records, in parts and on a device."""
+    """Interface of a batch: images, labels and indices of the records, split into parts and moved to a device."""
 
     @property
     def images(self) -> Any: ...
@@ -30,25 +30,25 @@ class AnyBatch(Protocol):
 
 
 class Batches(Protocol):
-    """What training needs of a loader."""
+    """Interface of a training loader."""
 
     def __len__(self) -> int: ...
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Any]: ...
 
 
-Forward = Callable[[Tensor], Tensor]  # a batch's images, or features computed before, to logits
-# The same and labels, to the mean loss and the number of correct images, where that has a meaning.
+Forward = Callable[[Tensor], Tensor]  # maps images of a batch, or cached features, to logits
+# Maps the same and labels to the mean loss and the number of correct images, or None if that is undefined.
 Objective = Callable[[Any, Any], tuple[Tensor, Tensor | None]]
 
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What the forward and backward passes over a batch give beside gradients.
+    """Result of the forward and backward passes over a batch, besides gradients.
 
     Args:
         loss: mean over the batch.
-        hits: correct images, or None where that has no meaning.
-        count: images of the batch.
+        hits: number of correct images; None if that is undefined.
+        count: number of images.
     """
 
     loss: Tensor
@@ -58,13 +58,13 @@ class StepOutput:
 
 @dataclass(frozen=True)
 class StepFigures:
-    """A step that was taken, for the log.
+    """Loss and counts of a finished step, for the log.
 
     Args:
-        step: its number, counted from 1.
+        step: number of the step, counted from 1.
         loss: mean over the batch.
-        hits: correct images, or None where that has no meaning.
-        count: images of the batch.
+        hits: number of correct images; None if that is undefined.
+        count: number of images.
         rates: learning rates by role.
     """
 
@@ -76,13 +76,13 @@ class StepFigures:
 
 
 class UnreadStep:
-    """A step whose figures are on their way from a GPU, so that the next step need not wait for them.
+    """A step whose results are still being copied from the GPU, so that the next step need not wait for them.
 
     Args:
-        output: of the step.
-        step: its number, counted from 1.
+        output: result of the step.
+        step: number of the step, counted from 1.
         rates: learning rates by role.
-        index: of the images.
+        index: indices of the images.
     """
 
     def __init__(self, output: StepOutput, step: int, rates: dict[str, float], index: Tensor) -> None:
@@ -98,7 +98,7 @@ class UnreadStep:
         self._figures = figures
 
     def read(self) -> StepFigures:
-        """The figures, waited for where they are not here yet.
+        """Wait for the results and return them.
 
         >>> output = StepOutput(torch.tensor(0.5), torch.tensor(3.0), count=4)
         >>> figures = UnreadStep(output, 1, {"head": 0.1}, torch.arange(4)).read()
@@ -112,7 +112,7 @@ class UnreadStep:
 
 
 def step_seed(seed: int, step: int, part: int = 0, rank: int = 0) -> int:
-    """A 63-bit seed for the dropout of one pass in one process.
+    """63-bit seed for the dropout of one pass in one process.
 
     >>> step_seed(0, 1) == step_seed(0, 1)
     True
@@ -124,7 +124,7 @@ def step_seed(seed: int, step: int, part: int = 0, rank: int = 0) -> int:
 
 
 def where(step: int, rates: dict[str, float], what: str) -> str:
-    """Where a training diverged, and at which learning rates.
+    """Message text: the step at which training diverged, and its learning rates.
 
     >>> where(3, {"head": 0.1}, "validation")
     ' at step 3 (learning rates: head 0.1; validation); the last good state is kept'
@@ -134,7 +134,7 @@ def where(step: int, rates: dict[str, float], what: str) -> str:
 
 
 def sum_over_processes(output: StepOutput, model: Prompted) -> StepOutput:
-    """Sum the gradients of all processes in place, weighted by their images, and their figures."""
+    """All-reduce gradients in place, weighted by the number of images per process, and the results of the step."""
     hits = None if output.hits is None else float(output.hits)
     trainable = (parameter for _, _, parameter in model.trainable())
     loss, hits, count = sum_step(trainable, float(output.loss), hits, output.count)
@@ -145,7 +145,7 @@ def sum_over_processes(output: StepOutput, model: Prompted) -> StepOutput:
 def blank_passes(
     batch: AnyBatch, objective: Objective, passes: int, model: Prompted, device: torch.device, autocast: Autocast
 ) -> None:
-    """Passes over a blank image that change nothing: all processes of a sharded backbone must take the same number of
+    """Run passes over a blank image without effect: all processes of a sharded backbone must run the same number of
     passes."""
     trainable = [parameter for _, _, parameter in model.trainable()]
     for _ in range(passes):

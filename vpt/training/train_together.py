@@ -14,11 +14,11 @@ from vpt.utils.errors import UserError
 
 
 def train_together(configs: Sequence[RunConfig], console: Console | None = None) -> list[TrainResult]:
-    """Deprecated: train runs one after another. Call `vpt.train` for each instead.
+    """Train runs one after another. Deprecated: call `vpt.train` for each instead.
 
     Raises:
-        UserError: no run, or names that are taken, before training starts; whatever `train` raises for a run, after
-            those before it have finished.
+        UserError: no run, or a name that is taken, before training starts; any error of `train` for a run, after those
+            before it have finished.
     """
     refuse("vpt.train_together")
     warnings.warn(

@@ -42,30 +42,30 @@ from vpt.utils.run_log import NoLog, RunLog, open_log
 
 
 def build_model(context: RunContext) -> Prompted:
-    """The model of a run, checked for training.
+    """Build the model of a run and check that it can be trained.
 
     Raises:
         UserError: a backbone, prompt, head, augmentation or loss that cannot be made of these settings and data.
     """
     task = task_of(context.config)
     model = task.build(context.config, context.data.classes, context.backbone)
-    if not task.learns(model):
+    if not task.is_trainable(model):
         raise UserError("nothing to train: no prompt, a frozen backbone and a fixed label mapping; add a prompt")
     task.check(model, context)
     return model
 
 
 class Trainer:
-    """Trains one model and writes its run folder. Whatever is wrong is reported here, before anything is written.
+    """Trains one model and writes its run folder. Mistakes are reported on construction, before anything is written.
 
     Args:
-        context: what `prepare_run` made.
-        folder: goes on from the checkpoint in it, if there is one; default: a new run.
-        callbacks: called after those that every run has.
+        context: context from `prepare_run`.
+        folder: folder to resume from, if it contains a checkpoint; default: a new run.
+        callbacks: called after the default callbacks.
 
     Raises:
-        UserError: a model or training that cannot be made of these settings and data; a checkpoint that is damaged or
-            belongs to others.
+        UserError: model or training cannot be made of these settings and data, or the checkpoint is damaged or belongs
+            to other settings or data.
     """
 
     def __init__(self, context: RunContext, folder: Path | None = None, callbacks: Sequence[Callback] = ()) -> None:
@@ -104,27 +104,27 @@ class Trainer:
 
     @property
     def progress(self) -> Progress:
-        """Where the run stands."""
+        """Progress of the run."""
         return self.state.progress
 
     @property
     def batches(self) -> Batches:
-        """Of an epoch."""
+        """Batches of an epoch."""
         assert self._parts is not None
         return self._parts.batches
 
     def fit(self, locked: LockedFolder) -> TrainResult:
-        """Train to the last epoch or an early stop, then measure, and write artifact and metrics.
+        """Train to the last epoch or an early stop, then evaluate, and write artifact and metrics.
 
         Args:
             locked: the run folder.
 
         Raises:
-            NotFinite: a loss, or scores of the validation split.
-            Stopped: a signal came; the state is saved.
+            NotFinite: a loss, or scores of the validation split, are not finite.
+            Stopped: a signal stopped training; the state is saved.
         """
         with stop_requests() as stop, self._opened(locked), torch.random.fork_rng():
-            if any(True for _ in self.model.trainable()):  # else its head is made from data alone
+            if any(True for _ in self.model.trainable()):  # otherwise its head is computed from data
                 self._begin()
                 while not self.progress.finished:
                     self.begin_epoch()
@@ -133,7 +133,7 @@ class Trainer:
                         if stop.number is not None:
                             self._stop(stop.number)
                         self.train_step(batch)
-                        stop.number = agreed(stop.number)  # all of several processes stop at the same step
+                        stop.number = agreed(stop.number)  # all processes stop at the same step
                     self.read_figures()
                     self.epoch_seconds = time.monotonic() - started
                     self.end_epoch()
@@ -150,27 +150,27 @@ class Trainer:
         output = self.forward_backward(batch)
         if ranks().count > 1:
             output = sum_over_processes(output, self.model)
-        # A GPU is not waited for: after a loss that is not finite the run ends, and nobody keeps what this step makes.
+        # On a GPU the loss is not synchronised here: if it is not finite, the run ends and this step is discarded.
         if output.loss.is_cuda or math.isfinite(output.loss):
             self.optimizer_step()
         self.state.optimizer.zero_grad(set_to_none=True)
         progress.step += 1
         progress.batch += 1
-        self.read_figures()  # of the step before
+        self.read_figures()  # of the previous step
         self._unread = UnreadStep(output, progress.step, rates, batch.index)
         for callback in self.callbacks:
             callback.after_step(self)
 
     def forward_backward(self, batch: AnyBatch) -> StepOutput:
-        """Gradients of the mean loss over a batch, which goes through the model in `train.accumulate` parts."""
+        """Compute gradients of the mean loss over a batch, in `train.accumulate` parts."""
         config, device = self.config, self.context.device
         assert self._parts is not None
         loss_sum = torch.zeros((), device=device)
         hits: torch.Tensor | None = torch.zeros((), device=device)
-        count = len(batch.index)  # none, where a short last batch was divided among many processes
+        count = len(batch.index)  # may be 0 if a short last batch is split across many processes
         parts = batch.parts(config.accumulate) if count else []
         for number, part in enumerate(parts):
-            # Dropout draws from a function of seed and step, so that a resumed run draws the same.
+            # Dropout is seeded by seed and step, so that a resumed run draws the same values.
             torch.manual_seed(step_seed(config.seed, self.progress.step, number, ranks().rank))
             there = part.to(device)
             with self.context.autocast():
@@ -186,7 +186,7 @@ class Trainer:
         return StepOutput(loss_sum, hits, count)
 
     def optimizer_step(self) -> None:
-        """Move the parameters by their gradients."""
+        """Clip gradients and update the parameters."""
         state = self.state
         state.scaler.unscale_(state.optimizer)
         if self.config.clip_norm is not None:
@@ -196,10 +196,10 @@ class Trainer:
         self.model.after_step()
 
     def read_figures(self) -> None:
-        """Add the figures of the last step to those of its epoch, if that is not done yet.
+        """Add the loss and counts of the last step to those of its epoch, if not done yet.
 
         Raises:
-            NotFinite: its loss.
+            NotFinite: its loss is not finite.
         """
         unread, self._unread = self._unread, None
         if unread is None:
@@ -216,7 +216,7 @@ class Trainer:
             callback.after_figures(self, figures)
 
     def rank_untrained(self, baseline: Baseline | None) -> None:
-        """Make the model before training the best so far, as epoch 0: an epoch must be better to be kept."""
+        """Count the model before training as epoch 0 and the best so far; an epoch must be better to be selected."""
         if baseline is None or baseline.score is None:
             return
         progress = self.progress
@@ -225,10 +225,10 @@ class Trainer:
             self.state.kept["best"] = baseline.state
 
     def validate(self) -> dict[str, Any] | None:
-        """Metrics of the validation split under the model's present weights; None where there is no such split.
+        """Metrics of the current weights on the validation split; None without such a split.
 
         Raises:
-            NotFinite: scores.
+            NotFinite: scores are not finite.
         """
         assert self._parts is not None
         if self._parts.validate is None:
@@ -246,7 +246,7 @@ class Trainer:
             save_checkpoint(self._locked.folder / CHECKPOINT, self.state, self._identity)
 
     def restart(self) -> None:
-        """Train again from epoch 0 with the model's present weights; steps and seconds are counted on."""
+        """Restart from epoch 0 with the current weights; steps and seconds continue to count."""
         before = self.progress
         self.state.optimizer = build_optimizer(self.model, self.config.optimizer)
         self.state.progress = Progress(
@@ -254,12 +254,12 @@ class Trainer:
         )
         self.state.kept.clear()
         self._close_loaders()
-        self._parts = None  # its CUDA graph goes before another is recorded
+        self._parts = None  # frees its CUDA graph before another is recorded
         self._parts = self.task.training_parts(self.model, self.context)
 
     @contextmanager
     def _opened(self, locked: LockedFolder) -> Iterator[None]:
-        """Hold the run folder open: settings, a first checkpoint and the log."""
+        """Open the run folder: write settings and a first checkpoint, and open the log."""
         self._locked, console = locked, self.context.console
         if self.is_new:
             if is_first():
@@ -282,7 +282,7 @@ class Trainer:
             callback.before_training(self)
 
     def begin_epoch(self) -> None:
-        """Before the first step of an epoch, or the first one of this process."""
+        """Prepare callbacks and model for an epoch, or for the rest of one in a resumed run."""
         assert self._parts is not None
         assert self.config.epochs is not None
         if self.progress.batch == 0:
@@ -293,7 +293,7 @@ class Trainer:
         self.model.train()
 
     def end_epoch(self) -> None:
-        """Validate where it is due, and move on to the next epoch."""
+        """Validate if it is due, and go to the next epoch."""
         progress, config = self.progress, self.config
         for callback in self.callbacks:
             callback.after_steps(self)
@@ -318,7 +318,7 @@ class Trainer:
             callback.after_epoch(self, row)
 
     def _stop(self, number: int) -> None:
-        """Save, and leave.
+        """Save the state and stop.
 
         Raises:
             Stopped: always.

@@ -106,7 +106,7 @@ class TestKeys:
             file.write_text(good)
             until(lambda: "keys" not in client.get("/ready").json())
             lines = [line.getMessage() for line in caplog.records if "the keys" in line.getMessage()]
-            assert len([line for line in lines if "the keys that were read before go on" in line]) == 1
+            assert len([line for line in lines if "the keys that were read before remain valid" in line]) == 1
         file.write_text("{}")  # this closes all
         until(lambda: client.get("/v1/tasks").status_code == 401)
 
@@ -115,7 +115,7 @@ class TestKeys:
         file = tmp_path / "api_keys.json"
         for text in ("\u00e9" * 64, "x" * 64, "a" * 63):
             file.write_text(json.dumps({text: ["*"]}))
-            with pytest.raises(UserError, match="must hold"):
+            with pytest.raises(UserError, match="must contain"):
                 KeyFile(file)
 
     def test_a_key_is_looked_up_once_whatever_the_number_of_tasks(self, tmp_path: Path, monkeypatch):
@@ -316,7 +316,9 @@ class TestBackbone:
         caplog.set_level(logging.INFO, "vpt.inference.server")
         with served(mixed) as client:
             assert ready(client)["bad"] == {"deep": ELSEWHERE}
-        assert "the backbone is vit_tiny_patch16_224, that of the first artifact, another; name the one" in caplog.text
+        assert (
+            "the backbone is vit_tiny_patch16_224, that of the first artifact, another; specify the one" in caplog.text
+        )
 
     def test_it_is_named(self, mixed: Path, caplog: pytest.LogCaptureFixture):
         with served(mixed, backbone="vpt_nano") as client:

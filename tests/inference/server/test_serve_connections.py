@@ -172,4 +172,4 @@ class TestLog:
         assert write("another kind")
         now[0] = 100.0
         assert write()
-        assert told == ["800 lines like the next one were left out"]
+        assert told == ["800 lines like the next one were omitted"]

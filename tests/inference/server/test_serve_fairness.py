@@ -192,7 +192,7 @@ class TestBatches:
 
             def run(works: Sequence[Any], seconds: float) -> Sequence[Any]:
                 ran.extend(works)
-                return [BrokenTaskError("task bad cannot answer") if work == "bad" else work for work in works]
+                return [BrokenTaskError("task bad failed") if work == "bad" else work for work in works]
 
             batcher = Batcher(run, max_batch=4, wait_s=0.0, limit=100)
             batcher.start()
@@ -255,7 +255,7 @@ class TestBank:
         good, nan, other = self.answers(bank, photo, ["good", "nan", "other"])
         assert len(passes) == 1
         assert isinstance(nan, TaskError)
-        assert str(nan) == "task nan gives scores that are not finite; train it again"
+        assert str(nan) == "task nan predicts scores that are not finite; train it again"
         for found, name in ((good, "good"), (other, "other")):
             assert found.scores == pytest.approx(bank.predict([photo], [name])[0].scores, abs=1e-6)
         with pytest.raises(UserError, match="not finite"):
@@ -267,7 +267,7 @@ class TestBank:
         good, other, nan, boxes = self.answers(bank, photo, ["good", "other", "nan", "boxes"])
         assert isinstance(good, Classification)
         assert isinstance(other, BrokenTaskError)
-        assert str(other) == "task other cannot answer; the log of the server says why"
+        assert str(other) == "task other failed; see the log of the server"
         assert isinstance(other.__cause__, ZeroDivisionError)
         assert "not finite" in str(nan)
         assert not isinstance(boxes, UserError)
@@ -279,8 +279,8 @@ class TestBank:
         bank.add("boxes", make(tmp_path, "small", 1))  # a task of another image size under the same name
         good, gone, changed = bank.answer(images, tasks)  # type: ignore[arg-type]
         assert isinstance(good, Classification)
-        assert str(gone) == "task other is not served any more"
-        assert str(changed) == "task boxes was replaced meanwhile; send the image again"
+        assert str(gone) == "task other is no longer served"
+        assert str(changed) == "task boxes was replaced in the meantime; send the image again"
         assert isinstance(bank.prepare(photo, "a", ["other"])[0], UserError)
 
     @pytest.mark.parametrize("task", ["good", "boxes"])
@@ -349,11 +349,11 @@ class TestServer:
             ready(client)
             answer = client.post("/v1/attention", files={"images": png()}, data={"tasks": "deep"})
             assert answer.status_code == 422
-            assert "attention that is not finite" in answer.json()["detail"]
+            assert "attention maps that are not finite" in answer.json()["detail"]
             monkeypatch.setattr(attention, "attention_of", lambda *words: 1 / 0)
             answer = client.post("/v1/attention", files={"images": png()}, data={"tasks": "deep"})
             assert answer.status_code == 503
-            assert answer.json()["detail"] == "task deep cannot answer; the log of the server says why"
+            assert answer.json()["detail"] == "task deep failed; see the log of the server"
 
     def test_attention_of_very_many_patches_is_refused(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr("vpt.inference.bank.attention.MAX_BYTES", 100_000)
@@ -361,7 +361,7 @@ class TestServer:
             ready(client)
             answer = client.post("/v1/attention", files={"images": png()}, data={"tasks": "deep"})
         assert answer.status_code == 422
-        assert "have 64 patches, too many to show their attention" in answer.json()["detail"]
+        assert "have 64 patches, too many for attention maps" in answer.json()["detail"]
 
     def test_attention_waits_in_the_queue(self, folder: Path):
         app = create_app(ServeSettings(folder=folder, device="cpu", queue=1, wait_ms=0))

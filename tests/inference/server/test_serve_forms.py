@@ -111,8 +111,8 @@ def test_megabytes_of_tasks_are_refused_while_they_come(value: bytes):
         ([hostile.field(b"tasks", b"a")] * 5, "more than 4 fields"),
         ([b"\r\n"], "a part has no name"),
         ([b"\r\n"] * 50, "too many parts"),
-        ([hostile.image(b"", b"a", b"X: " + b"y" * 5000)], "well formed|bytes of headers"),
-        ([hostile.image(b"", b"a", *[b"X-%d: y" % number for number in range(900)])], "well formed|bytes of headers"),
+        ([hostile.image(b"", b"a", b"X: " + b"y" * 5000)], "malformed|bytes of headers"),
+        ([hostile.image(b"", b"a", *[b"X-%d: y" % number for number in range(900)])], "malformed|bytes of headers"),
         ([b"Content-Disposition: attachment\r\n\r\n"], "a part has no name"),
         ([hostile.image(b"", b"a", b"Content-Transfer-Encoding: base64")], "without Content-Transfer-Encoding"),
         ([hostile.image(b"")] * 5, "more than 4 images"),
@@ -140,7 +140,7 @@ def test_blanks_after_a_boundary_are_few(blank: bytes, piece: int):
     assert read(good + b"--", piece=piece).tasks == ("a",)
     reader, blanks = FormReader(KIND, 4, 4), blank * 100_000
     taken = 0
-    with pytest.raises(FormError, match="not well formed"):
+    with pytest.raises(FormError, match="malformed"):
         for start in range(0, len(blanks), piece):
             reader.feed((hostile.OPEN + b"x" + end + blanks)[start : start + piece])
             taken = start
@@ -304,5 +304,5 @@ class TestUploads:
                 assert web.post("/v1/predict", files=files, data={"tasks": "deep"}).status_code == 200
                 answer = received(link)
             assert status(answer) == 503
-            assert b"too much is being sent at a time" in answer
+            assert b"too many bytes are being uploaded" in answer
             until(lambda: app.state.service.uploads.held == 0)

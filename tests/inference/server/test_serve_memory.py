@@ -27,7 +27,7 @@ def broken(works: Sequence[Any], seconds: float) -> list[BrokenTaskError]:
     try:
         raise ValueError("with a frame that holds the images of the pass")
     except ValueError as cause:
-        error = BrokenTaskError("task a cannot answer")
+        error = BrokenTaskError("task a failed")
         error.__cause__ = cause
     try:
         raise error
@@ -45,7 +45,7 @@ def test_the_error_of_a_task_that_rests_keeps_no_frames():
             await batcher.close()
 
     first, again = asyncio.run(scenario())
-    assert str(again) == "task a cannot answer"
+    assert str(again) == "task a failed"
     assert again is first  # the one that is kept
     assert again.__traceback__ is None
     assert again.__cause__ is None

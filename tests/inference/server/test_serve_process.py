@@ -40,10 +40,13 @@ class TestCommand:
             (["{folder}", "--max-batch", "0"], "--max-batch 0"),
             (["{folder}", "--queue", "-5"], "--queue -5"),
             (["{folder}", "--workers", "0"], "--workers 0 must be at least 1"),
-            (["{folder}", "--keys", "nokeys.json"], "there is no file nokeys.json; make one with: vpt serve --new-key"),
+            (
+                ["{folder}", "--keys", "nokeys.json"],
+                "there is no file nokeys.json; create one with: vpt serve --new-key",
+            ),
             (["{folder}", "--new-key", "a*"], "name the file of keys"),
             (["{folder}", "--device", "cuda:99"], "cuda:99"),
-            (["{folder}", "--host", "nowhere.invalid"], "cannot listen at nowhere.invalid"),
+            (["{folder}", "--host", "nowhere.invalid"], "cannot listen on nowhere.invalid"),
         ],
     )
     def test_mistakes_are_one_sentence(self, folder: Path, capsys, words: list[str], sentence: str):

@@ -123,7 +123,7 @@ class TestOverview:
         found = client.get("/ready").json()
         assert found["ready"]
         # Why stands in the log: an error may hold paths, and what a stranger wrote into a file.
-        refused = "it cannot be served; the log of the server says why"
+        refused = "it cannot be served; see the log of the server"
         assert found["bad"] == {"cut": refused, "text": refused}
 
     def test_health_openapi_page(self, client: TestClient):
@@ -217,7 +217,7 @@ class TestRefusals:
                 "at least one image",
             ),
             ({"data": {"tasks": "deep"}, "files": {"other": ("a", b"")}}, 422, None),
-            ({"files": {"images": png()}}, 422, "name at least one task"),
+            ({"files": {"images": png()}}, 422, "specify at least one task"),
             ({"files": {"images": png()}, "data": {"tasks": "deep", "top": "many"}}, 422, "top=many"),
             ({"files": {"images": png()}, "data": {"tasks": "deep", "score": "7"}}, 422, "from 0 to 1"),
             ({"files": {"images": png()}, "data": {"tasks": ["deep"] * 200}}, 400, "cannot be read"),
@@ -288,7 +288,7 @@ class TestPressure:
             for images, tasks in ((3, ["deep"]), (2, ["deep", "shallow"])):
                 answer = ask(client, [png()] * images, tasks)
                 assert answer.status_code == 413
-                assert "more than the 2 that may wait; send fewer images or tasks" in answer.json()["detail"]
+                assert "more than the 2 that fit into the queue; send fewer images or tasks" in answer.json()["detail"]
                 assert "retry-after" not in answer.headers
             assert ask(client, [png()] * 2, ["deep"]).status_code == 200
 
@@ -321,7 +321,7 @@ class TestPressure:
 
         def run(works: Any, seconds: float) -> Any:
             if "shallow" in [work.task for work in works]:
-                raise TaskError("task shallow gives scores that are not finite; train it again")
+                raise TaskError("task shallow predicts scores that are not finite; train it again")
             return usual(works, seconds)
 
         batcher._run = run

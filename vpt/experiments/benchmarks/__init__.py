@@ -1,1 +1,1 @@
-"""The field's benchmarks: what they hold, whether it is on disk, runs, and our numbers beside the published."""
+"""Benchmarks: suites of tasks, checks of their data, runs, and comparison with published results."""

@@ -1,4 +1,4 @@
-"""Means over tasks, each named for what it is; one over an incomplete set never goes by the whole set's name."""
+"""Means over tasks; a mean over an incomplete set never has the name of the complete set."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 from vpt.experiments.benchmarks.suites import Suite
 
-GROUPS, ALL = "group means", "all tasks"  # beside the groups' own names
+GROUPS, ALL = "group means", "all tasks"  # besides the names of groups
 
 
 class Mean(NamedTuple):
-    """A mean in percent: its key among published means, its title, the tasks it was taken over, and whether none
-    lacks."""
+    """A mean in percent: its key among published means, its title, its tasks, and whether the set is
+    complete."""
 
     key: str
     title: str
@@ -23,11 +23,11 @@ class Mean(NamedTuple):
 
 
 def means(suite: Suite, values: Mapping[str, float]) -> list[Mean]:
-    """The means of a suite: of each group, of the group means, of all tasks; of the groups alone where one task is
-    trained on for all the others.
+    """Means of a suite: of each group, of the group means, and of all tasks; only of the groups if one task is the
+    training data of all others.
 
     Args:
-        values: percent by task; tasks may lack.
+        values: percent by task; tasks may be missing.
 
     >>> from vpt.experiments.benchmarks.suites import SUITES
     >>> for mean in means(SUITES["vtab"], {"dtd": 60.0, "svhn": 80.0, "kitti": 70.0}):
@@ -54,5 +54,5 @@ def _mean(key: str, of: list[str], values: Mapping[str, float], title: str) -> l
     if not here:
         return []
     complete = len(here) == len(of)
-    told = title.format(len(of) if complete else f"{len(here)} of {len(of)}")
-    return [Mean(key, told, statistics.mean(values[task] for task in here), here, complete)]
+    text = title.format(len(of) if complete else f"{len(here)} of {len(of)}")
+    return [Mean(key, text, statistics.mean(values[task] for task in here), here, complete)]

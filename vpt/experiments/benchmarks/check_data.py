@@ -1,6 +1,6 @@
-"""Whether the data of a suite lies on disk as it was published: tasks that lack, counts that differ, broken lists.
+"""Checks whether the data of a suite on disk matches the published data: missing tasks, counts, broken lists.
 
-Lists are read and files looked for; no image is decoded (`vpt data check` does that).
+Lists are read and files are located; no image is decoded (`vpt data check` does that).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from vpt.utils.errors import UserError
 
 @dataclass(frozen=True)
 class TaskReport:
-    """What was found of one task.
+    """Result of the check of one task.
 
     Args:
-        task: its name.
-        summary: what lies there, in one line.
-        missing: it is not there at all.
-        broken: why it cannot be used.
-        odd: where it differs from what was published; it can be used.
+        task: name of the task.
+        summary: description of its data in one line.
+        missing: the data does not exist.
+        broken: why the data cannot be used.
+        odd: differences from the published data, which can still be used.
     """
 
     task: str
@@ -39,11 +39,11 @@ class TaskReport:
 
     @property
     def good(self) -> bool:
-        """Whether it lies there as it was published."""
+        """Whether the data matches the published data."""
         return not (self.missing or self.broken or self.odd)
 
     def lines(self) -> list[str]:
-        """For people.
+        """The report as lines of text.
 
         >>> TaskReport("dtd", missing=True).lines()
         ['dtd: missing']
@@ -58,7 +58,7 @@ class TaskReport:
 
 
 def check(suite: Suite, root: Path, tasks: Sequence[Task] | None = None) -> list[TaskReport]:
-    """Look at each task below `root`.
+    """Check the data of each task below `root`.
 
     >>> from vpt.experiments.benchmarks.suites import SUITES
     >>> check(SUITES["fgvc"], Path("no/such/root"))[0].lines()
@@ -100,7 +100,7 @@ def _counts(task: Task, data: LabelledData) -> list[str]:
 
 
 def _joined(folder: Path) -> list[str]:
-    """The list of 1,000 must be the other two together, by labels: its images are copies under other names."""
+    """Check that the list of 1,000 is the union of the other two, by labels: its images are copies with other names."""
     parts = [folder / vtab.TRAIN, folder / vtab.VAL]
     if not (folder / vtab.JOINED).is_file() or not all(file.is_file() for file in parts):
         return []

@@ -1,8 +1,8 @@
-"""The published numbers, from published.json beside this file: each with its source and the text it was read in.
+"""Published results, from published.json next to this file, each with its source and the quoted text.
 
-An entry is of one suite, method and backbone. `tasks` holds percent by task, `means` by a group's name, "group means"
-or "all tasks"; either may lack. A number stands for every measure, unless it is a mapping of measures: of base, new and
-harmonic mean, or of numbers of shots.
+An entry belongs to one suite, method and backbone. `tasks` contains percent by task, `means` by the name of a group,
+"group means" or "all tasks"; either may be missing. A number applies to every measure, unless it is a mapping of
+measures: base, new and harmonic mean, or numbers of shots.
 
 `like` names settings of ours that are the same method; a list of such: any of them. What else decides a number stands
 apart: `backbone`, whose names and weights files `backbones` lists; `pixels`, the normalisation ("imagenet", "own",
@@ -22,7 +22,7 @@ from typing import Any
 from vpt.config import RunConfig
 from vpt.config.prompts import Prompt
 
-SIZE = 224  # pixels of all of them
+SIZE = 224  # image size in pixels of all entries
 Number = float | Mapping[str, float]
 
 
@@ -37,7 +37,7 @@ class Source:
     url: str
 
     def text(self) -> str:
-        """One line.
+        """The source in one line.
 
         >>> Source("Visual Prompt Tuning", "Jia et al.", 2022, "ECCV", "https://arxiv.org/abs/2203.12119").text()
         'Jia et al., Visual Prompt Tuning, ECCV 2022, https://arxiv.org/abs/2203.12119'
@@ -47,7 +47,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Published:
-    """What one method was reported to reach in one suite, on one backbone; see the head of this file."""
+    """Published result of one method in one suite, on one backbone; see the docstring of this file."""
 
     suite: str
     method: str
@@ -66,16 +66,16 @@ class Published:
     note: str | None
 
     def number(self, place: str, measure: str, mean: bool = False) -> float | None:
-        """The percent of a task, or of a mean; None where none was published."""
+        """Percent of a task or a mean; None if it was not published."""
         found = (self.means if mean else self.tasks).get(place)
         return found.get(measure) if isinstance(found, Mapping) else found
 
     def is_method_of(self, config: RunConfig) -> bool:
-        """Whether these settings are this method, on whatever backbone."""
+        """Whether these settings are of this method, on any backbone."""
         return any(all(_setting(config, key) == value for key, value in like.items()) for like in self.like)
 
     def other_than(self, config: RunConfig) -> list[str]:
-        """What of backbone, pixels, pooling, depth and tokens is stated and is another in these settings.
+        """Backbone, pixels, pooling, depth and tokens of these settings that differ from the stated ones.
 
         >>> from vpt.config import load_config
         >>> (shallow,) = [one for one in published("fgvc") if one.method == "SPT-shallow"]
@@ -108,7 +108,7 @@ PIXELS = {
 
 
 def depth_of(prompt: Prompt) -> str:
-    """Whether prompts enter once, before every layer, or otherwise.
+    """Depth of a prompt: shallow, deep, or its layers.
 
     >>> from vpt.config import load_config
     >>> depth_of(load_config(overrides=["prompt=bpt"]).prompt)
@@ -121,7 +121,7 @@ def depth_of(prompt: Prompt) -> str:
 
 
 def backbone_of(config: RunConfig) -> str:
-    """What these settings run on, for people.
+    """Description of the backbone of these settings.
 
     >>> from vpt.config import load_config
     >>> backbone_of(load_config(overrides=["backbone=vit_tiny_patch16_224", "backbone.pretrained=false"]))
@@ -137,7 +137,7 @@ def backbone_of(config: RunConfig) -> str:
 
 
 def _is_backbone(config: RunConfig, names: tuple[str, ...]) -> bool:
-    """Whether it is one of these, by the name of its weights file if that is known, else by its own."""
+    """Whether a backbone is one of these, by the name of its weight file if known, otherwise by its own name."""
     backbone = config.backbone
     if backbone.image_size not in (None, SIZE):
         return False
@@ -169,7 +169,7 @@ def _tree() -> dict[str, Any]:
 
 
 def backbones() -> Mapping[str, Sequence[str]]:
-    """Our names of each published backbone, and those of files with its weights."""
+    """Our names of each published backbone, and names of files with its weights."""
     found: dict[str, list[str]] = _tree()["backbones"]
     return found
 
@@ -201,7 +201,7 @@ def _stored() -> tuple[Published, ...]:
 
 
 def published(suite: str) -> list[Published]:
-    """Everything that is published of a suite.
+    """All published results of a suite.
 
     >>> [entry.method for entry in published("vtab")][:5]
     ['Full', 'Linear', 'Bias', 'VPT-shallow', 'VPT-deep']

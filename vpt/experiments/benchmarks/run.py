@@ -1,4 +1,4 @@
-"""Running a suite: for each task a search on validation if a space is given, then the final runs, all in one folder.
+"""Runs a suite: for each task a search on validation if a space is given, then the final runs, all in one folder.
 
     OUT/NAME/bench.json, settings.yaml       what is run
     OUT/NAME/TASK/search/                    a sweep, which reads no test image
@@ -6,7 +6,7 @@
     OUT/NAME/TASK/seed0/ ...                 final runs, ordinary run folders
     OUT/NAME/TASK/few-shot.json ...          results of a protocol of vpt/experiments/protocols.py
 
-What is finished is only read, so the same command goes on with a bench that was stopped.
+Finished results are only read, so the same command continues a benchmark that was stopped.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ from vpt.utils.folder_lock import LOCK_OF_BENCH, lock_folder
 if TYPE_CHECKING:
     from vpt.experiments.sweep.search_space import SpaceFile
 
-NEW_SHOTS = 16  # of base-to-new and transfer
+NEW_SHOTS = 16  # shots of base-to-new and transfer
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What to run.
+    """Plan of a benchmark run.
 
     Args:
         suite: the suite.
-        root: where its data lies.
+        root: folder of its data.
         config: settings of every run, as `settings_of` makes them.
-        tasks: some of the suite's; those that lack are skipped.
-        seeds: of the final runs.
-        space: what is searched on validation, for each task; None: nothing.
-        shots: of few-shot.
+        tasks: tasks of the suite; missing ones are skipped.
+        seeds: seeds of the final runs.
+        space: search space on validation, for each task; None for no search.
+        shots: numbers of shots of few-shot.
     """
 
     suite: Suite
@@ -61,7 +61,7 @@ class Bench:
 
     @property
     def folder(self) -> Path:
-        """Where everything goes."""
+        """Output folder."""
         tuning = "" if self.config.tuning.kind == "frozen" else f"-{self.config.tuning.kind}"
         return self.config.out / (self.config.name or f"{self.suite.name}-{self.config.prompt.kind}{tuning}")
 
@@ -69,10 +69,10 @@ class Bench:
 def settings_of(
     suite: Suite, file: str | None = None, words: Sequence[str] = (), space: SpaceFile | None = None
 ) -> RunConfig:
-    """The settings of a suite's runs: the suite's own, changed by the config file, by the space, by the words.
+    """Settings of the runs of a suite: the suite's own, overridden by the config file, the space, and the words.
 
     Raises:
-        UserError: mistakes in them, or data that is named beside the suite's.
+        UserError: a setting is invalid, or names other data than the suite's.
 
     >>> from vpt.experiments.benchmarks.suites import SUITES
     >>> settings_of(SUITES["vtab"], words=["prompt=shallow"]).data.resize
@@ -82,37 +82,37 @@ def settings_of(
         file, [*(space.words if space else ()), *words], base=parse_overrides([*suite.words, "data.path=digits"])
     )
     if config.data.path != "digits":
-        raise UserError(f"the benchmark names the data; leave out data.path={config.data.path}")
+        raise UserError(f"the benchmark defines the data; leave out data.path={config.data.path}")
     return config
 
 
 def run(bench: Bench, console: Console | None = None) -> Path:
-    """Run what is not finished yet; returns the folder.
+    """Run everything that is not finished yet; returns the folder.
 
     Raises:
-        UserError: none of the tasks is there, a broken list or a folder of another bench, before anything is trained;
-            tasks that failed, after the others.
+        UserError: no task has data, a list is broken, or the folder belongs to another benchmark, before anything is
+            trained; tasks failed, after the others have finished.
     """
     console = console or Console()
-    told = _same(bench)
+    described = _same(bench)
     present = _usable(bench, console)
     failed = []
     trained = [task for task in present if bench.suite.source in (None, task.name)]
     with contextlib.ExitStack() as holding:
-        for task in trained:  # so that processes with other tasks may run in the same folder
+        for task in trained:  # so that processes with other tasks can run in the same folder
             holding.enter_context(lock_folder(bench.folder / task.name, LOCK_OF_BENCH))
-        _write_down(bench, told)
+        _write_down(bench, described)
         for number, task in enumerate(trained, 1):
             console.say(f"{bench.suite.name} {number} of {len(trained)}: {task.name}")
             try:
                 _task(bench, task, present, console)
             except WriteError as error:
-                raise WriteError(f"{error}; then {AGAIN}, which goes on") from error
+                raise WriteError(f"{error}; then {AGAIN} to continue") from error
             except UserError as error:
                 console.warn(f"{task.name} failed: {error}")
                 failed.append(task.name)
     if failed:
-        raise UserError(f"failed: {', '.join(failed)}; their reasons stand above, the other tasks are done")
+        raise UserError(f"failed: {', '.join(failed)}; see the messages above; the other tasks are finished")
     return bench.folder
 
 
@@ -120,47 +120,49 @@ def _usable(bench: Bench, console: Console) -> list[Task]:
     reports = {report.task: report for report in check(bench.suite, bench.root, bench.tasks)}
     broken = [f"{report.task}: {report.broken}" for report in reports.values() if report.broken]
     if broken:
-        raise UserError("\n".join(["these tasks cannot be read; mend them, or leave them out by --tasks:", *broken]))
+        raise UserError("\n".join(["these tasks cannot be read; fix them, or exclude them with --tasks:", *broken]))
     missing = [report.task for report in reports.values() if report.missing]
     if missing:
-        console.say(f"skipped, not below {bench.root}: {', '.join(missing)}; had from {bench.suite.had}")
+        console.say(f"skipped, not below {bench.root}: {', '.join(missing)}; available from {bench.suite.had}")
     for report in reports.values():
         for line in report.odd:
             console.warn(f"{report.task}: {line}")
     present = [task for task in bench.tasks if not reports[task.name].missing]
     if not present:
-        raise UserError(f"none of these tasks lies below {bench.root}; give --root, and see: vpt bench list")
+        raise UserError(f"none of these tasks was found below {bench.root}; specify --root, and see: vpt bench list")
     source = bench.suite.source
     if source is not None and source not in (task.name for task in present):
-        raise UserError(f"{bench.suite.name} trains on {source}, which does not lie below {bench.root}")
+        raise UserError(f"{bench.suite.name} trains on {source}, which was not found below {bench.root}")
     if source is not None and len(present) == 1:
-        raise UserError(f"beside {source} none of these tasks lies below {bench.root}; there is nothing to transfer to")
+        raise UserError(
+            f"besides {source} none of these tasks was found below {bench.root}; there is nothing to transfer to"
+        )
     return present
 
 
 def _same(bench: Bench) -> dict[str, Any]:
-    """What the folder is of, for bench.json; a folder of something else is refused."""
-    told = {"suite": bench.suite.name, "settings": _settings(bench.config), "space": _told(bench)}
-    mine: dict[str, Any] = json.loads(json.dumps(told))
+    """Identity of the benchmark for bench.json; a folder of something else is refused."""
+    described = {"suite": bench.suite.name, "settings": _settings(bench.config), "space": _searched(bench)}
+    mine: dict[str, Any] = json.loads(json.dumps(described))
     refuse_other(bench.folder / "bench.json", mine)
     return mine
 
 
-def _write_down(bench: Bench, told: dict[str, Any]) -> None:
-    write_json(bench.folder / "bench.json", told)
+def _write_down(bench: Bench, described: dict[str, Any]) -> None:
+    write_json(bench.folder / "bench.json", described)
     if not (bench.folder / "settings.yaml").is_file():
         text = yaml.safe_dump(bench.config.model_dump(mode="json"), sort_keys=False)
         write_text(bench.folder / "settings.yaml", text)
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
-    """The settings on which results depend, beside data and seed, which the bench gives."""
+    """Settings that results depend on, without data and seed, which the benchmark defines."""
     tree = identity(config)
     del tree["data"]["path"], tree["train"]["seed"]
     return tree
 
 
-def _told(bench: Bench) -> Any:
+def _searched(bench: Bench) -> Any:
     if bench.space is None:
         return None
     return {"axes": {key: repr(axis) for key, axis in bench.space.axes.items()}, "final": bench.space.final}
@@ -188,7 +190,7 @@ def _task(bench: Bench, task: Task, present: Sequence[Task], console: Console) -
 
 
 def _has(file: Path, bench: Bench, targets: Sequence[str] = ()) -> bool:
-    """Whether a protocol's result is there, of as many seeds and shots and of the targets that are asked for."""
+    """Whether the result of a protocol exists for the requested seeds, shots and targets."""
     if not file.is_file():
         return False
     found = read_protocol(file)

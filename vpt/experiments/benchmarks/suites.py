@@ -1,4 +1,4 @@
-"""What there is: the suites, their tasks, where these lie and how they are measured. No data is read here."""
+"""Suites: their tasks, the location of their data, and their protocols. No data is read here."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Task:
     """One data set of a suite.
 
     Args:
-        name: in commands and tables.
-        data: what `data.path` becomes; {root} stands for the root.
-        places: where it may lie below the root, as `found_at` reads them; any one of them is enough.
-        group: whose mean it belongs to.
-        classes: how many it has; None where that was not looked up.
-        images: how many each split has, as far as it is known.
-        words: settings that this task needs beside the suite's.
+        name: name in commands and tables.
+        data: value of `data.path`; {root} is replaced by the root.
+        places: possible locations below the root, as read by `found_at`; one of them is enough.
+        group: group of its mean.
+        classes: number of classes; None if unknown.
+        images: number of images of each split, as far as known.
+        words: settings of this task besides the suite's.
     """
 
     name: str
@@ -38,28 +38,28 @@ class Task:
     words: tuple[str, ...] = ()
 
     def settings(self, root: Path) -> list[str]:
-        """The `key=value` words that name this task's data below `root`."""
+        """`key=value` settings of this task's data below `root`."""
         return [word("data.path", self.data.format(root=root)), word("data.root", root), *self.words]
 
     def lies_in(self, root: Path) -> Path | None:
-        """The place below `root` where it was found, or None."""
+        """Location of the data below `root`, or None."""
         return found_at(root, self.places)
 
 
 @dataclass(frozen=True)
 class Suite:
-    """Some tasks that are reported together.
+    """Tasks that are reported together.
 
     Args:
-        name: in commands.
-        title: for people, with the paper.
-        tasks: by name.
-        had: where the data is had.
-        words: settings of every run, which a recipe and the command line may change.
-        final: settings of the final runs beside the chosen ones.
+        name: name in commands.
+        title: title for users, with the paper.
+        tasks: tasks by name.
+        had: source of the data.
+        words: settings of every run, which a recipe and the command line may override.
+        final: settings of the final runs besides the chosen ones.
         protocol: "chosen" settings on validation and then final runs; or one of vpt/experiments/protocols.py.
-        seeds: of the final runs, unless others are asked for.
-        source: the one task that is trained on, where the others are only tested on.
+        seeds: default seeds of the final runs.
+        source: the only task for training, if the others are only used for testing.
     """
 
     name: str
@@ -74,14 +74,14 @@ class Suite:
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """Names of the groups, in order; empty where there are none."""
+        """Names of the groups, in order; may be empty."""
         return tuple(dict.fromkeys(task.group for task in self.tasks.values() if task.group))
 
     def pick(self, names: list[str]) -> list[Task]:
-        """The tasks of these names and the one that is trained on, in the suite's order; all if there are none.
+        """Tasks with these names and the source task, in the order of the suite; all tasks without names.
 
         Raises:
-            UserError: a name that is no task.
+            UserError: a name is not a task.
 
         >>> [task.name for task in SUITES["vtab"].pick(["dtd", "cifar"])]
         ['cifar', 'dtd']
@@ -93,10 +93,10 @@ class Suite:
 
 
 def suite_of(name: str) -> Suite:
-    """The suite of a name.
+    """The suite with a name.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such suite.
 
     >>> suite_of("vtab").title
     'VTAB-1k (Zhai et al. 2019)'
@@ -161,8 +161,8 @@ def _from_imagenet() -> dict[str, Task]:
 
 
 def _pixels() -> dict[str, Task]:
-    """The twelve of Bahng et al.; those that CoOp split are read with its split files, as ILM-VP does."""
-    # 31,500 images in one folder a class; the shares give the 18,900 for training of TensorFlow Datasets.
+    """The twelve of Bahng et al.; those with split files of CoOp are read with them, as in ILM-VP."""
+    # 31,500 images in one folder per class; the fractions give the 18,900 training images of TensorFlow Datasets.
     resisc = ("data.test_fraction=0.2", "data.val_fraction=0.25")
     return _named(
         Task("cifar100", "torchvision:CIFAR100", ("cifar-100-python",), classes=100, images={"test": 10_000}),

@@ -1,4 +1,4 @@
-"""Our numbers beside the published ones: from the folders of benches to a table, as JSON and as markdown."""
+"""Tables of our results next to published ones, from benchmark folders, as JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLAIN, HARMONIC = "accuracy", "harmonic mean"
 
 @dataclass(frozen=True)
 class Score:
-    """Percent over seeds: mean, spread (standard deviation; None of one seed), how many."""
+    """Percent over seeds: mean, spread (standard deviation; None for one seed), and number of seeds."""
 
     mean: float
     spread: float | None
@@ -40,13 +40,13 @@ class Score:
         return Score(statistics.mean(percent), spread, len(percent))
 
     def text(self) -> str:
-        """For a cell."""
+        """Text of a table cell."""
         return f"{self.mean:.1f}" + (f" ± {self.spread:.1f}" if self.spread is not None else "")
 
 
 @dataclass(frozen=True)
 class Ours:
-    """What a bench folder holds: scores by measure, then by task."""
+    """Content of a benchmark folder: scores by measure, then by task."""
 
     folder: Path
     suite: Suite
@@ -73,18 +73,18 @@ class Ours:
 
 
 def collect(folder: Path) -> Ours:
-    """Read a bench folder; what is not finished lacks.
+    """Read a benchmark folder; unfinished results are missing.
 
     Raises:
-        UserError: no bench folder.
+        UserError: the folder is not a benchmark folder.
 
     >>> collect(Path("no/such/folder"))
     Traceback (most recent call last):
     ...
-    vpt.utils.errors.UserError: no/such/folder is no folder of vpt bench run; it has no bench.json
+    vpt.utils.errors.UserError: no/such/folder is not a folder of vpt bench run; it has no bench.json
     """
     if not (folder / "bench.json").is_file():
-        raise UserError(f"{folder} is no folder of vpt bench run; it has no bench.json")
+        raise UserError(f"{folder} is not a folder of vpt bench run; it has no bench.json")
     bench = read_json(folder / "bench.json", "run the bench")
     if not isinstance(bench, dict) or not isinstance(bench.get("suite"), str):
         raise UserError(f"{folder / 'bench.json'} is damaged; give the command of the bench again")
@@ -97,7 +97,7 @@ def collect(folder: Path) -> Ours:
 
 
 def _scores(suite: Suite, folder: Path) -> Iterator[tuple[str, str, Score]]:
-    """Task, measure and score of everything that is there."""
+    """Task, measure and score of all existing results."""
     if suite.source is not None:
         yield from _transferred(suite, folder / suite.source / "transfer.json")
         return
@@ -109,7 +109,7 @@ def _scores(suite: Suite, folder: Path) -> Iterator[tuple[str, str, Score]]:
 def _measured(suite: Suite, folder: Path) -> Iterator[tuple[str, Score]]:
     if suite.protocol == "chosen":
         runs = [read_metrics(file).get("test") for file in sorted(folder.glob("seed*/metrics.json"))]
-        runs += [read_split(file) for file in sorted(folder.glob("seed*.json"))]  # of what needs no training
+        runs += [read_split(file) for file in sorted(folder.glob("seed*.json"))]  # results without training
         if scores := [run["accuracy"] for run in runs if run is not None and "accuracy" in run]:
             yield PLAIN, Score.of(scores)
         return
@@ -127,7 +127,7 @@ def _measured(suite: Suite, folder: Path) -> Iterator[tuple[str, Score]]:
 
 
 def _transferred(suite: Suite, file: Path) -> Iterator[tuple[str, str, Score]]:
-    """One training, tested on all tasks, in one file."""
+    """Result of one training tested on all tasks, in one file."""
     if not file.is_file():
         return
     found = read_protocol(file)
@@ -142,21 +142,23 @@ def _json(file: Path) -> Any:
 
 
 def build(folders: Sequence[Path], everything: bool = False) -> dict[str, Any]:
-    """The table of some bench folders of one suite, as plain data.
+    """Table of benchmark folders of one suite, as plain data.
 
     Args:
-        folders: each becomes a column.
-        everything: show all that is published of the suite; default: only what is of the method of one of the folders,
-            on its backbone, with its pixels, pooling, depth and tokens. What differs in these is listed apart.
+        folders: folders, one per column.
+        everything: show all published results of the suite; default: only those with the method of one of the folders,
+            its backbone, pixels, pooling, depth and tokens. Results that differ in these are listed separately.
 
     Raises:
-        UserError: a folder that is none of a bench, or folders of different suites.
+        UserError: a folder is not a benchmark folder, or the folders are of different suites.
     """
     runs = [collect(folder) for folder in folders]
     suite = runs[0].suite
     for run in runs:
         if run.suite.name != suite.name:
-            raise UserError(f"{runs[0].folder} is of {suite.name}, {run.folder} of {run.suite.name}; one suite a table")
+            raise UserError(
+                f"{runs[0].folder} is of {suite.name}, {run.folder} of {run.suite.name}; use one suite per table"
+            )
     known = published(suite.name)
     different = {} if everything else _different(known, runs)
     others = [entry for at, entry in enumerate(known) if everything or different.get(at) == []]
@@ -177,7 +179,7 @@ def build(folders: Sequence[Path], everything: bool = False) -> dict[str, Any]:
 
 
 def _different(known: Sequence[Published], runs: Sequence[Ours]) -> dict[int, list[str]]:
-    """Of each entry of the method of a run, by its place: what is different in that run; of several, the nearest."""
+    """Differences between each entry of a run's method, by index, and that run; of several runs, the closest."""
     found: dict[int, list[str]] = {}
     for run in runs:
         settings = run.settings()
@@ -242,7 +244,7 @@ def _same(one: Mean, other: Mean) -> bool:
 
 
 def _means(run: Ours, measure: str) -> list[Mean]:
-    """Means of one measure; the harmonic mean is that of the mean accuracies, as in the papers."""
+    """Means of one measure; the harmonic mean is computed from mean accuracies, as in the papers."""
     if measure == HARMONIC:
         pairs = zip(_means(run, "base"), _means(run, "new"), strict=True)
         return [base._replace(value=harmonic(base.value, new.value)) for base, new in pairs]
@@ -250,7 +252,7 @@ def _means(run: Ours, measure: str) -> list[Mean]:
 
 
 def _published_mean(entry: Published, mean: Mean, measure: str, suite: Suite) -> float | None:
-    """What was published for the same tasks: the mean that is stated, else that of the same tasks' numbers."""
+    """Published mean for the same tasks: the stated mean, or the mean of the results of these tasks."""
     if mean.complete:
         stated = entry.number(mean.key, measure, mean=True)
         if stated is not None:
@@ -266,12 +268,12 @@ def _published_mean(entry: Published, mean: Mean, measure: str, suite: Suite) ->
 
 
 def _whole(suite: Suite, group: str) -> Mean:
-    """A group of which no task lacks, its value left open."""
+    """A complete group, without its value."""
     return Mean(group, group, 0.0, tuple(task.name for task in suite.tasks.values() if task.group == group), True)
 
 
 def as_markdown(table: dict[str, Any]) -> str:
-    """The table for people, with a line for each source."""
+    """The table as Markdown, with a line for each source."""
     measured = any(row["measure"] != PLAIN for row in table["rows"])
     heads = ["task", *(["measure"] if measured else []), *(run["method"] for run in table["runs"])]
     heads += [f"{entry['method']} [{number}]" for number, entry in enumerate(table["published"], 1)]
@@ -298,12 +300,12 @@ def as_markdown(table: dict[str, Any]) -> str:
     if not table["published"]:
         lines.append("- no published number is of one of these methods in its settings; --all shows those there are")
     for entry in table["not_beside"]:
-        lines.append(f"- not beside: {entry['method']} on {entry['backbone']}; here: {', '.join(entry['here'])}")
+        lines.append(f"- not compared: {entry['method']} on {entry['backbone']}; here: {', '.join(entry['here'])}")
     return "\n".join(lines) + "\n"
 
 
 def _inside(one: dict[str, Any]) -> str:
-    """Depth, tokens and pooling, as far as they are known."""
+    """Depth, tokens and pooling, as far as known."""
     tokens = f"{_counts(one['tokens'])} tokens" if one["tokens"] else ""
     prompts = ", ".join(part for part in (one["depth"], tokens) if part)
     pool = f"pooling {one['pool']}" if one["pool"] else ""

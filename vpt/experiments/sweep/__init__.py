@@ -1,1 +1,1 @@
-"""Search of settings with Optuna: `vpt sweep`. An extra: pip install 'vpt[sweep]'."""
+"""Hyperparameter search with Optuna: `vpt sweep`. Extra: pip install 'vpt[sweep]'."""

@@ -1,4 +1,4 @@
-"""The journal of a sweep: what Optuna keeps of its trials, a JSON line for each change."""
+"""Journal of a sweep: Optuna's record of its trials, with a JSON line for each change."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ NAME = "journal.log"
 
 
 def open_journal(folder: Path) -> JournalStorage:
-    """Optuna's storage in the folder of a sweep, which the caller holds.
+    """Optuna storage in the folder of a sweep, which the caller has locked.
 
     Raises:
-        UserError: a journal that is damaged beyond what can be cut off.
+        UserError: the journal is damaged and cannot be repaired.
         WriteError: the folder cannot be written.
     """
     try:
         return JournalStorage(Journal(folder))
     except UserError:
         raise
-    except Exception as error:  # whatever Optuna meets in lines that are JSON, but none of its own
+    except Exception as error:  # Optuna can raise anything for JSON lines that it did not write
         raise UserError(
             f"{folder / NAME} is damaged; remove it and give the same command again: trials that have finished are "
             "read from their folders"
@@ -34,20 +34,20 @@ def open_journal(folder: Path) -> JournalStorage:
 
 
 class Journal(JournalFileBackend):
-    """Optuna's journal file, whose lines are written whole or not at all. The caller holds the sweep's folder.
+    """Optuna journal file whose lines are written completely or not at all. The caller has locked the folder.
 
     Args:
-        folder: of the sweep.
+        folder: folder of the sweep.
 
     Raises:
-        WriteError: when a change is written; the disk is full, or the folder cannot be written.
+        WriteError: a change cannot be written, because the disk is full or the folder is not writable.
     """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / NAME
         with writing(self._path):
             _cut_off_damage(self._path)
-            # Optuna's own lock, which a killed process leaves behind, and others would wait half a minute for.
+            # Not Optuna's own lock: a killed process leaves it behind, and others would wait half a minute for it.
             self._path.with_name(f"{NAME}.lock").unlink(missing_ok=True)
             super().__init__(str(self._path))
 
@@ -59,14 +59,14 @@ class Journal(JournalFileBackend):
                 super().append_logs(logs)
         except WriteError:
             if self._path.exists():
-                os.truncate(self._path, before)  # half a line would make all after it unreadable
+                os.truncate(self._path, before)  # a partial line would make all following lines unreadable
             raise
 
 
 def _cut_off_damage(path: Path) -> None:
-    """Cut a journal before its first line that is damaged, as after a crash; what is cut off is kept as `.damaged`.
+    """Truncate a journal before its first damaged line, as after a crash; the rest is saved as `.damaged`.
 
-    Later lines count on earlier ones. Trials that are forgotten are read from their folders when they are asked for
+    Later lines depend on earlier ones. Lost trials are read from their folders when they are requested
     again.
     """
     if not path.exists():

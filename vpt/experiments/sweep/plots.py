@@ -1,4 +1,4 @@
-"""Pictures of a sweep: validation over trials, and over the values of every searched setting."""
+"""Plots of a sweep: validation over trials, and over the values of every searched setting."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from vpt.utils.plotting import BLUE, GREY, ORANGE, save
 
 
 def sweep_png(rows: Sequence[dict[str, Any]], axes: Sequence[str], path: Path) -> Path:
-    """One panel for the course of the sweep, one for each setting.
+    """Plot the progress of the sweep, and validation by the values of each setting.
 
     Args:
         rows: trials with number, state, params and validation.
-        axes: the searched settings.
-        path: the PNG to write.
+        axes: searched settings.
+        path: PNG file to write.
     """
     from matplotlib.figure import Figure
 

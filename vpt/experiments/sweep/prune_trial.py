@@ -1,4 +1,4 @@
-"""Pruning: a trial that falls behind the others ends early."""
+"""Pruning: early stopping of trials that fall behind the others."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from vpt.training.trainer import Trainer
 
 
 class PruneTrial(Callback):
-    """Reports the validation of each epoch to Optuna, and ends a trial that falls behind.
+    """Reports the validation score of each epoch to Optuna, and stops a trial that falls behind.
 
     Args:
-        trial: Optuna's.
+        trial: Optuna trial.
 
     Raises:
-        TrialPruned: after an epoch that is not the last.
+        TrialPruned: the trial is pruned after an epoch before the last.
     """
 
     def __init__(self, trial: optuna.Trial) -> None:
@@ -25,7 +25,7 @@ class PruneTrial(Callback):
         self._reported: set[int] = set()
 
     def before_training(self, trainer: Trainer) -> None:
-        """Report the epochs of a trial that goes on."""
+        """Report the earlier epochs of a resumed trial."""
         for row in trainer.progress.history:
             self._report(trainer, row)
 

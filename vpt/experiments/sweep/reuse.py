@@ -1,4 +1,4 @@
-"""What the trials of a sweep share, so that the second one starts at once."""
+"""Data and backbone shared by the trials of a sweep, so that later trials start faster."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from vpt.utils.console import Console
 
 
 class Shared:
-    """Data that was read, and a frozen backbone, for runs one after another.
+    """Cache of data and a frozen backbone for consecutive runs.
 
-    Runs use the same data and backbone where their settings are equal, and each ends bit for bit as it would alone.
+    Runs share data and backbone if their settings are equal; the result of each is bit for bit the same as without it.
     """
 
     def __init__(self) -> None:
         self._readings = Readings()
         self._backbone: Backbone | None = None
-        self._loaded: Hashable = None  # the settings that the backbone was loaded by
+        self._loaded: Hashable = None  # settings of the loaded backbone
 
     def context(self, config: RunConfig, console: Console) -> RunContext:
-        """What `prepare_run` gives, with data and backbone of the runs before where they are the same.
+        """Result of `prepare_run`, reusing data and backbone of previous runs with the same settings.
 
         Raises:
-            UserError: as `prepare_run` does; a backbone that cannot be loaded.
+            UserError: errors of `prepare_run`; the backbone cannot be loaded.
         """
         context = prepare(config, task_of(config).load, console, self._readings)
         return replace(context, backbone=self.backbone(context.config))
 
     def backbone(self, config: RunConfig) -> Backbone | None:
-        """A view on the backbone for the next run; None where the run changes weights and so needs one of its own.
+        """View of the backbone for the next run; None if the run changes weights and needs its own backbone.
 
         Raises:
-            UserError: a backbone that cannot be loaded.
+            UserError: the backbone cannot be loaded.
         """
         if not isinstance(config.tuning, FrozenTuning):
             return None
-        # The kind of head decides whether a classifier or a text tower is loaded with it.
+        # The kind of head determines whether a classifier or a text encoder is loaded with it.
         wanted = (config.task, config.head.kind, config.backbone.model_dump_json())
         if wanted != self._loaded:
-            self._backbone = None  # gone before the next one comes: there may be no room for two
+            self._backbone = None  # freed before the next one is loaded: two may not fit into memory
             self._backbone, self._loaded = task_of(config).backbone(config), wanted
         if self._backbone is None:
             return None
-        # Models are built on the CPU, where their first values are drawn; the run before may have been elsewhere.
+        # Models are built on the CPU, where initial values are drawn; the previous run may have used another device.
         return self._backbone.to("cpu").view()

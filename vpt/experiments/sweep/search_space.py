@@ -1,4 +1,4 @@
-"""What a sweep searches: settings, and the values each may take."""
+"""Search space of a sweep: settings and their values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vpt.utils.errors import UserError
 if TYPE_CHECKING:
     import optuna
 
-TRIALS = 20  # of a space that is no grid and names no number
+TRIALS = 20  # default number of trials without a grid
 FORMS = "give values as A,B,C, a range as LOW..HIGH, or LOW..HIGH:log"
 
 
@@ -28,7 +28,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from low to high; whole ones where both ends are whole."""
+    """Numbers from low to high; integers if both ends are integers."""
 
     low: float
     high: float
@@ -36,7 +36,7 @@ class Range:
 
     @property
     def whole(self) -> bool:
-        """Whether only whole numbers are meant."""
+        """Whether the values are integers."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
 
@@ -44,10 +44,10 @@ Axis = Choices | Range
 
 
 def read_space(over: Mapping[str, Any] | Sequence[str]) -> dict[str, Axis]:
-    """Read the axes of a sweep: words `key=values`, or the mapping of a YAML file.
+    """Read the axes of a sweep, from words `key=values` or the mapping of a YAML file.
 
     Raises:
-        UserError: an axis that cannot be read, by name.
+        UserError: an axis cannot be read.
 
     >>> read_space(["prompt.tokens=5,10", "train.optimizer.lr.prompt=0.001..0.1:log"])["prompt.tokens"].values
     (5, 10)
@@ -67,7 +67,7 @@ def read_space(over: Mapping[str, Any] | Sequence[str]) -> dict[str, Axis]:
 
 @dataclass(frozen=True)
 class SpaceFile:
-    """A YAML file that says what is searched: axes, settings of every run and of the last one, grid or trials."""
+    """Content of a YAML file of a sweep: axes, settings of every run and of the final one, grid or trials."""
 
     axes: dict[str, Axis]
     words: tuple[str, ...] = ()
@@ -80,12 +80,12 @@ def read_space_file(file: str | Path) -> SpaceFile:
     """Read a file such as `configs/sweep/vpt.yaml`.
 
     Raises:
-        UserError: a file that cannot be read, or that holds something else.
+        UserError: the file cannot be read, or contains something else.
     """
     tree = read_yaml(file)
     over, grid, trials = tree.get("over"), tree.get("grid", False), tree.get("trials")
     if not isinstance(over, dict) or set(tree) - {"over", "grid", "trials", "final", "words"}:
-        raise UserError(f"{file} must hold `over`, and may hold words, grid, trials and final")
+        raise UserError(f"{file} must contain `over`, and may contain words, grid, trials and final")
     if not isinstance(grid, bool):
         raise UserError(f"{file}: grid={grid} must be true or false")
     if trials is not None and (type(trials) is not int or trials < 1):
@@ -119,7 +119,7 @@ def _axis(key: str, values: Any) -> Axis:
 
 
 def _item(value: Any) -> Any:
-    """An item of a list in a YAML file; 1e-3, which YAML takes for text, as a number."""
+    """Convert an item of a YAML list; 1e-3, which YAML reads as text, becomes a number."""
     number = read_value(value) if isinstance(value, str) and "e" in value.lower() else None
     return number if isinstance(number, float) else value
 
@@ -138,7 +138,7 @@ def _range(key: str, text: str) -> Range:
 
 
 def suggest(trial: optuna.Trial, axes: Mapping[str, Axis]) -> list[str]:
-    """The settings of a trial, as `key=value` words."""
+    """Settings of a trial as `key=value` words."""
     params: dict[str, Any] = {}
     for key, axis in axes.items():
         if isinstance(axis, Choices):
@@ -151,7 +151,7 @@ def suggest(trial: optuna.Trial, axes: Mapping[str, Axis]) -> list[str]:
 
 
 def words_of(params: Mapping[str, Any], axes: Mapping[str, Axis]) -> list[str]:
-    """What Optuna keeps of a trial as `key=value` words, which give back the very values of the axes.
+    """Convert Optuna's parameters of a trial to `key=value` words, with exactly the values of the axes.
 
     >>> words_of({"prompt.layers": "[0, 1]"}, {"prompt.layers": Choices(([0, 1], "all"))})
     ['prompt.layers=[0, 1]']
@@ -170,7 +170,7 @@ def grid_of(axes: Mapping[str, Axis]) -> dict[str, list[Any]]:
     """All values of every axis, for a grid.
 
     Raises:
-        UserError: an axis that is a range.
+        UserError: an axis is a range.
     """
     for key, axis in axes.items():
         if isinstance(axis, Range):
@@ -179,7 +179,7 @@ def grid_of(axes: Mapping[str, Axis]) -> dict[str, list[Any]]:
 
 
 def _stored(value: Any) -> Any:
-    """What Optuna keeps of a value: numbers, texts, truth values and null; anything else as one line of JSON."""
+    """Convert a value for Optuna: numbers, strings, booleans and null are unchanged; anything else becomes JSON."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return json.dumps(value, default=str)

@@ -1,4 +1,4 @@
-"""Running a sweep: trials are ordinary runs, chosen by Optuna and pruned by their validation."""
+"""Runs a sweep: trials are ordinary runs, suggested by Optuna and pruned by their validation score."""
 
 from __future__ import annotations
 
@@ -37,22 +37,22 @@ from vpt.utils.errors import UserError, WriteError
 from vpt.utils.folder_lock import LOCK_OF_BEST, lock_folder
 
 STUDY = "vpt"
-HOPELESS = 3  # so many failures without one success end a sweep
+HOPELESS = 3  # a sweep ends after this many failures without a success
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What to search.
+    """Plan of a sweep.
 
     Args:
-        words: settings of every run, with the config file that they came with.
-        axes: what is searched.
-        trials: how many, over all calls and machines together; of a grid every point, whatever stands here.
-        grid: every point once, instead of Optuna's choice.
-        final: settings of the last training beside the chosen ones.
-        storage: a database's URL, for several machines; default: a journal in the sweep's folder.
-        prune: end trials early that fall behind the median.
-        seed: of Optuna's choice.
+        words: settings of every run, with their config file.
+        axes: searched settings.
+        trials: number of trials over all calls and machines; ignored for a grid.
+        grid: run every point once, instead of Optuna's suggestions.
+        final: settings of the final training besides the chosen ones.
+        storage: URL of a database, for several machines; default: a journal in the folder of the sweep.
+        prune: stop trials early that fall behind the median.
+        seed: seed of Optuna's sampler.
     """
 
     words: Sequence[str]
@@ -86,14 +86,14 @@ class Chosen:
 
 
 def sweep(plan: Sweep, console: Console | None = None) -> SweepResult:
-    """Search, then train once more with what was chosen. The same call again goes on with an interrupted one.
+    """Search, then train once more with the chosen settings. The same call continues an interrupted sweep.
 
     Raises:
-        UserError: as `search` does, and any mistake in the settings of the last training.
+        UserError: errors of `search`, or a mistake in the settings of the final training.
     """
     console = console or Console()
     shared = Shared()
-    load_config(plan.file, [*plan.words, *plan.final])  # a mistake in `final` is not told after all trials
+    load_config(plan.file, [*plan.words, *plan.final])  # reports a mistake in `final` before the trials
     plan = _with_full_names(plan)
     with _locked(plan) as folder:
         found = _search(plan, folder, console, shared)
@@ -105,18 +105,18 @@ def sweep(plan: Sweep, console: Console | None = None) -> SweepResult:
 
 
 def search(plan: Sweep, console: Console | None = None, shared: Shared | None = None) -> Chosen:
-    """Search, or go on with a search that was interrupted: the same call again, with the same name and out folder.
+    """Search, or continue an interrupted search by the same call, with the same name and out folder.
 
-    Only trials, storage, prune and seed may differ; a folder or a database holds trials of one search.
+    Only trials, storage, prune and seed may differ; a folder or a database contains trials of one search.
 
     Args:
-        plan: what to search.
-        console: where is said how far it is.
-        shared: where trials leave what later runs can take up; default: it ends with the search.
+        plan: the search.
+        console: console for progress.
+        shared: cache of data and backbone for later runs; default: one for this search.
 
     Raises:
-        UserError: any mistake in the configuration, the axes or the data, or a folder of another search, before
-            anything is written; no trial that finished.
+        UserError: a mistake in the configuration, the axes or the data, or a folder of another search, before anything
+            is written; no trial has finished.
     """
     plan = _with_full_names(plan)
     with _locked(plan) as folder:
@@ -134,37 +134,37 @@ def _with_full_names(plan: Sweep) -> Sweep:
 
 @contextlib.contextmanager
 def _locked(plan: Sweep) -> Iterator[Path]:
-    """Hold the folder of a sweep; with a database several machines work in it."""
+    """Lock the folder of a sweep; with a database several machines share it."""
     refuse("a sweep")
     if not plan.axes:
-        raise UserError("nothing to search; name settings with --over, as in --over prompt.tokens=5,10,50")
+        raise UserError("nothing to search; specify settings with --over, as in --over prompt.tokens=5,10,50")
     base = load_config(plan.file, plan.words)
-    # A sweep without a name takes that of its data, so that the same command finds it again.
+    # A sweep without a name is named after its data, so that the same command finds it again.
     folder = base.out / (base.name or f"sweep-{data_name(base.data.path)}-{base.backbone.name}".replace("/", "_"))
     with contextlib.nullcontext() if plan.storage is not None else lock_folder(folder):
         try:
             yield folder
         except WriteError as error:
-            raise WriteError(f"{error}; then the same command goes on with the sweep") from error
+            raise WriteError(f"{error}; then the same command continues the sweep") from error
         except (StorageInternalError, SQLAlchemyError) as error:
             reason = str(error.__cause__ or error).splitlines()[0][:200]
-            raise UserError(f"the database failed: {reason}; the same command goes on with the sweep") from error
+            raise UserError(f"the database failed: {reason}; the same command continues the sweep") from error
 
 
 def _search(plan: Sweep, folder: Path, console: Console, shared: Shared) -> Chosen:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     base = load_config(plan.file, plan.words)
     _check_axes(plan)
-    told = _experiment(base, plan)
+    described = _experiment(base, plan)
     settings = folder / "settings.json"
-    refuse_other(settings, told)
+    refuse_other(settings, described)
     taken_up = settings.is_file()
     if not taken_up:
-        _look_ahead(plan, shared)  # what is wrong leaves nothing behind
+        _look_ahead(plan, shared)  # mistakes are found before anything is written
     database = None if plan.storage is None else _database(plan.storage)
-    write_json(settings, told)
-    study = _study(plan, folder, told, database)
-    if plan.storage is None:  # in a shared database other machines' trials are running
+    write_json(settings, described)
+    study = _study(plan, folder, described, database)
+    if plan.storage is None:  # in a shared database, trials of other machines may be running
         _take_up(study, plan, console)
     if plan.grid:
         _ask_for_grid(study, plan)
@@ -185,7 +185,7 @@ def _search(plan: Sweep, folder: Path, console: Console, shared: Shared) -> Chos
             study.tell(trial, state=TrialState.PRUNED)
             console.say("  pruned")
         except WriteError:
-            raise  # the trial stays as it is: others would fail alike, and the next call goes on with this one
+            raise  # the trial stays open: others would fail too, and the next call resumes it
         except UserError as error:
             study.tell(trial, state=TrialState.FAIL)
             console.warn(f"  failed: {error}")
@@ -199,21 +199,21 @@ def _search(plan: Sweep, folder: Path, console: Console, shared: Shared) -> Chos
 
 
 def _check_axes(plan: Sweep) -> None:
-    """Every value of every axis must make a valid configuration, by itself."""
+    """Check that every value of every axis makes a valid configuration."""
     if plan.grid:
         grid_of(plan.axes)
     for key, axis in plan.axes.items():
         if key in ("name", "out", "task") or key.startswith("backbone"):
-            raise UserError(f"{key} is not searched in a sweep; make a sweep for each")
+            raise UserError(f"{key} cannot be searched in a sweep; run a sweep for each")
         for value in _ends(axis):
             load_config(plan.file, [*plan.words, word(key, value)])
 
 
 def _experiment(base: RunConfig, plan: Sweep) -> dict[str, Any]:
-    """What all trials of one folder or database have in common."""
+    """Settings that all trials of one folder or database have in common."""
     axes = {key: repr(axis) for key, axis in plan.axes.items()}
-    told: dict[str, Any] = json.loads(json.dumps({"settings": identity(base), "over": axes, "grid": plan.grid}))
-    return told
+    described: dict[str, Any] = json.loads(json.dumps({"settings": identity(base), "over": axes, "grid": plan.grid}))
+    return described
 
 
 def _database(url: str) -> optuna.storages.BaseStorage:
@@ -226,7 +226,7 @@ def _database(url: str) -> optuna.storages.BaseStorage:
 
 
 def _study(
-    plan: Sweep, folder: Path, told: dict[str, Any], database: optuna.storages.BaseStorage | None
+    plan: Sweep, folder: Path, described: dict[str, Any], database: optuna.storages.BaseStorage | None
 ) -> optuna.Study:
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
     if plan.prune:
@@ -240,24 +240,24 @@ def _study(
         load_if_exists=True,
     )
     if "settings" not in study.user_attrs and not study.get_trials(deepcopy=False):
-        study.set_user_attr("settings", told)
+        study.set_user_attr("settings", described)
     place = folder if plan.storage is None else f"the sweep {study.study_name} in this database"
-    refuse_changed(place, study.user_attrs.get("settings", {}), told)
+    refuse_changed(place, study.user_attrs.get("settings", {}), described)
     return study
 
 
 def _take_up(study: optuna.Study, plan: Sweep, console: Console) -> None:
-    """Trials that a kill left running are asked for again; their runs go on from their checkpoints."""
+    """Enqueue trials that were interrupted again; their runs resume from checkpoints."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
         if params := _params(trial):
-            if not plan.grid:  # which asks for every point that has not ended
+            if not plan.grid:  # a grid enqueues every point that has not finished
                 study.enqueue_trial(params)
-            console.say(f"trial {trial.number + 1} was interrupted and goes on")
+            console.say(f"trial {trial.number + 1} was interrupted and is resumed")
 
 
 def _ask_for_grid(study: optuna.Study, plan: Sweep) -> None:
-    """Ask for the points that have not ended and wait for nobody; those that failed once more."""
+    """Enqueue points that have neither finished nor been enqueued; failed points are tried again."""
     grid = grid_of(plan.axes)
     states = tuple(state for state in TrialState if state != TrialState.FAIL)
     known = {_point(_params(trial), grid) for trial in study.get_trials(deepcopy=False, states=states)}
@@ -268,7 +268,7 @@ def _ask_for_grid(study: optuna.Study, plan: Sweep) -> None:
 
 
 def _params(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
-    """The settings of a trial, also of one that has not begun."""
+    """Parameters of a trial, including one that has not started."""
     params: dict[str, Any] = trial.system_attrs.get("fixed_params", trial.params)
     return params
 
@@ -278,9 +278,9 @@ def _point(params: Mapping[str, Any], grid: Mapping[str, Any]) -> str:
 
 
 def _look_ahead(plan: Sweep, shared: Shared) -> None:
-    """Read the data and build a model before the first trial: a mistake in common ends the sweep instead of each trial.
+    """Read the data and build a model before the first trial, so that a common mistake ends the sweep immediately.
 
-    Where neither the first values of all axes nor the last ones can be trained, it is taken to be in common.
+    A mistake is common if neither the first nor the last values of all axes can be trained.
     """
     mistakes = []
     for at in (0, -1):
@@ -302,7 +302,7 @@ def _ends(axis: Axis) -> tuple[Any, ...]:
 def _context(config: RunConfig, shared: Shared) -> RunContext:
     context = shared.context(config, Console(quiet=True))
     if not context.data.val:
-        raise UserError("a sweep chooses by validation, but there is none; set data.val_fraction")
+        raise UserError("a sweep needs a validation split; set data.val_fraction")
     return context
 
 
@@ -313,14 +313,14 @@ def _run(config: RunConfig, folder: Path, trial: optuna.Trial, shared: Shared) -
     )
     measured = result.metrics.get("val")
     if measured is None:
-        raise UserError(f"{folder} was not measured on validation; remove it")
+        raise UserError(f"{folder} was not evaluated on validation; remove it")
     return float(measured[ranking(measured)])
 
 
 def _conclude(study: optuna.Study, plan: Sweep, folder: Path, console: Console) -> Chosen:
     done = _complete(study)
     if not done:
-        raise UserError("no trial finished; see what they said above")
+        raise UserError("no trial finished; see the messages above")
     rows = [_row(trial, plan) for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
     rows.sort(key=lambda row: -(row["validation"] if row["validation"] is not None else -1.0))
     write_json(folder / "sweep.json", {"axes": list(plan.axes), "trials": rows})
@@ -337,24 +337,24 @@ def _conclude(study: optuna.Study, plan: Sweep, folder: Path, console: Console) 
 
 
 def _order(params: dict[str, Any], plan: Sweep) -> Any:
-    """Which of equally good points comes first, whenever their trials ran: of a grid the one that its file names first,
-    else the first by name."""
+    """Sort key of equally good points, independent of the order of trials: the order in the file for a grid, otherwise
+    the name."""
     if not plan.grid:
         return repr(params)
     return [list(values).index(params[key]) for key, values in grid_of(plan.axes).items()]
 
 
 def _final(config: RunConfig, folder: Path, shared: Shared, console: Console) -> TrainResult:
-    """Train with the chosen settings, or read the run that did."""
+    """Train with the chosen settings, or read the finished run."""
     context = shared.context(config, console)
     file = folder / "config.yaml"
 
     def waiting(holder: str) -> None:
-        console.say(f"the last training is under way in {holder}; waiting for its result")
+        console.say(f"the final training is running in {holder}; waiting for its result")
 
     with lock_folder(folder.parent, LOCK_OF_BEST, waiting):
         if not file.is_file() or identity(load_config(base=read_yaml(file))) != identity(context.config):
-            shutil.rmtree(folder, ignore_errors=True)  # of a shorter sweep before, or with another `final`
+            shutil.rmtree(folder, ignore_errors=True)  # of a previous shorter sweep, or with another `final`
         return train_or_resume(config, folder, console, lambda *_: context)
 
 

@@ -1,1 +1,1 @@
-"""Many tasks on one backbone in memory: see bank.py."""
+"""Many tasks on one shared backbone: see bank.py."""

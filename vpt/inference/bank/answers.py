@@ -1,4 +1,4 @@
-"""What a batch of prepared images shows to their tasks, where a task that fails costs only its own answers."""
+"""Predictions for a batch of prepared images of several tasks; a task that fails affects only its own results."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ Scores = Callable[[Tensor, Sequence[LoadedClassifier], bool], list[Tensor]]
 
 
 class BrokenTaskError(TaskError):
-    """A pass of a task raised something that no task should raise."""
+    """Raised if a forward pass of a task fails with an unexpected error."""
 
 
 class ReplacedTaskError(TaskError):
-    """A task wants images otherwise than when this one was prepared."""
+    """Raised if a task was replaced by one with other preprocessing after an image was prepared."""
 
 
 class Wants(Protocol):
-    """What there is to know of a task before an image is prepared for it."""
+    """Properties of a task that are needed to prepare an image for it."""
 
     @property
     def view(self) -> Any:
-        """What makes pixels (3, h, w) uint8 of a picture (H, W, 3) uint8; hashable."""
+        """Transform from an image (H, W, 3) uint8 to pixels (3, h, w) uint8; hashable."""
 
     @property
     def shape(self) -> Hashable:
-        """Tasks for which it is equal share passes."""
+        """Tasks with equal shape share forward passes."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """An image as a task wants it; its full picture is needed no more.
+    """An image after preprocessing for a task; the full image is no longer needed.
 
     Args:
-        name: of the image.
-        pixels: (3, h, w) uint8.
-        view: what made them of the picture; equal for tasks that want the same.
-        shape: of the task: those for which it is equal share passes, and cost the same.
-        width: of the picture, in pixels.
-        height: of the picture, in pixels.
+        name: name of the image.
+        pixels: pixels (3, h, w) uint8.
+        view: transform that was used; equal for tasks with the same preprocessing.
+        shape: shape of the task; tasks with equal shape share forward passes and have the same cost.
+        width: width of the original image, in pixels.
+        height: height of the original image, in pixels.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Prepared:
 
 
 def prepare(pixels: np.ndarray, name: str, tasks: Sequence[Wants]) -> list[Prepared]:
-    """A picture (H, W, 3) uint8 as each task wants it; what is equal is computed once and shared."""
+    """Preprocess an image (H, W, 3) uint8 for each task; equal transforms are computed once and shared."""
     made: dict[Any, Tensor] = {}
     height, width = pixels.shape[:2]
     for task in tasks:
@@ -74,14 +74,14 @@ def prepare(pixels: np.ndarray, name: str, tasks: Sequence[Wants]) -> list[Prepa
 def answer_each(
     images: Sequence[Prepared], tasks: Sequence[LoadedTask], top: int, scores: Scores
 ) -> list[Result | UserError]:
-    """The answer of each image's task, or what went wrong with it.
+    """Result of each image's task, or its error.
 
     Args:
-        images: prepared by each task's own view.
+        images: images prepared for their tasks.
         tasks: the task of each image.
-        top: how many classes a classification names.
-        scores: images (B, 3, S, S) and their tasks to scores, in as few passes as may be; or, with True, apart from
-            whatever other tasks are loaded.
+        top: number of classes in a classification result.
+        scores: maps images (B, 3, S, S) and their tasks to scores in as few passes as possible; with True, separately
+            from other loaded tasks.
 
     Raises:
         TooSlowError: the thread's deadline has passed.
@@ -90,7 +90,7 @@ def answer_each(
     passes: dict[Hashable, list[int]] = {}
     for index, (image, task) in enumerate(zip(images, tasks, strict=True)):
         if task.view != image.view:
-            results[index] = ReplacedTaskError(f"task {task.name} was replaced meanwhile; send the image again")
+            results[index] = ReplacedTaskError(f"task {task.name} was replaced in the meantime; send the image again")
         elif isinstance(task, LoadedClassifier):
             passes.setdefault((task.shape, image.pixels.shape[-1]), []).append(index)
         else:
@@ -109,13 +109,13 @@ def answer_each(
 
 
 def _scored(images: Tensor, tasks: Sequence[LoadedClassifier], scores: Scores) -> list[Tensor | UserError]:
-    """Scores of images in one pass. If that fails, each task takes a pass of its own, so that one fails alone."""
+    """Scores of images in one pass. If it fails, each task gets its own pass, so that only faulty tasks fail."""
     try:
         return list(scores(images, tasks, False))
     except TooSlowError:
         raise
     except Exception:
-        pass  # of which task it comes is found below
+        pass  # the faulty task is found below
     found: dict[int, Tensor | UserError] = {}
     for name in dict.fromkeys(task.name for task in tasks):
         rows = [row for row, task in enumerate(tasks) if task.name == name]
@@ -141,7 +141,7 @@ def _guarded(task: LoadedTask, compute: Callable[[], Result]) -> Result | UserEr
 
 
 def broken(task: str, error: Exception) -> BrokenTaskError:
-    """What is answered for a task whose pass raised something unforeseen."""
-    made = BrokenTaskError(f"task {task} cannot answer; the log of the server says why")
+    """Error result of a task whose pass raised an unexpected exception."""
+    made = BrokenTaskError(f"task {task} failed; see the log of the server")
     made.__cause__ = error
     return made

@@ -1,4 +1,4 @@
-"""Where a task looks on an image."""
+"""Attention maps of a task for an image."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from vpt.inference.bank.answers import Prepared
 from vpt.inference.bank.task import LoadedTask, TaskError
 from vpt.models.attention_maps import as_heat, attention_of, require_attention
 
-MAX_BYTES = 1 << 30  # that attention maps of one image may take while they are computed
+MAX_BYTES = 1 << 30  # maximum memory for computing the attention maps of one image
 
 
 def look_at(task: LoadedTask, image: Prepared, device: torch.device) -> dict[str, Any]:
-    """What `Bank.attention` gives.
+    """Result of `Bank.attention`.
 
     Raises:
-        TaskError: attention that takes too much memory or is not finite.
-        UserError: a task that shows no attention.
+        TaskError: the attention maps need too much memory or are not finite.
+        UserError: the task has no attention maps.
     """
     model = require_attention(task.predictor.model)
     tower = model.backbone.require_tower("attention maps")
     patches = image.pixels.shape[1] // tower.patch[0] * (image.pixels.shape[2] // tower.patch[1])
-    # Scores and weights of all heads in float32, and what softmax makes of them.
+    # Scores of all heads in float32, and the softmax of them.
     if 3 * 4 * tower.blocks[0].heads * patches**2 > MAX_BYTES:
-        raise TaskError(f"the images of task {task.name} have {patches} patches, too many to show their attention")
+        raise TaskError(f"the images of task {task.name} have {patches} patches, too many for attention maps")
     (maps,) = attention_of(model, image.pixels[None].to(device))
     found = [maps.rollout, maps.prompts, *([] if maps.cls is None else [maps.cls])]
     if not all(bool(torch.isfinite(each).all()) for each in found):
-        raise TaskError(f"task {task.name} gives attention that is not finite; train it again")
+        raise TaskError(f"task {task.name} has attention maps that are not finite; train it again")
 
     def lists(layers: Tensor | None) -> list[Any]:
         return [] if layers is None else [as_heat(layer).round(4).tolist() for layer in layers]

@@ -1,4 +1,4 @@
-"""One frozen backbone in memory, any number of tasks beside it, and batches in which every image is another task's."""
+"""Bank: one frozen backbone in memory, any number of tasks, and batches in which every image has its own task."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ from vpt.utils.precision import Precision
 
 
 class Bank:
-    """Serves tasks from one backbone.
+    """Runs many tasks on one shared backbone.
 
     Args:
-        backbone: which one; default: that of the first artifact that is added. A repository, a folder or a file of
-            weights must be named here, unless you have trained on it on this machine: see
+        backbone: the backbone; default: that of the first artifact that is added. A repository, a folder or a weight
+            file must be named here, unless you have trained on it on this machine: see
             vpt/models/trusted_settings.py.
         device: auto, cpu, cuda, cuda:1, mps.
-        memory: bytes that tasks may take beside the backbone; the least recently used leave first and come back from
-            their files. None for no limit.
-        precision: auto, fp32, bf16, fp16, as of `vpt.load`.
-        load_s: seconds that it may take to prepare a task, beside loading the backbone; None for no limit.
+        memory: maximum bytes for tasks besides the backbone; the least recently used tasks are evicted and loaded again
+            from their files when needed. None for no limit.
+        precision: auto, fp32, bf16, fp16, as in `vpt.load`.
+        load_s: maximum seconds to prepare a task, without loading the backbone; None for no limit.
 
-    Tasks are added and removed while others predict. Results equal each task's own model.
+    Tasks can be added and removed while others predict. Results equal those of each task's own model.
     """
 
     def __init__(
@@ -72,10 +72,10 @@ class Bank:
         self._backbone = SharedBackbone(backbone, self._device, self._precision, self._deadline)
 
     def add(self, name: str, artifact: str | Path) -> TaskInfo:
-        """Add a task, or replace the one of that name, by its artifact file or run folder.
+        """Add a task from an artifact file or run folder, or replace the task of that name.
 
         Raises:
-            UserError: a damaged artifact, one of another backbone, or one that changes backbone weights.
+            UserError: the artifact is damaged, belongs to another backbone, or changes backbone weights.
         """
         if not name or len(name) > 200:
             raise UserError("a task needs a name of at most 200 characters")
@@ -88,7 +88,7 @@ class Bank:
         return self.info(name)
 
     def remove(self, name: str) -> None:
-        """Remove a task; batches that are under way still finish with it.
+        """Remove a task; running batches still finish with it.
 
         Raises:
             UserError: no such task.
@@ -100,12 +100,12 @@ class Bank:
 
     @property
     def chosen(self) -> bool:
-        """Whether the backbone was named, and is not that of the first task."""
+        """Whether the backbone was named explicitly, rather than taken from the first task."""
         return self._backbone.chosen
 
     @property
     def backbone_name(self) -> str | None:
-        """The backbone, once it is loaded."""
+        """The backbone; None until it is loaded."""
         return self._backbone.name
 
     def __len__(self) -> int:
@@ -115,12 +115,12 @@ class Bank:
         return name in self._tasks
 
     def names(self) -> list[str]:
-        """Names of all tasks, in order."""
+        """Names of all tasks, sorted."""
         with self._lock:
             return sorted(self._tasks)
 
     def info(self, name: str) -> TaskInfo:
-        """What a task is.
+        """Description of a task.
 
         Raises:
             UserError: no such task.
@@ -129,31 +129,31 @@ class Bank:
             return self._entry(name).info(name)
 
     def window(self, name: str) -> Window:
-        """`data.window` of a task, by which images deeper than 8 bits are read for it; "full" where it is gone."""
-        # Without the lock: a server's event loop asks, which must not wait for a task that is being loaded.
+        """`data.window` of a task, for reading images deeper than 8 bits; "full" if the task was removed."""
+        # Without the lock: the event loop of a server must not wait for a task that is being loaded.
         entry = self._tasks.get(name)
         return "full" if entry is None else entry.artifact.config.data.window
 
     def bytes(self) -> int:
-        """Bytes that loaded tasks take beside the backbone."""
+        """Bytes used by loaded tasks besides the backbone."""
         with self._lock:
             return sum(entry.bytes for entry in self._tasks.values() if entry.loaded is not None)
 
     def predict(self, images: Sequence[Picture], tasks: Sequence[str], top: int = 5) -> list[Result | BadImage]:
-        """What each image shows to its task; an image that cannot be read gives its BadImage instead.
+        """Predict each image with its task; an image that cannot be read gives a BadImage instead of a result.
 
         Args:
-            images: paths, PIL pictures or uint8 arrays.
+            images: paths, PIL images or uint8 arrays.
             tasks: the task of each image.
-            top: how many classes a classification names.
+            top: number of classes in a classification result.
 
         Raises:
-            UserError: no such task, one that cannot come back from its file, or lists of different lengths.
+            UserError: no such task, a task that cannot be loaded again from its file, or lists of different lengths.
         """
         if top < 1:
             raise UserError(f"top={top} must be at least 1")
         if len(images) != len(tasks):
-            raise UserError(f"{len(images)} images with {len(tasks)} tasks; give one task an image")
+            raise UserError(f"{len(images)} images with {len(tasks)} tasks; give one task per image")
         loaded = self._use(tasks)
         found: list[Result | UserError | None] = [None] * len(images)
         ready: list[tuple[int, Prepared]] = []
@@ -170,7 +170,7 @@ class Bank:
         for (index, _), answer in zip(ready, answers, strict=True):
             found[index] = answer
         with self._lock:
-            self._make_room(keep=set())  # a batch may have needed more tasks than there is room for
+            self._make_room(keep=set())  # a batch may have needed more tasks than fit into memory
         results: list[Result | BadImage] = []
         for each in found:
             if isinstance(each, UserError) and not isinstance(each, BadImage):
@@ -180,7 +180,7 @@ class Bank:
         return results
 
     def prepare(self, pixels: np.ndarray, name: str, tasks: Sequence[str]) -> list[Prepared | UserError]:
-        """A picture (H, W, 3) uint8 as each of some tasks wants it, for `answer`; or why that task cannot have it."""
+        """Prepare an image (H, W, 3) uint8 for each task, for `answer`; an error for tasks that cannot use it."""
         height, width = pixels.shape[:2]
         found: list[Prepared | UserError] = []
         wanted: list[tuple[int, Entry]] = []
@@ -190,7 +190,7 @@ class Bank:
                     entry = self._entry(task)
                 limit = entry.artifact.config.data.max_pixels
                 if width * height > limit:
-                    raise BadImage(name, f"task {task} takes images of at most {limit} pixels")
+                    raise BadImage(name, f"task {task} accepts images of at most {limit} pixels")
                 wanted.append((len(found), entry))
                 found.append(_PENDING)
             except UserError as error:
@@ -202,17 +202,17 @@ class Bank:
     def answer(
         self, images: Sequence[Prepared], tasks: Sequence[str], top: int = 5, seconds: float | None = None
     ) -> list[Result | UserError]:
-        """What each prepared image shows to its task, or what went wrong with it: a task that fails, or that is gone,
-        costs only its own answers.
+        """Predict each prepared image with its task; a task that fails or was removed gives errors for its own images
+        only.
 
         Args:
-            images: made by `prepare`.
+            images: images from `prepare`.
             tasks: the task of each image.
-            top: how many classes a classification names.
-            seconds: after which the passes are stopped, between two layers.
+            top: number of classes in a classification result.
+            seconds: time limit after which passes are stopped between two layers.
 
         Raises:
-            TooSlowError: they were.
+            TooSlowError: the time limit was reached.
         """
         loaded, failed = self._use_each(tasks)
         served = [index for index, name in enumerate(tasks) if name in loaded]
@@ -227,25 +227,25 @@ class Bank:
         return [next(answers) if name in loaded else failed[name] for name in tasks]
 
     def attention(self, image: Picture, task: str) -> dict[str, Any]:
-        """Where a task looks on an image: maps over the square that the backbone sees, each 0 to 1 by its own range.
+        """Attention maps of a task for an image, over the square that the backbone sees, each scaled to 0..1.
 
         Returns:
-            square, what the backbone sees as (S, S, 3) uint8; grid (rows, columns); rollout, and of every layer cls
-            and prompts, as nested lists.
+            square, the input of the backbone as (S, S, 3) uint8; grid (rows, columns); rollout, and for every layer
+            cls and prompts, as nested lists.
 
         Raises:
-            UserError: no such task, one that finds boxes, or a backbone without patches.
+            UserError: no such task, a detection task, or a backbone without patches.
         """
         loaded = self._use([task])[task]
         pixels = _decoded(image, loaded.artifact, "image")
         return look_at(loaded, prepare(pixels, "image", [loaded])[0], self._device)
 
     def look(self, image: Prepared, task: str, seconds: float | None = None) -> dict[str, Any]:
-        """What `attention` gives, of a prepared image.
+        """Result of `attention` for a prepared image.
 
         Raises:
-            TaskError: a task that shows no attention.
-            TooSlowError: it took longer than that.
+            TaskError: the task has no attention maps.
+            TooSlowError: the time limit was reached.
         """
         loaded, failed = self._use_each([task])
         if failed:
@@ -254,11 +254,11 @@ class Bank:
             return look_at(loaded[task], image, self._device)
 
     def logits(self, images: Tensor, tasks: Sequence[str]) -> list[Tensor]:
-        """Scores (classes of its task,) of each image, on the CPU in float32, before softmax or sigmoid.
+        """Logits (classes of its task,) of each image, on the CPU in float32.
 
         Args:
-            images: (B, 3, S, S) uint8, of the size that their tasks want.
-            tasks: the task of each image; of one shape, or they are passed in turn.
+            images: images (B, 3, S, S) uint8, in the size expected by their tasks.
+            tasks: the task of each image; tasks of different shapes need separate passes.
 
         Raises:
             UserError: no such task.
@@ -268,7 +268,7 @@ class Bank:
 
     @torch.inference_mode()
     def _scores(self, images: Tensor, tasks: Sequence[LoadedClassifier], alone: bool = False) -> list[Tensor]:
-        """What `logits` gives, of images (B, 3, S, S) and the task of each; alone: apart from other loaded tasks."""
+        """Result of `logits` for images (B, 3, S, S) and their tasks; with `alone`, without other loaded tasks."""
         images = images.to(self._device)
         found: dict[int, Tensor] = {}
         shapes: dict[Hashable, list[int]] = {}
@@ -281,7 +281,7 @@ class Bank:
         return [found[index] for index in range(len(tasks))]
 
     def _pass(self, images: Tensor, tasks: Sequence[LoadedClassifier], group: Group) -> list[Tensor]:
-        """Scores of images whose tasks are of one group, by one pass through the backbone."""
+        """Logits of images whose tasks are in one group, by one pass through the backbone."""
         model = tasks[0].model
         ids = torch.tensor([group.place[task.name] for task in tasks], device=self._device)
         found: dict[int, Tensor] = {}
@@ -294,7 +294,7 @@ class Bank:
         return [found[row] for row in range(len(tasks))]
 
     def _group(self, tasks: Sequence[LoadedClassifier]) -> Group:
-        """A group of all loaded tasks of the shape that these have, made anew after tasks came or went."""
+        """Group of all loaded tasks with this shape; created again after tasks are added or removed."""
         wanted = {task.name: task for task in tasks}
         shape = tasks[0].shape
         with self._lock:
@@ -306,7 +306,7 @@ class Bank:
             return group
 
     def _use(self, tasks: Sequence[str]) -> dict[str, LoadedTask]:
-        """Tasks, loaded and marked as used; one that is evicted meanwhile still finishes its batch."""
+        """Load tasks and mark them as used; a task that is evicted meanwhile still finishes its batch."""
         with self._lock:
             wanted = {name: self._entry(name) for name in dict.fromkeys(tasks)}
             for name in wanted:
@@ -318,7 +318,9 @@ class Bank:
                     try:
                         self._tasks[name] = entry = self._read(name, entry.artifact.path)
                     except UserError as error:
-                        raise UserError(f"task {name} left memory and cannot come back: {error}") from error
+                        raise UserError(
+                            f"task {name} was evicted from memory and cannot be loaded again: {error}"
+                        ) from error
                 assert entry.loaded is not None
                 found[name] = entry.loaded
             if missing:
@@ -327,25 +329,25 @@ class Bank:
             return found
 
     def _use_each(self, tasks: Sequence[str]) -> tuple[dict[str, LoadedTask], dict[str, UserError]]:
-        """Tasks that can be used, and why the others cannot."""
+        """Tasks that can be used, and the errors of the others."""
         try:
             return self._use(tasks), {}
         except Exception:
-            pass  # of one of them; which one is found below
+            pass  # of one of the tasks; it is found below
         found: dict[str, LoadedTask] = {}
         failed: dict[str, UserError] = {}
         for name in dict.fromkeys(tasks):
             try:
                 found |= self._use([name])
             except UserError as error:
-                failed[name] = TaskError(f"task {name} is not served any more")
+                failed[name] = TaskError(f"task {name} is no longer served")
                 failed[name].__cause__ = error
             except Exception as error:
                 failed[name] = broken(name, error)
         return found, failed
 
     def _read(self, name: str, path: Path) -> Entry:
-        """A task from its file, as it is now: what left for want of memory comes back as what is there by then."""
+        """Load a task from the current content of its file; this also applies to evicted tasks."""
         artifact = read_artifact(path)
         check_shares(name, artifact)
         backbone = self._backbone.fitting(name, artifact)

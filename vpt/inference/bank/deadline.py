@@ -1,4 +1,4 @@
-"""A deadline that stops a pass under way: every layer looks at the clock before it computes."""
+"""Deadline that stops a running forward pass: every layer checks the clock before it computes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import nn
 
 
 class TooSlowError(Exception):
-    """A pass was stopped at its deadline."""
+    """Raised if a pass was stopped at its deadline."""
 
 
 class Deadline(threading.local):
-    """The time, of this thread, at which a pass is stopped. Python cannot end a thread from outside.
+    """Time at which passes of the current thread are stopped. Python cannot end a thread from outside.
 
     >>> deadline, layer = Deadline(), nn.Identity()
     >>> deadline.watch(layer)
@@ -34,7 +34,7 @@ class Deadline(threading.local):
 
     @contextmanager
     def within(self, seconds: float | None) -> Iterator[None]:
-        """Stop what runs in the block, in watched modules, after some seconds; None for never."""
+        """Stop watched modules that run in the block after a number of seconds; None for no limit."""
         before = self.end
         self.end = None if seconds is None else monotonic() + seconds
         try:
@@ -43,12 +43,12 @@ class Deadline(threading.local):
             self.end = before
 
     def watch(self, module: nn.Module) -> None:
-        """Let every layer in a module look at the clock; those that do so already are left alone."""
+        """Let every layer of a module check the clock; layers that already do so are skipped."""
         for part in module.modules():
             if self not in part._forward_pre_hooks.values() and not any(True for _ in part.children()):
                 part.register_forward_pre_hook(self)
 
     def __call__(self, module: nn.Module, arguments: Any) -> None:
-        """What a module calls before it computes."""
+        """Hook that a module calls before it computes."""
         if self.end is not None and monotonic() > self.end:
             raise TooSlowError

@@ -1,4 +1,4 @@
-"""What a bank knows of a task."""
+"""Entry of a task in a bank."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vpt.models.artifact import Artifact
 
 @dataclass(frozen=True)
 class TaskInfo:
-    """What a bank tells of a task."""
+    """Public description of a task in a bank."""
 
     name: str
     task: str  # classification or detection
@@ -25,16 +25,16 @@ class TaskInfo:
 
 @dataclass
 class Entry:
-    """A task: what is known of it, and, unless memory was short, what it computes with."""
+    """A task of a bank: its properties, and its model unless it was evicted from memory."""
 
     artifact: Artifact  # without its tensors
     bytes: int
-    view: Any  # what prepares images for it
+    view: Any  # transform that prepares images for it
     shape: Hashable  # tasks of one shape are batched together
     loaded: LoadedTask | None
 
     def info(self, name: str) -> TaskInfo:
-        """What a bank tells of it."""
+        """Public description of the task."""
         config, size = self.artifact.config, self.artifact.preprocess.size
         classes, kind = self.artifact.classes, config.prompt.kind
         return TaskInfo(name, config.task, classes, kind, size, self.bytes, self.loaded is not None)

@@ -1,4 +1,4 @@
-"""What tasks that go through the backbone together share."""
+"""Groups of tasks that share forward passes through the backbone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vpt.prompts.batching import Stack, stack
 
 
 class Group:
-    """Tasks that go through the backbone together, with their prompts stacked."""
+    """Tasks that share forward passes through the backbone, with stacked prompts."""
 
     def __init__(self, members: Mapping[str, LoadedClassifier]) -> None:
         self.members = members
@@ -20,17 +20,17 @@ class Group:
         self.stack: Stack = stack([member.layers for member in members.values()])
 
     def holds(self, tasks: Mapping[str, LoadedClassifier]) -> bool:
-        """Whether these very tasks are among its members: a name may have come to mean another one."""
+        """Whether exactly these tasks are members; a name may refer to a new task by now."""
         return all(self.members.get(name) is task for name, task in tasks.items())
 
 
 def rows_of(values: Tensor, rows: Sequence[int]) -> Tensor:
-    """Some rows; not copied where they are all."""
+    """Select rows; without a copy if all of them are selected."""
     return values if len(rows) == len(values) else values[torch.tensor(rows, device=values.device)]
 
 
 def normalised(images: Tensor, tasks: Sequence[LoadedClassifier]) -> Tensor:
-    """Normalised images, each by its own task's mean and std, and under that task's pixel prompt if it has one."""
+    """Normalise images by the mean and std of their tasks, and add the pixel prompts of these tasks."""
     if len({task.sees for task in tasks}) == 1:
         return tasks[0].model.normalise(images)
     return torch.cat([task.model.normalise(images[row : row + 1]) for row, task in enumerate(tasks)])

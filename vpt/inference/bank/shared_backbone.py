@@ -1,4 +1,4 @@
-"""The one backbone of a bank."""
+"""The shared backbone of a bank."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from vpt.utils.precision import Precision
 
 
 class SharedBackbone:
-    """Loaded for the first task, and again with its text tower for the first task that reads class names.
+    """Backbone that is loaded for the first task, and again with its text encoder for the first task that needs it.
 
     Args:
-        config: which one; None for that of the first task.
-        device: where it computes.
-        precision: in which it computes.
+        config: settings of the backbone; None for that of the first task.
+        device: device to run on.
+        precision: precision of the passes.
         deadline: stops passes through it.
     """
 
@@ -30,21 +30,21 @@ class SharedBackbone:
         self, config: BackboneConfig | None, device: torch.device, precision: Precision, deadline: Deadline
     ) -> None:
         self.chosen = config is not None
-        self.loading = threading.RLock()  # predicting does not wait for it
+        self.loading = threading.RLock()  # does not block predictions
         self._config = config
         self._device, self._precision, self._deadline = device, precision, deadline
         self._loaded: Backbone | None = None
 
     @property
     def name(self) -> str | None:
-        """Its name, once it is loaded."""
+        """Name of the backbone; None until it is loaded."""
         return None if self._loaded is None else self._loaded.name
 
     def fitting(self, task: str, artifact: Artifact) -> Backbone:
-        """The backbone for one more task.
+        """The backbone for another task.
 
         Raises:
-            UserError: it cannot be loaded, or the task was trained on another one.
+            UserError: the backbone cannot be loaded, or the task was trained on another one.
         """
         with self.loading:
             wanted = self._config or backbone_of(artifact)

@@ -1,4 +1,4 @@
-"""A task beside a backbone that it shares: whether it can, and what it computes with."""
+"""Tasks on a shared backbone: whether a task can share it, and its model."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ from vpt.utils.precision import Precision
 
 
 class TaskError(UserError):
-    """What a task is at fault for, whatever the image; the sentence names the task and no file."""
+    """Error of a task that does not depend on the image; the message names the task but no file."""
 
 
 class OtherBackboneError(UserError):
-    """A task was trained on another backbone than the one that is served."""
+    """Raised if a task was trained on another backbone than the one of the bank."""
 
 
 @dataclass(frozen=True)
 class LoadedTask:
-    """A task as it is computed with; it stays whole for who holds it, whatever becomes of its bank.
+    """A loaded task; it remains usable after it was removed from its bank.
 
     Args:
-        name: of the task.
-        artifact: where it came from.
-        predictor: its own model, on the shared backbone.
-        shape: tasks of one shape go through the backbone together.
-        bytes: that it takes beside the backbone.
+        name: name of the task.
+        artifact: its artifact.
+        predictor: its model on the shared backbone.
+        shape: tasks with equal shape share passes through the backbone.
+        bytes: memory that it uses besides the backbone.
     """
 
     name: str
@@ -56,29 +56,29 @@ class LoadedTask:
 
     @property
     def view(self) -> Any:
-        """What makes of a picture (H, W, 3) uint8 the pixels (3, h, w) uint8 that the model takes; hashable."""
+        """Transform from an image (H, W, 3) uint8 to the input (3, h, w) uint8 of the model; hashable."""
         return self.predictor.view
 
     def boxes(self, image: Any) -> Detections:
-        """The boxes of a prepared image.
+        """Find boxes in a prepared image.
 
         Raises:
-            TaskError: boxes that are not finite.
+            TaskError: the boxes are not finite.
         """
         assert isinstance(self.predictor, BoxPredictor)
         try:
             return self.predictor.found([image.name], [image.pixels], [(image.width, image.height)])[0]
         except UserError as error:
-            raise TaskError(f"task {self.name} gives boxes that are not finite; train it again") from error
+            raise TaskError(f"task {self.name} predicts boxes that are not finite; train it again") from error
 
 
 @dataclass(frozen=True)
 class LoadedClassifier(LoadedTask):
-    """One that classifies.
+    """A loaded classification task.
 
     Args:
-        layers: what its token prompts do in each layer; None without any.
-        head: features (B, D) to scores (B, K).
+        layers: token prompts of each layer; None without token prompts.
+        head: maps features (B, D) to logits (B, K).
     """
 
     predictor: Classifier
@@ -88,23 +88,23 @@ class LoadedClassifier(LoadedTask):
 
     @property
     def sees(self) -> Hashable:
-        """How it sees images: tasks for which this is equal normalise a batch alike, without a prompt in the pixels."""
+        """Key of its normalisation: tasks with equal keys normalise a batch together, without pixel prompts."""
         pre = self.model.backbone.preprocess
         return id(self.model) if isinstance(self.model.prompt, PixelPrompts) else (pre.mean, pre.std)
 
     def result(self, image: str, scores: Tensor, top: int) -> Classification:
-        """The result of scores (K,) of an image, by its name.
+        """Convert the logits (K,) of an image to a result.
 
         Raises:
-            TaskError: scores that are not finite.
+            TaskError: the logits are not finite.
         """
         if not torch.isfinite(scores).all():
-            raise TaskError(f"task {self.name} gives scores that are not finite; train it again")
+            raise TaskError(f"task {self.name} predicts scores that are not finite; train it again")
         return self.predictor.result(image, probabilities(scores, self.artifact.multilabel), top)
 
 
 def name_of(image: Any, index: int) -> str:
-    """What an image is called in results.
+    """Name of an image in results.
 
     >>> name_of("a.png", 0), name_of(None, 0)
     ('a.png', 'image 1')
@@ -113,61 +113,65 @@ def name_of(image: Any, index: int) -> str:
 
 
 def reads_names(artifact: Artifact) -> bool:
-    """Whether a task needs the text tower."""
+    """Whether a task needs the text encoder."""
     return isinstance(artifact.config.head, ZeroShotHead | OwlHead)
 
 
 def without_tensors(artifact: Artifact) -> Artifact:
-    """What there is to know of an artifact, without its numbers."""
+    """The artifact without its tensors."""
     return replace(artifact, tensors={})
 
 
 def check_shares(name: str, artifact: Artifact) -> None:
-    """Whether a task can share a backbone at all.
+    """Check that a task can share a backbone.
 
     Raises:
-        UserError: it changes weights of the backbone, or needs one of its own.
+        UserError: the task changes weights of the backbone, or needs its own backbone.
     """
     config = artifact.config
     if config.tuning.kind != "frozen":
-        raise UserError(f"task {name} changes weights of the backbone (tuning={config.tuning.kind}); a bank shares it")
+        raise UserError(
+            f"task {name} changes weights of the backbone (tuning={config.tuning.kind}), which a bank shares"
+        )
     if isinstance(config.prompt, TptPrompt):
-        raise UserError(f"task {name} is tuned anew on every image (prompt=tpt); load it with vpt.load instead")
+        raise UserError(f"task {name} is tuned on every image (prompt=tpt); load it with vpt.load instead")
     if isinstance(config.head, LabelMapHead | NativeHead):
-        raise UserError(f"task {name} needs a backbone of its own (head={config.head.kind}); serve it alone")
+        raise UserError(f"task {name} needs its own backbone (head={config.head.kind}); serve it separately")
 
 
 def check_fits(name: str, artifact: Artifact, backbone: Backbone) -> None:
-    """Whether a task goes with this backbone.
+    """Check that a task fits this backbone.
 
     Raises:
-        OtherBackboneError: it was trained on another one.
-        UserError: it wants images of a size that the backbone, as it was loaded, does
-            not take.
+        OtherBackboneError: the task was trained on another backbone.
+        UserError: the task needs images of a size that the loaded backbone does not
+            support.
     """
     if artifact.backbone["fingerprint"] not in backbone.fingerprints:
         raise OtherBackboneError(
             f"task {name} was trained on backbone {artifact.backbone['name']} "
             f"(fingerprint {artifact.backbone['fingerprint'][:12]}), not on {backbone.name} "
-            f"(fingerprint {backbone.fingerprint[:12]}), which has other weights or computes otherwise; serve it alone"
+            f"(fingerprint {backbone.fingerprint[:12]}), which differs in weights or computation; serve it separately"
         )
     own, taken = artifact.preprocess.size, backbone.preprocess.size
     if not backbone.any_size and own != taken:
         raise UserError(
-            f"task {name} wants images of {own} pixels, but {backbone.name} takes one size only, {taken} pixels in "
-            "this bank; serve it alone"
+            f"task {name} needs images of {own} pixels, but {backbone.name} supports only one size, {taken} pixels in "
+            "this bank; serve it separately"
         )
     if not backbone.any_size and artifact.config.task == "detection":
-        raise UserError(f"task {name} wants images of any size, but {backbone.name} takes one only; serve it alone")
+        raise UserError(
+            f"task {name} needs images of any size, but {backbone.name} supports only one; serve it separately"
+        )
 
 
 def load_task(
     name: str, artifact: Artifact, backbone: Backbone, device: torch.device, precision: Precision = "fp32"
 ) -> LoadedTask:
-    """Build a task's model around the shared backbone, to compute in that precision.
+    """Build the model of a task on the shared backbone, in the given precision.
 
     Raises:
-        UserError: an artifact that does not fit the model which its own header describes, or names a file.
+        UserError: the artifact does not fit the model that its header describes, or names a file.
     """
     config, mine = artifact.config.with_(head=head_of(artifact)), backbone.at_size(artifact.preprocess)
     check_tensors(artifact.path, config, artifact.classes, artifact.tensors, mine)
@@ -176,7 +180,7 @@ def load_task(
     model.load_owned(dict(artifact.tensors))
     model.requires_grad_(False)
     model.to(device).eval()
-    # The tensors are in the model by now.
+    # The tensors are already in the model.
     artifact = without_tensors(artifact)
     own = _own_bytes(model)
     if not isinstance(model, PromptedModel):
@@ -188,9 +192,9 @@ def load_task(
         name=name,
         artifact=artifact,
         predictor=Classifier(model, artifact, lambda images: head(model.features(images, layers)), precision),
-        # Of one size too: a prompt around the image makes it larger than it came.
+        # The size must match too: a prompt around the image makes it larger.
         shape=(model.pool, artifact.preprocess.size, shape_of(model.steps, layers)),
-        # Layers twice, for they lie once more in the stack of the tasks that they share a pass with.
+        # Layers count twice, because the stacked prompts of a group contain them again.
         bytes=own + 2 * sum(_layer_bytes(layer) for layer in layers or ()),
         layers=layers,
         model=model,
@@ -199,7 +203,7 @@ def load_task(
 
 
 def _own_bytes(model: Prompted) -> int:
-    """What it holds beside the backbone: what learned, and what was made of class names."""
+    """Tensors of a task besides the backbone: trained parameters, and text features of class names."""
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     return sum(tensor.nbytes for name, tensor in tensors.items() if not name.startswith("backbone."))
 

@@ -1,4 +1,4 @@
-"""API keys with rights for tasks. The file holds digests, never keys."""
+"""API keys with rights for tasks. The file contains digests, never keys."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 
 
 class Keys:
-    """Which key may use which tasks.
+    """Tasks that each key may use.
 
     Args:
         rights: sha256 of a key, in hex -> patterns of task names, as in "flowers-*".
@@ -35,11 +35,11 @@ class Keys:
         self.rights = dict(rights)
 
     def knows(self, key: str) -> bool:
-        """Whether the key is one of them."""
+        """Whether the key is known."""
         return self._patterns(key) is not None
 
     def allowed(self, key: str, tasks: Iterable[str]) -> list[str]:
-        """Those of some tasks that the key may use."""
+        """Tasks among `tasks` that the key may use."""
         patterns = self._patterns(key) or ()
         return [task for task in tasks if any(fnmatchcase(task, pattern) for pattern in patterns)]
 
@@ -48,21 +48,21 @@ class Keys:
         found = None
         for other, patterns in self.rights.items():
             if hmac.compare_digest(digest, other):
-                found = patterns  # no early end: time must not tell which one
+                found = patterns  # no early exit, which would leak the position of the key by timing
         return found
 
 
 class KeyFile:
-    """A file of keys that may change while the server runs.
+    """Key file that may change while the server runs.
 
-    A file that becomes broken or goes away closes nothing and opens nothing: the keys that were last read go on, and
-    `broken` and the log say so. An empty file of keys, `{}`, closes all.
+    If the file becomes invalid or is removed, the keys that were read last remain valid, and `broken` and the log
+    report it. An empty key file, `{}`, denies all access.
 
     Args:
-        path: of the file.
+        path: path of the file.
 
     Raises:
-        UserError: it cannot be read at the start.
+        UserError: the file cannot be read at startup.
     """
 
     def __init__(self, path: Path) -> None:
@@ -71,7 +71,7 @@ class KeyFile:
         self.broken = ""
 
     def refresh(self) -> None:
-        """Read the file as it is now."""
+        """Read the current content of the file."""
         before = self.broken
         try:
             self.keys, self.broken = read_keys(self.path), ""
@@ -79,13 +79,13 @@ class KeyFile:
             self.broken = str(error)
         if self.broken != before:
             if self.broken:
-                logger.error("%s; the keys that were read before go on", self.broken)
+                logger.error("%s; the keys that were read before remain valid", self.broken)
             else:
-                logger.warning("the keys %s can be read again", self.path)
+                logger.warning("the key file %s can be read again", self.path)
 
 
 def digest_of(key: str) -> str:
-    """What the file holds of a key.
+    """Digest of a key, as stored in the file.
 
     >>> len(digest_of("secret"))
     64
@@ -94,15 +94,15 @@ def digest_of(key: str) -> str:
 
 
 def new_key() -> str:
-    """A key that nobody can guess."""
+    """Generate a random key."""
     return secrets.token_urlsafe(32)
 
 
 def add_key(path: Path, tasks: Sequence[str]) -> str:
-    """A new key with rights for tasks, its digest written to a file that need not exist yet.
+    """Create a key with rights for tasks and add its digest to a file, which is created if needed.
 
     Raises:
-        UserError: a file of another form.
+        UserError: the file has an unexpected form.
     """
     rights = read_keys(path).rights if path.exists() else {}
     key = new_key()
@@ -111,19 +111,19 @@ def add_key(path: Path, tasks: Sequence[str]) -> str:
 
 
 def read_keys(path: Path) -> Keys:
-    """Read a file {"digest": ["pattern", ...], ...}.
+    """Read a key file {"digest": ["pattern", ...], ...}.
 
     Raises:
-        UserError: a file that is missing or has another form.
+        UserError: the file is missing or has an unexpected form.
     """
-    tree = read_json(path, "make one with: vpt serve --new-key")
+    tree = read_json(path, "create one with: vpt serve --new-key")
     good = isinstance(tree, dict) and all(
         _DIGEST.fullmatch(digest) and isinstance(patterns, list) and all(isinstance(each, str) for each in patterns)
         for digest, patterns in tree.items()
     )
     if not good:
         raise UserError(
-            f'the keys {path} must hold {{"sha256 of a key": ["pattern of task names"]}}; '
-            "make one with: vpt serve --new-key"
+            f'the key file {path} must contain {{"sha256 of a key": ["pattern of task names"]}}; '
+            "create one with: vpt serve --new-key"
         )
     return Keys(tree)

@@ -1,4 +1,4 @@
-"""The HTTP service: predictions of many tasks from one backbone, in shared batches."""
+"""HTTP service: predictions of many tasks on one backbone, in shared batches."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ FORM = {
                         "tasks": {
                             "type": "array",
                             "items": {"type": "string"},
-                            "description": "every image to every task",
+                            "description": "every image is predicted with every task",
                         },
                         "top": {"type": "integer", "default": 5, "minimum": 1},
-                        "score": {"type": "number", "default": 0.3, "description": "boxes below are left out"},
+                        "score": {"type": "number", "default": 0.3, "description": "minimum score of boxes"},
                     },
                 }
             }
@@ -45,7 +45,7 @@ FORM = {
 
 
 def create_app(settings: ServeSettings) -> FastAPI:
-    """The application; its lifespan loads the folder.
+    """Create the application; its lifespan loads the folder.
 
     Raises:
         UserError: no such folder, or keys that cannot be read.
@@ -66,23 +66,23 @@ def create_app(settings: ServeSettings) -> FastAPI:
 
 
 def _routes(app: FastAPI, service: Service, html: str) -> None:
-    @app.get("/health", summary="the process lives")
+    @app.get("/health", summary="the process is running")
     async def health() -> dict[str, str]:
         return {"status": "alive"}
 
-    @app.get("/ready", summary="tasks are loaded and images may come")
+    @app.get("/ready", summary="tasks are loaded and images are accepted")
     async def ready(request: Request) -> Response:
         good = service.ready and len(service.folder.tasks) > 0
         bad = service.folder.bad
         body: dict[str, Any] = {"ready": good, "tasks": len(service.folder.tasks), "waiting": service.batcher.waiting}
-        told = service.told(request, bad)
-        if told or service.keys is None:
-            body["bad"] = {name: bad[name] for name in told}
+        visible = service.visible(request, bad)
+        if visible or service.keys is None:
+            body["bad"] = {name: bad[name] for name in visible}
         if service.keys is not None and service.keys.broken:
-            body["keys"] = "the file of keys cannot be read; the keys that were read before go on"
+            body["keys"] = "the key file cannot be read; the keys that were read before remain valid"
         return Json(body, 200 if good else 503)
 
-    @app.get("/metrics", summary="for Prometheus", response_class=Response)
+    @app.get("/metrics", summary="metrics for Prometheus", response_class=Response)
     async def metrics(request: Request) -> Response:
         counts = service.metrics
         counts.waiting.set(service.batcher.waiting)
@@ -91,20 +91,20 @@ def _routes(app: FastAPI, service: Service, html: str) -> None:
         counts.tasks.set(len(service.folder.tasks))
         counts.bad.set(len(service.folder.bad))
         counts.keys_broken.set(bool(service.keys and service.keys.broken))
-        told = service.told(request, service.folder.tasks)
-        return Response(counts.text(told), media_type="text/plain; version=0.0.4")
+        visible = service.visible(request, service.folder.tasks)
+        return Response(counts.text(visible), media_type="text/plain; version=0.0.4")
 
     @app.get("/v1/tasks", summary="tasks with their classes", response_class=Response)
     async def tasks(request: Request) -> Response:
-        told = service.folder.tasks
-        rows = b",".join(told[name] for name in service.allowed(request) if name in told)
+        tasks = service.folder.tasks
+        rows = b",".join(tasks[name] for name in service.allowed(request) if name in tasks)
         return Response(b'{"tasks":[' + rows + b"]}", media_type="application/json")
 
-    @app.post("/v1/predict", summary="every image to every task", openapi_extra=FORM)
+    @app.post("/v1/predict", summary="predict every image with every task", openapi_extra=FORM)
     async def predict(request: Request) -> Response:
         return Json(await predict_requests.ask(service, request, predict_requests.predict))
 
-    @app.post("/v1/attention", summary="where a task's prompts and class token look, on one image", openapi_extra=FORM)
+    @app.post("/v1/attention", summary="attention maps of a task for one image", openapi_extra=FORM)
     async def attention(request: Request) -> Response:
         return Json(await predict_requests.ask(service, request, predict_requests.attention))
 

@@ -1,4 +1,4 @@
-"""What is computed in batches."""
+"""Work that is computed in batches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vpt.utils.errors import UserError
 
 @dataclass(frozen=True)
 class Prediction:
-    """What an image shows to a task; `top` is how many classes are named."""
+    """Prediction of an image with a task; `top` is the number of classes in the result."""
 
     image: Prepared
     task: str
@@ -23,10 +23,10 @@ class Prediction:
 
     @staticmethod
     def compute(bank: Bank, works: Sequence[Prediction], seconds: float) -> Sequence[Any]:
-        """The answer of each, in as few passes as may be.
+        """Results of several pieces of work, in as few passes as possible.
 
         Raises:
-            TooSlowError: it took longer than that.
+            TooSlowError: the time limit was reached.
         """
         tasks = [work.task for work in works]
         return bank.answer([work.image for work in works], tasks, max(work.top for work in works), seconds)
@@ -34,17 +34,17 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Attention:
-    """Where a task looks on an image."""
+    """Attention maps of a task for an image."""
 
     image: Prepared
     task: str
 
     @staticmethod
     def compute(bank: Bank, works: Sequence[Attention], seconds: float) -> Sequence[Any]:
-        """The answer of each.
+        """Results of several pieces of work.
 
         Raises:
-            TooSlowError: one of them took longer than that.
+            TooSlowError: the time limit of one of them was reached.
         """
         found: list[Any] = []
         for work in works:

@@ -1,4 +1,4 @@
-"""How long and how many connections may stay open without a whole request."""
+"""Limits on the number and duration of connections without a complete request."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-STATE = "vpt.connections"  # where the lifespan of the application leaves its limits for each connection
-HEADER_BYTES = 16 * 1024  # h11's own limit for a request's headers, if they come in pieces
-WRITE_S = 30.0  # within which a reader takes what fills the buffers of a connection
+STATE = "vpt.connections"  # key of the application state with the limits for connections
+HEADER_BYTES = 16 * 1024  # h11's own limit for request headers that arrive in pieces
+WRITE_S = 30.0  # maximum time for a client to read the full buffers of a connection
 
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """Limits of a server's connections.
+    """Limits on the connections of a server.
 
     Args:
-        number: open at a time. At the limit the one that has been silent longest, of those whose request has not come,
-            is closed for a new one; a new one is refused only if all others are being answered.
-        header_s: within which the headers of a request must come.
+        number: maximum number of open connections. At the limit, a new connection replaces the one without a request
+            that has been idle longest; it is refused only if all others are being answered.
+        header_s: maximum seconds until the headers of a request have arrived.
     """
 
     number: int = 512
@@ -29,7 +29,7 @@ class ConnectionLimits:
 
 
 class _Connection(h11.Connection):
-    """Refuses bodies in chunks of a few bytes, each of which would cost as much work as one of many."""
+    """Refuses bodies in chunks of a few bytes, because a chunk costs the same work whatever its size."""
 
     _chunks = 0
     _bytes = 0
@@ -43,36 +43,36 @@ class _Connection(h11.Connection):
             self._chunks += 1
             self._bytes += len(event.data)
             if self._chunks > 256 + self._bytes // 64:
-                raise h11.RemoteProtocolError("the body comes in chunks that are too small")
+                raise h11.RemoteProtocolError("the body is sent in chunks that are too small")
         return event
 
 
 class GuardedProtocol(H11Protocol):
-    """uvicorn's HTTP protocol, which by itself waits without end for the headers of a request.
+    """uvicorn's HTTP protocol with time limits; by itself it waits indefinitely for the headers of a request.
 
-    `keep-alive` of uvicorn closes connections on which nothing comes after an answer.
+    uvicorn's `keep-alive` closes idle connections after a response.
     """
 
     def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.limits: ConnectionLimits = app_state.get(STATE, ConnectionLimits())
         self.conn = _Connection(h11.SERVER, HEADER_BYTES)
-        self.heard = self.loop.time()  # when something came last
+        self.heard = self.loop.time()  # time of the last received data
         self._header_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
 
     @property
     def answering(self) -> bool:
-        """Whether a request has come whose answer is not complete."""
+        """Whether a request was received whose response is not complete."""
         return self.cycle is not None and not self.cycle.response_complete
 
     @property
     def waiting(self) -> bool:
-        """Whether the rest of a request, or a whole one, has yet to come."""
+        """Whether a request, or the rest of one, has not arrived yet."""
         return not self.answering or self.cycle.more_body
 
     def connection_made(self, transport: Any) -> None:
-        """Close the connection that has been silent longest, if there are too many."""
+        """Close the connection that has been idle longest, if there are too many."""
         super().connection_made(transport)
         if len(self.connections) > self.limits.number:
             others: list[Any] = [each for each in self.connections if each is not self]
@@ -84,13 +84,13 @@ class GuardedProtocol(H11Protocol):
         self._wait_for_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clocks."""
+        """Cancel the timers."""
         super().connection_lost(exc)
         self._stop(self._header_timer)
         self._stop(self._write_timer)
 
     def data_received(self, data: bytes) -> None:
-        """Take what came; headers in pieces of limited size, for h11 limits only headers that are incomplete."""
+        """Pass on received data; headers in pieces of limited size, because h11 limits only incomplete headers."""
         self.heard = self.loop.time()
         if self.answering:
             super().data_received(data)
@@ -106,13 +106,13 @@ class GuardedProtocol(H11Protocol):
             self._wait_for_headers()
 
     def on_response_complete(self) -> None:
-        """Begin to wait for the next request, or for the end of a body that nobody reads."""
+        """Start to wait for the next request, or for the end of a body that is not read."""
         super().on_response_complete()
         if self.cycle.more_body and not self.answering:
             self._wait_for_headers()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP, unless an answer has begun already; the application is told that nobody listens."""
+        """Answer invalid HTTP unless a response has started already; the application is notified of the disconnect."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             super().send_400_response(msg)
         else:
@@ -122,13 +122,13 @@ class GuardedProtocol(H11Protocol):
             self.cycle.message_event.set()
 
     def pause_writing(self) -> None:
-        """Begin to wait for a slow reader."""
+        """Start to wait for a slow client."""
         super().pause_writing()
         self._stop(self._write_timer)
         self._write_timer = self.loop.call_later(WRITE_S, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """The reader has taken what it was given."""
+        """Stop waiting: the client has read the data."""
         super().resume_writing()
         self._stop(self._write_timer)
 

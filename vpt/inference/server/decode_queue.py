@@ -1,4 +1,4 @@
-"""Who decodes next: a bounded number at a time, within a bounded memory, small images before large ones."""
+"""Queue of image decoding: bounded in number and memory, small images before large ones."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import time
 
 
 class Turns:
-    """Turns at something that takes memory.
+    """Schedules work that needs memory.
 
-    The order is that of arrival, but every megapixel counts as half a second of waiting less: who sends small images
-    passes by who sends large ones, and large ones still have their turn.
+    Requests are ordered by arrival, but every megapixel counts as half a second of waiting less: small images overtake
+    large ones, without starving them.
 
     Args:
-        number: of turns at a time.
-        memory: bytes that all of them may take together; a single larger wish gets all of it.
+        number: maximum number at a time.
+        memory: maximum bytes of all together; a single larger request gets all of it.
     """
 
     def __init__(self, number: int, memory: int) -> None:
@@ -25,7 +25,7 @@ class Turns:
         self._numbers = itertools.count()
 
     async def take(self, pixels: int, memory: int) -> int:
-        """Wait for a turn; the memory to give back with it."""
+        """Wait for a slot; returns the amount of memory to release."""
         amount = min(memory, self._all)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiting, (time.monotonic() + pixels / 2e6, next(self._numbers), amount, turn))
@@ -34,14 +34,14 @@ class Turns:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self.give(amount)  # its turn came just now
+                self.give(amount)  # the slot was assigned just now
             else:
-                self._next()  # it may have stood before one that fits
+                self._next()  # it may have blocked a request that fits
             raise
         return amount
 
     def give(self, amount: int) -> None:
-        """Give back a turn and its memory."""
+        """Release a slot and its memory."""
         self.free += 1
         self.memory += amount
         self._next()

@@ -1,4 +1,4 @@
-"""Decoding images from strangers: what a file says of itself is checked first, and memory and threads are bounded."""
+"""Decoding of untrusted images: file headers are checked first, and memory and threads are bounded."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from vpt.inference.server.multipart import Upload
 from vpt.inference.server.multipart_frames import bare
 
 T = TypeVar("T")
-Finish = Callable[[np.ndarray, str], T]  # a picture and its name to what is kept of it
-Finishes = Mapping[Window, Finish[T]]  # by the window by which a picture deeper than 8 bits is read for it
+Finish = Callable[[np.ndarray, str], T]  # maps an image and its name to a result
+Finishes = Mapping[Window, Finish[T]]  # by window for reading images deeper than 8 bits
 
-QUICK = 1_000_000  # pixels of all images of a request that are decoded at once, without waiting for a turn
-QUICK_BYTES = 4_000_000  # of all files of a request whose headers are read beside those of small ones
+QUICK = 1_000_000  # maximum pixels of a request that is decoded immediately, without waiting in the queue
+QUICK_BYTES = 4_000_000  # maximum bytes of a request whose headers are read together with those of small ones
 
 
 class TooManyPixelsError(Exception):
-    """The images of a request have more pixels together than allowed; the number."""
+    """Raised with the total number of pixels if the images of a request have too many."""
 
 
 class Decoder:
     """Decodes images in threads.
 
-    A thread cannot be stopped, so what one image may cost is bounded before it is decoded, by its structure and pixels;
-    what still waits when a request is given up is never begun.
+    A thread cannot be stopped, so the cost of an image is bounded by its structure and pixels before it is decoded. If
+    a request is cancelled, its waiting images are never decoded.
 
     Args:
-        threads: images decoded at a time, of small ones and of large ones each.
-        memory: bytes that large images may take at a time.
-        limit: images that may wait.
-        max_pixels: of one image.
-        request_pixels: of all images of a request.
-        formats: that are taken.
+        threads: number of images decoded at a time, for small and large images each.
+        memory: maximum bytes of large images at a time.
+        limit: maximum number of waiting images.
+        max_pixels: maximum pixels of one image.
+        request_pixels: maximum pixels of all images of a request.
+        formats: accepted formats.
     """
 
     def __init__(
@@ -59,20 +59,20 @@ class Decoder:
         self._request_pixels = request_pixels
         self._formats = tuple(formats)
         self._closed = False
-        self.waiting = 0  # images that have come and are not done
+        self.waiting = 0  # images that have arrived and are not finished
 
     def close(self) -> None:
-        """Begin no more."""
+        """Stop accepting images."""
         self._closed = True
         for pool in (self._quick, self._large):
             pool.shutdown(wait=False, cancel_futures=True)
 
     async def run(self, uploads: Sequence[Upload], finishes: Finishes[T]) -> list[dict[Window, T] | BadImage]:
-        """What each of `finishes` makes of each image, called in the thread that decoded it; or why it cannot be used.
+        """Apply each of `finishes` to each image, in the thread that decoded it; an error for unusable images.
 
         Raises:
-            FullError: too many images wait.
-            TooManyPixelsError: the images have too many pixels together; none was decoded.
+            FullError: too many images are waiting.
+            TooManyPixelsError: the images have too many pixels in total; none was decoded.
             ClosedError: the server is shutting down.
         """
         if self.waiting + len(uploads) > self._limit:
@@ -99,7 +99,7 @@ class Decoder:
     def _begin(
         self, uploads: Sequence[Upload], finishes: Finishes[T], given_up: threading.Event
     ) -> tuple[list[Header | BadImage], list[dict[Window, T] | BadImage] | None]:
-        """Headers of all images, and what they become if they are small."""
+        """Read the headers of all images, and decode them if they are small."""
         headers: list[Header | BadImage] = []
         for upload in uploads:
             try:
@@ -131,7 +131,7 @@ class Decoder:
         loop = asyncio.get_running_loop()
 
         def done(_: Any) -> None:
-            # At the end of the thread's work, not of the request's: a thread that was given up still uses memory.
+            # When the thread ends, not the request: the thread of a cancelled request still uses memory.
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(self._turns.give, amount)
 
@@ -145,7 +145,7 @@ class Decoder:
         try:
             return self._decode(upload, finishes)
         finally:
-            self._freed.give_back()  # before the next one has its turn
+            self._freed.give_back()  # before the next image is decoded
 
     def _decode(self, upload: Upload, finishes: Finishes[T]) -> dict[Window, T] | BadImage:
         made: dict[Window, T] = {}
@@ -162,7 +162,7 @@ class Decoder:
 
 
 def _step_back() -> None:
-    """Let other threads have the processor first, where the system knows priorities of threads."""
+    """Lower the priority of this thread, if the system supports thread priorities."""
     with contextlib.suppress(AttributeError, OSError):
         if os.uname().sysname == "Linux":
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)

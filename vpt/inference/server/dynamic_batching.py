@@ -1,4 +1,4 @@
-"""Dynamic batching: images that arrive together go through the backbone together, whatever their tasks."""
+"""Dynamic batching: images that arrive together share a pass through the backbone, whatever their tasks."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from vpt.inference.bank.task import TaskError
 from vpt.inference.server.fair_queue import ClosedError, FairQueue, FullError, Job
 from vpt.inference.server.multipart_frames import bare
 
-# Pieces of work of one lane, and the seconds after which to stop -> an answer for each; called in a thread. A task that
-# fails answers with its TaskError. Raises TooSlowError.
+# Pieces of work of one lane, and a time limit in seconds -> a result for each; called in a thread. The result of a task
+# that fails is its TaskError. Raises TooSlowError.
 Run = Callable[[Sequence[Any], float], Sequence[Any]]
 
-PASS_S = 1.0  # a pass is made of no more images than take so long, so that others have their turn
-REST_S = 10.0  # how long a task that failed is not tried again; each time twice as long
+PASS_S = 1.0  # maximum duration of a pass, which limits its images so that others are not delayed
+REST_S = 10.0  # delay before a failed task is tried again; doubled each time
 MAX_REST_S = 300.0
 
 logger = logging.getLogger("vpt.inference.server")
 
 
 class SlowTaskError(TaskError):
-    """A pass of a task was stopped at its deadline."""
+    """Result of a task whose pass was stopped at its deadline."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What to compute for a task, and the lane whose passes it can share."""
+    """Work for a task, and the lane whose passes it can share."""
 
     task: str
     lane: Hashable
@@ -53,11 +53,11 @@ class Batcher:
 
     Args:
         run: computes a batch.
-        max_batch: images in a batch at most.
-        wait_s: how long the first image of a batch waits for others.
-        limit: images that may wait.
-        task_s: seconds after which a pass is stopped.
-        observe: called with the size of each batch and the seconds it took.
+        max_batch: maximum batch size.
+        wait_s: seconds that the first image of a batch waits for others.
+        limit: maximum number of waiting images.
+        task_s: time limit of a pass in seconds.
+        observe: called with the size and duration of each batch.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Batcher:
         self._task_s = task_s
         self._observe = observe
         self._queue = FairQueue(limit)
-        self._cost: dict[Hashable, float] = {}  # seconds that an image takes, by lane
+        self._cost: dict[Hashable, float] = {}  # seconds per image, by lane
         self._resting: dict[str, _Rest] = {}
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="vpt-batch")
@@ -84,15 +84,15 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Images in the queue."""
+        """Number of images in the queue."""
         return len(self._queue)
 
     def start(self) -> None:
-        """Begin to serve, within a running event loop."""
+        """Start, within a running event loop."""
         self._loop = asyncio.get_running_loop().create_task(self._serve())
 
     async def close(self) -> None:
-        """Answer what waits with ClosedError, and end."""
+        """Fail all waiting work with ClosedError, and stop."""
         self._closed = True
         if self._loop is not None:
             self._loop.cancel()
@@ -103,17 +103,17 @@ class Batcher:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def forgive(self, tasks: Iterable[str]) -> None:
-        """Try tasks again at once that failed: they have come anew."""
+        """Allow failed tasks immediately, because they were reloaded."""
         for task in tasks:
             self._resting.pop(task, None)
 
     async def submit(self, works: Sequence[Work], seconds: float) -> list[Any]:
-        """Answers for pieces of work; all of them enter the queue, or none. The answer of a task that fails is its
+        """Results of pieces of work; all of them enter the queue, or none. The result of a task that fails is its
         TaskError.
 
         Args:
-            works: what to compute.
-            seconds: after which nobody waits any more.
+            works: pieces of work.
+            seconds: time after which the results are no longer needed.
 
         Raises:
             FullError: the queue has no room for all.
@@ -135,7 +135,7 @@ class Batcher:
         try:
             return list(await asyncio.gather(*(job.answer for job in jobs)))
         except BaseException:
-            # Nobody waits any more: what has not run yet need not.
+            # The results are no longer needed: drop work that has not started.
             self._queue.remove(jobs)
             for job in jobs:
                 job.answer.cancel()
@@ -162,7 +162,7 @@ class Batcher:
                 await self._answer(wanted)
 
     def _room(self, lane: Hashable) -> int:
-        """How many images of a lane make a pass; one, until it is known how long they take."""
+        """Number of images of a lane in a pass; one until their duration is known."""
         cost = self._cost.get(lane)
         return 1 if cost is None else max(1, min(self._max_batch, int(PASS_S / max(cost, 1e-9))))
 
@@ -187,22 +187,22 @@ class Batcher:
         self._observe(len(jobs), took)
         self._queue.charge(jobs, took)
         self._learn_cost(jobs[0].lane, took / len(jobs), stopped)
-        # A single image that took all the time there is: a smaller batch will not help.
+        # A single image that reached the time limit: a smaller batch will not help.
         failed = BrokenTaskError | SlowTaskError if len(jobs) == 1 and seconds >= self._task_s else BrokenTaskError
         self._learn_failures(jobs, answers, failed)
         for job, answer in zip(jobs, answers, strict=True):
             _settle(job, answer)
 
     def _learn_cost(self, lane: Hashable, seconds: float, stopped: bool) -> None:
-        """Note what an image of a lane takes; more than that if the pass was stopped."""
+        """Update the duration of an image of a lane; an increased estimate if the pass was stopped."""
         before = self._cost.get(lane, seconds)
-        # The first pass of a lane takes longest, so what is faster is believed at once.
+        # The first pass of a lane is slowest, so a shorter duration is used immediately.
         self._cost[lane] = 2 * seconds if stopped else seconds if seconds < before else 0.7 * before + 0.3 * seconds
-        if len(self._cost) > 10_000:  # lanes of tasks that have gone
+        if len(self._cost) > 10_000:  # lanes of removed tasks
             self._cost = {lane: self._cost[lane]}
 
     def _learn_failures(self, jobs: Sequence[Job], answers: Sequence[Any], failed: Any) -> None:
-        """Note which tasks are not worth another try for a while: those all of whose answers have failed."""
+        """Suspend tasks for a while if all their results were errors."""
         for task in {job.task for job in jobs}:
             mine = [answer for job, answer in zip(jobs, answers, strict=True) if job.task == task]
             if all(isinstance(answer, failed) for answer in mine):
@@ -213,7 +213,7 @@ class Batcher:
     def _rest(self, task: str, error: TaskError) -> None:
         before = self._resting.get(task)
         seconds = REST_S if before is None else min(MAX_REST_S, 2 * before.seconds)
-        logger.error("%s; it is not tried again for %g seconds", error, seconds, exc_info=error.__cause__)
+        logger.error("%s; it is suspended for %g seconds", error, seconds, exc_info=error.__cause__)
         self._resting[task] = _Rest(seconds, time.monotonic() + seconds, bare(error))
 
 

@@ -1,4 +1,4 @@
-"""The queue between requests and passes: tasks take turns by the time that they have cost."""
+"""Fair queue between requests and passes: tasks are scheduled by the compute time they have used."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import Any
 
 
 class FullError(Exception):
-    """More images wait than the queue holds."""
+    """Raised if the queue is full."""
 
 
 class ClosedError(Exception):
-    """The server is shutting down."""
+    """Raised if the server is shutting down."""
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Something to compute for a task.
+    """A piece of work for a task.
 
     Args:
-        task: whose time it takes.
-        lane: jobs of one lane can share a pass, and cost the same.
-        work: what to compute.
-        request: jobs of one request come and go together.
-        arrived: when, in seconds of the clock that runs on.
-        end: when nobody waits for it any more, by the same clock.
-        answer: where the result goes.
+        task: task that is charged for its time.
+        lane: jobs of one lane can share a pass, and have the same cost.
+        work: the work.
+        request: jobs of one request are queued and dropped together.
+        arrived: time of arrival, in seconds of the monotonic clock.
+        end: time after which its result is no longer needed, by the same clock.
+        answer: future of the result.
     """
 
     task: str
@@ -41,37 +41,37 @@ class Job:
 
 
 class FairQueue:
-    """Jobs that wait. The task that has cost least time is next, and fills its pass with others of its lane.
+    """Waiting jobs. The task that has used the least time is next, and its pass is filled with others of its lane.
 
-    So neither a slow task nor one with many images holds the others up: each gets an equal share of the time. A task
-    that was idle starts level with the rest, whatever it cost before.
+    So neither a slow task nor one with many images delays the others: each gets an equal fraction of the time. A task
+    that was idle starts at the level of the others, whatever it used before.
 
     Args:
-        limit: jobs that may wait.
+        limit: maximum number of waiting jobs.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._waiting: dict[str, deque[Job]] = {}
         self._count = 0
-        self._spent: dict[str, float] = {}  # seconds, of tasks that wait or have waited
-        self._level = 0.0  # what the task that was last taken had spent
+        self._spent: dict[str, float] = {}  # seconds used by task
+        self._level = 0.0  # seconds used by the task that was scheduled last
 
     def __len__(self) -> int:
         return self._count
 
     def arrived(self) -> float:
-        """When the job that has waited longest came."""
+        """Arrival time of the oldest job."""
         return min(jobs[0].arrived for jobs in self._waiting.values())
 
     def put(self, jobs: Sequence[Job]) -> list[Job]:
-        """Let the jobs of a request wait. In a full queue the newest requests of the task with most jobs make room.
+        """Add the jobs of a request. In a full queue the newest requests of the task with most jobs are dropped.
 
         Returns:
-            Jobs that were taken out.
+            Dropped jobs.
 
         Raises:
-            FullError: there is no room, and no task has more jobs than this request's would have.
+            FullError: the queue is full, and no task has more jobs than that of this request.
         """
         dropped = self._room_for(jobs)
         self.remove(dropped)
@@ -104,10 +104,10 @@ class FairQueue:
         return [job for waiting in self._waiting.values() for job in waiting if job.request in requests]
 
     def take(self, room: Callable[[Hashable], int]) -> list[Job]:
-        """Take out jobs of one lane, each task's in their order, one of each task in turn.
+        """Take jobs of one lane, round-robin over tasks, in order of arrival within a task.
 
         Args:
-            room: how many jobs of a lane a pass takes.
+            room: number of jobs of a lane that fit into a pass.
         """
         if not self._waiting:
             return []
@@ -128,14 +128,14 @@ class FairQueue:
         return taken
 
     def charge(self, jobs: Sequence[Job], seconds: float) -> None:
-        """Count the time that a pass took against the tasks of its jobs."""
+        """Charge the duration of a pass to the tasks of its jobs."""
         for job in jobs:
             self._spent[job.task] = self._spent.get(job.task, self._level) + seconds / len(jobs)
-        if len(self._spent) > 10_000:  # tasks that have gone
+        if len(self._spent) > 10_000:  # removed tasks
             self._spent = {task: self._spent[task] for task in self._waiting}
 
     def remove(self, jobs: Iterable[Job]) -> None:
-        """Take out jobs, wherever they wait."""
+        """Remove jobs from the queue."""
         gone = set(jobs)
         if not gone:
             return
@@ -146,7 +146,7 @@ class FairQueue:
             self._forget_if_empty(task)
 
     def clear(self) -> list[Job]:
-        """Take out all jobs."""
+        """Remove all jobs."""
         jobs = [job for waiting in self._waiting.values() for job in waiting]
         self._waiting.clear()
         self._count = 0

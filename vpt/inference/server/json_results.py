@@ -13,7 +13,7 @@ from vpt.utils.errors import UserError
 
 
 def to_json(value: Any) -> bytes:
-    """JSON in UTF-8. Text with lone surrogates, which is no UTF-8, has them as escapes.
+    """Encode as JSON in UTF-8. Lone surrogates, which UTF-8 does not support, are escaped.
 
     >>> to_json({"name": "caf\\xe9 \\ud800"})
     b'{"name":"caf\\xc3\\xa9 \\\\ud800"}'
@@ -23,24 +23,24 @@ def to_json(value: Any) -> bytes:
 
 
 class Json(Response):
-    """An answer in JSON."""
+    """A JSON response."""
 
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        """The body."""
+        """Encode the body."""
         return to_json(content)
 
 
 def row_of(answer: Any, image: str, task: str, top: int, least: float) -> dict[str, Any]:
-    """What an image shows to a task, or what went wrong.
+    """Result of a task for an image as plain values, or its error.
 
     Args:
-        answer: a result, or the error in its place.
-        image: its name.
-        task: its name.
-        top: how many classes are named at most.
-        least: boxes with lower scores are left out.
+        answer: a result or an error.
+        image: name of the image.
+        task: name of the task.
+        top: maximum number of classes.
+        least: minimum score of boxes.
     """
     named = {"task": task, "image": image}
     match answer:
@@ -54,4 +54,4 @@ def row_of(answer: Any, image: str, task: str, top: int, least: float) -> dict[s
             plain = answer.to_dict()
             return {**plain, "scores": dict(list(plain["scores"].items())[:top]), **named}
         case _:
-            raise TypeError(f"{type(answer).__name__} is no answer")
+            raise TypeError(f"{type(answer).__name__} is not a result")

@@ -1,4 +1,4 @@
-"""Memory that was freed goes back to the system, where the C library would keep it."""
+"""Returns freed memory to the system if the C library would keep it."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import threading
 import time
 from collections.abc import Callable
 
-PAUSE_S = 0.5  # between two times at least
+PAUSE_S = 0.5  # minimum interval
 
 
 def _trim() -> Callable[[int], int] | None:
     try:
-        return ctypes.CDLL(None).malloc_trim  # glibc alone has it
+        return ctypes.CDLL(None).malloc_trim  # only in glibc
     except (AttributeError, OSError, TypeError):
         return None
 
 
 class FreedMemory:
-    """Gives memory back that large images and files have left.
+    """Returns memory freed after large images and files to the system.
 
-    glibc raises the size from which on it maps memory by itself to that of the largest block that was freed, so after a
-    few large ones it keeps hundreds of megabytes between others.
+    glibc raises its mmap threshold to the size of the largest freed block, so after a few large blocks it keeps
+    hundreds of megabytes between others.
 
     >>> FreedMemory().give_back()
     """
@@ -32,7 +32,7 @@ class FreedMemory:
         self._next = 0.0
 
     def give_back(self) -> None:
-        """Give back what is free, unless that was done just now. To be called in a thread; other threads go on."""
+        """Return free memory, unless this was done just now. To be called in a thread; other threads continue."""
         with self._lock:
             now = time.monotonic()
             if self._trim is None or now < self._next:

@@ -1,4 +1,4 @@
-"""What holds for every request and answer: who may ask from where, and what a browser may do with an answer."""
+"""Middleware for all requests and responses: allowed hosts and origins, and security headers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-PIECE = 64 * 1024  # bytes of an answer that are handed over at a time, so that a slow reader holds no more in memory
+PIECE = 64 * 1024  # bytes of a response sent at a time, which bounds the memory used by a slow client
 MAX_HEADERS = 100
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
@@ -29,7 +29,7 @@ _PORT = re.compile(r":[0-9]*$")
 
 
 def page_policy(page: str) -> bytes:
-    """The Content-Security-Policy of a page: its own scripts and styles, by their digests, and answers of this server.
+    """Content-Security-Policy of a page: allows its own scripts and styles, by digest, and requests to this server.
 
     >>> page_policy("<style>b{}</style><script>1</script>").count(b"sha256-")
     2
@@ -47,13 +47,13 @@ def page_policy(page: str) -> bytes:
 
 
 class Guard:
-    """ASGI middleware: refuses requests for other hosts and from other sites' pages, and adds headers to answers.
+    """ASGI middleware that refuses requests for other hosts and from pages of other sites, and adds headers.
 
     Args:
-        app: what it stands before.
-        hosts: names that a request may ask for, as in *.example.com; none for any. A page that makes its own name mean
-            this machine (DNS rebinding) still sends that name.
-        policy: the Content-Security-Policy of the page.
+        app: the wrapped application.
+        hosts: allowed host names, as in *.example.com; empty for any. A page that maps its own name to this machine
+            (DNS rebinding) still sends that name.
+        policy: Content-Security-Policy of the page.
     """
 
     def __init__(self, app: Any, hosts: Sequence[str], policy: bytes) -> None:
@@ -62,7 +62,7 @@ class Guard:
         self.policy = policy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse it."""
+        """Forward a request, or refuse it."""
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
             return
@@ -97,12 +97,12 @@ class Guard:
         headers = dict(scope["headers"])
         host = _PORT.sub("", headers.get(b"host", b"").decode("latin-1").lower())
         if self.hosts and not any(_fits(host, pattern) for pattern in self.hosts):
-            return 400, "this server does not answer to that Host; name it with --allowed-hosts when it is started"
+            return 400, "this Host is not allowed; start the server with --allowed-hosts to allow it"
         if headers.get(b"content-encoding", b"identity") != b"identity":
-            return 415, "send the request as it is, without Content-Encoding"
-        # Browsers say which site a request comes from. Others' pages could not read the answer, but have us compute it.
+            return 415, "send the request without Content-Encoding"
+        # Browsers send the origin of a request. Pages of other sites cannot read the response, but could cause work.
         if scope["method"] not in ("GET", "HEAD") and headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site"):
-            return 403, "pages of other sites may not ask this server"
+            return 403, "requests from pages of other sites are not allowed"
         return None
 
 

@@ -1,4 +1,4 @@
-"""Reading a form with images from a stranger, in bounded memory and with work in proportion to its bytes."""
+"""Parser of untrusted multipart forms with images, with bounded memory and work proportional to the bytes."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from dataclasses import dataclass, field
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-HEADER_BYTES = 4096  # of one part
-FIELD_BYTES = 64 * 1024  # of all fields that are no images
-PADDING = 64  # blanks after a boundary
-SEMICOLONS = 300  # in the header of a part; a name may hold some
-NAME_LENGTH = 255  # characters of an image's name that are kept
-SLICE = 64 * 1024  # bytes parsed before others have their turn
+HEADER_BYTES = 4096  # maximum per part
+FIELD_BYTES = 64 * 1024  # maximum of all fields that are not images
+PADDING = 64  # maximum blanks after a boundary
+SEMICOLONS = 300  # maximum in the header of a part; a name may contain some
+NAME_LENGTH = 255  # maximum characters of an image name
+SLICE = 64 * 1024  # bytes parsed before yielding to other requests
 
 
 class FormError(Exception):
-    """A form that is not taken: the status to answer with, why, and whether the rest of it is not waited for."""
+    """Raised if a form is refused: the status, the reason, and whether to close without reading the rest."""
 
     def __init__(self, status: int, text: str, close: bool = False) -> None:
         super().__init__(text)
@@ -30,7 +30,7 @@ class FormError(Exception):
 
 @dataclass(frozen=True)
 class Upload:
-    """An image as it came."""
+    """An uploaded image."""
 
     name: str
     content: bytes
@@ -38,10 +38,10 @@ class Upload:
 
 @dataclass(frozen=True)
 class Form:
-    """What a request asks for."""
+    """Content of a form."""
 
     images: list[Upload]  # until they are decoded
-    tasks: tuple[str, ...]  # each as it was sent, which may be several joined by commas
+    tasks: tuple[str, ...]  # as sent; each may be several names joined by commas
     fields: Mapping[str, str]
 
 
@@ -56,15 +56,15 @@ class _Part:
 
 
 class FormReader:
-    """Takes the body of a form piece by piece.
+    """Incremental parser of a form.
 
     Args:
-        content_type: header of the request.
-        max_images: more are refused.
-        max_fields: other fields; more are refused.
+        content_type: Content-Type header of the request.
+        max_images: maximum number of images.
+        max_fields: maximum number of other fields.
 
     Raises:
-        FormError: it is no form, or one in another encoding than UTF-8.
+        FormError: the body is not a form, or not in UTF-8.
 
     >>> reader = FormReader("multipart/form-data; boundary=b", max_images=1, max_fields=1)
     >>> reader.feed(b'--b\\r\\nContent-Disposition: form-data; name="tasks"\\r\\n\\r\\nflowers\\r\\n--b--\\r\\n')
@@ -81,13 +81,13 @@ class FormReader:
             raise FormError(415, "send the form in UTF-8")
         self._boundary = options.get(b"boundary", b"")
         if not self._boundary or len(self._boundary) > 200:
-            raise FormError(400, "the form cannot be read: its Content-Type names no boundary")
+            raise FormError(400, "the form cannot be read: its Content-Type has no boundary")
         self._max_images, self._max_fields = max_images, max_fields
         self._images: list[Upload] = []
         self._fields: list[tuple[str, str]] = []
         self._part = _Part()
         self._delimiter = b"\r\n--" + self._boundary
-        self._tail = b""  # of what came, in which a delimiter and its blanks may begin
+        self._tail = b""  # end of the received data, which may contain the start of a delimiter
         self._delimiters = self._field_bytes = self._header_bytes = 0
         self._ended = False
         self._parser = MultipartParser(
@@ -105,19 +105,19 @@ class FormReader:
         )
 
     def feed(self, data: bytes) -> None:
-        """Take a piece of the body; best of at most `SLICE` bytes.
+        """Parse a piece of the body, preferably at most `SLICE` bytes.
 
         Raises:
-            FormError: more than is allowed, or no form.
+            FormError: a limit is exceeded, or the body is not a form.
         """
         self._check_delimiters(data)
         try:
             self._parser.write(data)
         except FormParserError:
-            raise FormError(400, "the form cannot be read: its parts are not well formed") from None
+            raise FormError(400, "the form cannot be read: its parts are malformed") from None
 
     def _check_delimiters(self, data: bytes) -> None:
-        """FormError where the parser would go on byte by byte for long: at each boundary, and at blanks after one."""
+        """Raise FormError for input that the parser reads slowly byte by byte: many boundaries, or blanks after one."""
         self._delimiters += data.count(self._delimiter)
         if self._delimiters > 2 * (self._max_images + self._max_fields) + 8:
             raise FormError(400, "the form cannot be read: it has too many parts")
@@ -127,12 +127,12 @@ class FormReader:
             start = at + len(self._delimiter)
             blanks = seen[start : start + PADDING + 1]
             if len(blanks) > PADDING and not blanks.strip(b" \t"):
-                raise FormError(400, "the form cannot be read: its parts are not well formed")
+                raise FormError(400, "the form cannot be read: its parts are malformed")
             at = seen.find(self._delimiter, start)
         self._tail = seen[-len(self._delimiter) - PADDING :]
 
     def finish(self) -> Form:
-        """What came.
+        """The parsed form.
 
         Raises:
             FormError: the body ended within a part.
@@ -143,7 +143,7 @@ class FormReader:
         return Form(self._images, tasks, dict(self._fields))
 
     def close(self) -> None:
-        """Let go of what came. The parser and its reader refer to each other, and would keep it for long."""
+        """Release the data. The parser and its reader form a reference cycle, which would keep it for long."""
         self._parser.callbacks = {}
         self._images, self._fields, self._part = [], [], _Part()
 
@@ -165,13 +165,13 @@ class FormReader:
     def _end_headers(self) -> None:
         part = self._part
         disposition = part.headers.get(b"content-disposition", b"")
-        if disposition.count(b";") > SEMICOLONS:  # each is a step of the parser
+        if disposition.count(b";") > SEMICOLONS:  # each costs a step of the parser
             raise FormError(400, f"the form cannot be read: a part has a header of more than {SEMICOLONS} semicolons")
         kind, options = parse_options_header(disposition)
         if kind != b"form-data" or b"name" not in options:
             raise FormError(400, "the form cannot be read: a part has no name")
         if part.headers.get(b"content-transfer-encoding", b"binary").lower() not in (b"binary", b"8bit", b"7bit"):
-            raise FormError(400, "the form cannot be read: send parts as they are, without Content-Transfer-Encoding")
+            raise FormError(400, "the form cannot be read: send parts without Content-Transfer-Encoding")
         part.name = _text(options[b"name"], "the name of a part")
         if b"filename" in options:
             if len(self._images) == self._max_images:
@@ -209,13 +209,13 @@ def _text(content: bytes, what: str) -> str:
 
 
 class Uploads:
-    """The bytes of all requests that are held at a time.
+    """Memory budget of all requests.
 
-    When they are too many, the largest of the requests that still come in is given up: who holds much and sends no more
-    does not keep small requests out.
+    If it is exceeded, the largest request that is still being received is cancelled, so that large idle uploads do not
+    block small requests.
 
     Args:
-        limit: bytes.
+        limit: maximum bytes.
     """
 
     def __init__(self, limit: int) -> None:
@@ -224,7 +224,7 @@ class Uploads:
         self._coming: set[Holding] = set()
 
     def begin(self, clock: asyncio.Timeout) -> Holding:
-        """Begin to count a request, whose reading `clock` can end."""
+        """Start to count a request; `clock` can cancel its reading."""
         made = Holding(self, clock)
         self._coming.add(made)
         return made
@@ -236,7 +236,7 @@ class Uploads:
             largest = max(self._coming, key=lambda each: each.bytes)
             largest.refused = True
             self._coming.discard(largest)
-            with contextlib.suppress(RuntimeError):  # its time is up anyway
+            with contextlib.suppress(RuntimeError):  # it has already timed out
                 largest.clock.reschedule(0)
 
     def _let_go(self, holding: Holding) -> None:
@@ -246,7 +246,7 @@ class Uploads:
 
 
 class Holding:
-    """What one request holds of the bytes of all."""
+    """Bytes of one request within the budget."""
 
     def __init__(self, uploads: Uploads, clock: asyncio.Timeout) -> None:
         self.uploads = uploads
@@ -255,23 +255,23 @@ class Holding:
         self.refused = False
 
     def grow(self, number: int) -> None:
-        """Count bytes that came."""
+        """Count received bytes."""
         self.uploads._grow(self, number)
 
     def complete(self) -> None:
-        """All has come; it is given up no more."""
+        """Mark the request as complete; it is no longer cancelled."""
         self.uploads._coming.discard(self)
 
     def release(self) -> None:
-        """Nothing of it is held any more."""
+        """Release all bytes of the request."""
         self.uploads._let_go(self)
 
 
 async def read_form(reader: FormReader, body: AsyncIterator[bytes], holding: Holding, max_bytes: int) -> Form:
-    """Read a form as it comes.
+    """Read a form from a request stream.
 
     Raises:
-        FormError: too large, or no form.
+        FormError: the request is too large, or not a form.
     """
     seen = 0
     async for chunk in body:

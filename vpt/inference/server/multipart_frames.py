@@ -1,4 +1,4 @@
-"""Errors that are kept or passed on, without the frames they came through."""
+"""Errors without their tracebacks, for storing or raising again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ E = TypeVar("E", bound=BaseException)
 def bare(error: E) -> E:
     """Drop the traceback and the cause of an error, whose frames hold files, images and tensors of a request.
 
-    An error that is kept keeps all of these, and one that is raised again and again gathers more each time.
+    A stored error keeps all of these alive, and an error that is raised repeatedly accumulates more each time.
 
     >>> try:
     ...     1 / 0

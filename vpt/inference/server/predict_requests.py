@@ -1,4 +1,4 @@
-"""The requests that compute: from a form to the answers of its tasks."""
+"""Requests that compute: from a form to the results of its tasks."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from vpt.utils.plotting import data_uri
 
 T = TypeVar("T")
 
-MAX_SCORES = 50_000  # of one answer: images x tasks x classes that are named
-GONE = 499  # who asked has gone away; nobody reads this
+MAX_SCORES = 50_000  # maximum of one response: images x tasks x classes
+GONE = 499  # the client has disconnected; nobody reads this
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A request whose form has come.
+    """A request whose form was received.
 
     Args:
         form: its images and fields.
-        tasks: that it names and may use, each once.
-        holding: the bytes of its images, until they are decoded.
-        end: when its time is up.
+        tasks: tasks that it names and may use, without duplicates.
+        holding: memory of its images until they are decoded.
+        end: time of its timeout.
     """
 
     form: Form
@@ -54,10 +54,10 @@ Answer = Callable[[Service, Asked], Coroutine[Any, Any, dict[str, Any]]]
 
 
 async def ask(service: Service, request: Request, answer: Answer) -> dict[str, Any]:
-    """Run a route, count its status and time, and turn what may go wrong into a clean status.
+    """Run a route, record its status and duration, and convert errors to a status.
 
     Raises:
-        HTTPException: whatever goes wrong.
+        HTTPException: on any error.
     """
     started = time.monotonic()
     status = 500
@@ -79,7 +79,7 @@ async def ask(service: Service, request: Request, answer: Answer) -> dict[str, A
         status = refused.status_code
         raise refused from None
     finally:
-        # An error and the frames it came through refer to each other: what is large must not wait for Python to see it.
+        # An error and its frames form a reference cycle: large objects must not wait for the garbage collector.
         refused = None
         if form is not None:
             form.images.clear()
@@ -89,37 +89,37 @@ async def ask(service: Service, request: Request, answer: Answer) -> dict[str, A
 
 
 def _refused(service: Service, error: Exception) -> HTTPException:
-    """The answer to a request that failed."""
+    """HTTP error of a failed request."""
     match error:
         case HTTPException():
             return error
         case FormError():
             return HTTPException(error.status, str(error), {"Connection": "close"} if error.close else None)
         case FullError():
-            return HTTPException(429, "too many images wait; try again in a moment")
+            return HTTPException(429, "too many images are waiting; try again in a moment")
         case ClosedError():
             return HTTPException(503, "the server is shutting down")
         case ClientDisconnect():
-            return HTTPException(GONE, "who asked has gone away")
+            return HTTPException(GONE, "the client has disconnected")
         case TimeoutError():
-            return HTTPException(504, f"no answer within {service.settings.timeout_s:g} seconds")
+            return HTTPException(504, f"no result within {service.settings.timeout_s:g} seconds")
         case TooManyPixelsError():
             limit = service.settings.request_pixels
-            return HTTPException(413, f"the images of the request have {error} pixels; {limit} are allowed together")
+            return HTTPException(413, f"the images of the request have {error} pixels; {limit} are allowed in total")
         case BrokenTaskError() | ReplacedTaskError() | SlowTaskError():
             return HTTPException(503, str(error))
         case TaskError() | BadImage():
             return HTTPException(422, str(error))
         case _:
             logger.error("a request failed", exc_info=error)
-            return HTTPException(500, "the request failed; the log of the server says why")
+            return HTTPException(500, "the request failed; see the log of the server")
 
 
 async def _form(service: Service, request: Request, clock: asyncio.Timeout, holding: Holding) -> Form:
     settings = service.settings
     reader = FormReader(request.headers.get("content-type", ""), settings.max_images, settings.max_tasks + 8)
     try:
-        service.allowed(request)  # a missing key is told before anything is read
+        service.allowed(request)  # a missing key is reported before anything is read
         most = int(settings.upload_mb * 1_000_000)
         length = request.headers.get("content-length", "0")
         if length.isdecimal() and int(length) > most:
@@ -128,7 +128,7 @@ async def _form(service: Service, request: Request, clock: asyncio.Timeout, hold
             form = await read_form(reader, request.stream(), holding, most)
     except TimeoutError:
         if holding.refused:
-            raise FormError(503, "too much is being sent at a time; try again in a moment", close=True) from None
+            raise FormError(503, "too many bytes are being uploaded; try again in a moment", close=True) from None
         text = f"the request did not arrive within {settings.upload_s:g} seconds"
         raise FormError(408, text, close=True) from None
     finally:
@@ -139,7 +139,7 @@ async def _form(service: Service, request: Request, clock: asyncio.Timeout, hold
 
 
 def _tasks(service: Service, form: Form) -> tuple[str, ...]:
-    """Names of tasks, each once. A name may hold a comma itself; it is then a field of its own."""
+    """Names of tasks without duplicates. A name that contains a comma must be sent as a separate field."""
     served = service.folder.tasks
     named = [
         part.strip()
@@ -151,10 +151,10 @@ def _tasks(service: Service, form: Form) -> tuple[str, ...]:
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Do the work, unless who asked goes away.
+    """Do the work unless the client disconnects.
 
     Raises:
-        ClientDisconnect: they did.
+        ClientDisconnect: the client disconnected.
     """
 
     async def gone() -> None:
@@ -172,7 +172,7 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
         for each in both:
             each.cancel()
         await asyncio.gather(*both, return_exceptions=True)
-        del working, leaving, both  # a task, its error and this frame refer to each other
+        del working, leaving, both  # a task, its error and this frame form a reference cycle
 
 
 def _number(form: Form, key: str, default: float, low: float, high: float) -> float:
@@ -189,7 +189,7 @@ def _number(form: Form, key: str, default: float, low: float, high: float) -> fl
 async def _prepared(
     service: Service, asked: Asked, tasks: Sequence[str]
 ) -> list[list[Prepared | UserError] | BadImage]:
-    """Images as each of some tasks wants them, decoded and made small in one go; files and full pictures go."""
+    """Decode images and prepare them for each task in one step; files and full images are released."""
 
     windows = {task: service.bank.window(task) for task in tasks}
 
@@ -211,7 +211,7 @@ async def _prepared(
 
 
 async def predict(service: Service, asked: Asked) -> dict[str, Any]:
-    """Every image to every task."""
+    """Predict every image with every task."""
     names, tasks = [upload.name for upload in asked.form.images], asked.tasks
     top = int(_number(asked.form, "top", 5, 1, 1000))
     least = _number(asked.form, "score", 0.3, 0, 1)
@@ -248,22 +248,22 @@ async def predict(service: Service, asked: Asked) -> dict[str, Any]:
 
 
 def _check_size(service: Service, images: int, tasks: Sequence[str], top: int) -> None:
-    """HTTPException for a request that could never be answered, however long one waits: no 429, which says to try
+    """Raise HTTPException for a request that can never be answered; not 429, which asks the client to try
     again."""
     answers, queue = images * len(tasks), service.settings.queue
     if answers > queue:
         raise HTTPException(
             413,
-            f"{images} images to {len(tasks)} tasks are {answers} answers in one request, more than the {queue} that "
-            "may wait; send fewer images or tasks at a time",
+            f"{images} images with {len(tasks)} tasks are {answers} results in one request, more than the {queue} that "
+            "fit into the queue; send fewer images or tasks at a time",
         )
     scores = images * sum(min(top, service.folder.classes(task)) for task in tasks)
     if scores > MAX_SCORES:
-        raise HTTPException(413, f"the answer would hold {scores} scores, more than {MAX_SCORES}; lower top={top}")
+        raise HTTPException(413, f"the response would contain {scores} scores, more than {MAX_SCORES}; lower top={top}")
 
 
 async def attention(service: Service, asked: Asked) -> dict[str, Any]:
-    """Where the first task looks on the first image."""
+    """Attention maps of the first task for the first image."""
     task = asked.tasks[0]
     del asked.form.images[1:]
     (ready,) = await _prepared(service, asked, [task])

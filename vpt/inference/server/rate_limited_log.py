@@ -1,4 +1,4 @@
-"""A log that no stranger can fill."""
+"""Rate limits on the log, so that requests cannot fill it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-LINE = 300  # characters that a stranger's text takes in a line
-BURST = 200.0  # lines of one kind in a row
-RATE = 20.0  # lines of one kind in a second, after that
-NOTICE_S = 10.0  # between two lines that say how many were left out
+LINE = 300  # maximum characters of untrusted text in a line
+BURST = 200.0  # consecutive lines of one kind
+RATE = 20.0  # lines of one kind per second after that
+NOTICE_S = 10.0  # interval between two notices of omitted lines
 
 
 @dataclass
@@ -24,9 +24,9 @@ class _Kind:
 
 
 class Bounded(logging.Filter):
-    """Leaves out lines of a kind that come too fast, says how many, and shortens what requests put into lines.
+    """Logging filter that drops lines of one kind above a rate, reports their number, and truncates untrusted text.
 
-    Lines are of one kind if they are of one logger and have the same text but for what is filled in.
+    Lines are of one kind if they have the same logger and format string.
 
     >>> log, bounded = logging.getLogger("example"), Bounded()
     >>> lines = [log.makeRecord("example", 30, "", 0, "odd request %s", (n,), None) for n in range(1000)]
@@ -40,7 +40,7 @@ class Bounded(logging.Filter):
         self._kinds: dict[tuple[str, str], _Kind] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a line is written."""
+        """Whether to write a line."""
         if isinstance(record.args, tuple):
             record.args = tuple(_short(each) for each in record.args)
         now = monotonic()
@@ -58,7 +58,7 @@ class Bounded(logging.Filter):
             if not left_out or now - kind.noticed < NOTICE_S:
                 return True
             kind.left_out, kind.noticed = 0, now
-        logging.getLogger("vpt.inference.server").warning("%d lines like the next one were left out", left_out)
+        logging.getLogger("vpt.inference.server").warning("%d lines like the next one were omitted", left_out)
         return True
 
 
@@ -67,7 +67,7 @@ def _short(value: Any) -> Any:
 
 
 def log_config() -> dict[str, Any]:
-    """What uvicorn configures logging with: its own, bounded, and the messages of vpt and asyncio with them."""
+    """Logging configuration for uvicorn: its own, with rate limits, and messages of vpt and asyncio."""
     from uvicorn.config import LOGGING_CONFIG
 
     config: dict[str, Any] = copy.deepcopy(LOGGING_CONFIG)
@@ -76,6 +76,6 @@ def log_config() -> dict[str, Any]:
         handler["filters"] = ["bounded"]
     for name in ("vpt", "asyncio"):
         config["loggers"][name] = {"handlers": ["default"], "level": "INFO", "propagate": False}
-    # It warns of every form that it cannot read, with the form's own text; the answer says so.
+    # It logs every malformed form with its text; the response already reports it.
     config["loggers"]["python_multipart"] = {"level": "CRITICAL"}
     return config

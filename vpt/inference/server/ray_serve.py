@@ -1,4 +1,4 @@
-"""The same service as a Ray Serve deployment, for more than one machine. An extra: pip install 'vpt[ray]'."""
+"""The service as a Ray Serve deployment, for several machines. Extra: pip install 'vpt[ray]'."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 def deployment(settings: ServeSettings, replicas: int = 1, cpus: float = 1, gpus: float = 0) -> Any:
-    """A Ray Serve application; run it with `ray.serve.run(deployment(...))`.
+    """Create a Ray Serve application; run it with `ray.serve.run(deployment(...))`.
 
     Args:
-        settings: what each replica serves; the folder must lie where every machine finds it.
-        replicas: copies of the service, each with a backbone of its own.
-        cpus: CPU cores that Ray keeps for a replica.
-        gpus: GPUs, or parts of one, that Ray keeps for a replica.
+        settings: settings of each replica; the folder must be accessible from every machine.
+        replicas: number of replicas, each with its own backbone.
+        cpus: CPU cores reserved per replica.
+        gpus: GPUs, or fraction of one, reserved per replica.
     """
     from ray import serve
 
@@ -35,7 +35,7 @@ def deployment(settings: ServeSettings, replicas: int = 1, cpus: float = 1, gpus
 
 
 def application(options: dict[str, Any]) -> Any:
-    """For `serve run vpt.inference.server.ray_serve:application folder=DIR replicas=2` and Ray's YAML files.
+    """Application for `serve run vpt.inference.server.ray_serve:application folder=DIR replicas=2` and Ray's YAML.
 
     Args:
         options: fields of ServeSettings, and replicas, cpus and gpus.

@@ -13,7 +13,7 @@ from vpt.config.base import short
 from vpt.data.decode import FORMATS
 from vpt.utils.precision import Precision
 
-TAKEN = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # formats of images that strangers may send
+TAKEN = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # default image formats of uploads
 
 
 class ServeSettings(Section):

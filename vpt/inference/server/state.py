@@ -1,4 +1,4 @@
-"""The state of a server, and who may use which of its tasks."""
+"""State of a server, and access to its tasks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vpt.inference.server.settings import ServeSettings
 from vpt.inference.server.watch_folder import TaskFolder
 from vpt.utils.errors import nearest
 
-SUGGEST = 200  # names that a misspelt one is compared with; with more of them nothing is suggested
+SUGGEST = 200  # maximum number of names for suggesting a similar one
 
 logger = logging.getLogger("vpt.inference.server")
 
@@ -29,10 +29,10 @@ class Service:
     """Bank, folder, decoder, batches, keys and counters of one server.
 
     Args:
-        settings: of the server.
+        settings: settings of the server.
 
     Raises:
-        UserError: no such folder, or keys that cannot be read.
+        UserError: the folder does not exist, or the keys cannot be read.
     """
 
     def __init__(self, settings: ServeSettings) -> None:
@@ -63,9 +63,9 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Serve as long as the block lasts."""
+        """Serve within the block."""
         self.batcher.start()
-        # In the background, so that /health answers while a large folder loads.
+        # In the background, so that /health responds while a large folder loads.
         watcher = asyncio.create_task(self._watch())
         try:
             yield
@@ -76,16 +76,18 @@ class Service:
             await self.batcher.close()
 
     async def _watch(self) -> None:
-        """Load the folder, then look at it and at the keys again and again."""
+        """Load the folder, then poll it and the key file for changes."""
         lost = False
         while True:
             try:
                 self.batcher.forgive(await run_in_threadpool(self.folder.refresh))
                 lost = False
             except OSError as error:
-                # What cannot be read now may be readable later; the tasks in memory go on.
+                # The folder may be readable again later; the tasks in memory remain available.
                 if not lost:
-                    logger.error("the folder of tasks cannot be read (%s); those in memory go on", error.strerror)
+                    logger.error(
+                        "the folder of tasks cannot be read (%s); tasks in memory remain available", error.strerror
+                    )
                 lost = True
             if self.keys is not None:
                 await run_in_threadpool(self.keys.refresh)
@@ -95,32 +97,32 @@ class Service:
             await asyncio.sleep(self.settings.reload_s)
 
     def _key(self, request: Request) -> str | None:
-        """The key of a request, if it is one of those that are known."""
+        """The key of a request, if it is known."""
         header = request.headers.get("authorization", "")
         key = header.removeprefix("Bearer ") if header.startswith("Bearer ") else request.headers.get("x-api-key", "")
         return key if key and self.keys is not None and self.keys.keys.knows(key) else None
 
-    def told(self, request: Request, names: Iterable[str]) -> list[str]:
-        """Those of some names of tasks that may be told to who asks: with keys, only those that a key may use."""
+    def visible(self, request: Request, names: Iterable[str]) -> list[str]:
+        """Tasks among `names` that are visible to a request: with API keys, those that its key may use."""
         if self.keys is None:
             return list(names)
         key = self._key(request)
         return [] if key is None else self.keys.keys.allowed(key, names)
 
     def allowed(self, request: Request) -> list[str]:
-        """The tasks a request may use.
+        """Tasks that a request may use.
 
         Raises:
-            HTTPException: 401 without a key or with one that is unknown.
+            HTTPException: 401 without a key or with an unknown one.
         """
         if self.keys is not None and self._key(request) is None:
-            raise HTTPException(401, "an API key is needed: send it as 'Authorization: Bearer KEY'")
-        return self.told(request, self.folder.tasks)
+            raise HTTPException(401, "an API key is required: send it as 'Authorization: Bearer KEY'")
+        return self.visible(request, self.folder.tasks)
 
     def check_tasks(self, tasks: Sequence[str], request: Request) -> None:
-        """HTTPException for tasks that still load (503), or that do not exist or are not the key's to use (404)."""
+        """Raise HTTPException for tasks that are still loading (503), or do not exist or are not allowed (404)."""
         if not tasks:
-            raise HTTPException(422, "name at least one task: the form field 'tasks'")
+            raise HTTPException(422, "specify at least one task: the form field 'tasks'")
         if len(tasks) > self.settings.max_tasks:
             raise HTTPException(413, f"{len(tasks)} tasks in one request; {self.settings.max_tasks} are allowed")
         allowed = self.allowed(request)
@@ -129,6 +131,6 @@ class Service:
                 continue
             if not self.ready:
                 raise HTTPException(503, "the tasks are still loading; try again in a moment")
-            # One answer for both: whether a task exists that a key may not use is not given away.
+            # The same response for both, so that the existence of a task is not disclosed to other keys.
             guess = nearest(task[:100], allowed) if len(allowed) <= SUGGEST else ""
             raise HTTPException(404, f"there is no task '{task[:100]}'{guess}")

@@ -1,4 +1,4 @@
-"""Running the service with uvicorn: in this process, or in several that are watched and replaced when they die."""
+"""Running the service with uvicorn, in this process or in several supervised processes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from vpt.utils.errors import UserError
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-VARIABLE = "VPT_SERVE"  # how settings reach the processes that uvicorn starts
-SWITCH_S = 0.0005  # Python's own is ten times as long
+VARIABLE = "VPT_SERVE"  # environment variable that passes settings to the processes of uvicorn
+SWITCH_S = 0.0005  # Python's default is ten times as long
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
 
 def app_of_environment() -> FastAPI:
-    """The application of the settings in the environment, for uvicorn's own processes."""
+    """Create the application from settings in the environment, for the processes of uvicorn."""
     from vpt.inference.server.app import create_app
 
     let_threads_take_turns()
@@ -32,12 +32,12 @@ def run(settings: ServeSettings, host: str, port: int, workers: int) -> None:
 
     Args:
         settings: what to serve.
-        host: address to listen at.
-        port: 0 for any that is free.
-        workers: processes, each with a backbone of its own.
+        host: address to listen on.
+        port: port to listen on; 0 for any free port.
+        workers: number of processes, each with its own backbone.
 
     Raises:
-        UserError: an address that cannot be listened at.
+        UserError: the address cannot be used.
     """
     import uvicorn
 
@@ -55,16 +55,16 @@ def run(settings: ServeSettings, host: str, port: int, workers: int) -> None:
 
 
 def let_threads_take_turns() -> None:
-    """Let Python's threads give way to each other more often, in this process.
+    """Lower the thread switch interval of Python in this process.
 
-    A pass gives up the interpreter at each of some hundred operations, and gets it back from a busy event loop or a
-    decoder only after this time: with Python's own 5 ms a pass of 20 ms takes half a second under load.
+    A forward pass releases the interpreter at each of some hundred operations, and gets it back from a busy event loop
+    or decoder only after this time: with the default of 5 ms a pass of 20 ms takes half a second under load.
     """
     sys.setswitchinterval(min(SWITCH_S, sys.getswitchinterval()))
 
 
 def uvicorn_options() -> dict[str, Any]:
-    """How uvicorn runs the application, so that its limits on connections and on the log hold."""
+    """Options of uvicorn, with the limits on connections and log."""
     from vpt.inference.server.connection_limits import GuardedProtocol
     from vpt.inference.server.rate_limited_log import log_config
 
@@ -74,13 +74,13 @@ def uvicorn_options() -> dict[str, Any]:
         "log_level": "info",
         "log_config": log_config(),
         "server_header": False,
-        # A slow client must not hold the end of the process up for ever.
+        # A slow client must not delay the shutdown forever.
         "timeout_graceful_shutdown": 10,
     }
 
 
 def with_hosts(settings: ServeSettings, host: str) -> ServeSettings:
-    """The settings with the host names of this machine, where it listens to nobody else and none are named.
+    """Settings with the host names of this machine, if it listens only locally and no names are given.
 
     >>> with_hosts(ServeSettings(folder="."), "127.0.0.1").allowed_hosts
     ('localhost', '127.0.0.1', '[::1]')
@@ -100,11 +100,11 @@ def _is_local(host: str) -> bool:
 
 
 def check_address(host: str, port: int) -> None:
-    """A UserError, before any model is loaded, if nobody can listen there."""
+    """Raise a UserError before any model is loaded if the address cannot be used."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as error:
-        raise UserError(f"cannot listen at {host}:{port}: {error.strerror or error}; choose another --port") from None
+        raise UserError(f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port") from None

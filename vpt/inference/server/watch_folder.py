@@ -1,4 +1,4 @@
-"""Keeps a bank in step with a folder of artifacts; those that cannot be served are named, and why stands in the log."""
+"""Keeps a bank in sync with a folder of artifacts; those that cannot be served are listed, with reasons in the log."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from vpt.utils.errors import UserError
 
 logger = logging.getLogger("vpt.inference.server")
 
-# What strangers are told. The whole reason may hold paths and text of files, so it stands in the log alone.
-REFUSED = "it cannot be served; the log of the server says why"
-ELSEWHERE = "it was made for another backbone"
-MESSAGE = 1000  # characters of a reason in the log
+# Public messages. The full reason may contain paths and text of files, so it is only logged.
+REFUSED = "it cannot be served; see the log of the server"
+ELSEWHERE = "it was trained on another backbone"
+MESSAGE = 1000  # maximum characters of a reason in the log
 BAD_NAME = "its name is not printable text in UTF-8; rename it"
 
 
@@ -28,39 +28,39 @@ BAD_NAME = "its name is not printable text in UTF-8; rename it"
 class _Stamp:
     size: int
     modified: int
-    changed: int  # a file of the same size and time of modification may be another one
+    changed: int  # a file of the same size and modification time may be another one
     inode: int
 
 
 class TaskFolder:
     """Tasks by their file or run folder: `flowers.safetensors` or `flowers/artifact.safetensors` is the task "flowers".
 
-    What it tells is replaced as a whole when something changes, so that it is read without waiting for the bank, which
-    may be loading.
+    Its public attributes are replaced as a whole when something changes, so that they can be read without waiting for
+    the bank, which may be loading.
 
     Args:
-        folder: looked at by `refresh`.
-        bank: gets the tasks.
+        folder: folder that `refresh` reads.
+        bank: bank of the tasks.
     """
 
     def __init__(self, folder: Path, bank: Bank) -> None:
         if not folder.is_dir():
-            raise UserError(f"there is no folder {folder}; give one with artifacts or run folders")
+            raise UserError(f"there is no folder {folder}; specify one with artifacts or run folders")
         self.folder = folder
         self.bank = bank
-        self.bad: Mapping[str, str] = {}  # task -> why it is not served, for strangers
-        self.tasks: Mapping[str, bytes] = {}  # task -> what is told of it, as JSON
+        self.bad: Mapping[str, str] = {}  # task -> public reason why it is not served
+        self.tasks: Mapping[str, bytes] = {}  # task -> public description, as JSON
         self._infos: dict[str, TaskInfo] = {}
         self._stamps: dict[str, _Stamp] = {}
         self._lock = threading.Lock()
 
     def classes(self, name: str) -> int:
-        """How many classes a task has."""
+        """Number of classes of a task."""
         info = self._infos.get(name)
         return 0 if info is None else len(info.classes)
 
     def refresh(self) -> set[str]:
-        """Add what is new, replace what changed, remove what is gone; the names of all of these."""
+        """Add new tasks, replace changed ones and remove deleted ones; returns the names of all of these."""
         with self._lock:
             found, unnamed = self._found()
             bad = {name: reason for name, reason in self.bad.items() if name in found}
@@ -86,7 +86,7 @@ class TaskFolder:
             return changed
 
     def _load(self, name: str, path: Path) -> str:
-        """Why a task cannot be served, or "". A task whose new file is bad goes on with its old one, in memory."""
+        """Add a task; returns why it cannot be served, or "". If a new file is invalid, the old task is kept."""
         first = self.bank.backbone_name is None
         try:
             self.bank.add(name, path)
@@ -94,20 +94,20 @@ class TaskFolder:
             logger.warning("%s is not served: %s", name, escaped(str(error))[:MESSAGE])
             return ELSEWHERE
         except Exception as error:
-            # Whatever is wrong with one file, the others are served.
+            # An error in one file must not affect the others.
             text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             logger.warning("%s is not served: %s", name, escaped(text)[:MESSAGE])
             return REFUSED
         if first and not self.bank.chosen:
             logger.info(
-                "the backbone is %s, that of the first artifact, %s; name the one to serve with --backbone",
+                "the backbone is %s, that of the first artifact, %s; specify the one to serve with --backbone",
                 self.bank.backbone_name,
                 name,
             )
         return ""
 
     def _tell(self, bad: Mapping[str, str]) -> None:
-        """Replace what is told of tasks."""
+        """Update the public description of tasks."""
         infos = {name: self.bank.info(name) for name in self.bank.names()}
         self.bad, self.tasks, self._infos = (
             bad,
@@ -116,7 +116,7 @@ class TaskFolder:
         )
 
     def _found(self) -> tuple[dict[str, Path], dict[str, str]]:
-        """Artifacts by the names of their tasks, and why others have none."""
+        """Artifacts by task name, and the reasons for those that are invalid."""
         found, unnamed = {}, {}
         for name, path in self._artifacts():
             if name.isprintable() and name == name.strip():
@@ -129,7 +129,7 @@ class TaskFolder:
         for path in sorted(self.folder.iterdir()):
             if path.name.startswith("."):
                 continue
-            # os.path, for pathlib raises where a folder may not be looked into.
+            # os.path, because pathlib raises if a folder is not accessible.
             if path.suffix == ".safetensors" and os.path.isfile(path):
                 yield path.stem, path
             elif os.path.isfile(path / "artifact.safetensors"):
@@ -137,7 +137,7 @@ class TaskFolder:
 
 
 def escaped(text: str) -> str:
-    r"""Text in one printable line, whatever a file system or a file holds.
+    r"""Escape text to one printable line.
 
     >>> escaped("caf\udce9\n")
     'caf\\xe9\\u000a'
@@ -146,7 +146,7 @@ def escaped(text: str) -> str:
 
 
 def _escape(code: int) -> str:
-    # Python reads the bytes of a name that are no UTF-8 as these.
+    # Python represents bytes of a file name that are not UTF-8 like this.
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
 
 
@@ -158,5 +158,5 @@ def _stamp(path: Path) -> _Stamp | None:
     try:
         status = path.stat()
     except OSError:
-        return None  # gone between listing and looking
+        return None  # deleted after listing
     return _Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)

@@ -1,1 +1,1 @@
-"""Detection on a frozen backbone: pyramid, torchvision's heads, an open-vocabulary head, metrics, pictures."""
+"""Detection on a frozen backbone: feature pyramid, torchvision's heads, and an open-vocabulary head."""

@@ -1,4 +1,4 @@
-"""A prompted detector: frozen backbone, prompt, pyramid and head."""
+"""Prompted detector: frozen backbone, prompt, feature pyramid and head."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ from vpt.utils.errors import UserError
 
 
 class Detector(Prompted):
-    """Takes uint8 images of any size, gives boxes.
+    """Finds boxes in uint8 images of any size.
 
-    The liveness plan keeps all patch queries in the last layer and nothing else.
+    The liveness plan computes all patch queries in the last layer and nothing else.
 
     Args:
-        backbone: loaded with `dynamic=True`.
+        backbone: backbone loaded with `dynamic=True`.
         prompt: token prompts or None.
-        head: made by `build_detector`.
-        taps: layers whose grids are read, counted from 0, in rising order.
-        owns_buffers: the whole backbone learns.
+        head: head from `build_detector`.
+        taps: layers whose patch grids are read, counted from 0, in ascending order.
+        owns_buffers: the whole backbone is trainable.
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class Detector(Prompted):
         inserted, after = ({}, "drop") if prompt is None else (prompt.inserted, prompt.after)
         self.taps = tuple(taps)
         self.steps = plan(len(tower.blocks), inserted, after, Reads(image="patches"))
-        self.__dict__["constants"] = None  # keys and values of prompts, while nothing changes
+        self.__dict__["constants"] = None  # cached keys and values of prompts
 
     def normalise(self, image: Tensor) -> Tensor:
-        """A uint8 image (3, h, w) to what the backbone expects."""
+        """Normalise a uint8 image (3, h, w) for the backbone."""
         if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
             raise ValueError(f"an image must be uint8 (3, h, w), found {image.dtype} {tuple(image.shape)}")
         return normalise(image, self.mean, self.std)
@@ -74,15 +74,15 @@ class Detector(Prompted):
         return self.backbone.grids(images, self.steps, self.taps, layers)
 
     def loss(self, images: Sequence[Tensor], targets: Sequence[Target]) -> Tensor:
-        """The loss of uint8 images (3, h, w) and their targets; boxes of crowds are left out."""
+        """The loss of uint8 images (3, h, w) and their targets; crowd boxes are ignored."""
         head: Any = self.head
         return head.loss([self.normalise(image) for image in images], [_without_crowds(target) for target in targets])
 
     @torch.no_grad()
     def detect(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
-        """Boxes (n, 4), labels (n,) and scores (n,) of uint8 images (3, h, w), in their pixels, best first.
+        """Boxes (n, 4) in pixels, labels (n,) and scores (n,) of uint8 images (3, h, w), most confident first.
 
-        An image is padded to whole patches and no further: what is found in it does not depend on the others.
+        Images are only padded to whole patches, so that the result does not depend on the other images.
         """
         head: Any = self.head
         patch = self.backbone.require_tower("patch grids").patch[0]
@@ -104,12 +104,12 @@ def _without_crowds(target: Target) -> tuple[Tensor, Tensor]:
 
 
 class PyramidDetection(nn.Module):
-    """A simple feature pyramid and a detector of torchvision over it.
+    """A simple feature pyramid with a torchvision detector.
 
     Args:
-        config: of the head.
+        config: configuration of the head.
         width: channels of a patch grid.
-        classes: of the task.
+        classes: classes of the task.
         patch: side of a patch, in pixels.
     """
 
@@ -129,20 +129,20 @@ class PyramidDetection(nn.Module):
         return losses_of(self.detector, images, boxes, labels)
 
     def detect(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
-        """Boxes, labels from 0 on, and scores."""
+        """Boxes, labels counted from 0, and scores."""
         found: list[dict[str, Tensor]] = self.detector(images)
         return [{**image, "labels": image["labels"] - first_label(self.detector)} for image in found]
 
 
 class OwlDetection(nn.Module):
-    """The open-vocabulary head over one patch grid.
+    """The open-vocabulary head on one patch grid.
 
     Args:
-        config: of the head.
-        head: what learns.
+        config: configuration of the head.
+        head: trainable part.
         text: normalised text features (K, D) of the class names.
         patch: side of a patch, in pixels.
-        templates: the texts that `text` was made of, with `{}`.
+        templates: the templates of `text`, with `{}`.
     """
 
     text: Tensor
@@ -157,7 +157,7 @@ class OwlDetection(nn.Module):
         self.__dict__["grids"] = None  # set by the detector that owns this head
 
     def _forward(self, images: list[Tensor]) -> tuple[Tensor, Tensor, tuple[int, int]]:
-        """Images of a batch padded to one size, as torchvision pads them; that size is what boxes are shares of."""
+        """Pad the images of a batch to one size, as torchvision does; boxes are relative to that size."""
         height, width = (
             math.ceil(max(image.shape[side] for image in images) / self.patch) * self.patch for side in (1, 2)
         )
@@ -169,14 +169,14 @@ class OwlDetection(nn.Module):
         return boxes, scores, (height, width)
 
     def loss(self, images: list[Tensor], targets: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """The loss after matching."""
+        """The loss of matched boxes."""
         boxes, scores, (height, width) = self._forward(images)
         scale = torch.tensor([width, height] * 2, device=boxes.device)
         wanted = [owl.box_convert(target[0] / scale, "xyxy", "cxcywh") for target in targets]
         return owl.owl_loss(boxes, scores, wanted, [target[1] for target in targets])
 
     def detect(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
-        """Boxes, labels and scores; boxes end at their own image's edge."""
+        """Boxes, labels and scores; boxes are clipped to their image."""
         boxes, scores, size = self._forward(images)
         found = []
         for number, image in enumerate(images):
@@ -190,31 +190,31 @@ class OwlDetection(nn.Module):
 
 
 def dynamic_backbone(config: RunConfig) -> Backbone:
-    """The backbone of a detector, which takes images of any size, with its text tower where the head reads names.
+    """Load the backbone of a detector for images of any size, with its text encoder if the head reads class names.
 
     Raises:
-        UserError: a backbone without patches, or one whose images have one size only.
+        UserError: a backbone without patches, or one that accepts images of one size only.
     """
     backbone = load_backbone(config.backbone, text=config.head.needs_text, dynamic=True)
     if backbone.tower is None or not backbone.any_size:
         reason = backbone.refusal or f"its patch does not divide its own size of {backbone.preprocess.size} pixels"
         raise UserError(
-            f"backbone {backbone.name} is no vision transformer that takes images of any size: {reason}; "
+            f"backbone {backbone.name} is not a vision transformer that accepts images of any size: {reason}; "
             "choose another ViT"
         )
     return backbone
 
 
 def build_detector(config: RunConfig, classes: Sequence[str], backbone: Backbone | None = None) -> Detector:
-    """Load the backbone, put prompt and head on it, mark what learns. New parameters are drawn from `train.seed`.
+    """Build a detector and mark trainable parameters. `train.seed` initialises new parameters.
 
     Args:
-        config: the run.
+        config: configuration of the run.
         classes: names of the classes.
-        backbone: one from `dynamic_backbone`; tuning changes it. Default: a fresh one.
+        backbone: a backbone from `dynamic_backbone`; tuning changes it. Default: load one.
 
     Raises:
-        UserError: a backbone without patches, layers that do not exist, scales that are unknown.
+        UserError: a backbone without patches, layers that do not exist, or unknown scales.
     """
     head = config.head
     assert isinstance(head, OwlHead | PyramidHead)
@@ -241,7 +241,7 @@ def build_detector(config: RunConfig, classes: Sequence[str], backbone: Backbone
 def detection_skeleton(
     config: RunConfig, backbone: Backbone, classes: Sequence[str]
 ) -> tuple[TokenPrompts | None, nn.Module]:
-    """Prompt and head of what `build_detector` makes, on the meta device.
+    """Prompt and head of a detector from `build_detector`, on the meta device.
 
     Raises:
         UserError: settings that do not fit the backbone.
@@ -263,10 +263,10 @@ def detection_skeleton(
 
 
 def _tokens(config: RunConfig, tower: Tower) -> TokenPrompts | None:
-    """The token prompt of a run; None where there is none.
+    """The token prompt of a run, or None.
 
     Raises:
-        UserError: it needs images of one size.
+        UserError: the prompt needs images of one size.
     """
     if not isinstance(config.prompt, TokenPrompt):
         return None
@@ -279,7 +279,7 @@ def _tokens(config: RunConfig, tower: Tower) -> TokenPrompts | None:
 
 
 def _check_head(head: OwlHead | PyramidHead, backbone: Backbone) -> None:
-    """Refuse scales that are unknown, and sizes of images with more patches than attention can take."""
+    """Refuse unknown scales, and image sizes with too many patches for attention."""
     scales = [] if isinstance(head, OwlHead) else head.scales
     if wrong := [scale for scale in scales if scale not in SCALES]:
         raise UserError(f"head.scales has {wrong[0]}; known: {', '.join(map(str, SCALES))}")

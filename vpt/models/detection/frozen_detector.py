@@ -1,4 +1,4 @@
-"""A frozen detector of torchvision with a pixel prompt in front: nothing of it changes but what it sees."""
+"""A frozen torchvision detector with a pixel prompt: only the input pixels are trained."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from vpt.utils.errors import UserError, nearest
 
 
 class FrozenDetector(Prompted):
-    """Takes uint8 images of any size, gives boxes in the task's classes.
+    """Finds boxes of the task's classes in uint8 images of any size.
 
-    The prompt is made for a square and stretched to each image.
+    The prompt is a square that is resized to each image.
 
     Args:
-        backbone: the whole detector.
+        backbone: the complete detector.
         prompt: pixel prompt or None.
-        classes: label of the detector for each class of the task.
+        classes: the detector's label of each class of the task.
     """
 
     def __init__(self, backbone: Backbone, prompt: PixelPrompts | None, classes: Sequence[int]) -> None:
@@ -41,7 +41,7 @@ class FrozenDetector(Prompted):
         self.register_buffer("labels", torch.tensor(list(classes)), persistent=False)
 
     def prompted(self, image: Tensor) -> Tensor:
-        """A uint8 image (3, h, w) under the prompt, pixels from 0 to 1."""
+        """A uint8 image (3, h, w) with the prompt, as pixels from 0 to 1."""
         pixels = image.float() / 255
         if not isinstance(self.prompt, PixelPrompts):
             return pixels
@@ -54,7 +54,7 @@ class FrozenDetector(Prompted):
         return lay(pixels[None], canvas, mask, zero, one, "raw", self.prompt.config.squash)[0]
 
     def loss(self, images: Sequence[Tensor], targets: Sequence[Target]) -> Tensor:
-        """The sum of the detector's own losses; its statistics stay as they are."""
+        """The sum of the detector's own losses; its batch statistics do not change."""
         net: Any = self.backbone.net
         net.train()
         for module in net.modules():
@@ -70,11 +70,11 @@ class FrozenDetector(Prompted):
 
     @torch.no_grad()
     def detect(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
-        """Boxes (n, 4), labels (n,) and scores (n,) of uint8 images; classes that are not the task's are left out."""
+        """Boxes (n, 4), labels (n,) and scores (n,) of uint8 images; other classes than the task's are ignored."""
         self.eval()
         net: Any = self.backbone.net
         found = []
-        # SSD brings images to one size; the others pad a batch to its largest.
+        # SSD resizes images to one size; the others pad a batch to the largest image.
         fixed = net.transform.fixed_size
         for image in each_with_its_like(
             images,
@@ -90,10 +90,10 @@ class FrozenDetector(Prompted):
 
 
 def build_frozen(config: RunConfig, classes: Sequence[str]) -> FrozenDetector:
-    """Load the detector and put a pixel prompt in front.
+    """Load the detector and add a pixel prompt.
 
     Raises:
-        UserError: a name that does not exist, weights that cannot be had, classes the detector does not know.
+        UserError: the name does not exist, the weights are not available, or the detector does not have the classes.
     """
     assert isinstance(config.head, NativeHead)
     backbone, names = load_detector(config.backbone, config.head)
@@ -103,10 +103,10 @@ def build_frozen(config: RunConfig, classes: Sequence[str]) -> FrozenDetector:
         prompt: PixelPrompts | None = None
         if isinstance(config.prompt, PixelPrompt):
             if config.prompt.shrink or config.prompt.space != "raw":
-                raise UserError("in front of a detector prompts are added to raw pixels; leave out shrink and space")
+                raise UserError("prompts of a detector are added to raw pixels; leave out shrink and space")
             prompt = PixelPrompts(config.prompt, config.head.size or 320)
         elif not isinstance(config.prompt, NoPrompt):
-            raise UserError(f"head=native takes prompt=pixel or none, not {config.prompt.kind}")
+            raise UserError(f"head=native supports prompt=pixel or none, not {config.prompt.kind}")
     return FrozenDetector(backbone, prompt, labels)
 
 
@@ -120,7 +120,7 @@ def load_detector(config: BackboneConfig, head: NativeHead) -> tuple[Backbone, t
     if not config.name.startswith(TORCHVISION) or name not in known:
         choices = [TORCHVISION + each for each in known]
         raise UserError(
-            f"head=native needs a detector of torchvision{nearest(config.name, choices)}; known: {', '.join(choices)}"
+            f"head=native needs a torchvision detector{nearest(config.name, choices)}; known: {', '.join(choices)}"
         )
     weights = get_model_weights(name).DEFAULT
     wants_download = config.pretrained is not False and config.weights is None
@@ -133,7 +133,7 @@ def load_detector(config: BackboneConfig, head: NativeHead) -> tuple[Backbone, t
         load_strictly(net, read_weights(Path(config.weights)), config)
     net.transform.min_size = (head.size or 320,)
     net.transform.max_size = int(head.longest * (head.size or 320))
-    last = getattr(net, "roi_heads", net)  # Faster R-CNN chooses its boxes in its second stage
+    last = getattr(net, "roi_heads", net)  # Faster R-CNN selects boxes in its second stage
     for key, value in (("score_thresh", head.score), ("nms_thresh", head.overlap), ("detections_per_img", head.boxes)):
         if value is not None:
             setattr(last, key, value)
@@ -147,7 +147,7 @@ def _label(name: str, mapping: Mapping[str, str], names: Sequence[str], backbone
     theirs = mapping.get(name, name)
     if theirs not in names:
         raise UserError(
-            f"{backbone} knows no class '{theirs}'{nearest(theirs, names)}; say which of its classes stands for it, "
+            f"{backbone} has no class '{theirs}'{nearest(theirs, names)}; map it to one of its classes, "
             f"as in head.classes='{{{name}: dog}}'"
         )
     return list(names).index(theirs)

@@ -1,4 +1,4 @@
-"""Images of one size go through a detector together."""
+"""Batches of images of equal size, for detectors."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ T = TypeVar("T")
 def each_with_its_like(
     images: Sequence[T], kind: Callable[[T], Hashable], find: Callable[[list[T]], Sequence[Any]]
 ) -> list[Any]:
-    """What `find` gives for each image, in their order; images of one kind are given to it together.
+    """Apply `find` to batches of images of the same kind; returns results in the order of the images.
 
-    A batch of several sizes would be padded to the largest, and attention sees the padding: what is found in an image
-    would depend on those beside it.
+    A batch of several sizes would be padded to the largest, and attention sees the padding: the result of an image
+    would depend on the others in its batch.
 
     >>> each_with_its_like(["a", "bb", "c"], len, lambda some: [(image, len(some)) for image in some])
     [('a', 2), ('bb', 1), ('c', 2)]

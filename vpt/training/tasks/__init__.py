@@ -1,4 +1,4 @@
-"""The tasks, and which one a configuration means. A task's modules are imported when a run needs it."""
+"""Tasks, and the task of a configuration. The modules of a task are imported when a run needs them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TASKS = {
 
 
 def task_of(config: RunConfig) -> Task:
-    """The task that a configuration names.
+    """The task of a configuration.
 
     >>> type(task_of(RunConfig())).__name__
     'Classification'

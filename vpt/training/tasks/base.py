@@ -1,4 +1,4 @@
-"""What a task must say of itself, so that runs, resuming, budgets and artifacts are the same for all."""
+"""Interface of tasks, so that training, resuming, estimates and artifacts work the same for all of them."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from vpt.training.step import Batches, Objective
 
 
 class Closing(Protocol):
-    """A loader with worker processes to end."""
+    """A loader with worker processes that must be closed."""
 
     def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
 class TrainingParts:
-    """What a task gives the trainer.
+    """Parts of a task that the trainer uses.
 
     Args:
-        batches: of an epoch.
-        objective: what a step minimises.
-        validate: metrics of the validation split under the model's present weights; None where there is no such split.
-        before_epoch: called with the number of an epoch that begins, counted from 0.
-        loaders: closed after training.
+        batches: batches of an epoch.
+        objective: training objective of a step.
+        validate: computes metrics of the current weights on the validation split; None without such a split.
+        before_epoch: called with the number of the epoch, counted from 0, before it starts.
+        loaders: loaders to close after training.
     """
 
     batches: Batches
@@ -46,7 +46,7 @@ class TrainingParts:
 
 
 class Task(Protocol):
-    """A kind of prediction: classification, detection."""
+    """Interface of a task, such as classification or detection."""
 
     def load(self, config: RunConfig) -> LabelledData: ...
     def load_measured(self, config: RunConfig, asked: Asked) -> tuple[LabelledData, str]: ...
@@ -57,7 +57,7 @@ class Task(Protocol):
     def begin(self, model: Prompted, setting: Setting) -> Baseline | None: ...
     def finish(self, model: Prompted, setting: Setting) -> None: ...
     def untrained(self, model: Prompted, setting: Setting) -> tuple[Prompted, Setting]: ...
-    def learns(self, model: Prompted) -> bool: ...
+    def is_trainable(self, model: Prompted) -> bool: ...
     def training_parts(self, model: Prompted, setting: Setting) -> TrainingParts: ...
     def measure(
         self, model: Prompted, setting: Setting, records: Sequence[Record], split: str, folder: Path | None = None

@@ -1,4 +1,4 @@
-"""Classification: the model, what a step minimises, and what is measured."""
+"""Classification: model, training objective, and evaluation."""
 
 from __future__ import annotations
 
@@ -32,42 +32,42 @@ from vpt.training.predict_loop import collect, inference
 from vpt.training.regularizers import REGULATED, build_objective
 from vpt.training.step import Batches, Forward
 from vpt.training.tasks.base import TrainingParts
-from vpt.training.tasks.fit_heads import make_head, map_by_frequency, settle_head
+from vpt.training.tasks.fit_heads import finish_head, make_head, map_by_frequency
 from vpt.training.tasks.probe import fit_head, without_prompt
 from vpt.utils import plotting
 from vpt.utils.distributed import ranks
 
-INIT_IMAGES = 64  # images whose patch tokens a data-driven start draws on
+INIT_IMAGES = 64  # images whose patch tokens a data-driven initialisation uses
 
 
 class Classification:
-    """The task of `task=classification`, with one label an image or several."""
+    """The task of `task=classification`, with one or several labels per image."""
 
     def load(self, config: RunConfig) -> LabelledData:
-        """Read the data set; no image is opened."""
+        """Read the data set without opening images."""
         check_backbone(config.backbone)
         return load_data(config.data).with_window(config.data.window)
 
     def load_measured(self, config: RunConfig, asked: Asked) -> tuple[LabelledData, str]:
-        """Read what a finished artifact is measured on; no image is opened."""
+        """Read the data that an artifact is evaluated on, without opening images."""
         check_backbone(config.backbone)
         data, split = load_measured(config.data, asked)
         return data.with_window(config.data.window), split
 
     def backbone(self, config: RunConfig) -> Backbone:
-        """The backbone that `build` puts a prompt and a head on, loaded anew."""
+        """Load the backbone to which `build` adds a prompt and a head."""
         return backbone_for(config)
 
     def build(self, config: RunConfig, classes: Sequence[str], backbone: Backbone | None = None) -> PromptedModel:
-        """The model, on a backbone that is loaded already or on a fresh one."""
+        """Build the model, on an already loaded backbone or on a new one."""
         return build_model(config, backbone or self.backbone(config), classes)
 
     def metric(self, data: LabelledData) -> str:
-        """The metric by which epochs are ranked; larger is better."""
+        """The metric that ranks epochs; larger is better."""
         return scores.main_metric(data.multilabel)
 
     def check(self, model: Prompted, setting: Setting) -> None:
-        """Tell what is wrong with augmentation or loss, before anything is computed or written.
+        """Check augmentation and loss before anything is computed or written.
 
         Raises:
             UserError: an augmentation that does not exist or fails, or class weights that do not fit the classes.
@@ -77,10 +77,10 @@ class Classification:
         loss_for(setting)
 
     def begin(self, model: Prompted, setting: Setting) -> Baseline | None:
-        """Bring a fresh model to where training starts: prompts and heads that are made from data.
+        """Initialise the prompts and heads of a new model that are computed from data.
 
         Returns:
-            The linear probe, where the head starts from one.
+            The linear probe, if the head is initialised by one.
         """
         assert isinstance(model, PromptedModel)
         config, records = setting.config, setting.data.train
@@ -95,31 +95,31 @@ class Classification:
         return fit_head(model, setting)
 
     def untrained(self, model: Prompted, setting: Setting) -> tuple[Prompted, Setting]:
-        """The model that `begin` measured, and its setting."""
+        """The model that `begin` evaluated, and its context."""
         assert isinstance(model, PromptedModel)
         return without_prompt(model, setting)
 
     def finish(self, model: Prompted, setting: Setting) -> None:
-        """What is settled after training."""
+        """Choose the parameters that are fitted after training."""
         assert isinstance(model, PromptedModel)
-        settle_head(model, setting)
+        finish_head(model, setting)
 
-    def learns(self, model: Prompted) -> bool:
-        """Whether a run with this model makes sense: something learns, or is made from data."""
+    def is_trainable(self, model: Prompted) -> bool:
+        """Whether the model has trainable parameters, or parts that are computed from data."""
         return any(True for _ in model.trainable()) or isinstance(model.head, TipAdapter)
 
     def training_parts(self, model: Prompted, setting: Setting) -> TrainingParts:
-        """Batches, objective and validation of a run."""
+        """Create batches, objective and validation of a run."""
         assert isinstance(model, PromptedModel)
         config, data = setting.config, setting.data
         train_loader = setting.training_loader(model)
-        val_loader = setting.loader(model, data.val, "val", dealt=True) if data.val else None
+        val_loader = setting.loader(model, data.val, "val", distributed=True) if data.val else None
         loaders = [loader for loader in (train_loader, val_loader) if loader is not None]
         train_batches: Batches = train_loader
         val_batches: Batches | None = val_loader
         forward: Forward = model
         if model.prompt is None and isinstance(config.tuning, FrozenTuning) and config.data.augment == "none":
-            setting.console.say("nothing before the head learns and no augmentation: features are computed once")
+            setting.console.say("backbone is frozen and there is no prompt or augmentation: features are computed once")
             train_batches = _features(setting, model, "train")
             val_batches = _features(setting, model, "val") if data.val else None
             forward = model.head
@@ -146,9 +146,9 @@ class Classification:
     def measure(
         self, model: Prompted, setting: Setting, records: Sequence[Record], split: str, folder: Path | None = None
     ) -> dict[str, Any]:
-        """Metrics of a trained model on records; with a folder, its answers are written there as a CSV."""
+        """Metrics of a trained model on records; with a folder, predictions are written there as CSV."""
         assert isinstance(model, PromptedModel)
-        loader: Loader = setting.loader(model, records, split, dealt=True)
+        loader: Loader = setting.loader(model, records, split, distributed=True)
         try:
             logits, labels = _scored(inference(model), loader, setting, split)
         finally:
@@ -161,21 +161,21 @@ class Classification:
         return measured
 
     def trial(self, model: Prompted, count: int, device: torch.device) -> Tensor:
-        """The loss of a pass over `count` blank images, for counting what it keeps."""
+        """The loss of a pass over `count` blank images, for estimating memory."""
         assert isinstance(model, PromptedModel)
         size = model.image_size
         out = model(torch.zeros(count, 3, size, size, dtype=torch.uint8, device=device))
         return nn.functional.cross_entropy(out.float(), torch.zeros(count, dtype=torch.long, device=device))
 
     def pictures(self, model: Prompted, setting: Setting, measured: dict[str, Any], folder: Path) -> None:
-        """Pictures of a finished run beside its curves."""
+        """Plots of a finished run besides its training curves."""
         shown = measured.get("test") or measured.get("val")
         if shown and "confusion" in shown:
             plotting.confusion_png(shown["confusion"], setting.data.classes, folder / "confusion.png")
 
 
 def loss_for(setting: Setting) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss of a run: with its smoothing and class weights."""
+    """The loss function of a run, with its label smoothing and class weights."""
     data, config = setting.data, setting.config
     counts = [0] * len(data.classes)
     for record in data.train:
@@ -187,12 +187,12 @@ def loss_for(setting: Setting) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def _replayed(model: PromptedModel, setting: Setting) -> Forward:
-    """The model's pass in training, replayed from a CUDA graph where there is a GPU and nothing speaks against it."""
+    """The model's forward pass in training, replayed from a CUDA graph on a GPU if possible."""
     train = setting.config.train
     small = model.backbone.tower is not None and not isinstance(setting.config.tuning, FullTuning)
     if setting.device.type != "cuda" or train.compile == "none" or train.recompute or train.shard or not small:
         return model
-    # As large as the batches of this process, or parts of them, will be.
+    # As large as the batches of this process, or their parts.
     count = min(train.batch_size, len(setting.data.train))
     count = -(-count // (ranks().count * train.accumulate))
     example = torch.zeros(count, 3, model.image_size, model.image_size, dtype=torch.uint8, device=setting.device)
@@ -223,7 +223,7 @@ def _features(setting: Setting, model: PromptedModel, split: str) -> FeatureLoad
 
 
 def _scored(forward: Forward, loader: Batches, setting: Setting, split: str) -> tuple[Tensor, Tensor]:
-    return collect(forward, loader, setting.device, setting.autocast, setting.console, f"measuring {split}")
+    return collect(forward, loader, setting.device, setting.autocast, setting.console, f"evaluating {split}")
 
 
 def _metrics(logits: Tensor, labels: Tensor, setting: Setting) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Detection: the model, what a step minimises, and what is measured."""
+"""Detection: model, training objective, and evaluation."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from vpt.utils.atomic_io import write_json
 from vpt.utils.distributed import gathered_list, ranks
 from vpt.utils.errors import UserError
 
-INIT_IMAGES = 32  # images whose patch tokens a data-driven start draws on
+INIT_IMAGES = 32  # images whose patch tokens a data-driven initialisation uses
 Found = dict[str, Tensor]
 
 
@@ -42,33 +42,33 @@ class Detection:
     """The task of `task=detection`."""
 
     def load(self, config: RunConfig) -> LabelledData:
-        """Read the data set; headers of images are opened where boxes are shares of them."""
+        """Read the data set; image headers are read if boxes are relative to the image size."""
         require_metrics()
         return load_boxes(config.data).with_window(config.data.window)
 
     def load_measured(self, config: RunConfig, asked: Asked) -> tuple[LabelledData, str]:
-        """Read what a finished artifact is measured on."""
+        """Read the data that an artifact is evaluated on."""
         require_metrics()
         data, split = load_boxes_measured(config.data, asked)
         return data.with_window(config.data.window), split
 
     def backbone(self, config: RunConfig) -> Backbone | None:
-        """The backbone that `build` puts a prompt and a head on, loaded anew; None for a whole detector, whose training
-        mode changes what it is."""
+        """Load the backbone to which `build` adds a prompt and a head; None for a complete detector, which behaves
+        differently in training mode."""
         return None if isinstance(config.head, NativeHead) else dynamic_backbone(config)
 
     def build(self, config: RunConfig, classes: Sequence[str], backbone: Backbone | None = None) -> Prompted:
-        """The model, on a backbone that is loaded already or on a fresh one."""
+        """Build the model, on an already loaded backbone or on a new one."""
         if isinstance(config.head, NativeHead):
             return build_frozen(config, classes)
         return build_detector(config, classes, backbone)
 
     def metric(self, data: LabelledData) -> str:
-        """The metric by which epochs are ranked; larger is better."""
+        """The metric that ranks epochs; larger is better."""
         return "map"
 
     def check(self, model: Prompted, setting: Setting) -> None:
-        """Tell what is wrong with the augmentation, before anything is computed or written.
+        """Check the augmentation before anything is computed or written.
 
         Raises:
             UserError: an augmentation that does not exist.
@@ -76,7 +76,7 @@ class Detection:
         _training_transform(model, setting)
 
     def begin(self, model: Prompted, setting: Setting) -> Baseline | None:
-        """Prompts that start from images see them as squares of the backbone's own size."""
+        """Initialise prompts that are computed from images, as squares of the backbone's own size."""
         config = setting.config
         if not isinstance(model.prompt, TokenPrompts) or not wants_images(config.prompt):
             return None
@@ -94,18 +94,18 @@ class Detection:
         return None
 
     def untrained(self, model: Prompted, setting: Setting) -> tuple[Prompted, Setting]:
-        """The model as it is: nothing was measured before training."""
+        """The model itself: nothing was evaluated before training."""
         return model, setting
 
     def finish(self, model: Prompted, setting: Setting) -> None:
-        """Nothing is settled after training."""
+        """Nothing is fitted after training."""
 
-    def learns(self, model: Prompted) -> bool:
-        """Whether anything learns."""
+    def is_trainable(self, model: Prompted) -> bool:
+        """Whether the model has trainable parameters."""
         return any(True for _ in model.trainable())
 
     def training_parts(self, model: Prompted, setting: Setting) -> TrainingParts:
-        """Batches, objective and validation of a run."""
+        """Create batches, objective and validation of a run."""
         detector = _detector(model)
         data = setting.data
         loader = box_loader(setting, _training_transform(model, setting), data.train, "train", shuffle=True)
@@ -121,8 +121,8 @@ class Detection:
     def measure(
         self, model: Prompted, setting: Setting, records: Sequence[Record], split: str, folder: Path | None = None
     ) -> dict[str, Any]:
-        """COCO's metrics of a trained model, in pixels of the photos; with a folder, its boxes are written there."""
-        predicted, wanted = predictions(model, setting, records, split, dealt=True)
+        """COCO metrics of a trained model, in pixels of the images; with a folder, its boxes are written there."""
+        predicted, wanted = predictions(model, setting, records, split, distributed=True)
         measured = detection_metrics(predicted, wanted, setting.data.classes)
         if folder is not None:
             write_json(folder / f"predictions-{split}.json", _rows(records, predicted, setting.data.classes))
@@ -130,7 +130,7 @@ class Detection:
         return measured
 
     def trial(self, model: Prompted, count: int, device: torch.device) -> Tensor:
-        """The loss of a pass over `count` blank images with one box each, for counting what it keeps."""
+        """The loss of a pass over `count` blank images with one box each, for estimating memory."""
         side = _side(model)
         box = torch.tensor([[0.25, 0.25, 0.75, 0.75]], device=device) * side
         zero = torch.zeros(1, dtype=torch.int64, device=device)
@@ -142,9 +142,9 @@ class Detection:
         return loss
 
     def pictures(self, model: Prompted, setting: Setting, measured: dict[str, Any], folder: Path) -> None:
-        """Precision over recall, and photos with predicted boxes beside true ones."""
+        """Precision-recall curves, and images with predicted and true boxes."""
         split = next((split for split in ("test", "val") if measured.get(split)), None)
-        if split is None:  # validation was joined to training, and test is left alone
+        if split is None:  # validation was merged into training, and test is not used
             return
         detection_plots.precision_png(measured[split]["precision"], folder / "precision-recall.png")
         records = [record for record in setting.data.split(split) if isinstance(record, BoxRecord)][:12]
@@ -155,14 +155,14 @@ class Detection:
 
 
 def sizes(config: RunConfig, model: Prompted) -> tuple[int, int]:
-    """Short and longest side of images, in pixels."""
+    """Short side and maximum long side of images, in pixels."""
     head: Any = config.head
     size = head.size or _side(model)
     return size, int(size * head.longest)
 
 
 def _side(model: Prompted) -> int:
-    """Side of images when none is asked for: twice the backbone's own."""
+    """Default short side of images: twice the backbone's image size."""
     own = model.backbone.preprocess.size
     return own if isinstance(model, FrozenDetector) else 2 * own
 
@@ -182,9 +182,10 @@ def box_loader(
     records: Sequence[Record],
     split: str = "",
     shuffle: bool = False,
-    dealt: bool = False,
+    distributed: bool = False,
 ) -> Loader:
-    """Batches of records with boxes; whole batches dealt out to all processes, or all of them to each."""
+    """Batches of records with boxes. `distributed` splits whole batches across processes; otherwise every process gets
+    all of them."""
     config = setting.config
     if not all(isinstance(record, BoxRecord) for record in records):
         raise UserError(f"{config.data.path} has no boxes; choose task=classification")
@@ -198,30 +199,30 @@ def box_loader(
         workers=default_workers() if config.data.workers is None else config.data.workers,
         cache=setting.caches.get(split),
         max_pixels=config.data.max_pixels,
-        rank=ranks().rank if dealt else 0,
-        ranks=ranks().count if dealt else 1,
+        rank=ranks().rank if distributed else 0,
+        ranks=ranks().count if distributed else 1,
         whole=True,
         epochs=(config.train.epochs or 1) if shuffle else 1,
     )
 
 
 def predictions(
-    model: Prompted, setting: Setting, records: Sequence[Record], split: str = "", dealt: bool = False
+    model: Prompted, setting: Setting, records: Sequence[Record], split: str = "", distributed: bool = False
 ) -> tuple[list[Found], list[Found]]:
-    """Predicted and true boxes of records in pixels of the photos, on the CPU.
+    """Predicted and true boxes of records in pixels of the images, on the CPU.
 
     Args:
         model: a detector.
-        setting: of the run.
-        records: with boxes.
-        split: whose records these are, all of them; "" for others.
-        dealt: several processes are here, and each finds boxes in its share of the batches.
+        setting: context of the run.
+        records: records with boxes.
+        split: the split that consists of these records; "" for others.
+        distributed: split the batches across processes.
     """
     detector = _detector(model)
-    loader = box_loader(setting, BoxTransform(*sizes(setting.config, model)), records, split, dealt=dealt)
+    loader = box_loader(setting, BoxTransform(*sizes(setting.config, model)), records, split, distributed=distributed)
     predicted: list[Found] = []
     index = [torch.zeros(0, dtype=torch.int64)]
-    with setting.console.progress(len(loader), f"measuring {split}".rstrip()) as bar:
+    with setting.console.progress(len(loader), f"evaluating {split}".rstrip()) as bar:
         for batch in loader.epoch(0):
             with setting.autocast():
                 found = detector.detect([image.to(setting.device) for image in batch.images])
@@ -229,14 +230,14 @@ def predictions(
             index.append(batch.index)
             bar.advance(1, images=len(batch.images))
     loader.close()
-    if dealt:
+    if distributed:
         predicted = gathered_list(predicted, torch.cat(index))
     wanted = [true_boxes(record) for record in records]
     return predicted, wanted
 
 
 def true_boxes(record: Record) -> Found:
-    """The boxes of a record in pixels of the photo, as `detection_metrics` takes them."""
+    """The boxes of a record in pixels of the image, in the form expected by `detection_metrics`."""
     assert isinstance(record, BoxRecord)
     return {
         "boxes": torch.tensor(record.boxes, dtype=torch.float32).reshape(-1, 4),
@@ -247,14 +248,14 @@ def true_boxes(record: Record) -> Found:
 
 
 def restored(found: Found, image: Tensor, target: Target) -> Found:
-    """Boxes in pixels of the photo instead of the resized image."""
+    """Boxes in pixels of the original instead of the resized image."""
     scale = torch.tensor([target.width / image.shape[2], target.height / image.shape[1]] * 2)
     boxes = found["boxes"].float().cpu() * scale
     return {"boxes": boxes, "scores": found["scores"].float().cpu(), "labels": found["labels"].cpu()}
 
 
 def _rows(records: Sequence[Record], predicted: Sequence[Found], classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Boxes of each image, as `vpt predict --format json` has them."""
+    """Boxes of each image, in the format of `vpt predict --format json`."""
     rows = []
     for record, found in zip(records, predicted, strict=True):
         parts = zip(found["boxes"].tolist(), found["scores"].tolist(), found["labels"].tolist())

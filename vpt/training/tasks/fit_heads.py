@@ -1,4 +1,4 @@
-"""Heads that are made from data instead of trained: label mappings, and a Tip-Adapter's cache."""
+"""Heads that are computed from data instead of trained: label mappings and Tip-Adapter."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from vpt.utils.errors import UserError
 
 
 def make_head(model: PromptedModel, setting: Setting) -> None:
-    """Fill a head that is made from data before training."""
+    """Compute a head from data before training."""
     head, config, data = model.head, setting.config.head, setting.data
     if isinstance(head, TipAdapter | LabelMap) and data.multilabel:
-        raise UserError(f"head.kind={config.kind} needs one label an image; choose head=linear for several")
+        raise UserError(f"head.kind={config.kind} needs one label per image; choose head=linear for several")
     if isinstance(head, TipAdapter):
         _remember(head, model, setting)
     if not isinstance(head, LabelMap) or not isinstance(config, LabelMapHead):
@@ -43,7 +43,7 @@ def make_head(model: PromptedModel, setting: Setting) -> None:
 
 
 def map_by_frequency(model: PromptedModel, setting: Setting) -> None:
-    """Map source classes by what the backbone takes the training images for, under the prompt as it is."""
+    """Map source classes by the backbone's predictions on the training images, with the current prompt."""
     assert isinstance(model.head, LabelMap)
     loader = setting.loader(model, setting.data.train, "train")
     model.eval()
@@ -59,7 +59,7 @@ def map_by_frequency(model: PromptedModel, setting: Setting) -> None:
 
 
 def _map_by_names(model: PromptedModel, head: LabelMapHead, classes: Sequence[str]) -> Tensor:
-    """Map source classes by the likeness of their names in a CLIP's text tower."""
+    """Map source classes by the similarity of their names under CLIP's text encoder."""
     file = Path(head.text_pretrained)
     config = BackboneConfig(
         name=f"{OPEN_CLIP}{head.text}",
@@ -75,13 +75,13 @@ def _map_by_names(model: PromptedModel, head: LabelMapHead, classes: Sequence[st
 
 @torch.no_grad()
 def _remember(head: TipAdapter, model: PromptedModel, setting: Setting) -> None:
-    """Make a Tip-Adapter's cache: the mean of each training image's features over augmented views."""
+    """Compute the cache of Tip-Adapter: mean features of each training image over augmented views."""
     config, records = setting.config, setting.data.train
     assert isinstance(config.head, TipHead)
     loader = setting.loader(model, records, "train", training=True)
     model.eval()
     total = torch.zeros(len(records), head.fixed.shape[1], device=setting.device)
-    # Without augmentation every view is the same.
+    # Without augmentation all views are equal.
     passes = 1 if config.data.augment == "none" else config.head.passes
     for number in range(passes):
         for batch in loader.epoch(number):
@@ -92,8 +92,8 @@ def _remember(head: TipAdapter, model: PromptedModel, setting: Setting) -> None:
     head.remember(total / passes, torch.tensor([record.labels[0] for record in records]))
 
 
-def settle_head(model: PromptedModel, setting: Setting) -> None:
-    """What is settled after training, on validation images: a Tip-Adapter's two numbers."""
+def finish_head(model: PromptedModel, setting: Setting) -> None:
+    """Choose alpha and beta of a Tip-Adapter on validation images, after training."""
     head, config = model.head, setting.config.head
     if not isinstance(head, TipAdapter) or not isinstance(config, TipHead) or not setting.data.val:
         return

@@ -1,4 +1,4 @@
-"""The head that a run starts from, fitted to features before the first step, and the probe that counts as epoch 0."""
+"""Initial head of a run, fitted to features before the first step, and the linear probe that counts as epoch 0."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from vpt.training.losses import class_weights
 from vpt.training.predict_loop import collect
 from vpt.training.step import Forward
 
-MOST_IMAGES = 20_000  # that a head is fitted to
-MOST_WORK = 2e9  # multiplications of one evaluation of the fit's objective
-# Training starts from a head at least this regularised. The probe itself often fits its images without a mistake; from
-# there prompts get hardly a gradient and learn little (benchmarks/accuracy/suite, docs/defaults.md).
+MOST_IMAGES = 20_000  # maximum number of images that a head is fitted to
+MOST_WORK = 2e9  # maximum number of multiplications per evaluation of the objective
+# Minimum regularisation of the initial head. The probe itself often fits its images without error; starting from it,
+# prompts get almost no gradient and learn little (benchmarks/accuracy/suite, docs/defaults.md).
 START_STRENGTH = 1.0
 
 
 def fits_head(config: RunConfig) -> bool:
-    """Whether a run's head is fitted to features before training.
+    """Whether the head of a run is fitted to features before training.
 
     >>> from vpt.config import load_config
     >>> fits_head(load_config()), fits_head(load_config(overrides=["head.init=small"]))
@@ -39,10 +39,10 @@ def fits_head(config: RunConfig) -> bool:
 
 
 def fit_head(model: PromptedModel, setting: Setting) -> Baseline | None:
-    """Fit the model's linear head by logistic regression; None where the settings do not ask for it.
+    """Fit the model's linear head by logistic regression; None if the settings do not ask for it.
 
-    Features are those of the backbone without token prompts: random prompts disturb them, and the head with them. The
-    strength of the L2 penalty is chosen on validation, or by cross-validation where there is no such split.
+    The features are those of the backbone without token prompts, because random prompts would perturb them. The
+    strength of the L2 penalty is chosen on validation, or by cross-validation without such a split.
     """
     if not fits_head(setting.config):
         return None
@@ -58,7 +58,7 @@ def fit_head(model: PromptedModel, setting: Setting) -> Baseline | None:
     score = None
     if val is None:
         probe = cross_validated(features.numpy(), targets)
-        console.say(f"head: logistic regression on {len(features)} images' features (L2 {probe.strength:.2g})")
+        console.say(f"head: logistic regression on features of {len(features)} images (L2 {probe.strength:.2g})")
     else:
         val_targets = Targets.of(val[1].numpy(), len(data.classes))
         probe = validated(features.numpy(), targets, val[0].numpy(), val_targets)
@@ -79,7 +79,7 @@ def fit_head(model: PromptedModel, setting: Setting) -> Baseline | None:
 
 
 def without_prompt(model: PromptedModel, setting: Setting) -> tuple[PromptedModel, Setting]:
-    """The model that epoch 0 measured: its head on the backbone without token prompts."""
+    """The model of epoch 0: its head on the backbone without token prompts."""
     if not _leaves_out_prompt(model):
         return model, setting
     probe = PromptedModel(model.backbone, None, model.head, model.pool, model.owns_buffers).to(setting.device)
@@ -87,12 +87,12 @@ def without_prompt(model: PromptedModel, setting: Setting) -> tuple[PromptedMode
 
 
 def _leaves_out_prompt(model: PromptedModel) -> bool:
-    """Whether features can be computed without the prompt: not where the head reads its tokens."""
+    """Whether features can be computed without the prompt; not if the head reads prompt tokens."""
     return isinstance(model.prompt, TokenPrompts) and model.pool in ("native", "cls", "avg")
 
 
 def _reader(model: PromptedModel) -> Forward:
-    """uint8 images to the features that the probe is fitted to."""
+    """Map uint8 images to the features that the probe is fitted to."""
     if not _leaves_out_prompt(model):
         layers = model.constants()
         return lambda images: model.features(images, layers)
@@ -101,7 +101,7 @@ def _reader(model: PromptedModel) -> Forward:
 
 
 def _chosen(model: PromptedModel, setting: Setting) -> Sequence[Record]:
-    """The training images that the head is fitted to: all, or as many at random as take a bearable time."""
+    """Training images that the head is fitted to: all, or a random subset that limits the time."""
     records, classes = setting.data.train, len(setting.data.classes)
     last = _last(model)
     most = min(MOST_IMAGES, max(10 * classes, int(MOST_WORK / (last.in_features * classes))))
@@ -115,7 +115,7 @@ def _collected(
     model: PromptedModel, setting: Setting, read: Forward, records: Sequence[Record], split: str
 ) -> tuple[Tensor, Tensor]:
     whole = len(records) == len(setting.data.split(split))
-    loader = setting.loader(model, records, split if whole else "", dealt=True)
+    loader = setting.loader(model, records, split if whole else "", distributed=True)
     try:
         return collect(read, loader, setting.device, setting.autocast, setting.console, f"features of {split}")
     finally:
@@ -131,7 +131,7 @@ def _last(model: PromptedModel) -> nn.Linear:
 
 @torch.no_grad()
 def _put(model: PromptedModel, fitted: Logistic) -> None:
-    """Make a fit the model's head."""
+    """Copy a fit into the model's head."""
     last = _last(model)
     for parameter, value in zip((last.weight, last.bias), fitted.folded(), strict=True):
         parameter.copy_(torch.from_numpy(value))
