@@ -189,7 +189,7 @@ REFUSED: dict[str, tuple[int | None, dict[str, Tensor | None], str]] = {
     "unknown tensors": (
         2,
         {"enc.transformer.prompt_embeddings_tb": numbers(1, 5)},
-        "contains unknown tensors: enc.transformer.prompt_embeddings_tb",
+        "contains unknown tensors: prompt_embeddings_tb",
     ),
     "biases that learned": (2, {f"{LAYER}.1.attn.key.bias": numbers(WIDTH)}, r"key\.bias' differs"),
     "a class row that learned": (2, {"enc.transformer.embeddings.cls_token": numbers(1, 1, WIDTH)}, "token' differs"),
