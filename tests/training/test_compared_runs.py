@@ -89,7 +89,7 @@ def test_tunings_are_trained_next_to_a_run(shapes: Path, tmp_path: Path, caplog:
         assert (config.prompt.kind, config.tuning.kind) == wanted
     lines = caplog.text
     assert lines.count("is trained together with deep prompts; without prompts: add prompt=none") == 1
-    table = lines[lines.rindex("method\tright") :]
+    table = lines[lines.rindex("method\tcorrect") :]
     for method in ("deep prompts and bias tuning", "LoRA", "full fine-tuning", "linear probe"):
         assert len(re.findall(rf"^{method}\t", table, re.MULTILINE)) == 1
     shutil.rmtree(run / "compare-full")

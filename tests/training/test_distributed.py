@@ -18,8 +18,6 @@ from vpt.config import load_config
 from vpt.utils.console import Console
 from vpt.utils.run_log import read_rows
 
-WORDS += ["train.epochs=2", "train.device=cpu", "name=run"]
-
 TOGETHER = """
 import sys, torch
 from vpt.utils.distributed import agreed, gathered, gathered_list, joined, ranks, sum_step, told

@@ -55,18 +55,28 @@ def test_another_log_takes_the_place_of_the_first(tmp_path: Path):
     assert [(tmp_path / name / "log.txt").read_text() for name in ("one", "two")] == ["one\n", "two\n"]
 
 
-def test_handlers_of_the_user_get_every_message_and_the_root_logger_none(caplog: pytest.LogCaptureFixture):
-    logger = logging.getLogger("vpt.run")
-    logger.addHandler(caplog.handler)
+class _Kept(logging.Handler):
+    """Remembers names and levels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[tuple[str, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append((record.name, record.levelname))
+
+
+def test_handlers_of_the_user_get_every_message_and_the_root_logger_none():
+    logger, users, root = logging.getLogger("vpt.run"), _Kept(), _Kept()
+    logger.addHandler(users)
+    logging.getLogger().addHandler(root)
     try:
         _speak(Console(quiet=True))
     finally:
-        logger.removeHandler(caplog.handler)
-    found = [(record.name, record.levelname) for record in caplog.records]
-    assert found == [("vpt.run", "INFO"), ("vpt.run", "WARNING"), ("vpt.run", "INFO")]
-    caplog.clear()
-    Console(quiet=True).warn("take care")
-    assert not caplog.records
+        logger.removeHandler(users)
+        logging.getLogger().removeHandler(root)
+    assert users.records == [("vpt.run", "INFO"), ("vpt.run", "WARNING"), ("vpt.run", "INFO")]
+    assert not root.records
 
 
 def test_a_log_that_cannot_be_written_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
