@@ -14,8 +14,8 @@ from PIL import Image
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # The models here are tiny: a second thread would only wait for the first, and test processes run side by side.
 torch.set_num_threads(1)
-# At its first backward pass autograd looks which devices there are, and starts threads for all but the CPU; a process with
-# such threads cannot be forked. Tests make up devices, and others fork, so it looks now.
+# At its first backward pass autograd looks which devices there are, and starts threads for all but the CPU; a process
+# with such threads cannot be forked. Tests make up devices, and others fork, so it looks now.
 torch.ones(1, requires_grad=True).sum().backward()
 
 
