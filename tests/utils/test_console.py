@@ -68,6 +68,7 @@ class _Kept(logging.Handler):
 
 def test_handlers_of_the_user_get_every_message_and_the_root_logger_none():
     logger, users, root = logging.getLogger("vpt.run"), _Kept(), _Kept()
+    logger.propagate = True  # as `logging.config` leaves it
     logger.addHandler(users)
     logging.getLogger().addHandler(root)
     try:

@@ -67,6 +67,7 @@ class Console:
     def __init__(self, quiet: bool = False) -> None:
         self._terminal = rich.console.Console(file=Messages(), quiet=quiet, highlight=False, soft_wrap=True)  # type: ignore[arg-type]
         # A separate logger without a name: runs in one process differ in `quiet` and in their log file.
+        ALL_RUNS.propagate = False  # again: `logging.config` of a server in this process sets it
         self._logger = logging.Logger("vpt.run", logging.INFO)
         self._logger.parent = ALL_RUNS
         self._logger.addHandler(_TerminalHandler(self._terminal))
