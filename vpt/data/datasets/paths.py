@@ -1,7 +1,9 @@
-"""Validation of paths that lists and annotations contain."""
+"""Paths that lists and annotations contain: where they may lead, and which of them are the same file."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Hashable
 from pathlib import Path
 
 from vpt.utils.errors import UserError
@@ -30,3 +32,18 @@ def inside(root: Path, name: str, file: Path) -> Path:
             f"{file} names {name[:100]!r}, which is not inside {root}; its paths must be relative to that folder"
         )
     return root / name
+
+
+def file_identity(path: Path) -> Hashable:
+    """Equal for paths of the same file: links and different spellings are resolved.
+
+    A missing file or a broken link is identified by its absolute path, a text; the data check reports it.
+
+    >>> file_identity(Path(__file__)) == file_identity(Path(__file__).parent / "." / Path(__file__).name)
+    True
+    """
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return os.path.abspath(path)
+    return status.st_dev, status.st_ino

@@ -17,6 +17,7 @@ from vpt.data.datasets.digits import read_digits
 from vpt.data.datasets.entries import Entry, Found, NoTrainingImages, listed, number_of
 from vpt.data.datasets.fgvc import read_fgvc
 from vpt.data.datasets.image_folder import nested, read_folder, read_split_folder
+from vpt.data.datasets.paths import file_identity
 from vpt.data.datasets.torchvision import read_torchvision
 from vpt.data.datasets.vtab import read_vtab
 from vpt.data.splits import TEST, VALIDATION, draw_shots, set_apart, split_off
@@ -213,7 +214,7 @@ def once(entries: list[Entry], separator: str, found: Found) -> list[Entry]:
     for entry in entries:
         if not isinstance(entry.source, Path):
             return entries
-        identity = _identity(entry.source)
+        identity = file_identity(entry.source)
         if isinstance(identity, str):
             found.absent.add(entry.source)
         before = first.setdefault(identity, entry)
@@ -242,7 +243,7 @@ def _refuse_shared(splits: dict[str, list[Entry]]) -> None:
         for entry in splits.get(split, []):
             if not isinstance(entry.source, Path):
                 break
-            before, name = owners.setdefault(_identity(entry.source), (split, entry.name))
+            before, name = owners.setdefault(file_identity(entry.source), (split, entry.name))
             if before != split:
                 shared.append(f"{name} ({before}) is {entry.name} ({split})")
     if shared:
@@ -250,16 +251,6 @@ def _refuse_shared(splits: dict[str, list[Entry]]) -> None:
             f"{number_of(len(shared), 'file')} in two splits, which makes the score meaningless: {listed(shared)}; "
             "keep each in one split only"
         )
-
-
-def _identity(path: Path) -> Hashable:
-    # Resolves links and different spellings of a path. A missing file or a broken link is identified by its path; the
-    # data check reports it.
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return os.path.abspath(path)
-    return status.st_dev, status.st_ino
 
 
 def _half(found: Found, classes: tuple[str, ...], half: str) -> tuple[str, ...]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from vpt.data.dataset import SPLITS
 from vpt.data.datasets.entries import listed, number_of
+from vpt.data.datasets.paths import file_identity
 from vpt.data.detection.dataset import BoxEntry, RawBox
 from vpt.utils.errors import UserError
 
@@ -94,7 +94,7 @@ def once(splits: Mapping[str, Sequence[BoxEntry]], notes: list[str]) -> dict[str
     kept: dict[str, list[BoxEntry]] = {}
     for split in SPLITS:
         for entry in splits.get(split, ()):
-            before, first = owners.setdefault(_identity(entry), (split, entry))
+            before, first = owners.setdefault(file_identity(entry.source), (split, entry))
             if before == split and first is entry:
                 kept.setdefault(split, []).append(entry)
             elif before != split:
@@ -116,15 +116,6 @@ def once(splits: Mapping[str, Sequence[BoxEntry]], notes: list[str]) -> dict[str
     if repeated:
         notes.append(f"left out {number_of(len(repeated), 'repetition')} of an image: {listed(repeated, 5)}")
     return {split: kept.get(split, []) for split in splits}
-
-
-def _identity(entry: BoxEntry) -> object:
-    # Resolves links and different spellings of a path.
-    try:
-        status = os.stat(entry.source)
-    except (OSError, ValueError):
-        return os.path.abspath(entry.source)  # the data check reports that it cannot be read
-    return status.st_dev, status.st_ino
 
 
 def _content(entry: BoxEntry) -> object:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vpt.data.dataset import SPLITS, LabelledData
 from vpt.data.datasets.entries import is_image, listed, number_of
+from vpt.data.datasets.paths import file_identity
 from vpt.data.detection.dataset import BoxFound, BoxRecord
 from vpt.data.detection.split_names import split_named
 from vpt.data.detection.text import visible
@@ -79,7 +80,7 @@ def inventory(found: BoxFound, images: Sequence[Path]) -> Inventory:
     read_images = {_absolute(image) for image in images}
     read_files = {_absolute(file) for file in found.read}
     orphans = {_absolute(file) for file in found.orphans}
-    identities = {_identity(image) for image in images}
+    identities = {file_identity(image) for image in images}
     suffixes = {
         entry.file.suffix.lower() for entries in found.splits.values() for entry in entries if entry.file is not None
     } or {file.suffix.lower() for file in found.read}
@@ -89,7 +90,7 @@ def inventory(found: BoxFound, images: Sequence[Path]) -> Inventory:
         if path in read_images:
             kind = "images"
         elif is_image(file.name):
-            kind = "repeated" if _identity(file) in identities else "unused_images"
+            kind = "repeated" if file_identity(file) in identities else "unused_images"
         elif path in orphans:
             kind = "unused_annotations"
         elif path in read_files:
@@ -126,14 +127,6 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 def _absolute(path: Path) -> str:
     return os.path.normpath(os.path.abspath(path))
-
-
-def _identity(path: Path) -> object:
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return _absolute(path)
-    return status.st_dev, status.st_ino
 
 
 def class_lines(data: LabelledData, unusable: Collection[tuple[str, str]] = ()) -> list[str]:
