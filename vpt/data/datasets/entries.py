@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from vpt.data.dataset import Item
 from vpt.data.decode import EXTENSIONS
@@ -54,6 +55,29 @@ class Found:
     divided: bool = False
     left_out: Counter[str] = field(default_factory=Counter)
     absent: set[Path] = field(default_factory=set)
+
+
+E = TypeVar("E")
+
+
+def entries_for(split: str, splits: Mapping[str, list[E]], path: str | os.PathLike[str]) -> list[E]:
+    """The entries of what the user gives for one split: those of that split, else those for training.
+
+    Args:
+        split: the split.
+        splits: entries of the data set at `path`, which may list other splits as well.
+        path: for the message.
+
+    Raises:
+        UserError: there are only other splits.
+
+    >>> entries_for("val", {"train": [1]}, "photos"), entries_for("val", {"train": [1], "val": [2]}, "photos")
+    ([1], [2])
+    """
+    entries = splits.get(split) or splits.get("train")
+    if entries is None:
+        raise UserError(f"data.{split}={path} lists only {listed(sorted(splits))} images, none for {split}")
+    return entries
 
 
 def is_image(name: str) -> bool:

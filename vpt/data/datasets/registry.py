@@ -14,7 +14,7 @@ from vpt.data.dataset import SPLITS, LabelledData, Record
 from vpt.data.datasets.csv import is_csv, read_csv
 from vpt.data.datasets.dassl import read_dassl
 from vpt.data.datasets.digits import read_digits
-from vpt.data.datasets.entries import Entry, Found, NoTrainingImages, listed, number_of
+from vpt.data.datasets.entries import Entry, Found, NoTrainingImages, entries_for, listed, number_of
 from vpt.data.datasets.fgvc import read_fgvc
 from vpt.data.datasets.image_folder import nested, read_folder, read_split_folder
 from vpt.data.datasets.paths import file_identity
@@ -148,10 +148,7 @@ def _read_added(point: EntryPoint, name: str, config: DataConfig) -> Found:
 def _override(found: Found, split: str, path: Path, separator: str) -> None:
     """Replace one split by the images of a separate folder or CSV."""
     other = read_csv(path, separator) if is_csv(path) else read_split_folder(path)
-    # A CSV may list other splits as well.
-    entries = other.splits.get(split) or other.splits.get("train")
-    if entries is None:
-        raise UserError(f"data.{split}={path} lists only {listed(sorted(other.splits))} images, none for {split}")
+    entries = entries_for(split, other.splits, path)
     if before := found.splits.get(split):
         found.notes.append(f"data.{split}={path} is used instead of the {split} images of data.path")
         found.left_out[UNUSED] += len(before)

@@ -8,7 +8,7 @@ from itertools import islice
 
 from vpt.config import DataConfig
 from vpt.data.dataset import SPLITS, LabelledData
-from vpt.data.datasets.entries import listed, number_of
+from vpt.data.datasets.entries import entries_for, listed, number_of
 from vpt.data.detection.box_validation import once, within_images
 from vpt.data.detection.coco import read_coco
 from vpt.data.detection.coco_files import coco_files, dataset_folder, unsplit_note
@@ -59,11 +59,7 @@ def read_boxes(config: DataConfig) -> tuple[BoxFound, list[BoxFound]]:
     for split, path in (("val", config.val), ("test", config.test)):
         if path is not None:
             other = read_place(path)
-            entries = other.splits.get(split) or other.splits.get("train")
-            if entries is None:
-                there = listed(sorted(other.splits))
-                raise UserError(f"data.{split}={path} lists only {there} images, none for {split}")
-            found.splits[split] = entries
+            found.splits[split] = entries_for(split, other.splits, path)
             found.notes += other.notes
             sources.append(other)
     _clean_names(found)
