@@ -81,9 +81,15 @@ def printable(text: str) -> str:
 
 
 def _escaped(found: re.Match[str]) -> str:
-    character = found.group()
-    if character == "\\":
-        return "\\\\"
+    return "\\\\" if found.group() == "\\" else escape(found.group())
+
+
+def escape(character: str) -> str:
+    r"""A character as an escape sequence.
+
+    >>> escape("\n"), escape("\udce9")
+    ('\\u000a', '\\xe9')
+    """
     number = ord(character)
     # Bytes that are not UTF-8 are represented by these characters, see PEP 383.
     return f"\\x{number - 0xDC00:02x}" if 0xDC80 <= number <= 0xDCFF else f"\\u{number:04x}"

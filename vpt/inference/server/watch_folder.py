@@ -14,6 +14,7 @@ from vpt.inference.bank.entry import TaskInfo
 from vpt.inference.bank.task import OtherBackboneError
 from vpt.inference.server.json_results import to_json
 from vpt.utils.errors import UserError
+from vpt.utils.file_names import escape
 
 logger = logging.getLogger("vpt.inference.server")
 
@@ -142,12 +143,7 @@ def escaped(text: str) -> str:
     >>> escaped("caf\udce9\n")
     'caf\\xe9\\u000a'
     """
-    return "".join(letter if letter.isprintable() else _escape(ord(letter)) for letter in text)
-
-
-def _escape(code: int) -> str:
-    # Python represents bytes of a file name that are not UTF-8 like this.
-    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+    return "".join(letter if letter.isprintable() else escape(letter) for letter in text)
 
 
 def _row(info: TaskInfo) -> bytes:
