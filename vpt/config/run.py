@@ -190,6 +190,15 @@ class RunConfig(Section):
             )
         return self
 
+    @property
+    def starts_from_probe(self) -> bool:
+        """Whether the head is fitted to features before training.
+
+        >>> RunConfig().starts_from_probe, RunConfig(head={"kind": "linear", "init": "small"}).starts_from_probe
+        (True, False)
+        """
+        return isinstance(self.head, LinearHead) and self.head.init == "probe"
+
     def with_(self, changes: Mapping[str, Any] | None = None, /, **settings: Any) -> RunConfig:
         """Return a copy with other values, validated as a whole.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from vpt.backbones.backbone import Backbone
-from vpt.config import DataConfig, LinearHead, RunConfig
+from vpt.config import DataConfig, RunConfig
 from vpt.data.data_module import Load, Readings, with_window
 from vpt.data.dataloader import Loader, make_loader
 from vpt.data.dataset import LabelledData, Record
@@ -150,7 +150,7 @@ def prepare(config: RunConfig, load: Load, console: Console, readings: Readings 
 def _decided(config: RunConfig, images: int) -> dict[str, int]:
     """Resolve the number of epochs and the validation interval if the settings leave them open."""
     train = config.train
-    probed = isinstance(config.head, LinearHead) and config.head.init == "probe"
+    probed = config.starts_from_probe
     epochs = train.epochs
     if epochs is None:
         batches = images / train.batch_size

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vpt.config import LinearHead, NoPrompt, RunConfig
+from vpt.config import NoPrompt
 from vpt.data.dataset import Record
 from vpt.heads.logistic import Logistic, Targets, cross_validated, fit, validated
 from vpt.metrics import classification as metrics
@@ -28,23 +28,13 @@ MOST_WORK = 2e9  # maximum number of multiplications per evaluation of the objec
 START_STRENGTH = 1.0
 
 
-def fits_head(config: RunConfig) -> bool:
-    """Whether the head of a run is fitted to features before training.
-
-    >>> from vpt.config import load_config
-    >>> fits_head(load_config()), fits_head(load_config(overrides=["head.init=small"]))
-    (True, False)
-    """
-    return isinstance(config.head, LinearHead) and config.head.init == "probe"
-
-
 def fit_head(model: PromptedModel, setting: Setting) -> Baseline | None:
     """Fit the model's linear head by logistic regression; None if the settings do not ask for it.
 
     The features are those of the backbone without token prompts, because random prompts would perturb them. The
     strength of the L2 penalty is chosen on validation, or by cross-validation without such a split.
     """
-    if not fits_head(setting.config):
+    if not setting.config.starts_from_probe:
         return None
     data, console = setting.data, setting.console
     model.eval()
