@@ -21,7 +21,6 @@ SPARSE = 15.0  # seconds between plain progress lines
 
 
 ALL_RUNS = logging.getLogger("vpt.run")
-ALL_RUNS.propagate = False  # the root logger's handlers would print each line twice
 
 
 class Bar(Protocol):
@@ -66,8 +65,10 @@ class Console:
 
     def __init__(self, quiet: bool = False) -> None:
         self._terminal = rich.console.Console(file=Messages(), quiet=quiet, highlight=False, soft_wrap=True)  # type: ignore[arg-type]
+        # The root logger's handlers would print each line twice. Not set at import: `logging.config`, as of a server in
+        # this process, resets it.
+        ALL_RUNS.propagate = False
         # A separate logger without a name: runs in one process differ in `quiet` and in their log file.
-        ALL_RUNS.propagate = False  # again: `logging.config` of a server in this process sets it
         self._logger = logging.Logger("vpt.run", logging.INFO)
         self._logger.parent = ALL_RUNS
         self._logger.addHandler(_TerminalHandler(self._terminal))
