@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.helpers.bank_tasks import make
 from tests.helpers.paths import ROOT
-from tests.helpers.serving import ask, fill, png, ready, until
+from tests.helpers.serving import ask, png, ready, until
 from vpt.cli.main import main
 from vpt.cli.serve import NUMBERS
 from vpt.inference.server import api_keys
@@ -29,11 +29,6 @@ from vpt.inference.server.settings import ServeSettings
 from vpt.inference.server.watch_folder import ELSEWHERE, REFUSED
 from vpt.utils.errors import UserError
 from vpt.utils.tensor_io import digest_of
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fill(tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture

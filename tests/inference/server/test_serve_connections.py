@@ -14,18 +14,13 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.helpers.serving import ask, fill, live, png, ready, received, status, talk, until
+from tests.helpers.serving import ask, live, png, ready, received, status, talk, until
 
 # isort: split
 from benchmarks.robustness import requests as hostile
 from vpt.inference.server.app import create_app
 from vpt.inference.server.rate_limited_log import BURST, LINE, Bounded, log_config
 from vpt.inference.server.settings import ServeSettings
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fill(tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture(scope="module")

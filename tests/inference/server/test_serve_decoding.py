@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.helpers.serving import ask, fill, live, png, ready, until
+from tests.helpers.serving import ask, live, png, ready, until
 
 # isort: split
 from benchmarks.robustness import requests as hostile
@@ -27,11 +27,6 @@ from vpt.inference.server.decode_uploads import Decoder, TooManyPixelsError
 from vpt.inference.server.fair_queue import ClosedError, FullError
 from vpt.inference.server.multipart import FormReader, Upload
 from vpt.inference.server.settings import ServeSettings
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fill(tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture(scope="module")

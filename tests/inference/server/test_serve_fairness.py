@@ -17,7 +17,7 @@ import torch
 from fastapi.testclient import TestClient
 
 from tests.helpers.bank_tasks import make
-from tests.helpers.serving import ask, fill, png, ready, until
+from tests.helpers.serving import ask, png, ready, until
 from vpt.backbones.backbone import Backbone
 from vpt.backbones.block import Block
 from vpt.config import load_config
@@ -34,11 +34,6 @@ from vpt.inference.server.settings import ServeSettings
 from vpt.models.artifact import save_artifact
 from vpt.training.tasks import task_of
 from vpt.utils.errors import UserError
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fill(tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture(scope="module")

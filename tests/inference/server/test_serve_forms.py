@@ -19,7 +19,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.helpers.serving import ask, fill, live, png, ready, received, status, talk, until
+from tests.helpers.serving import ask, live, png, ready, received, status, talk, until
 
 # isort: split
 from benchmarks.robustness import requests as hostile
@@ -29,11 +29,6 @@ from vpt.inference.server.multipart import PADDING, SLICE, Form, FormError, Form
 from vpt.inference.server.settings import ServeSettings
 
 KIND = "multipart/form-data; boundary=" + hostile.BOUNDARY.decode()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fill(tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture(scope="module")

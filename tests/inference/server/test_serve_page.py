@@ -10,18 +10,13 @@ import httpx
 import pytest
 
 from tests.helpers.browser import chromium, needs_chromium
-from tests.helpers.serving import fill, live, png, ready
+from tests.helpers.serving import live, png, ready
 from vpt.inference.server.api_keys import add_key
 from vpt.inference.server.app import create_app
 from vpt.inference.server.settings import ServeSettings
 
 pytest.importorskip("playwright.sync_api")
 pytestmark = needs_chromium
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fill(tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("made"))
 
 
 def serving(settings: ServeSettings) -> Iterator[str]:

@@ -15,14 +15,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.helpers.serving import ask, fill, png, ready
+from tests.helpers.serving import ask, png, ready
 from vpt.cli.main import main
 from vpt.inference.server.api_keys import read_keys
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fill(tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("made"))
 
 
 def free_port() -> int:

@@ -22,16 +22,11 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 import vpt
-from tests.helpers.serving import TASKS, ask, fill, live, png, ready
+from tests.helpers.serving import TASKS, ask, live, png, ready
 from vpt.inference.bank.task import TaskError
 from vpt.inference.server.api_keys import add_key
 from vpt.inference.server.app import create_app
 from vpt.inference.server.settings import ServeSettings
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fill(tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture(scope="module")
