@@ -26,6 +26,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _same_precision() -> Iterator[None]:
+    """`train.precision=auto` is fp32 here, whatever the CPU; tests/utils/test_precision.py tests the others."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vpt.utils.device.cpu_has_bf16", lambda: False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of three easy classes, 12 images each for training and 4 each for val and test: a bar that stands, a

@@ -47,7 +47,11 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--backbone", metavar="NAME", help="name of the backbone, to allow a repository or folder")
     parser.add_argument("--templates", metavar="FILE|TEXT", help="templates to use instead of the artifact's")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="bf16 is faster on a GPU")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="default: as in training, if native to this machine, else fp32",
+    )
     parser.set_defaults(run=_predict)
 
 

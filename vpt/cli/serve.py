@@ -53,7 +53,12 @@ def add(commands: Any) -> None:
     parser.add_argument("--pretrained", metavar="TAG", help="weights of --backbone, as backbone.pretrained in training")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="weights of --backbone, from a file")
     parser.add_argument("--device", default="auto", help="default: the GPU if there is one")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="bf16 is faster on a GPU")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="auto: bf16 if native to this machine (default: fp32)",
+    )
     parser.add_argument("--keys", type=Path, metavar="FILE", help="JSON file of API keys (digests) and their tasks")
     parser.add_argument(
         "--allowed-hosts",

@@ -154,7 +154,7 @@ class TrainConfig(Section):
         description="class weights of the loss: none, balanced (rare classes weigh more), or a number for each class",
     )
     clip_norm: float | None = Field(1.0, gt=0, le=1e12, description="maximum gradient norm; null: no clipping")
-    precision: Precision = Field("auto", description="auto: bf16 on a GPU, else fp32")
+    precision: Precision = Field("auto", description="auto: bf16 on a GPU, or a CPU with AMX or AVX512-BF16; else fp32")
     device: str = Field("auto", max_length=40, description="auto, cpu, cuda, cuda:1, mps")
     patience: int | None = Field(
         None,

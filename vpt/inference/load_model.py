@@ -13,8 +13,9 @@ from vpt.models.base import Prompted
 from vpt.models.shape_check import check_tensors
 from vpt.models.trusted_settings import NOTHING, Named, settings_for
 from vpt.training.tasks import task_of
-from vpt.utils.device import pick_device
+from vpt.utils.device import inference_precision, pick_device
 from vpt.utils.errors import UserError
+from vpt.utils.precision import Precision
 
 
 def load_model(
@@ -23,7 +24,7 @@ def load_model(
     named: Named = NOTHING,
     dtype: Dtype | None = None,
     config: RunConfig | None = None,
-    precision: str = "fp32",
+    precision: Precision | None = "fp32",
 ) -> tuple[Prompted, Artifact]:
     """Build the model of an artifact and load its tensors, ready for prediction.
 
@@ -36,7 +37,8 @@ def load_model(
         named: backbone, weight file and templates named by the user.
         dtype: store the backbone's weights in another type than in training: fp32, bf16, int8, nf4.
         config: settings chosen by the user, if they differ from those of the artifact.
-        precision: precision of the passes; frozen layers are stored in the type that autocast would cast them to.
+        precision: precision of the passes; frozen layers are stored in the type that autocast would cast them to. None:
+            that of training, if the device computes it natively, else fp32.
 
     Raises:
         UserError: errors of `read_artifact`, or the backbone is not available or not the one it was trained on.
@@ -57,9 +59,11 @@ def load_model(
     model.load_owned(dict(artifact.tensors))
     if named != NOTHING:
         remember(artifact.backbone["fingerprint"], config.backbone)
-    model.backbone.round_to(precision)  # while trained parameters can still be distinguished
+    place = pick_device(device)
+    # While trained parameters can still be distinguished.
+    model.backbone.round_to(precision or inference_precision(artifact.config.train.precision, place))
     model.requires_grad_(False)
-    return model.to(pick_device(device)).eval(), artifact
+    return model.to(place).eval(), artifact
 
 
 def _check_backbone(artifact: Artifact, found: Backbone) -> None:

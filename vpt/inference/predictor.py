@@ -33,7 +33,7 @@ from vpt.training.context import evaluation_transform
 from vpt.training.predict_loop import inference
 from vpt.training.step import Forward
 from vpt.training.tasks.detection import sizes
-from vpt.utils.device import autocast, pick_device, pick_precision
+from vpt.utils.device import autocast, inference_precision, pick_device, pick_precision
 from vpt.utils.errors import UserError
 from vpt.utils.precision import Precision
 
@@ -43,7 +43,7 @@ def load(
     device: str = "auto",
     weights: str | Path | None = None,
     dtype: Dtype | None = None,
-    precision: Precision = "fp32",
+    precision: Precision | None = None,
     backbone: str | None = None,
     templates: str | Path | Sequence[str] | None = None,
 ) -> Predictor:
@@ -58,8 +58,8 @@ def load(
         weights: weight file of the backbone, if it was trained with one and not by you on this machine, or if the
             file has moved.
         dtype: store the backbone's weights in another type than in training.
-        precision: bf16 or fp16 is faster on a GPU, with scores accurate to two or three digits; auto uses it on a GPU
-            only.
+        precision: fp32, bf16 or fp16 (scores accurate to two or three digits), or auto, the fastest that the device
+            computes natively; default: as it was trained, if the device computes that natively, else fp32.
         backbone: name of the backbone; needed if it is a repository or a folder, as in
             "open_clip:hf-hub:OWNER/NAME", and was not named by you on this machine before.
         templates: replace the artifact's, as the setting head.templates: a name, a text, a file or several texts.
@@ -68,10 +68,12 @@ def load(
         UserError: the artifact is missing or damaged, the backbone is not available or another one, or the device does
             not support the precision.
     """
-    precision = pick_precision(precision, pick_device(device))
-    model, artifact = load_model(path, device, Named(backbone, weights, templates), dtype, precision=precision)
+    place = pick_device(device)
+    wanted = None if precision is None else pick_precision(precision, place)
+    model, artifact = load_model(path, device, Named(backbone, weights, templates), dtype, precision=wanted)
+    used = wanted or inference_precision(artifact.config.train.precision, place)
     kind = BoxPredictor if artifact.config.task == "detection" else Classifier
-    return kind(model, artifact, precision=precision)
+    return kind(model, artifact, precision=used)
 
 
 class Predictor:

@@ -20,7 +20,7 @@ from vpt.models.trusted_settings import NOTHING, Named, settings_for
 from vpt.report.run_data import Source
 from vpt.training.context import evaluation_transform
 from vpt.utils.console import Console
-from vpt.utils.device import autocast, pick_device, pick_precision
+from vpt.utils.device import autocast, inference_precision, pick_device
 from vpt.utils.errors import UserError
 
 BATCH = 32
@@ -59,7 +59,7 @@ class Observer:
         if source.artifact is None:
             raise UserError(f"{source.folder} has no readable artifact, so there is no model")
         where = pick_device(device)
-        precision = pick_precision(source.artifact.config.train.precision, where)
+        precision = inference_precision(source.artifact.config.train.precision, where)
         model, self.artifact = load_model(source.folder, device, named, precision=precision)
         if not isinstance(model, PromptedModel):
             raise UserError("features and attention are shown for classifiers only")

@@ -111,8 +111,9 @@ def _write(
         split: {key: value for key, value in found.items() if isinstance(value, float)}
         for split, found in measured.items()
     }
+    recorded = config.with_({"train.precision": context.precision})  # inference uses it where it is native
     artifact = save_artifact(
-        folder / "artifact.safetensors", model, config, data.classes, data.multilabel, metrics=numbers
+        folder / "artifact.safetensors", model, recorded, data.classes, data.multilabel, metrics=numbers
     )
     size = artifact.stat().st_size
     plotting.curves_png(progress.history, folder / "curves.png", metric, progress.probe)

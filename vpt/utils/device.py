@@ -42,23 +42,50 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device) -> Precision:
-    """The precision of that name; 'auto' is bf16 on a GPU that supports it, fp16 on other GPUs, else fp32.
+    """The precision of that name; 'auto' is the fastest that the device computes natively: see `native_precision`.
 
     Raises:
         UserError: an unknown precision, or fp16 without a GPU, where it is slow and overflows.
 
-    >>> pick_precision("auto", torch.device("cpu"))
+    >>> pick_precision("fp32", torch.device("cpu"))
     'fp32'
     """
     if name == "auto":
-        if device.type != "cuda":
-            return "fp32"
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        return native_precision(device)
     if name not in PRECISIONS:
         raise UserError(f"precision '{name}' is unknown; known: {', '.join(PRECISIONS)}")
     if name == "fp16" and device.type != "cuda":
         raise UserError(f"precision fp16 needs a CUDA device, not {device.type}; use bf16 or fp32")
     return name
+
+
+def native_precision(device: torch.device) -> Precision:
+    """The fastest precision that a device computes natively: bf16 on GPUs and CPUs with instructions for it (AMX or
+    AVX512-BF16), fp16 on other GPUs, else fp32."""
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    return "bf16" if device.type == "cpu" and cpu_has_bf16() else "fp32"
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU has matrix instructions for bf16. Others only emulate it, slower than fp32."""
+    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, check, bool)() for check in checks)
+
+
+def inference_precision(recorded: str, device: torch.device) -> Precision:
+    """The precision in which an artifact was trained, if the device computes it natively; else fp32.
+
+    Args:
+        recorded: `train.precision` of the artifact; "auto" in those of version 0.1, which are used in fp32.
+        device: the device.
+
+    >>> inference_precision("fp16", torch.device("cpu"))
+    'fp32'
+    """
+    if recorded == "fp16" and device.type == "cuda":
+        return "fp16"
+    return "bf16" if recorded == "bf16" and native_precision(device) == "bf16" else "fp32"
 
 
 def autocast(precision: str, device: torch.device) -> Autocast:

@@ -24,7 +24,7 @@ class ServeSettings(Section):
         None, description="the one that is served; default: that of the first artifact that can be read"
     )
     device: str = "auto"
-    precision: Precision = Field("fp32", description="of the passes; bf16 is faster on a GPU")
+    precision: Precision = Field("fp32", description="of the passes; auto: bf16 if native to the device")
     memory_mb: int | None = Field(None, ge=1, description="memory for tasks besides the backbone; default: no limit")
     max_batch: int = Field(32, ge=1, le=1024, description="images in one pass of the backbone")
     wait_ms: float = Field(5.0, ge=0, le=1000, description="how long the first image of a batch waits for others")
