@@ -116,7 +116,7 @@ def test_a_cached_epoch_reads_no_image(digits_clip: list[str], tmp_path: Path, m
     monkeypatch.setattr(PromptedModel, "features", count)
     result = train(settings(digits_clip, tmp_path, "prompt=coop", "train.epochs=3", "data.shots=10"), QUIET)
     text = (result.folder / "log.txt").read_text()
-    assert "features are computed once" in text
+    assert "computing features only once" in text
     # Train and val once for training, two images for the budget twice, then val and test for the result.
     assert sum(seen) <= 100 + 360 + 3 + 360 + 359
 

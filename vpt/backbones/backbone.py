@@ -203,10 +203,29 @@ class Backbone(nn.Module):
         if self.tower is None:
             found: Tensor = self.library_net(images) if pool == "classifier" else self._library_features(images)
             return found
-        tower = self.tower
+        tokens, rotary = self.tower.embed(images)
+        return self.features_above(0, tokens, rotary, plan, pool, layers)
+
+    def tokens_below(self, layer: int, images: Tensor, plan: Sequence[Step]) -> tuple[Tensor, Tensor | None]:
+        """Tokens (B, N, C) of normalised images at the input of a layer, without prompts below it, and the rotary
+        embedding of images of this size."""
+        tower = self.require_tower("token prompts")
         tokens, rotary = tower.embed(images)
+        return execute(tower, plan, tokens, rotary, [NOTHING] * len(plan), 1, stop=layer)[0], rotary
+
+    def features_above(
+        self,
+        layer: int,
+        tokens: Tensor,
+        rotary: Tensor | None,
+        plan: Sequence[Step],
+        pool: Pool = "native",
+        layers: Sequence[LayerPrompt] | None = None,
+    ) -> Tensor:
+        """Pooled features (B, features) of what `tokens_below` returned for that layer; arguments as in `features`."""
+        tower = self.require_tower("token prompts")
         lead = (tower.pool_rows or 1) if pool in ("native", "classifier") else 1
-        tokens, num_prompts = execute(tower, plan, tokens, rotary, layers or [NOTHING] * len(plan), lead)
+        tokens, num_prompts = execute(tower, plan, tokens, rotary, layers or [NOTHING] * len(plan), lead, start=layer)
         if pool in ("native", "classifier"):
             return tower.pool(tokens) if pool == "native" else tower.classify(tokens)
         if pool in LATE:

@@ -22,8 +22,10 @@ def execute(
     lead: int,
     watch: Callable[[int, Tensor, int], None] | None = None,
     look: Callable[[int, Tensor, KeyValue | None, int], None] | None = None,
+    start: int = 0,
+    stop: int | None = None,
 ) -> tuple[Tensor, int]:
-    """Run all blocks.
+    """Run the blocks.
 
     Args:
         sequence: embedded image (B, N, C), class and register tokens first.
@@ -33,12 +35,15 @@ def execute(
         watch: called after each layer with its index, its tokens, and how many of them are prompt tokens.
         look: called before each layer with its index, its input tokens, the additional keys and values that they attend
             to, and how many of them are prompt tokens.
+        start: first layer to run; no prompt tokens are carried into it.
+        stop: layer after the last one to run; default: all.
 
     Returns:
-        The tokens that the head reads (B, R, C), prompt tokens first, and how many of them are prompt tokens.
+        The tokens that are read (B, R, C), prompt tokens first, and how many of them are prompt tokens.
     """
     num_prompts = 0  # number of prompt tokens at the front of the sequence
-    for layer, (block, step, prompt) in enumerate(zip(tower.blocks, plan, layers, strict=True)):
+    for layer in range(start, len(plan) if stop is None else stop):
+        block, step, prompt = tower.blocks[layer], plan[layer], layers[layer]
         tokens, extra = prompt.tokens, prompt.extra
         if prompt.adapt is not None:
             adapted = prompt.adapt(sequence[:, num_prompts:])

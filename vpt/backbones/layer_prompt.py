@@ -37,5 +37,10 @@ class LayerPrompt:
     temperature: Tensor | None = None
     gate: Tensor | None = None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether the prompt does nothing in the layer."""
+        return all(value is None for value in vars(self).values())
+
 
 NOTHING = LayerPrompt()

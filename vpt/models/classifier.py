@@ -78,6 +78,28 @@ class PromptedModel(Prompted):
         layers = self.constants(images.shape[0]) if constants is None else constants
         return self.backbone.features(self.normalise(images), self.steps, self.pool, layers)
 
+    @property
+    def first_prompted(self) -> int:
+        """The lowest layer in which the prompt does something; 0 without token prompts."""
+        layers = self.constants()
+        if layers is None:
+            return 0
+        return next((n for n, each in enumerate(layers) if not each.is_empty), len(layers) - 1)
+
+    def tokens_below(self, layer: int, images: Tensor) -> Tensor:
+        """Tokens (B, N, C) of uint8 images at the input of a layer; they are constant if no layer below has prompts."""
+        return self.backbone.tokens_below(layer, self.normalise(images), self.steps)[0]
+
+    def forward_above(self, layer: int, images: Tensor) -> Callable[[Tensor], Tensor]:
+        """A function from the result of `tokens_below` to logits, for images of the same size as `images`."""
+        rotary = self.backbone.tokens_below(0, self.normalise(images[:1]), self.steps)[1]
+
+        def forward(tokens: Tensor) -> Tensor:
+            layers = self.constants(len(tokens))
+            return self.head(self.backbone.features_above(layer, tokens, rotary, self.steps, self.pool, layers))
+
+        return forward
+
     def forward(self, images: Tensor, constants: Sequence[LayerPrompt] | None = None) -> Tensor:
         """Logits (B, classes) of uint8 images (B, 3, S, S).
 

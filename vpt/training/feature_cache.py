@@ -1,21 +1,40 @@
-"""Cached features: a frozen backbone without prompts that sees the same pixels every epoch needs only one pass."""
+"""Caches of what the frozen part of a model computes, for runs that see the same pixels in every epoch.
+
+Without a prompt that is the input of the head. With prompts in the last k of L layers only, it is the input of the
+first of these, so that a step takes about k/L of the time.
+"""
 
 from __future__ import annotations
 
+import math
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from vpt.config import FrozenTuning
 from vpt.data.collate import Batch
+from vpt.data.image_cache import available_memory
 from vpt.data.sampler import epoch_order
+from vpt.models.classifier import PromptedModel
+from vpt.training.context import RunContext
+from vpt.training.regularizers import REGULATED
+from vpt.training.step import Batches, Forward
+from vpt.utils.distributed import ranks
+
+MEMORY, DISK = 0.5, 0.5  # fraction of what is free that a cache may take
 
 
 class FeatureLoader:
-    """Loader of pooled features, in the same order as the image loader.
+    """Loader of cached features, in the same order as the image loader.
 
     Args:
-        features: (N, C).
+        features: (N, C), or tokens (N, T, C).
         labels: (N,) or (N, K).
 
     >>> loader = FeatureLoader(torch.zeros(5, 2), torch.zeros(5), batch_size=2, seed=0, shuffle=True)
@@ -44,9 +63,110 @@ class FeatureLoader:
         return self.batches
 
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
-        """Batches of an epoch from `start_batch` on; `images` contains features (B, C)."""
+        """Batches of an epoch from `start_batch` on; `images` contains features (B, C) or tokens (B, T, C)."""
         count = len(self.labels)
         order = torch.from_numpy(epoch_order(count, self.seed, epoch)) if self.shuffle else torch.arange(count)
         wanted = order[start_batch * self.batch_size : self.batches * self.batch_size]
         for index in wanted.split(self.batch_size) if len(wanted) else ():
             yield Batch(self.features[index], self.labels[index], index)
+
+
+@dataclass(frozen=True)
+class FrozenPart:
+    """The part of a model that is the same in every epoch, and the rest.
+
+    Args:
+        fixed: maps uint8 images (B, 3, S, S) to what is cached.
+        rest: maps that to logits.
+        what: what is computed only once.
+        shape: of what is cached for one image.
+    """
+
+    fixed: Forward
+    rest: Forward
+    what: str
+    shape: tuple[int, ...]
+
+
+def frozen_part(model: PromptedModel, context: RunContext) -> FrozenPart | None:
+    """The part of a model whose results can be cached in a run; None if there is none, or too little memory and disk.
+
+    There is one without augmentation and with frozen weights, if there are no prompts, or none in the lower layers.
+    """
+    config = context.config
+    if not isinstance(config.tuning, FrozenTuning) or config.data.augment != "none":
+        return None
+    if model.prompt is None:
+        return FrozenPart(model.features, model.head, "features", (1,))
+    regulated = isinstance(config.prompt, REGULATED) or model.has_extra_losses or model.test_time is not None
+    layer = 0 if regulated or len(model.drop_paths) or ranks().count > 1 else model.first_prompted
+    if layer == 0:
+        return None
+    blank = torch.zeros(1, 3, model.image_size, model.image_size, dtype=torch.uint8, device=context.device)
+    with torch.no_grad(), context.autocast():
+        tokens, rest = model.tokens_below(layer, blank), model.forward_above(layer, blank)
+    images = len(context.data.train) + len(context.data.val)
+    part = FrozenPart(
+        lambda batch: model.tokens_below(layer, batch), rest, _first(layer), tuple(tokens.shape[1:])
+    )
+    if place_for(4 * images * math.prod(part.shape)) is None:
+        context.console.say(f"too little memory and disk is free to cache the output of {part.what}")
+        return None
+    return part
+
+
+def _first(layers: int) -> str:
+    return "the first layer" if layers == 1 else f"the first {layers} layers"
+
+
+def place_for(size: int) -> str | None:
+    """Where a cache of `size` bytes fits: "memory", "disk", or None.
+
+    >>> place_for(1000)
+    'memory'
+    """
+    free = available_memory()
+    if free is None or size <= MEMORY * free:
+        return "memory"
+    return "disk" if size <= DISK * shutil.disk_usage(tempfile.gettempdir()).free else None
+
+
+def feature_loader(part: FrozenPart, model: PromptedModel, context: RunContext, split: str) -> Batches:
+    """Compute what a frozen part returns for all images of a split, and create a loader of it."""
+    model.eval()
+    loader = context.loader(model, context.data.split(split), split)
+    count, shape, at = len(context.data.split(split)), part.shape, 0
+    features: Tensor | None = None
+    labels = []
+    with torch.no_grad(), context.console.progress(len(loader), f"{part.what} of {split}") as bar:
+        for batch in loader.epoch(0):
+            with context.autocast():
+                found = part.fixed(batch.images.to(context.device, non_blocking=True)).float()
+            if features is None:
+                shape = tuple(found.shape[1:])
+                features = _empty((count, *shape), place_for(4 * count * math.prod(shape)))
+            features[at : at + len(found)] = found.cpu()
+            labels.append(batch.labels)
+            at += len(found)
+            bar.advance(1, images=len(found))
+    loader.close()
+    assert features is not None
+    train, training = context.config.train, split == "train"
+    return FeatureLoader(
+        features,
+        torch.cat(labels),
+        batch_size=train.batch_size,
+        seed=train.seed,
+        shuffle=training,
+        drop_last=training and context.drop_last,
+    )
+
+
+def _empty(shape: tuple[int, ...], place: str | None) -> Tensor:
+    """A tensor in memory, or in a file without a name that disappears with the process."""
+    if place != "disk":
+        return torch.empty(shape)
+    with tempfile.TemporaryFile() as file:
+        if hasattr(os, "posix_fallocate"):  # a disk that fills up is reported here, and not as a crash later
+            os.posix_fallocate(file.fileno(), 0, 4 * math.prod(shape))
+        return torch.from_numpy(np.memmap(file, np.float32, "w+", shape=shape))

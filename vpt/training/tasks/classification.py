@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vpt.backbones.backbone import Backbone
 from vpt.backbones.factory import check_backbone
-from vpt.config import FrozenTuning, FullTuning, LabelMapHead, RunConfig
+from vpt.config import FullTuning, LabelMapHead, RunConfig
 from vpt.data.dataloader import Loader
 from vpt.data.dataset import LabelledData, Record
 from vpt.data.datasets.registry import load_data
@@ -26,7 +26,7 @@ from vpt.prompts.init.initialize import start, wants_images
 from vpt.training.checkpoint import Baseline
 from vpt.training.context import Setting
 from vpt.training.cuda_graphs import Replayed
-from vpt.training.feature_cache import FeatureLoader
+from vpt.training.feature_cache import feature_loader, frozen_part
 from vpt.training.losses import LabelInfo, class_weights, classification_loss
 from vpt.training.predict_loop import collect, inference
 from vpt.training.regularizers import REGULATED, build_objective
@@ -118,11 +118,12 @@ class Classification:
         train_batches: Batches = train_loader
         val_batches: Batches | None = val_loader
         forward: Forward = model
-        if model.prompt is None and isinstance(config.tuning, FrozenTuning) and config.data.augment == "none":
-            setting.console.say("backbone is frozen and there is no prompt or augmentation: features are computed once")
-            train_batches = _features(setting, model, "train")
-            val_batches = _features(setting, model, "val") if data.val else None
-            forward = model.head
+        part = frozen_part(model, setting)
+        if part is not None:
+            setting.console.say(f"no augmentation: computing {part.what} only once")
+            train_batches = feature_loader(part, model, setting, "train")
+            val_batches = feature_loader(part, model, setting, "val") if data.val else None
+            forward = part.rest
 
         def validate() -> dict[str, Any]:
             assert val_batches is not None
@@ -139,7 +140,7 @@ class Classification:
         plain = forward is model and model.test_time is None and not isinstance(config.prompt, REGULATED)
         plain = plain and not model.has_extra_losses
         step = _replayed(model, setting) if plain else forward
-        objective = build_objective(config.prompt, model, step, loss_of, cached=forward is model.head)
+        objective = build_objective(config.prompt, model, step, loss_of, cached=part is not None)
         validated = validate if val_batches is not None else None
         return TrainingParts(train_batches, objective, validated, before_epoch, loaders)
 
@@ -201,25 +202,6 @@ def _replayed(model: PromptedModel, setting: Setting) -> Forward:
     with setting.autocast():
         features = Replayed(model.features, learning, example, setting.console.say)
     return lambda images: model.head(features(images))
-
-
-def _features(setting: Setting, model: PromptedModel, split: str) -> FeatureLoader:
-    model.eval()
-    loader = setting.loader(model, setting.data.split(split), split)
-    features, labels = collect(
-        model.features, loader, setting.device, setting.autocast, setting.console, f"features of {split}"
-    )
-    loader.close()
-    train = setting.config.train
-    training = split == "train"
-    return FeatureLoader(
-        features,
-        labels,
-        batch_size=train.batch_size,
-        seed=train.seed,
-        shuffle=training,
-        drop_last=training and setting.drop_last,
-    )
 
 
 def _scored(forward: Forward, loader: Batches, setting: Setting, split: str) -> tuple[Tensor, Tensor]:
