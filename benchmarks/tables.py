@@ -168,6 +168,7 @@ def quickstart() -> str:
     found = read("quickstart")
     body = [
         [
+            row["question"],
             row["method"],
             f"{100 * row['accuracy']:.1f}%",
             f"{round((1 - row['accuracy']) * row['images'])} of {row['images']}",
@@ -176,7 +177,7 @@ def quickstart() -> str:
         ]
         for row in found["rows"]
     ]
-    return rows(["method", "test accuracy", "mistakes", "trainable parameters", "artifact"], body)
+    return rows(["question", "method", "test accuracy", "mistakes", "trainable parameters", "artifact"], body)
 
 
 def methods(*stems: str) -> str:

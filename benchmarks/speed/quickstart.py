@@ -1,4 +1,4 @@
-"""What the quickstart reaches, for the README: its table as JSON and its picture.
+"""Results of the quickstart and of configs/digits.yaml, for the README: a table as JSON, and a picture.
 
 python -m benchmarks.speed.quickstart
 """
@@ -21,25 +21,30 @@ from vpt.utils.atomic_io import write_json
 ROOT = Path(__file__).resolve().parents[2]
 
 
+QUESTIONS = {"quickstart": "how far apart are two digits?", "digits": "which digit is it?"}
+
+
 def main() -> None:
+    result = []
     with tempfile.TemporaryDirectory() as place:
-        config = load_config(base=read_yaml(ROOT / "configs" / "quickstart.yaml"), overrides=[f"out={place}"])
-        run = train(config).folder
-        metrics = [read_yaml(folder / "metrics.json") for folder in (run, *run.glob("compare-*"))]
-        rows = [
-            {
-                "method": method_name(found),
-                "accuracy": found["test"]["accuracy"],
-                "images": found["test"]["images"],
-                "learning": found["parameters"]["learning"],
-                "artifact_bytes": found["artifact_bytes"],
-                "seconds": found["seconds"],
-            }
-            for found in metrics
-        ]
-        write_json(RESULTS / "quickstart.json", {"machine": machine(torch.device("cpu")), "rows": rows})
-        (ROOT / "docs" / "images").mkdir(exist_ok=True)
-        shutil.copy(run / "comparison.png", ROOT / "docs" / "images" / "quickstart.png")
+        for name, question in QUESTIONS.items():
+            config = load_config(base=read_yaml(ROOT / "configs" / f"{name}.yaml"), overrides=[f"out={place}"])
+            run = train(config).folder
+            if name == "quickstart":
+                shutil.copy(run / "comparison.png", ROOT / "docs" / "images" / "quickstart.png")
+            for folder in (run, *run.glob("compare-*")):
+                found = read_yaml(folder / "metrics.json")
+                row = {
+                    "question": question,
+                    "method": method_name(found),
+                    "accuracy": found["test"]["accuracy"],
+                    "images": found["test"]["images"],
+                    "learning": found["parameters"]["learning"],
+                    "artifact_bytes": found["artifact_bytes"],
+                    "seconds": found["seconds"],
+                }
+                result.append(row)
+    write_json(RESULTS / "quickstart.json", {"machine": machine(torch.device("cpu")), "rows": result})
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ class DataConfig(Section):
     path: Place = Field(
         "digits",
         description="class folders, a CSV, 'torchvision:NAME', 'dassl:NAME' (CoOp's layout), 'vtab:NAME' (VTAB-1k), "
-        "'fgvc:NAME' (VPT's split files), 'FORMAT:NAME' of an installed package, or 'digits' (embedded)",
+        "'fgvc:NAME' (VPT's split files), 'FORMAT:NAME' of an installed package, or embedded: digits, digit-distances",
     )
     val: Place | None = Field(
         None, description="validation folder or CSV; default: found next to the training data, or split off"

@@ -26,6 +26,7 @@ from vpt.data.class_names import clean
 from vpt.data.data_module import checked, resolved, with_window
 from vpt.data.dataset import SPLITS, LabelledData, Record
 from vpt.data.datasets.entries import NoTrainingImages
+from vpt.data.datasets.registry import EMBEDDED
 from vpt.data.deep_images import explained
 from vpt.data.evaluation_data import Asked, overlap
 from vpt.data.validation import CheckReport
@@ -42,7 +43,7 @@ from vpt.utils.device import inference_precision, pick_device, pick_precision
 from vpt.utils.errors import FileError, UserError
 
 MACHINE = ["train.device", "train.precision", "train.batch_size"]
-EMBEDDED_DATA = ("digits", "scenes")
+EMBEDDED_DATA = (*EMBEDDED, "scenes")
 NAMED_DATA = ("torchvision", "dassl", "vtab", "fgvc")  # before a colon; these data sets are in data.root
 # Settings that affect evaluation without training.
 UNTRAINED = ["task", "backbone", "prompt", "tuning", "head", "data", *MACHINE, "train.seed"]

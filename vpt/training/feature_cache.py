@@ -106,9 +106,7 @@ def frozen_part(model: PromptedModel, context: RunContext) -> FrozenPart | None:
     with torch.no_grad(), context.autocast():
         tokens, rest = model.tokens_below(layer, blank), model.forward_above(layer, blank)
     images = len(context.data.train) + len(context.data.val)
-    part = FrozenPart(
-        lambda batch: model.tokens_below(layer, batch), rest, _first(layer), tuple(tokens.shape[1:])
-    )
+    part = FrozenPart(lambda batch: model.tokens_below(layer, batch), rest, _first(layer), tuple(tokens.shape[1:]))
     if place_for(4 * images * math.prod(part.shape)) is None:
         context.console.say(f"too little memory and disk is free to cache the output of {part.what}")
         return None

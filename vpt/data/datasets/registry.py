@@ -13,6 +13,7 @@ from vpt.data.class_names import alike, clean, doubtful, visible
 from vpt.data.dataset import SPLITS, LabelledData, Record
 from vpt.data.datasets.csv import is_csv, read_csv
 from vpt.data.datasets.dassl import read_dassl
+from vpt.data.datasets.digit_distances import read_digit_distances
 from vpt.data.datasets.digits import read_digits
 from vpt.data.datasets.entries import Entry, Found, NoTrainingImages, entries_for, listed, number_of
 from vpt.data.datasets.fgvc import read_fgvc
@@ -35,6 +36,8 @@ FORMATS: dict[str, Reader] = {
     "torchvision": lambda name, config: read_torchvision(name, at_home(config.root), config.download),
 }
 GROUP = "vpt.datasets"
+# Data sets that are created on first use, without a download.
+EMBEDDED: dict[str, Callable[[], Found]] = {"digits": read_digits, "digit-distances": read_digit_distances}
 
 # Reasons why images that were read are not used, as reported by `vpt data check`.
 REPEATED, UNUSED = "repeated", "not drawn or asked for"
@@ -102,8 +105,8 @@ def read_source(config: DataConfig, known: Collection[str] | None = None) -> Fou
         UserError: data that cannot be found or read.
     """
     name, colon, rest = config.path.partition(":")
-    if config.path == "digits":
-        return read_digits()
+    if config.path in EMBEDDED:
+        return EMBEDDED[config.path]()
     if colon and name in FORMATS:
         return FORMATS[name](rest, config)
     path = at_home(config.path)
