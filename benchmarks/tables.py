@@ -332,6 +332,25 @@ def load() -> str:
     return f"{rows(header, body)}\n\n{caption}"
 
 
+def partial_depth() -> str:
+    found = read("partial-depth")
+    body = [
+        [
+            f"`prompt.layers=last:{case['prompted']}`",
+            *(f"{case['seconds_per_epoch'][way]:.2f} s" for way in ("every step", "once")),
+            f"{case['speedup']:.1f}x",
+        ]
+        for case in found["cases"]
+    ]
+    machine = found["machine"]
+    caption = (
+        f"{found['backbone']} ({found['depth']} layers), {found['images']} images, {machine['device']}, "
+        f"{machine['threads']} threads, {found['precision']}; medians of an epoch (`benchmarks/speed/partial_depth.py`)."
+    ).replace("1 threads", "1 thread")
+    header = ["prompts", "layers below in every step", "layers below computed once", "faster"]
+    return f"{rows(header, body)}\n\n{caption}"
+
+
 def clip_cache() -> str:
     found = read("clip-cache")
     seconds = found["seconds_per_epoch"]
@@ -404,6 +423,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "bank": bank,
     "load": load,
     "clip-cache": clip_cache,
+    "partial-depth": partial_depth,
     "faults": faults,
     "robustness-artifacts": robustness_tables.artifacts,
     "robustness-server": robustness_tables.attacks,
