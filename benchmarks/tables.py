@@ -345,7 +345,8 @@ def partial_depth() -> str:
     machine = found["machine"]
     caption = (
         f"{found['backbone']} ({found['depth']} layers), {found['images']} images, {machine['device']}, "
-        f"{machine['threads']} threads, {found['precision']}; medians of an epoch (`benchmarks/speed/partial_depth.py`)."
+        f"{machine['threads']} threads, {found['precision']}; medians of an epoch "
+        "(`benchmarks/speed/partial_depth.py`)."
     ).replace("1 threads", "1 thread")
     header = ["prompts", "layers below in every step", "layers below computed once", "faster"]
     return f"{rows(header, body)}\n\n{caption}"
