@@ -5,7 +5,7 @@ set -eu
 # Class folders.
 vpt data check flowers --preview flowers.png > check-flowers.txt
 vpt train data=flowers test_fraction=0.2 backbone=vpt_nano epochs=1 workers=0 compare=none
-vpt eval runs/flowers-vpt_nano-deep split=test > eval-flowers.json
+vpt eval runs/flowers-vpt_nano-deep split=test > eval-flowers.txt
 vpt report runs/flowers-vpt_nano-deep
 vpt predict runs/flowers-vpt_nano-deep new/*.jpg --format csv --output flowers.csv
 vpt train resume=runs/flowers-vpt_nano-deep
