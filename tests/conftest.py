@@ -9,9 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# No test depends on a busy machine's pace.
+settings.register_profile("any pace", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any pace")
 # The models here are tiny: a second thread would only wait for the first, and test processes run side by side.
 torch.set_num_threads(1)
 # At its first backward pass autograd looks which devices there are, and starts threads for all but the CPU; a process

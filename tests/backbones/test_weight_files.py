@@ -500,7 +500,7 @@ def test_an_old_name_asks_for_the_weights_it_had(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(timm, "create_model", remember)
     with pytest.raises(
-        UserError, match=r"weights of vit_base_patch16_224.augreg_in21k are not available .*has renamed vit_b"
+        UserError, match=r"Could not download the weights of vit_base_patch16_224.augreg_in21k .*has renamed vit_b"
     ):
         load_backbone(BackboneConfig(name="vit_base_patch16_224_in21k"))
     assert asked == [("vit_base_patch16_224.augreg_in21k", True)]

@@ -231,7 +231,7 @@ def test_csv_that_repeats_itself(tmp_path: Path) -> None:
     [
         ("", "is empty"),
         ("path,label\n", "lists no images"),
-        ("file,label\n", "no column 'path'"),
+        ("where,label\n", "no column 'path'"),
         ("path,lable\n", "did you mean 'lable'"),
         ("path,label,label\n", "names a column twice"),
         ("pics/0.png,a\npics/1.png,b\n", "first line must name the columns"),
@@ -242,7 +242,10 @@ def test_csv_that_repeats_itself(tmp_path: Path) -> None:
             "lists 12 images and none can be found: .*gone/9.* and 2 more; relative paths start at /",
         ),
         ("path,label\n,a\n", "1 row without a path: line 2"),
-        ("path,label\n" + rows("a", "", "b", " | "), "2 rows .*line 3, line 5"),
+        (
+            "path,label\n" + rows("a", "", "b", " | "),
+            "2 images without a label: .*line 3.*line 5.*multilabel",
+        ),
         ("path,label,split\npics/0.png,a,tran\n", "line 2: the split is 'tran'; did you mean 'train'"),
         ("path,label,split\npics/0.png,a,val\n", "no training images"),
         ("path,label\n" + rows("a", "a"), "only one class"),

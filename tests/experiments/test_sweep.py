@@ -208,6 +208,23 @@ def test_trials_behind_the_median_are_pruned(shapes: Path, tmp_path: Path):
     assert all(row["validation"] is not None for row in pruned)
 
 
+def test_ties_are_broken_by_loss_and_the_top_row_is_chosen(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    losses = iter([0.9, 0.3, 0.5])
+
+    def run(config: object, folder: Path, trial: object, shared: Shared) -> float:
+        trial.set_user_attr("loss", next(losses))  # type: ignore[attr-defined]
+        return 0.75
+
+    monkeypatch.setattr(study, "_run", run)
+    rates = Choices((0.1, 0.01, 0.001))
+    found = search(Sweep(words(shapes, tmp_path), {"train.optimizer.lr": rates}, grid=True))
+    assert [row["params"]["train.optimizer.lr"] for row in found.trials] == [0.01, 0.001, 0.1]
+    assert found.words == found.trials[0]["words"] == ["train.optimizer.lr=0.01"]
+    assert "0.01\t0.7500\t0.3\n0.001\t0.7500\t0.5\n0.1\t0.7500\t0.9" in caplog.text
+
+
 def test_a_trial_that_fails_is_told_and_the_others_go_on(shapes: Path, tmp_path: Path):
     axes = read_space(["train.optimizer.lr=1e30,0.01"])
     found = sweep(Sweep(words(shapes, tmp_path, "train.clip_norm=null"), axes, trials=2, grid=True), QUIET)

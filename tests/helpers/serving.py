@@ -38,8 +38,8 @@ def fill(root: Path, made: Path) -> Path:
     return root
 
 
-def until(check: Callable[[], Any], tries: int = 1000) -> None:
-    """Wait until something holds."""
+def until(check: Callable[[], Any], tries: int = 6000) -> None:
+    """Wait until something holds, at least for a minute."""
     for _ in range(tries):
         if check():
             return
@@ -48,7 +48,7 @@ def until(check: Callable[[], Any], tries: int = 1000) -> None:
 
 
 def ready(client: Any) -> dict[str, Any]:
-    for _ in range(200):
+    for _ in range(2400):
         answer = client.get("/ready")
         if answer.status_code == 200:
             return answer.json()
@@ -80,5 +80,5 @@ def live(app: Any, **options: Any) -> Iterator[int]:
         yield server.servers[0].sockets[0].getsockname()[1]
     finally:
         server.should_exit = True
-        thread.join(timeout=30)
+        thread.join(timeout=120)
         assert not thread.is_alive()

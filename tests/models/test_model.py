@@ -123,7 +123,7 @@ def test_without_a_network_pretrained_weights_are_refused_with_the_mend(monkeypa
         raise OSError("We couldn't connect to the hub")
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(UserError, match=r"are not available .*backbone\.weights=FILE.*vpt_nano"):
+    with pytest.raises(UserError, match=r"Could not download the weights of .*backbone\.weights=FILE.*vpt_nano"):
         load_backbone(BackboneConfig(name="vit_tiny_patch16_224"))
 
 

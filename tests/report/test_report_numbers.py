@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from types import SimpleNamespace
 
@@ -25,7 +26,8 @@ from vpt.report.compare import in_common
 from vpt.report.confusion_matrix import confused_pairs, label_errors, matrix_of
 from vpt.report.cost import facts as cost_facts
 from vpt.report.detection import judge
-from vpt.report.embedding_map import layout, neighbour_agreement
+from vpt.report.embedding_map import layout, neighbour_agreement, scatter
+from vpt.report.embedding_map import section as features_section
 from vpt.report.errors import surest_mistakes
 from vpt.report.learning_curves import epochs_of, steps_of
 from vpt.report.svg_charts import ticks
@@ -188,6 +190,36 @@ class TestFeatures:
 
     def test_equal_features_do_not_break_it(self):
         assert np.isfinite(layout(np.ones((12, 4)))).all()
+
+    @pytest.mark.parametrize("classes", [3, 30, 60])
+    def test_the_map_has_a_legend_and_names_cover_no_other(self, classes: int):
+        labels = np.repeat(np.arange(classes), 4)
+        names = [f"a rather long name {number}" for number in range(classes)]
+        for places in (CHANCE.uniform(size=(len(labels), 2)), np.full((len(labels), 2), 0.99)):
+            chart = scatter(places, labels, np.zeros(len(labels), dtype=bool), names, "after training")
+            texts = re.findall(r'<text x="([\d.-]+)" y="([\d.-]+)"[^>]*>([^<]+)</text>', str(chart.drawing))
+            if classes > 40:
+                assert not texts
+                assert not chart.legend
+                assert "60 classes" in chart.text
+                continue
+            assert [entry[1] for entry in chart.legend] == names
+            assert len({(entry[0], entry[2]) for entry in chart.legend}) == classes  # a colour each
+            assert texts
+            for at, (x, y, name) in enumerate(texts):
+                assert float(x) - 3.5 * len(name) >= 0
+                assert float(x) + 3.5 * len(name) <= 400
+                for other_x, other_y, _ in texts[:at]:
+                    assert abs(float(x) - float(other_x)) >= 7 * len(name) - 1 or abs(float(y) - float(other_y)) >= 13
+
+    def test_an_image_without_a_label_has_no_class_of_its_own(self):
+        features = CHANCE.normal(size=(12, 4))
+        labels = np.zeros((12, 2), dtype=int)
+        labels[:4, 1] = 1
+        body = str(features_section(None, features, labels, np.zeros(12, dtype=bool), ["cat", "dog"]).body)
+        assert "</i>no label</li>" in body
+        assert "</i>dog</li>" in body
+        assert "</i>cat</li>" not in body
 
     @pytest.mark.filterwarnings("ignore:Tensorflow not installed:ImportWarning")
     def test_umap_keeps_groups_and_repeats_itself(self):

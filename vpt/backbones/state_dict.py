@@ -181,7 +181,7 @@ def no_weights(config: BackboneConfig, error: Exception) -> UserError:
     """Error for pretrained weights that are unavailable."""
     reason = " ".join(str(error).split())[:200]
     return UserError(
-        f"the weights of {config.name} are not available ({type(error).__name__}: {reason}); without network access "
+        f"Could not download the weights of {config.name} ({type(error).__name__}: {reason}); without network access "
         "give backbone.weights=FILE, or try the embedded backbone=vpt_nano"
     )
 

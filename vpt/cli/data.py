@@ -25,6 +25,9 @@ def add(commands: Any) -> None:
     actions = parser.add_subparsers(title="actions", metavar="ACTION", parser_class=Parser, required=True)
     check = actions.add_parser("check", help="decode every image and list all problems")
     check.add_argument("words", nargs="+", metavar="PATH | CONFIG.yaml | key=value", help="the data set, and settings")
+    check.add_argument(
+        "--preview", type=Path, metavar="FILE.png", help="where to draw some images with their labels or boxes"
+    )
     check.set_defaults(run=_check)
     convert = actions.add_parser("convert", help="convert boxes to COCO, Pascal VOC or YOLO")
     convert.add_argument(
@@ -66,15 +69,40 @@ def _check(options: argparse.Namespace) -> int:
         show(data.account(*counted))
     for note in [*data.notes, *explained(resolved(config.data.window, report), report.deep)]:
         show(note)
+    bad = {(one.split, one.name) for one in report.bad}
     if sources:
         from vpt.data.detection.inventory import report as report_boxes
 
-        show(report_boxes(data, sources, {(bad.split, bad.name) for bad in report.bad}))
+        show(report_boxes(data, sources, bad))
+    else:
+        from vpt.data.class_counts import class_lines
+
+        show("\n".join(class_lines(data, bad)))
     show(report.text())
+    _preview(config, data.with_window(resolved(config.data.window, report)), options.preview)
     if report.bad and config.data.on_bad == "skip":
         good = apply(data, report, config.data.on_bad)
         show(f"with data.on_bad=skip these are left out, leaving: {good.summary()}")
     return USAGE if report.bad else 0
+
+
+def _preview(config: RunConfig, data: LabelledData, file: Path | None) -> None:
+    """Draw some images. Without a given file it is in the cache, so that no check adds a file to the data."""
+    from vpt.report.data_preview import preview_png
+    from vpt.training.run_folder import data_name
+    from vpt.utils.cache_dir import cache_dir
+    from vpt.utils.errors import WriteError
+
+    name = "".join(sign if sign.isalnum() or sign in "-_." else "_" for sign in data_name(config.data.path))
+    try:
+        drawn = preview_png(data, config.data.max_pixels, file or cache_dir() / "previews" / f"{name}.png")
+    except WriteError as error:
+        if file is not None:
+            raise
+        show(f"no preview is drawn: {error}, or choose its place with --preview FILE.png")
+        return
+    if drawn is not None:
+        show(f"preview of images with their {'boxes' if config.task == 'detection' else 'labels'}: {drawn}")
 
 
 def _counted(config: RunConfig) -> tuple[str, str] | None:

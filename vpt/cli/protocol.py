@@ -45,6 +45,6 @@ def _protocol(options: argparse.Namespace) -> int:
         else:
             found = transfer(config, options.to, shots[-1], options.seeds)
     except WriteError as error:
-        raise WriteError(f"{error}; then the same command goes on with the protocol") from error
+        raise WriteError(f"{error}; then the same command continues the protocol") from error
     sys.stdout.write(json.dumps(found, indent=2) + "\n" if options.format == "json" else as_table(found))
     return 0

@@ -42,6 +42,10 @@ class DataConfig(Section):
     )
     split_seed: int = Field(0, ge=0, lt=2**63, description="seed of splits and of drawing shots")
     separator: str = Field("|", min_length=1, max_length=20, description="separator of several labels in a CSV cell")
+    multilabel: bool = Field(
+        False,
+        description="an image may have several labels or none, even if the data does not show it",
+    )
     augment: Place = Field("light", description="none, light, standard, strong, crop, or an albumentations YAML file")
     crop_scale: float | None = Field(
         None,

@@ -118,7 +118,8 @@ class LabelledData:
         >>> LabelledData(("cat", "dog"), False, (), ()).summary()
         '2 classes, 0 training, 0 validation and 0 test images'
         """
-        kind = "labels, several an image" if self.multilabel else "class" if len(self.classes) == 1 else "classes"
+        kind = "class" if len(self.classes) == 1 else "classes"
+        kind += " (an image may have several)" if self.multilabel else ""
         return (
             f"{len(self.classes)} {kind}, {len(self.train)} training, {len(self.val)} validation "
             f"and {len(self.test)} test images"

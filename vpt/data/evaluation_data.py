@@ -16,7 +16,16 @@ from vpt.data.dataset import SPLITS, LabelledData, Record
 from vpt.data.datasets.csv import is_csv, read_csv
 from vpt.data.datasets.entries import Entry, Found, listed, number_of
 from vpt.data.datasets.image_folder import read_split_folder
-from vpt.data.datasets.registry import clean_labels, clean_names, once, read_source, record_of, renamed, unknown_classes
+from vpt.data.datasets.registry import (
+    clean_labels,
+    clean_names,
+    once,
+    read_source,
+    record_of,
+    refuse_unlabelled,
+    renamed,
+    unknown_classes,
+)
 from vpt.utils.atomic_io import at_home
 from vpt.utils.errors import UserError
 
@@ -54,6 +63,8 @@ def load_measured(config: DataConfig, asked: Asked) -> tuple[LabelledData, str]:
     """
     known = None if asked.classes is None else {clean(name) or name for name in asked.classes}
     found, path = _found(config, asked.split or "test", known)
+    found.multilabel |= config.multilabel
+    refuse_unlabelled(found)
     clean_labels(found)
     clean_names(found)
     split = chosen(found.splits, found.divided, asked.split, path)
@@ -177,7 +188,7 @@ def _has_other_names(found: Found, entries: Sequence[Entry], known: Collection[s
 def _of_classes(entries: Sequence[Entry], classes: Sequence[str]) -> tuple[list[Record], list[str]]:
     """Records of the images of these classes, numbered in their order; and the other classes, with their images.
 
-    Unknown labels of a multi-label image are ignored; an image without known labels is left out.
+    Unknown labels of a multi-label image are ignored; an image with none but unknown labels is left out.
     """
     numbers: dict[str, int] = {}
     for number, name in enumerate(classes):
@@ -187,6 +198,6 @@ def _of_classes(entries: Sequence[Entry], classes: Sequence[str]) -> tuple[list[
     kept = []
     for entry in entries:
         labels = tuple(label for label in entry.labels if label in numbers)
-        if labels:
+        if labels or not entry.labels:
             kept.append(record_of(entry._replace(labels=labels), numbers))
     return kept, unknown_classes(entries, numbers)

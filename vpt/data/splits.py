@@ -40,10 +40,13 @@ def split_off(
     )
 
 
-def draw_shots(records: Sequence[Record], shots: int, seed: int) -> tuple[list[Record], dict[int, int]]:
+def draw_shots(
+    records: Sequence[Record], shots: int, seed: int, negatives: bool = False
+) -> tuple[list[Record], dict[int, int]]:
     """Keep `shots` records per class, in the original order; also return the count of each class that has fewer.
 
-    For multi-label data, images are drawn as long as they have a label that is not yet drawn often enough.
+    For multi-label data, images are drawn as long as they have a label that is not yet drawn often enough. With
+    `negatives`, images without a label are drawn as if they were a class; without, none is.
 
     >>> from pathlib import Path
     >>> records = [Record(f"{i}", Path(f"{i}"), (int(i > 0),)) for i in range(6)]
@@ -54,18 +57,22 @@ def draw_shots(records: Sequence[Record], shots: int, seed: int) -> tuple[list[R
     seen: Counter[int] = Counter()
     chosen: set[int] = set()
     for at in split_order(len(records), seed, _SHOTS).tolist():
-        labels = records[at].labels
+        labels = records[at].labels or ((NO_LABEL,) if negatives else ())
         if any(seen[label] < shots for label in labels):
             chosen.add(at)
             seen.update(labels)
-    short = {label: seen[label] for label in sorted(seen) if seen[label] < shots}
+    short = {label: seen[label] for label in sorted(seen) if seen[label] < shots and label != NO_LABEL}
     return [record for index, record in enumerate(records) if index in chosen], short
 
 
 def set_apart(
-    train: Sequence[Record], val: Sequence[Record], test: Sequence[Record], config: DataConfig
+    train: Sequence[Record],
+    val: Sequence[Record],
+    test: Sequence[Record],
+    config: DataConfig,
+    negatives: bool = False,
 ) -> tuple[list[Record], list[Record], list[Record]]:
-    """Apply `val_shots`, `join_val` and `hold_test` to the splits.
+    """Apply `val_shots`, `join_val` and `hold_test` to the splits; `negatives` as in `draw_shots`.
 
     >>> from pathlib import Path
     >>> one = [Record("a", Path("a"), (0,))]
@@ -73,7 +80,7 @@ def set_apart(
     [2, 0, 0]
     """
     if config.val_shots is not None:
-        val, _ = draw_shots(val, config.val_shots, config.split_seed)
+        val, _ = draw_shots(val, config.val_shots, config.split_seed, negatives)
     if config.join_val:
         train, val = [*train, *val], []
     return list(train), list(val), [] if config.hold_test else list(test)

@@ -97,7 +97,7 @@ class CheckReport:
             )
         if self.clashes:
             pairs = [
-                f"{one.name} ({', '.join(one.classes)}) = {one.other_name} ({', '.join(one.other_classes)})"
+                f"{one.name} ({_named(one.classes)}) = {one.other_name} ({_named(one.other_classes)})"
                 for one in self.clashes
             ]
             lines.append(
@@ -234,6 +234,10 @@ def _pixels(images: Sequence[Checked]) -> str:
 
 def _used(records: Iterable[Record]) -> set[int]:
     return {label for record in records for label in record.labels}
+
+
+def _named(classes: Sequence[str]) -> str:
+    return ", ".join(classes) or "no label"
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -90,6 +90,8 @@ def evaluate(
     if config.data.window == "auto":
         config = with_window(config, stored.config.data.window)
     refuse_idle(overrides, _measured_by(config), "an artifact is evaluated as it was trained")
+    if stored.multilabel:  # images may have no label, even if none in the data has several
+        config = config.with_({"data.multilabel": True})
     device = pick_device(config.train.device)
     if "train.precision" in given_keys(overrides):
         precision = pick_precision(config.train.precision, device)

@@ -9,12 +9,15 @@ from typing import Literal
 import numpy as np
 from markupsafe import Markup
 
+from vpt.metrics.detection_plots import uncovered
 from vpt.report.html import Section, percent, render
 from vpt.report.svg_charts import TONES, Chart, picture, tag, tone
 from vpt.utils.errors import UserError
 
 MOST = 1000  # images; more take minutes and overlap
-NAMED = 24  # most classes whose names are drawn
+NAMED = 40  # most classes in the legend
+NONE = -1  # in place of a class: an image without a label
+LETTER, LINE = 7.5, 15  # room that a name takes in the drawing, by character and in height
 
 Map = Literal["tsne", "umap"]
 
@@ -83,14 +86,14 @@ def section(
     Args:
         before: (N, C) features of the original backbone; None if they equal those after training.
         after: (N, C).
-        labels: (N,) classes of the images; or (N, K) zeros and ones: an image has the colour of its first label.
+        labels: (N,) classes of the images; or (N, K) zeros and ones: the first label gives the colour.
         wrong: (N,) which of them are misclassified.
         classes: names.
     """
     if len(after) < 10:
         raise UserError(f"{len(after)} images are too few for a map")
     charts, numbers = [], []
-    colours = labels if labels.ndim == 1 else labels.argmax(1)
+    colours = labels if labels.ndim == 1 else np.where(labels.any(1), labels.argmax(1), NONE)
     for title, rows in (("before training: the backbone alone", before), ("after training", after)):
         if rows is None:
             continue
@@ -113,29 +116,47 @@ def section(
 
 
 def scatter(places: np.ndarray, labels: np.ndarray, wrong: np.ndarray, classes: Sequence[str], title: str) -> Chart:
-    """A dot for each image in the colour of its class, a cross if it was misclassified; class names at the centres of
-    their dots."""
+    """A dot for each image in the colour of its class, a cross if it was misclassified; a legend, and class names in
+    the middle of their dots where they cover no other name."""
     side, edge = 400.0, 14.0
     spots = edge + places * (side - 2 * edge)
     parts: list[Markup] = [tag("rect", x=0, y=0, width=side, height=side, class_="field")]
     present = [int(number) for number in np.unique(labels)]
-    names = []
+    legend, centres = [], []
     for number in present:
+        name = classes[number] if number != NONE else "no label"
         mine = labels == number
         dots = "".join(f"M{x:.0f} {y:.0f}h0" for x, y in spots[mine & ~wrong])
         crosses = "".join(f"M{x - 4:.0f} {y - 4:.0f}l8 8m0-8l-8 8" for x, y in spots[mine & wrong])
         look, hue = _colour(number, len(classes))
-        for path, name in ((dots, "spots"), (crosses, "crosses")):
+        for path, kind in ((dots, "spots"), (crosses, "crosses")):
             if path:
-                parts.append(tag("path", tag("title", classes[number]), d=path, class_=f"{name} {look}", style=hue))
-        x, y = np.median(spots[mine], axis=0)
-        names.append(tag("text", classes[number], x=f"{x:.0f}", y=f"{y + 4:.0f}", class_="middle over"))
+                parts.append(tag("path", tag("title", name), d=path, class_=f"{kind} {look}", style=hue))
+        legend.append((look, name, hue or ""))
+        centres.append(np.median(spots[mine], axis=0))
     text = f"{title}: {len(labels)} images of {len(present)} classes"
-    return Chart(title, picture(text, [*parts, *(names if len(present) <= NAMED else [])], side, side))
+    if len(present) > NAMED:
+        hint = f"{len(present)} classes: the name of a dot's class is shown under the pointer"
+        return Chart(title, picture(text, parts, side, side), text=hint)
+    names = _names([name for _, name, _ in legend], centres, side)
+    return Chart(title, picture(text, [*parts, *names], side, side), legend)
+
+
+def _names(names: Sequence[str], centres: Sequence[np.ndarray], side: float) -> list[Markup]:
+    """The names at their centres, moved into the field; without those that would cover one before."""
+    found, places = [], []
+    for name, (x, y) in zip(names, centres, strict=True):
+        half = min(len(name) * LETTER, side) / 2
+        x, y = float(np.clip(x, half, side - half)), float(np.clip(y, LINE, side - LINE / 2))
+        places.append((x - half, y - LINE / 2, x + half, y + LINE / 2))
+        found.append(tag("text", name, x=f"{x:.0f}", y=f"{y + 4:.0f}", class_="middle over"))
+    return [one for one, free in zip(found, uncovered(places), strict=True) if free]
 
 
 def _colour(number: int, classes: int) -> tuple[str, str | None]:
     """Distinct colours for few classes, hues for many; the golden angle keeps consecutive hues apart."""
+    if number == NONE:
+        return "none", None
     if classes <= TONES:
         return tone(number), None
     return "hue", f"--h:{number * 137.508 % 360:.0f}"

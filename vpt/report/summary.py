@@ -118,7 +118,7 @@ def headline(source: Source, interval: tuple[float, float] | None = None) -> str
 
 
 def _interval(low: float, high: float) -> str:
-    return f"95% confidence interval: {percent(low).removesuffix('%')}-{percent(high)}"
+    return f"95% confidence interval: {percent(low).removesuffix('%')}\u2013{percent(high)}"
 
 
 def numbers(source: Source) -> list[tuple[str, str]]:

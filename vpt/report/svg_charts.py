@@ -32,7 +32,7 @@ class Chart:
 
     title: str
     drawing: Markup
-    legend: Sequence[tuple[str, str]] = ()  # CSS classes of a swatch, and its label
+    legend: Sequence[tuple[str, ...]] = ()  # CSS classes of a swatch, its label, and optionally its CSS style
     text: str = ""
 
 

@@ -25,11 +25,12 @@ class Budget:
     optimizer: int  # bytes: gradients and optimiser state
     activations: int  # bytes: stored for the backward pass of one forward pass
     artifact: int  # bytes
+    process: int = 0  # bytes: what the process takes before training, weights and libraries included; 0 on a GPU
 
     @property
     def memory(self) -> int:
-        """Estimated bytes during training, without Python and its libraries."""
-        return self.weights + self.optimizer + self.activations
+        """Estimated peak in bytes during training: of the process, or, on a GPU, of what torch allocates there."""
+        return max(self.process, self.weights) + self.optimizer + self.activations
 
     def text(self) -> str:
         """The estimate as text for the user.
@@ -37,10 +38,14 @@ class Budget:
         >>> Budget(50_000, 1_000_000, 4_000_000, 600_000, 2**30, 204_096).text().splitlines()[0]
         'trainable parameters: 50,000 of 1,000,000 (5.000%)'
         """
+        first, where = f"weights {size(self.weights)}", "on the GPU"
+        if self.process:
+            first = f"Python, libraries and data {size(max(0, self.process - self.weights))}, {first}"
+            where = "of this process"
         return (
             f"trainable parameters: {self.learning:,} of {self.total:,} ({100 * self.learning / self.total:.3f}%)\n"
-            f"estimated memory: {size(self.memory)} (weights {size(self.weights)}, activations "
-            f"{size(self.activations)}, gradients and optimiser {size(self.optimizer)}), plus Python and libraries\n"
+            f"estimated peak memory {where}: {size(self.memory)} ({first}, activations {size(self.activations)}, "
+            f"gradients and optimiser {size(self.optimizer)})\n"
             f"artifact size: {size(self.artifact)}"
         )
 
@@ -69,6 +74,7 @@ def estimate(
     pass_size: int,
     trial: Callable[[int], Tensor],
     autocast: Autocast,
+    process: int = 0,
 ) -> Budget:
     """Estimate the cost by passes of one and two images, extrapolated to `pass_size`.
 
@@ -78,6 +84,7 @@ def estimate(
         pass_size: number of images in one pass.
         trial: computes the loss of a pass over a number of images.
         autocast: context of the pass.
+        process: memory of the process so far in bytes, if the model is in it: not on a GPU.
     """
     learning = sum(parameter.numel() for _, _, parameter in model.trainable())
     trainable_bytes = sum(p.nbytes for _, _, p in model.trainable())
@@ -90,6 +97,7 @@ def estimate(
         optimizer=trainable_bytes * (1 + optimizer_slots),
         activations=max(0, one + (two - one) * (pass_size - 1)),
         artifact=artifact_bytes(model),
+        process=process,
     )
 
 

@@ -15,7 +15,7 @@ from vpt.training.run_folder import TrainResult
 from vpt.utils import plotting
 from vpt.utils.atomic_io import write_json
 from vpt.utils.distributed import is_first, wait
-from vpt.utils.resource_usage import device_name
+from vpt.utils.resource_usage import device_name, resident_bytes
 
 if TYPE_CHECKING:
     from vpt.training.trainer import Trainer
@@ -31,7 +31,14 @@ def introduce(trainer: Trainer, folder: Path) -> None:
     def trial(count: int) -> torch.Tensor:
         return task.trial(model, count, context.device)
 
-    budget = estimate(model, OPTIMIZER_STATE[config.train.optimizer.kind], context.pass_size, trial, context.autocast)
+    budget = estimate(
+        model,
+        OPTIMIZER_STATE[config.train.optimizer.kind],
+        context.pass_size,
+        trial,
+        context.autocast,
+        resident_bytes() if context.device.type == "cpu" else 0,
+    )
     console.say(
         f"model: {model.backbone.name} at {model.backbone.preprocess.size} px, prompt {config.prompt.kind}, "
         f"tuning {config.tuning.kind}, head {config.head.kind}; {context.device}, {context.precision}"

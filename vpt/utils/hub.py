@@ -51,7 +51,7 @@ def pull(address: str) -> Path:
     except EntryNotFoundError:
         raise UserError(f"{address} contains no {FILE}; it was not pushed by vpt") from None
     except (HfHubHTTPError, OSError) as error:
-        raise UserError(f"{address} cannot be downloaded: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(f"Could not download {address}: {' '.join(str(error).split())[:200]}") from None
 
 
 def _refuse_large(address: str, name: str, revision: str | None) -> None:

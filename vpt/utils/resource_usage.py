@@ -99,13 +99,30 @@ def processor() -> str:
     return known[0] if known else "CPU"
 
 
-def _resident_peak() -> int:
+def resident_bytes() -> int:
+    """Memory that this process takes now, in bytes, including Python and its libraries; where that is not known, its
+    peak so far.
+
+    >>> resident_bytes() > 1_000_000
+    True
+    """
+    return _status("VmRSS") or _resident_peak()
+
+
+def _status(key: str) -> int:
+    """A size in bytes from the kernel's status of this process; 0 if it is not there."""
     try:
         for line in STATUS.read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(f"{key}:"):
                 return int(line.split()[1]) * 1024
     except OSError:
         pass
+    return 0
+
+
+def _resident_peak() -> int:
+    if peak := _status("VmHWM"):
+        return peak
     try:
         import resource
     except ImportError:  # Windows

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tests.helpers.boxes import picture, write_json, xml
@@ -156,12 +156,15 @@ def corners(bbox: Sequence[float]) -> tuple[float, ...]:
 def test_voc(found: list[dict[str, Any]], rest: st.DataObject):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        for scene in found:  # equal corners are a pixel for supervision, and no area for us
+            scene["boxes"] = [one for one in scene["boxes"] if min(one[1][2] - one[1][0], one[1][3] - one[1][1]) > 1]
+        assume(any(scene["boxes"] for scene in found))
         write_pictures(folder / "JPEGImages", found, turns=True)
         for scene in found:
             objects = []
             for label, (x1, y1, x2, y2) in scene["boxes"]:
                 # Some tools write parts of pixels.
-                part = rest.draw(st.sampled_from([0, 0.25])) if x2 - x1 > 1 else 0
+                part = rest.draw(st.sampled_from([0, 0.25]))
                 x2 = x2 - part
                 if rest.draw(st.booleans()):
                     x1, x2 = x1 + 1, x2

@@ -180,7 +180,7 @@ def test_the_counts_add_up(form: str, plan: Plan, extras: list[str]):
         assert len(counted.images) == sum(tree.images.values())
         assert {Path(image).name for image in counted.unused_images} == tree.unused
         assert len(counted.annotations) == tree.annotations
-        assert len(counted.unused_annotations) == tree.orphans
+        assert len(counted.orphans) + len(counted.unused_annotations) == tree.orphans
         assert len(counted.others) == tree.others
         notes = "\n".join(data.notes)
         kept = sum(len(record.labels) for split in SPLITS for record in data.split(split) if usable(record))
@@ -227,7 +227,7 @@ def test_what_is_printed_of_a_yolo_set(tmp_path: Path, capsys: pytest.CaptureFix
         "bird: no boxes",
         f"17 files in {tmp_path}: 7 images and 7 annotation files read",
         "  1 image not read, in no split or without annotation: images/extra/x.jpg",
-        "  1 annotation file without an image, or not read: labels/train/orphan.txt",
+        "  1 annotation file without an image: labels/train/orphan.txt",
         "  1 other file: 1 .md",
         "1 image cannot be used:",
         "  images/train/bad.jpg: it is not an image file in a known format",

@@ -254,11 +254,14 @@ def test_corners_in_the_wrong_order_are_put_right(tmp_path: Path):
     assert "swapped the corners of 1 box: 0.xml" in notes(tmp_path)
 
 
-def test_corners_that_coincide_are_one_pixel_and_told(tmp_path: Path):
+@pytest.mark.parametrize("corners", [(10, 10, 10, 10), (10, 10, 10, 20), (10, 10, 20, 10)])
+def test_corners_that_coincide_have_no_area(tmp_path: Path, corners: tuple[int, int, int, int]):
+    """A click by mistake in labelImg, which counted as a box of one pixel."""
     voc(tmp_path)
-    xml(tmp_path / "Annotations" / "0.xml", "0.jpg", [("cat", 10, 10, 10, 10)])
-    assert read(tmp_path)["train"]["0.jpg"] == [("cat", (9, 9, 10, 10))]
-    assert "1 box at most one pixel wide or high: 0.jpg (9, 9, 10, 10) object 1 of 0.xml" in notes(tmp_path)
+    xml(tmp_path / "Annotations" / "0.xml", "0.jpg", [("cat", *corners), ("cat", 6, 7, 25, 21)])
+    assert read(tmp_path)["train"]["0.jpg"] == [BOX]
+    named = f"0.jpg ({', '.join(map(str, corners))}) object 1 of 0.xml"
+    assert f"left out 1 box without area inside the image: {named}" in notes(tmp_path)
 
 
 DATUMARO = (

@@ -331,7 +331,7 @@ class TestBackbone:
             (["--weights", "w.pth"], "--weights belongs to a backbone; name it with --backbone"),
             (["--backbone", "vpt_nano", "--weights", "none.pth"], "backbone.weights=none.pth: there is no such file"),
             (["--formats", "EPS"], "--formats EPS: known formats are JPEG, PNG"),
-            (["--allowed-hosts", "a*b"], "--allowed-hosts a*b: a star stands at the front alone"),
+            (["--allowed-hosts", "a*b"], "--allowed-hosts a*b: a star is only allowed at the beginning"),
             (["--connections", "0"], "--connections 0"),
         ],
     )

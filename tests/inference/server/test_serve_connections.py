@@ -46,7 +46,7 @@ def ended(link: socket.socket) -> bool:
     ids=["nothing", "a letter", "half of the headers", "half of a second request"],
 )
 def test_who_sends_no_whole_request_is_cut_off(port: int, start: bytes):
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as link:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as link:
         link.sendall(start)
         if start.endswith(b"GET /hea"):
             assert status(received(link)) == 200
@@ -54,7 +54,7 @@ def test_who_sends_no_whole_request_is_cut_off(port: int, start: bytes):
 
 
 def test_a_body_that_nobody_reads_is_not_waited_for_without_end(port: int):
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as link:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as link:
         link.sendall(hostile.get(b"/v1/tasks", b"Content-Length: 1000000", method=b"PUT"))
         assert status(received(link)) == 405
         assert ended(link)
@@ -67,11 +67,11 @@ def test_a_body_that_nobody_reads_is_not_waited_for_without_end(port: int):
 )
 def test_half_sent_requests_on_every_connection_hold_nobody_up(port: int, start: bytes):
     with contextlib.ExitStack() as stack:
-        links = [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20)) for _ in range(30)]
+        links = [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60)) for _ in range(30)]
         for link in links:
             with contextlib.suppress(ConnectionError):
                 link.sendall(start)
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as web:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as web:
             for _ in range(3):
                 assert ask(web, [png()], ["deep"]).status_code == 200
                 assert web.get("/health").status_code == 200

@@ -142,7 +142,8 @@ def run_batcher(run: Any, works: Sequence[Work], **words: Any) -> list[Any]:
 
 
 class TestBatches:
-    def test_a_batch_grows_once_it_is_known_how_long_an_image_takes(self):
+    def test_a_batch_grows_once_it_is_known_how_long_an_image_takes(self, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr("vpt.inference.server.dynamic_batching.PASS_S", 600.0)  # however busy the machine is
         sizes: list[int] = []
         run_batcher(lambda works, seconds: (sizes.append(len(works)), works)[1], [Work("a", "a", n) for n in range(40)])
         assert sizes[0] == 1
@@ -164,12 +165,12 @@ class TestBatches:
     def test_who_is_not_waited_for_is_not_computed(self):
         async def scenario() -> list[Any]:
             seen: list[Any] = []
-            gate = threading.Event()
-            run = lambda works, seconds: (gate.wait(60), seen.extend(works), works)[2]  # noqa: E731
+            running, gate = threading.Event(), threading.Event()
+            run = lambda works, seconds: (running.set(), gate.wait(60), seen.extend(works), works)[3]  # noqa: E731
             batcher = Batcher(run, max_batch=4, wait_s=0.0, limit=100)
             batcher.start()
             first = asyncio.create_task(batcher.submit([Work("a", "a", "first")], 60))
-            await asyncio.sleep(0.1)
+            assert await asyncio.to_thread(running.wait, 60)
             late = asyncio.create_task(batcher.submit([Work("a", "a", "late")], 0.05))
             good = asyncio.create_task(batcher.submit([Work("a", "a", "good")], 60))
             await asyncio.sleep(0.2)
@@ -390,13 +391,18 @@ class TestServer:
         assert found == [200, 200]
         assert all(name.startswith("vpt-batch") for name in threads)
 
-    def test_a_slow_task_is_answered_with_503_and_the_others_as_ever(self, folder: Path):
+    def test_a_slow_task_is_answered_with_503_and_the_others_as_ever(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ):
         app = create_app(ServeSettings(folder=folder, device="cpu", task_s=0.2))
         with TestClient(app) as client:
             ready(client)
             # Each layer of this task's own head takes its time.
             model = app.state.service.bank._use(["shallow"])["shallow"].model
-            model.head.register_forward_pre_hook(lambda *words: time.sleep(0.3))
+            seconds = iter(range(10**6))
+            now = [next(seconds)]
+            monkeypatch.setattr(deadline, "monotonic", lambda: now[0])
+            model.head.register_forward_pre_hook(lambda *words: now.__setitem__(0, next(seconds)))
             model.head.register_forward_pre_hook(app.state.service.bank._deadline)
             answer = ask(client, [png()], ["shallow"])
             assert answer.status_code == 503

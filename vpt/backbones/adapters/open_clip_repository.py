@@ -35,7 +35,7 @@ def check_repository(name: str) -> None:
     try:
         config = open_clip.get_model_config(name)
     except Exception as error:  # the hub, the disk or a broken file can raise anything
-        raise UserError(f"the settings of {name} are not available: {' '.join(str(error).split())[:300]}") from error
+        raise UserError(f"Could not download the settings of {name}: {' '.join(str(error).split())[:300]}") from error
     text, vision = (_section(config, key, name) for key in ("text_cfg", "vision_cfg"))
     wrong = sorted(set(_section(text, "tokenizer_kwargs", name)) - HARMLESS)
     if wrong:

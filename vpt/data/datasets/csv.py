@@ -1,4 +1,4 @@
-"""CSV files with the columns path and label, and optionally split."""
+"""CSV files of images and labels."""
 
 from __future__ import annotations
 
@@ -6,72 +6,61 @@ import codecs
 import csv
 import io
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from vpt.data.class_names import clean, visible
+from vpt.data.datasets.csv_columns import Columns, columns_of
 from vpt.data.datasets.entries import SPLIT_NAMES, Entry, Found, listed, number_of
-from vpt.data.datasets.listed_files import FileFinder
-from vpt.data.decode import EXTENSIONS
+from vpt.data.datasets.listed_files import FileFinder, elsewhere
 from vpt.utils.errors import UserError, nearest
 from vpt.utils.file_names import shown
 
 DELIMITERS = ",;\t"
-# Column names used by other tools; suggested when ours are missing.
-ALSO_CALLED = {
-    "path": (
-        "image",
-        "file",
-        "filename",
-        "file_name",
-        "filepath",
-        "file_path",
-        "image_path",
-        "imagepath",
-        "img",
-        "name",
-    ),
-    "label": ("labels", "class", "class_name", "category", "target", "y", "species"),
-}
+# A list as pandas writes it into a cell: ['cat', 'dog'].
+_LIST = re.compile(r"""\[\s*(?:(?:'[^']*'|"[^"]*")\s*(?:,\s*|(?=\])))*\]""")
+_ITEM = re.compile(r"""'([^']*)'|"([^"]*)\"""")
 
 
 def read_csv(file: Path, separator: str = "|") -> Found:
-    r"""Read the images listed in a CSV file with a header line. Columns: path, label, and optionally split.
+    r"""Read the images listed in a CSV file with a header line.
 
-    Relative paths start at the folder of the file; "\" in them may be used for "/", and accents may be in either of
-    Unicode's normalisation forms. A label cell that contains `separator` makes the data multi-label. Without a split
-    column all entries are under "train". Images that do not exist are entries too, and reported by the data check.
+    Columns: path, label, and optionally split, or names that other tools give them; or, instead of labels, a column of
+    0 and 1 for every class. Relative paths start at the folder of the file; "\" in them may be used for "/", and
+    accents may be in either of Unicode's normalisation forms. A label cell that contains `separator`, or a row of 0 and
+    1 with several or no 1, makes the data multi-label: then rows without a label are images with none of the classes.
+    Without a split column all entries are under "train". Images that do not exist are entries too, and reported by the
+    data check.
 
     Raises:
-        UserError: the file cannot be read or lacks a column; unknown splits; rows without a label; no image exists.
+        UserError: the file cannot be read or lacks a column; unknown splits; no image exists.
     """
-    rows = _rows(file)
-    found = Found()
+    names, rows = _rows(file)
+    columns = columns_of(file, names, rows)
+    found = Found(notes=list(columns.notes))
     missing: list[str] = []
-    unlabelled: list[str] = []
     unnamed: list[str] = []
     folder = file.parent
     located = FileFinder(folder)
-    for line, row in rows:
-        text = row["path"]
-        split = _split(file, line, row["split"]) if "split" in row else "train"
-        labels = tuple(dict.fromkeys(part.strip() for part in row["label"].split(separator) if clean(part)))
-        if not labels:
-            unlabelled.append(f"line {line}")
-            continue
+    texts = [cells[columns.path] for _, cells in rows]
+    other = elsewhere(folder, texts)
+    if other is not None:
+        found.notes.append(f"{file}: the images are found as {visible(other.format(texts[0]))}")
+    labelled = _labels(columns, [cells for _, cells in rows], separator)
+    for (line, cells), text, labels in zip(rows, texts, labelled):
+        split = _split(file, line, cells[columns.split]) if columns.split is not None else "train"
         if not text:
             unnamed.append(f"line {line}")
             continue
-        path = located.find(text)
+        path = located.find(text if other is None else other.format(text))
         if path is None:
             missing.append(f"{visible(text)} (line {line})")
-        found.multilabel |= len(labels) > 1
+        found.multilabel |= len(labels) > 1 or (not labels and columns.label is None)
         entry = Entry(shown(text), path or folder / text, labels, f"{file.name}, line {line}")
         found.splits.setdefault(split, []).append(entry)
-    for what, lines in (("path", unnamed), ("label", unlabelled)):
-        if lines:
-            raise UserError(
-                f"{file} has {number_of(len(lines), 'row')} without a {what}: {listed(lines)}; fill them in"
-            )
+    if unnamed:
+        raise UserError(f"{file} has {number_of(len(unnamed), 'row')} without a path: {listed(unnamed)}; fill them in")
     if not found.splits:
         raise UserError(f"{file} lists no images: there is nothing below its header line")
     if len(missing) == len(rows):
@@ -79,8 +68,8 @@ def read_csv(file: Path, separator: str = "|") -> Found:
             f"{file} lists {number_of(len(missing), 'image')} and none can be found: {listed(missing)}; relative paths "
             f"start at {folder.absolute()}"
         )
-    found.divided = "split" in rows[0][1]
-    found.notes += located.notes(file)
+    found.divided = columns.split is not None
+    found.notes += [*located.notes(file), *_understood(file, columns, found, separator)]
     if missing:
         found.notes.append(
             f"{file} lists {number_of(len(missing), 'image')} that cannot be found: {listed(missing)}; relative paths "
@@ -89,8 +78,41 @@ def read_csv(file: Path, separator: str = "|") -> Found:
     return found
 
 
-def _rows(file: Path) -> list[tuple[int, dict[str, str]]]:
-    """Line numbers, and cells by lower-case column name."""
+def _labels(columns: Columns, rows: Sequence[Sequence[str]], separator: str) -> list[tuple[str, ...]]:
+    """The labels of every row."""
+    if columns.label is None:
+        return [tuple(columns.marked(cells)) for cells in rows]
+    texts = [cells[columns.label] for cells in rows]
+    as_lists = any(texts) and all(_LIST.fullmatch(text) for text in texts if text)
+    found = []
+    for text in texts:
+        parts = ["".join(item) for item in _ITEM.findall(text)] if as_lists else text.split(separator)
+        found.append(tuple(dict.fromkeys(part.strip() for part in parts if clean(part))))
+    return found
+
+
+def _understood(file: Path, columns: Columns, found: Found, separator: str) -> list[str]:
+    """Notes on how labels were understood, where that is not obvious."""
+    labels = [entry.labels for entries in found.splits.values() for entry in entries]
+    if columns.label is None and not found.multilabel:
+        return [f"{file}: every row marks exactly one class, so an image has one label"]
+    if found.multilabel:
+        none = labels.count(())
+        negatives = f"; {number_of(none, 'image')} without a label: none of the classes" if none else ""
+        return [f"{file}: an image may have several labels{negatives}"]
+    whole = {label for each in labels for label in each}
+    for sign in ",;/ ":
+        joined = [label for label in whole if sign in label and {part.strip() for part in label.split(sign)} <= whole]
+        if joined and separator != sign:
+            return [
+                f"warning: {file}: {visible(joined[0])} is read as one class; if these are several labels, set "
+                f"data.separator='{sign}'"
+            ]
+    return []
+
+
+def _rows(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The cells of the header, and line numbers and cells of the other lines."""
     text = _text(file)
     first = text.partition("\n")[0].strip().lower()
     skipped = 0
@@ -102,8 +124,7 @@ def _rows(file: Path) -> list[tuple[int, dict[str, str]]]:
         delimiter = max(DELIMITERS, key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
     try:
-        columns = [clean(cell).lower() for cell in next(reader, [])]
-        _check_columns(file, columns, first)
+        columns = [clean(cell) for cell in next(reader, [])]
         rows = []
         for cells in reader:
             if not any(clean(cell) for cell in cells):
@@ -115,9 +136,8 @@ def _rows(file: Path) -> list[tuple[int, dict[str, str]]]:
                     f"{file}, line {reader.line_num + skipped}: {number_of(len(cells), 'cell')} but "
                     f"{number_of(len(columns), 'column')}; put cells that contain {_called(delimiter)} in double quotes"
                 )
-            named = {column: cell.strip() for column, cell in zip(columns, cells) if column}
-            rows.append((reader.line_num + skipped, named))
-        return rows
+            rows.append((reader.line_num + skipped, [cell.strip() for cell in cells]))
+        return columns, rows
     except csv.Error as error:
         raise UserError(f"{file}, line {reader.line_num + skipped}, is not CSV: {error}; is a quote missing?") from None
 
@@ -139,28 +159,6 @@ def _text(file: Path) -> str:
             f"cannot read {file}: line {line} is not UTF-8; save it as 'CSV UTF-8', or convert it with: "
             "iconv -f WINDOWS-1252 -t UTF-8"
         ) from None
-
-
-def _check_columns(file: Path, columns: list[str], first: str) -> None:
-    if not any(columns):
-        raise UserError(f"{file} is empty; its first line must name the columns path,label")
-    for wanted in ("path", "label"):
-        if wanted in columns:
-            continue
-        if any(os.path.splitext(column)[1] in EXTENSIONS for column in columns):
-            raise UserError(
-                f"{file} begins with a row, {visible(first[:80])}; above it the first line must name the columns: "
-                "path,label"
-            )
-        other = next((column for column in columns if column in ALSO_CALLED[wanted]), None)
-        advice = f"; rename the column '{other}' to '{wanted}'" if other else nearest(wanted, columns)
-        raise UserError(
-            f"{file} has no column '{wanted}'{advice} (its first line is {','.join(map(visible, columns))[:200]}); the "
-            "first line must name the columns path,label"
-        )
-    named = [column for column in columns if column]
-    if len(set(named)) < len(named):
-        raise UserError(f"{file} names a column twice: {','.join(columns)[:200]}; rename one of them")
 
 
 def _split(file: Path, line: int, text: str) -> str:

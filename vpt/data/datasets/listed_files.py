@@ -4,10 +4,12 @@ normalisation form, invisible characters."""
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from vpt.data.class_names import clean, visible
 from vpt.data.datasets.entries import listed, number_of
+from vpt.data.decode import EXTENSIONS
 from vpt.utils.atomic_io import at_home
 
 
@@ -66,6 +68,38 @@ class FileFinder:
                 return other if other is not None and _is_file(other) else None
             found = found / part
         return None
+
+
+def elsewhere(folder: Path, texts: Sequence[str]) -> str | None:
+    """Where the images are if none is at its listed path: below one folder next to the list, or with an extension that
+    the list leaves out, as Kaggle publishes data. None if that is not clear.
+
+    Returns:
+        A pattern for the path, as in "train/{}.jpg".
+
+    >>> elsewhere(Path(__file__).parent, ["csv.py"]), elsewhere(Path(__file__).parent.parent, ["csv.py"])
+    (None, 'datasets/{}')
+    """
+    some = [text for text in texts if text and "\0" not in text][:: max(1, len(texts) // 20)]
+    if not some or any(os.path.isabs(text) for text in some) or any(_is_file(folder / text) for text in some):
+        return None
+    bare = not any(os.path.splitext(text)[1].lower() in EXTENSIONS for text in some)
+    endings = ["", *sorted(EXTENSIONS)] if bare else [""]
+    try:
+        folders = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name.isprintable())
+    except OSError:
+        return None
+    counts = {
+        (place, ending): sum(_is_file(folder / place / f"{text}{ending}") for text in some)
+        for place in ["", *folders[:100]]
+        for ending in endings
+    }
+    best = max(counts.values())
+    chosen = [key for key, count in counts.items() if count == best]
+    if not best or len(chosen) > 1:
+        return None
+    place, ending = (part.replace("{", "{{").replace("}", "}}") for part in chosen[0])
+    return f"{place}/{{}}{ending}" if place else f"{{}}{ending}"
 
 
 def _is_file(path: Path) -> bool:

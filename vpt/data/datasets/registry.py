@@ -62,6 +62,8 @@ def load_data(config: DataConfig) -> LabelledData:
     for split, path in (("val", config.val), ("test", config.test)):
         if path is not None:
             _override(found, split, at_home(path), config.separator)
+    found.multilabel |= config.multilabel
+    refuse_unlabelled(found)
     clean_labels(found)
     clean_names(found)
     for split, entries in found.splits.items():
@@ -84,11 +86,11 @@ def load_data(config: DataConfig) -> LabelledData:
     if not val and train:
         train, val = _with_validation(train, config, notes, found.absent)
     if config.shots is not None:
-        train, short = draw_shots(_there(train, found.absent), config.shots, config.split_seed)
+        train, short = draw_shots(_there(train, found.absent), config.shots, config.split_seed, found.multilabel)
         if short:
             few = [f"{classes[label]} ({count})" for label, count in short.items()]
             notes.append(f"fewer training images than data.shots={config.shots}, so all are used: {listed(few)}")
-    train, val, test = set_apart(train, val, test, config)
+    train, val, test = set_apart(train, val, test, config, found.multilabel)
     found.left_out[UNUSED] += read - len(train) - len(val) - len(test)
     left_out = tuple(sorted((+found.left_out).items()))
     return LabelledData(classes, found.multilabel, tuple(train), tuple(val), tuple(test), tuple(notes), left_out)
@@ -167,6 +169,17 @@ def renamed(entries: Iterable[Entry], path: Path) -> list[Entry]:
     return [entry._replace(name=f"{path.stem}/{entry.name}") for entry in entries]
 
 
+def refuse_unlabelled(found: Found) -> None:
+    """Refuse images without a label, unless images may have several: then they are negatives of every class."""
+    bare = [entry for entries in found.splits.values() for entry in entries if not entry.labels]
+    if bare and not found.multilabel:
+        names = listed([f"{entry.name} ({entry.place})" if entry.place else entry.name for entry in bare])
+        raise UserError(
+            f"{number_of(len(bare), 'image')} without a label: {names}; fill the labels in, or set "
+            "data.multilabel=true if an image may have none of the classes, or several"
+        )
+
+
 def clean_names(found: Found) -> None:
     """Escape characters of image and class names that cannot be printed or encoded; names come from untrusted files."""
     if found.classes is not None:
@@ -233,7 +246,7 @@ def once(entries: list[Entry], separator: str, found: Found) -> list[Entry]:
 
 def _described(entry: Entry) -> str:
     place = f"; {entry.place}" if entry.place else ""
-    return f"{entry.name} ({', '.join(entry.labels)}{place})"
+    return f"{entry.name} ({', '.join(entry.labels) or 'no label'}{place})"
 
 
 def _refuse_shared(splits: dict[str, list[Entry]]) -> None:

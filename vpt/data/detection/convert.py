@@ -13,7 +13,7 @@ from vpt.data.datasets.entries import listed, number_of
 from vpt.data.detection.coco import to_coco
 from vpt.data.detection.dataset import BoxRecord
 from vpt.data.detection.text import one_form
-from vpt.data.detection.voc import to_voc
+from vpt.data.detection.voc import is_too_thin, to_voc
 from vpt.data.detection.yolo import to_yolo
 from vpt.utils.atomic_io import make_folder, write_json, write_text
 from vpt.utils.errors import UserError
@@ -24,7 +24,7 @@ FORMATS = ("coco", "voc", "yolo")
 
 def convert(data: LabelledData, folder: Path, form: str) -> Path:
     """Write `data` to a new `folder` as coco, voc or yolo, completely or not at all. Only COCO supports crowds:
-    `left_out` lists those that were omitted.
+    `left_out` lists those that were omitted, and boxes that are too thin for VOC.
 
     Raises:
         UserError: a folder that exists, an unknown format, an image that cannot be read, or a full disk.
@@ -55,18 +55,24 @@ def convert(data: LabelledData, folder: Path, form: str) -> Path:
 
 
 def left_out(data: LabelledData, form: str) -> list[str]:
-    """Messages about boxes that a format cannot represent: crowds, except in COCO.
+    """Messages about boxes that a format cannot represent: crowds, except in COCO, and boxes of one pixel in VOC.
 
     >>> left_out(LabelledData((), False, (), ()), "yolo")
     []
     """
     records = [record for split in SPLITS for record in data.split(split) if isinstance(record, BoxRecord)]
     crowded = [record for record in records if any(record.crowds)]
+    notes = []
+    if form == "voc" and (thin := [record.name for record in records for box in record.boxes if is_too_thin(box)]):
+        notes.append(
+            f"left out {number_of(len(thin), 'box')} at most one pixel wide or high, which voc cannot represent: "
+            f"{listed(thin, 5)}"
+        )
     if form == "coco" or not crowded:
-        return []
+        return notes
     names = listed([record.name for record in crowded], 5)
     count = sum(sum(record.crowds) for record in crowded)
-    notes = [f"left out {number_of(count, 'crowd')}, which {form} cannot distinguish from single objects: {names}"]
+    notes.append(f"left out {number_of(count, 'crowd')}, which {form} cannot distinguish from single objects: {names}")
     empty = [record.name for record in crowded if all(record.crowds)]
     if empty:
         notes.append(f"{number_of(len(empty), 'image')} had only crowds and has no boxes now: {listed(empty, 5)}")

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vpt.data.class_counts import MOST, WORDS
 from vpt.data.dataset import SPLITS, LabelledData
 from vpt.data.datasets.entries import is_image, listed, number_of
 from vpt.data.datasets.paths import file_identity
@@ -18,8 +19,6 @@ from vpt.data.detection.yolo import NO_LABELS
 from vpt.utils.file_names import shown
 
 _SHOWN = 5
-_MOST_CLASSES = 100
-_WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,8 @@ class Inventory:
         repeated: images that are another path to one of these.
         unused_images: images in no split.
         annotations: files that annotations, lists and descriptions were read from.
-        unused_annotations: files of the same kind that were not read, or whose image is missing.
+        orphans: annotation files whose image is missing.
+        unused_annotations: files of the same kind that were not read.
         others: everything else.
     """
 
@@ -41,14 +41,15 @@ class Inventory:
     repeated: tuple[str, ...]
     unused_images: tuple[str, ...]
     annotations: tuple[str, ...]
+    orphans: tuple[str, ...]
     unused_annotations: tuple[str, ...]
     others: tuple[str, ...]
 
     @property
     def total(self) -> int:
         """Total number of files."""
-        kinds = (self.images, self.repeated, self.unused_images, self.annotations, self.unused_annotations, self.others)
-        return sum(map(len, kinds))
+        kinds = (self.images, self.repeated, self.unused_images, self.annotations, self.orphans)
+        return sum(map(len, (*kinds, self.unused_annotations, self.others)))
 
     def text(self) -> str:
         """A few lines with the counts, which add up, and the first names of files that were not read."""
@@ -57,7 +58,8 @@ class Inventory:
         for names, noun, what in (
             (self.repeated, "further path", "to images that were read"),
             (self.unused_images, "image", "not read, in no split or without annotation"),
-            (self.unused_annotations, "annotation file", "without an image, or not read"),
+            (self.orphans, "annotation file", "without an image"),
+            (self.unused_annotations, "annotation file", "not read"),
         ):
             if names:
                 lines.append(f"  {number_of(len(names), noun)} {what}: {listed(list(names), _SHOWN)}")
@@ -92,7 +94,7 @@ def inventory(found: BoxFound, images: Sequence[Path]) -> Inventory:
         elif is_image(file.name):
             kind = "repeated" if file_identity(file) in identities else "unused_images"
         elif path in orphans:
-            kind = "unused_annotations"
+            kind = "orphans"
         elif path in read_files:
             kind = "annotations"
         else:
@@ -150,15 +152,15 @@ def class_lines(data: LabelledData, unusable: Collection[tuple[str, str]] = ()) 
                 images[split].update(set(single))
                 crowds += sum(record.crowds)
     lines = []
-    for label, name in enumerate(data.classes[:_MOST_CLASSES]):
+    for label, name in enumerate(data.classes[:MOST]):
         parts = [
-            f"{number_of(boxes[split][label], 'box')} in {number_of(images[split][label], f'{_WORDS[split]} image')}"
+            f"{number_of(boxes[split][label], 'box')} in {number_of(images[split][label], f'{WORDS[split]} image')}"
             for split in SPLITS
             if boxes[split][label]
         ]
         lines.append(f"{visible(name)}: {', '.join(parts) or 'no boxes'}")
-    if len(data.classes) > _MOST_CLASSES:
-        lines.append(f"and {len(data.classes) - _MOST_CLASSES} more classes")
+    if len(data.classes) > MOST:
+        lines.append(f"and {len(data.classes) - MOST} more classes")
     if crowds:
         lines.append(f"{number_of(crowds, 'crowd')}, not used for training and not counted as missed")
     return lines

@@ -25,7 +25,8 @@ def read_voc(folder: Path) -> BoxFound:
 
     An XML file belongs to the image with the same name or, if there is none, to the one in its <filename>. Difficult
     objects are kept. Box coordinates count pixels from 1, as in VOC, unless the file was written by CVAT, Datumaro or
-    Label Studio, which count from 0. Without lists all images are for training.
+    Label Studio, which count from 0. Two equal corners are a box without area, as most tools mean it, and not a box of
+    one pixel. Without lists all images are for training.
 
     Raises:
         UserError: XML that is damaged or lacks a box, two XML files for one image, a list whose purpose is unclear.
@@ -221,7 +222,7 @@ def _box(item: ElementTree.Element, place: str, from_zero: bool) -> tuple[RawBox
     swapped = (x1 > x2 or y1 > y2) and all(map(math.isfinite, box))
     if swapped:
         box = (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
-    if not from_zero:
+    if not from_zero and box[0] != box[2] and box[1] != box[3]:
         box = (box[0] - 1, box[1] - 1, box[2], box[3])
     return RawBox(label, box), swapped
 
@@ -246,8 +247,20 @@ def _size(root: ElementTree.Element, file: Path) -> Size | None:
     return (sides[0], sides[1]) if min(sides) > 0 else None
 
 
+def is_too_thin(box: Box) -> bool:
+    """Whether VOC cannot hold a box: its corners are pixels inside it, which are equal, or in the wrong order, in a box
+    at most one pixel wide or high.
+
+    >>> is_too_thin((3.0, 3.0, 4.0, 9.0)), is_too_thin((3.0, 3.0, 5.0, 9.0))
+    (True, False)
+    """
+    return float(f"{box[0] + 1:.8g}") >= float(f"{box[2]:.8g}") or float(f"{box[1] + 1:.8g}") >= float(f"{box[3]:.8g}")
+
+
 def to_voc(record: BoxRecord, classes: Sequence[str], name: str) -> str:
-    """The XML text of a record whose image is called `name`. Crowds are left out, because VOC has none.
+    """The XML text of a record whose image is called `name`.
+
+    Crowds, and boxes of one pixel (see `is_too_thin`), are left out, because VOC has none.
 
     >>> "<xmin>2</xmin>" in to_voc(
     ...     BoxRecord("a", Path("a.png"), (0,), ((1.0, 2.0, 4.0, 6.0),), (False,), (8, 8)), ["cat"], "a.png"
@@ -257,7 +270,7 @@ def to_voc(record: BoxRecord, classes: Sequence[str], name: str) -> str:
     lines = ["<annotation>", f"  <filename>{escape(name)}</filename>"]
     lines += [f"  <size><width>{record.size[0]}</width><height>{record.size[1]}</height><depth>3</depth></size>"]
     for label, (x1, y1, x2, y2), crowd in zip(record.labels, record.boxes, record.crowds, strict=True):
-        if not crowd:
+        if not crowd and not is_too_thin((x1, y1, x2, y2)):
             corners = {"xmin": x1 + 1, "ymin": y1 + 1, "xmax": x2, "ymax": y2}
             inner = "".join(f"<{key}>{value:.8g}</{key}>" for key, value in corners.items())
             lines.append(f"  <object><name>{escape(classes[label])}</name><bndbox>{inner}</bndbox></object>")

@@ -314,34 +314,40 @@ def _run(config: RunConfig, folder: Path, trial: optuna.Trial, shared: Shared) -
     measured = result.metrics.get("val")
     if measured is None:
         raise UserError(f"{folder} was not evaluated on validation; remove it")
+    trial.set_user_attr("loss", measured.get("loss"))
     return float(measured[ranking(measured)])
 
 
 def _conclude(study: optuna.Study, plan: Sweep, folder: Path, console: Console) -> Chosen:
-    done = _complete(study)
-    if not done:
+    if not _complete(study):
         raise UserError("no trial finished; see the messages above")
     rows = [_row(trial, plan) for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
-    rows.sort(key=lambda row: -(row["validation"] if row["validation"] is not None else -1.0))
+    rows.sort(key=lambda row: _rank(row, plan))
     write_json(folder / "sweep.json", {"axes": list(plan.axes), "trials": rows})
     sweep_png(rows, list(plan.axes), folder / "sweep.png")
     shown = [row for row in rows if row["state"] == "complete"][:10]
     console.table(
         f"the best of {len(rows)} trials",
-        [*(key.removeprefix("train.optimizer.") for key in plan.axes), "validation"],
-        [[*(_told(row["params"].get(key)) for key in plan.axes), f"{row['validation']:.4f}"] for row in shown],
+        [*(key.removeprefix("train.optimizer.") for key in plan.axes), "validation", "loss"],
+        [
+            [*(_told(row["params"].get(key)) for key in plan.axes), f"{row['validation']:.4f}", _told(row["loss"])]
+            for row in shown
+        ],
     )
-    top = max(trial.value for trial in done if trial.value is not None)
-    params = min((trial.params for trial in done if trial.value == top), key=lambda params: _order(params, plan))
-    return Chosen(folder, rows, words_of(params, plan.axes))
+    return Chosen(folder, rows, shown[0]["words"])
 
 
-def _order(params: dict[str, Any], plan: Sweep) -> Any:
-    """Sort key of equally good points, independent of the order of trials: the order in the file for a grid, otherwise
-    the name."""
-    if not plan.grid:
-        return repr(params)
-    return [list(values).index(params[key]) for key, values in grid_of(plan.axes).items()]
+def _rank(row: Mapping[str, Any], plan: Sweep) -> tuple[Any, ...]:
+    """Sort key of trials, best first: by validation, then by loss, then independently of the order of trials: by the
+    order in the file for a grid, otherwise by name."""
+    validation, loss, params = row["validation"], row["loss"], row["params"]
+    if validation is None or row["state"] != "complete":
+        return validation is None, -(validation or 0.0), math.inf, []
+    if plan.grid:
+        order: Any = [list(values).index(params[key]) for key, values in grid_of(plan.axes).items()]
+    else:
+        order = [repr(params)]
+    return False, -validation, math.inf if loss is None else loss, order
 
 
 def _final(config: RunConfig, folder: Path, shared: Shared, console: Console) -> TrainResult:
@@ -366,13 +372,14 @@ def _row(trial: optuna.trial.FrozenTrial, plan: Sweep) -> dict[str, Any]:
         "state": trial.state.name.lower(),
         "params": trial.params,
         "validation": value,
+        "loss": trial.user_attrs.get("loss"),
         "epochs": last,
         "words": words_of(trial.params, plan.axes),
     }
 
 
 def _told(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _digest(words: Sequence[str]) -> str:
