@@ -181,8 +181,6 @@ class RunConfig(Section):
             )
         if self.train.shard and self.tuning.kind == "full":
             raise ValueError("train.shard shards frozen weights; tuning=full has none")
-        if self.train.shard and self.task == "detection":
-            raise ValueError("train.shard is for task=classification; leave it out")
         dtype, wanted = self.backbone.dtype, {"full": ("fp32",), "lora": ("fp32", "bf16")}.get(self.tuning.kind)
         if wanted is not None and dtype not in wanted:
             raise ValueError(

@@ -46,7 +46,7 @@ def shard_layers(backbone: Backbone, device: torch.device, ranks: int) -> None:
     """
     if "ignored_params" not in inspect.signature(fully_shard).parameters:
         raise UserError(f"train.shard needs PyTorch 2.7 or newer, not {torch.__version__}")
-    layers = [block.layer for block in backbone.all_blocks()]
+    layers: list[Any] = [block.layer for block in backbone.all_blocks()]
     new = [layer for layer in layers if not isinstance(layer, FSDPModule)]  # another run may have sharded them
     if any(plain_parts(weight) != [weight] for layer in new for weight in layer.parameters()):
         raise UserError("train.shard does not support int8 or nf4 weights; set backbone.dtype=bf16")
@@ -57,7 +57,8 @@ def shard_layers(backbone: Backbone, device: torch.device, ranks: int) -> None:
         layer.compute = _compute
         register_fsdp_forward_method(layer, "compute")
     if new:
-        root: nn.Module = fully_shard(_Root(new), mesh=mesh)
+        root = _Root(new)
+        fully_shard(root, mesh=mesh)
         root()
         for layer in new:  # allocated once; by inference first, they could not be used for training
             layer.unshard()
