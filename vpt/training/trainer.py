@@ -168,7 +168,7 @@ class Trainer:
         hits: torch.Tensor | None = torch.zeros((), device=device)
         count = len(batch.index)  # may be 0 if a short last batch is split across many processes
         parts = list(batch.parts(config.accumulate)) if count else []
-        if ranks().count > 1:  # processes may wait for each other in a pass, so all run the same number of them
+        if config.shard or self._parts.collective:  # processes wait for each other in every pass
             parts += [batch.blank()] * (config.accumulate - len(parts))
         for number, part in enumerate(parts):
             # Dropout is seeded by seed and step, so that a resumed run draws the same values.

@@ -113,8 +113,8 @@ class Detection:
         loader = box_loader(
             setting, _training_transform(model, setting), data.train, "train", shuffle=True, distributed=True
         )
-        part = DividedBatch()
-        if ranks().count > 1:
+        part, several = DividedBatch(), ranks().count > 1
+        if several:
             detector.divide(part)
 
         def objective(images: list[Tensor], targets: list[Target]) -> tuple[Tensor, None]:
@@ -124,7 +124,7 @@ class Detection:
         def validate() -> dict[str, Any]:
             return self.measure(model, setting, data.val, "val")
 
-        return TrainingParts(loader, objective, validate if data.val else None, loaders=[loader])
+        return TrainingParts(loader, objective, validate if data.val else None, loaders=[loader], collective=several)
 
     def measure(
         self, model: Prompted, setting: Setting, records: Sequence[Record], split: str, folder: Path | None = None
