@@ -177,6 +177,7 @@ def test_a_network_without_linear_layers_is_refused():
         (["tuning=lora", "backbone.dtype=int8"], "set backbone.dtype=bf16"),
         (["tuning=lora", "backbone.dtype=nf4"], "set backbone.dtype=bf16"),
         (["tuning=full", "train.shard=true"], "shards frozen weights"),
+        (["prompt=cocoop", "head=zeroshot", "train.shard=true"], "depend on the number of images"),
     ],
 )
 def test_what_does_not_go_together_is_said_at_once(words: list[str], said: str):
