@@ -19,7 +19,7 @@ from vpt.config import load_config
 from vpt.utils.run_log import read_rows
 
 CLIP = ["backbone=open_clip:tiny-divided", "backbone.pretrained=false", "data.augment=none"]
-BOXES = ["task=detection", "data.augment=light", "data.val_fraction=0.25", "train.batch_size=4"]
+BOXES = ["task=detection", "train.optimizer=sgd", "data.augment=light", "data.val_fraction=0.25", "train.batch_size=4"]
 NANO = [*BOXES, "head.scales=[1.0]", "head.size=32", "head.longest=3", "head.boxes=20", "prompt.tokens=2"]
 SHARDED = ["train.shard=true", "train.epochs=1"]
 
@@ -35,7 +35,8 @@ CLASSIFIERS = {
 DETECTORS = {
     "fcos": [*NANO, "head=fcos"],
     "retinanet": [*NANO, "head=retinanet"],
-    "faster_rcnn": [*NANO, "head=faster_rcnn", "train.epochs=1"],
+    # A second step may keep other proposals: the scores of an untrained network are all but equal.
+    "faster_rcnn": [*NANO, "head=faster_rcnn", "train.batch_size=9", "train.epochs=1"],
     "parts": [*NANO, "head=fcos", "train.accumulate=2", "train.epochs=1"],
     "sharded": [*NANO, *SHARDED, "head=fcos"],
     "owl": [*BOXES, *CLIP, *SHARDED, "head=owl", "head.size=32", "head.boxes=20", "prompt.tokens=2"],
