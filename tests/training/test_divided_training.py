@@ -35,8 +35,8 @@ CLASSIFIERS = {
 DETECTORS = {
     "fcos": [*NANO, "head=fcos"],
     "retinanet": [*NANO, "head=retinanet"],
-    # A second step may keep other proposals: the scores of an untrained network are all but equal.
-    "faster_rcnn": [*NANO, "head=faster_rcnn", "train.batch_size=9", "train.epochs=1"],
+    # Of at most 256 anchors an image, all are used; among more, each process would draw its own.
+    "faster_rcnn": [*NANO, "head=faster_rcnn", "head.longest=2", "train.epochs=1"],
     "parts": [*NANO, "head=fcos", "train.accumulate=2", "train.epochs=1"],
     "sharded": [*NANO, *SHARDED, "head=fcos"],
     "owl": [*BOXES, *CLIP, *SHARDED, "head=owl", "head.size=32", "head.boxes=20", "prompt.tokens=2"],
