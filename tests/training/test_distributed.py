@@ -20,11 +20,13 @@ from vpt.utils.run_log import read_rows
 
 TOGETHER = """
 import sys, torch
-from vpt.utils.distributed import agreed, gathered, gathered_list, joined, ranks, sum_step, told
+from vpt.utils.distributed import agreed, all_reduce, broadcast, gathered, gathered_list, joined, ranks, sum_step
 with joined():
     rank, count = ranks().rank, ranks().count
     assert count == 2
-    assert told("from the first" if rank == 0 else "from another") == "from the first"
+    assert broadcast("from the first" if rank == 0 else "from another") == "from the first"
+    assert all_reduce([rank, 2.5]) == [1, 5]
+    assert all_reduce([-rank, rank], "max") == [0, 1]
     assert agreed(15 if rank == 1 else None) == 15
     assert agreed(None) is None
     mine = torch.tensor([0, 2, 4] if rank == 0 else [1, 3])

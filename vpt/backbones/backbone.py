@@ -60,7 +60,6 @@ class Backbone(nn.Module):
         self.any_size = False  # whether it accepts images of other sizes than its own
         self.text = text
         self.notes: tuple[str, ...] = ()  # messages for the user about how it was loaded
-        self.elsewhere = 0  # number of parameters sharded across processes
         self.refusal = ""  # why it does not support token prompts, if so
         self.tower = self._read()
 

@@ -181,8 +181,11 @@ class RunConfig(Section):
             )
         if self.train.shard and self.tuning.kind == "full":
             raise ValueError("train.shard shards frozen weights; tuning=full has none")
-        if self.train.shard and self.task == "detection":
-            raise ValueError("train.shard is for task=classification; leave it out")
+        if self.train.shard and self.prompt.kind in ("cocoop", "tpt"):
+            raise ValueError(
+                "train.shard needs equally many passes in all processes, but those of "
+                f"prompt={self.prompt.kind} depend on the number of images; leave it out"
+            )
         dtype, wanted = self.backbone.dtype, {"full": ("fp32",), "lora": ("fp32", "bf16")}.get(self.tuning.kind)
         if wanted is not None and dtype not in wanted:
             raise ValueError(

@@ -25,9 +25,9 @@ class Batch(NamedTuple):
         return [Batch(*part) for part in zip(*cut, strict=True)]
 
     def blank(self) -> Batch:
-        """A batch of one black image of the same size, with a label."""
+        """A batch of one black image of the same size, with a label; it has no index, because it is no record."""
         images = torch.zeros(1, *self.images.shape[1:], dtype=self.images.dtype)
-        return Batch(images, torch.zeros(1, *self.labels.shape[1:], dtype=self.labels.dtype), torch.zeros(1).long())
+        return Batch(images, torch.zeros(1, *self.labels.shape[1:], dtype=self.labels.dtype), torch.zeros(0).long())
 
     def to(self, device: torch.device) -> Batch:
         """Move images and labels to a device."""

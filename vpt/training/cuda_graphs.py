@@ -3,6 +3,11 @@
 A ViT-B launches seven hundred kernels in a training step. Launching them can take the CPU longer than running them
 takes the GPU; a CUDA graph launches all of them at once. The cost is a second for recording, memory that stays reserved
 for the pass, and a fixed shape: other batches, such as a shorter last one, run without the graph.
+
+torch.cuda.make_graphed_callables would replace _Recording and _Replay, but it returns gradients in buffers that the
+next replay overwrites (wrong with train.accumulate), and only recent versions of PyTorch take `capture_error_mode`,
+without which threads of data loaders break the recording. Before using it, compare on a GPU: gradients of accumulated
+parts, dropout drawn in replays, time of a step, and reserved memory.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class Budget:
 
 def total_parameters(model: Prompted) -> int:
     """Number of parameters of a model, including those of a backbone that is sharded across processes."""
-    return sum(parameter.numel() for parameter in model.parameters()) + model.backbone.elsewhere
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def size(count: float) -> str:
@@ -106,19 +106,17 @@ def _saved_bytes(model: Prompted, run: Callable[[], Tensor], autocast: Autocast)
     own = {
         part.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()] for part in plain_parts(t)
     }
-    kept: dict[int, int] = {}
-    alive: list[Tensor] = []  # keeps storages alive until they are counted, or addresses would be reused
+    kept: dict[int, torch.UntypedStorage] = {}  # alive until they are counted, or addresses would be reused
 
     def pack(tensor: Tensor) -> None:
         for part in plain_parts(tensor):
             storage = part.untyped_storage()
             if storage.data_ptr() not in own:
-                kept[storage.data_ptr()] = storage.nbytes()
-                alive.append(part.detach())
+                kept[storage.data_ptr()] = storage
 
     # Evaluation mode: one image has no batch statistics, and the counts are the same. There is no backward pass, so
     # nothing is packed: a result stored by its own node would never be freed.
     model.eval()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda nothing: nothing), autocast():
         run()
-    return sum(kept.values())
+    return sum(storage.nbytes() for storage in kept.values())  # none of gathered weights, which FSDP has freed

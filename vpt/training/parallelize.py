@@ -6,14 +6,11 @@ from typing import Any
 
 import torch
 
-from vpt.backbones.block import Block
 from vpt.backbones.parallel.activation_checkpoint import Recomputed
 from vpt.backbones.parallel.compile import Compiler
-from vpt.backbones.parallel.fsdp import Shard, Sharded
 from vpt.config import TrainConfig
 from vpt.models.base import Prompted
 from vpt.utils.distributed import ranks
-from vpt.utils.errors import UserError
 
 
 def arrange(model: Prompted, config: TrainConfig, device: torch.device, precision: str = "fp32") -> None:
@@ -34,31 +31,20 @@ def arrange(model: Prompted, config: TrainConfig, device: torch.device, precisio
     backbone.round_to(precision)
     if config.drop_path:
         model.drop_paths = backbone.with_drop_path(config.drop_path)  # random while the model trains
-    if config.shard and ranks().count > 1:
-
-        def sharded(block: Block) -> Sharded:
-            shard = Shard(block.layer, ranks().rank, ranks().count, device)
-            backbone.elsewhere += shard.count
-            return Sharded.of(block, shard)
-
-        if backbone.text is not None:
-            raise UserError("train.shard is for backbones without a text tower; leave it out")
-        backbone.with_blocks(sharded)
-    elif config.recompute:
-        backbone.with_blocks(Recomputed.of)
-    model.to(device)
-    if config.compile not in ("auto", "none"):
-        _compile(model, config)
-
-
-def _compile(model: Prompted, config: TrainConfig) -> None:
-    backbone = model.backbone
     # CUDA graphs are recorded around compiled layers, see cuda_graphs.py.
-    mode = {"max-autotune": "max-autotune-no-cudagraphs"}.get(config.compile, config.compile)
-    if backbone.tower is not None and not config.recompute and not config.shard:
+    mode = {"default": "default", "max-autotune": "max-autotune-no-cudagraphs"}.get(config.compile)
+    by_layer = backbone.tower is not None and not config.recompute
+    if config.recompute:
+        backbone.with_blocks(Recomputed.of)
+    elif mode is not None and by_layer:
         backbone.with_blocks(Compiler(mode).view)
-        return
-    compiled: Any = backbone
-    for name in ("features", "grids"):
-        plain = getattr(type(backbone), name).__get__(backbone)  # not one compiled for another run
-        setattr(compiled, name, torch.compile(plain, mode=mode))
+    if config.shard and ranks().count > 1:
+        from vpt.backbones.parallel.fsdp import shard_layers  # takes a second to import
+
+        shard_layers(backbone, device, ranks().count)
+    model.to(device)
+    if mode is not None and not by_layer:
+        compiled: Any = backbone
+        for name in ("features", "grids"):
+            plain = getattr(type(backbone), name).__get__(backbone)  # not one compiled for another run
+            setattr(compiled, name, torch.compile(plain, mode=mode))

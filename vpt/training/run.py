@@ -16,7 +16,7 @@ from vpt.training.run_folder import TrainResult, claim, finished, refuse_taken, 
 from vpt.training.tasks import task_of
 from vpt.training.trainer import Trainer, build_model
 from vpt.utils.console import Console
-from vpt.utils.distributed import first_goes_ahead, is_first, joined, told
+from vpt.utils.distributed import broadcast, first_goes_ahead, is_first, joined
 from vpt.utils.errors import UserError, WriteError
 from vpt.utils.folder_lock import lock_folder
 
@@ -51,7 +51,7 @@ def train(
         for other in others:
             build_model(with_config(context, other))  # reports a mistake now, not after the first training
         trainer = Trainer(context, callbacks=callbacks)
-        folder = Path(told(str(claim(context.config)) if is_first() else ""))
+        folder = Path(broadcast(str(claim(context.config)) if is_first() else ""))
         with lock_folder(folder) as locked, _resumable(folder):
             result = trainer.fit(locked)
             return _with_compared(result, context, others)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from vpt.models.base import Prompted
-from vpt.utils.device import Autocast
 from vpt.utils.distributed import sum_step
 
 
@@ -140,16 +139,3 @@ def sum_over_processes(output: StepOutput, model: Prompted) -> StepOutput:
     loss, hits, count = sum_step(trainable, float(output.loss), hits, output.count)
     whole = torch.tensor(loss, dtype=torch.float64)
     return StepOutput(whole, None if hits is None else torch.tensor(hits, dtype=torch.float64), count)
-
-
-def blank_passes(
-    batch: AnyBatch, objective: Objective, passes: int, model: Prompted, device: torch.device, autocast: Autocast
-) -> None:
-    """Run passes over a blank image without effect: all processes of a sharded backbone must run the same number of
-    passes."""
-    trainable = [parameter for _, _, parameter in model.trainable()]
-    for _ in range(passes):
-        blank = batch.blank().to(device)
-        with autocast():
-            loss, _ = objective(blank.images, blank.labels)
-        torch.autograd.grad(loss, trainable, allow_unused=True)

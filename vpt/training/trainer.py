@@ -28,7 +28,6 @@ from vpt.training.step import (
     Batches,
     StepOutput,
     UnreadStep,
-    blank_passes,
     step_seed,
     sum_over_processes,
     where,
@@ -168,7 +167,9 @@ class Trainer:
         loss_sum = torch.zeros((), device=device)
         hits: torch.Tensor | None = torch.zeros((), device=device)
         count = len(batch.index)  # may be 0 if a short last batch is split across many processes
-        parts = batch.parts(config.accumulate) if count else []
+        parts = list(batch.parts(config.accumulate)) if count else []
+        if config.shard or self._parts.collective:  # processes wait for each other in every pass
+            parts += [batch.blank()] * (config.accumulate - len(parts))
         for number, part in enumerate(parts):
             # Dropout is seeded by seed and step, so that a resumed run draws the same values.
             torch.manual_seed(step_seed(config.seed, self.progress.step, number, ranks().rank))
@@ -176,13 +177,13 @@ class Trainer:
             with self.context.autocast():
                 loss, correct = self._parts.objective(there.images, there.labels)
                 loss = self.model.with_extra_losses(loss, there.images, there.labels)
+            if not len(part.index):  # blank
+                torch.autograd.grad(loss, [p for _, _, p in self.model.trainable()], allow_unused=True)
+                continue
             fraction = len(part.index) / count
             self.state.scaler.scale(loss * fraction).backward()
             loss_sum += loss.detach() * fraction
             hits = None if hits is None or correct is None else hits + correct
-        if config.shard:
-            missing = config.accumulate - len(parts)
-            blank_passes(batch, self._parts.objective, missing, self.model, device, self.context.autocast)
         return StepOutput(loss_sum, hits, count)
 
     def optimizer_step(self) -> None:

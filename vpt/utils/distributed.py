@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, distributed
@@ -90,25 +90,31 @@ def first_goes_ahead() -> Iterator[None]:
         wait()
 
 
-def told(text: str) -> str:
+def broadcast(text: str) -> str:
     """Broadcast a string of the first process to all.
 
-    >>> told("runs/a")
+    >>> broadcast("runs/a")
     'runs/a'
     """
-    if ranks().count == 1:
-        return text
-    said = [text]
-    distributed.broadcast_object_list(said, src=0)
-    return said[0]
+    values = [text]
+    if ranks().count > 1:
+        distributed.broadcast_object_list(values)
+    return values[0]
+
+
+def all_reduce(numbers: Sequence[float], how: Literal["sum", "max"] = "sum") -> list[float]:
+    """Sums, or maxima, of numbers over all processes.
+
+    >>> all_reduce([1, 2.5])
+    [1.0, 2.5]
+    """
+    values = torch.tensor(numbers, dtype=torch.float64)
+    return _reduced(values, how).tolist() if ranks().count > 1 else values.tolist()
 
 
 def agreed(number: int | None) -> int | None:
     """A signal received by any of the processes, in all of them."""
-    if ranks().count == 1:
-        return number
-    asked = torch.tensor([number or 0], dtype=torch.int64)
-    return int(_reduced(asked, distributed.ReduceOp.MAX)) or None
+    return int(all_reduce([number or 0], "max")[0]) or None
 
 
 def sum_step(
@@ -126,21 +132,11 @@ def sum_step(
         Loss, hits and number of images of all processes.
     """
     learning = list(parameters)
-    parts = [
-        torch.zeros(p.numel(), device=p.device) if p.grad is None else p.grad.detach().float().flatten() * count
-        for p in learning
-    ]
-    facts = torch.tensor([loss * count, hits or 0.0, float(count)], dtype=torch.float64)
-    total_loss, total_hits, total = _sum(facts).tolist()
-    summed = _sum(torch.cat(parts)) / total
-    at = 0
-    for parameter in learning:
-        part = summed[at : at + parameter.numel()].view_as(parameter).to(parameter.dtype)
-        at += parameter.numel()
-        if parameter.grad is None:
-            parameter.grad = part.clone()
-        else:
-            parameter.grad.copy_(part)
+    total_loss, total_hits, total = all_reduce([loss * count, hits or 0.0, count])
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in learning]
+    summed = _reduced(torch.cat([each.float().flatten() * count for each in gradients]), "sum") / total
+    for parameter, part in zip(learning, summed.split([p.numel() for p in learning]), strict=True):
+        parameter.grad = part.view_as(parameter).to(parameter.dtype)
     return total_loss / total, None if hits is None else total_hits, int(total)
 
 
@@ -177,13 +173,8 @@ def _all_gathered(value: Value) -> list[Value]:
     return found
 
 
-def _sum(values: Tensor) -> Tensor:
-    return _reduced(values, distributed.ReduceOp.SUM)
-
-
-def _reduced(values: Tensor, how: distributed.ReduceOp.RedOpType) -> Tensor:
+def _reduced(values: Tensor, how: Literal["sum", "max"]) -> Tensor:
     """All-reduce a tensor; NCCL supports tensors on GPUs only."""
-    on = "cuda" if distributed.get_backend() == "nccl" else "cpu"
-    there = values.to(on) if values.device.type != on else values.clone()
-    distributed.all_reduce(there, how)
+    there = values.to("cuda" if distributed.get_backend() == "nccl" else "cpu", copy=True)
+    distributed.all_reduce(there, distributed.ReduceOp.SUM if how == "sum" else distributed.ReduceOp.MAX)
     return there.to(values.device)

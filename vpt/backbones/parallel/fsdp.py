@@ -1,110 +1,100 @@
-"""Sharding of a frozen backbone across processes, for models too large for a single card.
+"""Frozen layers sharded across processes by PyTorch's FSDP2, for backbones too large for a single card.
 
-Every process stores a slice of each layer's frozen weights. A layer is gathered when it computes and freed right after;
-in the backward pass it is gathered and computed once more, so that no process ever has more than one whole layer.
-Frozen weights have no gradients to reduce. All processes must therefore run every pass together.
-
-FSDP does the same for modules that are called; the forward pass here reads the parts of a layer instead of calling it.
+FSDP gathers a layer's weights for each call and frees them afterwards. It hooks into calls of the layer, whereas views
+read its parts; so a layer gets a method that runs any function, and views are computed in that method. All processes
+must call the same layers in the same order.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.utils._pytree import tree_map_only
 
+from vpt.backbones.backbone import Backbone
 from vpt.backbones.block import Block, KeyValue
-from vpt.backbones.parallel.activation_checkpoint import recomputed
 from vpt.backbones.quantization.linear import plain_parts
 from vpt.utils.errors import UserError
 
 
-class _Place(NamedTuple):
-    """Owner of a weight, and its position in the bytes of the layer."""
+class _Root(nn.Module):
+    """FSDP's root: it owns all layers, and no weights of its own."""
 
-    module: nn.Module
-    key: str
-    shape: torch.Size
-    dtype: torch.dtype
-    start: int
-    stop: int
+    def __init__(self, layers: list[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self) -> None:
+        """Do nothing: calling it makes FSDP set up the layers."""
 
 
-class Shard:
-    """This process's slice of the frozen weights of one layer.
+def shard_layers(backbone: Backbone, device: torch.device, ranks: int) -> None:
+    """Shard the frozen weights of all layers, also those of a text tower, and move them to the device, in place.
 
-    Args:
-        layer: the library's layer; its frozen weights are replaced by empty tensors.
-        rank: rank of this process.
-        ranks: number of processes.
-        device: where the slice is stored.
+    Trainable parameters are not sharded, and their gradients not reduced.
+
+    Raises:
+        UserError: weights in int8 or nf4, or a version of PyTorch that cannot leave parameters out.
     """
+    if "ignored_params" not in inspect.signature(fully_shard).parameters:
+        raise UserError(f"train.shard needs PyTorch 2.7 or newer, not {torch.__version__}")
+    layers: list[Any] = [block.layer for block in backbone.all_blocks()]
+    new = [layer for layer in layers if not isinstance(layer, FSDPModule)]  # another run may have sharded them
+    if any(plain_parts(weight) != [weight] for layer in new for weight in layer.parameters()):
+        raise UserError("train.shard does not support int8 or nf4 weights; set backbone.dtype=bf16")
+    mesh = init_device_mesh(device.type, (ranks,))
+    for layer in new:
+        whole = {weight for weight in layer.parameters() if weight.requires_grad or not weight.ndim}
+        fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=whole)
+        layer.compute = _compute
+        register_fsdp_forward_method(layer, "compute")
+    if new:
+        root = _Root(new)
+        fully_shard(root, mesh=mesh)
+        root()
+        for layer in new:  # allocated once; by inference first, they could not be used for training
+            layer.unshard()
+            layer.reshard()
+    backbone.with_blocks(Sharded.of)
 
-    def __init__(self, layer: nn.Module, rank: int, ranks: int, device: torch.device) -> None:
-        self.ranks = ranks
-        self.places: list[_Place] = []
-        pieces, at = [], 0
-        for module in layer.modules():
-            for key, weight in list(module._parameters.items()):
-                if weight is None or weight.requires_grad:
-                    continue
-                if plain_parts(weight) != [weight]:
-                    raise UserError("train.shard does not support int8 or nf4 weights; set backbone.dtype=bf16")
-                # Bytes, because not every backend gathers every dtype; each weight begins at a multiple of 16.
-                data = weight.detach().contiguous().flatten().view(torch.uint8)
-                self.places.append(_Place(module, key, weight.shape, weight.dtype, at, at + len(data)))
-                pieces += [data, data.new_zeros(-len(data) % 16)]
-                at += len(data) + (-len(data) % 16)
-        self.count = sum(place.shape.numel() for place in self.places)
-        each = -(-at // (16 * ranks)) * 16
-        flat = torch.cat([*pieces, torch.zeros(each * ranks - at, dtype=torch.uint8)])
-        self.mine = flat[rank * each : (rank + 1) * each].to(device, copy=True)
-        for place in self.places:
-            nothing = torch.empty(0, dtype=place.dtype, device=device)
-            place.module._parameters[place.key] = nn.Parameter(nothing, requires_grad=False)
 
-    @contextmanager
-    def gathered(self) -> Iterator[None]:
-        """Context in which the layer's weights are complete."""
-        whole = self.mine.new_empty(len(self.mine) * self.ranks)
-        distributed.all_gather_into_tensor(whole, self.mine)
-        held = [place.module._parameters[place.key] for place in self.places]
-        try:
-            for place in self.places:
-                weight = whole[place.start : place.stop].view(place.dtype).view(place.shape)
-                place.module._parameters[place.key] = weight  # type: ignore[assignment]  # frozen: no Parameter needed
-            yield
-        finally:
-            for place, before in zip(self.places, held, strict=True):
-                place.module._parameters[place.key] = before
+def _compute(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    # FSDP's hooks on results do not survive in-place operations on views.
+    return tree_map_only(Tensor, lambda out: out if out._base is None else out.clone(), function(*args, **kwargs))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sharded(Block):
     """A layer whose weights are gathered whenever it computes."""
 
-    shard: Shard
     inner: Block  # its methods call each other without gathering again
 
     @classmethod
-    def of(cls, block: Block, shard: Shard) -> Sharded:
+    def of(cls, block: Block) -> Sharded:
         """Create it from another view of the same layer."""
-        return cls(**block.parts(), shard=shard, inner=block)
+        return cls(**block.parts(), inner=block)
 
-    def whole(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def whole(self) -> Iterator[None]:
         """See Block.whole."""
-        return self.shard.gathered()
+        layer: Any = self.layer
+        layer.unshard()
+        try:
+            yield
+        finally:
+            layer.reshard()
 
     def _gathered(self, compute: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        def run(*args: Any, **kwargs: Any) -> Any:
-            with self.shard.gathered():
-                return compute(*args, **kwargs)
-
-        return recomputed(run, *args, **kwargs)
+        layer: Any = self.layer
+        return layer.compute(compute, *args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """See Block.forward."""

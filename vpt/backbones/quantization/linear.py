@@ -153,7 +153,7 @@ def round_frozen(layer: nn.Module, dtype: torch.dtype) -> None:
 
 
 def plain_parts(tensor: Any) -> list[Tensor]:
-    """The plain tensors that store a tensor's data: itself, or the parts of a quantised one.
+    """The plain tensors that store a tensor's data: itself, or the parts of a quantised or sharded one.
 
     >>> [part.dtype for part in plain_parts(torch.zeros(3, dtype=torch.float16))]
     [torch.float16]
@@ -161,4 +161,5 @@ def plain_parts(tensor: Any) -> list[Tensor]:
     if not hasattr(tensor, "__tensor_flatten__"):
         return [tensor]
     names, _ = tensor.__tensor_flatten__()
-    return [part for name in names for part in plain_parts(getattr(tensor, name))]
+    values = [getattr(tensor, name) for name in names]
+    return [part for value in values if isinstance(value, Tensor) for part in plain_parts(value)]

@@ -29,10 +29,10 @@ class BoxBatch(NamedTuple):
         ]
 
     def blank(self) -> BoxBatch:
-        """A batch of one small black image without boxes."""
+        """A batch of one small black image without boxes, index and original size, because it is no record."""
         nothing = torch.zeros(0, dtype=torch.int64)
-        target = Target(torch.zeros(0, 4), nothing, nothing.bool(), 32, 32)
-        return BoxBatch([torch.zeros(3, 32, 32, dtype=torch.uint8)], [target], torch.zeros(1).long())
+        target = Target(torch.zeros(0, 4), nothing, nothing.bool(), 0, 0)
+        return BoxBatch([torch.zeros(3, 32, 32, dtype=torch.uint8)], [target], nothing)
 
     def to(self, device: torch.device) -> BoxBatch:
         """Move images and targets to a device."""
@@ -54,5 +54,4 @@ class BoxMaker:
         self, items: Sequence[tuple[torch.Tensor, Target]], records: Sequence[Any], index: torch.Tensor
     ) -> BoxBatch:
         """Collect images and targets in lists, because sizes differ."""
-        images, targets = zip(*items, strict=True)
-        return BoxBatch(list(images), list(targets), index)
+        return BoxBatch([image for image, _ in items], [target for _, target in items], index)

@@ -21,6 +21,7 @@ from vpt.config import FullTuning, OwlHead, PyramidHead, RunConfig, TokenPrompt
 from vpt.data.detection.transforms import Target
 from vpt.data.normalization import normalise
 from vpt.heads.detection import owl
+from vpt.heads.detection.divided_batch import DividedBatch, divide_losses
 from vpt.heads.detection.feature_pyramid import SCALES, SimplePyramid
 from vpt.heads.detection.torchvision import build_torchvision, first_label, losses_of
 from vpt.heads.zero_shot import class_features
@@ -78,6 +79,11 @@ class Detector(Prompted):
         head: Any = self.head
         return head.loss([self.normalise(image) for image in images], [_without_crowds(target) for target in targets])
 
+    def divide(self, batch: DividedBatch) -> None:
+        """Normalise the loss over the images of all processes."""
+        head: Any = self.head
+        head.divide(batch)
+
     @torch.no_grad()
     def detect(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
         """Boxes (n, 4) in pixels, labels (n,) and scores (n,) of uint8 images (3, h, w), most confident first.
@@ -128,6 +134,10 @@ class PyramidDetection(nn.Module):
         boxes, labels = ([target[part] for target in targets] for part in (0, 1))
         return losses_of(self.detector, images, boxes, labels)
 
+    def divide(self, batch: DividedBatch) -> None:
+        """See Detector.divide."""
+        divide_losses(self.detector, batch)
+
     def detect(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         """Boxes, labels counted from 0, and scores."""
         found: list[dict[str, Tensor]] = self.detector(images)
@@ -154,13 +164,15 @@ class OwlDetection(nn.Module):
         self.config, self.patch, self.templates = config, patch, tuple(templates)
         self.owl = head
         self.register_buffer("text", text, persistent=False)
+        self.batch: DividedBatch | None = None
         self.__dict__["grids"] = None  # set by the detector that owns this head
 
     def _forward(self, images: list[Tensor]) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """Pad the images of a batch to one size, as torchvision does; boxes are relative to that size."""
-        height, width = (
-            math.ceil(max(image.shape[side] for image in images) / self.patch) * self.patch for side in (1, 2)
-        )
+        sides = [max(image.shape[side] for image in images) for side in (1, 2)]
+        if self.batch is not None and self.training:
+            sides = self.batch.largest(sides)
+        height, width = (math.ceil(side / self.patch) * self.patch for side in sides)
         batch = images[0].new_zeros(len(images), 3, height, width)
         for place, image in zip(batch, images, strict=True):
             place[:, : image.shape[1], : image.shape[2]] = image
@@ -173,7 +185,12 @@ class OwlDetection(nn.Module):
         boxes, scores, (height, width) = self._forward(images)
         scale = torch.tensor([width, height] * 2, device=boxes.device)
         wanted = [owl.box_convert(target[0] / scale, "xyxy", "cxcywh") for target in targets]
-        return owl.owl_loss(boxes, scores, wanted, [target[1] for target in targets])
+        loss = owl.owl_loss(boxes, scores, wanted, [target[1] for target in targets])
+        return loss if self.batch is None else loss * self.batch.factor(sum(len(some) for some in wanted))
+
+    def divide(self, batch: DividedBatch) -> None:
+        """See Detector.divide."""
+        self.batch = batch
 
     def detect(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         """Boxes, labels and scores; boxes are clipped to their image."""

@@ -18,6 +18,7 @@ from vpt.backbones.weight_files import read_weights
 from vpt.config import BackboneConfig, NativeHead, NoPrompt, PixelPrompt, RunConfig
 from vpt.data.detection.transforms import Target
 from vpt.data.normalization import Preprocess
+from vpt.heads.detection.divided_batch import DividedBatch, divide_losses
 from vpt.models.base import Prompted
 from vpt.models.detection.same_size_batches import each_with_its_like
 from vpt.prompts.pixel.prompt import PixelPrompts, lay
@@ -67,6 +68,10 @@ class FrozenDetector(Prompted):
         losses: dict[str, Tensor] = net([self.prompted(image) for image in images], wanted)
         net.eval()
         return torch.stack(list(losses.values())).sum()
+
+    def divide(self, batch: DividedBatch) -> None:
+        """Normalise the loss over the images of all processes."""
+        divide_losses(self.backbone.net, batch)
 
     @torch.no_grad()
     def detect(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:

@@ -36,6 +36,7 @@ class TrainingParts:
         validate: computes metrics of the current weights on the validation split; None without such a split.
         before_epoch: called with the number of the epoch, counted from 0, before it starts.
         loaders: loaders to close after training.
+        collective: whether the objective waits for other processes, so that all run the same number of passes.
     """
 
     batches: Batches
@@ -43,6 +44,7 @@ class TrainingParts:
     validate: Callable[[], dict[str, Any]] | None
     before_epoch: Callable[[int], None] = lambda epoch: None
     loaders: Sequence[Closing] = field(default_factory=tuple)
+    collective: bool = False
 
 
 class Task(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from vpt.data.detection.registry import load_boxes
 from vpt.data.detection.transforms import BoxTransform, Target
 from vpt.data.evaluation_data import Asked
 from vpt.data.worker_processes import default_workers
+from vpt.heads.detection.divided_batch import DividedBatch
 from vpt.metrics import detection_plots
 from vpt.metrics.detection import detection_metrics, require_metrics
 from vpt.models.base import Prompted
@@ -108,21 +110,29 @@ class Detection:
         """Create batches, objective and validation of a run."""
         detector = _detector(model)
         data = setting.data
-        loader = box_loader(setting, _training_transform(model, setting), data.train, "train", shuffle=True)
+        loader = box_loader(
+            setting, _training_transform(model, setting), data.train, "train", shuffle=True, distributed=True
+        )
+        part, several = DividedBatch(), ranks().count > 1
+        if several:
+            detector.divide(part)
 
         def objective(images: list[Tensor], targets: list[Target]) -> tuple[Tensor, None]:
+            part.images = sum(target.width > 0 for target in targets)  # a blank image has no original
             return detector.loss(images, targets), None
 
         def validate() -> dict[str, Any]:
             return self.measure(model, setting, data.val, "val")
 
-        return TrainingParts(loader, objective, validate if data.val else None, loaders=[loader])
+        return TrainingParts(loader, objective, validate if data.val else None, loaders=[loader], collective=several)
 
     def measure(
         self, model: Prompted, setting: Setting, records: Sequence[Record], split: str, folder: Path | None = None
     ) -> dict[str, Any]:
         """COCO metrics of a trained model, in pixels of the images; with a folder, its boxes are written there."""
-        predicted, wanted = predictions(model, setting, records, split, distributed=True)
+        # The number of passes depends on the sizes of images, and all processes of a sharded backbone run the same.
+        distributed = not setting.config.train.shard
+        predicted, wanted = predictions(model, setting, records, split, distributed=distributed)
         measured = detection_metrics(predicted, wanted, setting.data.classes)
         if folder is not None:
             write_json(folder / f"predictions-{split}.json", _rows(records, predicted, setting.data.classes))
@@ -148,9 +158,9 @@ class Detection:
             return
         detection_plots.precision_png(measured[split]["precision"], folder / "precision-recall.png")
         records = [record for record in setting.data.split(split) if isinstance(record, BoxRecord)][:12]
-        predicted, _ = predictions(model, setting, records)
+        predicted = _read_predictions(folder / f"predictions-{split}.json", setting.data.classes)
         detection_plots.grid_png(
-            records, predicted, setting.data.classes, setting.config.data.max_pixels, folder / "boxes.png"
+            records, predicted[:12], setting.data.classes, setting.config.data.max_pixels, folder / "boxes.png"
         )
 
 
@@ -184,8 +194,8 @@ def box_loader(
     shuffle: bool = False,
     distributed: bool = False,
 ) -> Loader:
-    """Batches of records with boxes. `distributed` splits whole batches across processes; otherwise every process gets
-    all of them."""
+    """Batches of records with boxes. `distributed` splits them across processes, by image for training and by batch for
+    evaluation; otherwise every process gets all of them."""
     config = setting.config
     if not all(isinstance(record, BoxRecord) for record in records):
         raise UserError(f"{config.data.path} has no boxes; choose task=classification")
@@ -201,7 +211,7 @@ def box_loader(
         max_pixels=config.data.max_pixels,
         rank=ranks().rank if distributed else 0,
         ranks=ranks().count if distributed else 1,
-        whole=True,
+        whole=not shuffle,
         epochs=(config.train.epochs or 1) if shuffle else 1,
     )
 
@@ -252,6 +262,21 @@ def restored(found: Found, image: Tensor, target: Target) -> Found:
     scale = torch.tensor([target.width / image.shape[2], target.height / image.shape[1]] * 2)
     boxes = found["boxes"].float().cpu() * scale
     return {"boxes": boxes, "scores": found["scores"].float().cpu(), "labels": found["labels"].cpu()}
+
+
+def _read_predictions(file: Path, classes: Sequence[str]) -> list[Found]:
+    """Boxes that `measure` wrote; computing them again would need all processes."""
+    found = []
+    for row in json.loads(file.read_text(encoding="utf-8")):
+        boxes = row["boxes"]
+        found.append(
+            {
+                "boxes": torch.tensor([box["box_xyxy"] for box in boxes]).reshape(-1, 4),
+                "scores": torch.tensor([box["score"] for box in boxes]),
+                "labels": torch.tensor([classes.index(box["label"]) for box in boxes], dtype=torch.int64),
+            }
+        )
+    return found
 
 
 def _rows(records: Sequence[Record], predicted: Sequence[Found], classes: Sequence[str]) -> list[dict[str, Any]]:
