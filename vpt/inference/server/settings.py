@@ -24,7 +24,9 @@ class ServeSettings(Section):
         None, description="backbone that all tasks share; default: that of the first readable artifact"
     )
     device: str = "auto"
-    precision: Precision = Field("fp32", description="precision of the forward pass; auto: bf16 if native to the device")
+    precision: Precision = Field(
+        "fp32", description="precision of the forward pass; auto: bf16 if native to the device"
+    )
     memory_mb: int | None = Field(None, ge=1, description="MB for the tasks, without the backbone; default: no limit")
     max_batch: int = Field(32, ge=1, le=1024, description="most images in one forward pass of the backbone")
     wait_ms: float = Field(5.0, ge=0, le=1000, description="ms that the first image of a batch waits for others")
