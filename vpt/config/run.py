@@ -126,6 +126,13 @@ class RunConfig(Section):
         "full for that tuning without prompts; as in none,lora",
     )
 
+    log: Annotated[list[Literal["csv", "tensorboard", "mlflow", "wandb"]], ALWAYS_LISTED] = Field(
+        default_factory=list,
+        max_length=10,
+        description="experiment trackers that get settings, metrics, pictures and the artifact: mlflow, wandb; csv and "
+        "tensorboard are always written",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_task(cls, value: Any) -> Any:

@@ -71,7 +71,7 @@ def _shareable(config: RunConfig) -> RunConfig:
     return config.with_(
         {f"data.{key}": getattr(data, key) for key in ("workers", "cache")}
         | {f"train.{key}": getattr(train, key) for key in ("device", "checkpoint_minutes")}
-        | {key: getattr(plain, key) for key in ("out", "name", "compare", "cases")}
+        | {key: getattr(plain, key) for key in ("out", "name", "compare", "cases", "log")}
     )
 
 

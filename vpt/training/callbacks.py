@@ -16,6 +16,7 @@ from vpt.utils.console import Bar
 from vpt.utils.resource_usage import Usage
 
 if TYPE_CHECKING:
+    from vpt.training.run_folder import TrainResult
     from vpt.training.trainer import Trainer
 
 
@@ -48,6 +49,9 @@ class Callback:
 
     def on_stop(self, trainer: Trainer) -> None:
         """Called when a signal stops the run between two steps; the run can be resumed."""
+
+    def at_end(self, trainer: Trainer, result: TrainResult) -> None:
+        """Called when the run is finished: artifact, metrics and plots are written."""
 
     def close(self) -> None:
         """Called when training ends in this process, also after an error."""

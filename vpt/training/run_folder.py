@@ -72,7 +72,7 @@ def finished(folder: Path) -> TrainResult | None:
 
 def identity(config: RunConfig) -> dict[str, Any]:
     """The settings that the result of a run depends on."""
-    tree = config.model_dump(mode="json", exclude={"out", "name", "compare"})
+    tree = config.model_dump(mode="json", exclude={"out", "name", "compare", "log"})
     for section, keys in FREE_AT_RESUME.items():
         for key in keys:
             tree[section].pop(key)

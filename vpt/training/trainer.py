@@ -34,6 +34,7 @@ from vpt.training.step import (
 )
 from vpt.training.tasks import task_of
 from vpt.training.tasks.base import TrainingParts
+from vpt.training.trackers import ResultsCsv, trackers
 from vpt.utils.distributed import agreed, is_first, ranks, wait
 from vpt.utils.errors import NotFinite, UserError
 from vpt.utils.folder_lock import LockedFolder
@@ -74,7 +75,7 @@ class Trainer:
         arrange(self.model, self.config, context.device, context.precision)
         scaler = torch.amp.GradScaler(context.device.type, enabled=context.precision == "fp16")
         self.state = TrainState(self.model, build_optimizer(self.model, self.config.optimizer), scaler, Progress())
-        self.callbacks = [*default_callbacks(context.config), *callbacks]
+        self.callbacks = [*default_callbacks(context.config), ResultsCsv(), *trackers(context.config.log), *callbacks]
         self.log: RunLog = NoLog()
         self.epoch_seconds = 0.0  # of the last epoch's steps
         self._locked: LockedFolder | None = None
@@ -105,6 +106,11 @@ class Trainer:
     def progress(self) -> Progress:
         """Progress of the run."""
         return self.state.progress
+
+    @property
+    def folder(self) -> Path | None:
+        """The run folder, once training has begun."""
+        return None if self._locked is None else self._locked.folder
 
     @property
     def batches(self) -> Batches:
@@ -138,6 +144,8 @@ class Trainer:
                     self.end_epoch()
             locked.check()
             result = write_results(self, locked.folder)
+            for callback in self.callbacks:
+                callback.at_end(self, result)
         stop.check()
         return result
 
