@@ -27,14 +27,14 @@ from vpt.data.data_module import checked, resolved, with_window
 from vpt.data.dataset import SPLITS, LabelledData, Record
 from vpt.data.datasets.entries import NoTrainingImages
 from vpt.data.deep_images import explained
-from vpt.data.evaluation_data import Asked, overlap
+from vpt.data.evaluation_data import EvaluationRequest, overlap
 from vpt.data.validation import CheckReport
 from vpt.heads.zero_shot import ZeroShot
 from vpt.inference.load_model import load_model
 from vpt.models.artifact import Artifact, read_artifact
 from vpt.models.clip import templates_of
 from vpt.models.trusted_settings import Named, settings_for
-from vpt.training.context import Setting
+from vpt.training.context import RunContext
 from vpt.training.tasks import task_of
 from vpt.utils.atomic_io import at_home
 from vpt.utils.console import Console
@@ -96,7 +96,7 @@ def evaluate(
         split = split or "test"
         data = _own_split(config, split, stored.classes, reads_names)
     else:
-        data, split = task_of(config).load_measured(config, Asked(split, stored.classes, reads_names))
+        data, split = task_of(config).load_measured(config, EvaluationRequest(split, stored.classes, reads_names))
         if overlap(config.data, stored.config.data, split):
             _warn_of_training_images(data.split(split), stored.config, console)
     if data.multilabel and not stored.multilabel:
@@ -117,8 +117,8 @@ def evaluate(
         assert isinstance(model.head, ZeroShot)
         console.say(f"the head uses the {len(data.classes)} class names of the data instead of the artifact's")
         model.head.set_names(data.classes, templates_of(config))
-    setting = Setting(config, data, device, precision, console)
-    return task_of(config).measure(model, setting, data.split(split), split)
+    context = RunContext(config, data, device, precision, console)
+    return task_of(config).measure(model, context, data.split(split), split)
 
 
 def evaluate_untrained(config: RunConfig, split: str | None = None, console: Console | None = None) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def evaluate_untrained(config: RunConfig, split: str | None = None, console: Con
     except NoTrainingImages:
         if whole:
             raise
-        data, split = task.load_measured(config, Asked(split, None))
+        data, split = task.load_measured(config, EvaluationRequest(split, None))
     data, report = checked(data, config)
     config = with_window(config, resolved(config.data.window, report))
     data = data.with_window(config.data.window)
@@ -157,10 +157,10 @@ def evaluate_untrained(config: RunConfig, split: str | None = None, console: Con
             f"these settings need training ({', '.join(learning)}); use vpt train, or set head=zeroshot prompt=none, "
             "or name a run to evaluate"
         )
-    setting = Setting(config, data, device, precision, console)
-    task.begin(model, setting)
-    task.finish(model, setting)
-    return task.measure(model, setting, data.split(split), split)
+    context = RunContext(config, data, device, precision, console)
+    task.begin(model, context)
+    task.finish(model, context)
+    return task.measure(model, context, data.split(split), split)
 
 
 def refuse_idle(words: Sequence[str], used: Collection[str], why: str) -> None:

@@ -18,7 +18,7 @@ from vpt.data.detection.dataset import BoxRecord
 from vpt.data.detection.evaluation_data import load_boxes_measured
 from vpt.data.detection.registry import load_boxes
 from vpt.data.detection.transforms import BoxTransform, Target
-from vpt.data.evaluation_data import Asked
+from vpt.data.evaluation_data import EvaluationRequest
 from vpt.data.worker_processes import default_workers
 from vpt.metrics import detection_plots
 from vpt.metrics.detection import detection_metrics, require_metrics
@@ -28,7 +28,7 @@ from vpt.models.detection.frozen_detector import FrozenDetector, build_frozen
 from vpt.prompts.base import TokenPrompts
 from vpt.prompts.init.initialize import start, wants_images
 from vpt.training.checkpoint import Baseline
-from vpt.training.context import Setting
+from vpt.training.context import RunContext
 from vpt.training.tasks.base import TrainingParts
 from vpt.utils.atomic_io import write_json
 from vpt.utils.distributed import gathered_list, ranks
@@ -46,10 +46,10 @@ class Detection:
         require_metrics()
         return load_boxes(config.data).with_window(config.data.window)
 
-    def load_measured(self, config: RunConfig, asked: Asked) -> tuple[LabelledData, str]:
+    def load_measured(self, config: RunConfig, request: EvaluationRequest) -> tuple[LabelledData, str]:
         """Read the data that an artifact is evaluated on."""
         require_metrics()
-        data, split = load_boxes_measured(config.data, asked)
+        data, split = load_boxes_measured(config.data, request)
         return data.with_window(config.data.window), split
 
     def backbone(self, config: RunConfig) -> Backbone | None:
@@ -67,65 +67,65 @@ class Detection:
         """The metric that ranks epochs; larger is better."""
         return "map"
 
-    def check(self, model: Prompted, setting: Setting) -> None:
+    def check(self, model: Prompted, context: RunContext) -> None:
         """Check the augmentation before anything is computed or written.
 
         Raises:
             UserError: an augmentation that does not exist.
         """
-        _training_transform(model, setting)
+        _training_transform(model, context)
 
-    def begin(self, model: Prompted, setting: Setting) -> Baseline | None:
+    def begin(self, model: Prompted, context: RunContext) -> Baseline | None:
         """Initialise prompts that are computed from images, as squares of the backbone's own size."""
-        config = setting.config
+        config = context.config
         if not isinstance(model.prompt, TokenPrompts) or not wants_images(config.prompt):
             return None
         assert isinstance(model, Detector)
         side = model.backbone.preprocess.size
-        loader = box_loader(setting, BoxTransform(side, side), setting.data.train[:INIT_IMAGES])
+        loader = box_loader(context, BoxTransform(side, side), context.data.train[:INIT_IMAGES])
         squares: list[Tensor] = []
         targets: list[Target] = []
         for batch in loader.epoch(0):
             targets += batch.labels
             for image in batch.images:
                 whole = torch.nn.functional.interpolate(image[None].float(), (side, side), mode="bilinear")
-                squares.append(model.normalise(whole[0].round().to(torch.uint8).to(setting.device)))
+                squares.append(model.normalise(whole[0].round().to(torch.uint8).to(context.device)))
         start(model.prompt, config.prompt, model.backbone, [torch.stack(squares)], config.train.seed, [targets])
         return None
 
-    def untrained(self, model: Prompted, setting: Setting) -> tuple[Prompted, Setting]:
+    def untrained(self, model: Prompted, context: RunContext) -> tuple[Prompted, RunContext]:
         """The model itself: nothing was evaluated before training."""
-        return model, setting
+        return model, context
 
-    def finish(self, model: Prompted, setting: Setting) -> None:
+    def finish(self, model: Prompted, context: RunContext) -> None:
         """Nothing is fitted after training."""
 
     def is_trainable(self, model: Prompted) -> bool:
         """Whether the model has trainable parameters."""
         return any(True for _ in model.trainable())
 
-    def training_parts(self, model: Prompted, setting: Setting) -> TrainingParts:
+    def training_parts(self, model: Prompted, context: RunContext) -> TrainingParts:
         """Create batches, objective and validation of a run."""
         detector = _detector(model)
-        data = setting.data
-        loader = box_loader(setting, _training_transform(model, setting), data.train, "train", shuffle=True)
+        data = context.data
+        loader = box_loader(context, _training_transform(model, context), data.train, "train", shuffle=True)
 
         def objective(images: list[Tensor], targets: list[Target]) -> tuple[Tensor, None]:
             return detector.loss(images, targets), None
 
         def validate() -> dict[str, Any]:
-            return self.measure(model, setting, data.val, "val")
+            return self.measure(model, context, data.val, "val")
 
         return TrainingParts(loader, objective, validate if data.val else None, loaders=[loader])
 
     def measure(
-        self, model: Prompted, setting: Setting, records: Sequence[Record], split: str, folder: Path | None = None
+        self, model: Prompted, context: RunContext, records: Sequence[Record], split: str, folder: Path | None = None
     ) -> dict[str, Any]:
         """COCO metrics of a trained model, in pixels of the images; with a folder, its boxes are written there."""
-        predicted, wanted = predictions(model, setting, records, split, distributed=True)
-        measured = detection_metrics(predicted, wanted, setting.data.classes)
+        predicted, wanted = predictions(model, context, records, split, distributed=True)
+        measured = detection_metrics(predicted, wanted, context.data.classes)
         if folder is not None:
-            write_json(folder / f"predictions-{split}.json", _rows(records, predicted, setting.data.classes))
+            write_json(folder / f"predictions-{split}.json", _rows(records, predicted, context.data.classes))
         measured["map"] = measured["map"] or 0.0
         return measured
 
@@ -141,16 +141,16 @@ class Detection:
         model.eval()
         return loss
 
-    def pictures(self, model: Prompted, setting: Setting, measured: dict[str, Any], folder: Path) -> None:
+    def pictures(self, model: Prompted, context: RunContext, measured: dict[str, Any], folder: Path) -> None:
         """Precision-recall curves, and images with predicted and true boxes."""
         split = next((split for split in ("test", "val") if measured.get(split)), None)
         if split is None:  # validation was merged into training, and test is not used
             return
         detection_plots.precision_png(measured[split]["precision"], folder / "precision-recall.png")
-        records = [record for record in setting.data.split(split) if isinstance(record, BoxRecord)][:12]
-        predicted, _ = predictions(model, setting, records)
+        records = [record for record in context.data.split(split) if isinstance(record, BoxRecord)][:12]
+        predicted, _ = predictions(model, context, records)
         detection_plots.grid_png(
-            records, predicted, setting.data.classes, setting.config.data.max_pixels, folder / "boxes.png"
+            records, predicted, context.data.classes, context.config.data.max_pixels, folder / "boxes.png"
         )
 
 
@@ -167,8 +167,8 @@ def _side(model: Prompted) -> int:
     return own if isinstance(model, FrozenDetector) else 2 * own
 
 
-def _training_transform(model: Prompted, setting: Setting) -> BoxTransform:
-    return BoxTransform(*sizes(setting.config, model), setting.config.data.augment)
+def _training_transform(model: Prompted, context: RunContext) -> BoxTransform:
+    return BoxTransform(*sizes(context.config, model), context.config.data.augment)
 
 
 def _detector(model: Prompted) -> Detector | FrozenDetector:
@@ -177,7 +177,7 @@ def _detector(model: Prompted) -> Detector | FrozenDetector:
 
 
 def box_loader(
-    setting: Setting,
+    context: RunContext,
     transform: BoxTransform,
     records: Sequence[Record],
     split: str = "",
@@ -186,7 +186,7 @@ def box_loader(
 ) -> Loader:
     """Batches of records with boxes. `distributed` splits whole batches across processes; otherwise every process gets
     all of them."""
-    config = setting.config
+    config = context.config
     if not all(isinstance(record, BoxRecord) for record in records):
         raise UserError(f"{config.data.path} has no boxes; choose task=classification")
     return loader_of(
@@ -195,9 +195,9 @@ def box_loader(
         batch_size=config.train.batch_size,
         seed=config.train.seed,
         shuffle=shuffle,
-        drop_last=shuffle and setting.drop_last,
+        drop_last=shuffle and context.drop_last,
         workers=default_workers() if config.data.workers is None else config.data.workers,
-        cache=setting.caches.get(split),
+        cache=context.caches.get(split),
         max_pixels=config.data.max_pixels,
         rank=ranks().rank if distributed else 0,
         ranks=ranks().count if distributed else 1,
@@ -207,25 +207,25 @@ def box_loader(
 
 
 def predictions(
-    model: Prompted, setting: Setting, records: Sequence[Record], split: str = "", distributed: bool = False
+    model: Prompted, context: RunContext, records: Sequence[Record], split: str = "", distributed: bool = False
 ) -> tuple[list[Found], list[Found]]:
     """Predicted and true boxes of records in pixels of the images, on the CPU.
 
     Args:
         model: a detector.
-        setting: context of the run.
+        context: context of the run.
         records: records with boxes.
         split: the split that consists of these records; "" for others.
         distributed: split the batches across processes.
     """
     detector = _detector(model)
-    loader = box_loader(setting, BoxTransform(*sizes(setting.config, model)), records, split, distributed=distributed)
+    loader = box_loader(context, BoxTransform(*sizes(context.config, model)), records, split, distributed=distributed)
     predicted: list[Found] = []
     index = [torch.zeros(0, dtype=torch.int64)]
-    with setting.console.progress(len(loader), f"evaluating {split}".rstrip()) as bar:
+    with context.console.progress(len(loader), f"evaluating {split}".rstrip()) as bar:
         for batch in loader.epoch(0):
-            with setting.autocast():
-                found = detector.detect([image.to(setting.device) for image in batch.images])
+            with context.autocast():
+                found = detector.detect([image.to(context.device) for image in batch.images])
             predicted += [restored(one, image, target) for one, image, target in zip(found, batch.images, batch.labels)]
             index.append(batch.index)
             bar.advance(1, images=len(batch.images))
