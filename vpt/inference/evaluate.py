@@ -96,7 +96,7 @@ def evaluate(
         split = split or "test"
         data = _own_split(config, split, stored.classes, reads_names)
     else:
-        data, split = task_of(config).load_measured(config, EvaluationRequest(split, stored.classes, reads_names))
+        data, split = task_of(config).load_for_evaluation(config, EvaluationRequest(split, stored.classes, reads_names))
         if overlap(config.data, stored.config.data, split):
             _warn_of_training_images(data.split(split), stored.config, console)
     if data.multilabel and not stored.multilabel:
@@ -118,7 +118,7 @@ def evaluate(
         console.say(f"the head uses the {len(data.classes)} class names of the data instead of the artifact's")
         model.head.set_names(data.classes, templates_of(config))
     context = RunContext(config, data, device, precision, console)
-    return task_of(config).measure(model, context, data.split(split), split)
+    return dict(task_of(config).measure(model, context, data.split(split), split))
 
 
 def evaluate_untrained(config: RunConfig, split: str | None = None, console: Console | None = None) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def evaluate_untrained(config: RunConfig, split: str | None = None, console: Con
     except NoTrainingImages:
         if whole:
             raise
-        data, split = task.load_measured(config, EvaluationRequest(split, None))
+        data, split = task.load_for_evaluation(config, EvaluationRequest(split, None))
     data, report = checked(data, config)
     config = with_window(config, resolved(config.data.window, report))
     data = data.with_window(config.data.window)
@@ -158,9 +158,9 @@ def evaluate_untrained(config: RunConfig, split: str | None = None, console: Con
             "or name a run to evaluate"
         )
     context = RunContext(config, data, device, precision, console)
-    task.begin(model, context)
+    task.initialize(model, context)
     task.finish(model, context)
-    return task.measure(model, context, data.split(split), split)
+    return dict(task.measure(model, context, data.split(split), split))
 
 
 def refuse_idle(words: Sequence[str], used: Collection[str], why: str) -> None:

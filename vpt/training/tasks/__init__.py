@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from vpt.config import RunConfig
 from vpt.training.tasks.base import Task
 from vpt.utils.plugins import imported
@@ -13,11 +15,11 @@ TASKS = {
 }
 
 
-def task_of(config: RunConfig) -> Task:
+def task_of(config: RunConfig) -> Task[Any]:
     """The task of a configuration.
 
     >>> type(task_of(RunConfig())).__name__
     'Classification'
     """
-    task: Task = imported(TASKS[config.task])()
+    task: Task[Any] = imported(TASKS[config.task])()
     return task

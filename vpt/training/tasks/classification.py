@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from vpt.data.datasets.registry import load_data
 from vpt.data.evaluation_data import EvaluationRequest, load_measured
 from vpt.heads.tip_adapter import TipAdapter
 from vpt.metrics import classification as scores
+from vpt.metrics.classification import ClassificationMetrics
 from vpt.metrics.predictions import answers_of, write_answers
 from vpt.models.base import Prompted
 from vpt.models.classifier import PromptedModel, backbone_for, build_model
@@ -31,7 +31,7 @@ from vpt.training.losses import LabelInfo, class_weights, classification_loss
 from vpt.training.predict_loop import collect, inference
 from vpt.training.regularizers import REGULATED, build_objective
 from vpt.training.step import Batches, Forward
-from vpt.training.tasks.base import TrainingParts
+from vpt.training.tasks.base import Metrics, Score, Task, TrainingParts
 from vpt.training.tasks.fit_heads import finish_head, make_head, map_by_frequency
 from vpt.training.tasks.probe import fit_head, without_prompt
 from vpt.utils import plotting
@@ -40,7 +40,7 @@ from vpt.utils.distributed import ranks
 INIT_IMAGES = 64  # images whose patch tokens a data-driven initialisation uses
 
 
-class Classification:
+class Classification(Task[PromptedModel]):
     """The task of `task=classification`, with one or several labels per image."""
 
     def load(self, config: RunConfig) -> LabelledData:
@@ -48,41 +48,35 @@ class Classification:
         check_backbone(config.backbone)
         return load_data(config.data).with_window(config.data.window)
 
-    def load_measured(self, config: RunConfig, request: EvaluationRequest) -> tuple[LabelledData, str]:
+    def load_for_evaluation(self, config: RunConfig, request: EvaluationRequest) -> tuple[LabelledData, str]:
         """Read the data that an artifact is evaluated on, without opening images."""
         check_backbone(config.backbone)
         data, split = load_measured(config.data, request)
         return data.with_window(config.data.window), split
 
-    def backbone(self, config: RunConfig) -> Backbone:
-        """Load the backbone to which `build` adds a prompt and a head."""
-        return backbone_for(config)
-
     def build(self, config: RunConfig, classes: Sequence[str], backbone: Backbone | None = None) -> PromptedModel:
         """Build the model, on an already loaded backbone or on a new one."""
-        return build_model(config, backbone or self.backbone(config), classes)
+        return build_model(config, backbone or backbone_for(config), classes)
 
     def metric(self, data: LabelledData) -> str:
         """The metric that ranks epochs; larger is better."""
         return scores.main_metric(data.multilabel)
 
-    def check(self, model: Prompted, context: RunContext) -> None:
+    def check(self, model: PromptedModel, context: RunContext) -> None:
         """Check augmentation and loss before anything is computed or written.
 
         Raises:
             UserError: an augmentation that does not exist or fails, or class weights that do not fit the classes.
         """
-        assert isinstance(model, PromptedModel)
         context.training_transform(model)
         loss_for(context)
 
-    def begin(self, model: Prompted, context: RunContext) -> Baseline | None:
+    def initialize(self, model: PromptedModel, context: RunContext) -> Baseline | None:
         """Initialise the prompts and heads of a new model that are computed from data.
 
         Returns:
             The linear probe, if the head is initialised by one.
         """
-        assert isinstance(model, PromptedModel)
         config, records = context.config, context.data.train
         if isinstance(model.prompt, TokenPrompts) and wants_images(config.prompt):
             chosen = torch.randperm(len(records), generator=torch.Generator().manual_seed(config.train.seed))
@@ -94,23 +88,20 @@ class Classification:
         make_head(model, context)
         return fit_head(model, context)
 
-    def untrained(self, model: Prompted, context: RunContext) -> tuple[Prompted, RunContext]:
-        """The model that `begin` evaluated, and its context."""
-        assert isinstance(model, PromptedModel)
+    def untrained(self, model: PromptedModel, context: RunContext) -> tuple[Prompted, RunContext]:
+        """The model that `initialize` evaluated, and its context."""
         return without_prompt(model, context)
 
-    def finish(self, model: Prompted, context: RunContext) -> None:
+    def finish(self, model: PromptedModel, context: RunContext) -> None:
         """Choose the parameters that are fitted after training."""
-        assert isinstance(model, PromptedModel)
         finish_head(model, context)
 
-    def is_trainable(self, model: Prompted) -> bool:
+    def is_trainable(self, model: PromptedModel) -> bool:
         """Whether the model has trainable parameters, or parts that are computed from data."""
-        return any(True for _ in model.trainable()) or isinstance(model.head, TipAdapter)
+        return super().is_trainable(model) or isinstance(model.head, TipAdapter)
 
-    def training_parts(self, model: Prompted, context: RunContext) -> TrainingParts:
+    def training_parts(self, model: PromptedModel, context: RunContext) -> TrainingParts:
         """Create batches, objective and validation of a run."""
-        assert isinstance(model, PromptedModel)
         config, data = context.config, context.data
         train_loader = context.training_loader(model)
         val_loader = context.loader(model, data.val, "val", distributed=True) if data.val else None
@@ -124,11 +115,12 @@ class Classification:
             val_batches = _features(context, model, "val") if data.val else None
             forward = model.head
 
-        def validate() -> dict[str, Any]:
+        def validate() -> Score:
             assert val_batches is not None
             run = inference(model) if forward is model else forward
             model.eval()
-            return _metrics(*_scored(run, val_batches, context, "val"), context)
+            measured = _metrics(*_scored(run, val_batches, context, "val"), context)
+            return Score(scores.score_of(measured), measured["loss"])
 
         def before_epoch(epoch: int) -> None:
             head = config.head
@@ -144,10 +136,14 @@ class Classification:
         return TrainingParts(train_batches, objective, validated, before_epoch, loaders)
 
     def measure(
-        self, model: Prompted, context: RunContext, records: Sequence[Record], split: str, folder: Path | None = None
-    ) -> dict[str, Any]:
+        self,
+        model: PromptedModel,
+        context: RunContext,
+        records: Sequence[Record],
+        split: str,
+        folder: Path | None = None,
+    ) -> ClassificationMetrics:
         """Metrics of a trained model on records; with a folder, predictions are written there as CSV."""
-        assert isinstance(model, PromptedModel)
         loader: Loader = context.loader(model, records, split, distributed=True)
         try:
             logits, labels = _scored(inference(model), loader, context, split)
@@ -160,15 +156,14 @@ class Classification:
             write_answers(folder / f"predictions-{split}.csv", answers)
         return measured
 
-    def trial(self, model: Prompted, count: int, device: torch.device) -> Tensor:
+    def trial(self, model: PromptedModel, count: int, device: torch.device) -> Tensor:
         """The loss of a pass over `count` blank images, for estimating memory."""
-        assert isinstance(model, PromptedModel)
         size = model.image_size
         out = model(torch.zeros(count, 3, size, size, dtype=torch.uint8, device=device))
         return nn.functional.cross_entropy(out.float(), torch.zeros(count, dtype=torch.long, device=device))
 
-    def pictures(self, model: Prompted, context: RunContext, measured: dict[str, Any], folder: Path) -> None:
-        """Plots of a finished run besides its training curves."""
+    def plots(self, model: PromptedModel, context: RunContext, measured: Mapping[str, Metrics], folder: Path) -> None:
+        """Plot the confusion matrix."""
         shown = measured.get("test") or measured.get("val")
         if shown and "confusion" in shown:
             plotting.confusion_png(shown["confusion"], context.data.classes, folder / "confusion.png")
@@ -226,7 +221,7 @@ def _scored(forward: Forward, loader: Batches, context: RunContext, split: str) 
     return collect(forward, loader, context.device, context.autocast, context.console, f"evaluating {split}")
 
 
-def _metrics(logits: Tensor, labels: Tensor, context: RunContext) -> dict[str, Any]:
+def _metrics(logits: Tensor, labels: Tensor, context: RunContext) -> ClassificationMetrics:
     data = context.data
     return scores.classification_metrics(
         logits.numpy(), labels.numpy(), classes=data.classes, multilabel=data.multilabel

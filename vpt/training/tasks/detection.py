@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +21,23 @@ from vpt.data.detection.transforms import BoxTransform, Target
 from vpt.data.evaluation_data import EvaluationRequest
 from vpt.data.worker_processes import default_workers
 from vpt.metrics import detection_plots
-from vpt.metrics.detection import detection_metrics, require_metrics
-from vpt.models.base import Prompted
+from vpt.metrics.detection import DetectionMetrics, Found, detection_metrics, require_metrics
 from vpt.models.detection.detector import Detector, build_detector, dynamic_backbone
 from vpt.models.detection.frozen_detector import FrozenDetector, build_frozen
 from vpt.prompts.base import TokenPrompts
 from vpt.prompts.init.initialize import start, wants_images
 from vpt.training.checkpoint import Baseline
 from vpt.training.context import RunContext
-from vpt.training.tasks.base import TrainingParts
+from vpt.training.tasks.base import Metrics, Score, Task, TrainingParts
 from vpt.utils.atomic_io import write_json
 from vpt.utils.distributed import gathered_list, ranks
 from vpt.utils.errors import UserError
 
 INIT_IMAGES = 32  # images whose patch tokens a data-driven initialisation uses
-Found = dict[str, Tensor]
+AnyDetector = Detector | FrozenDetector
 
 
-class Detection:
+class Detection(Task[AnyDetector]):
     """The task of `task=detection`."""
 
     def load(self, config: RunConfig) -> LabelledData:
@@ -46,7 +45,7 @@ class Detection:
         require_metrics()
         return load_boxes(config.data).with_window(config.data.window)
 
-    def load_measured(self, config: RunConfig, request: EvaluationRequest) -> tuple[LabelledData, str]:
+    def load_for_evaluation(self, config: RunConfig, request: EvaluationRequest) -> tuple[LabelledData, str]:
         """Read the data that an artifact is evaluated on."""
         require_metrics()
         data, split = load_boxes_measured(config.data, request)
@@ -57,7 +56,7 @@ class Detection:
         differently in training mode."""
         return None if isinstance(config.head, NativeHead) else dynamic_backbone(config)
 
-    def build(self, config: RunConfig, classes: Sequence[str], backbone: Backbone | None = None) -> Prompted:
+    def build(self, config: RunConfig, classes: Sequence[str], backbone: Backbone | None = None) -> AnyDetector:
         """Build the model, on an already loaded backbone or on a new one."""
         if isinstance(config.head, NativeHead):
             return build_frozen(config, classes)
@@ -67,7 +66,7 @@ class Detection:
         """The metric that ranks epochs; larger is better."""
         return "map"
 
-    def check(self, model: Prompted, context: RunContext) -> None:
+    def check(self, model: AnyDetector, context: RunContext) -> None:
         """Check the augmentation before anything is computed or written.
 
         Raises:
@@ -75,7 +74,7 @@ class Detection:
         """
         _training_transform(model, context)
 
-    def begin(self, model: Prompted, context: RunContext) -> Baseline | None:
+    def initialize(self, model: AnyDetector, context: RunContext) -> Baseline | None:
         """Initialise prompts that are computed from images, as squares of the backbone's own size."""
         config = context.config
         if not isinstance(model.prompt, TokenPrompts) or not wants_images(config.prompt):
@@ -93,34 +92,22 @@ class Detection:
         start(model.prompt, config.prompt, model.backbone, [torch.stack(squares)], config.train.seed, [targets])
         return None
 
-    def untrained(self, model: Prompted, context: RunContext) -> tuple[Prompted, RunContext]:
-        """The model itself: nothing was evaluated before training."""
-        return model, context
-
-    def finish(self, model: Prompted, context: RunContext) -> None:
-        """Nothing is fitted after training."""
-
-    def is_trainable(self, model: Prompted) -> bool:
-        """Whether the model has trainable parameters."""
-        return any(True for _ in model.trainable())
-
-    def training_parts(self, model: Prompted, context: RunContext) -> TrainingParts:
+    def training_parts(self, model: AnyDetector, context: RunContext) -> TrainingParts:
         """Create batches, objective and validation of a run."""
-        detector = _detector(model)
         data = context.data
         loader = box_loader(context, _training_transform(model, context), data.train, "train", shuffle=True)
 
         def objective(images: list[Tensor], targets: list[Target]) -> tuple[Tensor, None]:
-            return detector.loss(images, targets), None
+            return model.loss(images, targets), None
 
-        def validate() -> dict[str, Any]:
-            return self.measure(model, context, data.val, "val")
+        def validate() -> Score:
+            return Score(self.measure(model, context, data.val, "val")["map"] or 0.0)
 
         return TrainingParts(loader, objective, validate if data.val else None, loaders=[loader])
 
     def measure(
-        self, model: Prompted, context: RunContext, records: Sequence[Record], split: str, folder: Path | None = None
-    ) -> dict[str, Any]:
+        self, model: AnyDetector, context: RunContext, records: Sequence[Record], split: str, folder: Path | None = None
+    ) -> DetectionMetrics:
         """COCO metrics of a trained model, in pixels of the images; with a folder, its boxes are written there."""
         predicted, wanted = predictions(model, context, records, split, distributed=True)
         measured = detection_metrics(predicted, wanted, context.data.classes)
@@ -129,7 +116,7 @@ class Detection:
         measured["map"] = measured["map"] or 0.0
         return measured
 
-    def trial(self, model: Prompted, count: int, device: torch.device) -> Tensor:
+    def trial(self, model: AnyDetector, count: int, device: torch.device) -> Tensor:
         """The loss of a pass over `count` blank images with one box each, for estimating memory."""
         side = _side(model)
         box = torch.tensor([[0.25, 0.25, 0.75, 0.75]], device=device) * side
@@ -137,11 +124,11 @@ class Detection:
         target = Target(box, zero, zero.bool(), side, side)
         images = [torch.zeros(3, side, side, dtype=torch.uint8, device=device)] * count
         model.train()
-        loss = _detector(model).loss(images, [target] * count)
+        loss = model.loss(images, [target] * count)
         model.eval()
         return loss
 
-    def pictures(self, model: Prompted, context: RunContext, measured: dict[str, Any], folder: Path) -> None:
+    def plots(self, model: AnyDetector, context: RunContext, measured: Mapping[str, Metrics], folder: Path) -> None:
         """Precision-recall curves, and images with predicted and true boxes."""
         split = next((split for split in ("test", "val") if measured.get(split)), None)
         if split is None:  # validation was merged into training, and test is not used
@@ -154,26 +141,21 @@ class Detection:
         )
 
 
-def sizes(config: RunConfig, model: Prompted) -> tuple[int, int]:
+def sizes(config: RunConfig, model: AnyDetector) -> tuple[int, int]:
     """Short side and maximum long side of images, in pixels."""
     head: Any = config.head
     size = head.size or _side(model)
     return size, int(size * head.longest)
 
 
-def _side(model: Prompted) -> int:
+def _side(model: AnyDetector) -> int:
     """Default short side of images: twice the backbone's image size."""
     own = model.backbone.preprocess.size
     return own if isinstance(model, FrozenDetector) else 2 * own
 
 
-def _training_transform(model: Prompted, context: RunContext) -> BoxTransform:
+def _training_transform(model: AnyDetector, context: RunContext) -> BoxTransform:
     return BoxTransform(*sizes(context.config, model), context.config.data.augment)
-
-
-def _detector(model: Prompted) -> Detector | FrozenDetector:
-    assert isinstance(model, Detector | FrozenDetector)
-    return model
 
 
 def box_loader(
@@ -207,7 +189,7 @@ def box_loader(
 
 
 def predictions(
-    model: Prompted, context: RunContext, records: Sequence[Record], split: str = "", distributed: bool = False
+    model: AnyDetector, context: RunContext, records: Sequence[Record], split: str = "", distributed: bool = False
 ) -> tuple[list[Found], list[Found]]:
     """Predicted and true boxes of records in pixels of the images, on the CPU.
 
@@ -218,14 +200,13 @@ def predictions(
         split: the split that consists of these records; "" for others.
         distributed: split the batches across processes.
     """
-    detector = _detector(model)
     loader = box_loader(context, BoxTransform(*sizes(context.config, model)), records, split, distributed=distributed)
     predicted: list[Found] = []
     index = [torch.zeros(0, dtype=torch.int64)]
     with context.console.progress(len(loader), f"evaluating {split}".rstrip()) as bar:
         for batch in loader.epoch(0):
             with context.autocast():
-                found = detector.detect([image.to(context.device) for image in batch.images])
+                found = model.detect([image.to(context.device) for image in batch.images])
             predicted += [restored(one, image, target) for one, image, target in zip(found, batch.images, batch.labels)]
             index.append(batch.index)
             bar.advance(1, images=len(batch.images))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,10 +56,10 @@ def fit_head(model: PromptedModel, context: RunContext) -> Baseline | None:
         metric = metrics.main_metric(data.multilabel)
         with torch.inference_mode():
             logits = model.head(val[0].to(context.device)).float().cpu()
-        measured: dict[str, Any] = metrics.classification_metrics(
+        measured = metrics.classification_metrics(
             logits.numpy(), val[1].numpy(), classes=data.classes, multilabel=data.multilabel
         )
-        score = float(measured[metric])
+        score = metrics.score_of(measured)
         console.say(f"epoch 0: linear probe, validation {metric} {score:.4f} (L2 {probe.strength:.2g})")
     state = {name: value.to("cpu", copy=True) for name, value in model.owned_state().items()}
     if probe.strength < START_STRENGTH:
