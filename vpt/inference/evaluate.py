@@ -11,8 +11,6 @@ from typing import Any
 from vpt.config import (
     ClipPrompt,
     DataConfig,
-    NativeHead,
-    OwlHead,
     RunConfig,
     TipHead,
     ZeroShotHead,
@@ -220,15 +218,10 @@ def _measured_by(config: RunConfig) -> list[str]:
     """Settings that affect the evaluation of an artifact."""
     backbone = [f"backbone.{key}" for key in ("name", "pretrained", "weights", "seed", "dtype")]
     data = [f"data.{key}" for key in type(config.data).model_fields if key not in ("augment", "cache")]
-    prompt, head = config.prompt, config.head
-    boxes = ["score", "overlap", "boxes"] if config.task == "detection" else []
-    if config.task == "detection" and not isinstance(head, NativeHead):  # its prompt has the size of its images
-        boxes += ["size", "longest"]
-    # A learned context replaces the templates.
-    fixed = not isinstance(prompt, ClipPrompt) or not prompt.replaces_templates
-    if isinstance(head, OwlHead) or (isinstance(head, ZeroShotHead) and fixed):
-        boxes += ["templates"]
-    return [*data, *backbone, *(f"head.{key}" for key in boxes), *MACHINE]
+    prompt, head = config.prompt, set(config.head.at_evaluation)
+    if isinstance(prompt, ClipPrompt) and prompt.replaces_templates:
+        head -= {"templates"}
+    return [*data, *backbone, *(f"head.{key}" for key in head), *MACHINE]
 
 
 def _as_trained(config: RunConfig, stored: RunConfig, split: str, given: Collection[str]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict, final
 
@@ -70,15 +70,6 @@ def main_metric(multilabel: bool) -> str:
 def score_of(measured: ClassificationMetrics) -> float:
     """The value of the main metric."""
     return measured["accuracy"] if "accuracy" in measured else measured["map"]
-
-
-def ranking(measured: Mapping[str, Any]) -> str:
-    """The main metric among measured ones, for any task.
-
-    >>> ranking({"loss": 0.1, "accuracy": 0.9})
-    'accuracy'
-    """
-    return "accuracy" if "accuracy" in measured else "map"
 
 
 def classification_metrics(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vpt.config import RunConfig, load_config, read_yaml
-from vpt.metrics.classification import ranking
+from vpt.config.tasks import ranking
 from vpt.metrics.comparison import method_name
 from vpt.metrics.metrics_file import read_metrics
 from vpt.metrics.predictions import Answer, read_answers
