@@ -125,7 +125,7 @@ TASKS: dict[str, TaskEntry] = {
         metrics=("map",),
         defaults=with_scenes,
         exporter="vpt.interop.export.detector:export_detector",
-        report="vpt.report.detection:DetectionReport",
+        report="vpt.report.detection_report:DetectionReport",
     ),
 }
 
