@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, WithJsonSchema
 from vpt.utils.errors import UserError, nearest
 from vpt.utils.plugins import installed, load_installed
 
+GROUP = "vpt.tasks"  # entry points of installed packages
 Tree = Mapping[str, Any]  # settings of a run before validation
 
 
@@ -131,17 +132,17 @@ TASKS: dict[str, TaskEntry] = {
 
 
 def find_task(name: str) -> TaskEntry | None:
-    """A task of this package, or of an installed one that offers a TaskEntry as an entry point of `vpt.tasks`.
+    """A task of this package, or of an installed one that offers a TaskEntry as an entry point of `GROUP`.
 
     Raises:
         UserError: the package's entry cannot be loaded.
     """
     if name in TASKS:
         return TASKS[name]
-    point = installed("vpt.tasks").get(name)
+    point = installed(GROUP).get(name)
     found = None if point is None else load_installed(point)
     if found is not None and not isinstance(found, TaskEntry):
-        raise UserError(f"'{name}' of vpt.tasks is not a vpt.config.tasks.TaskEntry; correct or uninstall its package")
+        raise UserError(f"'{name}' of {GROUP} is not a vpt.config.tasks.TaskEntry; correct or uninstall its package")
     return found
 
 
@@ -153,8 +154,15 @@ def task_entry(name: str) -> TaskEntry:
     """
     found = find_task(name)
     if found is None:
-        raise ValueError(f"there is no task '{name}'{nearest(name, TASKS)}; known: {', '.join(TASKS)}")
+        known = [*TASKS, *installed(GROUP)]
+        raise ValueError(f"there is no task '{name}'{nearest(name, known)}; known: {', '.join(known)}")
     return found
+
+
+def main_metrics() -> list[str]:
+    """Main metrics of all tasks, including those of installed packages."""
+    entries = map(task_entry, [*TASKS, *installed(GROUP)])
+    return list(dict.fromkeys(name for entry in entries for name in entry.metrics))
 
 
 def ranking(measured: Mapping[str, Any]) -> str:
@@ -163,7 +171,7 @@ def ranking(measured: Mapping[str, Any]) -> str:
     >>> ranking({"loss": 0.1, "accuracy": 0.9})
     'accuracy'
     """
-    names = [name for entry in TASKS.values() for name in entry.metrics]
+    names = main_metrics()
     return next((name for name in names if name in measured), names[0])
 
 

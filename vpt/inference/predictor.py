@@ -59,13 +59,17 @@ def load(
     """
     precision = pick_precision(precision, pick_device(device))
     model, artifact = load_model(path, device, Named(backbone, weights, templates), dtype, precision=precision)
-    return predictor_of(model, artifact, precision)
+    return predictor_type(artifact.config.task)(model, artifact, precision=precision)
 
 
-def predictor_of(model: Prompted, artifact: Artifact, precision: Precision) -> Predictor:
-    """The predictor of an artifact's task, with its loaded model."""
-    predictor: Predictor = imported(task_entry(artifact.config.task).predictor)(model, artifact, precision=precision)
-    return predictor
+def predictor_type(task: str) -> type[Predictor]:
+    """The class of a task's predictors.
+
+    >>> predictor_type("classification").__name__
+    'Classifier'
+    """
+    found: type[Predictor] = imported(task_entry(task).predictor)
+    return found
 
 
 class Predictor(ABC):

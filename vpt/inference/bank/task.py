@@ -14,7 +14,7 @@ from vpt.backbones.backbone import Backbone
 from vpt.backbones.layer_prompt import LayerPrompt
 from vpt.config import TptPrompt
 from vpt.inference.classifier import Classifier
-from vpt.inference.predictor import Predictor, predictor_of
+from vpt.inference.predictor import Predictor, predictor_type
 from vpt.inference.results import Classification, Result
 from vpt.metrics.probabilities import probabilities
 from vpt.models.artifact import Artifact
@@ -187,8 +187,10 @@ def load_task(
     # The tensors are already in the model.
     artifact = without_tensors(artifact)
     own = _own_bytes(model)
-    if not isinstance(model, PromptedModel):
-        return LoadedTask(name, artifact, predictor_of(model, artifact, precision), (config.task, name), own)
+    kind = predictor_type(config.task)
+    if not issubclass(kind, Classifier):
+        return LoadedTask(name, artifact, kind(model, artifact, precision=precision), (config.task, name), own)
+    assert isinstance(model, PromptedModel)
     with torch.inference_mode():
         layers = model.constants()
         head = model.ready_head()
