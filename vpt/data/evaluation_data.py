@@ -14,9 +14,9 @@ from vpt.config import DataConfig
 from vpt.data.class_names import clean
 from vpt.data.dataset import SPLITS, LabelledData, Record
 from vpt.data.datasets.csv import is_csv, read_csv
-from vpt.data.datasets.entries import Entry, Found, listed, number_of
+from vpt.data.datasets.entries import Entry, Found, clean_names, listed, number_of
 from vpt.data.datasets.image_folder import read_split_folder
-from vpt.data.datasets.registry import clean_labels, clean_names, once, read_source, record_of, renamed, unknown_classes
+from vpt.data.datasets.registry import clean_labels, once, read_source, record_of, renamed, unknown_classes
 from vpt.utils.atomic_io import at_home
 from vpt.utils.errors import UserError
 
