@@ -405,7 +405,6 @@ def test_settings_are_read_without_torch_and_only_the_chosen_prompt_is_imported(
 import sys
 from vpt.config import load_config
 from vpt.config.describe import config_schema, described
-from vpt.interop.export.export import export
 config = load_config(overrides=["prompt=vfpt", "head=mlp"])
 config_schema(), described()
 assert "torch" not in sys.modules

@@ -10,12 +10,11 @@ from torch import Tensor, nn
 
 from vpt.backbones.backbone import Backbone
 from vpt.backbones.factory import check_backbone
-from vpt.config import FrozenTuning, FullTuning, LabelMapHead, RunConfig
+from vpt.config import FrozenTuning, FullTuning, LabelMapHead, RunConfig, TipHead
 from vpt.data.dataloader import Loader
 from vpt.data.dataset import LabelledData, Record
 from vpt.data.datasets.registry import load_data
 from vpt.data.evaluation_data import EvaluationRequest, load_measured
-from vpt.heads.tip_adapter import TipAdapter
 from vpt.metrics import classification as scores
 from vpt.metrics.classification import ClassificationMetrics
 from vpt.metrics.predictions import answers_of, write_answers
@@ -27,12 +26,10 @@ from vpt.training.checkpoint import Baseline
 from vpt.training.context import RunContext
 from vpt.training.cuda_graphs import Replayed
 from vpt.training.feature_cache import FeatureLoader
-from vpt.training.losses import LabelInfo, class_weights, classification_loss
+from vpt.training.losses import LabelInfo, build_objective, class_weights, classification_loss
 from vpt.training.predict_loop import collect, inference
-from vpt.training.regularizers import REGULATED, build_objective
 from vpt.training.step import Batches, Forward
 from vpt.training.tasks.base import Metrics, Score, Task, TrainingParts
-from vpt.training.tasks.fit_heads import finish_head, make_head, map_by_frequency
 from vpt.training.tasks.probe import fit_head, without_prompt
 from vpt.utils import plotting
 from vpt.utils.distributed import ranks
@@ -85,7 +82,10 @@ class Classification(Task[PromptedModel]):
             read = [batch.to(context.device) for batch in loader.epoch(0)]
             batches, labels = [model.normalise(batch.images) for batch in read], [batch.labels for batch in read]
             start(model.prompt, config.prompt, model.backbone, batches, config.train.seed, labels)
-        make_head(model, context)
+        if isinstance(config.head, TipHead | LabelMapHead):
+            from vpt.training.tasks.fit_heads import make_head
+
+            make_head(model, context)
         return fit_head(model, context)
 
     def untrained(self, model: PromptedModel, context: RunContext) -> tuple[Prompted, RunContext]:
@@ -94,11 +94,14 @@ class Classification(Task[PromptedModel]):
 
     def finish(self, model: PromptedModel, context: RunContext) -> None:
         """Choose the parameters that are fitted after training."""
-        finish_head(model, context)
+        if isinstance(context.config.head, TipHead):
+            from vpt.training.tasks.fit_heads import finish_head
+
+            finish_head(model, context)
 
     def is_trainable(self, model: PromptedModel) -> bool:
         """Whether the model has trainable parameters, or parts that are computed from data."""
-        return super().is_trainable(model) or isinstance(model.head, TipAdapter)
+        return super().is_trainable(model) or hasattr(model.head, "remember")  # a Tip-Adapter
 
     def training_parts(self, model: PromptedModel, context: RunContext) -> TrainingParts:
         """Create batches, objective and validation of a run."""
@@ -125,10 +128,12 @@ class Classification(Task[PromptedModel]):
         def before_epoch(epoch: int) -> None:
             head = config.head
             if isinstance(head, LabelMapHead) and head.method == "iterative" and epoch % head.every == 0:
+                from vpt.training.tasks.fit_heads import map_by_frequency
+
                 map_by_frequency(model, context)
 
         loss_of = loss_for(context)
-        plain = forward is model and model.test_time is None and not isinstance(config.prompt, REGULATED)
+        plain = forward is model and model.test_time is None and not config.prompt.objective
         plain = plain and not model.has_extra_losses
         step = _replayed(model, context) if plain else forward
         objective = build_objective(config.prompt, model, step, loss_of, cached=forward is model.head)
