@@ -153,9 +153,9 @@ def task_entry(name: str) -> TaskEntry:
     ('map',)
     """
     found = find_task(name)
-    if found is None:
+    if found is None:  # the name is not repeated: it may come from an artifact
         known = [*TASKS, *installed(GROUP)]
-        raise ValueError(f"there is no task '{name}'{nearest(name, known)}; known: {', '.join(known)}")
+        raise ValueError(f"input should be one of {', '.join(known)}{nearest(name, known)}")
     return found
 
 

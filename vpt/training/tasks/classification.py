@@ -21,7 +21,7 @@ from vpt.metrics.predictions import answers_of, write_answers
 from vpt.models.base import Prompted
 from vpt.models.classifier import PromptedModel, backbone_for, build_model
 from vpt.prompts.base import TokenPrompts
-from vpt.prompts.init.initialize import start, wants_images
+from vpt.prompts.init.initialize import start
 from vpt.training.checkpoint import Baseline
 from vpt.training.context import RunContext
 from vpt.training.cuda_graphs import Replayed
@@ -75,7 +75,7 @@ class Classification(Task[PromptedModel]):
             The linear probe, if the head is initialised by one.
         """
         config, records = context.config, context.data.train
-        if isinstance(model.prompt, TokenPrompts) and wants_images(config.prompt):
+        if isinstance(model.prompt, TokenPrompts) and config.prompt.needs_images:
             chosen = torch.randperm(len(records), generator=torch.Generator().manual_seed(config.train.seed))
             loader = context.loader(model, [records[i] for i in chosen[:INIT_IMAGES].tolist()])
             model.eval()
@@ -122,7 +122,7 @@ class Classification(Task[PromptedModel]):
             assert val_batches is not None
             run = inference(model) if forward is model else forward
             model.eval()
-            measured = _metrics(*_scored(run, val_batches, context, "val"), context)
+            measured = _metrics(*collect(run, val_batches, context, "evaluating val"), context)
             return Score(scores.score_of(measured), measured["loss"])
 
         def before_epoch(epoch: int) -> None:
@@ -151,7 +151,7 @@ class Classification(Task[PromptedModel]):
         """Metrics of a trained model on records; with a folder, predictions are written there as CSV."""
         loader: Loader = context.loader(model, records, split, distributed=True)
         try:
-            logits, labels = _scored(inference(model), loader, context, split)
+            logits, labels = collect(inference(model), loader, context, f"evaluating {split}")
         finally:
             loader.close()
         measured = _metrics(logits, labels, context)
@@ -206,9 +206,7 @@ def _replayed(model: PromptedModel, context: RunContext) -> Forward:
 def _features(context: RunContext, model: PromptedModel, split: str) -> FeatureLoader:
     model.eval()
     loader = context.loader(model, context.data.split(split), split)
-    features, labels = collect(
-        model.features, loader, context.device, context.autocast, context.console, f"features of {split}"
-    )
+    features, labels = collect(model.features, loader, context, f"features of {split}")
     loader.close()
     train = context.config.train
     training = split == "train"
@@ -220,10 +218,6 @@ def _features(context: RunContext, model: PromptedModel, split: str) -> FeatureL
         shuffle=training,
         drop_last=training and context.drop_last,
     )
-
-
-def _scored(forward: Forward, loader: Batches, context: RunContext, split: str) -> tuple[Tensor, Tensor]:
-    return collect(forward, loader, context.device, context.autocast, context.console, f"evaluating {split}")
 
 
 def _metrics(logits: Tensor, labels: Tensor, context: RunContext) -> ClassificationMetrics:

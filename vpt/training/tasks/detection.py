@@ -25,7 +25,7 @@ from vpt.metrics.detection import DetectionMetrics, Found, detection_metrics, re
 from vpt.models.detection.detector import Detector, build_detector, dynamic_backbone
 from vpt.models.detection.frozen_detector import FrozenDetector, build_frozen
 from vpt.prompts.base import TokenPrompts
-from vpt.prompts.init.initialize import start, wants_images
+from vpt.prompts.init.initialize import start
 from vpt.training.checkpoint import Baseline
 from vpt.training.context import RunContext
 from vpt.training.tasks.base import Metrics, Score, Task, TrainingParts
@@ -77,7 +77,7 @@ class Detection(Task[AnyDetector]):
     def initialize(self, model: AnyDetector, context: RunContext) -> Baseline | None:
         """Initialise prompts that are computed from images, as squares of the backbone's own size."""
         config = context.config
-        if not isinstance(model.prompt, TokenPrompts) or not wants_images(config.prompt):
+        if not isinstance(model.prompt, TokenPrompts) or not config.prompt.needs_images:
             return None
         assert isinstance(model, Detector)
         side = model.backbone.preprocess.size

@@ -52,7 +52,7 @@ def map_by_frequency(model: PromptedModel, context: RunContext) -> None:
     def predicted(images: Tensor) -> Tensor:
         return model.features(images, constants).argmax(1)
 
-    found, labels = collect(predicted, loader, context.device, context.autocast, context.console, "mapping labels")
+    found, labels = collect(predicted, loader, context, "mapping labels")
     loader.close()
     counts = confusion_counts(found.long(), labels.long(), model.head.sources, len(context.data.classes))
     model.head.index.copy_(frequency_map(counts, model.head.index.shape[1]))
@@ -99,9 +99,7 @@ def finish_head(model: PromptedModel, context: RunContext) -> None:
         return
     loader = context.loader(model, context.data.val, "val")
     model.eval()
-    features, labels = collect(
-        model.features, loader, context.device, context.autocast, context.console, "choosing alpha and beta"
-    )
+    features, labels = collect(model.features, loader, context, "choosing alpha and beta")
     loader.close()
     device = context.device
     alpha, beta, accuracy = head.search(features.to(device), labels.to(device), config.alpha, config.beta)

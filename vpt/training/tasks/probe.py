@@ -106,7 +106,7 @@ def _collected(
     whole = len(records) == len(context.data.split(split))
     loader = context.loader(model, records, split if whole else "", distributed=True)
     try:
-        return collect(read, loader, context.device, context.autocast, context.console, f"features of {split}")
+        return collect(read, loader, context, f"features of {split}")
     finally:
         loader.close()
 
