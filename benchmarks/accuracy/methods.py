@@ -36,7 +36,7 @@ import torch
 from benchmarks.accuracy.train_and_measure import trained
 from benchmarks.machine import machine, peak, reset_peak
 from benchmarks.results_files import RESULTS
-from vpt.metrics.classification import ranking
+from vpt.config.tasks import ranking
 from vpt.utils.atomic_io import write_json
 from vpt.utils.console import Console
 from vpt.utils.errors import UserError

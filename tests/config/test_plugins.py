@@ -23,6 +23,7 @@ from tests.helpers.tensors import close
 from vpt.cli.main import main
 from vpt.config import load_config, use_plugin
 from vpt.config.describe import config_schema, described
+from vpt.interop.export.export import export
 from vpt.utils.errors import UserError
 
 QUICK = ["data.shots=3", "data.workers=0", "train.batch_size=16"]
@@ -344,6 +345,59 @@ class TestInstalled:
             with pytest.raises(UserError, match=r"'bad' of bad-one cannot be loaded \(bad:Prompt\): ZeroDivisionError"):
                 load_config(overrides=["prompt=bad"])
             assert described("prompt.tokens")  # the others are explained all the same
+
+
+class TestTask:
+    """A task of an installed package trains, evaluates, predicts and reports as those of this package."""
+
+    @pytest.fixture
+    def trained(self, installed: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.chdir(installed)
+        words = ["task=number", "data=digits", "backbone=vpt_nano", "prompt.tokens=2", "train.epochs=2", "name=number"]
+        assert main(["train", *words, *QUICK, "out=runs"]) == 0
+        return installed / "runs" / "number"
+
+    def test_everywhere(self, trained: Path, capsys: pytest.CaptureFixture[str]):
+        metrics = json.loads((trained / "metrics.json").read_text())
+        assert set(metrics["val"]) == {"r2", "images"}
+        assert [set(row) & {"val_r2", "val_loss", "train_accuracy"} for row in rows_of(trained)] == [{"val_r2"}] * 2
+        capsys.readouterr()
+        assert main(["eval", str(trained), "split=val", "data.workers=0", "--format", "json"]) == 0
+        assert json.loads(capsys.readouterr().out)["r2"] == pytest.approx(metrics["val"]["r2"], abs=1e-5)
+        photo = trained / "prompted.png"
+        Image.fromarray(np.full((40, 30, 3), 90, dtype=np.uint8)).save(photo)
+        [found] = vpt.load(trained).predict(photo)
+        assert main(["predict", str(trained), str(photo), "--format", "csv"]) == 0
+        assert capsys.readouterr().out.splitlines() == ["image,number", f"{photo},{found.number}"]
+        assert main(["predict", str(trained), str(photo), "--draw", str(trained / "drawn")]) == 2
+        assert "--draw cannot be used with an artifact of task=number" in capsys.readouterr().err
+        assert main(["report", str(trained)]) == 0
+        assert "R2 is " in (trained / "report.html").read_text()
+        with pytest.raises(UserError, match="task=number cannot be exported"):
+            export(trained)
+
+    def test_it_shares_a_backbone_with_others(self, trained: Path, installed: Path):
+        words = ["backbone=vpt_nano", "data=digits", "prompt.tokens=2", "train.epochs=1", "out=runs", "name=digits"]
+        vpt.train(load_config(overrides=[*words, *QUICK]), QUIET)
+        bank = vpt.Bank()
+        for name in ("number", "digits"):
+            bank.add(name, installed / "runs" / name)
+        pixels = np.full((40, 30, 3), 90, dtype=np.uint8)
+        number, digit = bank.predict([pixels, pixels], ["number", "digits"])
+        assert number.number == pytest.approx(vpt.load(trained).predict(pixels)[0].number, abs=1e-5)
+        assert digit.top in vpt.load(installed / "runs" / "digits").classes
+
+    def test_its_head_belongs_to_it(self, installed: Path):
+        with pytest.raises(UserError, match="task=classification does not go with head=number; set task=number"):
+            load_config(overrides=["head=number"])
+        with pytest.raises(UserError, match=r"task=numbr: input should be one of .*, number; did you mean 'number'\?"):
+            load_config(overrides=["task=numbr"])
+
+
+def rows_of(run: Path) -> list[dict[str, object]]:
+    """Rows of the log at the end of epochs."""
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["kind"] == "epoch"]
 
 
 def test_settings_are_read_without_torch_and_only_the_chosen_prompt_is_imported():

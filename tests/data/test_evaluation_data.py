@@ -368,6 +368,6 @@ def test_images_are_not_opened_where_nothing_is_asked(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     with pytest.raises(UserError, match="outside any class folder"):
         from vpt.config import DataConfig
-        from vpt.data.evaluation_data import Asked, load_measured
+        from vpt.data.evaluation_data import EvaluationRequest, load_measured
 
-        load_measured(DataConfig(path=str(tmp_path)), Asked(None, ("a", "b")))
+        load_measured(DataConfig(path=str(tmp_path)), EvaluationRequest(None, ("a", "b")))

@@ -359,7 +359,7 @@ class TestWhatTrialsShare:
 
         def asked(*shots: int, cache: str) -> list[int]:
             read.clear()
-            readings = data_module.Readings()
+            readings = data_module.DataCache()
             for count in shots:
                 readings.of(load_config(overrides=[f"data.shots={count}", f"data.cache={cache}"]), lambda config: None)
             return read

@@ -130,16 +130,16 @@ def test_runs_resume_and_round_trip(shapes: Path, tmp_path: Path, monkeypatch: p
 
 def test_iterative_mapping_follows_the_prompt(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """It is drawn anew at the start of every epoch, under the prompt of that moment."""
-    import vpt.training.tasks.classification
+    import vpt.training.tasks.fit_heads
 
     seen = []
-    usual = vpt.training.tasks.classification.map_by_frequency
+    usual = vpt.training.tasks.fit_heads.map_by_frequency
 
     def spy(model, setting):
         usual(model, setting)
         seen.append(model.prompt.pixels.detach().clone())
 
-    monkeypatch.setattr(vpt.training.tasks.classification, "map_by_frequency", spy)
+    monkeypatch.setattr(vpt.training.tasks.fit_heads, "map_by_frequency", spy)
     train(settings(shapes, tmp_path, "train.optimizer.lr.pixels=1.0"), QUIET)
     assert len(seen) == 3
     assert not torch.equal(seen[0], seen[1])

@@ -130,7 +130,7 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path):
 
 def test_a_file_that_is_not_right_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     artifact = make(tmp_path, "probe", 4)
-    monkeypatch.setattr("vpt.interop.export.export.opened", lambda *_: lambda images: (torch.zeros(len(images), 3),))
+    monkeypatch.setattr("vpt.interop.export.written.opened", lambda *_: lambda images: (torch.zeros(len(images), 3),))
     artifact.with_suffix(".pt2").write_text("what was there before")
     with pytest.raises(UserError, match="was not written, because its scores would differ"):
         export(artifact, format="torch")

@@ -247,8 +247,8 @@ def test_the_command_line_and_what_a_file_tells(tmp_path: Path, capsys: pytest.C
 def test_a_file_that_finds_other_boxes_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     artifact = artifact_of(tmp_path, "fcos")
     nothing = (torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
-    monkeypatch.setattr("vpt.interop.export.export.write", lambda program, format, path: path.write_bytes(b"x"))
-    monkeypatch.setattr("vpt.interop.export.export.opened", lambda *_: lambda image: nothing)
+    monkeypatch.setattr("vpt.interop.export.written.write", lambda program, format, path: path.write_bytes(b"x"))
+    monkeypatch.setattr("vpt.interop.export.written.opened", lambda *_: lambda image: nothing)
     with pytest.raises(UserError, match=r"was not written, because .* boxes would differ"):
         export(artifact, format="torch")
     assert not artifact.with_suffix(".pt2").exists()

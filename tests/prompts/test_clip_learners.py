@@ -15,8 +15,7 @@ from tests.helpers.tensors import close
 from vpt.config import RunConfig, load_config
 from vpt.heads.zero_shot import class_features
 from vpt.models.classifier import PromptedModel, build_model
-from vpt.training.losses import build_loss
-from vpt.training.regularizers import build_objective
+from vpt.training.losses import build_loss, build_objective
 from vpt.utils.errors import UserError
 
 IMAGES = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))

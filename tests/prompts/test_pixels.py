@@ -18,7 +18,7 @@ from vpt.heads.linear import build_linear
 from vpt.inference.predictor import load
 from vpt.models.artifact import read_artifact
 from vpt.models.classifier import PromptedModel, backbone_for, build_model
-from vpt.prompts.pixel.prompt import PixelPrompts, lay
+from vpt.prompts.pixel.prompt import PixelPrompts, overlay
 from vpt.training.run import resume, train
 from vpt.training.trainer import Trainer
 from vpt.utils.errors import UserError
@@ -147,7 +147,7 @@ def test_clamped_images_are_valid_pixels(space: str):
 def test_every_image_with_its_own_prompt_equals_one_at_a_time():
     prompts = [built(size=5), built(size=9)]
     canvases, masks = (torch.stack(each) for each in zip(*(prompt.canvas(1) for prompt in prompts), strict=True))
-    together = lay(images(), canvases, masks[:, None], MEAN, STD, "raw", "none")
+    together = overlay(images(), canvases, masks[:, None], MEAN, STD, "raw", "none")
     for index, prompt in enumerate(prompts):
         assert torch.equal(together[index], prompt(images()[index : index + 1], MEAN, STD)[0])
 

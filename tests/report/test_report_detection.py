@@ -134,20 +134,20 @@ def test_two_runs(run: Path, sure: Path, tmp_path: Path):
 def test_the_score_by_matches_is_that_of_the_run(run: Path, sure: Path):
     """On the images as they are; then no pair of equal runs is told apart."""
     source, data = read_source(run), load_boxes(load_config(overrides=["task=detection"]).data)
-    found = scored({"one": (source.boxes, data), "other": (source.boxes, data)}, "test")
+    found = scored({"one": (source.predictions, data), "other": (source.predictions, data)}, "test")
     assert found.score["one"] == pytest.approx(source.measured["map"], abs=1e-7)
     assert source.measured["map"] > 0
     assert [verdict(gain) for _, _, gain in found.pairs] == ["equal scores"]
-    less = scored({"one": (source.boxes, data), "other": (read_source(sure).boxes, data)}, "test")
+    less = scored({"one": (source.predictions, data), "other": (read_source(sure).predictions, data)}, "test")
     assert less.images == 30
 
 
 def test_the_interval_of_one_run(run: Path, sure: Path, tmp_path: Path):
     """That of the pair it makes with a run that finds nothing, whose score is 0 on any images."""
     source, data = read_source(run), load_boxes(load_config(overrides=["task=detection"]).data)
-    low, high = interval(source.boxes, data, "test")
-    nothing = [{**row, "boxes": []} for row in source.boxes]
-    (_, _, ahead) = scored({"a": (nothing, data), "b": (source.boxes, data)}, "test").pairs[0]
+    low, high = interval(source.predictions, data, "test")
+    nothing = [{**row, "boxes": []} for row in source.predictions]
+    (_, _, ahead) = scored({"a": (nothing, data), "b": (source.predictions, data)}, "test").pairs[0]
     assert (low, high) == (ahead.low, ahead.high)
     assert low < source.measured["map"] < high
     lead = "95% confidence interval: "
@@ -158,7 +158,7 @@ def test_the_interval_of_one_run(run: Path, sure: Path, tmp_path: Path):
 
 def test_the_interval_holds_the_difference_and_turns_with_the_order(run: Path, sure: Path):
     data = load_boxes(load_config(overrides=["task=detection"]).data)
-    one, other = ((read_source(folder).boxes, data) for folder in (run, sure))
+    one, other = ((read_source(folder).predictions, data) for folder in (run, sure))
     (_, _, ahead), (_, _, behind) = (
         scored(runs, "test").pairs[0] for runs in ({"a": one, "b": other}, {"b": other, "a": one})
     )
@@ -171,10 +171,10 @@ def test_runs_that_do_not_pair_are_told(run: Path, sure: Path, tmp_path: Path):
     source = read_source(run)
     moved = replace(data, test=tuple(replace(record, boxes=record.boxes[::-1]) for record in data.test))
     with pytest.raises(UserError, match="evaluated on different data"):
-        scored({"one": (source.boxes, data), "other": (source.boxes, moved)}, "test")
-    renamed = [{**row, "image": f"other {row['image']}"} for row in source.boxes]
+        scored({"one": (source.predictions, data), "other": (source.predictions, moved)}, "test")
+    renamed = [{**row, "image": f"other {row['image']}"} for row in source.predictions]
     with pytest.raises(UserError, match="no image in common"):
-        scored({"one": (source.boxes, data), "other": (renamed, data)}, "test")
+        scored({"one": (source.predictions, data), "other": (renamed, data)}, "test")
     (sure / "predictions-test.json").unlink()
     page = report([run, sure], tmp_path / "page.html")
     assert "Not shown: fewer than two of the runs" in page.told("differences")

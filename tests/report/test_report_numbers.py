@@ -28,7 +28,7 @@ from vpt.report.cost import facts as cost_facts
 from vpt.report.detection import judge
 from vpt.report.embedding_map import layout, neighbour_agreement, scatter
 from vpt.report.embedding_map import section as features_section
-from vpt.report.errors import surest_mistakes
+from vpt.report.errors import most_confident_mistakes
 from vpt.report.learning_curves import epochs_of, steps_of
 from vpt.report.svg_charts import ticks
 
@@ -62,14 +62,14 @@ class TestClassification:
             assert (missed[CLASSES[number]], added[CLASSES[number]]) == (lost, wrong)
 
     def test_mistakes_come_surest_first(self):
-        found = surest_mistakes(ANSWERS, 5)
+        found = most_confident_mistakes(ANSWERS, 5)
         wrong = sorted((answer.score for answer in ANSWERS if not answer.right), reverse=True)
         assert [answer.score for answer in found] == wrong[:5]
         missed = Answer("a", "cat|dog", "cat", 0.6, 0.01)
         added = Answer("b", "cat", "cat|dog", 0.7, 0.9)
-        assert surest_mistakes([added, missed], 2, multilabel=True) == [missed, added]
+        assert most_confident_mistakes([added, missed], 2, multilabel=True) == [missed, added]
         # A class may have such a name where an image has one label.
-        assert surest_mistakes([added, missed], 2) == [added, missed]
+        assert most_confident_mistakes([added, missed], 2) == [added, missed]
 
     def test_examples_are_mistakes_and_right_answers_of_different_classes(self):
         found = examples(ANSWERS, 6)

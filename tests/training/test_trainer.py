@@ -96,7 +96,11 @@ def test_a_run_imports_no_other_task(shapes: Path, tmp_path: Path, task: str, ot
     modules = done.stdout.splitlines()[-1].split()
     assert f"vpt.training.tasks.{task}" in modules
     assert f"vpt.training.tasks.{other}" not in modules
+    prompts = [name.removeprefix("vpt.prompts.visual.") for name in modules if name.startswith("vpt.prompts.visual.")]
+    assert prompts == ["vpt"]
+    clip = ("prompts.clip.", "heads.zero_shot", "heads.tip_adapter", "heads.label_mapping", "training.regularizers")
     if task == "classification":
+        assert [name for name in modules if name.startswith(tuple(f"vpt.{each}" for each in clip))] == []
         # The sections of the configuration are known to every run; the rest of a task is not.
         assert [name for name in modules if "detect" in name and not name.startswith("vpt.config.")] == []
     assert not [name for name in modules if name.endswith(("e2vpt_pruning", "pixel.to_image"))]

@@ -64,11 +64,12 @@ def _eval(options: argparse.Namespace) -> int:
     for name, value in found.items():
         if isinstance(value, float | int):
             print(f"{name:<18} {value:.4f}" if isinstance(value, float) else f"{name:<18} {value}")
-    show(f"\n{_by_class(found['per_class'])}")
+    if "per_class" in found:
+        show(f"\n{_by_class(found['per_class'])}")
     return 0
 
 
-# Per-class metrics of both tasks, and the titles of their columns.
+# Metrics of classes, of all tasks, and the titles of their columns.
 COLUMNS = {
     "precision": "precision",
     "recall": "recall",

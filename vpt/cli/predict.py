@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from vpt.cli.parser import USAGE
 from vpt.utils.atomic_io import write_text
@@ -18,8 +18,9 @@ from vpt.utils.std_streams import say, speaks_utf8
 
 if TYPE_CHECKING:
     from vpt.data.decode import BadImage
+    from vpt.inference.classifier import Classifier
     from vpt.inference.predictor import Predictor
-    from vpt.inference.results import Classification, Detections
+    from vpt.inference.results import Result
 
 
 def add(commands: Any) -> None:
@@ -59,7 +60,7 @@ def _predict(options: argparse.Namespace) -> int:
     from vpt.data.decode import BadImage
     from vpt.data.deep_images import explained
     from vpt.inference.image_inputs import find_images
-    from vpt.inference.predictor import BoxPredictor, Classifier, load
+    from vpt.inference.predictor import load
 
     find_images(options.images)  # report a misspelt path before building the backbone
     predictor = load(
@@ -70,19 +71,18 @@ def _predict(options: argparse.Namespace) -> int:
         backbone=options.backbone,
         templates=options.templates,
     )
-    finds_boxes = isinstance(predictor, BoxPredictor)
-    _refuse(options, finds_boxes)
+    _refuse(options, predictor)
     if options.classes is not None:
-        assert isinstance(predictor, Classifier)
-        predictor = predictor.with_classes([name.strip() for name in options.classes.split(",") if name.strip()])
+        named = [name.strip() for name in options.classes.split(",") if name.strip()]
+        predictor = cast("Classifier", predictor).with_classes(named)
     results: list[Any] = []
     bad: list[BadImage] = []
     for found in predictor.predict_each(options.images, options.batch_size, options.top):
         if isinstance(found, BadImage):
             bad.append(found)
         else:
-            results.append(found.above(options.score) if finds_boxes else found)  # type: ignore[union-attr]
-    text = _text(results, options.format, finds_boxes, unicode=options.output is not None or speaks_utf8())
+            results.append(found.above(options.score))
+    text = _text(results, predictor.result_type, options.format, unicode=options.output is not None or speaks_utf8())
     if options.output is not None:
         write_text(options.output, text)
     else:
@@ -92,7 +92,7 @@ def _predict(options: argparse.Namespace) -> int:
     for error in bad:
         say(f"vpt: not predicted: {error}")
     if options.prompted is not None:
-        _write_prompted(predictor, [original(result.image) for result in results], options.prompted)
+        _write_prompted(cast("Classifier", predictor), [original(result.image) for result in results], options.prompted)
     if options.draw is not None:
         _write_drawn(predictor, results, options.draw)
     if bad and not results:
@@ -100,43 +100,42 @@ def _predict(options: argparse.Namespace) -> int:
     return 1 if bad else 0
 
 
-def _refuse(options: argparse.Namespace, finds_boxes: bool) -> None:
-    if finds_boxes and (options.classes or options.prompted):
-        raise UserError("--classes and --prompted are for classification; this artifact is a detector")
-    if not finds_boxes and (options.draw or options.format == "coco"):
-        raise UserError("--draw and --format coco are for detection; this artifact is a classifier")
+def _refuse(options: argparse.Namespace, predictor: Predictor) -> None:
+    """Refuse options that the task does not have."""
+    given = {"classes": options.classes, "prompted": options.prompted, "draw": options.draw}
+    given["coco"] = options.format == "coco"
+    if wrong := [name for name, value in given.items() if value and name not in predictor.options]:
+        words = " and ".join("--format coco" if name == "coco" else f"--{name}" for name in wrong)
+        raise UserError(f"{words} cannot be used with an artifact of task={predictor.artifact.config.task}")
 
 
-def _write_prompted(predictor: Predictor, images: Sequence[Path], folder: Path) -> None:
-    from vpt.inference.predictor import Classifier
+def _write_prompted(predictor: Classifier, images: Sequence[Path], folder: Path) -> None:
     from vpt.utils.plotting import picture_png
 
-    assert isinstance(predictor, Classifier)
     for number, (name, pixels) in enumerate(predictor.prompted(list(images)), 1):
         picture_png(pixels, folder / f"{number:04d}-{Path(name).stem}.png")
 
 
-def _write_drawn(predictor: Predictor, results: Sequence[Detections], folder: Path) -> None:
+def _write_drawn(predictor: Predictor, results: Sequence[Result], folder: Path) -> None:
     from vpt.data.decode import decode
-    from vpt.metrics.detection_plots import draw_boxes, enlarged
     from vpt.utils.plotting import picture_png
 
     data = predictor.artifact.config.data
     for number, found in enumerate(results, 1):
-        captions = [f"{label} {score:.2f}" for label, score in zip(found.labels, found.scores, strict=True)]
-        pixels, times = enlarged(decode(original(found.image), data.max_pixels, window=data.window))
-        drawn = draw_boxes(pixels, found.boxes * times, found.class_ids.tolist(), captions)
+        drawn = found.drawn(decode(original(found.image), data.max_pixels, window=data.window))
         picture_png(drawn, folder / f"{number:04d}-{Path(found.image).stem}.png")
 
 
-def _text(results: Sequence[Any], form: str, finds_boxes: bool, unicode: bool) -> str:
+def _text(results: Sequence[Any], kind: type[Result], form: str, unicode: bool) -> str:
     if form == "json":
         return _as_json([result.to_dict() for result in results], unicode)
     if form == "coco":
         return _as_json([row for result in results for row in result.to_coco()], unicode)
     if form == "csv":
-        return _boxes_as_csv(results) if finds_boxes else _as_csv(results)
-    return _boxes_as_table(results) if finds_boxes else _as_table(results)
+        return to_csv([kind.columns, *(row for result in results for row in result.rows())])
+    width = max((len(result.image) for result in results), default=0)
+    lines = [f"{result.image:<{width}}  {line}" for result in results for line in result.lines()]
+    return "".join(one_line(line) + "\n" for line in lines)
 
 
 def _as_json(rows: Sequence[Any], unicode: bool) -> str:
@@ -144,42 +143,3 @@ def _as_json(rows: Sequence[Any], unicode: bool) -> str:
     import json
 
     return json.dumps(rows, indent=2, ensure_ascii=not unicode) + "\n"
-
-
-def _as_table(results: Sequence[Classification]) -> str:
-    width = max((len(result.image) for result in results), default=0)
-    lines = []
-    for result in results:
-        scores = "  ".join(f"{label} {score:.3f}" for label, score in zip(result.labels, result.scores, strict=True))
-        lines.append(one_line(f"{result.image:<{width}}  {scores}") + "\n")
-    return "".join(lines)
-
-
-def _as_csv(results: Sequence[Classification]) -> str:
-    rows = [
-        (result.image, rank, label, f"{score:.6f}")
-        for result in results
-        for rank, (label, score) in enumerate(zip(result.labels, result.scores, strict=True), 1)
-    ]
-    return to_csv([("image", "rank", "label", "score"), *rows])
-
-
-def _boxes_as_table(results: Sequence[Detections]) -> str:
-    width = max((len(result.image) for result in results), default=0)
-    lines = []
-    for result in results:
-        if not len(result):
-            lines.append(f"{result.image:<{width}}  no boxes")
-        for box, label, score in zip(result.boxes, result.labels, result.scores, strict=True):
-            corners = " ".join(f"{value:.0f}" for value in box)
-            lines.append(f"{result.image:<{width}}  {label} {score:.3f}  {corners}")
-    return "".join(one_line(line) + "\n" for line in lines)
-
-
-def _boxes_as_csv(results: Sequence[Detections]) -> str:
-    rows = [
-        (result.image, label, f"{score:.6f}", *(f"{value:.2f}" for value in box))
-        for result in results
-        for box, label, score in zip(result.boxes, result.labels, result.scores, strict=True)
-    ]
-    return to_csv([("image", "label", "score", "x1", "y1", "x2", "y2"), *rows])

@@ -91,6 +91,7 @@ class ZeroShotHead(HeadSection):
 
     kind: Literal["zeroshot"] = "zeroshot"
     needs_text: ClassVar[bool] = True
+    at_evaluation: ClassVar[tuple[str, ...]] = ("templates",)
     templates: Templates = Field(
         "auto",
         description="auto (the data set's own if it has one, else single), single ('a photo of a {}.'), simple (7), "

@@ -8,13 +8,18 @@ from pydantic import Field
 
 from vpt.config.base import ALWAYS_LISTED, Sentence
 from vpt.config.heads_base import HeadSection
+from vpt.config.losses import CrossEntropyLoss
+from vpt.config.prompts import NoPrompt, PixelPrompt, PromptSection, TokenPrompt
 from vpt.config.templates import Templates
 
 
 class BoxHead(HeadSection):
     """Base of the settings of detection heads."""
 
-    task: ClassVar[Literal["classification", "detection"]] = "detection"
+    task: ClassVar[str] = "detection"
+    any_size: ClassVar[bool] = True
+    at_evaluation: ClassVar[tuple[str, ...]] = ("score", "overlap", "boxes", "size", "longest")
+    prompts: ClassVar[tuple[type[PromptSection], ...]] = (TokenPrompt, NoPrompt)
     taps: Annotated[list[Annotated[int, Field(ge=-1000, le=1000)]], ALWAYS_LISTED] = Field(
         default_factory=lambda: [-1],
         min_length=1,
@@ -28,6 +33,18 @@ class BoxHead(HeadSection):
     score: float = Field(0.05, ge=0, lt=1, description="minimum score of predicted boxes")
     overlap: float = Field(0.6, gt=0, lt=1, description="IoU threshold of non-maximum suppression within a class")
     boxes: int = Field(100, ge=1, le=10_000, description="maximum number of boxes per image")
+
+    def check_run(self, config: Any) -> None:
+        """Refuse prompts that the head does not take, and a loss of classification."""
+        if not isinstance(self, PyramidHead | OwlHead | NativeHead):
+            raise ValueError(f"head={self.kind} predicts boxes; derive its settings from vpt.config.PyramidHead")
+        if not isinstance(config.prompt, self.prompts):
+            remedy = "pixel or none" if self.complete else "a token prompt or none"
+            raise ValueError(f"head={self.kind} does not take prompt={config.prompt.kind}; choose {remedy}")
+        if not isinstance(config.train.loss, CrossEntropyLoss):
+            raise ValueError(
+                "train.loss is for task=classification; detection heads have their own loss, so leave it out"
+            )
 
 
 class PyramidHead(BoxHead):
@@ -81,6 +98,7 @@ class OwlHead(BoxHead):
 
     kind: Literal["owl"] = "owl"
     needs_text: ClassVar[bool] = True
+    at_evaluation: ClassVar[tuple[str, ...]] = (*BoxHead.at_evaluation, "templates")
     templates: Templates = Field("single", description="as for head=zeroshot")
     overlap: float = Field(0.5, gt=0, le=1, description="IoU threshold of non-maximum suppression within a class")
 
@@ -89,6 +107,9 @@ class NativeHead(BoxHead):
     """A complete frozen detector of torchvision with a pixel prompt."""
 
     kind: Literal["native"] = "native"
+    complete: ClassVar[bool] = True
+    at_evaluation: ClassVar[tuple[str, ...]] = ("score", "overlap", "boxes")  # its prompt has the size of its images
+    prompts: ClassVar[tuple[type[PromptSection], ...]] = (PixelPrompt, NoPrompt)
     score: float | None = Field(  # type: ignore[assignment]
         None, ge=0, lt=1, description="minimum score of predicted boxes; default: the detector's own"
     )

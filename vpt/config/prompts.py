@@ -25,6 +25,8 @@ WORDS = "words whose embeddings initialise the context; null: random initialisat
 class PromptSection(KindSection):
     """Base of the settings of every prompt."""
 
+    objective: ClassVar[str] = ""  # builds the training objective, if it is more than a loss of the scores
+
     @property
     def needs_images(self) -> bool:
         """Whether the prompt is initialised from training images."""
@@ -253,6 +255,7 @@ class KgcoopPrompt(_Words):
 
     kind: Literal["kgcoop"] = "kgcoop"
     make: ClassVar[str] = "vpt.prompts.clip.learners:Kgcoop"
+    objective: ClassVar[str] = "vpt.training.regularizers:knowledge_guided"
     tokens: int = Field(4, ge=1, le=64, description="context tokens M")
     words: Sentence | None = Field("a photo of a", description=WORDS)
     weight: float = Field(
@@ -297,6 +300,7 @@ class PromptsrcPrompt(IvlpPrompt):
     """IVLP regularised towards the frozen model's features and scores (PromptSRC, Khattak et al. 2023)."""
 
     kind: Literal["promptsrc"] = "promptsrc"  # type: ignore[assignment]
+    objective: ClassVar[str] = "vpt.training.regularizers:self_regulating"
     source_templates: ClassVar[int] = 60  # text features are regularised towards their mean
     image_weight: float = Field(
         10.0, ge=0, le=MANY, description="loss weight of the mean absolute difference of image features"

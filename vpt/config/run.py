@@ -6,16 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from vpt.config.backbone import BackboneConfig
 from vpt.config.base import ALWAYS_LISTED, Place, Section, Word, short
 from vpt.config.data import DataConfig
-from vpt.config.heads import Head, LinearHead
-from vpt.config.heads_detection import NativeHead, OwlHead, PyramidHead
-from vpt.config.losses import CrossEntropyLoss
-from vpt.config.prompts import PROMPTS, DeepPrompt, NoPrompt, PixelPrompt, Prompt, TokenPrompt
+from vpt.config.heads import HEADS, Head, LinearHead
+from vpt.config.prompts import PROMPTS, DeepPrompt, Prompt
 from vpt.config.registry import NOT_NAMED
+from vpt.config.tasks import TASKS, TaskName, find_task
 from vpt.config.training import TrainConfig
 from vpt.config.tuning import FrozenTuning, Tuning
 from vpt.utils.atomic_io import at_home
@@ -49,53 +48,6 @@ class Case(Section):
         return True
 
 
-# Defaults of a head initialised by a probe: docs/defaults.md.
-PROBE_LR = {"prompt": 5e-3, "head": 1e-3, "lora": 3e-3, "bias": 1e-2}
-PROBE_DECAY = {"head": 0.0}
-PROBE_BATCH = 16
-
-
-def with_probe(tree: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Fill in the default recipe in the settings of a run, where they request it or leave it open.
-
-    The recipe is for a linear head with AdamW and any prompt but a pixel prompt. Given settings are kept.
-
-    >>> with_probe({"head": "linear", "train": {"batch_size": 8}})["train"]["batch_size"]
-    8
-    >>> with_probe({"head": {"kind": "mlp"}})
-    {'head': {'kind': 'mlp'}}
-    """
-    head, train = _section(tree, "head", "linear"), _section(tree, "train", None)
-    prompt = _section(tree, "prompt", "deep")
-    if head is None or train is None or prompt is None:
-        return tree
-    optimizer = _section(train, "optimizer", "adamw")
-    if optimizer is None or optimizer["kind"] != "adamw" or head["kind"] != "linear" or prompt["kind"] == "pixel":
-        return tree
-    if head.setdefault("init", "probe") != "probe":
-        return tree
-    for name, wanted in (("lr", PROBE_LR), ("weight_decay", PROBE_DECAY)):
-        given = optimizer.get(name, {})
-        if isinstance(given, Mapping):
-            optimizer[name] = {**wanted, **given}
-    accumulate = train.get("accumulate", 1)
-    if isinstance(accumulate, int) and PROBE_BATCH % max(1, accumulate) == 0:
-        train.setdefault("batch_size", PROBE_BATCH)
-    return {**tree, "head": head, "train": {**train, "optimizer": optimizer}}
-
-
-def _section(tree: Mapping[str, Any], name: str, kind: str | None) -> dict[str, Any] | None:
-    """A copy of a section with its kind; None if it is not a mapping, which is refused later."""
-    found = tree.get(name, {})
-    if isinstance(found, BaseModel):
-        found = found.model_dump()
-    if isinstance(found, str) and kind is not None:
-        found = {"kind": found}
-    if not isinstance(found, Mapping):
-        return None
-    return {"kind": kind, **found} if kind is not None else dict(found)
-
-
 class RunConfig(Section):
     """All settings of a run.
 
@@ -103,7 +55,7 @@ class RunConfig(Section):
     10
     """
 
-    task: Literal["classification", "detection"] = Field("classification", description="task to train for")
+    task: TaskName = Field("classification", description=f"task to train for; one of {', '.join(TASKS)}")
     backbone: Annotated[BackboneConfig, short("name")] = BackboneConfig()
     prompt: Prompt = DeepPrompt()
     tuning: Tuning = FrozenTuning()
@@ -136,26 +88,12 @@ class RunConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_task(cls, value: Any) -> Any:
-        """Fill in the defaults of the task. Detection has its own head, embedded data set, batch size and learning rate
-        of the head; a linear head is initialised by a probe, with the batch size and learning rates measured for it."""
+        """Fill in the defaults of the task, such as its head and data set."""
         if not isinstance(value, Mapping):
             return value
-        if value.get("task") != "detection":
-            return with_probe(value)
-        filled = {"data": "scenes", "head": {}, "train": {}, **value}
-        if isinstance(filled["head"], Mapping):
-            filled["head"] = {"kind": "fcos", **filled["head"]}
-        if isinstance(filled["data"], Mapping):
-            filled["data"] = {"path": "scenes", **filled["data"]}
-        if isinstance(filled["train"], Mapping):
-            training = {"batch_size": 8, "optimizer": {}, **filled["train"]}
-            given = training["optimizer"]
-            if isinstance(given, Mapping) and given.get("kind", "adamw") == "adamw":
-                rates = given.get("lr", {})
-                rates = {"head": 5e-4, **rates} if isinstance(rates, Mapping) else rates
-                training["optimizer"] = {**given, "lr": rates}
-            filled["train"] = training
-        return filled
+        task = value.get("task", "classification")
+        entry = find_task(task) if isinstance(task, str) else None
+        return value if entry is None else entry.defaults(value)
 
     @field_validator("out")
     @classmethod
@@ -171,21 +109,11 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> RunConfig:
-        finds_boxes = self.head.task == "detection"
-        if finds_boxes and not isinstance(self.head, NativeHead | OwlHead | PyramidHead):
-            raise ValueError(f"head={self.head.kind} predicts boxes; derive its settings from vpt.config.PyramidHead")
-        if finds_boxes != (self.task == "detection"):
-            remedy = "set task=detection" if finds_boxes else "choose head=fcos, retinanet, faster_rcnn or owl"
+        if self.head.task != self.task:
+            heads = ", ".join(kind for kind, section in HEADS.own.items() if section.task == self.task)
+            remedy = f"choose head={heads}" if self.head.task == "classification" else f"set task={self.head.task}"
             raise ValueError(f"task={self.task} does not go with head={self.head.kind}; {remedy}")
-        native = isinstance(self.head, NativeHead)
-        fits = isinstance(self.prompt, PixelPrompt | NoPrompt if native else TokenPrompt | NoPrompt)
-        if finds_boxes and not fits:
-            remedy = "pixel or none" if native else "a token prompt or none"
-            raise ValueError(f"head={self.head.kind} does not take prompt={self.prompt.kind}; choose {remedy}")
-        if finds_boxes and not isinstance(self.train.loss, CrossEntropyLoss):
-            raise ValueError(
-                "train.loss is for task=classification; detection heads have their own loss, so leave it out"
-            )
+        self.head.check_run(self)
         if self.train.shard and self.tuning.kind == "full":
             raise ValueError("train.shard shards frozen weights; tuning=full has none")
         if self.train.shard and self.prompt.kind in ("cocoop", "tpt"):

@@ -13,6 +13,7 @@ from typing import Any
 
 from vpt.config.describe import Described, described
 from vpt.config.run import RunConfig
+from vpt.config.tasks import TASKS
 from vpt.utils.errors import UserError, nearest
 
 ALIASES = {
@@ -174,7 +175,8 @@ def chosen_settings(tree: Mapping[str, Any]) -> list[Described]:
     >>> "tuning.rank" in [one.key for one in chosen_settings({"tuning": "lora"})]
     True
     """
-    usual = RunConfig.model_validate({"task": "detection"} if tree.get("task") == "detection" else {})
+    task = str(tree.get("task"))
+    usual = RunConfig.model_validate({"task": task} if task in TASKS else {})
     kinds = {section: _kind(section, tree) or _kind(section, usual.model_dump()) for section in SECTIONS}
     return [one for one in described() if not one.kinds or kinds.get(_section_of(one.key)) in one.kinds]
 

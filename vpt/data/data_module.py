@@ -23,7 +23,7 @@ Load = Callable[[RunConfig], LabelledData]  # of a task; depends only on the dat
 
 
 @dataclass(frozen=True)
-class Reading:
+class RunData:
     """The data of a run.
 
     Args:
@@ -41,7 +41,7 @@ class Reading:
     window: Window = "full"
 
 
-def read(config: RunConfig, load: Load) -> Reading:
+def read(config: RunConfig, load: Load) -> RunData:
     """Read the data of a run.
 
     Raises:
@@ -59,7 +59,7 @@ def read(config: RunConfig, load: Load) -> Reading:
     if config.data.cache:
         caches = {split: ImageCache(data.split(split), config.data.max_pixels) for split in SPLITS if data.split(split)}
     notes = (*loaded.notes, *explained(window, report.deep))
-    return Reading(data, notes, report.text() if report.worrying else "", caches, window)
+    return RunData(data, notes, report.text() if report.worrying else "", caches, window)
 
 
 def checked(data: LabelledData, config: RunConfig) -> tuple[LabelledData, CheckReport]:
@@ -109,13 +109,13 @@ def reads(config: RunConfig) -> Hashable:
     return config.task, config.data.model_dump_json(exclude=FREE)
 
 
-class Readings:
+class DataCache:
     """Cache of the data read in one call, so that runs with the same data read it once."""
 
     def __init__(self) -> None:
-        self._read: dict[Hashable, Reading] = {}  # oldest first
+        self._read: dict[Hashable, RunData] = {}  # oldest first
 
-    def of(self, config: RunConfig, load: Load) -> Reading:
+    def of(self, config: RunConfig, load: Load) -> RunData:
         """The result of `read`, cached for runs with the same data.
 
         Raises:

@@ -14,11 +14,10 @@ from vpt.config import DataConfig
 from vpt.data.class_names import clean
 from vpt.data.dataset import SPLITS, LabelledData, Record
 from vpt.data.datasets.csv import is_csv, read_csv
-from vpt.data.datasets.entries import Entry, Found, listed, number_of
+from vpt.data.datasets.entries import Entry, Found, clean_names, listed, number_of
 from vpt.data.datasets.image_folder import read_split_folder
 from vpt.data.datasets.registry import (
     clean_labels,
-    clean_names,
     once,
     read_source,
     record_of,
@@ -33,7 +32,7 @@ OTHERS = "of other splits"
 
 
 @dataclass(frozen=True)
-class Asked:
+class EvaluationRequest:
     """What to evaluate.
 
     Args:
@@ -47,7 +46,7 @@ class Asked:
     names: bool = False
 
 
-def load_measured(config: DataConfig, asked: Asked) -> tuple[LabelledData, str]:
+def load_measured(config: DataConfig, request: EvaluationRequest) -> tuple[LabelledData, str]:
     """Read the split to evaluate, and nothing else; also return its name.
 
     If `data.val` or `data.test` names a folder or CSV for the split, only that is read. From `data.path` the split is
@@ -56,24 +55,24 @@ def load_measured(config: DataConfig, asked: Asked) -> tuple[LabelledData, str]:
     Raises:
         UserError: the data cannot be found or read, lacks the split, or has none of the classes.
 
-    >>> load_measured(DataConfig(path="no/such/folder"), Asked("test", ("cat", "dog")))
+    >>> load_measured(DataConfig(path="no/such/folder"), EvaluationRequest("test", ("cat", "dog")))
     Traceback (most recent call last):
     ...
     vpt.utils.errors.UserError: there is no folder no/such/folder; check data.path
     """
-    known = None if asked.classes is None else {clean(name) or name for name in asked.classes}
-    found, path = _found(config, asked.split or "test", known)
+    known = None if request.classes is None else {clean(name) or name for name in request.classes}
+    found, path = _found(config, request.split or "test", known)
     found.multilabel |= config.multilabel
     refuse_unlabelled(found)
     clean_labels(found)
     clean_names(found)
-    split = chosen(found.splits, found.divided, asked.split, path)
+    split = chosen(found.splits, found.divided, request.split, path)
     entries = once(found.splits[split], config.separator, found)
-    notes = [*found.notes, *choice_notes(found.splits, found.divided, split, asked.split, path)]
+    notes = [*found.notes, *choice_notes(found.splits, found.divided, split, request.split, path)]
     left_out = found.left_out + _others(found, split)
-    split = asked.split or (split if found.divided else "test")
-    classes = asked.classes
-    if classes is None or (asked.names and _has_other_names(found, entries, known or ())):
+    split = request.split or (split if found.divided else "test")
+    classes = request.classes
+    if classes is None or (request.names and _has_other_names(found, entries, known or ())):
         classes = found.classes or tuple(sorted({label for entry in entries for label in entry.labels}))
     kept, unknown = _of_classes(entries, classes)
     if unknown:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import TypeVar
 
 from vpt.config import DataConfig
 from vpt.data.dataset import Record
@@ -11,14 +12,15 @@ from vpt.data.sampler import split_order
 
 VALIDATION, _SHOTS, TEST = 1, 2, 3  # purposes, so that no two draws are the same
 NO_LABEL = 2**31
+R = TypeVar("R", bound=Record)
 
 
 def split_off(
-    records: Sequence[Record], fraction: float, seed: int, purpose: int = VALIDATION
-) -> tuple[list[Record], list[Record]]:
+    records: Sequence[R], fraction: float, seed: int, purpose: int = VALIDATION, usable: Sequence[R] | None = None
+) -> tuple[list[R], list[R]]:
     """Split records into (training, validation) or (training, test), both in the original order.
 
-    `fraction` of each class goes to the second.
+    `fraction` of each class goes to the second. If `usable` lists some of the records, the others stay in the first.
 
     Every class with at least two images gets at least one on either side. An image with several labels counts for
     its rarest one.
@@ -28,15 +30,16 @@ def split_off(
     >>> [len(part) for part in split_off(records, 0.1, seed=0)]
     [4, 2]
     """
+    usable = records if usable is None else usable
     chosen: set[int] = set()
-    for stratum, members in _strata(records).items():
+    for stratum, members in _strata(usable).items():
         if len(members) < 2:
             continue
         count = min(max(1, round(len(members) * fraction)), len(members) - 1)
-        chosen.update(members[at] for at in split_order(len(members), seed, purpose, stratum)[:count])
+        chosen.update(id(usable[members[at]]) for at in split_order(len(members), seed, purpose, stratum)[:count])
     return (
-        [record for index, record in enumerate(records) if index not in chosen],
-        [record for index, record in enumerate(records) if index in chosen],
+        [record for record in records if id(record) not in chosen],
+        [record for record in records if id(record) in chosen],
     )
 
 

@@ -11,8 +11,6 @@ from typing import Any
 from vpt.config import (
     ClipPrompt,
     DataConfig,
-    NativeHead,
-    OwlHead,
     RunConfig,
     TipHead,
     ZeroShotHead,
@@ -28,14 +26,14 @@ from vpt.data.dataset import SPLITS, LabelledData, Record
 from vpt.data.datasets.entries import NoTrainingImages
 from vpt.data.datasets.registry import EMBEDDED
 from vpt.data.deep_images import explained
-from vpt.data.evaluation_data import Asked, overlap
+from vpt.data.evaluation_data import EvaluationRequest, overlap
 from vpt.data.validation import CheckReport
 from vpt.heads.zero_shot import ZeroShot
 from vpt.inference.load_model import load_model
 from vpt.models.artifact import Artifact, read_artifact
 from vpt.models.clip import templates_of
 from vpt.models.trusted_settings import Named, settings_for
-from vpt.training.context import Setting
+from vpt.training.context import RunContext
 from vpt.training.tasks import task_of
 from vpt.utils.atomic_io import at_home
 from vpt.utils.console import Console
@@ -102,7 +100,7 @@ def evaluate(
         split = split or "test"
         data = _own_split(config, split, stored.classes, reads_names)
     else:
-        data, split = task_of(config).load_measured(config, Asked(split, stored.classes, reads_names))
+        data, split = task_of(config).load_for_evaluation(config, EvaluationRequest(split, stored.classes, reads_names))
         if overlap(config.data, stored.config.data, split):
             _warn_of_training_images(data.split(split), stored.config, console)
     if data.multilabel and not stored.multilabel:
@@ -123,8 +121,8 @@ def evaluate(
         assert isinstance(model.head, ZeroShot)
         console.say(f"the head uses the {len(data.classes)} class names of the data instead of the artifact's")
         model.head.set_names(data.classes, templates_of(config))
-    setting = Setting(config, data, device, precision, console)
-    return task_of(config).measure(model, setting, data.split(split), split)
+    context = RunContext(config, data, device, precision, console)
+    return dict(task_of(config).measure(model, context, data.split(split), split))
 
 
 def evaluate_untrained(config: RunConfig, split: str | None = None, console: Console | None = None) -> dict[str, Any]:
@@ -151,7 +149,7 @@ def evaluate_untrained(config: RunConfig, split: str | None = None, console: Con
     except NoTrainingImages:
         if whole:
             raise
-        data, split = task.load_measured(config, Asked(split, None))
+        data, split = task.load_for_evaluation(config, EvaluationRequest(split, None))
     data, report = checked(data, config)
     config = with_window(config, resolved(config.data.window, report))
     data = data.with_window(config.data.window)
@@ -163,10 +161,10 @@ def evaluate_untrained(config: RunConfig, split: str | None = None, console: Con
             f"these settings need training ({', '.join(learning)}); use vpt train, or set head=zeroshot prompt=none, "
             "or name a run to evaluate"
         )
-    setting = Setting(config, data, device, precision, console)
-    task.begin(model, setting)
-    task.finish(model, setting)
-    return task.measure(model, setting, data.split(split), split)
+    context = RunContext(config, data, device, precision, console)
+    task.initialize(model, context)
+    task.finish(model, context)
+    return dict(task.measure(model, context, data.split(split), split))
 
 
 def refuse_idle(words: Sequence[str], used: Collection[str], why: str) -> None:
@@ -226,15 +224,10 @@ def _measured_by(config: RunConfig) -> list[str]:
     """Settings that affect the evaluation of an artifact."""
     backbone = [f"backbone.{key}" for key in ("name", "pretrained", "weights", "seed", "dtype")]
     data = [f"data.{key}" for key in type(config.data).model_fields if key not in ("augment", "cache")]
-    prompt, head = config.prompt, config.head
-    boxes = ["score", "overlap", "boxes"] if config.task == "detection" else []
-    if config.task == "detection" and not isinstance(head, NativeHead):  # its prompt has the size of its images
-        boxes += ["size", "longest"]
-    # A learned context replaces the templates.
-    fixed = not isinstance(prompt, ClipPrompt) or not prompt.replaces_templates
-    if isinstance(head, OwlHead) or (isinstance(head, ZeroShotHead) and fixed):
-        boxes += ["templates"]
-    return [*data, *backbone, *(f"head.{key}" for key in boxes), *MACHINE]
+    prompt, head = config.prompt, set(config.head.at_evaluation)
+    if isinstance(prompt, ClipPrompt) and prompt.replaces_templates:
+        head -= {"templates"}
+    return [*data, *backbone, *(f"head.{key}" for key in head), *MACHINE]
 
 
 def _as_trained(config: RunConfig, stored: RunConfig, split: str, given: Collection[str]) -> bool:

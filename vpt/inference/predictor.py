@@ -3,38 +3,27 @@
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from PIL import Image
 
 from vpt.backbones.quantization.linear import Dtype
-from vpt.data.decode import BadImage, decode, examine
+from vpt.config.tasks import task_entry
+from vpt.data.decode import BadImage, examine
 from vpt.data.deep_images import Deep
-from vpt.data.detection.transforms import size_for
-from vpt.data.transforms.classification import to_tensor
-from vpt.heads.zero_shot import ZeroShot
 from vpt.inference.image_inputs import Picture, find_images
 from vpt.inference.load_model import load_model
-from vpt.inference.results import Classification, Detections
-from vpt.metrics.probabilities import probabilities
+from vpt.inference.results import Result
 from vpt.models.artifact import Artifact
 from vpt.models.base import Prompted
-from vpt.models.classifier import PromptedModel
-from vpt.models.detection.detector import Detector
-from vpt.models.detection.frozen_detector import FrozenDetector
 from vpt.models.trusted_settings import Named
-from vpt.prompts.pixel.to_image import pixels_of
-from vpt.training.context import evaluation_transform
-from vpt.training.predict_loop import inference
-from vpt.training.step import Forward
-from vpt.training.tasks.detection import sizes
 from vpt.utils.device import autocast, inference_precision, pick_device, pick_precision
 from vpt.utils.errors import UserError
+from vpt.utils.plugins import imported
 from vpt.utils.precision import Precision
 
 
@@ -72,12 +61,28 @@ def load(
     wanted = None if precision is None else pick_precision(precision, place)
     model, artifact = load_model(path, device, Named(backbone, weights, templates), dtype, precision=wanted)
     used = wanted or inference_precision(artifact.config.train.precision, place)
-    kind = BoxPredictor if artifact.config.task == "detection" else Classifier
-    return kind(model, artifact, precision=used)
+    return predictor_type(artifact.config.task)(model, artifact, precision=used)
 
 
-class Predictor:
-    """Base class of predictors: a trained model with its preprocessing."""
+def predictor_type(task: str) -> type[Predictor]:
+    """The class of a task's predictors.
+
+    >>> predictor_type("classification").__name__
+    'Classifier'
+    """
+    found: type[Predictor] = imported(task_entry(task).predictor)
+    return found
+
+
+class Predictor(ABC):
+    """Base class of predictors: a trained model with its preprocessing.
+
+    A task derives its own, with `view` and `answer`.
+    """
+
+    result_type: ClassVar[type[Result]]
+    outputs: ClassVar[str] = "scores"  # what the model computes, for messages
+    options: ClassVar[frozenset[str]] = frozenset()  # options of `vpt predict` that only some tasks have
 
     def __init__(self, model: Prompted, artifact: Artifact, precision: Precision = "fp32") -> None:
         self.model: Any = model
@@ -90,9 +95,19 @@ class Predictor:
         self.deep: list[Deep] = []  # predicted images deeper than 8 bits
 
     @property
+    @abstractmethod
     def view(self) -> Any:
         """Transform from an image (H, W, 3) uint8 to the input (3, h, w) uint8 of the model; hashable."""
-        raise NotImplementedError
+
+    @abstractmethod
+    def answer(
+        self, names: Sequence[str], inputs: Sequence[torch.Tensor], sizes: Sequence[tuple[int, ...]], top: int
+    ) -> Sequence[Result]:
+        """Predict images transformed by `view`, with their names and original widths and heights.
+
+        Raises:
+            UserError: an output that is not finite.
+        """
 
     def predict(self, images: Picture | Sequence[Picture], batch_size: int = 32, top: int = 5) -> list[Any]:
         """Predict a file, a folder, a glob, a PIL image, an array (H, W, 3) uint8, or a list of these.
@@ -103,7 +118,7 @@ class Predictor:
             top: number of classes in a classification result.
 
         Returns:
-            A Classification or Detections for each image.
+            The result of each image, such as a Classification or Detections.
 
         Raises:
             UserError: there are no images, or an image cannot be read (BadImage).
@@ -117,7 +132,7 @@ class Predictor:
 
     def predict_each(
         self, images: Picture | Sequence[Picture], batch_size: int = 32, top: int = 5
-    ) -> Iterator[Classification | Detections | BadImage]:
+    ) -> Iterator[Result | BadImage]:
         """Like `predict`, one result at a time; an image that cannot be read gives a BadImage instead of a result."""
         if batch_size < 1 or top < 1:
             raise UserError(f"batch_size={batch_size} and top={top} must be at least 1")
@@ -139,144 +154,9 @@ class Predictor:
             for each in decoded:
                 yield each if isinstance(each, BadImage) else next(results)
 
-    def batch(self, names: list[str], pixels: list[np.ndarray], top: int) -> Sequence[Classification | Detections]:
+    def batch(self, names: Sequence[str], pixels: Sequence[np.ndarray], top: int) -> Sequence[Result]:
         """Predict decoded images (H, W, 3) uint8 with their names."""
-        raise NotImplementedError
+        return self.answer(names, [self.view(each) for each in pixels], [each.shape[1::-1] for each in pixels], top)
 
-
-class Classifier(Predictor):
-    """Image classifier; everything that does not depend on the image is computed once.
-
-    Args:
-        model: the trained model.
-        artifact: its artifact.
-        forward: the model for inference.
-        precision: precision of the passes.
-    """
-
-    def __init__(
-        self, model: Prompted, artifact: Artifact, forward: Forward | None = None, precision: Precision = "fp32"
-    ) -> None:
-        super().__init__(model, artifact, precision)
-        assert isinstance(model, PromptedModel)
-        self._forward = forward or inference(model)
-        self.transform = evaluation_transform(model, artifact.config.data)
-
-    def with_classes(self, names: Sequence[str]) -> Classifier:
-        """A classifier for other class names on the same backbone, if the head reads names; this one does not change.
-
-        Raises:
-            UserError: a head with fixed classes, or fewer than two different names.
-        """
-        if not isinstance(self.model.head, ZeroShot):
-            raise UserError(
-                f"{self.artifact.path} has a head with fixed classes; only head=zeroshot supports new names"
-            )
-        if len(set(names)) != len(names) or len(names) < 2:
-            raise UserError(f"specify two or more different class names, not {', '.join(names) or 'none'}")
-        named = replace(self.artifact, classes=tuple(names))
-        return Classifier(self.model.with_names(names), named, precision=self.precision)
-
-    @torch.inference_mode()
-    def prompted(self, images: Picture | Sequence[Picture]) -> Iterator[tuple[str, np.ndarray]]:
-        """Names and images (S, S, 3) uint8 as the backbone sees them: cropped, with the pixel prompt.
-
-        Raises:
-            UserError: there are no images, or an image cannot be read (BadImage).
-        """
-        for name, source in find_images(images):
-            square = self.transform(decode(source, self._data.max_pixels, name, window=self._data.window), 0)
-            seen = self.model.normalise(square[None].to(self._device))
-            yield name, pixels_of(seen, self.model.mean / 255, self.model.std / 255)[0]
-
-    @property
-    def view(self) -> Any:
-        """See Predictor.view."""
-        return self.transform
-
-    @torch.inference_mode()
-    def batch(self, names: list[str], pixels: list[np.ndarray], top: int) -> list[Classification]:
-        """Predict decoded images (H, W, 3) uint8 with their names."""
-        images = torch.stack([self.transform(each, 0) for each in pixels])
-        with self._autocast():
-            logits = self._forward(images.to(self._device)).float().cpu()
-        if not torch.isfinite(logits).all():
-            raise UserError(f"{self.artifact.path} predicts scores that are not finite; train it again")
-        scores = probabilities(logits, self.artifact.multilabel)
-        return [self.result(name, row, top) for name, row in zip(names, scores, strict=True)]
-
-    def result(self, name: str, scores: torch.Tensor, top: int) -> Classification:
-        """Convert scores (K,) from 0 to 1 to a result."""
-        best = scores.sort(descending=True, stable=True)
-        count = min(top, len(self.classes))
-        labels = tuple(self.classes[index] for index in best.indices[:count].tolist())
-        return Classification(name, labels, best.values[:count].numpy(), self.artifact.multilabel)
-
-
-@dataclass(frozen=True)
-class BoxView:
-    """Resize for a detector: the short side to `size` pixels, unless the long side would exceed `longest`."""
-
-    size: int
-    longest: int
-
-    def __call__(self, pixels: np.ndarray) -> torch.Tensor:
-        """Resize an image (H, W, 3) uint8 to (3, h, w) uint8."""
-        height, width = pixels.shape[:2]
-        size = size_for(width, height, self.size, self.longest)
-        picture = Image.fromarray(pixels)
-        return to_tensor(
-            np.asarray(picture if size == (width, height) else picture.resize(size, Image.Resampling.BILINEAR))
-        )
-
-
-class BoxPredictor(Predictor):
-    """Object detector."""
-
-    def __init__(self, model: Prompted, artifact: Artifact, precision: Precision = "fp32") -> None:
-        super().__init__(model, artifact, precision)
-        assert isinstance(model, Detector | FrozenDetector)
-        self.sizes = sizes(artifact.config, model)  # short side and maximum long side of resized images
-
-    @property
-    def view(self) -> Any:
-        """See Predictor.view."""
-        return BoxView(*self.sizes)
-
-    def batch(self, names: list[str], pixels: list[np.ndarray], top: int) -> list[Detections]:
-        """Predict decoded images (H, W, 3) uint8 with their names."""
-        return self.found(names, [self.view(each) for each in pixels], [each.shape[1::-1] for each in pixels])
-
-    def found(
-        self, names: Sequence[str], images: Sequence[torch.Tensor], sizes: Sequence[tuple[int, ...]]
-    ) -> list[Detections]:
-        """Predict resized images (3, h, w) uint8, with their original width and height."""
-        results = []
-        # Memory depends on the largest image of a batch, so batches are small.
-        for start in range(0, len(images), 8):
-            with self._autocast():
-                found = self.model.detect([image.to(self._device) for image in images[start : start + 8]])
-            for at, one in enumerate(found, start):
-                results.append(self.result(names[at], one, images[at], *sizes[at]))
-        return results
-
-    def result(
-        self, name: str, found: dict[str, torch.Tensor], image: torch.Tensor, width: int, height: int
-    ) -> Detections:
-        """Convert boxes in pixels of the resized image to a result."""
-        if not torch.isfinite(found["boxes"]).all() or not torch.isfinite(found["scores"]).all():
-            raise UserError(f"{self.artifact.path} predicts boxes that are not finite; train it again")
-        scale = torch.tensor([width / image.shape[2], height / image.shape[1]] * 2)
-        edge = torch.tensor([width, height] * 2, dtype=torch.float32)
-        boxes = torch.minimum((found["boxes"].float().cpu() * scale).clamp_min(0), edge)
-        # A box outside the image has no area after clipping.
-        inside = (boxes[:, 2:] > boxes[:, :2]).all(1)
-        return Detections(
-            name,
-            width,
-            height,
-            boxes[inside].numpy(),
-            found["labels"].cpu()[inside].numpy(),
-            found["scores"].float().cpu()[inside].numpy(),
-            self.classes,
-        )
+    def _not_finite(self) -> UserError:
+        return UserError(f"{self.artifact.path} predicts {self.outputs} that are not finite; train it again")

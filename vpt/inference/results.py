@@ -1,9 +1,10 @@
-"""Results of prediction: the classes of an image, or the boxes found in it."""
+"""Results of prediction, of an image each: its classes, or the boxes found in it."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, overload
 
 import numpy as np
 
@@ -13,7 +14,34 @@ if TYPE_CHECKING:
     import supervision
 
 
-class Classification:
+class Result(ABC):
+    """Base class of results, which `vpt predict` and the server show. `image` is the name of the image."""
+
+    image: str
+    columns: ClassVar[tuple[str, ...]]  # of `rows`
+
+    @abstractmethod
+    def to_dict(self, top: int | None = None) -> dict[str, Any]:
+        """Convert to plain values for JSON, with the scores of at most `top` classes if there is one for each."""
+
+    @abstractmethod
+    def rows(self) -> list[tuple[object, ...]]:
+        """Rows of a CSV file."""
+
+    @abstractmethod
+    def lines(self) -> list[str]:
+        """Lines of a table, without the name of the image."""
+
+    def above(self, score: float) -> Self:
+        """Without parts that have a lower score; default: all."""
+        return self
+
+    def drawn(self, pixels: np.ndarray) -> np.ndarray:
+        """The result drawn into the image (H, W, 3) uint8, which may be enlarged."""
+        raise NotImplementedError
+
+
+class Classification(Result):
     """Most confident classes of one image.
 
     Args:
@@ -61,18 +89,29 @@ class Classification:
             return self.labels[:1]
         return tuple(label for label, score in zip(self.labels, self.scores, strict=True) if score > 0.5)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Convert to plain values for JSON.
+    columns = ("image", "rank", "label", "score")
+
+    def to_dict(self, top: int | None = None) -> dict[str, Any]:
+        """Convert to plain values for JSON, with the scores of at most `top` labels.
 
         >>> Classification("a.jpg", ("cat",), (0.9,)).to_dict()["scores"]
         {'cat': 0.9}
         """
-        scores = zip(self.labels, self.scores.tolist(), strict=True)
+        scores = list(zip(self.labels, self.scores.tolist(), strict=True))[:top]
         return {
             "image": self.image,
             "labels": list(self.holding),
             "scores": {label: round(score, 6) for label, score in scores},
         }
+
+    def rows(self) -> list[tuple[object, ...]]:
+        """A row for every label."""
+        pairs = zip(self.labels, self.scores, strict=True)
+        return [(self.image, rank, label, f"{score:.6f}") for rank, (label, score) in enumerate(pairs, 1)]
+
+    def lines(self) -> list[str]:
+        """All labels in one line."""
+        return ["  ".join(f"{label} {score:.3f}" for label, score in zip(self.labels, self.scores, strict=True))]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Classification):
@@ -97,7 +136,7 @@ class Box(NamedTuple):
     class_id: int
 
 
-class Detections:
+class Detections(Result):
     """Boxes found in one image, as numpy arrays.
 
     Supports `len`, iteration, and numpy indexing: `found[:10]`, `found[found.scores > 0.5]` and
@@ -200,7 +239,9 @@ class Detections:
         """Boxes with at least this score."""
         return self[self.scores >= score]
 
-    def to_dict(self) -> dict[str, Any]:
+    columns = ("image", "label", "score", "x1", "y1", "x2", "y2")
+
+    def to_dict(self, top: int | None = None) -> dict[str, Any]:
         """Convert to plain values for JSON."""
         return {
             "image": self.image,
@@ -211,6 +252,27 @@ class Detections:
                 for box, label, score, _ in self
             ],
         }
+
+    def rows(self) -> list[tuple[object, ...]]:
+        """A row for every box."""
+        return [
+            (self.image, label, f"{score:.6f}", *(f"{value:.2f}" for value in box)) for box, label, score, _ in self
+        ]
+
+    def lines(self) -> list[str]:
+        """A line for every box."""
+        corners = [" ".join(f"{value:.0f}" for value in box) for box in self.boxes]
+        return [f"{one.label} {one.score:.3f}  {edges}" for one, edges in zip(self, corners, strict=True)] or [
+            "no boxes"
+        ]
+
+    def drawn(self, pixels: np.ndarray) -> np.ndarray:
+        """The boxes drawn into the image (H, W, 3) uint8; a small one is enlarged."""
+        from vpt.metrics.detection_plots import draw_boxes, enlarged
+
+        pixels, times = enlarged(pixels)
+        captions = [f"{label} {score:.2f}" for label, score in zip(self.labels, self.scores, strict=True)]
+        return draw_boxes(pixels, self.boxes * times, self.class_ids.tolist(), captions)
 
     def to_coco(
         self, image_id: int | None = None, category_ids: Mapping[str, int] | None = None

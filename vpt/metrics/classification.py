@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NotRequired, TypedDict, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,48 @@ from vpt.utils.errors import NotFinite
 BINS = 15  # confidence bins
 
 Floats = NDArray[np.floating[Any]]
+
+ClassMetrics = TypedDict(  # "class" is a keyword
+    "ClassMetrics",
+    {
+        "class": str,
+        "precision": float,
+        "recall": float,
+        "f1": float,
+        "support": int,
+        "average_precision": NotRequired[float | None],
+    },
+)
+
+
+class _Common(TypedDict):
+    loss: float
+    macro_f1: float
+    images: int
+    per_class: list[ClassMetrics]
+
+
+@final
+class SingleLabelMetrics(_Common):
+    """Metrics of images with one label; the confusion matrix has true classes in rows."""
+
+    accuracy: float
+    balanced_accuracy: float
+    calibration_error: float
+    top5: NotRequired[float]
+    confusion: list[list[int]]
+
+
+@final
+class MultiLabelMetrics(_Common):
+    """Metrics of images with several labels."""
+
+    map: float
+    micro_f1: float
+    exact_match: float
+
+
+ClassificationMetrics = SingleLabelMetrics | MultiLabelMetrics
 
 
 def main_metric(multilabel: bool) -> str:
@@ -25,28 +67,20 @@ def main_metric(multilabel: bool) -> str:
     return "map" if multilabel else "accuracy"
 
 
-def ranking(measured: Mapping[str, Any]) -> str:
-    """The main metric among measured ones, for any task.
-
-    >>> ranking({"loss": 0.1, "accuracy": 0.9})
-    'accuracy'
-    """
-    return "accuracy" if "accuracy" in measured else "map"
+def score_of(measured: ClassificationMetrics) -> float:
+    """The value of the main metric."""
+    return measured["accuracy"] if "accuracy" in measured else measured["map"]
 
 
 def classification_metrics(
     logits: Floats, labels: NDArray[Any], *, classes: Sequence[str], multilabel: bool = False
-) -> dict[str, Any]:
+) -> ClassificationMetrics:
     """Compute all metrics of one split.
 
     Args:
         logits: (N, K).
         labels: (N,) class indices, or (N, K) zeros and ones if images have several labels.
         classes: K names.
-
-    Returns:
-        Plain numbers: loss, accuracy (one label) or map (several labels), and related metrics; per_class, and for one
-        label the confusion matrix with true classes in rows.
 
     Raises:
         NotFinite: logits that are not finite.
@@ -61,7 +95,7 @@ def classification_metrics(
     return _several(logits, labels, classes) if multilabel else _single(logits, labels, classes)
 
 
-def _single(logits: Floats, labels: NDArray[Any], classes: Sequence[str]) -> dict[str, Any]:
+def _single(logits: Floats, labels: NDArray[Any], classes: Sequence[str]) -> SingleLabelMetrics:
     from scipy.special import log_softmax
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
@@ -70,24 +104,24 @@ def _single(logits: Floats, labels: NDArray[Any], classes: Sequence[str]) -> dic
     guessed = logits.argmax(1)
     precision, recall, f1, support = precision_recall_fscore_support(labels, guessed, labels=index, zero_division=0.0)
     present = support > 0
-    found: dict[str, Any] = {
+    top5: dict[str, float] = {}
+    if len(classes) > 5:
+        better = (logits > logits[np.arange(len(labels)), labels][:, None]).sum(1)
+        top5 = {"top5": float((better < 5).mean())}
+    return {
         "loss": float(-logs[np.arange(len(labels)), labels].mean()),
         "accuracy": float((guessed == labels).mean()),
         "balanced_accuracy": float(recall[present].mean()),
         "macro_f1": float(f1[present].mean()),
         "calibration_error": calibration_error(np.exp(logs).max(1), guessed == labels),
-    }
-    if len(classes) > 5:
-        better = (logits > logits[np.arange(len(labels)), labels][:, None]).sum(1)
-        found["top5"] = float((better < 5).mean())
-    return found | {
+        **top5,  # type: ignore[typeddict-item]
         "images": len(labels),
         "per_class": _per_class(classes, precision, recall, f1, support),
         "confusion": confusion_matrix(labels, guessed, labels=index).tolist(),
     }
 
 
-def _several(logits: Floats, labels: NDArray[Any], classes: Sequence[str]) -> dict[str, Any]:
+def _several(logits: Floats, labels: NDArray[Any], classes: Sequence[str]) -> MultiLabelMetrics:
     from sklearn.metrics import average_precision_score, f1_score, precision_recall_fscore_support
 
     truth = labels > 0.5
@@ -104,13 +138,13 @@ def _several(logits: Floats, labels: NDArray[Any], classes: Sequence[str]) -> di
         "exact_match": float((truth == guessed).all(1).mean()),
         "images": len(labels),
         "per_class": [
-            row | {"average_precision": average.get(k)}
+            {**row, "average_precision": average.get(k)}
             for k, row in enumerate(_per_class(classes, precision, recall, f1, support))
         ],
     }
 
 
-def _per_class(classes: Sequence[str], *columns: Any) -> list[dict[str, Any]]:
+def _per_class(classes: Sequence[str], *columns: Any) -> list[ClassMetrics]:
     return [
         {"class": name, "precision": float(p), "recall": float(r), "f1": float(f), "support": int(s)}
         for name, p, r, f, s in zip(classes, *columns, strict=True)

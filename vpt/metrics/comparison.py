@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from vpt.config.tasks import ranking
 from vpt.data.dataset import Record
 from vpt.data.decode import BadImage, read
-from vpt.metrics.classification import ranking
 from vpt.metrics.predictions import Answer
 from vpt.utils.console import Console
 from vpt.utils.plotting import BLUE, GREY, ORANGE, save

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -22,6 +22,25 @@ KEYS = {
     "mar_100": "recall",
 }
 TINY = 1e-6  # pixels
+Found = dict[str, Tensor]  # boxes, scores and labels of an image
+
+ClassMetrics = TypedDict("ClassMetrics", {"class": str, "map": float | None, "boxes": int})  # "class" is a keyword
+
+
+class DetectionMetrics(TypedDict):
+    """COCO's metrics of a split; those of classes or sizes without boxes are None."""
+
+    map: float | None
+    map50: float | None
+    map75: float | None
+    map_small: float | None
+    map_medium: float | None
+    map_large: float | None
+    recall: float | None
+    per_class: list[ClassMetrics]
+    images: int
+    boxes: int
+    precision: dict[str, list[float]]
 
 
 def require_metrics() -> None:
@@ -33,7 +52,7 @@ def require_metrics() -> None:
 
 def detection_metrics(
     predicted: Sequence[dict[str, Tensor]], wanted: Sequence[dict[str, Tensor]], classes: Sequence[str]
-) -> dict[str, Any]:
+) -> DetectionMetrics:
     """COCO's metrics of boxes, from 0 to 1; metrics of classes or sizes without boxes are None.
 
     Args:
@@ -66,20 +85,22 @@ def detection_metrics(
     metric.warn_on_many_detections = False
     metric.update([dict(image) for image in predicted], [_with_areas(image) for image in wanted])
     found = metric.compute()
-    measured: dict[str, Any] = {ours: _number(found[theirs]) for theirs, ours in KEYS.items()}
     present = found["classes"].flatten().tolist()
     by_class = found["map_per_class"].flatten().tolist()
     counts = torch.zeros(len(classes), dtype=torch.int64)
     for image in wanted:
         counts += torch.bincount(image["labels"].cpu(), minlength=len(classes))
     rows = {label: value for label, value in zip(present, by_class, strict=True) if value >= 0}
-    measured["per_class"] = [
-        {"class": name, "map": rows.get(number), "boxes": int(counts[number])} for number, name in enumerate(classes)
-    ]
-    measured["images"] = len(wanted)
-    measured["boxes"] = int(counts.sum())
-    measured["precision"] = _curve(found["precision"])
-    return measured
+    return {
+        **{ours: _number(found[theirs]) for theirs, ours in KEYS.items()},  # type: ignore[typeddict-item]
+        "per_class": [
+            {"class": name, "map": rows.get(number), "boxes": int(counts[number])}
+            for number, name in enumerate(classes)
+        ],
+        "images": len(wanted),
+        "boxes": int(counts.sum()),
+        "precision": _curve(found["precision"]),
+    }
 
 
 def _with_areas(image: dict[str, Tensor]) -> dict[str, Tensor]:

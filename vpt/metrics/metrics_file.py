@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from vpt.config.tasks import main_metrics
 from vpt.utils.atomic_io import read_json
 from vpt.utils.errors import UserError
 
@@ -54,15 +55,17 @@ class _Split(BaseModel):
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Number | None]
     images: Count = 0
-    per_class: list[_ClassRow] = Field(min_length=1)
+    per_class: list[_ClassRow] = Field(default_factory=list)
     confusion: list[list[Count]] | None = None
     precision: dict[str, list[StrictFloat | None]] | None = None
 
     @model_validator(mode="after")
     def _is_whole(self) -> _Split:
-        extra = self.__pydantic_extra__
-        if extra.get("accuracy") is None and extra.get("map") is None:
-            raise ValueError("a split needs accuracy or map")
+        there = [name for name in main_metrics() if self.__pydantic_extra__.get(name) is not None]
+        if not there:
+            raise ValueError("a split needs its main metric, such as accuracy or map")
+        if not self.per_class and there[0] in ("accuracy", "map"):
+            raise ValueError("per_class is missing")
         sides = {len(self.confusion or []), *map(len, self.confusion or [])}
         if self.confusion is not None and sides != {len(self.per_class)}:
             raise ValueError("the confusion matrix must be as large as the number of classes")

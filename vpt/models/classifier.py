@@ -14,6 +14,7 @@ from vpt.backbones.factory import load_backbone
 from vpt.backbones.layer_prompt import LayerPrompt
 from vpt.backbones.liveness import Step, plan
 from vpt.backbones.peft import apply_tuning
+from vpt.backbones.pos_embed import refuse_many_patches
 from vpt.config import ClipPrompt, FullTuning, RunConfig, TptPrompt, ZeroShotHead
 from vpt.data.normalization import normalise
 from vpt.heads.registry import build_head
@@ -214,6 +215,28 @@ def build_model(config: RunConfig, backbone: Backbone, classes: Sequence[str]) -
         else:
             head = build_head(config.head, backbone.feature_width(pool), len(classes))
     return PromptedModel(backbone, own, head, pool, isinstance(config.tuning, FullTuning))
+
+
+def classifier_skeleton(
+    config: RunConfig, backbone: Backbone, classes: Sequence[str]
+) -> tuple[TokenPrompts | PixelPrompts | None, nn.Module]:
+    """Prompt and head of a model from `build_model`, on the meta device, without what an artifact does not contain.
+
+    Raises:
+        UserError: settings that do not fit the backbone.
+    """
+    if backbone.tower is not None:
+        refuse_many_patches(backbone.preprocess.size, backbone.tower.patch[0], backbone.name)
+    # The feature width of some backbones is found by a forward pass, which is not possible on the meta device.
+    features = backbone.feature_width(pool_of(config))
+    with torch.device("meta"):
+        if isinstance(config.prompt, ClipPrompt):
+            from vpt.models.clip import learner_skeleton
+
+            return learner_skeleton(config, backbone, classes)
+        fixed = isinstance(config.head, ZeroShotHead)
+        head = nn.Identity() if fixed else build_head(config.head, features, len(classes))
+        return build_prompt(config.prompt, backbone), head
 
 
 def pool_of(config: RunConfig) -> Pool:

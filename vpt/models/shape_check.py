@@ -13,28 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from vpt.backbones.backbone import Backbone
-from vpt.backbones.pos_embed import refuse_many_patches
-from vpt.config import (
-    ClipPrompt,
-    LabelMapHead,
-    LoraTuning,
-    NativeHead,
-    OwlHead,
-    PixelPrompt,
-    PyramidHead,
-    RunConfig,
-    TipHead,
-    ZeroShotHead,
-)
-from vpt.heads.registry import build_head
+from vpt.config import LabelMapHead, LoraTuning, RunConfig, TipHead
+from vpt.config.tasks import task_entry
 from vpt.models.base import keys_in, owned_parts, unpacked
-from vpt.models.classifier import pool_of
-from vpt.models.clip import learner_skeleton
-from vpt.models.detection.detector import detection_skeleton
 from vpt.prompts.base import TokenPrompts
 from vpt.prompts.pixel.prompt import PixelPrompts
-from vpt.prompts.registry import build_prompt
 from vpt.utils.errors import FileError, UserError
+from vpt.utils.plugins import imported
 from vpt.utils.tensor_state import misfits, shown
 
 # Maximum size of a model relative to its file, which omits pruned values.
@@ -63,7 +48,7 @@ def check_tensors(
     mine = {name: value for name, value in tensors.items() if not name.startswith("backbone.")}
     width = backbone.feature_width("native") if backbone is not None and isinstance(config.head, TipHead) else 0
     try:
-        prompt, head = _parts(config, classes, backbone)
+        prompt, head = imported(task_entry(config.task).skeleton)(config, backbone, classes)
         wanted = _owned(prompt, head, mine, width)
     except UserError as error:
         raise UserError(f"{path} cannot be used: {error}") from error
@@ -81,27 +66,6 @@ def check_tensors(
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise FileError(path, f"contains values that are not finite, in {shown([name])}; train it again")
     _check_indices(path, config, len(classes), mine, backbone)
-
-
-def _parts(config: RunConfig, classes: Sequence[str], backbone: Backbone | None) -> Parts:
-    head = config.head
-    if isinstance(head, NativeHead):
-        with torch.device("meta"):
-            prompt = PixelPrompts(config.prompt, head.size or 320) if isinstance(config.prompt, PixelPrompt) else None
-            return prompt, nn.Identity()
-    assert backbone is not None
-    if isinstance(head, OwlHead | PyramidHead):
-        return detection_skeleton(config, backbone, classes)
-    if backbone.tower is not None:
-        refuse_many_patches(backbone.preprocess.size, backbone.tower.patch[0], backbone.name)
-    # The feature width of some backbones is found by a forward pass, which is not possible on the meta device.
-    pool = pool_of(config)
-    features = backbone.feature_width(pool)
-    with torch.device("meta"):
-        if isinstance(config.prompt, ClipPrompt):
-            return learner_skeleton(config, backbone, classes)
-        fixed = nn.Identity() if isinstance(head, ZeroShotHead) else build_head(head, features, len(classes))
-        return build_prompt(config.prompt, backbone), fixed
 
 
 def _bytes(tensors: Mapping[str, Tensor]) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 
 from vpt.backbones.builtin_names import is_address
 from vpt.backbones.known_backbones import recall
-from vpt.config import BackboneConfig, Head, NativeHead, RunConfig, names_a_file
+from vpt.config import BackboneConfig, Head, RunConfig, names_a_file
 from vpt.models.artifact import Artifact
 from vpt.prompts.clip.templates import read_templates
 from vpt.utils.errors import FileError, UserError
@@ -79,7 +79,7 @@ def backbone_of(artifact: Artifact, named: Named = NOTHING) -> BackboneConfig:
     """
     wanted = artifact.config.backbone
     changes: dict[str, Any] = {}
-    if not isinstance(artifact.config.head, NativeHead):  # a complete detector resizes images itself
+    if not artifact.config.head.complete:  # a complete detector resizes images itself
         changes["backbone.image_size"] = artifact.preprocess.size
     own = recall(artifact.backbone["fingerprint"])
     if named.backbone is not None:

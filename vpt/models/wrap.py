@@ -22,7 +22,7 @@ from vpt.models.base import Prompted, Role, owned_parts
 from vpt.models.classifier import plan_for
 from vpt.models.header import PromptHeader, parse_header
 from vpt.prompts.base import Shape, TokenPrompts
-from vpt.prompts.init.initialize import start, wants_images
+from vpt.prompts.init.initialize import start
 from vpt.prompts.pixel.prompt import PixelPrompts
 from vpt.prompts.registry import build_tokens
 from vpt.utils.errors import FileError, UserError
@@ -146,7 +146,7 @@ def wrap(
     learned = _classifier(net) if head else {}
     backbone = Backbone(net.eval(), found.library, found.name, found.preprocess, fingerprint(net, without=learned))
     made = _built(prompt, config, backbone, side)
-    if isinstance(made, TokenPrompts) and config is not None and wants_images(config):
+    if isinstance(made, TokenPrompts) and config is not None and config.needs_images:
         if images is None:
             how = f"init={config.init}" if hasattr(config, "init") else f"prompt={config.kind}"
             other = ", or init='uniform'" if hasattr(config, "init") else ""

@@ -9,7 +9,7 @@ import numpy as np
 from vpt.data.dataset import Record
 from vpt.metrics.predictions import Answer
 from vpt.models.attention_maps import Attention, as_heat
-from vpt.report.errors import surest_mistakes
+from vpt.report.errors import most_confident_mistakes
 from vpt.report.html import Section, percent, render
 from vpt.report.image_encoding import heat_uri, photo_uri, small
 from vpt.report.svg_charts import Line, line_chart
@@ -25,7 +25,7 @@ def examples(answers: Sequence[Answer], most: int = EXAMPLES, multilabel: bool =
     >>> [answer.image for answer in found]
     ['b', 'a']
     """
-    wrong = surest_mistakes(answers, most // 3, multilabel)
+    wrong = most_confident_mistakes(answers, most // 3, multilabel)
     seen: dict[str, int] = {}
     ranked: list[tuple[int, Answer]] = []
     for answer in sorted((one for one in answers if one.right), key=lambda one: -one.score):

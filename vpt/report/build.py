@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from vpt.data.dataset import LabelledData
-from vpt.metrics import bootstrap
 from vpt.models.trusted_settings import Named
-from vpt.report import cost, detection, learning_curves, summary
-from vpt.report.classification import class_sections
+from vpt.report import cost, learning_curves, summary
 from vpt.report.embedding_map import Map, require_map
-from vpt.report.html import Section
-from vpt.report.page import Options, by_name, data_of, or_note, page_of, prompt_section, settings_section
+from vpt.report.page import Options, or_note, page_of, prompt_section, settings_section
 from vpt.report.run_data import Source, read_source
 from vpt.report.several_runs import several
+from vpt.report.tasks import report_of
 from vpt.training.run_folder import data_name
 from vpt.utils.atomic_io import write_text
 from vpt.utils.console import Console
@@ -75,13 +72,8 @@ def write_report(
 def single(source: Source, options: Options, console: Console) -> str:
     """The page of one run."""
     sections = [learning_curves.section(source.rows, source.metric, source.metrics.get("best_epoch"))]
-    interval = None
-    if source.config.task == "detection":
-        data = _data_of_boxes(source)
-        interval = _interval(source, data)
-        sections += _boxes(source, data, options)
-    else:
-        sections += class_sections(source, options, console)
+    sentence, found = report_of(source.config).page(source, options, console)
+    sections += found
     if (source.folder / "prompt.png").is_file():
         sections.append(or_note("prompt", "Pixel prompt", lambda: prompt_section(source)))
     sections.append(cost.section({source.name: (source.metrics, source.rows)}))
@@ -90,41 +82,9 @@ def single(source: Source, options: Options, console: Console) -> str:
     return page_of(
         title,
         source.name,
-        summary.headline(source, interval),
+        sentence or summary.unfinished(source),
         summary.numbers(source),
         summary.facts(source),
         source.notes,
         sections,
     )
-
-
-def _data_of_boxes(source: Source) -> LabelledData | UserError:
-    """The data set of a detection run, read only if there are predictions to compare with it."""
-    if not source.boxes:
-        return UserError(f"{source.folder} has no predictions-{source.split}.json; older runs did not write it")
-    return data_of(source)
-
-
-def _interval(source: Source, data: LabelledData | UserError) -> tuple[float, float] | None:
-    """Bootstrap interval of a detection run's mAP, if boxes and ground truth are available."""
-    if isinstance(data, UserError) or not source.measured:
-        return None
-    try:
-        return bootstrap.interval(source.boxes, data, source.split)
-    except UserError:
-        return None  # the section with the images says what is missing
-
-
-def _boxes(source: Source, data: LabelledData | UserError, options: Options) -> list[Section]:
-    """Sections of a detection run."""
-    sections = [detection.numbers_section(source.measured)] if source.measured else []
-
-    def pictures() -> Section:
-        if isinstance(data, UserError):
-            raise data
-        records, most = by_name(data, source.split), source.config.data.max_pixels
-        return detection.pictures_section(source.boxes, records, source.classes, options.images, most)
-
-    if source.boxes or source.measured:
-        sections.append(or_note("pictures", "Predictions and ground truth", pictures))
-    return sections

@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,6 @@ from vpt.metrics.classification import reliability
 from vpt.metrics.comparison import disagreements
 from vpt.metrics.predictions import Answer
 from vpt.metrics.significance import Gain, Paired, paired, shared_images, verdict
-from vpt.report.detection import precision_chart
 from vpt.report.errors import thumbnail
 from vpt.report.html import Cell, Column, Section, Table, count, duration, percent, points, render, size
 from vpt.report.learning_curves import label_of
@@ -90,9 +88,8 @@ def table_section(named: Mapping[str, Source]) -> Section:
             ]
         )
     kinds = {source.metric for source in named.values()}
-    score = "accuracy or mAP"
-    if len(kinds) == 1:
-        score = "mAP" if kinds == {"map"} else "accuracy (95% interval)"
+    known = {"map": "mAP", "accuracy": "accuracy (95% interval)" if len(kinds) == 1 else "accuracy"}
+    score = " or ".join(known.get(kind, kind) for kind in sorted(kinds))
     heads = [Column("run", "text"), Column("method", "text"), Column(score)]
     heads += [Column(title) for title in ("calibration error", "trainable parameters", "artifact", "time")]
     if all(row[3] == "–" for row in rows):
@@ -180,12 +177,11 @@ def disagreement_section(common: Common, records: Mapping[str, Record] | None, m
     return Section("disagreements", "Where they disagree", render("disagreements.html", text=text, tiles=tiles))
 
 
-def class_section(named: Mapping[str, Source]) -> Section:
-    """F1, or average precision for detection, of every class by run."""
+def class_section(named: Mapping[str, Source], key: str, title: str) -> Section:
+    """A metric of every class by run."""
     sources = [source for source in named.values() if source.measured.get("per_class")]
     if not sources:
         raise UserError("none of the runs is finished")
-    key, title = ("map", "mAP") if sources[0].config.task == "detection" else ("f1", "F1")
     scores = {
         name: {row["class"]: row.get(key) for row in source.measured.get("per_class", ())}
         for name, source in named.items()
@@ -210,10 +206,6 @@ def calibration_chart(named: Mapping[str, Sequence[Answer]]) -> Chart:
     return line_chart(title, [ideal, *lines], "confidence", percent=True, span=(0.0, 1.02), text=text)
 
 
-def chart_section(named: Mapping[str, Any], charts: Sequence[Chart]) -> Section:
+def chart_section(charts: Sequence[Chart]) -> Section:
     """Learning curves of all runs together, and further charts."""
-    charts = [*charts]
-    finished = {name: source.measured for name, source in named.items() if source.measured.get("precision")}
-    if len(finished) > 1:
-        charts.append(precision_chart(finished))
     return Section("curves", "Curves", render("charts.html", charts=charts, text="", table=None))

@@ -13,23 +13,25 @@ from vpt.report.image_encoding import photo_uri, small
 SIDE = 200  # pixels of a thumbnail
 
 
-def surest_mistakes(answers: Sequence[Answer], most: int, multilabel: bool = False) -> list[Answer]:
+def most_confident_mistakes(answers: Sequence[Answer], most: int, multilabel: bool = False) -> list[Answer]:
     """Wrong answers, most confident first.
 
     With a single label the confidence is the score of the answer. With several labels the worst one counts: a false
     positive with a high score, or a true label with a low one.
 
     >>> right, wrong = Answer("a", "cat", "cat", 0.9, 0.9), Answer("b", "cat", "dog", 0.8, 0.2)
-    >>> [answer.image for answer in surest_mistakes([right, wrong], 5)]
+    >>> [answer.image for answer in most_confident_mistakes([right, wrong], 5)]
     ['b']
     """
-    return sorted((answer for answer in answers if not answer.right), key=lambda one: -sureness(one, multilabel))[:most]
+    return sorted((answer for answer in answers if not answer.right), key=lambda one: -confidence(one, multilabel))[
+        :most
+    ]
 
 
-def sureness(answer: Answer, multilabel: bool) -> float:
+def confidence(answer: Answer, multilabel: bool) -> float:
     """Confidence of a wrong answer, from 0 to 1.
 
-    >>> sureness(Answer("a", "cat|dog", "", 0.0, 0.1), multilabel=True)
+    >>> confidence(Answer("a", "cat|dog", "", 0.0, 0.1), multilabel=True)
     0.9
     """
     return max(answer.score, 1 - answer.score_of_true) if multilabel else answer.score
@@ -51,7 +53,7 @@ def section(
         max_pixels: larger images are left out.
         multilabel: images have several labels.
     """
-    chosen = surest_mistakes(answers, most, multilabel)
+    chosen = most_confident_mistakes(answers, most, multilabel)
     wrong = sum(not answer.right for answer in answers)
     tiles = [
         {

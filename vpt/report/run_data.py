@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from vpt.config import RunConfig, load_config, read_yaml
-from vpt.metrics.classification import ranking
+from vpt.config.tasks import task_entry
 from vpt.metrics.comparison import method_name
 from vpt.metrics.metrics_file import read_metrics
-from vpt.metrics.predictions import Answer, read_answers
 from vpt.models.artifact import Artifact, read_artifact
-from vpt.utils.atomic_io import read_json
+from vpt.report.tasks import report_of
 from vpt.utils.errors import UserError
 from vpt.utils.run_log import read_rows
 
@@ -29,8 +28,7 @@ class Source:
     rows: Sequence[dict[str, Any]]  # of log.jsonl
     metrics: dict[str, Any]  # of metrics.json; empty until the run is finished
     split: str  # the split shown on the page
-    answers: Sequence[Answer]  # classification
-    boxes: Sequence[dict[str, Any]]  # detection: image, and its boxes with label, score, box_xyxy
+    predictions: Sequence[Any]  # of the split, as read by the task's report
     artifact: Artifact | None
     notes: Sequence[str] = field(default_factory=tuple)
 
@@ -52,11 +50,12 @@ class Source:
 
     @property
     def metric(self) -> str:
-        """The main metric of the split: accuracy or map."""
+        """The main metric of the split, such as accuracy or map."""
+        metrics = task_entry(self.config.task).metrics
         if self.measured:
-            return ranking(self.measured)
-        named = [key for row in self.rows for key in row if key in ("val_accuracy", "val_map")]
-        return named[-1].removeprefix("val_") if named else "accuracy"
+            return next((name for name in metrics if name in self.measured), metrics[0])
+        named = [name for row in self.rows for name in metrics if f"val_{name}" in row]
+        return named[-1] if named else metrics[0]
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -65,7 +64,7 @@ class Source:
             return self.artifact.classes
         if self.measured:
             return tuple(row["class"] for row in self.measured["per_class"])
-        return tuple(sorted({name for answer in self.answers for name in (answer.true, answer.predicted)}))
+        return tuple(report_of(self.config).class_names(self.predictions))
 
     @property
     def multilabel(self) -> bool:
@@ -98,18 +97,10 @@ def read_source(folder: str | Path, split: str | None = None, data: str | None =
         there = [name for name in ("test", "val") if metrics.get(name)]
         raise UserError(f"{folder} was not evaluated on {split}; choose --split {' or '.join(there) or 'val'}")
     split = split or ("test" if metrics.get("test") or not metrics.get("val") else "val")
-    answers: Sequence[Answer] = ()
-    boxes: Sequence[dict[str, Any]] = ()
-    if config.task == "detection":
-        boxes = _boxes(_json(folder / f"predictions-{split}.json", list, notes), notes)
-    elif (file := folder / f"predictions-{split}.csv").is_file():
-        try:
-            answers = read_answers(file)
-        except UserError as error:
-            notes.append(str(error))
+    predictions = report_of(config).read_predictions(folder, split, notes)
     rows = [row for row in read_rows(folder) if row["kind"] in ("step", "epoch") and _fits_a_chart(row)]
     artifact = _artifact(folder, (metrics.get(split) or {}).get("per_class"), notes)
-    return Source(folder, config, rows, metrics, split, answers, boxes, artifact, tuple(notes))
+    return Source(folder, config, rows, metrics, split, predictions, artifact, tuple(notes))
 
 
 def _fits_a_chart(row: Mapping[str, Any]) -> bool:
@@ -141,38 +132,3 @@ def _metrics(path: Path, notes: list[str]) -> dict[str, Any]:
     except UserError as error:
         notes.append(str(error))
         return {}
-
-
-def _json(path: Path, kind: type[Any], notes: list[str]) -> Any:
-    if not path.is_file():
-        return kind()
-    try:
-        value = read_json(path, "it was removed while it was being read")
-    except UserError as error:
-        notes.append(str(error))
-        return kind()
-    if not isinstance(value, kind):
-        notes.append(f"{path} has an unexpected form")
-        return kind()
-    return value
-
-
-def _boxes(rows: Sequence[Any], notes: list[str]) -> Sequence[dict[str, Any]]:
-    try:
-        return [
-            {
-                "image": str(row["image"]),
-                "boxes": [
-                    {
-                        "label": str(box["label"]),
-                        "score": float(box["score"]),
-                        "box_xyxy": [float(edge) for edge in box["box_xyxy"]],
-                    }
-                    for box in row["boxes"]
-                ],
-            }
-            for row in rows
-        ]
-    except (KeyError, TypeError, ValueError) as error:
-        notes.append(f"the predicted boxes have an unexpected form: {error!r}")
-        return ()

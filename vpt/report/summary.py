@@ -6,25 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vpt.config import RunConfig
+from vpt.config.tasks import ranking
 from vpt.metrics.significance import wilson
 from vpt.report.html import count, percent
 from vpt.report.learning_curves import label_of, roles_of
 from vpt.report.run_data import Source
+from vpt.report.tasks import report_of
 
-SPLITS = {"test": "test", "val": "validation"}
 SIZES = ("tokens", "layers", "size", "shape", "depth", "text_tokens", "kv_tokens", "rank")  # defaults are shown too
-HEADLINES = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "macro_f1": "macro F1",
-    "top5": "top-5 accuracy",
-    "map": "mean average precision",
-    "map50": "at overlap 0.5",
-    "map75": "at overlap 0.75",
-    "recall": "recall, 100 boxes",
-    "micro_f1": "micro F1",
-    "exact_match": "all labels correct",
-}
 
 
 def settings_in_words(section: Any) -> str:
@@ -86,49 +75,32 @@ def facts(source: Source) -> list[tuple[str, str]]:
     ]
 
 
-def headline(source: Source, interval: tuple[float, float] | None = None) -> str:
-    """The main result in a sentence or two; `interval` is that of a detection run's mAP, if it is known."""
-    found, split = source.measured, SPLITS[source.split]
-    if not found:
-        done = _epochs_logged(source.rows)
-        of = f" of {source.config.train.epochs}" if source.config.train.epochs else ""
-        last = next((row for row in reversed(source.rows) if f"val_{source.metric}" in row), None)
-        so_far = (
-            f" Validation {label_of(source.metric)} is {percent(last[f'val_{source.metric}'])} so far." if last else ""
-        )
-        return f"Not finished: {done}{of} epochs completed.{so_far}"
-    if source.metric == "accuracy":
-        images = found["images"]
-        right = round(found["accuracy"] * images)
-        low, high = wilson(right, images)
-        return (
-            f"{right:,} of {images:,} {split} images are correct: {percent(found['accuracy'])}. {_interval(low, high)}."
-        )
-    if source.config.task == "detection":
-        sure = f" {_interval(*interval)} (bootstrap over images)." if interval else ""
-        return (
-            f"Mean average precision is {percent(found['map'])} on {found['images']:,} {split} images with "
-            f"{found['boxes']:,} boxes (COCO's, over overlaps of 0.5 to 0.95); at overlap 0.5 it is "
-            f"{percent(found.get('map50'))}.{sure}"
-        )
-    return (
-        f"Mean average precision is {percent(found['map'])} on {found['images']:,} {split} images; all labels are "
-        f"correct on {percent(found.get('exact_match'))} of them."
-    )
+def unfinished(source: Source) -> str:
+    """The progress of a run that is not finished."""
+    done = _epochs_logged(source.rows)
+    of = f" of {source.config.train.epochs}" if source.config.train.epochs else ""
+    last = next((row for row in reversed(source.rows) if f"val_{source.metric}" in row), None)
+    so_far = f" Validation {label_of(source.metric)} is {percent(last[f'val_{source.metric}'])} so far." if last else ""
+    return f"Not finished: {done}{of} epochs completed.{so_far}"
 
 
-def _interval(low: float, high: float) -> str:
+def interval_text(low: float, high: float) -> str:
+    """A confidence interval in words.
+
+    >>> interval_text(0.25, 0.5)
+    '95% confidence interval: 25.0–50.0%'
+    """
     return f"95% confidence interval: {percent(low).removesuffix('%')}\u2013{percent(high)}"
 
 
 def numbers(source: Source) -> list[tuple[str, str]]:
     """The metrics under the headline."""
-    found = source.measured
-    return [(name, percent(found[key])) for key, name in HEADLINES.items() if key in found]
+    found, titles = source.measured, report_of(source.config).titles
+    return [(name, percent(found[key])) for key, name in titles.items() if key in found]
 
 
 def score_with_interval(found: Mapping[str, Any]) -> str:
-    """Accuracy with its 95% interval, or mAP, for a table.
+    """Accuracy with its 95% interval, or another main metric, for a table.
 
     >>> score_with_interval({"accuracy": 0.5, "images": 10})
     '50.0% (23.7% to 76.3%)'
@@ -136,7 +108,7 @@ def score_with_interval(found: Mapping[str, Any]) -> str:
     if "accuracy" in found:
         low, high = wilson(round(found["accuracy"] * found["images"]), found["images"])
         return f"{percent(found['accuracy'])} ({percent(low)} to {percent(high)})"
-    return percent(found.get("map"))
+    return percent(found.get(ranking(found)))
 
 
 def _epochs_logged(rows: Sequence[Mapping[str, Any]]) -> int:

@@ -10,7 +10,7 @@ import torch
 
 from vpt.backbones.backbone import Backbone
 from vpt.config import DataConfig, RunConfig
-from vpt.data.data_module import Load, Readings, with_window
+from vpt.data.data_module import DataCache, Load, with_window
 from vpt.data.dataloader import Loader, make_loader
 from vpt.data.dataset import LabelledData, Record
 from vpt.data.image_cache import ImageCache
@@ -105,9 +105,6 @@ class RunContext:
         )
 
 
-Setting = RunContext  # alias in tasks and evaluation
-
-
 def evaluation_transform(model: PromptedModel, data: DataConfig) -> Transform:
     """Transform of decoded images for inference with `model`: one square, or several views of the image."""
     pre = replace(model.backbone.preprocess, size=model.image_size)
@@ -117,34 +114,34 @@ def evaluation_transform(model: PromptedModel, data: DataConfig) -> Transform:
     return Views(plain, model.test_time.views, model.test_time.augmix)
 
 
-def prepare(config: RunConfig, load: Load, console: Console, readings: Readings | None = None) -> RunContext:
+def prepare(config: RunConfig, load: Load, console: Console, cache: DataCache | None = None) -> RunContext:
     """Check a configuration against machine, backbone and data, and resolve the settings that it leaves open.
 
     Args:
         config: the run.
         load: function of the task that reads the data.
         console: console for messages.
-        readings: data that was already read by other runs; default: none.
+        cache: data that was already read by other runs; default: none.
 
     Raises:
         UserError: the configuration cannot be run; raised before anything is written.
     """
     device = pick_device(own_device(config.train.device))
     precision = pick_precision(config.train.precision, device)
-    reading = (readings or Readings()).of(config, load)
-    data = reading.data
-    for note in reading.notes:
+    loaded = (cache or DataCache()).of(config, load)
+    data = loaded.data
+    for note in loaded.notes:
         (console.warn if note.startswith("warning: ") else console.say)(note)
-    if reading.warning:
-        console.warn(reading.warning)
+    if loaded.warning:
+        console.warn(loaded.warning)
     console.say(f"data: {config.data.path}: {data.summary()}")
     # The window is stored with the run, so that predictions and a resumed run use the same one.
-    config = with_window(config, reading.window)
+    config = with_window(config, loaded.window)
     config = config.with_(_decided(config, len(data.train)))
-    if reading.caches:
-        held = sum(cache.nbytes for cache in reading.caches.values())
-        console.say(f"{held / 1e6:.0f} MB of decoded images cached in memory")
-    return RunContext(config, data, device, precision, console, reading.caches)
+    if loaded.caches:
+        cached = sum(each.nbytes for each in loaded.caches.values())
+        console.say(f"{cached / 1e6:.0f} MB of decoded images cached in memory")
+    return RunContext(config, data, device, precision, console, loaded.caches)
 
 
 def _decided(config: RunConfig, images: int) -> dict[str, int]:

@@ -23,7 +23,6 @@ from vpt.data.image_cache import available_memory
 from vpt.data.sampler import epoch_order
 from vpt.models.classifier import PromptedModel
 from vpt.training.context import RunContext
-from vpt.training.regularizers import REGULATED
 from vpt.training.step import Batches, Forward
 from vpt.utils.distributed import ranks
 
@@ -98,7 +97,7 @@ def frozen_part(model: PromptedModel, context: RunContext) -> FrozenPart | None:
         return None
     if model.prompt is None:
         return FrozenPart(model.features, model.head, "features", (1,))
-    regulated = isinstance(config.prompt, REGULATED) or model.has_extra_losses or model.test_time is not None
+    regulated = bool(config.prompt.objective) or model.has_extra_losses or model.test_time is not None
     layer = 0 if regulated or len(model.drop_paths) or ranks().count > 1 else model.first_prompted
     if layer == 0:
         return None

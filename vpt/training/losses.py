@@ -11,9 +11,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vpt.config.losses import LOSSES, CrossEntropyLoss, LossSection
+from vpt.config.prompts import PromptSection
+from vpt.models.base import Prompted
 from vpt.utils.errors import UserError
+from vpt.utils.plugins import imported
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+# Maps images or features, and labels, to the loss and the number of correct images; both stay on their device.
+Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,40 @@ def classification_loss(config: LossSection, labels: LabelInfo) -> Loss:
     """
     loss: Loss = LOSSES.built(config, labels)
     return loss
+
+
+def build_objective(
+    prompt: PromptSection, model: Prompted, forward: Callable[[Tensor], Tensor], loss_of: Loss, cached: bool
+) -> Objective:
+    """Training objective of a prompt.
+
+    Args:
+        prompt: configuration of the prompt.
+        model: the prompted model.
+        forward: maps images, or cached features, to scores.
+        loss_of: loss of scores and labels.
+        cached: whether `forward` gets cached features.
+    """
+    if prompt.objective:
+        regularized: Objective = imported(prompt.objective)(prompt, model, loss_of, cached)
+        return regularized
+
+    def plain(inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        scores = forward(inputs)
+        return loss_of(scores, labels), hits(scores.detach(), labels)
+
+    return plain
+
+
+def hits(scores: Tensor, labels: Tensor) -> Tensor:
+    """Number of correct images, as a scalar tensor that is not synchronised.
+
+    >>> hits(torch.eye(3), torch.tensor([0, 1, 0]))
+    tensor(2.)
+    """
+    if labels.ndim == 2:  # multi-label: an image counts by its fraction of correct labels
+        return ((scores > 0) == (labels > 0.5)).float().mean(1).sum()
+    return (scores.argmax(1) == labels).sum().float()
 
 
 def cross_entropy(config: CrossEntropyLoss, labels: LabelInfo) -> Loss:

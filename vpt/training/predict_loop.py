@@ -6,26 +6,23 @@ import torch
 from torch import Tensor
 
 from vpt.models.classifier import PromptedModel
+from vpt.training.context import RunContext
 from vpt.training.step import Batches, Forward
-from vpt.utils.console import Console
-from vpt.utils.device import Autocast
 from vpt.utils.distributed import gathered
 
 
-def collect(
-    forward: Forward, loader: Batches, device: torch.device, autocast: Autocast, console: Console, what: str
-) -> tuple[Tensor, Tensor]:
+def collect(forward: Forward, loader: Batches, context: RunContext, what: str) -> tuple[Tensor, Tensor]:
     """Outputs and labels of a whole loader, on the CPU in float32, gathered from all processes that share it."""
     outputs, labels, index = [], [], []
-    with torch.inference_mode(), console.progress(len(loader), what) as bar:
+    with torch.inference_mode(), context.console.progress(len(loader), what) as bar:
         for batch in loader.epoch(0):
             labels.append(batch.labels)
             index.append(batch.index)
             count = len(batch.index)
             # A process without images still runs the pass: others may need its shard of the backbone.
             images = batch.images if count else batch.blank().images
-            with autocast():
-                out = forward(images.to(device, non_blocking=True))
+            with context.autocast():
+                out = forward(images.to(context.device, non_blocking=True))
             outputs.append(out.float().cpu()[:count])
             bar.advance(1, images=len(batch.index))
     if getattr(loader, "ranks", 1) == 1:

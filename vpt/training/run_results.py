@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from vpt.models.base import Prompted
 from vpt.training.context import RunContext
 from vpt.training.memory_estimate import estimate, total_parameters
 from vpt.training.run_folder import TrainResult
+from vpt.training.tasks.base import Metrics
 from vpt.utils import plotting
 from vpt.utils.atomic_io import write_json
 from vpt.utils.distributed import is_first, wait
@@ -108,7 +110,7 @@ def _write(
     model: Prompted,
     context: RunContext,
     summary: dict[str, Any],
-    measured: dict[str, dict[str, Any]],
+    measured: Mapping[str, Metrics],
     folder: Path,
 ) -> int:
     """Write artifact, metrics and plots, and print a summary. Returns the size of the artifact in bytes."""
@@ -129,7 +131,7 @@ def _write(
 
         prompt: Any = model.prompt
         plotting.picture_png(prompt_picture(prompt), folder / "prompt.png")
-    trainer.task.pictures(model, context, measured, folder)
+    trainer.task.plots(model, context, measured, folder)
     # Written last: if it exists, the run has finished.
     write_json(folder / "metrics.json", {**summary, "artifact_bytes": size})
     trainer.log.row("end", step=progress.step, **numbers)

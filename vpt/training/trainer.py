@@ -33,7 +33,7 @@ from vpt.training.step import (
     where,
 )
 from vpt.training.tasks import task_of
-from vpt.training.tasks.base import TrainingParts
+from vpt.training.tasks.base import Score, TrainingParts
 from vpt.training.trackers import ResultsCsv, trackers
 from vpt.utils.distributed import agreed, is_first, ranks, wait
 from vpt.utils.errors import NotFinite, UserError
@@ -91,7 +91,7 @@ class Trainer:
         self.is_new = checkpoint is None or not checkpoint.is_file()
         wait()  # before the first of several processes writes one
         if self.is_new:
-            self.rank_untrained(self.task.begin(self.model, context))
+            self.rank_untrained(self.task.initialize(self.model, context))
             for callback in self.callbacks:
                 callback.at_start(self)
         else:
@@ -233,8 +233,8 @@ class Trainer:
         if self.config.keep == "best":
             self.state.kept["best"] = baseline.state
 
-    def validate(self) -> dict[str, Any] | None:
-        """Metrics of the current weights on the validation split; None without such a split.
+    def validate(self) -> Score | None:
+        """Score of the current weights on the validation split; None without such a split.
 
         Raises:
             NotFinite: scores are not finite.
@@ -316,9 +316,10 @@ class Trainer:
         last = row["epoch"] == config.epochs
         measured = self.validate() if last or row["epoch"] % (config.eval_every or 1) == 0 else None
         if measured is not None:
-            row |= {f"val_{key}": measured[key] for key in ("loss", self.metric) if key in measured}
+            row |= {} if measured.loss is None else {"val_loss": measured.loss}
+            row[f"val_{self.metric}"] = measured.score
             for callback in self.callbacks:
-                callback.after_validation(self, measured[self.metric])
+                callback.after_validation(self, measured.score)
         progress.history.append(row)
         progress.epoch += 1
         progress.batch, progress.loss_sum, progress.correct, progress.seen = 0, 0.0, 0.0, 0

@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from vpt.data.dataset import Item
 from vpt.data.decode import EXTENSIONS
 from vpt.utils.errors import UserError
+from vpt.utils.file_names import one_line
 
 # Common names of the splits, mapped to ours.
 SPLIT_NAMES = {
@@ -38,6 +39,10 @@ class Entry(NamedTuple):
     labels: tuple[str, ...]
     place: str = ""
 
+    def printable(self) -> Entry:
+        """The entry with names that can be printed."""
+        return self._replace(name=one_line(self.name), labels=tuple(map(one_line, self.labels)))
+
 
 @dataclass
 class Found:
@@ -58,6 +63,21 @@ class Found:
 
 
 E = TypeVar("E")
+
+
+class Named(Protocol):
+    """What readers find: class names, and entries by split."""
+
+    classes: tuple[str, ...] | None
+    splits: Any
+
+
+def clean_names(found: Named) -> None:
+    """Escape characters of image and class names that cannot be printed or encoded; names come from untrusted files."""
+    if found.classes is not None:
+        found.classes = tuple(map(one_line, found.classes))
+    for split, entries in found.splits.items():
+        found.splits[split] = [entry.printable() for entry in entries]
 
 
 def entries_for(split: str, splits: Mapping[str, list[E]], path: str | os.PathLike[str]) -> list[E]:

@@ -22,7 +22,7 @@ class FileFinder:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        from vpt.data.detection.file_lookup import Files
+        from vpt.data.file_lookup import Files
 
         self._files = Files()
         self._respelt: list[str] = []

@@ -15,7 +15,7 @@ from vpt.data.datasets.csv import is_csv, read_csv
 from vpt.data.datasets.dassl import read_dassl
 from vpt.data.datasets.digit_distances import read_digit_distances
 from vpt.data.datasets.digits import read_digits
-from vpt.data.datasets.entries import Entry, Found, NoTrainingImages, entries_for, listed, number_of
+from vpt.data.datasets.entries import Entry, Found, NoTrainingImages, clean_names, entries_for, listed, number_of
 from vpt.data.datasets.fgvc import read_fgvc
 from vpt.data.datasets.image_folder import nested, read_folder, read_split_folder
 from vpt.data.datasets.paths import file_identity
@@ -24,7 +24,6 @@ from vpt.data.datasets.vtab import read_vtab
 from vpt.data.splits import TEST, VALIDATION, draw_shots, set_apart, split_off
 from vpt.utils.atomic_io import at_home
 from vpt.utils.errors import UserError, nearest
-from vpt.utils.file_names import one_line
 from vpt.utils.plugins import installed, load_installed, said
 
 # Data sets that are named `FORMAT:NAME`, as in data=vtab:dtd; installed packages add theirs as entry points of GROUP.
@@ -79,7 +78,7 @@ def load_data(config: DataConfig) -> LabelledData:
     train, val, test = (_numbered(found.splits.get(split, ()), split, numbers) for split in SPLITS)
     notes = list(found.notes)
     if not test and config.test_fraction is not None:
-        train, test = _split_off(train, config.test_fraction, config.split_seed, TEST, found.absent)
+        train, test = split_off(train, config.test_fraction, config.split_seed, TEST, _there(train, found.absent))
         notes.append(
             f"split {number_of(len(test), 'image')} off for test (data.test_fraction={config.test_fraction:g})"
         )
@@ -178,18 +177,6 @@ def refuse_unlabelled(found: Found) -> None:
             f"{number_of(len(bare), 'image')} without a label: {names}; fill the labels in, or set "
             "data.multilabel=true if an image may have none of the classes, or several"
         )
-
-
-def clean_names(found: Found) -> None:
-    """Escape characters of image and class names that cannot be printed or encoded; names come from untrusted files."""
-    if found.classes is not None:
-        found.classes = tuple(map(one_line, found.classes))
-    found.splits = {
-        split: [
-            entry._replace(name=one_line(entry.name), labels=tuple(map(one_line, entry.labels))) for entry in entries
-        ]
-        for split, entries in found.splits.items()
-    }
 
 
 def clean_labels(found: Found) -> None:
@@ -336,15 +323,6 @@ def record_of(entry: Entry, numbers: Mapping[str, int]) -> Record:
     return Record(entry.name, entry.source, labels, place=entry.place)
 
 
-def _split_off(
-    records: Sequence[Record], fraction: float, seed: int, purpose: int, absent: Collection[Path]
-) -> tuple[list[Record], list[Record]]:
-    """Like `split_off`, but missing images stay in the first part, so that the second has the intended size."""
-    _, off = split_off(_there(records, absent), fraction, seed, purpose)
-    chosen = {id(record) for record in off}
-    return [record for record in records if id(record) not in chosen], off
-
-
 def _there(records: Sequence[Record], absent: Collection[Path]) -> Sequence[Record]:
     if not absent:
         return records
@@ -354,7 +332,7 @@ def _there(records: Sequence[Record], absent: Collection[Path]) -> Sequence[Reco
 def _with_validation(
     train: Sequence[Record], config: DataConfig, notes: list[str], absent: Collection[Path]
 ) -> tuple[list[Record], list[Record]]:
-    kept, val = _split_off(train, config.val_fraction, config.split_seed, VALIDATION, absent)
+    kept, val = split_off(train, config.val_fraction, config.split_seed, VALIDATION, _there(train, absent))
     if not val and config.join_val:
         return kept, []  # one image per class: train on all of them, without validation
     if not val:

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vpt.data.annotation_text import by_number, identifier, measure, one_form, printable, whole_number
 from vpt.data.datasets.entries import listed, number_of
 from vpt.data.detection.coco_files import Images, image_folders, names_split
 from vpt.data.detection.dataset import BoxEntry, BoxFound, BoxRecord, RawBox, Size
-from vpt.data.detection.file_lookup import Files
 from vpt.data.detection.segmentation_boxes import segmentation_box
-from vpt.data.detection.text import by_number, identifier, measure, one_form, printable, whole_number
+from vpt.data.file_lookup import Files
 from vpt.utils.atomic_io import read_json
 from vpt.utils.errors import UserError
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PureWindowsPath
 
 from vpt.data.datasets.entries import is_image, listed
-from vpt.data.detection.file_lookup import Files, ancestors, below
 from vpt.data.detection.split_names import UNSPLIT, split_named, split_within
+from vpt.data.file_lookup import Files, ancestors, below
 from vpt.utils.errors import UserError
 
 # COCO's other files, which contain no object boxes, or the same boxes again.

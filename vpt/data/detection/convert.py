@@ -8,11 +8,11 @@ from pathlib import Path
 
 import yaml
 
+from vpt.data.annotation_text import one_form
 from vpt.data.dataset import SPLITS, LabelledData
 from vpt.data.datasets.entries import listed, number_of
 from vpt.data.detection.coco import to_coco
 from vpt.data.detection.dataset import BoxRecord
-from vpt.data.detection.text import one_form
 from vpt.data.detection.voc import is_too_thin, to_voc
 from vpt.data.detection.yolo import to_yolo
 from vpt.utils.atomic_io import make_folder, write_json, write_text

@@ -6,11 +6,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from vpt.data.detection.dataset import BoxFound
-from vpt.data.detection.file_lookup import Files, ancestors
 from vpt.data.detection.split_names import list_lines, split_named
 from vpt.data.detection.yolo import read_images
 from vpt.data.detection.yolo_images import Places
 from vpt.data.detection.yolo_yaml import class_names
+from vpt.data.file_lookup import Files, ancestors
 from vpt.utils.errors import UserError
 
 _NAMES = ("obj.names", "classes.txt", "_darknet.labels", "classes.names", "labels/classes.txt")

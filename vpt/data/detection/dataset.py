@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vpt.data.dataset import Record
+from vpt.utils.file_names import one_line
 
 Box = tuple[float, float, float, float]
 Size = tuple[int, int]  # width and height in pixels
@@ -85,6 +86,11 @@ class BoxEntry(NamedTuple):
     file: Path | None
     fractions: bool = False
     defect: str = ""
+
+    def printable(self) -> BoxEntry:
+        """The entry with names that can be printed."""
+        boxes = tuple(raw._replace(label=one_line(raw.label)) for raw in self.boxes)
+        return self._replace(name=one_line(self.name), boxes=boxes)
 
 
 @dataclass

@@ -11,11 +11,11 @@ from vpt.data.dataset import SPLITS, LabelledData
 from vpt.data.datasets.entries import listed, number_of
 from vpt.data.detection.dataset import BoxEntry
 from vpt.data.detection.registry import finished, read_place, to_records
-from vpt.data.evaluation_data import Asked, choice_notes, chosen
+from vpt.data.evaluation_data import EvaluationRequest, choice_notes, chosen
 from vpt.utils.errors import UserError
 
 
-def load_boxes_measured(config: DataConfig, asked: Asked) -> tuple[LabelledData, str]:
+def load_boxes_measured(config: DataConfig, request: EvaluationRequest) -> tuple[LabelledData, str]:
     """Read the split to evaluate and return it with its name, as `load_measured` does.
 
     Boxes of classes that the artifact does not know are left out, with a warning; their images are evaluated.
@@ -23,7 +23,7 @@ def load_boxes_measured(config: DataConfig, asked: Asked) -> tuple[LabelledData,
     Raises:
         UserError: the data cannot be found or read, lacks the split, or has no box of a known class.
     """
-    wanted = asked.split or "test"
+    wanted = request.split or "test"
     given = {"val": config.val, "test": config.test}.get(wanted)
     place = given or config.path
     found = read_place(place)
@@ -31,11 +31,11 @@ def load_boxes_measured(config: DataConfig, asked: Asked) -> tuple[LabelledData,
     divided = set(splits) != {"train"}
     if given is not None and wanted not in splits and "train" in splits:
         splits, divided = {wanted: splits["train"]}, True  # a separate file or folder for one split
-    split = chosen(splits, divided, asked.split, place)
-    notes = [*found.notes, *choice_notes(splits, divided, split, asked.split, place)]
+    split = chosen(splits, divided, request.split, place)
+    notes = [*found.notes, *choice_notes(splits, divided, split, request.split, place)]
     entries = finished({split: splits[split]}, config, notes)[split]
     there = {raw.label for entry in entries for raw in entry.boxes}
-    classes = asked.classes or found.classes or tuple(sorted(there))
+    classes = request.classes or found.classes or tuple(sorted(there))
     spelt = {clean(name): name for name in reversed(classes)} | {name: name for name in classes}
     notes += _unknown(entries, spelt)
     known = [_of_classes(entry, spelt) for entry in entries]
@@ -44,7 +44,7 @@ def load_boxes_measured(config: DataConfig, asked: Asked) -> tuple[LabelledData,
             f"{place} has no box of a class that the artifact was trained on: it has {listed(sorted(there))}; the "
             f"artifact knows {listed(list(classes))}"
         )
-    split = asked.split or (split if divided else "test")
+    split = request.split or (split if divided else "test")
     records = tuple(to_records(known, split, {name: number for number, name in enumerate(classes)}))
     train, val, test = (records if name == split else () for name in SPLITS)
     return LabelledData(classes, False, train, val, test, tuple(notes)), split

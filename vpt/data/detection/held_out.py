@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from vpt.data.annotation_text import one_form, printable
 from vpt.data.datasets.entries import listed, number_of
 from vpt.data.detection.dataset import BoxEntry, BoxFound
 from vpt.data.detection.split_names import HELD_OUT, list_lines, lists_in, split_named
-from vpt.data.detection.text import one_form, printable
 from vpt.utils.errors import UserError
 
 _PLACES = (".", "ImageSets/Main", "ImageSets", "splits", "lists", "annotations")

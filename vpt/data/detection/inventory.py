@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vpt.data.class_counts import MOST, WORDS
+from vpt.data.class_names import visible
 from vpt.data.dataset import SPLITS, LabelledData
 from vpt.data.datasets.entries import is_image, listed, number_of
 from vpt.data.datasets.paths import file_identity
 from vpt.data.detection.dataset import BoxFound, BoxRecord
 from vpt.data.detection.split_names import split_named
-from vpt.data.detection.text import visible
 from vpt.data.detection.yolo import NO_LABELS
 from vpt.utils.file_names import shown
 

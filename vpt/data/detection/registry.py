@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 
 from vpt.config import DataConfig
+from vpt.data.annotation_text import escaped, legible
+from vpt.data.class_names import visible
 from vpt.data.dataset import SPLITS, LabelledData
-from vpt.data.datasets.entries import entries_for, listed, number_of
+from vpt.data.datasets.entries import clean_names, entries_for, listed, number_of
 from vpt.data.detection.box_validation import once, within_images
 from vpt.data.detection.coco import read_coco
 from vpt.data.detection.coco_files import coco_files, dataset_folder, unsplit_note
@@ -18,13 +20,11 @@ from vpt.data.detection.formats import COCO, DARKNET, VOC, YOLO, layout_of, not_
 from vpt.data.detection.held_out import hold_out
 from vpt.data.detection.image_sizes import MISSING, placed
 from vpt.data.detection.synthetic_scenes import read_scenes
-from vpt.data.detection.text import escaped, legible, visible
 from vpt.data.detection.voc import read_voc
 from vpt.data.detection.yolo import read_yolo
 from vpt.data.splits import TEST, VALIDATION, draw_shots, set_apart, split_off
 from vpt.utils.atomic_io import at_home
 from vpt.utils.errors import UserError
-from vpt.utils.file_names import one_line
 
 
 def load_boxes(config: DataConfig) -> LabelledData:
@@ -62,7 +62,7 @@ def read_boxes(config: DataConfig) -> tuple[BoxFound, list[BoxFound]]:
             found.splits[split] = entries_for(split, other.splits, path)
             found.notes += other.notes
             sources.append(other)
-    _clean_names(found)
+    clean_names(found)
     found.splits = finished(found.splits, config, found.notes)
     return found, sources
 
@@ -168,12 +168,12 @@ def numbered(found: BoxFound, config: DataConfig) -> LabelledData:
     train, val, test = (to_records(found.splits.get(split, ()), split, numbers) for split in SPLITS)
     records: Sequence[BoxRecord] = train
     if train and not test and config.test_fraction is not None:
-        records, test = _split_off(records, config.test_fraction, config.split_seed, TEST)
+        records, test = split_off(records, config.test_fraction, config.split_seed, TEST, _usable(records))
         notes.append(
             f"split {number_of(len(test), 'image')} off for test (data.test_fraction={config.test_fraction:g})"
         )
     if train and not val:
-        records, val = _split_off(records, config.val_fraction, config.split_seed, VALIDATION)
+        records, val = split_off(records, config.val_fraction, config.split_seed, VALIDATION, _usable(records))
         notes.append(
             f"split {number_of(len(val), 'image')} off for validation (data.val_fraction={config.val_fraction:g}, "
             f"data.split_seed={config.split_seed})"
@@ -186,32 +186,10 @@ def numbered(found: BoxFound, config: DataConfig) -> LabelledData:
     return LabelledData(classes, False, tuple(parts[0]), tuple(parts[1]), tuple(parts[2]), tuple(notes))
 
 
-def _split_off(
-    records: Sequence[BoxRecord], fraction: float, seed: int, purpose: int
-) -> tuple[list[BoxRecord], list[BoxRecord]]:
-    """Like `split_off`, but images known to be unusable stay in the first part, so that the second has the intended
-    size."""
+def _usable(records: Sequence[BoxRecord]) -> Sequence[BoxRecord]:
+    """Records whose images can be used as far as known; all if fewer than two can."""
     usable = [record for record in records if record.size != (0, 0) and not record.problem()]
-    _, off = split_off(usable if len(usable) > 1 else records, fraction, seed, purpose)
-    chosen = {id(record) for record in off}
-    return (
-        [record for record in records if id(record) not in chosen],
-        [record for record in records if id(record) in chosen],
-    )
-
-
-def _clean_names(found: BoxFound) -> None:
-    """Escape characters of image and class names that cannot be printed or encoded; names come from untrusted files."""
-    if found.classes is not None:
-        found.classes = tuple(map(one_line, found.classes))
-    for entries in found.splits.values():
-        entries[:] = [
-            entry._replace(
-                name=one_line(entry.name),
-                boxes=tuple(raw._replace(label=one_line(raw.label)) for raw in entry.boxes),
-            )
-            for entry in entries
-        ]
+    return usable if len(usable) > 1 else records
 
 
 def _classes(found: BoxFound, path: str) -> tuple[str, ...]:

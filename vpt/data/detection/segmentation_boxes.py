@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from vpt.data.annotation_text import measure
 from vpt.data.detection.dataset import Box
-from vpt.data.detection.text import measure
 
 _MOST_RUNS = 10_000_000  # per object; a real annotation has fewer
 

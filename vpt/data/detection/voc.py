@@ -9,12 +9,12 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
+from vpt.data.annotation_text import number, one_form, printable, whole_number
 from vpt.data.datasets.entries import is_image, listed, number_of
 from vpt.data.detection.dataset import Box, BoxEntry, BoxFound, BoxRecord, RawBox, Size
-from vpt.data.detection.file_lookup import Files, below
 from vpt.data.detection.split_names import split_named
-from vpt.data.detection.text import number, one_form, printable, whole_number
 from vpt.data.detection.voc_files import Part, split_lists, voc_parts, xml_below
+from vpt.data.file_lookup import Files, below
 from vpt.utils.errors import UserError
 from vpt.utils.file_names import shown
 

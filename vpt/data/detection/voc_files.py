@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from vpt.data.annotation_text import one_form, printable
 from vpt.data.datasets.entries import EXTENSIONS, SPLIT_NAMES, listed, number_of
 from vpt.data.detection.split_names import HELD_OUT, JOINED, UNSPLIT, list_lines, lists_in, rest, split_named
-from vpt.data.detection.text import one_form, printable
 from vpt.utils.errors import UserError
 
 _ANNOTATIONS = ("Annotations", "annotations", "Annotation", "annotation", "labels", "xmls", "xml")

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from vpt.data.datasets.entries import listed, number_of
 from vpt.data.detection.dataset import BoxEntry, BoxFound, BoxRecord
-from vpt.data.detection.file_lookup import Files
 from vpt.data.detection.split_names import lists_in
 from vpt.data.detection.yolo_images import Places
 from vpt.data.detection.yolo_labels import label_file, read_labels
 from vpt.data.detection.yolo_yaml import read_description
+from vpt.data.file_lookup import Files
 from vpt.utils.errors import UserError
 from vpt.utils.file_names import shown
 

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from vpt.data.annotation_text import printable
 from vpt.data.datasets.entries import is_image, number_of
 from vpt.data.datasets.image_folder import images_below
-from vpt.data.detection.file_lookup import Files, ancestors, below
 from vpt.data.detection.split_names import list_lines, lists_in, split_named
-from vpt.data.detection.text import printable
+from vpt.data.file_lookup import Files, ancestors, below
 from vpt.utils.errors import UserError
 
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from vpt.data.annotation_text import number, printable, whole_number
 from vpt.data.datasets.split_files import read_text
 from vpt.data.detection.dataset import Box, RawBox
-from vpt.data.detection.file_lookup import Files
-from vpt.data.detection.text import number, printable, whole_number
+from vpt.data.file_lookup import Files
 from vpt.utils.errors import UserError
 
 # Boxes and polygons may extend beyond the image; larger numbers are pixels, or the visibility of keypoints.

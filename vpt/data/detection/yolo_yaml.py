@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from vpt.data.annotation_text import one_form, printable, whole_number
 from vpt.data.datasets.entries import listed
 from vpt.data.datasets.split_files import read_text
-from vpt.data.detection.text import one_form, printable, whole_number
 from vpt.utils.errors import UserError
 
 _KEYS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "minival": "val", "test": "test"}

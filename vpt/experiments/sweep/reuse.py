@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from vpt.backbones.backbone import Backbone
 from vpt.config import FrozenTuning, RunConfig
-from vpt.data.data_module import Readings
+from vpt.data.data_module import DataCache
 from vpt.training.context import RunContext, prepare
 from vpt.training.tasks import task_of
 from vpt.utils.console import Console
@@ -20,7 +20,7 @@ class Shared:
     """
 
     def __init__(self) -> None:
-        self._readings = Readings()
+        self._data = DataCache()
         self._backbone: Backbone | None = None
         self._loaded: Hashable = None  # settings of the loaded backbone
 
@@ -30,7 +30,7 @@ class Shared:
         Raises:
             UserError: errors of `prepare_run`; the backbone cannot be loaded.
         """
-        context = prepare(config, task_of(config).load, console, self._readings)
+        context = prepare(config, task_of(config).load, console, self._data)
         return replace(context, backbone=self.backbone(context.config))
 
     def backbone(self, config: RunConfig) -> Backbone | None:

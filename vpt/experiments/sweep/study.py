@@ -20,12 +20,12 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from vpt.config import RunConfig, full_words, load_config, read_yaml, word
+from vpt.config.tasks import ranking
 from vpt.experiments.sweep.journal import open_journal
 from vpt.experiments.sweep.plots import sweep_png
 from vpt.experiments.sweep.prune_trial import PruneTrial
 from vpt.experiments.sweep.reuse import Shared
 from vpt.experiments.sweep.search_space import TRIALS, Axis, Choices, grid_of, suggest, words_of
-from vpt.metrics.classification import ranking
 from vpt.training.context import RunContext
 from vpt.training.run import train_or_resume
 from vpt.training.run_folder import TrainResult, data_name, identity, refuse_changed, refuse_other

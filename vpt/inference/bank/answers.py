@@ -13,10 +13,9 @@ from torch import Tensor
 from vpt.data.decode import BadImage
 from vpt.inference.bank.deadline import TooSlowError
 from vpt.inference.bank.task import LoadedClassifier, LoadedTask, TaskError
-from vpt.inference.results import Classification, Detections
+from vpt.inference.results import Result
 from vpt.utils.errors import UserError
 
-Result = Classification | Detections
 Scores = Callable[[Tensor, Sequence[LoadedClassifier], bool], list[Tensor]]
 
 
@@ -94,7 +93,7 @@ def answer_each(
         elif isinstance(task, LoadedClassifier):
             passes.setdefault((task.shape, image.pixels.shape[-1]), []).append(index)
         else:
-            results[index] = _guarded(task, lambda task=task, image=image: task.boxes(image))  # type: ignore[misc]
+            results[index] = _guarded(task, lambda task=task, image=image: task.answer(image, top))  # type: ignore[misc]
     for places in passes.values():
         mine = [task for task in (tasks[index] for index in places) if isinstance(task, LoadedClassifier)]
         found = _scored(torch.stack([images[index].pixels for index in places]), mine, scores)

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from vpt.backbones.backbone import Backbone
 from vpt.backbones.layer_prompt import LayerPrompt
-from vpt.config import LabelMapHead, NativeHead, OwlHead, TptPrompt, ZeroShotHead
-from vpt.inference.predictor import BoxPredictor, Classifier, Predictor
-from vpt.inference.results import Classification, Detections
+from vpt.config import TptPrompt
+from vpt.inference.classifier import Classifier
+from vpt.inference.predictor import Predictor, predictor_type
+from vpt.inference.results import Classification, Result
 from vpt.metrics.probabilities import probabilities
 from vpt.models.artifact import Artifact
 from vpt.models.base import Prompted
@@ -59,17 +60,20 @@ class LoadedTask:
         """Transform from an image (H, W, 3) uint8 to the input (3, h, w) uint8 of the model; hashable."""
         return self.predictor.view
 
-    def boxes(self, image: Any) -> Detections:
-        """Find boxes in a prepared image.
+    def answer(self, image: Any, top: int) -> Result:
+        """Predict one prepared image.
 
         Raises:
-            TaskError: the boxes are not finite.
+            TaskError: the outputs are not finite.
         """
-        assert isinstance(self.predictor, BoxPredictor)
         try:
-            return self.predictor.found([image.name], [image.pixels], [(image.width, image.height)])[0]
+            return self.predictor.answer([image.name], [image.pixels], [(image.width, image.height)], top)[0]
         except UserError as error:
-            raise TaskError(f"task {self.name} predicts boxes that are not finite; train it again") from error
+            raise self.not_finite() from error
+
+    def not_finite(self) -> TaskError:
+        """The error of outputs that are not finite."""
+        return TaskError(f"task {self.name} predicts {self.predictor.outputs} that are not finite; train it again")
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ class LoadedClassifier(LoadedTask):
             TaskError: the logits are not finite.
         """
         if not torch.isfinite(scores).all():
-            raise TaskError(f"task {self.name} predicts scores that are not finite; train it again")
+            raise self.not_finite()
         return self.predictor.result(image, probabilities(scores, self.artifact.multilabel), top)
 
 
@@ -114,7 +118,7 @@ def name_of(image: Any, index: int) -> str:
 
 def reads_names(artifact: Artifact) -> bool:
     """Whether a task needs the text encoder."""
-    return isinstance(artifact.config.head, ZeroShotHead | OwlHead)
+    return artifact.config.head.needs_text
 
 
 def without_tensors(artifact: Artifact) -> Artifact:
@@ -135,7 +139,7 @@ def check_shares(name: str, artifact: Artifact) -> None:
         )
     if isinstance(config.prompt, TptPrompt):
         raise UserError(f"task {name} is tuned on every image (prompt=tpt); load it with vpt.load instead")
-    if isinstance(config.head, LabelMapHead | NativeHead):
+    if config.head.needs_classifier or config.head.complete:
         raise UserError(f"task {name} needs its own backbone (head={config.head.kind}); serve it separately")
 
 
@@ -159,7 +163,7 @@ def check_fits(name: str, artifact: Artifact, backbone: Backbone) -> None:
             f"task {name} needs images of {own} pixels, but {backbone.name} supports only one size, {taken} pixels in "
             "this bank; serve it separately"
         )
-    if not backbone.any_size and artifact.config.task == "detection":
+    if not backbone.any_size and artifact.config.head.any_size:
         raise UserError(
             f"task {name} needs images of any size, but {backbone.name} supports only one; serve it separately"
         )
@@ -183,8 +187,10 @@ def load_task(
     # The tensors are already in the model.
     artifact = without_tensors(artifact)
     own = _own_bytes(model)
-    if not isinstance(model, PromptedModel):
-        return LoadedTask(name, artifact, BoxPredictor(model, artifact, precision), ("detection", name), own)
+    kind = predictor_type(config.task)
+    if not issubclass(kind, Classifier):
+        return LoadedTask(name, artifact, kind(model, artifact, precision=precision), (config.task, name), own)
+    assert isinstance(model, PromptedModel)
     with torch.inference_mode():
         layers = model.constants()
         head = model.ready_head()

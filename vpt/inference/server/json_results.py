@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import Response
 
 from vpt.data.decode import BadImage
-from vpt.inference.results import Classification, Detections
+from vpt.inference.results import Result
 from vpt.utils.errors import UserError
 
 
@@ -48,10 +48,7 @@ def row_of(answer: Any, image: str, task: str, top: int, least: float) -> dict[s
             return {**named, "error": answer.reason}
         case UserError():
             return {**named, "error": str(answer)}
-        case Detections():
-            return {**answer.above(least).to_dict(), **named}
-        case Classification():
-            plain = answer.to_dict()
-            return {**plain, "scores": dict(list(plain["scores"].items())[:top]), **named}
+        case Result():
+            return {**answer.above(least).to_dict(top), **named}
         case _:
             raise TypeError(f"{type(answer).__name__} is not a result")

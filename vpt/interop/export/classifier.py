@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from vpt.backbones.layer_prompt import LayerPrompt
 from vpt.data.transforms.classification import EvalTransform
-from vpt.inference.predictor import Classifier
-from vpt.interop.export.onnx import Program, Run
+from vpt.inference.classifier import Classifier
+from vpt.interop.export.onnx import Format, Program, Run, latency
 from vpt.interop.export.preprocess import Square
-from vpt.interop.export.sample_images import noise, windowed
+from vpt.interop.export.sample_images import noise, photos, windowed
+from vpt.interop.export.written import Check, Exported, written
 from vpt.metrics.probabilities import probabilities
 from vpt.utils.errors import UserError
 
 LARGEST_BATCH = 1024
+CLOSE = 1e-3  # tolerance of scores from 0 to 1 between runtimes
 
 
 class FoldedClassifier(nn.Module):
@@ -53,6 +56,27 @@ class FoldedClassifier(nn.Module):
             self.model.normalise(pixels), self.model.steps, self.model.pool, self.layers
         )
         return probabilities(self.head(features).float(), self.multilabel)
+
+
+def export_classifier(
+    predictor: Classifier, path: Path, format: Format, size: tuple[int, int] | None, check: Check
+) -> Exported:
+    """Export a classifier; see `vpt.interop.export.export.export`."""
+    side = predictor.model.image_size
+    size = size or (side, side)
+    folded = FoldedClassifier(predictor, size).requires_grad_(False).eval()
+    batches = [noise(count, size) for count in (1, 3, 8)] + (
+        [] if check is None else [photos(check, size, predictor.artifact.config.data.window)]
+    )
+
+    def tried(run: Run) -> tuple[float, float]:
+        worst = compare(folded, run, batches)
+        if not worst < CLOSE:
+            raise UserError(f"{path} was not written, because its scores would differ by {worst:.2g}")
+        return worst, latency(run, batches[0])
+
+    worst, taken = written(program_of(folded, predictor), format, path, tried)
+    return Exported(path, path.stat().st_size, worst, taken)
 
 
 def program_of(folded: FoldedClassifier, predictor: Classifier) -> Program:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from vpt.data.detection.transforms import size_for
-from vpt.inference.predictor import BoxPredictor
+from vpt.inference.detector import BoxPredictor
 from vpt.interop.export.detection_modules import finder_of
 from vpt.interop.export.nms import best
-from vpt.interop.export.onnx import Program, Run
+from vpt.interop.export.onnx import Format, Program, Run, latency
 from vpt.interop.export.parity import Difference, difference
 from vpt.interop.export.resize import resized
-from vpt.interop.export.sample_images import noise, windowed
+from vpt.interop.export.sample_images import drawn, noise, photos, windowed
+from vpt.interop.export.written import Check, Exported, written
+from vpt.utils.errors import UserError
 
 OUTPUTS = ("boxes", "scores", "labels")
+ALONE = 0.05  # tolerated fraction of boxes that only one runtime finds; see parity.py
 
 
 class FoldedDetector(nn.Module):
@@ -57,9 +61,26 @@ class FoldedDetector(nn.Module):
         return resized(image.permute(2, 0, 1)[None], self.inner, "bilinear")[0].to(torch.uint8)
 
 
-def default_size(predictor: BoxPredictor) -> tuple[int, int]:
-    """Default height and width of images: a square of the short side that was used in training."""
-    return predictor.sizes[0], predictor.sizes[0]
+def export_detector(
+    predictor: BoxPredictor, path: Path, format: Format, size: tuple[int, int] | None, check: Check
+) -> Exported:
+    """Export a detector; see `vpt.interop.export.export.export`."""
+    size = size or (predictor.sizes[0], predictor.sizes[0])  # a square of the short side used in training
+    folded = FoldedDetector(predictor, size).requires_grad_(False).eval()
+    images = [
+        *noise(1, size),
+        *drawn(3, size),
+        *([] if check is None else photos(check, size, predictor.artifact.config.data.window)),
+    ]
+
+    def tried(run: Run) -> tuple[Difference, float]:
+        found = compare(folded, predictor, run, images)
+        if found.alone > ALONE * found.boxes:
+            raise UserError(f"{path} was not written, because {found.alone} of {found.boxes} boxes would differ")
+        return found, latency(run, images[-1])
+
+    found, taken = written(program_of(folded, predictor), format, path, tried)
+    return Exported(path, path.stat().st_size, found.score, taken, found.boxes, found.pixels)
 
 
 def program_of(folded: FoldedDetector, predictor: BoxPredictor) -> Program:

@@ -17,7 +17,7 @@ from vpt.backbones.liveness import Reads, plan
 from vpt.backbones.peft import apply_tuning
 from vpt.backbones.pos_embed import MOST_PATCHES
 from vpt.backbones.vit_spec import Tower
-from vpt.config import FullTuning, OwlHead, PyramidHead, RunConfig, TokenPrompt
+from vpt.config import FullTuning, NativeHead, OwlHead, PixelPrompt, PyramidHead, RunConfig, TokenPrompt
 from vpt.data.detection.transforms import Target
 from vpt.data.normalization import normalise
 from vpt.heads.detection import owl
@@ -29,6 +29,7 @@ from vpt.models.base import Prompted
 from vpt.models.detection.same_size_batches import each_with_its_like
 from vpt.prompts.base import Shape, TokenPrompts
 from vpt.prompts.clip.templates import read_templates
+from vpt.prompts.pixel.prompt import PixelPrompts
 from vpt.prompts.registry import build_tokens
 from vpt.utils.errors import UserError
 
@@ -256,13 +257,19 @@ def build_detector(config: RunConfig, classes: Sequence[str], backbone: Backbone
 
 
 def detection_skeleton(
-    config: RunConfig, backbone: Backbone, classes: Sequence[str]
-) -> tuple[TokenPrompts | None, nn.Module]:
-    """Prompt and head of a detector from `build_detector`, on the meta device.
+    config: RunConfig, backbone: Backbone | None, classes: Sequence[str]
+) -> tuple[TokenPrompts | PixelPrompts | None, nn.Module]:
+    """Prompt and head of a detector on the meta device; without a backbone, of a complete one from `build_frozen`.
 
     Raises:
         UserError: settings that do not fit the backbone.
     """
+    if backbone is None:
+        assert isinstance(config.head, NativeHead)
+        with torch.device("meta"):
+            if not isinstance(config.prompt, PixelPrompt):
+                return None, nn.Identity()
+            return PixelPrompts(config.prompt, config.head.size or 320), nn.Identity()
     head, tower = config.head, backbone.require_tower("patch grids")
     assert isinstance(head, OwlHead | PyramidHead)
     _check_head(head, backbone)

@@ -21,7 +21,7 @@ from vpt.data.normalization import Preprocess
 from vpt.heads.detection.divided_batch import DividedBatch, divide_losses
 from vpt.models.base import Prompted
 from vpt.models.detection.same_size_batches import each_with_its_like
-from vpt.prompts.pixel.prompt import PixelPrompts, lay
+from vpt.prompts.pixel.prompt import PixelPrompts, overlay
 from vpt.utils.errors import UserError, nearest
 
 
@@ -52,7 +52,7 @@ class FrozenDetector(Prompted):
         canvas = F.interpolate((canvas * mask).view(1, 3, side, side), (height, width), mode="bilinear")
         mask = F.interpolate(mask.view(1, 1, side, side), (height, width), mode="nearest")
         zero, one = torch.zeros(3, 1, 1, device=image.device), torch.ones(3, 1, 1, device=image.device)
-        return lay(pixels[None], canvas, mask, zero, one, "raw", self.prompt.config.squash)[0]
+        return overlay(pixels[None], canvas, mask, zero, one, "raw", self.prompt.config.squash)[0]
 
     def loss(self, images: Sequence[Tensor], targets: Sequence[Target]) -> Tensor:
         """The sum of the detector's own losses; its batch statistics do not change."""

@@ -13,16 +13,6 @@ from vpt.config import Prompt
 from vpt.prompts.base import TokenPrompts, TrainingImages
 
 
-def wants_images(config: Prompt) -> bool:
-    """Whether a prompt is initialised from images.
-
-    >>> from vpt.config import DeepPrompt
-    >>> wants_images(DeepPrompt()), wants_images(DeepPrompt(init="sample"))
-    (False, True)
-    """
-    return config.needs_images
-
-
 @torch.no_grad()
 def start(
     prompt: TokenPrompts,

@@ -22,7 +22,7 @@ Squash = Literal["none", "sigmoid", "clamp"]
 SCALES = (0.1, 5.0)  # range of a learned size
 
 
-def lay(
+def overlay(
     images: Tensor, canvas: Tensor, mask: Tensor, mean: Tensor, std: Tensor, space: Space, squash: Squash
 ) -> Tensor:
     """Add prompts to images, and normalise.
@@ -40,7 +40,7 @@ def lay(
         (B, 3, S, S), normalised.
 
     >>> half = torch.full((3, 1, 1), 0.5)
-    >>> lay(torch.ones(1, 3, 2, 2), torch.ones(3, 2, 2), torch.ones(2, 2), half, half, "raw", "clamp").max()
+    >>> overlay(torch.ones(1, 3, 2, 2), torch.ones(3, 2, 2), torch.ones(2, 2), half, half, "raw", "clamp").max()
     tensor(1.)
     """
     prompt = (canvas.sigmoid() if squash == "sigmoid" else canvas) * mask
@@ -103,7 +103,7 @@ class PixelPrompts(PromptModule):
         """
         images = self.placed(images)
         canvas, mask = self.canvas(images.shape[0])
-        return lay(images, canvas, mask, mean, std, self.config.space, self.config.squash)
+        return overlay(images, canvas, mask, mean, std, self.config.space, self.config.squash)
 
     def canvas(self, batch: int) -> tuple[Tensor, Tensor]:
         """The prompt on its canvas, (3, side, side), and its mask, (side, side); a patch at random places in training

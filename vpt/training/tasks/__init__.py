@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from vpt.config import RunConfig
+from vpt.config.tasks import task_entry
 from vpt.training.tasks.base import Task
 from vpt.utils.plugins import imported
 
-# Only the task of a run is imported.
-TASKS = {
-    "classification": "vpt.training.tasks.classification:Classification",
-    "detection": "vpt.training.tasks.detection:Detection",
-}
 
-
-def task_of(config: RunConfig) -> Task:
+def task_of(config: RunConfig) -> Task[Any]:
     """The task of a configuration.
 
     >>> type(task_of(RunConfig())).__name__
     'Classification'
     """
-    task: Task = imported(TASKS[config.task])()
+    task: Task[Any] = imported(task_entry(config.task).training)()
     return task

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +19,27 @@ from vpt.data.detection.dataset import BoxRecord
 from vpt.data.detection.evaluation_data import load_boxes_measured
 from vpt.data.detection.registry import load_boxes
 from vpt.data.detection.transforms import BoxTransform, Target
-from vpt.data.evaluation_data import Asked
+from vpt.data.evaluation_data import EvaluationRequest
 from vpt.data.worker_processes import default_workers
 from vpt.heads.detection.divided_batch import DividedBatch
 from vpt.metrics import detection_plots
-from vpt.metrics.detection import detection_metrics, require_metrics
-from vpt.models.base import Prompted
+from vpt.metrics.detection import DetectionMetrics, Found, detection_metrics, require_metrics
 from vpt.models.detection.detector import Detector, build_detector, dynamic_backbone
 from vpt.models.detection.frozen_detector import FrozenDetector, build_frozen
 from vpt.prompts.base import TokenPrompts
-from vpt.prompts.init.initialize import start, wants_images
+from vpt.prompts.init.initialize import start
 from vpt.training.checkpoint import Baseline
-from vpt.training.context import Setting
-from vpt.training.tasks.base import TrainingParts
+from vpt.training.context import RunContext
+from vpt.training.tasks.base import Metrics, Score, Task, TrainingParts
 from vpt.utils.atomic_io import write_json
 from vpt.utils.distributed import gathered_list, ranks
 from vpt.utils.errors import UserError
 
 INIT_IMAGES = 32  # images whose patch tokens a data-driven initialisation uses
-Found = dict[str, Tensor]
+AnyDetector = Detector | FrozenDetector
 
 
-class Detection:
+class Detection(Task[AnyDetector]):
     """The task of `task=detection`."""
 
     def load(self, config: RunConfig) -> LabelledData:
@@ -48,10 +47,10 @@ class Detection:
         require_metrics()
         return load_boxes(config.data).with_window(config.data.window)
 
-    def load_measured(self, config: RunConfig, asked: Asked) -> tuple[LabelledData, str]:
+    def load_for_evaluation(self, config: RunConfig, request: EvaluationRequest) -> tuple[LabelledData, str]:
         """Read the data that an artifact is evaluated on."""
         require_metrics()
-        data, split = load_boxes_measured(config.data, asked)
+        data, split = load_boxes_measured(config.data, request)
         return data.with_window(config.data.window), split
 
     def backbone(self, config: RunConfig) -> Backbone | None:
@@ -59,7 +58,7 @@ class Detection:
         differently in training mode."""
         return None if isinstance(config.head, NativeHead) else dynamic_backbone(config)
 
-    def build(self, config: RunConfig, classes: Sequence[str], backbone: Backbone | None = None) -> Prompted:
+    def build(self, config: RunConfig, classes: Sequence[str], backbone: Backbone | None = None) -> AnyDetector:
         """Build the model, on an already loaded backbone or on a new one."""
         if isinstance(config.head, NativeHead):
             return build_frozen(config, classes)
@@ -69,77 +68,64 @@ class Detection:
         """The metric that ranks epochs; larger is better."""
         return "map"
 
-    def check(self, model: Prompted, setting: Setting) -> None:
+    def check(self, model: AnyDetector, context: RunContext) -> None:
         """Check the augmentation before anything is computed or written.
 
         Raises:
             UserError: an augmentation that does not exist.
         """
-        _training_transform(model, setting)
+        _training_transform(model, context)
 
-    def begin(self, model: Prompted, setting: Setting) -> Baseline | None:
+    def initialize(self, model: AnyDetector, context: RunContext) -> Baseline | None:
         """Initialise prompts that are computed from images, as squares of the backbone's own size."""
-        config = setting.config
-        if not isinstance(model.prompt, TokenPrompts) or not wants_images(config.prompt):
+        config = context.config
+        if not isinstance(model.prompt, TokenPrompts) or not config.prompt.needs_images:
             return None
         assert isinstance(model, Detector)
         side = model.backbone.preprocess.size
-        loader = box_loader(setting, BoxTransform(side, side), setting.data.train[:INIT_IMAGES])
+        loader = box_loader(context, BoxTransform(side, side), context.data.train[:INIT_IMAGES])
         squares: list[Tensor] = []
         targets: list[Target] = []
         for batch in loader.epoch(0):
             targets += batch.labels
             for image in batch.images:
                 whole = torch.nn.functional.interpolate(image[None].float(), (side, side), mode="bilinear")
-                squares.append(model.normalise(whole[0].round().to(torch.uint8).to(setting.device)))
+                squares.append(model.normalise(whole[0].round().to(torch.uint8).to(context.device)))
         start(model.prompt, config.prompt, model.backbone, [torch.stack(squares)], config.train.seed, [targets])
         return None
 
-    def untrained(self, model: Prompted, setting: Setting) -> tuple[Prompted, Setting]:
-        """The model itself: nothing was evaluated before training."""
-        return model, setting
-
-    def finish(self, model: Prompted, setting: Setting) -> None:
-        """Nothing is fitted after training."""
-
-    def is_trainable(self, model: Prompted) -> bool:
-        """Whether the model has trainable parameters."""
-        return any(True for _ in model.trainable())
-
-    def training_parts(self, model: Prompted, setting: Setting) -> TrainingParts:
+    def training_parts(self, model: AnyDetector, context: RunContext) -> TrainingParts:
         """Create batches, objective and validation of a run."""
-        detector = _detector(model)
-        data = setting.data
-        loader = box_loader(
-            setting, _training_transform(model, setting), data.train, "train", shuffle=True, distributed=True
-        )
+        data = context.data
+        transform = _training_transform(model, context)
+        loader = box_loader(context, transform, data.train, "train", shuffle=True, distributed=True)
         part, several = DividedBatch(), ranks().count > 1
         if several:
-            detector.divide(part)
+            model.divide(part)
 
         def objective(images: list[Tensor], targets: list[Target]) -> tuple[Tensor, None]:
             part.images = sum(target.width > 0 for target in targets)  # a blank image has no original
-            return detector.loss(images, targets), None
+            return model.loss(images, targets), None
 
-        def validate() -> dict[str, Any]:
-            return self.measure(model, setting, data.val, "val")
+        def validate() -> Score:
+            return Score(self.measure(model, context, data.val, "val")["map"] or 0.0)
 
         return TrainingParts(loader, objective, validate if data.val else None, loaders=[loader], collective=several)
 
     def measure(
-        self, model: Prompted, setting: Setting, records: Sequence[Record], split: str, folder: Path | None = None
-    ) -> dict[str, Any]:
+        self, model: AnyDetector, context: RunContext, records: Sequence[Record], split: str, folder: Path | None = None
+    ) -> DetectionMetrics:
         """COCO metrics of a trained model, in pixels of the images; with a folder, its boxes are written there."""
         # The number of passes depends on the sizes of images, and all processes of a sharded backbone run the same.
-        distributed = not setting.config.train.shard
-        predicted, wanted = predictions(model, setting, records, split, distributed=distributed)
-        measured = detection_metrics(predicted, wanted, setting.data.classes)
+        distributed = not context.config.train.shard
+        predicted, wanted = predictions(model, context, records, split, distributed=distributed)
+        measured = detection_metrics(predicted, wanted, context.data.classes)
         if folder is not None:
-            write_json(folder / f"predictions-{split}.json", _rows(records, predicted, setting.data.classes))
+            write_json(folder / f"predictions-{split}.json", _rows(records, predicted, context.data.classes))
         measured["map"] = measured["map"] or 0.0
         return measured
 
-    def trial(self, model: Prompted, count: int, device: torch.device) -> Tensor:
+    def trial(self, model: AnyDetector, count: int, device: torch.device) -> Tensor:
         """The loss of a pass over `count` blank images with one box each, for estimating memory."""
         side = _side(model)
         box = torch.tensor([[0.25, 0.25, 0.75, 0.75]], device=device) * side
@@ -147,47 +133,42 @@ class Detection:
         target = Target(box, zero, zero.bool(), side, side)
         images = [torch.zeros(3, side, side, dtype=torch.uint8, device=device)] * count
         model.train()
-        loss = _detector(model).loss(images, [target] * count)
+        loss = model.loss(images, [target] * count)
         model.eval()
         return loss
 
-    def pictures(self, model: Prompted, setting: Setting, measured: dict[str, Any], folder: Path) -> None:
+    def plots(self, model: AnyDetector, context: RunContext, measured: Mapping[str, Metrics], folder: Path) -> None:
         """Precision-recall curves, and images with predicted and true boxes."""
         split = next((split for split in ("test", "val") if measured.get(split)), None)
         if split is None:  # validation was merged into training, and test is not used
             return
         detection_plots.precision_png(measured[split]["precision"], folder / "precision-recall.png")
-        records = [record for record in setting.data.split(split) if isinstance(record, BoxRecord)][:12]
-        predicted = _read_predictions(folder / f"predictions-{split}.json", setting.data.classes)
+        records = [record for record in context.data.split(split) if isinstance(record, BoxRecord)][:12]
+        predicted = _read_predictions(folder / f"predictions-{split}.json", context.data.classes)
         detection_plots.grid_png(
-            records, predicted[:12], setting.data.classes, setting.config.data.max_pixels, folder / "boxes.png"
+            records, predicted[:12], context.data.classes, context.config.data.max_pixels, folder / "boxes.png"
         )
 
 
-def sizes(config: RunConfig, model: Prompted) -> tuple[int, int]:
+def sizes(config: RunConfig, model: AnyDetector) -> tuple[int, int]:
     """Short side and maximum long side of images, in pixels."""
     head: Any = config.head
     size = head.size or _side(model)
     return size, int(size * head.longest)
 
 
-def _side(model: Prompted) -> int:
+def _side(model: AnyDetector) -> int:
     """Default short side of images: twice the backbone's image size."""
     own = model.backbone.preprocess.size
     return own if isinstance(model, FrozenDetector) else 2 * own
 
 
-def _training_transform(model: Prompted, setting: Setting) -> BoxTransform:
-    return BoxTransform(*sizes(setting.config, model), setting.config.data.augment)
-
-
-def _detector(model: Prompted) -> Detector | FrozenDetector:
-    assert isinstance(model, Detector | FrozenDetector)
-    return model
+def _training_transform(model: AnyDetector, context: RunContext) -> BoxTransform:
+    return BoxTransform(*sizes(context.config, model), context.config.data.augment)
 
 
 def box_loader(
-    setting: Setting,
+    context: RunContext,
     transform: BoxTransform,
     records: Sequence[Record],
     split: str = "",
@@ -196,7 +177,7 @@ def box_loader(
 ) -> Loader:
     """Batches of records with boxes. `distributed` splits them across processes, by image for training and by batch for
     evaluation; otherwise every process gets all of them."""
-    config = setting.config
+    config = context.config
     if not all(isinstance(record, BoxRecord) for record in records):
         raise UserError(f"{config.data.path} has no boxes; choose task=classification")
     return loader_of(
@@ -205,9 +186,9 @@ def box_loader(
         batch_size=config.train.batch_size,
         seed=config.train.seed,
         shuffle=shuffle,
-        drop_last=shuffle and setting.drop_last,
+        drop_last=shuffle and context.drop_last,
         workers=default_workers() if config.data.workers is None else config.data.workers,
-        cache=setting.caches.get(split),
+        cache=context.caches.get(split),
         max_pixels=config.data.max_pixels,
         rank=ranks().rank if distributed else 0,
         ranks=ranks().count if distributed else 1,
@@ -217,25 +198,24 @@ def box_loader(
 
 
 def predictions(
-    model: Prompted, setting: Setting, records: Sequence[Record], split: str = "", distributed: bool = False
+    model: AnyDetector, context: RunContext, records: Sequence[Record], split: str = "", distributed: bool = False
 ) -> tuple[list[Found], list[Found]]:
     """Predicted and true boxes of records in pixels of the images, on the CPU.
 
     Args:
         model: a detector.
-        setting: context of the run.
+        context: context of the run.
         records: records with boxes.
         split: the split that consists of these records; "" for others.
         distributed: split the batches across processes.
     """
-    detector = _detector(model)
-    loader = box_loader(setting, BoxTransform(*sizes(setting.config, model)), records, split, distributed=distributed)
+    loader = box_loader(context, BoxTransform(*sizes(context.config, model)), records, split, distributed=distributed)
     predicted: list[Found] = []
     index = [torch.zeros(0, dtype=torch.int64)]
-    with setting.console.progress(len(loader), f"evaluating {split}".rstrip()) as bar:
+    with context.console.progress(len(loader), f"evaluating {split}".rstrip()) as bar:
         for batch in loader.epoch(0):
-            with setting.autocast():
-                found = detector.detect([image.to(setting.device) for image in batch.images])
+            with context.autocast():
+                found = model.detect([image.to(context.device) for image in batch.images])
             predicted += [restored(one, image, target) for one, image, target in zip(found, batch.images, batch.labels)]
             index.append(batch.index)
             bar.advance(1, images=len(batch.images))

@@ -16,18 +16,18 @@ from vpt.heads.label_mapping import LabelMap, confusion_counts, frequency_map, r
 from vpt.heads.tip_adapter import TipAdapter
 from vpt.heads.zero_shot import class_features
 from vpt.models.classifier import PromptedModel
-from vpt.training.context import Setting
+from vpt.training.context import RunContext
 from vpt.training.predict_loop import collect
 from vpt.utils.errors import UserError
 
 
-def make_head(model: PromptedModel, setting: Setting) -> None:
+def make_head(model: PromptedModel, context: RunContext) -> None:
     """Compute a head from data before training."""
-    head, config, data = model.head, setting.config.head, setting.data
+    head, config, data = model.head, context.config.head, context.data
     if isinstance(head, TipAdapter | LabelMap) and data.multilabel:
         raise UserError(f"head.kind={config.kind} needs one label per image; choose head=linear for several")
     if isinstance(head, TipAdapter):
-        _remember(head, model, setting)
+        _remember(head, model, context)
     if not isinstance(head, LabelMap) or not isinstance(config, LabelMapHead):
         return
     classes, each = len(data.classes), config.sources
@@ -35,26 +35,26 @@ def make_head(model: PromptedModel, setting: Setting) -> None:
         case "first":
             head.index.copy_(torch.arange(classes * each).view(each, classes).T)
         case "random":
-            head.index.copy_(random_map(head.sources, classes, each, setting.config.train.seed))
+            head.index.copy_(random_map(head.sources, classes, each, context.config.train.seed))
         case "semantic":
             head.index.copy_(_map_by_names(model, config, data.classes))
         case "frequency":
-            map_by_frequency(model, setting)
+            map_by_frequency(model, context)
 
 
-def map_by_frequency(model: PromptedModel, setting: Setting) -> None:
+def map_by_frequency(model: PromptedModel, context: RunContext) -> None:
     """Map source classes by the backbone's predictions on the training images, with the current prompt."""
     assert isinstance(model.head, LabelMap)
-    loader = setting.loader(model, setting.data.train, "train")
+    loader = context.loader(model, context.data.train, "train")
     model.eval()
     constants = model.constants()
 
     def predicted(images: Tensor) -> Tensor:
         return model.features(images, constants).argmax(1)
 
-    found, labels = collect(predicted, loader, setting.device, setting.autocast, setting.console, "mapping labels")
+    found, labels = collect(predicted, loader, context, "mapping labels")
     loader.close()
-    counts = confusion_counts(found.long(), labels.long(), model.head.sources, len(setting.data.classes))
+    counts = confusion_counts(found.long(), labels.long(), model.head.sources, len(context.data.classes))
     model.head.index.copy_(frequency_map(counts, model.head.index.shape[1]))
 
 
@@ -74,35 +74,33 @@ def _map_by_names(model: PromptedModel, head: LabelMapHead, classes: Sequence[st
 
 
 @torch.no_grad()
-def _remember(head: TipAdapter, model: PromptedModel, setting: Setting) -> None:
+def _remember(head: TipAdapter, model: PromptedModel, context: RunContext) -> None:
     """Compute the cache of Tip-Adapter: mean features of each training image over augmented views."""
-    config, records = setting.config, setting.data.train
+    config, records = context.config, context.data.train
     assert isinstance(config.head, TipHead)
-    loader = setting.loader(model, records, "train", training=True)
+    loader = context.loader(model, records, "train", training=True)
     model.eval()
-    total = torch.zeros(len(records), head.fixed.shape[1], device=setting.device)
+    total = torch.zeros(len(records), head.fixed.shape[1], device=context.device)
     # Without augmentation all views are equal.
     passes = 1 if config.data.augment == "none" else config.head.passes
     for number in range(passes):
         for batch in loader.epoch(number):
-            with setting.autocast():
-                features = model.features(batch.images.to(setting.device))
-            total[batch.index.to(setting.device)] += features.float()
+            with context.autocast():
+                features = model.features(batch.images.to(context.device))
+            total[batch.index.to(context.device)] += features.float()
     loader.close()
     head.remember(total / passes, torch.tensor([record.labels[0] for record in records]))
 
 
-def finish_head(model: PromptedModel, setting: Setting) -> None:
+def finish_head(model: PromptedModel, context: RunContext) -> None:
     """Choose alpha and beta of a Tip-Adapter on validation images, after training."""
-    head, config = model.head, setting.config.head
-    if not isinstance(head, TipAdapter) or not isinstance(config, TipHead) or not setting.data.val:
+    head, config = model.head, context.config.head
+    if not isinstance(head, TipAdapter) or not isinstance(config, TipHead) or not context.data.val:
         return
-    loader = setting.loader(model, setting.data.val, "val")
+    loader = context.loader(model, context.data.val, "val")
     model.eval()
-    features, labels = collect(
-        model.features, loader, setting.device, setting.autocast, setting.console, "choosing alpha and beta"
-    )
+    features, labels = collect(model.features, loader, context, "choosing alpha and beta")
     loader.close()
-    device = setting.device
+    device = context.device
     alpha, beta, accuracy = head.search(features.to(device), labels.to(device), config.alpha, config.beta)
-    setting.console.say(f"alpha {alpha:.3g} and beta {beta:.3g} chosen by validation accuracy {accuracy:.4f}")
+    context.console.say(f"alpha {alpha:.3g} and beta {beta:.3g} chosen by validation accuracy {accuracy:.4f}")

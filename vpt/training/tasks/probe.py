@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ from vpt.metrics import classification as metrics
 from vpt.models.classifier import PromptedModel, plan_for
 from vpt.prompts.base import TokenPrompts
 from vpt.training.checkpoint import Baseline
-from vpt.training.context import Setting
+from vpt.training.context import RunContext
 from vpt.training.losses import class_weights
 from vpt.training.predict_loop import collect
 from vpt.training.step import Forward
@@ -28,22 +27,22 @@ MOST_WORK = 2e9  # maximum number of multiplications per evaluation of the objec
 START_STRENGTH = 1.0
 
 
-def fit_head(model: PromptedModel, setting: Setting) -> Baseline | None:
+def fit_head(model: PromptedModel, context: RunContext) -> Baseline | None:
     """Fit the model's linear head by logistic regression; None if the settings do not ask for it.
 
     The features are those of the backbone without token prompts, because random prompts would perturb them. The
     strength of the L2 penalty is chosen on validation, or by cross-validation without such a split.
     """
-    if not setting.config.starts_from_probe:
+    if not context.config.starts_from_probe:
         return None
-    data, console = setting.data, setting.console
+    data, console = context.data, context.console
     model.eval()
     with torch.inference_mode():
         read = _reader(model)
-        features, labels = _collected(model, setting, read, _chosen(model, setting), "train")
-        val = _collected(model, setting, read, data.val, "val") if data.val else None
+        features, labels = _collected(model, context, read, _chosen(model, context), "train")
+        val = _collected(model, context, read, data.val, "val") if data.val else None
     counts = [sum(label in record.labels for record in data.train) for label in range(len(data.classes))]
-    weights = class_weights(setting.config.train.class_weights, counts)
+    weights = class_weights(context.config.train.class_weights, counts)
     targets = Targets.of(labels.numpy(), len(data.classes), None if weights is None else weights.numpy())
     score = None
     if val is None:
@@ -56,11 +55,11 @@ def fit_head(model: PromptedModel, setting: Setting) -> Baseline | None:
     if val is not None:
         metric = metrics.main_metric(data.multilabel)
         with torch.inference_mode():
-            logits = model.head(val[0].to(setting.device)).float().cpu()
-        measured: dict[str, Any] = metrics.classification_metrics(
+            logits = model.head(val[0].to(context.device)).float().cpu()
+        measured = metrics.classification_metrics(
             logits.numpy(), val[1].numpy(), classes=data.classes, multilabel=data.multilabel
         )
-        score = float(measured[metric])
+        score = metrics.score_of(measured)
         console.say(f"epoch 0: linear probe, validation {metric} {score:.4f} (L2 {probe.strength:.2g})")
     state = {name: value.to("cpu", copy=True) for name, value in model.owned_state().items()}
     if probe.strength < START_STRENGTH:
@@ -68,12 +67,12 @@ def fit_head(model: PromptedModel, setting: Setting) -> Baseline | None:
     return Baseline(score, state)
 
 
-def without_prompt(model: PromptedModel, setting: Setting) -> tuple[PromptedModel, Setting]:
+def without_prompt(model: PromptedModel, context: RunContext) -> tuple[PromptedModel, RunContext]:
     """The model of epoch 0: its head on the backbone without token prompts."""
     if not _leaves_out_prompt(model):
-        return model, setting
-    probe = PromptedModel(model.backbone, None, model.head, model.pool, model.owns_buffers).to(setting.device)
-    return probe, replace(setting, config=setting.config.model_copy(update={"prompt": NoPrompt()}))
+        return model, context
+    probe = PromptedModel(model.backbone, None, model.head, model.pool, model.owns_buffers).to(context.device)
+    return probe, replace(context, config=context.config.model_copy(update={"prompt": NoPrompt()}))
 
 
 def _leaves_out_prompt(model: PromptedModel) -> bool:
@@ -90,24 +89,24 @@ def _reader(model: PromptedModel) -> Forward:
     return lambda images: model.backbone.features(model.normalise(images), steps, model.pool)
 
 
-def _chosen(model: PromptedModel, setting: Setting) -> Sequence[Record]:
+def _chosen(model: PromptedModel, context: RunContext) -> Sequence[Record]:
     """Training images that the head is fitted to: all, or a random subset that limits the time."""
-    records, classes = setting.data.train, len(setting.data.classes)
+    records, classes = context.data.train, len(context.data.classes)
     last = _last(model)
     most = min(MOST_IMAGES, max(10 * classes, int(MOST_WORK / (last.in_features * classes))))
     if len(records) <= most:
         return records
-    order = torch.randperm(len(records), generator=torch.Generator().manual_seed(setting.config.train.seed))
+    order = torch.randperm(len(records), generator=torch.Generator().manual_seed(context.config.train.seed))
     return [records[place] for place in sorted(order[:most].tolist())]
 
 
 def _collected(
-    model: PromptedModel, setting: Setting, read: Forward, records: Sequence[Record], split: str
+    model: PromptedModel, context: RunContext, read: Forward, records: Sequence[Record], split: str
 ) -> tuple[Tensor, Tensor]:
-    whole = len(records) == len(setting.data.split(split))
-    loader = setting.loader(model, records, split if whole else "", distributed=True)
+    whole = len(records) == len(context.data.split(split))
+    loader = context.loader(model, records, split if whole else "", distributed=True)
     try:
-        return collect(read, loader, setting.device, setting.autocast, setting.console, f"features of {split}")
+        return collect(read, loader, context, f"features of {split}")
     finally:
         loader.close()
 

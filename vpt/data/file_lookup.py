@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vpt.data.annotation_text import one_form, printable
 from vpt.data.datasets.entries import is_image
-from vpt.data.detection.text import one_form, printable
 from vpt.utils.errors import UserError
 
 

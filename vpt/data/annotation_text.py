@@ -24,15 +24,6 @@ def printable(text: object, limit: int = 60) -> str:
     return repr(text if len(text) <= limit else f"{text[:limit]}...")
 
 
-def visible(text: str) -> str:
-    r"""Text unchanged if all of it is visible, else in quotes and escaped.
-
-    >>> print(visible("a b"), visible("a\u200b"), visible("a "))
-    a b 'a\u200b' 'a '
-    """
-    return text if text.isprintable() and text == text.strip() and text else printable(text, 200)
-
-
 def escaped(text: str) -> str:
     r"""Text with invisible characters escaped, except line feeds.
 

@@ -1,0 +1,97 @@
+"""Prediction of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from vpt.data.decode import decode
+from vpt.heads.zero_shot import ZeroShot
+from vpt.inference.image_inputs import Picture, find_images
+from vpt.inference.predictor import Predictor
+from vpt.inference.results import Classification
+from vpt.metrics.probabilities import probabilities
+from vpt.models.artifact import Artifact
+from vpt.models.classifier import PromptedModel
+from vpt.prompts.pixel.to_image import pixels_of
+from vpt.training.context import evaluation_transform
+from vpt.training.predict_loop import inference
+from vpt.training.step import Forward
+from vpt.utils.errors import UserError
+from vpt.utils.precision import Precision
+
+
+class Classifier(Predictor):
+    """Image classifier; everything that does not depend on the image is computed once.
+
+    Args:
+        model: the trained model.
+        artifact: its artifact.
+        forward: the model for inference.
+        precision: precision of the passes.
+    """
+
+    result_type = Classification
+    options = frozenset({"classes", "prompted"})
+
+    def __init__(
+        self, model: PromptedModel, artifact: Artifact, forward: Forward | None = None, precision: Precision = "fp32"
+    ) -> None:
+        super().__init__(model, artifact, precision)
+        self._forward = forward or inference(model)
+        self.transform = evaluation_transform(model, artifact.config.data)
+
+    def with_classes(self, names: Sequence[str]) -> Classifier:
+        """A classifier for other class names on the same backbone, if the head reads names; this one does not change.
+
+        Raises:
+            UserError: a head with fixed classes, or fewer than two different names.
+        """
+        if not isinstance(self.model.head, ZeroShot):
+            raise UserError(
+                f"{self.artifact.path} has a head with fixed classes; only head=zeroshot supports new names"
+            )
+        if len(set(names)) != len(names) or len(names) < 2:
+            raise UserError(f"specify two or more different class names, not {', '.join(names) or 'none'}")
+        named = replace(self.artifact, classes=tuple(names))
+        return Classifier(self.model.with_names(names), named, precision=self.precision)
+
+    @torch.inference_mode()
+    def prompted(self, images: Picture | Sequence[Picture]) -> Iterator[tuple[str, np.ndarray]]:
+        """Names and images (S, S, 3) uint8 as the backbone sees them: cropped, with the pixel prompt.
+
+        Raises:
+            UserError: there are no images, or an image cannot be read (BadImage).
+        """
+        for name, source in find_images(images):
+            square = self.transform(decode(source, self._data.max_pixels, name, window=self._data.window), 0)
+            seen = self.model.normalise(square[None].to(self._device))
+            yield name, pixels_of(seen, self.model.mean / 255, self.model.std / 255)[0]
+
+    @property
+    def view(self) -> Any:
+        """See Predictor.view."""
+        return self.transform
+
+    @torch.inference_mode()
+    def answer(
+        self, names: Sequence[str], inputs: Sequence[torch.Tensor], sizes: Sequence[tuple[int, ...]], top: int
+    ) -> list[Classification]:
+        """See Predictor.answer."""
+        with self._autocast():
+            logits = self._forward(torch.stack(list(inputs)).to(self._device)).float().cpu()
+        if not torch.isfinite(logits).all():
+            raise self._not_finite()
+        scores = probabilities(logits, self.artifact.multilabel)
+        return [self.result(name, row, top) for name, row in zip(names, scores, strict=True)]
+
+    def result(self, name: str, scores: torch.Tensor, top: int) -> Classification:
+        """Convert scores (K,) from 0 to 1 to a result."""
+        best = scores.sort(descending=True, stable=True)
+        count = min(top, len(self.classes))
+        labels = tuple(self.classes[index] for index in best.indices[:count].tolist())
+        return Classification(name, labels, best.values[:count].numpy(), self.artifact.multilabel)
