@@ -66,7 +66,13 @@ def default_callbacks(config: RunConfig) -> list[Callback]:
         from vpt.training.e2vpt_pruning import Pruning
 
         found.append(Pruning(prompt))
-    return [*found, Checkpoint(train.checkpoint_minutes)]  # last: it saves the state that the others have changed
+    from vpt.training.running_artifacts import RunningArtifacts
+
+    return [
+        *found,
+        RunningArtifacts(),
+        Checkpoint(train.checkpoint_minutes),
+    ]  # last: it saves the state that the others have changed
 
 
 class ProgressBar(Callback):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +19,22 @@ from vpt.interop.export.sample_images import noise, windowed
 from vpt.metrics.probabilities import probabilities
 from vpt.utils.errors import UserError
 
-LARGEST_BATCH = 1024
+LARGEST_BATCH, LARGEST_SIDE = 1024, 16_384
+Size = tuple[int, int] | None
+
+
+class Agreement(NamedTuple):
+    """Comparison of a written file with `vpt predict` on photos.
+
+    Args:
+        photos: number of photos.
+        same: of these, those with the same most confident class.
+        difference: largest difference of a score.
+    """
+
+    photos: int
+    same: int
+    difference: float
 
 
 class FoldedClassifier(nn.Module):
@@ -24,14 +42,14 @@ class FoldedClassifier(nn.Module):
 
     Args:
         predictor: a loaded classifier; the operations of its prompt become constants.
-        size: height and width of the images; unless it is the model's own input size, images are resized and cropped as
-            at prediction.
+        size: height and width of the images; None for photos of any size. They are resized and cropped as at
+            prediction; only squares of the model's own size, if it is given, are taken as they are.
 
     Raises:
         UserError: test-time tuning, whose forward pass depends on more than one image.
     """
 
-    def __init__(self, predictor: Classifier, size: tuple[int, int]) -> None:
+    def __init__(self, predictor: Classifier, size: Size = None) -> None:
         super().__init__()
         model = predictor.model
         if model.test_time is not None:
@@ -40,7 +58,8 @@ class FoldedClassifier(nn.Module):
         self.multilabel = predictor.artifact.multilabel
         self.size = size
         assert isinstance(predictor.transform, EvalTransform)
-        self.square = Square(predictor.transform, size)
+        self.prepared = size == (predictor.transform.size, predictor.transform.size)
+        self.square: nn.Module = nn.Identity() if self.prepared else Square(predictor.transform)
         # Constants must not be inference tensors, which cannot be traced.
         with torch.no_grad():
             self.layers: list[LayerPrompt] | None = model.constants()
@@ -57,15 +76,60 @@ class FoldedClassifier(nn.Module):
 
 def program_of(folded: FoldedClassifier, predictor: Classifier) -> Program:
     """The program to write."""
+    height, width = folded.size or ("height", "width")
     metadata = {
         "classes": list(predictor.classes),
         "scores": "sigmoid" if folded.multilabel else "softmax",
-        "images": f"uint8 (batch, {folded.size[0]}, {folded.size[1]}, 3), RGB",
+        "images": f"uint8 (batch, {height}, {width}, 3), RGB",
+        "preprocessing": recipe(predictor, inside=not folded.prepared),
         "backbone": predictor.model.backbone.name,
         **windowed(predictor.artifact.config.data.window),
     }
-    batch = {0: torch.export.Dim("batch", min=1, max=LARGEST_BATCH)}
-    return Program(folded, noise(2, folded.size), "images", ("scores",), batch, metadata)
+    axes = {0: torch.export.Dim("batch", min=1, max=LARGEST_BATCH)}
+    if folded.size is None:
+        axes |= {axis: torch.export.Dim(name, min=1, max=LARGEST_SIDE) for axis, name in ((1, "height"), (2, "width"))}
+    return Program(folded, noise(2, folded.size or (70, 90)), "images", ("scores",), axes, metadata)
+
+
+def recipe(predictor: Classifier, inside: bool) -> dict[str, Any]:
+    """How a photo becomes the input of the network, for the metadata of a file.
+
+    Args:
+        predictor: the classifier.
+        inside: whether the file resizes and crops photos; if not, the caller must.
+    """
+    transform, pre = predictor.transform, predictor.model.backbone.preprocess
+    assert isinstance(transform, EvalTransform)
+    side = transform.size
+    steps: dict[str, Any] = {
+        "crop": {"resize_short_side": math.floor(side / transform.crop_pct), "center_crop": [side, side]},
+        "squash": {"resize": [side, side]},
+        "pad": {"resize_long_side": side, "pad_around_to": [side, side], "pad_rgb": list(transform.fill)},
+    }[transform.resize]
+    return {
+        "resize_and_crop": "inside" if inside else "not inside: do this first",
+        **steps,
+        "interpolation": transform.interpolation,
+        "antialias": transform.interpolation != "nearest",
+        "normalisation": "inside",
+        "mean": list(pre.mean),
+        "std": list(pre.std),
+        "input_range": [0, 255],
+        "layout": "batch, height, width, RGB",
+    }
+
+
+def in_words(steps: dict[str, Any]) -> str:
+    """The recipe of photos as a sentence."""
+    filtered = f"{steps['interpolation']}, antialiased" if steps["antialias"] else steps["interpolation"]
+    if "resize_short_side" in steps:
+        side = steps["center_crop"][0]
+        return (
+            f"resize the short side to {steps['resize_short_side']} pixels ({filtered}), crop the {side}x{side} centre"
+        )
+    if "resize_long_side" in steps:
+        return f"resize the long side to {steps['resize_long_side']} pixels ({filtered}), pad to a square with {steps['pad_rgb']}"
+    return f"resize to {steps['resize'][0]}x{steps['resize'][1]} pixels ({filtered}), whatever the aspect ratio"
 
 
 @torch.inference_mode()
@@ -77,3 +141,23 @@ def compare(folded: FoldedClassifier, run: Run, batches: Sequence[Tensor]) -> fl
         batches: uint8, (B, H, W, 3).
     """
     return max(float((run(batch)[0] - folded(batch)).abs().max()) for batch in batches)
+
+
+@torch.inference_mode()
+def agreement(predictor: Classifier, run: Run, photos: Sequence[np.ndarray]) -> Agreement:
+    """Compare the written file with prediction, which resizes with Pillow.
+
+    Args:
+        predictor: the classifier.
+        run: the written file.
+        photos: uint8, (H, W, 3).
+    """
+    same, worst = 0, 0.0
+    for number, pixels in enumerate(photos):
+        theirs = run(torch.from_numpy(pixels)[None])[0][0].numpy()
+        (found,) = predictor.batch([f"photo {number}"], [pixels], len(predictor.classes))
+        by_name = dict(zip(found.labels, found.scores.tolist(), strict=True))
+        mine = np.array([by_name[name] for name in predictor.classes])
+        same += int(theirs.argmax() == mine.argmax())
+        worst = max(worst, float(np.abs(theirs - mine).max()))
+    return Agreement(len(photos), same, worst)

@@ -7,16 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import torch
+
 from vpt.inference.image_inputs import Picture
 from vpt.inference.predictor import BoxPredictor, Classifier, load
 from vpt.interop.export import classifier, detector
 from vpt.interop.export.onnx import SUFFIX, Format, Program, Run, latency, opened, write
 from vpt.interop.export.parity import Difference
-from vpt.interop.export.sample_images import drawn, noise, photos
+from vpt.interop.export.sample_images import decoded, drawn, noise, photos, real_photos
 from vpt.utils.atomic_io import write_atomic
 from vpt.utils.errors import UserError
 
 CLOSE = 1e-3  # tolerance of scores from 0 to 1 between runtimes
+RESIZED = 0.03  # the same for photos, of which the file resizes a few pixels by one level otherwise than Pillow
 ALONE = 0.05  # tolerated fraction of boxes that only one runtime finds; see parity.py
 
 T = TypeVar("T")
@@ -34,6 +37,8 @@ class Exported:
         milliseconds: median time of one image.
         boxes: number of compared boxes; None for a classifier.
         pixels: largest difference of box edges; None for a classifier.
+        photos: comparison of a classifier with `vpt predict` on photos of several sizes.
+        recipe: what must be done to a photo before it is given to the file; "" if nothing.
     """
 
     path: Path
@@ -42,6 +47,8 @@ class Exported:
     milliseconds: float
     boxes: int | None = None
     pixels: float | None = None
+    photos: classifier.Agreement | None = None
+    recipe: str = ""
 
 
 def export(
@@ -59,8 +66,9 @@ def export(
         artifact: artifact file or run folder.
         output: the file to write; default: next to the artifact.
         format: onnx, or torch (.pt2).
-        size: height and width of input images, which are resized (for a classifier also cropped) inside; default: a
-            classifier's own input size, a square of a detector's short side.
+        size: height and width of input images, which are resized (for a classifier also cropped) inside; default: any
+            size for a classifier, a square of the short side for a detector. Squares of a classifier's own size, if
+            given here, are taken as they are.
         weights: file of the backbone's weights, as in `vpt.load`.
         check: photos to check the file with, in addition to synthetic images and noise.
         backbone: name of the backbone, as in `vpt.load`.
@@ -74,24 +82,31 @@ def export(
     if isinstance(predictor, BoxPredictor):
         return _detector(predictor, path, format, size or detector.default_size(predictor), check)
     assert isinstance(predictor, Classifier)
-    side = predictor.model.image_size
-    return _classifier(predictor, path, format, size or (side, side), check)
+    return _classifier(predictor, path, format, size, check)
 
 
-def _classifier(predictor: Classifier, path: Path, format: Format, size: tuple[int, int], check: Check) -> Exported:
+def _classifier(
+    predictor: Classifier, path: Path, format: Format, size: tuple[int, int] | None, check: Check
+) -> Exported:
     folded = classifier.FoldedClassifier(predictor, size).requires_grad_(False).eval()
-    batches = [noise(count, size) for count in (1, 3, 8)] + (
-        [] if check is None else [photos(check, size, predictor.artifact.config.data.window)]
-    )
+    window, samples = predictor.artifact.config.data.window, real_photos(size)
+    if check is not None:
+        samples += decoded(check, window) if size is None else list(photos(check, size, window).numpy())
+    batches = [noise(count, size or (60 + count, 64)) for count in (1, 3, 8)]
+    batches += [torch.from_numpy(pixels)[None] for pixels in samples]
 
-    def tried(run: Run) -> tuple[float, float]:
+    def tried(run: Run) -> tuple[float, classifier.Agreement | None, float]:
         worst = classifier.compare(folded, run, batches)
         if not worst < CLOSE:
             raise UserError(f"{path} was not written, because its scores would differ by {worst:.2g}")
-        return worst, latency(run, batches[0])
+        found = None if folded.prepared else classifier.agreement(predictor, run, samples)
+        if found is not None and not found.difference < RESIZED:
+            raise UserError(f"{path} was not written: scores of photos would differ by {found.difference:.2g}")
+        return worst, found, latency(run, batches[3])
 
-    worst, taken = _written(classifier.program_of(folded, predictor), format, path, tried)
-    return Exported(path, path.stat().st_size, worst, taken)
+    worst, found, taken = _written(classifier.program_of(folded, predictor), format, path, tried)
+    steps = classifier.in_words(classifier.recipe(predictor, inside=False)) if folded.prepared else ""
+    return Exported(path, path.stat().st_size, worst, taken, photos=found, recipe=steps)
 
 
 def _detector(predictor: BoxPredictor, path: Path, format: Format, size: tuple[int, int], check: Check) -> Exported:
