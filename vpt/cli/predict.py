@@ -28,13 +28,18 @@ def add(commands: Any) -> None:
         "predict", help="predict classes or boxes for images", description="Predict classes or boxes for images."
     )
     parser.add_argument("artifact", metavar="RUN|ARTIFACT", help="run folder or artifact")
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders or globs")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, globs or http(s) addresses")
     parser.add_argument("--format", choices=["table", "json", "csv", "coco"], default="table", help="default: table")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="number of classes per image (default: 5)")
-    parser.add_argument("--score", type=float, default=0.3, help="minimum score of boxes (default: 0.3)")
+    parser.add_argument(
+        "--score", type=float, help="minimum score of boxes (default: that of the best F1 on validation, else 0.3)"
+    )
+    parser.add_argument(
+        "--iou", type=float, help="IoU above which the less confident of two boxes is left out (default: as trained)"
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help="write to this file instead of stdout")
     parser.add_argument(
-        "--draw", type=Path, metavar="DIR", help="save images with boxes drawn; small ones are enlarged"
+        "--draw", type=Path, metavar="DIR", help="save images with boxes or classes drawn; small ones are enlarged"
     )
     parser.add_argument("--classes", metavar="A,B,...", help="other class names, if the head is zero-shot")
     parser.add_argument(
@@ -56,6 +61,9 @@ def _predict(options: argparse.Namespace) -> int:
     from vpt.data.deep_images import explained
     from vpt.inference.image_inputs import find_images
     from vpt.inference.predictor import BoxPredictor, Classifier, load
+    from vpt.inference.url_image import is_url
+    from vpt.metrics.best_score import shown_score
+    from vpt.models.artifact import unfinished
 
     find_images(options.images)  # report a misspelt path before building the backbone
     predictor = load(
@@ -65,19 +73,23 @@ def _predict(options: argparse.Namespace) -> int:
         precision=options.precision,
         backbone=options.backbone,
         templates=options.templates,
+        overlap=options.iou,
     )
+    if note := unfinished(options.artifact):
+        say(f"vpt: {note}")
     finds_boxes = isinstance(predictor, BoxPredictor)
     _refuse(options, finds_boxes)
     if options.classes is not None:
         assert isinstance(predictor, Classifier)
         predictor = predictor.with_classes([name.strip() for name in options.classes.split(",") if name.strip()])
+    least = shown_score(predictor.artifact.metrics) if options.score is None else options.score
     results: list[Any] = []
     bad: list[BadImage] = []
     for found in predictor.predict_each(options.images, options.batch_size, options.top):
         if isinstance(found, BadImage):
             bad.append(found)
         else:
-            results.append(found.above(options.score) if finds_boxes else found)  # type: ignore[union-attr]
+            results.append(found.above(least) if finds_boxes else found)  # type: ignore[union-attr]
     text = _text(results, options.format, finds_boxes, unicode=options.output is not None or speaks_utf8())
     if options.output is not None:
         write_text(options.output, text)
@@ -85,10 +97,13 @@ def _predict(options: argparse.Namespace) -> int:
         sys.stdout.write(text)
     for note in [*predictor.model.backbone.notes, *explained(predictor.artifact.config.data.window, predictor.deep)]:
         print(f"vpt: {note}", file=sys.stderr)
+    if finds_boxes and options.score is None:
+        say(f"vpt: boxes with a score of at least {least:g}; --score changes that")
     for error in bad:
         say(f"vpt: not predicted: {error}")
     if options.prompted is not None:
-        _write_prompted(predictor, [original(result.image) for result in results], options.prompted)
+        images = [result.image if is_url(result.image) else original(result.image) for result in results]
+        _write_prompted(predictor, images, options.prompted)
     if options.draw is not None:
         _write_drawn(predictor, results, options.draw)
     if bad and not results:
@@ -99,30 +114,33 @@ def _predict(options: argparse.Namespace) -> int:
 def _refuse(options: argparse.Namespace, finds_boxes: bool) -> None:
     if finds_boxes and (options.classes or options.prompted):
         raise UserError("--classes and --prompted are for classification; this artifact is a detector")
-    if not finds_boxes and (options.draw or options.format == "coco"):
-        raise UserError("--draw and --format coco are for detection; this artifact is a classifier")
+    if not finds_boxes and options.format == "coco":
+        raise UserError("--format coco is for detection; this artifact is a classifier")
+    if not finds_boxes and options.score is not None:
+        raise UserError("--score is for detection; this artifact is a classifier")
 
 
-def _write_prompted(predictor: Predictor, images: Sequence[Path], folder: Path) -> None:
+def _write_prompted(predictor: Predictor, images: Sequence[str | Path], folder: Path) -> None:
+    from vpt.inference.draw import file_name
     from vpt.inference.predictor import Classifier
     from vpt.utils.plotting import picture_png
 
     assert isinstance(predictor, Classifier)
     for number, (name, pixels) in enumerate(predictor.prompted(list(images)), 1):
-        picture_png(pixels, folder / f"{number:04d}-{Path(name).stem}.png")
+        picture_png(pixels, folder / file_name(number, name))
 
 
-def _write_drawn(predictor: Predictor, results: Sequence[Detections], folder: Path) -> None:
+def _write_drawn(predictor: Predictor, results: Sequence[Any], folder: Path) -> None:
     from vpt.data.decode import decode
-    from vpt.metrics.detection_plots import draw_boxes, enlarged
+    from vpt.inference.draw import drawn, file_name
+    from vpt.inference.url_image import UrlImage, is_url
     from vpt.utils.plotting import picture_png
 
     data = predictor.artifact.config.data
     for number, found in enumerate(results, 1):
-        captions = [f"{label} {score:.2f}" for label, score in zip(found.labels, found.scores, strict=True)]
-        pixels, times = enlarged(decode(original(found.image), data.max_pixels, window=data.window))
-        drawn = draw_boxes(pixels, found.boxes * times, found.class_ids.tolist(), captions)
-        picture_png(drawn, folder / f"{number:04d}-{Path(found.image).stem}.png")
+        source: Any = UrlImage(found.image) if is_url(found.image) else original(found.image)
+        pixels = decode(source, data.max_pixels, found.image, window=data.window)
+        picture_png(drawn(pixels, found), folder / file_name(number, found.image))
 
 
 def _text(results: Sequence[Any], form: str, finds_boxes: bool, unicode: bool) -> str:

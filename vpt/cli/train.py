@@ -96,8 +96,19 @@ def _train(options: argparse.Namespace) -> int:
         if run:
             raise UserError("resume= applies to a single run; remove --each")
         return _train_each(file, overrides, options.each)
+    from vpt.experiments.seeds import split_seeds, train_seeds
+
+    seeds, overrides = split_seeds(overrides)
     from vpt.config import load_config
 
+    if seeds:
+        if run:
+            raise UserError("a resumed run has one seed; to continue several, give the command that started them again")
+        from vpt.utils.distributed import refuse
+
+        refuse("train.seed=A,B,...")
+        print(train_seeds(load_config(file, overrides), seeds))
+        return 0
     config = None if run else load_config(file, overrides)
     from vpt.training.run import resume, train
     from vpt.utils.distributed import is_first

@@ -46,6 +46,7 @@ def load(
     precision: Precision = "fp32",
     backbone: str | None = None,
     templates: str | Path | Sequence[str] | None = None,
+    overlap: float | None = None,
 ) -> Predictor:
     """Load an artifact, from its file or run folder, for prediction.
 
@@ -63,13 +64,14 @@ def load(
         backbone: name of the backbone; needed if it is a repository or a folder, as in
             "open_clip:hf-hub:OWNER/NAME", and was not named by you on this machine before.
         templates: replace the artifact's, as the setting head.templates: a name, a text, a file or several texts.
+        overlap: of a detector, the IoU threshold of non-maximum suppression, instead of the artifact's.
 
     Raises:
         UserError: the artifact is missing or damaged, the backbone is not available or another one, or the device does
             not support the precision.
     """
     precision = pick_precision(precision, pick_device(device))
-    model, artifact = load_model(path, device, Named(backbone, weights, templates), dtype, precision=precision)
+    model, artifact = load_model(path, device, Named(backbone, weights, templates), dtype, None, precision, overlap)
     kind = BoxPredictor if artifact.config.task == "detection" else Classifier
     return kind(model, artifact, precision=precision)
 
@@ -93,7 +95,7 @@ class Predictor:
         raise NotImplementedError
 
     def predict(self, images: Picture | Sequence[Picture], batch_size: int = 32, top: int = 5) -> list[Any]:
-        """Predict a file, a folder, a glob, a PIL image, an array (H, W, 3) uint8, or a list of these.
+        """Predict a file, a folder, a glob, an http or https address, a PIL image, an array (H, W, 3) uint8, or a list of these.
 
         Args:
             images: images to predict; files of a folder and matches of a glob are sorted by name.

@@ -110,6 +110,18 @@ def find_artifact(path: str | Path) -> Path:
     return path
 
 
+def unfinished(path: str | Path) -> str:
+    """A note about a run folder in which training has not finished; "" for anything else.
+
+    >>> unfinished("no/such/run")
+    ''
+    """
+    folder = Path(path)
+    if not (folder / CHECKPOINT).is_file() or (folder / "metrics.json").exists():
+        return ""
+    return f"{folder} has not finished training; this is its best epoch so far"
+
+
 def read_artifact(path: str | Path) -> Artifact:
     """Read and check an artifact file, or the one in a run folder.
 

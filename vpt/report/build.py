@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vpt.data.dataset import LabelledData
 from vpt.metrics import bootstrap
+from vpt.metrics.best_score import shown_score
 from vpt.models.trusted_settings import Named
 from vpt.report import cost, detection, learning_curves, summary
 from vpt.report.classification import class_sections
@@ -123,7 +124,9 @@ def _boxes(source: Source, data: LabelledData | UserError, options: Options) -> 
         if isinstance(data, UserError):
             raise data
         records, most = by_name(data, source.split), source.config.data.max_pixels
-        return detection.pictures_section(source.boxes, records, source.classes, options.images, most)
+        return detection.pictures_section(
+            source.boxes, records, source.classes, options.images, most, shown_score(source.metrics)
+        )
 
     if source.boxes or source.measured:
         sections.append(or_note("pictures", "Predictions and ground truth", pictures))

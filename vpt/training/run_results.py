@@ -10,6 +10,7 @@ import torch
 from vpt.models.artifact import save_artifact
 from vpt.models.base import Prompted
 from vpt.training.context import RunContext
+from vpt.training.input_size import input_text, small_boxes
 from vpt.training.memory_estimate import estimate, total_parameters
 from vpt.training.run_folder import TrainResult
 from vpt.utils import plotting
@@ -33,7 +34,7 @@ def introduce(trainer: Trainer, folder: Path) -> None:
 
     budget = estimate(model, OPTIMIZER_STATE[config.train.optimizer.kind], context.pass_size, trial, context.autocast)
     console.say(
-        f"model: {model.backbone.name} at {model.backbone.preprocess.size} px, prompt {config.prompt.kind}, "
+        f"model: {model.backbone.name} at {input_text(context, model)}, prompt {config.prompt.kind}, "
         f"tuning {config.tuning.kind}, head {config.head.kind}; {context.device}, {context.precision}"
     )
     if config.tuning.kind != "frozen" and config.prompt.kind != "none":
@@ -41,6 +42,8 @@ def introduce(trainer: Trainer, folder: Path) -> None:
             f"tuning={config.tuning.kind} is trained together with {config.prompt.kind} prompts; without prompts: add "
             "prompt=none"
         )
+    if text := small_boxes(context, model):
+        console.warn(text)
     for note in model.backbone.notes:
         console.warn(note)
     console.say(budget.text())

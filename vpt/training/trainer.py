@@ -325,7 +325,7 @@ class Trainer:
         last = row["epoch"] == config.epochs
         measured = self.validate() if last or row["epoch"] % (config.eval_every or 1) == 0 else None
         if measured is not None:
-            row |= {f"val_{key}": measured[key] for key in ("loss", self.metric) if key in measured}
+            row |= {f"val_{key}": measured[key] for key in ("loss", self.metric, "map50") if key in measured}
             for callback in self.callbacks:
                 callback.after_validation(self, measured[self.metric])
         progress.history.append(row)

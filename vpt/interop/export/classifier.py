@@ -128,7 +128,8 @@ def in_words(steps: dict[str, Any]) -> str:
             f"resize the short side to {steps['resize_short_side']} pixels ({filtered}), crop the {side}x{side} centre"
         )
     if "resize_long_side" in steps:
-        return f"resize the long side to {steps['resize_long_side']} pixels ({filtered}), pad to a square with {steps['pad_rgb']}"
+        side, fill = steps["resize_long_side"], steps["pad_rgb"]
+        return f"resize the long side to {side} pixels ({filtered}), pad to a square with {fill}"
     return f"resize to {steps['resize'][0]}x{steps['resize'][1]} pixels ({filtered}), whatever the aspect ratio"
 
 

@@ -21,6 +21,7 @@ from vpt.data.detection.transforms import BoxTransform, Target
 from vpt.data.evaluation_data import Asked
 from vpt.data.worker_processes import default_workers
 from vpt.metrics import detection_plots
+from vpt.metrics.best_score import best_f1, shown_score
 from vpt.metrics.detection import detection_metrics, require_metrics
 from vpt.models.base import Prompted
 from vpt.models.detection.detector import Detector, build_detector, dynamic_backbone
@@ -30,6 +31,7 @@ from vpt.prompts.init.initialize import start, wants_images
 from vpt.training.checkpoint import Baseline
 from vpt.training.context import Setting
 from vpt.training.tasks.base import TrainingParts
+from vpt.training.tasks.validation_loss import validation_loss
 from vpt.utils.atomic_io import write_json
 from vpt.utils.distributed import gathered_list, ranks
 from vpt.utils.errors import UserError
@@ -114,7 +116,9 @@ class Detection:
             return detector.loss(images, targets), None
 
         def validate() -> dict[str, Any]:
-            return self.measure(model, setting, data.val, "val")
+            transform = BoxTransform(*sizes(setting.config, model))
+            found = validation_loss(model, setting, box_loader(setting, transform, data.val, "val", distributed=True))
+            return {"loss": found, **self.measure(model, setting, data.val, "val")}
 
         return TrainingParts(loader, objective, validate if data.val else None, loaders=[loader])
 
@@ -127,6 +131,7 @@ class Detection:
         if folder is not None:
             write_json(folder / f"predictions-{split}.json", _rows(records, predicted, setting.data.classes))
         measured["map"] = measured["map"] or 0.0
+        measured["best_f1"], measured["best_f1_score"] = best_f1(predicted, wanted)
         return measured
 
     def trial(self, model: Prompted, count: int, device: torch.device) -> Tensor:
@@ -150,7 +155,12 @@ class Detection:
         records = [record for record in setting.data.split(split) if isinstance(record, BoxRecord)][:12]
         predicted, _ = predictions(model, setting, records)
         detection_plots.grid_png(
-            records, predicted, setting.data.classes, setting.config.data.max_pixels, folder / "boxes.png"
+            records,
+            predicted,
+            setting.data.classes,
+            setting.config.data.max_pixels,
+            folder / "boxes.png",
+            least=shown_score(measured),
         )
 
 

@@ -1,0 +1,67 @@
+"""What a run says about the size of its images, and whether its boxes are small at that size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from vpt.data.dataset import Record
+from vpt.models.base import Prompted
+from vpt.training.context import RunContext
+
+PART = 0.25  # fraction of boxes that may be small
+MOST = 4  # how many times larger than now a suggested size may be
+
+
+def input_text(context: RunContext, model: Prompted) -> str:
+    """The size of the images that the model gets."""
+    if context.config.task != "detection":
+        return f"{model.backbone.preprocess.size} px"
+    from vpt.training.tasks.detection import sizes
+
+    short, long = sizes(context.config, model)
+    return f"images of {short} px (short side; long side up to {long} px)"
+
+
+def small_boxes(context: RunContext, model: Prompted) -> str:
+    """A hint if many boxes of the training split are smaller than a patch; "" otherwise."""
+    if context.config.task != "detection":
+        return ""
+    from vpt.training.tasks.detection import sizes
+
+    tower = model.backbone.tower
+    patch = 16 if tower is None else max(tower.patch)
+    return hint(context.data.train, *sizes(context.config, model), patch)
+
+
+def hint(records: Sequence[Record], short: int, long: int, patch: int) -> str:
+    """A hint at `head.size` if more than a quarter of the boxes are smaller than a patch.
+
+    Args:
+        records: with boxes.
+        short: short side of resized images, in pixels.
+        long: their maximum long side.
+        patch: side of a patch.
+    """
+    from vpt.data.detection.transforms import scale_for
+
+    sides = []
+    for record in records:
+        boxes: Any = getattr(record, "boxes", ())
+        width, height = getattr(record, "size", (0, 0))
+        if len(boxes) and width and height:
+            scale = scale_for(width, height, short, long)
+            sides += [scale * math.sqrt(max(0.0, (x2 - x1) * (y2 - y1))) for x1, y1, x2, y2 in boxes]
+    if not sides or np.mean(np.array(sides) < patch) <= PART:
+        return ""
+    typical = float(np.quantile(sides, PART))
+    wanted = min(MOST, patch / max(typical, 1e-6)) * short
+    size = min(4096, math.ceil(wanted / patch) * patch)
+    return (
+        f"{np.mean(np.array(sides) < patch):.0%} of the training boxes are smaller than a patch ({patch} px) at this size "
+        f"(median {np.median(sides):.0f} px): such objects are easily missed; try head.size={size}, which takes "
+        f"{(size / short) ** 2:.1f} times the time and memory"
+    )
