@@ -92,8 +92,10 @@ def test_photos_of_any_size_get_the_scores_of_prediction(tmp_path: Path, format:
     """By default: another tool gives the file the pixels of a photo and nothing else."""
     artifact = make(tmp_path, "deep", 3, "data.crop_pct=0.8")
     done = export(artifact, format=format, check=photo(70, 50))
-    assert done.recipe == "" and done.photos is not None
-    assert done.photos.same == done.photos.photos == 7 and done.photos.difference < 0.005
+    assert done.recipe == ""
+    assert done.photos is not None
+    assert done.photos.same == done.photos.photos == 7
+    assert done.photos.difference < 0.005
     predictor = vpt.load(artifact, device="cpu")
     run = opened(done.path, format)
     for pixels in real_photos(SIZES):

@@ -94,7 +94,8 @@ def test_a_finished_run_is_extended(shapes: Path, tmp_path: Path, small_net):
     assert longer.metrics["epochs"] == 4
     text = (run / "log.txt").read_text()
     assert "train.epochs=4 instead of 2: from epoch 3 on, the cosine schedule of 4 epochs applies" in text
-    assert "epoch 3/4" in text and "epoch 4/4" in text
+    assert "epoch 3/4" in text
+    assert "epoch 4/4" in text
     assert resume(run, [], QUIET).metrics["epochs"] == 4  # its settings are those of the longer run
 
 
@@ -109,7 +110,8 @@ def test_compared_runs_are_extended_too(shapes: Path, tmp_path: Path, small_net)
     run = train(settings(shapes, tmp_path, "train.epochs=1", "compare=none"), QUIET).folder
     resume(run, ["train.epochs=2"], QUIET)
     other = finished(run / "compare-none")
-    assert other is not None and other.metrics["epochs"] == 2
+    assert other is not None
+    assert other.metrics["epochs"] == 2
 
 
 def test_an_average_of_epochs_is_not_extended(shapes: Path, tmp_path: Path, small_net):

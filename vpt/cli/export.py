@@ -52,9 +52,8 @@ def _export(options: argparse.Namespace) -> int:
         print(f"this file neither resizes nor crops; before, as in its metadata: {found.recipe}")
     if found.photos is not None:
         same = f"the same class for {found.photos.same} of {found.photos.photos} photos"
-        print(
-            f"resizes and crops photos itself; compared with vpt predict: {same}, scores within {found.photos.difference:.0e}"
-        )
+        close = f"scores within {found.photos.difference:.0e}"
+        print(f"resizes and crops photos itself; compared with vpt predict: {same}, {close}")
     if found.boxes is not None and size is None:
         print("takes images of one size and resizes them inside; for photos of another aspect ratio: --size HxW")
     return 0

@@ -14,7 +14,7 @@ from PIL import Image
 from vpt.data.datasets.image_folder import hint, images_below
 from vpt.inference.url_image import UrlImage, is_url
 from vpt.utils.errors import UserError
-from vpt.utils.file_names import shown
+from vpt.utils.file_names import printable, shown
 
 Picture = str | Path | np.ndarray | Image.Image
 
@@ -37,7 +37,7 @@ def find_images(images: Picture | Iterable[Picture]) -> list[tuple[str, Any]]:
         if isinstance(each, np.ndarray | Image.Image):
             found.append((shown(getattr(each, "filename", "") or f"image {number}"), each))
         elif isinstance(each, str) and is_url(each):
-            found.append((shown(each), UrlImage(each)))
+            found.append((printable(each), UrlImage(each)))
         elif isinstance(each, str | Path):
             found += [(shown(path), path) for path in _files(each)]
         else:

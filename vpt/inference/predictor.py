@@ -95,7 +95,7 @@ class Predictor:
         raise NotImplementedError
 
     def predict(self, images: Picture | Sequence[Picture], batch_size: int = 32, top: int = 5) -> list[Any]:
-        """Predict a file, a folder, a glob, an http or https address, a PIL image, an array (H, W, 3) uint8, or a list of these.
+        """Predict a file, a folder, a glob, a web address, a PIL image, an array (H, W, 3) uint8, or a list of these.
 
         Args:
             images: images to predict; files of a folder and matches of a glob are sorted by name.

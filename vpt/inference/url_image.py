@@ -52,6 +52,7 @@ class UrlImage:
             try:
                 self._content = _download(self.name)
             except urllib.error.HTTPError as error:
+                error.close()
                 raise BadImage(self.name, f"the server answers {error.code} {error.reason}") from None
             except TimeoutError:
                 raise BadImage(self.name, f"the server took longer than {SECONDS:.0f} seconds") from None
@@ -69,6 +70,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         if not is_url(newurl):
+            fp.close()
             raise urllib.error.URLError(f"it redirects to {newurl.partition(':')[0]}:, which is not http or https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 

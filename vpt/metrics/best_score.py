@@ -25,7 +25,7 @@ def best_f1(predicted: Sequence[Mapping[str, Any]], wanted: Sequence[Mapping[str
 
     >>> import torch
     >>> box = torch.tensor([[0.0, 0.0, 8.0, 8.0]])
-    >>> found = {"boxes": torch.cat([box, box + 20]), "scores": torch.tensor([0.9, 0.2]), "labels": torch.tensor([0, 0])}
+    >>> found = {"boxes": torch.cat([box, box + 20]), "scores": torch.tensor([0.9, 0.2]), "labels": torch.zeros(2)}
     >>> best_f1([found], [{"boxes": box, "labels": torch.tensor([0]), "iscrowd": torch.tensor([0])}])
     (1.0, 0.899)
     """

@@ -61,7 +61,7 @@ def hint(records: Sequence[Record], short: int, long: int, patch: int) -> str:
     wanted = min(MOST, patch / max(typical, 1e-6)) * short
     size = min(4096, math.ceil(wanted / patch) * patch)
     return (
-        f"{np.mean(np.array(sides) < patch):.0%} of the training boxes are smaller than a patch ({patch} px) at this size "
-        f"(median {np.median(sides):.0f} px): such objects are easily missed; try head.size={size}, which takes "
+        f"{np.mean(np.array(sides) < patch):.0%} of the training boxes are smaller than a patch of {patch} px at this "
+        f"size (median {np.median(sides):.0f} px): such objects are easily missed; try head.size={size}, which takes "
         f"{(size / short) ** 2:.1f} times the time and memory"
     )
