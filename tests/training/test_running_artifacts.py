@@ -50,7 +50,6 @@ def test_best_and_last_are_usable_during_training_and_after_an_interruption(
     assert look.found == read_artifact(run).classes
     assert stop.resume == f"vpt train resume={shlex.quote(str(run))}"
     last = read_artifact(run / "last.safetensors")
-    # The same as after two epochs of training.
     whole = train(settings(shapes, tmp_path, "train.epochs=3", "train.keep=last"), QUIET, []).folder
     assert not (whole / "last.safetensors").exists()  # the artifact is the last epoch
     assert last.tensors.keys() == read_artifact(whole).tensors.keys()

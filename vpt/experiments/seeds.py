@@ -19,30 +19,7 @@ from vpt.training.run import train_or_resume
 from vpt.training.run_folder import identity, refuse_other, stem_of
 from vpt.utils.atomic_io import write_json
 from vpt.utils.console import Console
-from vpt.utils.errors import UserError
 from vpt.utils.folder_lock import lock_folder
-
-
-def split_seeds(words: Sequence[str]) -> tuple[list[int], list[str]]:
-    """Several seeds among `key=value` words, and the other words.
-
-    Raises:
-        UserError: a seed that is no whole number, or given twice.
-
-    >>> split_seeds(["data=photos", "train.seed=0,1,2"])
-    ([0, 1, 2], ['data=photos'])
-    >>> split_seeds(["seed=3"])
-    ([], ['seed=3'])
-    """
-    several = [word for word in words if word.startswith(("seed=", "train.seed=")) and "," in word]
-    if not several:
-        return [], list(words)
-    parts = [part.strip() for part in several[-1].partition("=")[2].strip("[]").split(",")]
-    if not all(part.isdecimal() and part.isascii() and len(part) < 10 for part in parts) or len(set(parts)) < len(
-        parts
-    ):
-        raise UserError(f"{several[-1]}: give different whole numbers, as in train.seed=0,1,2")
-    return [int(part) for part in parts], [word for word in words if word not in several]
 
 
 def train_seeds(config: RunConfig, seeds: Sequence[int], console: Console | None = None) -> Path:
