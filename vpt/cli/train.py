@@ -105,10 +105,10 @@ def _train(options: argparse.Namespace) -> int:
         from vpt.utils.distributed import refuse
 
         refuse("train.seed=A,B,...")
-        config = load_config(file, overrides)
+        several = load_config(file, overrides)
         from vpt.experiments.seeds import train_seeds
 
-        print(train_seeds(config, seeds))
+        print(train_seeds(several, seeds))
         return 0
     config = None if run else load_config(file, overrides)
     from vpt.training.run import resume, train

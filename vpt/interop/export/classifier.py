@@ -101,14 +101,14 @@ def recipe(predictor: Classifier, inside: bool) -> dict[str, Any]:
     transform, pre = predictor.transform, predictor.model.backbone.preprocess
     assert isinstance(transform, EvalTransform)
     side = transform.size
-    steps: dict[str, Any] = {
+    every: dict[str, dict[str, Any]] = {
         "crop": {"resize_short_side": math.floor(side / transform.crop_pct), "center_crop": [side, side]},
         "squash": {"resize": [side, side]},
         "pad": {"resize_long_side": side, "pad_around_to": [side, side], "pad_rgb": list(transform.fill)},
-    }[transform.resize]
+    }
     return {
         "resize_and_crop": "inside" if inside else "not inside: do this first",
-        **steps,
+        **every[transform.resize],
         "interpolation": transform.interpolation,
         "antialias": transform.interpolation != "nearest",
         "normalisation": "inside",
