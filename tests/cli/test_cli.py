@@ -301,7 +301,10 @@ def test_interrupted(monkeypatch, capsys):
 
     monkeypatch.setattr("vpt.config.load_config", interrupt)
     assert main(["config", "show"]) == 130
-    assert "resume=RUN" in capsys.readouterr().err
+    assert capsys.readouterr().err == "\nvpt: interrupted\n"
+    monkeypatch.setattr("vpt.cli.sweep.file_and_overrides", interrupt)
+    assert main(["sweep"]) == 130
+    assert "run the same command again" in capsys.readouterr().err
 
 
 def test_from_source_it_runs_all_the_same(monkeypatch: pytest.MonkeyPatch):

@@ -94,7 +94,8 @@ def _export(target: Path) -> list[list[float]]:
     from vpt.cli.main import main as command
 
     file = target / f"{EXPORTED}.onnx"
-    assert command(["export", str(target / "artifacts" / f"{EXPORTED}.safetensors"), "--output", str(file)]) == 0
+    artifact = target / "artifacts" / f"{EXPORTED}.safetensors"
+    assert command(["export", str(artifact), "--size", "32x32", "--output", str(file)]) == 0
     return run_onnx(file)
 
 

@@ -13,6 +13,7 @@ from tests.helpers.paths import ROOT
 from vpt.backbones.factory import check_backbone
 from vpt.cli import main as command_line
 from vpt.cli.parser import file_and_overrides
+from vpt.cli.train import split_seeds
 from vpt.config import BackboneConfig, RunConfig, load_config, read_yaml
 from vpt.config.overrides import parse_overrides
 from vpt.utils.errors import UserError
@@ -50,7 +51,7 @@ def check(words: Sequence[str]) -> None:
         overrides = [word for word in overrides if not word.startswith(("split=", "resume="))]
         if file is not None and not (ROOT / file).is_file():
             raise UserError(f"there is no {file}")
-        config = load_config(ROOT / file if file else None, overrides)
+        config = load_config(ROOT / file if file else None, split_seeds(overrides)[1])
         if config.backbone.weights is None:
             check_backbone(config.backbone)
 
@@ -118,7 +119,7 @@ def accepts(words: Sequence[str]) -> bool:
 
     Values in capitals, such as FILE or N, and missing ones stand for the reader's own: only their keys are checked.
     """
-    words = [word for word in words if not word.startswith(("split=", "resume="))]
+    words = split_seeds([word for word in words if not word.startswith(("split=", "resume="))])[1]
     touched = [
         section
         for section in SECTIONS

@@ -14,8 +14,9 @@ from tests.helpers.reports import report
 from tests.helpers.runs import QUIET
 from vpt.config import load_config
 from vpt.data.detection.registry import load_boxes
+from vpt.metrics.best_score import shown_score
 from vpt.metrics.bootstrap import interval
-from vpt.metrics.detection_plots import SHOWN
+from vpt.metrics.metrics_file import read_metrics
 from vpt.metrics.significance import verdict
 from vpt.report.compare_detection import scored
 from vpt.report.detection import judge
@@ -51,13 +52,14 @@ def sure(run: Path, tmp_path: Path) -> Path:
     folder = Path(shutil.copytree(run, tmp_path / "copy"))
     data = load_boxes(load_config(overrides=["task=detection"]).data)
     rows = []
+    least = shown_score(read_metrics(folder / "metrics.json"))
     for number, record in enumerate(data.test[:30]):
         boxes = []
         for label, box in zip(record.labels, record.boxes, strict=True):
             shift = 40.0 if number % 2 else 1.0
             name = HOSTILE if number % 3 == 2 else data.classes[label]
             boxes.append({"label": name, "score": 0.9, "box_xyxy": [edge + shift for edge in box]})
-            boxes.append({"label": name, "score": SHOWN / 2, "box_xyxy": list(box)})
+            boxes.append({"label": name, "score": least / 2, "box_xyxy": list(box)})
         rows.append({"image": record.name, "boxes": boxes})
     (folder / "predictions-test.json").write_text(json.dumps(rows))
     return folder
@@ -77,10 +79,11 @@ def test_errors_are_counted_and_names_are_only_text(sure: Path, tmp_path: Path):
     data = load_boxes(load_config(overrides=["task=detection"]).data)
     truth = {record.name: record for record in data.test}
     found = dict.fromkeys(data.classes, 0)
+    least = shown_score(read_metrics(sure / "metrics.json"))
     for row in json.loads((sure / "predictions-test.json").read_text()):
         record = truth[row["image"]]
         wanted = [(data.classes[label], box) for label, box in zip(record.labels, record.boxes, strict=True)]
-        said = [(box["label"], box["score"], box["box_xyxy"]) for box in row["boxes"] if box["score"] >= SHOWN]
+        said = [(box["label"], box["score"], box["box_xyxy"]) for box in row["boxes"] if box["score"] >= least]
         for (name, _), hit in zip(wanted, judge(said, wanted).found, strict=True):
             found[name] += hit
     assert sum(found.values()) > 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from vpt.heads.detection import owl
 from vpt.heads.detection.feature_pyramid import SimplePyramid
 from vpt.inference.evaluate import evaluate
 from vpt.inference.predictor import load
+from vpt.metrics.coco_map import overlaps
 from vpt.metrics.detection import detection_metrics
 from vpt.models.detection.detector import Detector, PyramidDetection
 from vpt.prompts.base import Shape
@@ -465,6 +467,41 @@ class TestPredict:
             assert main(["predict", str(trained), photo, "--format", form]) == 0
         assert main(["predict", str(trained), photo, "--classes", "a,b"]) == 2
         assert "this artifact is a detector" in capsys.readouterr().err
+
+    def test_boxes_are_shown_at_the_score_of_the_best_f1(self, trained: Path, tmp_path: Path, capsys):
+        least = json.loads((trained / "metrics.json").read_text())["val"]["best_f1_score"]
+        assert load(trained).artifact.metrics["val"]["best_f1_score"] == least
+        photo = str(sorted(_scenes())[0])
+        capsys.readouterr()
+        assert main(["predict", str(trained), photo, "--format", "json"]) == 0
+        out, err = capsys.readouterr()
+        assert f"boxes with a score of at least {least:g}; --score changes that" in err
+        everything = load(trained).predict(photo)[0]
+        assert len(json.loads(out)[0]["boxes"]) == int((everything.scores >= least).sum())
+
+    def test_the_overlap_of_boxes_is_chosen_at_prediction(self, trained: Path, capsys):
+        photo = str(sorted(_scenes())[0])
+        largest = []
+        for iou in ("0.05", "0.95"):
+            assert main(["predict", str(trained), photo, "--iou", iou, "--score", "0", "--format", "json"]) == 0
+            found = json.loads(capsys.readouterr().out)[0]["boxes"]
+            boxes = np.array([box["box_xyxy"] for box in found])
+            labels = np.array([box["label"] for box in found])
+            same = np.triu(labels[:, None] == labels[None], 1)
+            largest.append(overlaps(boxes, boxes)[same].max())
+        assert largest[0] < 0.06
+        assert largest[1] > 0.2
+        assert main(["predict", str(trained), photo, "--iou", "2"]) == 2
+        assert "overlap" in capsys.readouterr().err
+
+    def test_the_log_has_size_map_map50_and_validation_loss(self, trained: Path):
+        text = (trained / "log.txt").read_text()
+        assert re.search(r"model: vpt_nano at images of \d+ px \(short side; long side up to \d+ px\), prompt", text)
+        assert re.search(r"epoch 1/3: loss \d+\.\d{4}, validation mAP 0\.\d{4}, mAP50 0\.\d{4}, loss \d+\.\d{4}", text)
+        rows = [
+            row for row in map(json.loads, (trained / "log.jsonl").read_text().splitlines()) if row["kind"] == "epoch"
+        ]
+        assert all(row["val_loss"] > 0 and row["val_map50"] >= row["val_map"] for row in rows)
 
     def test_the_command_line_measures(self, trained: Path, capsys):
         capsys.readouterr()

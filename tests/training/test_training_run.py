@@ -65,6 +65,7 @@ def test_a_run_leaves_everything_a_user_expects(shapes: Path, tmp_path: Path):
         "config.yaml",
         "confusion.png",
         "curves.png",
+        "last.safetensors",
         "log.jsonl",
         "log.txt",
         "metrics.json",

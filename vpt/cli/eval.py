@@ -10,6 +10,7 @@ from typing import Any
 from vpt.cli.parser import file_and_overrides, is_path, show
 from vpt.utils.errors import UserError, nearest
 from vpt.utils.file_names import one_line
+from vpt.utils.std_streams import say
 
 
 def add(commands: Any) -> None:
@@ -49,12 +50,15 @@ def _eval(options: argparse.Namespace) -> int:
         overrides.append(word("backbone.weights", options.weights))
     config = None if artifact else load_config(file, overrides)
     from vpt.inference.evaluate import UNTRAINED, evaluate, evaluate_untrained, refuse_idle
+    from vpt.models.artifact import unfinished
 
     if config is not None:
         refuse_idle(full_words(overrides, config.model_dump()), UNTRAINED, "nothing is trained")
         found = evaluate_untrained(config, split)
     else:
         assert artifact is not None
+        if note := unfinished(artifact):
+            say(f"vpt: {note}")
         found = evaluate(artifact, split, overrides, weights=options.weights)
     if options.format == "json":
         import json

@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--size",
         metavar="HxW",
-        help="size of the input images, resized by the model (default: the square it was trained for)",
+        help="fixed size of the input images (default: any size for a classifier, a square for a detector)",
     )
     parser.add_argument("--check", nargs="+", metavar="PHOTOS", help="photos, folders or globs to test the file on")
     parser.add_argument("--weights", metavar="FILE", help="backbone weights, if they moved or the run is not yours")
@@ -48,6 +48,14 @@ def _export(options: argparse.Namespace) -> int:
     )
     print(found.path)
     print(f"{found.bytes / 1e6:.1f} MB, {found.milliseconds:.1f} ms per image on this CPU, {_agreement(found)}")
+    if found.recipe:
+        print(f"this file neither resizes nor crops; before, as in its metadata: {found.recipe}")
+    if found.photos is not None:
+        same = f"the same class for {found.photos.same} of {found.photos.photos} photos"
+        close = f"scores within {found.photos.difference:.0e}"
+        print(f"resizes and crops photos itself; compared with vpt predict: {same}, {close}")
+    if found.boxes is not None and size is None:
+        print("takes images of one size and resizes them inside; for photos of another aspect ratio: --size HxW")
     return 0
 
 

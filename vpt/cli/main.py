@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = _parse(words)
         code = int(options.run(options))
     except KeyboardInterrupt as stop:
-        say("\nvpt: interrupted; to continue an unfinished run: vpt train resume=RUN")
+        say(f"\nvpt: interrupted{_continued(stop, words)}")
         code = 128 + getattr(stop, "number", 2)
     except SystemExit as end:  # after --help
         code = end.code if isinstance(end.code, int) else 0
@@ -81,6 +81,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"vpt: standard output cannot be written: {unwritten.strerror}")
         return code or USAGE
     return code
+
+
+def _continued(stop: KeyboardInterrupt, words: Sequence[str]) -> str:
+    """How to continue what was interrupted."""
+    command = getattr(stop, "resume", None)
+    if command is None and words and words[0] in ("sweep", "bench", "protocol"):
+        return "; to continue, run the same command again"
+    return f"; to continue: {command}" if command else ""
 
 
 def _without_plugins(words: Sequence[str]) -> tuple[list[str], list[str | None]]:

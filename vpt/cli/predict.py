@@ -29,13 +29,18 @@ def add(commands: Any) -> None:
         "predict", help="predict classes or boxes for images", description="Predict classes or boxes for images."
     )
     parser.add_argument("artifact", metavar="RUN|ARTIFACT", help="run folder or artifact")
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders or globs")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, globs or http(s) addresses")
     parser.add_argument("--format", choices=["table", "json", "csv", "coco"], default="table", help="default: table")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="number of classes per image (default: 5)")
-    parser.add_argument("--score", type=float, default=0.3, help="minimum score of boxes (default: 0.3)")
+    parser.add_argument(
+        "--score", type=float, help="minimum score of boxes (default: that of the best F1 on validation, else 0.3)"
+    )
+    parser.add_argument(
+        "--iou", type=float, help="IoU above which the less confident of two boxes is left out (default: as trained)"
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help="write to this file instead of stdout")
     parser.add_argument(
-        "--draw", type=Path, metavar="DIR", help="save images with boxes drawn; small ones are enlarged"
+        "--draw", type=Path, metavar="DIR", help="save images with boxes or classes drawn; small ones are enlarged"
     )
     parser.add_argument("--classes", metavar="A,B,...", help="other class names, if the head is zero-shot")
     parser.add_argument(
@@ -61,6 +66,9 @@ def _predict(options: argparse.Namespace) -> int:
     from vpt.data.deep_images import explained
     from vpt.inference.image_inputs import find_images
     from vpt.inference.predictor import load
+    from vpt.inference.url_image import is_url
+    from vpt.metrics.best_score import shown_score
+    from vpt.models.artifact import unfinished
 
     find_images(options.images)  # report a misspelt path before building the backbone
     predictor = load(
@@ -70,18 +78,22 @@ def _predict(options: argparse.Namespace) -> int:
         precision=options.precision,
         backbone=options.backbone,
         templates=options.templates,
+        overlap=options.iou,
     )
+    if note := unfinished(options.artifact):
+        say(f"vpt: {note}")
     _refuse(options, predictor)
     if options.classes is not None:
         named = [name.strip() for name in options.classes.split(",") if name.strip()]
         predictor = cast("Classifier", predictor).with_classes(named)
+    least = shown_score(predictor.artifact.metrics) if options.score is None else options.score
     results: list[Any] = []
     bad: list[BadImage] = []
     for found in predictor.predict_each(options.images, options.batch_size, options.top):
         if isinstance(found, BadImage):
             bad.append(found)
         else:
-            results.append(found.above(options.score))
+            results.append(found.above(least))
     text = _text(results, predictor.result_type, options.format, unicode=options.output is not None or speaks_utf8())
     if options.output is not None:
         write_text(options.output, text)
@@ -89,10 +101,13 @@ def _predict(options: argparse.Namespace) -> int:
         sys.stdout.write(text)
     for note in [*predictor.model.backbone.notes, *explained(predictor.artifact.config.data.window, predictor.deep)]:
         print(f"vpt: {note}", file=sys.stderr)
+    if "score" in predictor.options and options.score is None:
+        say(f"vpt: boxes with a score of at least {least:g}; --score changes that")
     for error in bad:
         say(f"vpt: not predicted: {error}")
     if options.prompted is not None:
-        _write_prompted(cast("Classifier", predictor), [original(result.image) for result in results], options.prompted)
+        images = [result.image if is_url(result.image) else original(result.image) for result in results]
+        _write_prompted(cast("Classifier", predictor), images, options.prompted)
     if options.draw is not None:
         _write_drawn(predictor, results, options.draw)
     if bad and not results:
@@ -103,27 +118,31 @@ def _predict(options: argparse.Namespace) -> int:
 def _refuse(options: argparse.Namespace, predictor: Predictor) -> None:
     """Refuse options that the task does not have."""
     given = {"classes": options.classes, "prompted": options.prompted, "draw": options.draw}
-    given["coco"] = options.format == "coco"
+    given |= {"coco": options.format == "coco", "score": options.score is not None, "iou": options.iou is not None}
     if wrong := [name for name, value in given.items() if value and name not in predictor.options]:
         words = " and ".join("--format coco" if name == "coco" else f"--{name}" for name in wrong)
         raise UserError(f"{words} cannot be used with an artifact of task={predictor.artifact.config.task}")
 
 
-def _write_prompted(predictor: Classifier, images: Sequence[Path], folder: Path) -> None:
+def _write_prompted(predictor: Classifier, images: Sequence[str | Path], folder: Path) -> None:
+    from vpt.inference.draw import file_name
     from vpt.utils.plotting import picture_png
 
     for number, (name, pixels) in enumerate(predictor.prompted(list(images)), 1):
-        picture_png(pixels, folder / f"{number:04d}-{Path(name).stem}.png")
+        picture_png(pixels, folder / file_name(number, name))
 
 
 def _write_drawn(predictor: Predictor, results: Sequence[Result], folder: Path) -> None:
     from vpt.data.decode import decode
+    from vpt.inference.draw import file_name
+    from vpt.inference.url_image import UrlImage, is_url
     from vpt.utils.plotting import picture_png
 
     data = predictor.artifact.config.data
     for number, found in enumerate(results, 1):
-        drawn = found.drawn(decode(original(found.image), data.max_pixels, window=data.window))
-        picture_png(drawn, folder / f"{number:04d}-{Path(found.image).stem}.png")
+        source: Any = UrlImage(found.image) if is_url(found.image) else original(found.image)
+        pixels = decode(source, data.max_pixels, found.image, window=data.window)
+        picture_png(found.drawn(pixels), folder / file_name(number, found.image))
 
 
 def _text(results: Sequence[Any], kind: type[Result], form: str, unicode: bool) -> str:

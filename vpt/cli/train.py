@@ -96,8 +96,20 @@ def _train(options: argparse.Namespace) -> int:
         if run:
             raise UserError("resume= applies to a single run; remove --each")
         return _train_each(file, overrides, options.each)
+    seeds, overrides = split_seeds(overrides)
     from vpt.config import load_config
 
+    if seeds:
+        if run:
+            raise UserError("a resumed run has one seed; to continue several, give the command that started them again")
+        from vpt.utils.distributed import refuse
+
+        refuse("train.seed=A,B,...")
+        several = load_config(file, overrides)
+        from vpt.experiments.seeds import train_seeds
+
+        print(train_seeds(several, seeds))
+        return 0
     config = None if run else load_config(file, overrides)
     from vpt.training.run import resume, train
     from vpt.utils.distributed import is_first
@@ -106,6 +118,28 @@ def _train(options: argparse.Namespace) -> int:
     if is_first():
         print(result.folder)
     return 0
+
+
+def split_seeds(words: Sequence[str]) -> tuple[list[int], list[str]]:
+    """Several seeds among `key=value` words, and the other words.
+
+    Raises:
+        UserError: a seed that is no whole number, or given twice.
+
+    >>> split_seeds(["data=photos", "train.seed=0,1,2"])
+    ([0, 1, 2], ['data=photos'])
+    >>> split_seeds(["seed=3"])
+    ([], ['seed=3'])
+    """
+    several = [word for word in words if word.startswith(("seed=", "train.seed=")) and "," in word]
+    if not several:
+        return [], list(words)
+    parts = [part.strip() for part in several[-1].partition("=")[2].strip("[]").split(",")]
+    if not all(part.isdecimal() and part.isascii() and len(part) < 10 for part in parts) or len(set(parts)) < len(
+        parts
+    ):
+        raise UserError(f"{several[-1]}: give different whole numbers, as in train.seed=0,1,2")
+    return [int(part) for part in parts], [word for word in words if word not in several]
 
 
 def _train_each(file: str | None, overrides: list[str], each: Sequence[str]) -> int:

@@ -36,7 +36,7 @@ class Classifier(Predictor):
     """
 
     result_type = Classification
-    options = frozenset({"classes", "prompted"})
+    options = frozenset({"classes", "prompted", "draw"})
 
     def __init__(
         self, model: PromptedModel, artifact: Artifact, forward: Forward | None = None, precision: Precision = "fp32"

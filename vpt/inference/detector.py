@@ -43,7 +43,7 @@ class BoxPredictor(Predictor):
 
     result_type = Detections
     outputs = "boxes"
-    options = frozenset({"draw", "coco"})
+    options = frozenset({"draw", "coco", "score", "iou"})
 
     def __init__(self, model: Detector | FrozenDetector, artifact: Artifact, precision: Precision = "fp32") -> None:
         super().__init__(model, artifact, precision)

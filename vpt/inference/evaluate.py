@@ -30,7 +30,7 @@ from vpt.data.evaluation_data import EvaluationRequest, overlap
 from vpt.data.validation import CheckReport
 from vpt.heads.zero_shot import ZeroShot
 from vpt.inference.load_model import load_model
-from vpt.models.artifact import Artifact, read_artifact
+from vpt.models.artifact import BEST, LAST, Artifact, read_artifact
 from vpt.models.clip import templates_of
 from vpt.models.trusted_settings import Named, settings_for
 from vpt.training.context import RunContext
@@ -206,7 +206,7 @@ def _places(stored: Artifact, overrides: Sequence[str], split: str) -> dict[str,
         FileError: only the header names data, and the user does not.
     """
     run = stored.path.parent / "config.yaml"
-    if stored.path.name == "artifact.safetensors" and run.is_file():
+    if stored.path.name in (BEST, LAST) and run.is_file():
         data = load_config(base=read_yaml(run)).data
         return {key: getattr(data, key) for key in ("path", "val", "test", "root", "download")}
     data, given = stored.config.data, given_keys(overrides)

@@ -1,4 +1,4 @@
-"""Inputs of prediction: a file, a folder, a glob, a PIL image, an array, or a list of these."""
+"""Inputs of prediction: a file, a folder, a glob, an address, a PIL image, an array, or a list of these."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import numpy as np
 from PIL import Image
 
 from vpt.data.datasets.image_folder import hint, images_below
+from vpt.inference.url_image import UrlImage, is_url
 from vpt.utils.errors import UserError
-from vpt.utils.file_names import shown
+from vpt.utils.file_names import printable, shown
 
 Picture = str | Path | np.ndarray | Image.Image
 
 
 def find_images(images: Picture | Iterable[Picture]) -> list[tuple[str, Any]]:
-    """Name and source of every image given by a path, folder, glob, image, or a list of them.
+    """Name and source of every image given by a path, folder, glob, http or https address, image, or a list of them.
 
     In a folder and below it, images are found as in a data set: see `images_below`. Names are always printable: see
     `vpt.utils.file_names.shown`, and `vpt.utils.file_names.original` for the path of a name.
@@ -35,6 +36,8 @@ def find_images(images: Picture | Iterable[Picture]) -> list[tuple[str, Any]]:
     for number, each in enumerate(several, 1):
         if isinstance(each, np.ndarray | Image.Image):
             found.append((shown(getattr(each, "filename", "") or f"image {number}"), each))
+        elif isinstance(each, str) and is_url(each):
+            found.append((printable(each), UrlImage(each)))
         elif isinstance(each, str | Path):
             found += [(shown(path), path) for path in _files(each)]
         else:

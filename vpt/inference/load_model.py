@@ -25,6 +25,7 @@ def load_model(
     dtype: Dtype | None = None,
     config: RunConfig | None = None,
     precision: Precision | None = "fp32",
+    overlap: float | None = None,
 ) -> tuple[Prompted, Artifact]:
     """Build the model of an artifact and load its tensors, ready for prediction.
 
@@ -39,6 +40,7 @@ def load_model(
         config: settings chosen by the user, if they differ from those of the artifact.
         precision: precision of the passes; frozen layers are stored in the type that autocast would cast them to. None:
             that of training, if the device computes it natively, else fp32.
+        overlap: of a detector, the IoU threshold of non-maximum suppression, instead of the artifact's.
 
     Raises:
         UserError: errors of `read_artifact`, or the backbone is not available or not the one it was trained on.
@@ -47,6 +49,10 @@ def load_model(
     config = config or settings_for(artifact, named)
     if dtype is not None:
         config = config.with_({"backbone.dtype": dtype})
+    if overlap is not None:
+        if config.task != "detection":
+            raise UserError("an IoU threshold (--iou) is for detection; this artifact is a classifier")
+        config = config.with_({"head.overlap": overlap})
     task = task_of(config)
     backbone = task.backbone(config)
     if backbone is not None:

@@ -35,6 +35,7 @@ def load(
     precision: Precision | None = None,
     backbone: str | None = None,
     templates: str | Path | Sequence[str] | None = None,
+    overlap: float | None = None,
 ) -> Predictor:
     """Load an artifact, from its file or run folder, for prediction.
 
@@ -52,6 +53,7 @@ def load(
         backbone: name of the backbone; needed if it is a repository or a folder, as in
             "open_clip:hf-hub:OWNER/NAME", and was not named by you on this machine before.
         templates: replace the artifact's, as the setting head.templates: a name, a text, a file or several texts.
+        overlap: of a detector, the IoU threshold of non-maximum suppression, instead of the artifact's.
 
     Raises:
         UserError: the artifact is missing or damaged, the backbone is not available or another one, or the device does
@@ -59,7 +61,8 @@ def load(
     """
     place = pick_device(device)
     wanted = None if precision is None else pick_precision(precision, place)
-    model, artifact = load_model(path, device, Named(backbone, weights, templates), dtype, precision=wanted)
+    named = Named(backbone, weights, templates)
+    model, artifact = load_model(path, device, named, dtype, precision=wanted, overlap=overlap)
     used = wanted or inference_precision(artifact.config.train.precision, place)
     return predictor_type(artifact.config.task)(model, artifact, precision=used)
 
@@ -110,7 +113,7 @@ class Predictor(ABC):
         """
 
     def predict(self, images: Picture | Sequence[Picture], batch_size: int = 32, top: int = 5) -> list[Any]:
-        """Predict a file, a folder, a glob, a PIL image, an array (H, W, 3) uint8, or a list of these.
+        """Predict a file, a folder, a glob, a web address, a PIL image, an array (H, W, 3) uint8, or a list of these.
 
         Args:
             images: images to predict; files of a folder and matches of a glob are sorted by name.

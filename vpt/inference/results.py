@@ -91,6 +91,13 @@ class Classification(Result):
 
     columns = ("image", "rank", "label", "score")
 
+    def drawn(self, pixels: np.ndarray) -> np.ndarray:
+        """The image (H, W, 3) uint8 with the classes and their scores below it; a small one is enlarged."""
+        from vpt.inference.draw import with_strip
+        from vpt.metrics.detection_plots import enlarged
+
+        return with_strip(enlarged(pixels)[0], self.labels, self.scores.tolist(), self.holding)
+
     def to_dict(self, top: int | None = None) -> dict[str, Any]:
         """Convert to plain values for JSON, with the scores of at most `top` labels.
 

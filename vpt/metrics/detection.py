@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -41,6 +41,8 @@ class DetectionMetrics(TypedDict):
     images: int
     boxes: int
     precision: dict[str, list[float]]
+    best_f1: NotRequired[float]  # at an overlap of 0.5, and the score of boxes that gives it
+    best_f1_score: NotRequired[float]
 
 
 def require_metrics() -> None:

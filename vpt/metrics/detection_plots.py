@@ -12,12 +12,12 @@ from torch import Tensor
 
 from vpt.data.decode import BadImage, read
 from vpt.data.detection.dataset import BoxRecord
+from vpt.metrics.best_score import DEFAULT
 from vpt.utils.plotting import BLUE, GREY, ORANGE, picture_png, save
 
 # Distinguishable for colour-blind readers too (Okabe and Ito); classes use them in turn.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 LEGIBLE = 512  # pixels of the longer side at which captions are legible
-SHOWN = 0.3  # boxes below this score are not drawn
 
 
 def uncovered(places: Sequence[tuple[float, float, float, float]]) -> list[bool]:
@@ -105,8 +105,10 @@ def grid_png(
     max_pixels: int,
     path: Path,
     side: int = 280,
+    least: float = DEFAULT,
 ) -> Path:
-    """Pairs of photos, with true boxes on the left and predicted boxes on the right; two pairs per row."""
+    """Pairs of photos, with true boxes on the left and predicted boxes of at least a score on the right; two pairs per
+    row."""
     tiles = []
     for record, found in zip(records, predicted, strict=True):
         try:
@@ -114,7 +116,7 @@ def grid_png(
         except BadImage:
             continue
         names = [classes[label] for label in record.labels]
-        sure = found["scores"] >= SHOWN
+        sure = found["scores"] >= least
         labels = found["labels"][sure].tolist()
         captions = [f"{classes[label]} {score:.2f}" for label, score in zip(labels, found["scores"][sure].tolist())]
         scale = side / max(pixels.shape[:2])

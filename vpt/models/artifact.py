@@ -19,6 +19,8 @@ from vpt.utils.errors import FileError, UserError
 from vpt.utils.tensor_io import open_tensors, write_tensors
 from vpt.utils.version import own_version
 
+# Files of a run: the best epoch, and the last one of a run that keeps the best.
+BEST, LAST = "artifact.safetensors", "last.safetensors"
 MAX_FROZEN = 4 << 30  # maximum bytes of tensors if the backbone is frozen
 
 
@@ -95,7 +97,7 @@ def find_artifact(path: str | Path) -> Path:
         return hub.pull(str(path))
     path = Path(path)
     if path.is_dir():
-        inside = path / "artifact.safetensors"
+        inside = path / BEST
         if not inside.is_file():
             unfinished = (path / CHECKPOINT).is_file()
             raise UserError(
@@ -106,6 +108,18 @@ def find_artifact(path: str | Path) -> Path:
     if not path.is_file():
         raise UserError(f"{path}: there is no such run folder or artifact")
     return path
+
+
+def unfinished(path: str | Path) -> str:
+    """A note about a run folder in which training has not finished; "" for anything else.
+
+    >>> unfinished("no/such/run")
+    ''
+    """
+    folder = Path(path)
+    if not (folder / CHECKPOINT).is_file() or (folder / "metrics.json").exists():
+        return ""
+    return f"{folder} has not finished training; this is its best epoch so far"
 
 
 def read_artifact(path: str | Path) -> Artifact:

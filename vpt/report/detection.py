@@ -13,7 +13,7 @@ from vpt.data.dataset import Record
 from vpt.data.decode import BadImage, read
 from vpt.data.detection.dataset import BoxRecord
 from vpt.metrics.coco_map import match, overlaps
-from vpt.metrics.detection_plots import SHOWN, uncovered
+from vpt.metrics.detection_plots import uncovered
 from vpt.report.html import Column, Section, Table, percent, render
 from vpt.report.image_encoding import photo_uri, small
 from vpt.report.svg_charts import Chart, Line, line_chart, rectangle, tag
@@ -104,14 +104,19 @@ def precision_chart(named: Mapping[str, Mapping[str, Any]]) -> Chart:
 
 
 def pictures_section(
-    rows: Sequence[Mapping[str, Any]], records: Mapping[str, Record], classes: Sequence[str], most: int, max_pixels: int
+    rows: Sequence[Mapping[str, Any]],
+    records: Mapping[str, Record],
+    classes: Sequence[str],
+    most: int,
+    max_pixels: int,
+    least: float,
 ) -> Section:
     """Images with their true and predicted boxes, from the one with the most errors to the one with the fewest."""
     judged: list[tuple[Judged, BoxRecord, list[tuple[str, float, list[float]]]]] = []
     for row in rows:
         record = records.get(row["image"])
         if isinstance(record, BoxRecord):
-            sure = [(box["label"], box["score"], box["box_xyxy"]) for box in row["boxes"] if box["score"] >= SHOWN]
+            sure = [(box["label"], box["score"], box["box_xyxy"]) for box in row["boxes"] if box["score"] >= least]
             truth = [(classes[label], box) for label, box in zip(record.labels, record.boxes, strict=True)]
             judged.append((judge(sure, truth, record.crowds), record, sure))
     ranked = sorted(judged, key=lambda one: -one[0].errors)
@@ -120,17 +125,19 @@ def pictures_section(
     body = render(
         "boxes.html",
         tiles=tiles,
-        score=SHOWN,
+        score=least,
         drawn=DRAWN,
         overlap=OVERLAP,
-        table=error_table([(each, record, sure) for each, record, sure in judged], classes),
+        table=error_table([(each, record, sure) for each, record, sure in judged], classes, least),
         images=len(judged),
     )
     return Section("pictures", "Predictions and ground truth", body)
 
 
 def error_table(
-    judged: Sequence[tuple[Judged, BoxRecord, Sequence[tuple[str, float, Sequence[float]]]]], classes: Sequence[str]
+    judged: Sequence[tuple[Judged, BoxRecord, Sequence[tuple[str, float, Sequence[float]]]]],
+    classes: Sequence[str],
+    least: float,
 ) -> Table:
     """For every class: number of true boxes (without crowds), found and missed ones, and false alarms."""
     there, found, alarms = (dict.fromkeys(classes, 0) for _ in range(3))
@@ -142,7 +149,7 @@ def error_table(
             alarms[label_name] = alarms.get(label_name, 0) + (not right)
     rows = [[name, there[name], found[name], there[name] - found[name], alarms[name]] for name in classes]
     heads = [Column("class", "text"), *(Column(name) for name in ("boxes", "found", "missed", "false alarms"))]
-    return Table(f"boxes with a score of at least {SHOWN:g}", heads, rows, sortable=True)
+    return Table(f"boxes with a score of at least {least:g}", heads, rows, sortable=True)
 
 
 def _spread(count: int, most: int) -> list[int]:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from vpt.data.dataset import LabelledData
 from vpt.metrics import bootstrap
+from vpt.metrics.best_score import shown_score
 from vpt.report import compare_detection
 from vpt.report.detection import numbers_section, pictures_section, precision_chart
 from vpt.report.html import Section, percent
@@ -49,7 +50,7 @@ class DetectionReport(TaskReport):
             if isinstance(data, UserError):
                 raise data
             records, most = by_name(data, source.split), source.config.data.max_pixels
-            return pictures_section(boxes, records, source.classes, options.images, most)
+            return pictures_section(boxes, records, source.classes, options.images, most, shown_score(source.metrics))
 
         if boxes or found:
             sections.append(or_note("pictures", "Predictions and ground truth", pictures))

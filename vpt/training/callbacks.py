@@ -12,12 +12,17 @@ import torch
 from vpt.config import E2vptPrompt, RunConfig
 from vpt.config.training import AverageConfig
 from vpt.training.step import StepFigures
-from vpt.utils.console import Bar
+from vpt.training.time_left import Pace
+from vpt.utils.console import Bar, duration
 from vpt.utils.resource_usage import Usage
 
 if TYPE_CHECKING:
     from vpt.training.run_folder import TrainResult
     from vpt.training.trainer import Trainer
+
+
+NAMES = {"map": "mAP", "map50": "mAP50"}  # of metrics in messages
+ALSO = ("map50", "loss")  # besides the metric that ranks epochs
 
 
 class Callback:
@@ -70,7 +75,13 @@ def default_callbacks(config: RunConfig) -> list[Callback]:
         from vpt.training.e2vpt_pruning import Pruning
 
         found.append(Pruning(prompt))
-    return [*found, Checkpoint(train.checkpoint_minutes)]  # last: it saves the state that the others have changed
+    from vpt.training.running_artifacts import RunningArtifacts
+
+    return [
+        *found,
+        RunningArtifacts(),
+        Checkpoint(train.checkpoint_minutes),
+    ]  # last: it saves the state that the others have changed
 
 
 class ProgressBar(Callback):
@@ -79,18 +90,21 @@ class ProgressBar(Callback):
     def __init__(self) -> None:
         self._open = contextlib.ExitStack()
         self._bar: Bar | None = None
+        self._pace = Pace()
 
     def before_epoch(self, trainer: Trainer) -> None:
         """Open the bar."""
         progress, total = trainer.progress, len(trainer.batches)
         text = f"epoch {progress.epoch + 1}/{trainer.config.epochs}"
+        self._pace.left(trainer)
         self._bar = self._open.enter_context(trainer.context.console.progress(total, text, progress.batch))
 
     def after_figures(self, trainer: Trainer, figures: StepFigures) -> None:
         """Advance the bar by one step."""
         progress = trainer.progress
         if self._bar is not None:
-            self._bar.advance(1, images=figures.count, loss=progress.loss_sum / progress.seen)
+            left = self._pace.left(trainer)
+            self._bar.advance(1, images=figures.count, left=left, loss=progress.loss_sum / progress.seen)
 
     def after_steps(self, trainer: Trainer) -> None:
         """Close the bar; validation shows its own."""
@@ -166,6 +180,13 @@ def gaussian_weights(epochs: int, mean: float, std: float) -> list[float]:
 class Log(Callback):
     """Logs a row for every step and every epoch, and prints a line for every epoch."""
 
+    def __init__(self) -> None:
+        self._pace = Pace()
+
+    def before_epoch(self, trainer: Trainer) -> None:
+        """Start measuring the pace."""
+        self._pace.left(trainer)
+
     def after_figures(self, trainer: Trainer, figures: StepFigures) -> None:
         """Log a step."""
         epoch = trainer.progress.epoch + 1
@@ -180,8 +201,12 @@ class Log(Callback):
             text += f", train accuracy {row['train_accuracy']:.4f}"
         if f"val_{metric}" in row:
             best = " (best)" if trainer.progress.best_epoch == row["epoch"] else ""
-            text += f", validation {metric} {row[f'val_{metric}']:.4f}{best}"
-        trainer.context.console.say(f"{text} [{seconds:.1f} s]")
+            scores = {metric: row[f"val_{metric}"], **{key: row[f"val_{key}"] for key in ALSO if f"val_{key}" in row}}
+            text += ", validation " + ", ".join(f"{NAMES.get(key, key)} {value:.4f}" for key, value in scores.items())
+            text += best
+        left = None if trainer.progress.finished else self._pace.left(trainer)
+        rest = f", {duration(left)} left" if left else ""
+        trainer.context.console.say(f"{text} [{seconds:.1f} s{rest}]")
 
 
 class EarlyStop(Callback):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,13 @@ def save_checkpoint(path: Path, state: TrainState, identity: Mapping[str, Any]) 
     write_tensors(path, tensors, header)
 
 
-def load_checkpoint(path: Path, state: TrainState, identity: Mapping[str, Any], images: Sequence[Record] = ()) -> None:
+def load_checkpoint(
+    path: Path,
+    state: TrainState,
+    identity: Mapping[str, Any],
+    images: Sequence[Record] = (),
+    changeable: Collection[str] = (),
+) -> dict[str, Any]:
     """Load a checkpoint into `state`, whose model and optimiser are newly created.
 
     Args:
@@ -99,6 +105,10 @@ def load_checkpoint(path: Path, state: TrainState, identity: Mapping[str, Any], 
         state: the state to load it into.
         identity: the settings, data, pixels and backbone of this run.
         images: images of the run, for messages.
+        changeable: names of settings that may differ.
+
+    Returns:
+        The settings that the checkpoint was written with.
 
     Raises:
         UserError: the file is damaged, its tensors do not fit the run, or settings, data, pixels or backbone of the run
@@ -107,7 +117,7 @@ def load_checkpoint(path: Path, state: TrainState, identity: Mapping[str, Any], 
     with open_tensors(path) as file:
         header, tensors = parse_header(CheckpointHeader, file), file.tensors()
     before, now = header.identity.model_dump(), dict(identity)
-    changed = [name for name in differing(before, now) if name not in MOVABLE]
+    changed = [name for name in differing(before, now) if name not in {*MOVABLE, *changeable}]
     if "pixels" in changed and ("data" in changed or not _same_decoder(before.get("pixels"), now.get("pixels"))):
         changed.remove("pixels")
     if changed:
@@ -118,6 +128,7 @@ def load_checkpoint(path: Path, state: TrainState, identity: Mapping[str, Any], 
             f"{path} cannot be resumed because this has changed: {names}; restore it, or start a run with another name"
         )
     _restore(path, state, tensors, header)
+    return header.identity.settings
 
 
 def _same_decoder(before: str | None, now: str | None) -> bool:

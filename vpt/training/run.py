@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vpt.config import RunConfig, load_config, read_yaml
+from vpt.config import RunConfig, full_words, given_keys, load_config, read_yaml
 from vpt.models.header import CHECKPOINT
 from vpt.training.callbacks import Callback
+from vpt.training.change_epochs import CHANGEABLE
 from vpt.training.compared_runs import compare, compared_configs, folder_name, with_config
 from vpt.training.context import RunContext, prepare
 from vpt.training.run_folder import TrainResult, claim, finished, refuse_taken, remove_leftovers, upgraded
@@ -60,6 +62,8 @@ def train(
 def resume(run: str | Path, overrides: Sequence[str] = (), console: Console | None = None) -> TrainResult:
     """Resume an interrupted run; on a CPU the result is bit for bit that of an uninterrupted run.
 
+    With `train.epochs=N` among the overrides a run, finished or not, is shortened or extended; see change_epochs.py.
+
     Raises:
         UserError: there is no run, another process is training it, its checkpoint is damaged, or settings, data or
             backbone have changed since.
@@ -69,9 +73,11 @@ def resume(run: str | Path, overrides: Sequence[str] = (), console: Console | No
         raise UserError(f"{folder} is not a run folder; it has no config.yaml")
     if (folder / "metrics.json").exists() and not (folder / CHECKPOINT).is_file():
         raise UserError(f"{folder} is finished and has no checkpoint to resume from")
-    config = load_config(base=upgraded(read_yaml(folder / "config.yaml")), overrides=overrides)
+    base = upgraded(read_yaml(folder / "config.yaml"))
+    config = load_config(base=base, overrides=overrides)
+    new_epochs = CHANGEABLE in given_keys(full_words(overrides, base))
     with _resumable(folder):
-        return _go_on(config, folder, console)
+        return _go_on(config, folder, console, new_epochs=new_epochs)
 
 
 def train_or_resume(
@@ -103,6 +109,7 @@ def _go_on(
     console: Console | None,
     prepare: Prepare | None = None,
     callbacks: Sequence[Callback] = (),
+    new_epochs: bool = False,
 ) -> TrainResult:
     """Train in a folder, from its checkpoint if there is one."""
     others = compared_configs(config)
@@ -112,28 +119,36 @@ def _go_on(
         console = console or Console(quiet=not is_first())
         with first_goes_ahead():
             context = (prepare or prepare_run)(config, console)
-        result = Trainer(context, folder, callbacks).fit(locked)
-        return _with_compared(result, context, others)
+        result = Trainer(context, folder, callbacks, new_epochs).fit(locked)
+        return _with_compared(result, context, others, new_epochs)
 
 
-def _with_compared(result: TrainResult, context: RunContext, others: Sequence[RunConfig]) -> TrainResult:
+def _with_compared(
+    result: TrainResult, context: RunContext, others: Sequence[RunConfig], new_epochs: bool = False
+) -> TrainResult:
     """Train the prompts that a run is compared with in subfolders of its folder; returns the run."""
     results = []
     for config in others:
         other = with_config(context, config)
         folder = result.folder / folder_name(config)
-        results.append(train_or_resume(other.config, folder, context.console, lambda *_, made=other: made))
+        done = None if new_epochs else finished(folder)
+        results.append(
+            done or _go_on(other.config, folder, context.console, lambda *_, made=other: made, (), new_epochs)
+        )
     compare(context, result, results)
     return result
 
 
 @contextmanager
 def _resumable(folder: Path) -> Iterator[None]:
-    """Add the command that resumes the run to errors of writing."""
+    """Add the command that resumes the run to errors of writing and to interruptions."""
     try:
         yield
+    except KeyboardInterrupt as stop:
+        stop.resume = f"vpt train resume={shlex.quote(str(folder))}"  # type: ignore[attr-defined]
+        raise
     except WriteError as error:
-        raise WriteError(f"{error}; then resume with: vpt train resume={folder}") from error
+        raise WriteError(f"{error}; then resume with: vpt train resume={shlex.quote(str(folder))}") from error
 
 
 def prepare_run(config: RunConfig, console: Console) -> RunContext:

@@ -42,7 +42,7 @@ def introduce(trainer: Trainer, folder: Path) -> None:
         resident_bytes() if context.device.type == "cpu" else 0,
     )
     console.say(
-        f"model: {model.backbone.name} at {model.backbone.preprocess.size} px, prompt {config.prompt.kind}, "
+        f"model: {model.backbone.name} at {task.image_size(model, context)}, prompt {config.prompt.kind}, "
         f"tuning {config.tuning.kind}, head {config.head.kind}; {context.device}, {context.precision}"
     )
     if config.tuning.kind != "frozen" and config.prompt.kind != "none":
@@ -50,6 +50,8 @@ def introduce(trainer: Trainer, folder: Path) -> None:
             f"tuning={config.tuning.kind} is trained together with {config.prompt.kind} prompts; without prompts: add "
             "prompt=none"
         )
+    if text := task.advice(model, context):
+        console.warn(text)
     for note in model.backbone.notes:
         console.warn(note)
     console.say(budget.text())

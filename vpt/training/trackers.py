@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -209,7 +209,7 @@ class Wandb(Tracker):
 TRACKERS: dict[str, type[Tracker]] = {"mlflow": Mlflow, "wandb": Wandb}
 
 
-def trackers(names: list[str]) -> list[Tracker]:
+def trackers(names: Sequence[str]) -> list[Tracker]:
     """The trackers of `log`; "csv" and "tensorboard" are written in every run and need none.
 
     Raises:

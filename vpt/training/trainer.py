@@ -15,6 +15,7 @@ from vpt.data.dataset import SPLITS
 from vpt.models.base import Prompted
 from vpt.models.header import CHECKPOINT
 from vpt.training.callbacks import Callback, default_callbacks
+from vpt.training.change_epochs import CHANGEABLE, change_epochs
 from vpt.training.checkpoint import Baseline, Progress, TrainState, load_checkpoint, save_checkpoint
 from vpt.training.context import RunContext
 from vpt.training.lr_schedule import rate
@@ -62,13 +63,20 @@ class Trainer:
         context: context from `prepare_run`.
         folder: folder to resume from, if it contains a checkpoint; default: a new run.
         callbacks: called after the default callbacks.
+        new_epochs: `train.epochs` may differ from that of the checkpoint.
 
     Raises:
         UserError: model or training cannot be made of these settings and data, or the checkpoint is damaged or belongs
             to other settings or data.
     """
 
-    def __init__(self, context: RunContext, folder: Path | None = None, callbacks: Sequence[Callback] = ()) -> None:
+    def __init__(
+        self,
+        context: RunContext,
+        folder: Path | None = None,
+        callbacks: Sequence[Callback] = (),
+        new_epochs: bool = False,
+    ) -> None:
         self.context, self.config, self.task = context, context.config.train, task_of(context.config)
         self.metric = self.task.metric(context.data)  # of the validation split; larger is better
         self.model = build_model(context)
@@ -88,6 +96,7 @@ class Trainer:
             "backbone": self.model.backbone.fingerprint,
         }
         checkpoint = folder / CHECKPOINT if folder is not None else None
+        self._change = ""  # what a new number of epochs does
         self.is_new = checkpoint is None or not checkpoint.is_file()
         wait()  # before the first of several processes writes one
         if self.is_new:
@@ -97,7 +106,8 @@ class Trainer:
         else:
             assert checkpoint is not None
             images = [record for split in SPLITS for record in context.data.split(split)]
-            load_checkpoint(checkpoint, self.state, self._identity, images)
+            before = load_checkpoint(checkpoint, self.state, self._identity, images, [CHANGEABLE] if new_epochs else [])
+            self._change = change_epochs(self.progress, before["train"]["epochs"], self.config) if new_epochs else ""
             assert self.config.epochs is not None
             self.progress.finished |= self.progress.epoch >= self.config.epochs
             context.console.say(f"resuming {folder} at epoch {self.progress.epoch + 1}, step {self.progress.step}")
@@ -109,7 +119,7 @@ class Trainer:
 
     @property
     def folder(self) -> Path | None:
-        """The run folder, once training has begun."""
+        """The run folder, while the run is open."""
         return None if self._locked is None else self._locked.folder
 
     @property
@@ -270,14 +280,17 @@ class Trainer:
     def _opened(self, locked: LockedFolder) -> Iterator[None]:
         """Open the run folder: write settings and a first checkpoint, and open the log."""
         self._locked, console = locked, self.context.console
-        if self.is_new:
+        if self.is_new or self._change:
             if is_first():
                 write_config(locked.folder, self.context.config)
+                (locked.folder / "metrics.json").unlink(missing_ok=True)  # of the run before it was extended
             self.save()
         with open_log(locked.folder, None if self.is_new else self.progress.step, write=is_first()) as self.log:
             console.attach(self.log)
             try:
                 introduce(self, locked.folder)
+                if self._change:
+                    console.say(self._change)
                 yield
             finally:
                 for callback in self.callbacks:
@@ -317,7 +330,8 @@ class Trainer:
         measured = self.validate() if last or row["epoch"] % (config.eval_every or 1) == 0 else None
         if measured is not None:
             row |= {} if measured.loss is None else {"val_loss": measured.loss}
-            row[f"val_{self.metric}"] = measured.score
+            scores = {self.metric: measured.score, **measured.more}
+            row |= {f"val_{name}": value for name, value in scores.items()}
             for callback in self.callbacks:
                 callback.after_validation(self, measured.score)
         progress.history.append(row)

@@ -26,8 +26,8 @@ ALL_RUNS = logging.getLogger("vpt.run")
 class Bar(Protocol):
     """A progress bar."""
 
-    def advance(self, steps: int = 1, *, images: int = 0, **fields: float) -> None:
-        """Advance by `steps` after `images` images, and show `fields`."""
+    def advance(self, steps: int = 1, *, images: int = 0, left: float | None = None, **fields: float) -> None:
+        """Advance by `steps` after `images` images, and show `fields` and the seconds that are left of the run."""
 
 
 class _TerminalHandler(logging.Handler):
@@ -120,9 +120,22 @@ class Console:
             yield _LiveBar(bars, bars.add_task(description, total=total, completed=start, shown=""))
 
 
-def _shown(images: int, seconds: float, fields: dict[str, float]) -> str:
+def duration(seconds: float) -> str:
+    """A duration in words, rounded.
+
+    >>> duration(7.2), duration(754), duration(7500)
+    ('7 s', '13 min', '2 h 05 min')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _shown(images: int, seconds: float, left: float | None, fields: dict[str, float]) -> str:
     rate = images / seconds if seconds > 0 else 0.0
-    return "  ".join([f"{rate:.1f} images/s", *(f"{name} {value:.4g}" for name, value in fields.items())])
+    parts = [f"{rate:.1f} images/s", *(f"{name} {value:.4g}" for name, value in fields.items())]
+    return "  ".join(parts if left is None else [*parts, f"whole run: {duration(left)} left"])
 
 
 class _LiveBar:
@@ -130,9 +143,9 @@ class _LiveBar:
         self._bars, self._task = bars, task
         self._started, self._images = time.monotonic(), 0
 
-    def advance(self, steps: int = 1, *, images: int = 0, **fields: float) -> None:
+    def advance(self, steps: int = 1, *, images: int = 0, left: float | None = None, **fields: float) -> None:
         self._images += images
-        shown = _shown(self._images, time.monotonic() - self._started, fields)
+        shown = _shown(self._images, time.monotonic() - self._started, left, fields)
         self._bars.update(self._task, advance=steps, shown=shown)
 
 
@@ -142,15 +155,15 @@ class _PlainBar:
         self._started = self._spoke = time.monotonic()
         self._images, self._first = 0, start
 
-    def advance(self, steps: int = 1, *, images: int = 0, **fields: float) -> None:
+    def advance(self, steps: int = 1, *, images: int = 0, left: float | None = None, **fields: float) -> None:
         self._done += steps
         self._images += images
         now = time.monotonic()
         if now - self._spoke < SPARSE or self._done >= self._total:
             return
         self._spoke = now
-        left = (now - self._started) / (self._done - self._first) * (self._total - self._done)
-        shown = _shown(self._images, now - self._started, fields)
+        here = (now - self._started) / (self._done - self._first) * (self._total - self._done)
+        shown = _shown(self._images, now - self._started, left, fields)
         self._terminal.print(
-            f"{self._description}: {self._done}/{self._total}  {shown}  {left:.0f} s left", markup=False
+            f"{self._description}: {self._done}/{self._total}  {here:.0f} s left  {shown}", markup=False
         )

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from vpt.backbones.layer_prompt import LayerPrompt
 from vpt.data.transforms.classification import EvalTransform
 from vpt.inference.classifier import Classifier
+from vpt.inference.results import Classification
 from vpt.interop.export.onnx import Format, Program, Run, latency
 from vpt.interop.export.preprocess import Square
-from vpt.interop.export.sample_images import noise, photos, windowed
-from vpt.interop.export.written import Check, Exported, written
+from vpt.interop.export.sample_images import decoded, noise, photos, real_photos, windowed
+from vpt.interop.export.written import Agreement, Check, Exported, written
 from vpt.metrics.probabilities import probabilities
 from vpt.utils.errors import UserError
 
-LARGEST_BATCH = 1024
+LARGEST_BATCH, LARGEST_SIDE = 1024, 16_384
 CLOSE = 1e-3  # tolerance of scores from 0 to 1 between runtimes
+RESIZED = 0.03  # the same for photos, of which the file resizes a few pixels by one level otherwise than Pillow
+Size = tuple[int, int] | None
 
 
 class FoldedClassifier(nn.Module):
@@ -27,14 +33,14 @@ class FoldedClassifier(nn.Module):
 
     Args:
         predictor: a loaded classifier; the operations of its prompt become constants.
-        size: height and width of the images; unless it is the model's own input size, images are resized and cropped as
-            at prediction.
+        size: height and width of the images; None for photos of any size. They are resized and cropped as at
+            prediction; only squares of the model's own size, if it is given, are taken as they are.
 
     Raises:
         UserError: test-time tuning, whose forward pass depends on more than one image.
     """
 
-    def __init__(self, predictor: Classifier, size: tuple[int, int]) -> None:
+    def __init__(self, predictor: Classifier, size: Size = None) -> None:
         super().__init__()
         model = predictor.model
         if model.test_time is not None:
@@ -43,7 +49,8 @@ class FoldedClassifier(nn.Module):
         self.multilabel = predictor.artifact.multilabel
         self.size = size
         assert isinstance(predictor.transform, EvalTransform)
-        self.square = Square(predictor.transform, size)
+        self.prepared = size == (predictor.transform.size, predictor.transform.size)
+        self.square: nn.Module = nn.Identity() if self.prepared else Square(predictor.transform)
         # Constants must not be inference tensors, which cannot be traced.
         with torch.no_grad():
             self.layers: list[LayerPrompt] | None = model.constants()
@@ -58,38 +65,86 @@ class FoldedClassifier(nn.Module):
         return probabilities(self.head(features).float(), self.multilabel)
 
 
-def export_classifier(
-    predictor: Classifier, path: Path, format: Format, size: tuple[int, int] | None, check: Check
-) -> Exported:
+def export_classifier(predictor: Classifier, path: Path, format: Format, size: Size, check: Check) -> Exported:
     """Export a classifier; see `vpt.interop.export.export.export`."""
-    side = predictor.model.image_size
-    size = size or (side, side)
     folded = FoldedClassifier(predictor, size).requires_grad_(False).eval()
-    batches = [noise(count, size) for count in (1, 3, 8)] + (
-        [] if check is None else [photos(check, size, predictor.artifact.config.data.window)]
-    )
+    window, samples = predictor.artifact.config.data.window, real_photos(size)
+    if check is not None:
+        samples += decoded(check, window) if size is None else list(photos(check, size, window).numpy())
+    batches = [noise(count, size or (60 + count, 64)) for count in (1, 3, 8)]
+    batches += [torch.from_numpy(pixels)[None] for pixels in samples]
 
-    def tried(run: Run) -> tuple[float, float]:
+    def tried(run: Run) -> tuple[float, Agreement | None, float]:
         worst = compare(folded, run, batches)
         if not worst < CLOSE:
             raise UserError(f"{path} was not written, because its scores would differ by {worst:.2g}")
-        return worst, latency(run, batches[0])
+        found = None if folded.prepared else agreement(predictor, run, samples)
+        if found is not None and not found.difference < RESIZED:
+            raise UserError(f"{path} was not written: scores of photos would differ by {found.difference:.2g}")
+        return worst, found, latency(run, batches[3])
 
-    worst, taken = written(program_of(folded, predictor), format, path, tried)
-    return Exported(path, path.stat().st_size, worst, taken)
+    worst, found, taken = written(program_of(folded, predictor), format, path, tried)
+    steps = in_words(recipe(predictor, inside=False)) if folded.prepared else ""
+    return Exported(path, path.stat().st_size, worst, taken, photos=found, recipe=steps)
 
 
 def program_of(folded: FoldedClassifier, predictor: Classifier) -> Program:
     """The program to write."""
+    height, width = folded.size or ("height", "width")
     metadata = {
         "classes": list(predictor.classes),
         "scores": "sigmoid" if folded.multilabel else "softmax",
-        "images": f"uint8 (batch, {folded.size[0]}, {folded.size[1]}, 3), RGB",
+        "images": f"uint8 (batch, {height}, {width}, 3), RGB",
+        "preprocessing": recipe(predictor, inside=not folded.prepared),
         "backbone": predictor.model.backbone.name,
         **windowed(predictor.artifact.config.data.window),
     }
-    batch = {0: torch.export.Dim("batch", min=1, max=LARGEST_BATCH)}
-    return Program(folded, noise(2, folded.size), "images", ("scores",), batch, metadata)
+    axes = {0: torch.export.Dim("batch", min=1, max=LARGEST_BATCH)}
+    if folded.size is None:
+        axes |= {axis: torch.export.Dim(name, min=1, max=LARGEST_SIDE) for axis, name in ((1, "height"), (2, "width"))}
+    return Program(folded, noise(2, folded.size or (70, 90)), "images", ("scores",), axes, metadata)
+
+
+def recipe(predictor: Classifier, inside: bool) -> dict[str, Any]:
+    """How a photo becomes the input of the network, for the metadata of a file.
+
+    Args:
+        predictor: the classifier.
+        inside: whether the file resizes and crops photos; if not, the caller must.
+    """
+    transform, pre = predictor.transform, predictor.model.backbone.preprocess
+    assert isinstance(transform, EvalTransform)
+    side = transform.size
+    every: dict[str, dict[str, Any]] = {
+        "crop": {"resize_short_side": math.floor(side / transform.crop_pct), "center_crop": [side, side]},
+        "squash": {"resize": [side, side]},
+        "pad": {"resize_long_side": side, "pad_around_to": [side, side], "pad_rgb": list(transform.fill)},
+    }
+    return {
+        "resize_and_crop": "inside" if inside else "not inside: do this first",
+        **every[transform.resize],
+        "interpolation": transform.interpolation,
+        "antialias": transform.interpolation != "nearest",
+        "normalisation": "inside",
+        "mean": list(pre.mean),
+        "std": list(pre.std),
+        "input_range": [0, 255],
+        "layout": "batch, height, width, RGB",
+    }
+
+
+def in_words(steps: dict[str, Any]) -> str:
+    """The recipe of photos as a sentence."""
+    filtered = f"{steps['interpolation']}, antialiased" if steps["antialias"] else steps["interpolation"]
+    if "resize_short_side" in steps:
+        side = steps["center_crop"][0]
+        return (
+            f"resize the short side to {steps['resize_short_side']} pixels ({filtered}), crop the {side}x{side} centre"
+        )
+    if "resize_long_side" in steps:
+        side, fill = steps["resize_long_side"], steps["pad_rgb"]
+        return f"resize the long side to {side} pixels ({filtered}), pad to a square with {fill}"
+    return f"resize to {steps['resize'][0]}x{steps['resize'][1]} pixels ({filtered}), whatever the aspect ratio"
 
 
 @torch.inference_mode()
@@ -101,3 +156,24 @@ def compare(folded: FoldedClassifier, run: Run, batches: Sequence[Tensor]) -> fl
         batches: uint8, (B, H, W, 3).
     """
     return max(float((run(batch)[0] - folded(batch)).abs().max()) for batch in batches)
+
+
+@torch.inference_mode()
+def agreement(predictor: Classifier, run: Run, photos: Sequence[np.ndarray]) -> Agreement:
+    """Compare the written file with prediction, which resizes with Pillow.
+
+    Args:
+        predictor: the classifier.
+        run: the written file.
+        photos: uint8, (H, W, 3).
+    """
+    same, worst = 0, 0.0
+    for number, pixels in enumerate(photos):
+        theirs = run(torch.from_numpy(pixels)[None])[0][0].numpy()
+        (found,) = predictor.batch([f"photo {number}"], [pixels], len(predictor.classes))
+        assert isinstance(found, Classification)
+        by_name = dict(zip(found.labels, found.scores.tolist(), strict=True))
+        mine = np.array([by_name[name] for name in predictor.classes])
+        same += int(theirs.argmax() == mine.argmax())
+        worst = max(worst, float(np.abs(theirs - mine).max()))
+    return Agreement(len(photos), same, worst)

@@ -27,8 +27,9 @@ def export(
         artifact: artifact file or run folder.
         output: the file to write; default: next to the artifact.
         format: onnx, or torch (.pt2).
-        size: height and width of input images, which are resized (for a classifier also cropped) inside; default: a
-            classifier's own input size, a square of a detector's short side.
+        size: height and width of input images, which are resized (for a classifier also cropped) inside; default: any
+            size for a classifier, a square of the short side for a detector. Squares of a classifier's own size, if
+            given here, are taken as they are.
         weights: file of the backbone's weights, as in `vpt.load`.
         check: photos to check the file with, in addition to synthetic images and noise.
         backbone: name of the backbone, as in `vpt.load`.

@@ -1,4 +1,4 @@
-"""`EvalTransform` for photos of a fixed size, in traceable operators."""
+"""`EvalTransform` for photos of any size, in traceable operators."""
 
 from __future__ import annotations
 
@@ -8,71 +8,104 @@ import torch
 from torch import Tensor, nn
 
 from vpt.data.transforms.classification import EvalTransform
-from vpt.interop.export.resize import resized
-from vpt.utils.errors import UserError
 
-FILTERS = ("bilinear", "bicubic")
+# Halves are rounded up, as in Pillow; the small offset makes runtimes agree about them.
+HALF = 0.5 + 1e-4
 
 
 class Square(nn.Module):
-    """Squares (B, 3, S, S) from images (B, 3, H, W), uint8. Images that already have this size are unchanged.
+    """Squares (B, 3, S, S) uint8 from photos (B, 3, H, W) uint8, as `EvalTransform` makes them with Pillow.
+
+    Resizing and cropping are a multiplication by a (W, S) matrix and one by a (S, H) matrix. They hold the weights of
+    Pillow's filters and are computed from H and W inside the program, so H and W may vary.
 
     Args:
         transform: transform of validation and prediction.
-        size: height and width of the images.
 
-    Raises:
-        UserError: a filter other than bilinear and bicubic.
-
-    >>> Square(EvalTransform(size=4), (6, 8))(torch.zeros(1, 3, 6, 8, dtype=torch.uint8)).shape
+    >>> Square(EvalTransform(size=4))(torch.zeros(1, 3, 6, 8, dtype=torch.uint8)).shape
     torch.Size([1, 3, 4, 4])
     """
 
-    def __init__(self, transform: EvalTransform, size: tuple[int, int]) -> None:
+    def __init__(self, transform: EvalTransform) -> None:
         super().__init__()
-        self.transform, self.size = transform, size
-        self.whole = size == (transform.size, transform.size)
-        if not self.whole and transform.interpolation not in FILTERS:
-            raise UserError(
-                f"this backbone needs images resized with the filter {transform.interpolation}, which no runtime "
-                f"has; leave out the size and give it squares of {transform.size} pixels"
-            )
+        self.transform = transform
 
     def forward(self, images: Tensor) -> Tensor:
         """Squares of images."""
-        if self.whole:
-            return images
-        square = {"crop": self._crop, "pad": self._pad, "squash": self._squash}[self.transform.resize](images)
-        return square.to(torch.uint8)
+        rows, shown_rows = self._axis(images.shape[2], images.shape[3])
+        columns, shown_columns = self._axis(images.shape[3], images.shape[2])
+        # Along rows and then along columns, with rounding after each, as in Pillow; of photos that are more than twice
+        # as high as wide Pillow 13 resizes columns first, which differs by a level or two.
+        pixels = _rounded(rows @ _rounded(images.float() @ columns.T))
+        if self.transform.resize == "pad":
+            fill = torch.tensor(self.transform.fill, dtype=torch.float32).view(1, 3, 1, 1)
+            pixels = torch.where(shown_rows & shown_columns.T, pixels, fill)
+        return pixels.to(torch.uint8)
 
-    def _resized(self, images: Tensor, size: tuple[int, int]) -> Tensor:
-        return resized(images, size, "bilinear" if self.transform.interpolation == "bilinear" else "bicubic")
+    def _axis(self, length: int, other: int) -> tuple[Tensor, Tensor]:
+        """Weights (S, length) of an axis of a photo, and whether each of its S pixels shows the photo (S, 1).
 
-    def _squash(self, images: Tensor) -> Tensor:
-        return self._resized(images, (self.transform.size, self.transform.size))
+        Args:
+            length: of the photo along this axis, in pixels.
+            other: along the other axis.
+        """
+        # As tensors, so that no comparison decides anything while the program is traced.
+        long, wide = (torch.full((), value, dtype=torch.int64) for value in (length, other))
+        side, none = torch.tensor(self.transform.size), torch.tensor(0)
+        start, part, first = none, long, none
+        if self.transform.resize == "squash":
+            new = side
+        elif self.transform.resize == "pad":
+            scale = self.transform.size / torch.maximum(long, wide).double()
+            new = (long.double() * scale).round().long().clamp(1, self.transform.size)
+            first = -_halved(side - new)
+        else:
+            part, least = torch.minimum(long, 4 * wide), torch.minimum(long, wide)
+            short = math.floor(self.transform.size / self.transform.crop_pct)
+            new = _floor(short * part, least)
+            start, first = _middle(long - part), _middle(new - side)
+        there = torch.arange(self.transform.size)[:, None] + first  # pixels of the resized part
+        read = torch.arange(length)[None] - start
+        shown = (there >= 0) & (there < new)
+        if self.transform.interpolation == "nearest":
+            weights = (read == _floor((2 * there + 1) * part, 2 * new)).float()
+        else:
+            # In integers up to the division, so that large photos lose no digits.
+            distance = (new * (2 * read + 1) - part * (2 * there + 1)).float() / (2 * torch.maximum(part, new)).float()
+            weights = FILTERS[self.transform.interpolation](distance.abs())
+        weights = weights * (shown & (read >= 0) & (read < part))
+        return weights / torch.where(shown, weights.sum(1, keepdim=True), 1.0), shown
 
-    def _crop(self, images: Tensor) -> Tensor:
-        side = self.transform.size
-        short = math.floor(side / self.transform.crop_pct)
-        height, width = self.size
-        images = _middle(images, min(height, 4 * width), min(width, 4 * height))
-        height, width = images.shape[2:]
-        least = min(height, width)
-        new = (int(short * height / width), short) if least == width else (short, int(short * width / height))
-        return _middle(self._resized(images, new), side, side)
 
-    def _pad(self, images: Tensor) -> Tensor:
-        side = self.transform.size
-        scale = side / max(self.size)
-        height, width = (max(1, min(side, round(length * scale))) for length in self.size)
-        top, left = (side - height) // 2, (side - width) // 2
-        ground = torch.tensor(self.transform.fill, dtype=torch.float32).view(1, 3, 1, 1)
-        ground = ground.expand(images.shape[0], 3, side, side)
-        margins = (left, side - width - left, top, side - height - top)
-        inside = nn.functional.pad(torch.ones(1, 1, height, width), margins)
-        return torch.where(inside > 0, nn.functional.pad(self._resized(images, (height, width)), margins), ground)
+def _bilinear(x: Tensor) -> Tensor:
+    return (1 - x).clamp_min(0)
 
 
-def _middle(images: Tensor, height: int, width: int) -> Tensor:
-    top, left = round((images.shape[2] - height) / 2.0), round((images.shape[3] - width) / 2.0)
-    return images[:, :, top : top + height, left : left + width]
+def _bicubic(x: Tensor) -> Tensor:
+    near, far = (1.5 * x - 2.5) * x * x + 1, -0.5 * (((x - 5) * x + 8) * x - 4)
+    return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
+
+
+def _lanczos(x: Tensor) -> Tensor:
+    return torch.where(x < 3, torch.sinc(x) * torch.sinc(x / 3), 0.0)
+
+
+# Pillow's filters, of the distance in pixels of the larger grid.
+FILTERS = {"bilinear": _bilinear, "bicubic": _bicubic, "lanczos": _lanczos}
+
+
+def _rounded(pixels: Tensor) -> Tensor:
+    return (pixels + HALF).floor().clamp(0, 255)
+
+
+def _floor(value: Tensor, by: Tensor) -> Tensor:
+    return torch.div(value, by, rounding_mode="floor")
+
+
+def _halved(value: Tensor) -> Tensor:
+    return torch.div(value, 2, rounding_mode="floor")
+
+
+def _middle(margin: Tensor) -> Tensor:
+    """Half of a margin, with halves rounded to even, as in `round(margin / 2)`."""
+    return _halved(margin + torch.remainder(_halved(margin), 2))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from vpt.config.data import Window
@@ -54,8 +54,37 @@ def photos(images: Picture | Sequence[Picture], size: tuple[int, int], window: W
     >>> photos(np.zeros((5, 7, 3), dtype=np.uint8), (4, 4)).shape
     torch.Size([1, 4, 4, 3])
     """
-    found = [Image.fromarray(decode(source, name=name, window=window)) for name, source in find_images(images)]
-    return torch.from_numpy(np.stack([np.asarray(each.resize((size[1], size[0]))) for each in found]))
+    found = [Image.fromarray(pixels).resize((size[1], size[0])) for pixels in decoded(images, window)]
+    return torch.from_numpy(np.stack([np.asarray(each) for each in found]))
+
+
+# Height and width of test photos: landscape, portrait, small, a panorama, one that is enlarged, and a large one.
+SIZES = ((427, 640), (640, 427), (90, 120), (150, 600), (61, 47), (1200, 1500))
+
+
+def real_photos(size: tuple[int, int] | None) -> list[np.ndarray]:
+    """Photos that come with scikit-learn, uint8 (H, W, 3): a temple and a flower, in several sizes or in one.
+
+    >>> [photo.shape for photo in real_photos((4, 6))]
+    [(4, 6, 3), (4, 6, 3)]
+    """
+    from sklearn.datasets import load_sample_image
+
+    originals = [Image.fromarray(load_sample_image(name)) for name in ("china.jpg", "flower.jpg")]
+    made = []
+    for number, (height, width) in enumerate([size] * 2 if size else SIZES):
+        picture = ImageOps.fit(originals[number % 2], (width, height), Image.Resampling.BICUBIC)
+        made.append(np.array(picture))
+    return made
+
+
+def decoded(images: Picture | Sequence[Picture], window: Window = "full") -> list[np.ndarray]:
+    """Images of the user in their own sizes, read with `data.window`, uint8 (H, W, 3).
+
+    Raises:
+        UserError: no image, or an image that cannot be read, with its name.
+    """
+    return [decode(source, name=name, window=window) for name, source in find_images(images)]
 
 
 def windowed(window: Window) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from vpt.inference.image_inputs import Picture
 from vpt.interop.export.onnx import Format, Program, Run, opened, write
@@ -13,6 +13,20 @@ from vpt.utils.atomic_io import write_atomic
 
 T = TypeVar("T")
 Check = Picture | Sequence[Picture] | None
+
+
+class Agreement(NamedTuple):
+    """Comparison of a written file with `vpt predict` on photos.
+
+    Args:
+        photos: number of photos.
+        same: of these, those with the same most confident class.
+        difference: largest difference of a score.
+    """
+
+    photos: int
+    same: int
+    difference: float
 
 
 @dataclass(frozen=True)
@@ -26,6 +40,8 @@ class Exported:
         milliseconds: median time of one image.
         boxes: number of compared boxes; None for a classifier.
         pixels: largest difference of box edges; None for a classifier.
+        photos: comparison of a classifier with `vpt predict` on photos of several sizes.
+        recipe: what must be done to a photo before it is given to the file; "" if nothing.
     """
 
     path: Path
@@ -34,6 +50,8 @@ class Exported:
     milliseconds: float
     boxes: int | None = None
     pixels: float | None = None
+    photos: Agreement | None = None
+    recipe: str = ""
 
 
 def written(program: Program, format: Format, path: Path, tried: Callable[[Run], T]) -> T:

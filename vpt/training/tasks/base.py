@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -32,10 +33,11 @@ class Closing(Protocol):
 
 
 class Score(NamedTuple):
-    """Result of a validation: the main metric, larger is better, and the loss if the task measures one."""
+    """Result of a validation: the main metric, larger is better; the loss if the task measures one; metrics to log."""
 
     score: float
     loss: float | None = None
+    more: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,14 @@ class Task(ABC, Generic[M]):
 
     def check(self, model: M, context: RunContext) -> None:
         """Raise a UserError if settings do not fit the data, before anything is computed or written."""
+
+    def image_size(self, model: M, context: RunContext) -> str:
+        """The size of the images that the model gets, for the log."""
+        return f"{model.backbone.preprocess.size} px"
+
+    def advice(self, model: M, context: RunContext) -> str:
+        """A hint at settings that might suit the data better; "" for none."""
+        return ""
 
     def is_trainable(self, model: M) -> bool:
         """Whether the model has trainable parameters, or parts that are computed from data."""

@@ -23,6 +23,7 @@ from vpt.data.evaluation_data import EvaluationRequest
 from vpt.data.worker_processes import default_workers
 from vpt.heads.detection.divided_batch import DividedBatch
 from vpt.metrics import detection_plots
+from vpt.metrics.best_score import best_f1, shown_score
 from vpt.metrics.detection import DetectionMetrics, Found, detection_metrics, require_metrics
 from vpt.models.detection.detector import Detector, build_detector, dynamic_backbone
 from vpt.models.detection.frozen_detector import FrozenDetector, build_frozen
@@ -30,7 +31,9 @@ from vpt.prompts.base import TokenPrompts
 from vpt.prompts.init.initialize import start
 from vpt.training.checkpoint import Baseline
 from vpt.training.context import RunContext
+from vpt.training.input_size import hint
 from vpt.training.tasks.base import Metrics, Score, Task, TrainingParts
+from vpt.training.tasks.validation_loss import validation_loss
 from vpt.utils.atomic_io import write_json
 from vpt.utils.distributed import gathered_list, ranks
 from vpt.utils.errors import UserError
@@ -94,6 +97,17 @@ class Detection(Task[AnyDetector]):
         start(model.prompt, config.prompt, model.backbone, [torch.stack(squares)], config.train.seed, [targets])
         return None
 
+    def image_size(self, model: AnyDetector, context: RunContext) -> str:
+        """Short and long side, in pixels."""
+        short, long = sizes(context.config, model)
+        return f"images of {short} px (short side; long side up to {long} px)"
+
+    def advice(self, model: AnyDetector, context: RunContext) -> str:
+        """Larger images, if many boxes are smaller than a patch."""
+        tower = model.backbone.tower
+        patch = 16 if tower is None else max(tower.patch)
+        return hint(context.data.train, *sizes(context.config, model), patch)
+
     def training_parts(self, model: AnyDetector, context: RunContext) -> TrainingParts:
         """Create batches, objective and validation of a run."""
         data = context.data
@@ -108,7 +122,11 @@ class Detection(Task[AnyDetector]):
             return model.loss(images, targets), None
 
         def validate() -> Score:
-            return Score(self.measure(model, context, data.val, "val")["map"] or 0.0)
+            # Every process computes all of it: in training mode a detector waits for the others in every batch.
+            plain = BoxTransform(*sizes(context.config, model))
+            found = validation_loss(model, context, box_loader(context, plain, data.val, "val"), objective)
+            measured = self.measure(model, context, data.val, "val")
+            return Score(measured["map"] or 0.0, found, {"map50": measured["map50"] or 0.0})
 
         return TrainingParts(loader, objective, validate if data.val else None, loaders=[loader], collective=several)
 
@@ -123,6 +141,7 @@ class Detection(Task[AnyDetector]):
         if folder is not None:
             write_json(folder / f"predictions-{split}.json", _rows(records, predicted, context.data.classes))
         measured["map"] = measured["map"] or 0.0
+        measured["best_f1"], measured["best_f1_score"] = best_f1(predicted, wanted)
         return measured
 
     def trial(self, model: AnyDetector, count: int, device: torch.device) -> Tensor:
@@ -146,7 +165,12 @@ class Detection(Task[AnyDetector]):
         records = [record for record in context.data.split(split) if isinstance(record, BoxRecord)][:12]
         predicted = _read_predictions(folder / f"predictions-{split}.json", context.data.classes)
         detection_plots.grid_png(
-            records, predicted[:12], context.data.classes, context.config.data.max_pixels, folder / "boxes.png"
+            records,
+            predicted[:12],
+            context.data.classes,
+            context.config.data.max_pixels,
+            folder / "boxes.png",
+            least=shown_score(measured),
         )
 
 

@@ -1,0 +1,76 @@
+"""`vpt train train.seed=0,1,2`: the same run with several seeds, and the mean and deviation of its scores.
+
+Every run has its own folder in one of their own. Finished runs are only read, so the same command continues after an
+interruption.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vpt.config import RunConfig
+from vpt.config.tasks import ranking
+from vpt.metrics.comparison import method_name
+from vpt.metrics.metrics_file import read_metrics
+from vpt.training.run import train_or_resume
+from vpt.training.run_folder import identity, refuse_other, stem_of
+from vpt.utils.atomic_io import write_json
+from vpt.utils.console import Console
+from vpt.utils.folder_lock import lock_folder
+
+
+def train_seeds(config: RunConfig, seeds: Sequence[int], console: Console | None = None) -> Path:
+    """Train a run with each of several seeds, print the mean of its scores, and return the folder of the runs.
+
+    The seed changes initialisation, order and augmentation; the images of a split stay the same (data.split_seed).
+    """
+    console = console or Console()
+    folder = config.out / (config.name or f"{stem_of(config)}-seeds")
+    described = identity(config)
+    del described["train"]["seed"]
+    with lock_folder(folder):
+        refuse_other(folder / "settings.json", described)
+        write_json(folder / "settings.json", described)
+        for seed in seeds:
+            one = config.with_({"train.seed": seed, "out": folder, "name": f"seed{seed}"})
+            console.say(f"seed {seed}:")
+            train_or_resume(one, folder / f"seed{seed}", console)
+        rows = summary([folder / f"seed{seed}" for seed in seeds])
+        write_json(folder / "seeds.json", {"seeds": list(seeds), "rows": rows})
+        for row in rows:
+            console.say(sentence(row))
+    return folder
+
+
+def summary(runs: Sequence[Path]) -> list[dict[str, Any]]:
+    """Scores of a run with several seeds, and those of every method that it was compared with."""
+    names = [".", *sorted(path.parent.name for path in runs[0].glob("compare-*/metrics.json"))]
+    rows = []
+    for name in names:
+        found = [read_metrics(run / name / "metrics.json") for run in runs]
+        split = next((split for split in ("test", "val") if all(one.get(split) for one in found)), None)
+        if split is None:
+            continue
+        metric = ranking(found[0][split])
+        scores = [float(one[split][metric]) for one in found]
+        spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
+        row = {"method": method_name(found[0]), "split": split, "metric": metric, "scores": scores}
+        rows.append({**row, "mean": statistics.mean(scores), "std": spread})
+    return rows
+
+
+def sentence(row: Mapping[str, Any]) -> str:
+    """A row of `summary` as a line of text, in percent.
+
+    >>> sentence({"method": "deep prompts", "split": "test", "metric": "accuracy", "scores": [0.9, 0.92], "mean": 0.91,
+    ...     "std": 0.0141})
+    'deep prompts: test accuracy 91.0 ± 1.4 % (mean ± standard deviation of 2 seeds: 90.0, 92.0)'
+    """
+    scores = ", ".join(f"{100 * score:.1f}" for score in row["scores"])
+    return (
+        f"{row['method']}: {row['split']} {row['metric']} {100 * row['mean']:.1f} ± {100 * row['std']:.1f} % "
+        f"(mean ± standard deviation of {len(row['scores'])} seeds: {scores})"
+    )
