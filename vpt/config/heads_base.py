@@ -10,7 +10,7 @@ from vpt.config.registry import KindSection
 class HeadSection(KindSection):
     """Base of the settings of every head."""
 
-    task: ClassVar[Literal["classification", "detection"]] = "classification"
+    task: ClassVar[Literal["classification", "detection", "segmentation"]] = "classification"
     needs_classifier: ClassVar[bool] = False  # load the backbone with its pretrained classifier
     needs_text: ClassVar[bool] = False  # load the backbone with its text tower
 

@@ -14,7 +14,7 @@ from vpt.config.templates import Templates
 class BoxHead(HeadSection):
     """Base of the settings of detection heads."""
 
-    task: ClassVar[Literal["classification", "detection"]] = "detection"
+    task: ClassVar[Literal["classification", "detection", "segmentation"]] = "detection"
     taps: Annotated[list[Annotated[int, Field(ge=-1000, le=1000)]], ALWAYS_LISTED] = Field(
         default_factory=lambda: [-1],
         min_length=1,
