@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from vpt.config import DataConfig
 from vpt.data.dataset import SPLITS, LabelledData, Record
-from vpt.data.datasets.entries import entries_for, number_of
+from vpt.data.datasets.entries import entries_for, listed, number_of
 from vpt.data.detection.coco_files import find_coco
 from vpt.data.detection.formats import yolo_file
 from vpt.data.detection.text import escaped, legible
@@ -47,10 +49,12 @@ def load_masks(config: DataConfig) -> LabelledData:
     for split, path in (("val", config.val), ("test", config.test)):
         if path is not None:
             other = read_masks(path, config)
-            if other.classes != found.classes:
+            if unknown := [name for name in other.classes if name not in found.classes]:
                 raise UserError(
-                    f"data.{split}={path} has other classes than data.path={config.path}; list the same ones"
+                    f"data.{split}={path} has {number_of(len(unknown), 'class')} that data.path={config.path} lacks: "
+                    f"{listed(unknown, 5)}; correct its list of classes"
                 )
+            other = other.with_classes(found.classes)
             found.splits[split] = entries_for(split, other.splits, path)
             found.notes += other.notes
     if not any(found.splits.values()):
@@ -117,12 +121,12 @@ def _in_splits(records: dict[str, list[MaskRecord]], found: MaskFound, config: D
     train, val, test = (list[Record](records.get(split, ())) for split in SPLITS)
     notes = [escaped(note) for note in found.notes]
     if train and not test and config.test_fraction is not None:
-        train, test = split_off(train, config.test_fraction, config.split_seed, TEST)
+        train, test = _split_off(train, config.test_fraction, config.split_seed, TEST)
         notes.append(
             f"split {number_of(len(test), 'image')} off for test (data.test_fraction={config.test_fraction:g})"
         )
     if train and not val:
-        train, val = split_off(train, config.val_fraction, config.split_seed, VALIDATION)
+        train, val = _split_off(train, config.val_fraction, config.split_seed, VALIDATION)
         notes.append(
             f"split {number_of(len(val), 'image')} off for validation (data.val_fraction={config.val_fraction:g}, "
             f"data.split_seed={config.split_seed})"
@@ -133,3 +137,15 @@ def _in_splits(records: dict[str, list[MaskRecord]], found: MaskFound, config: D
         train, _ = draw_shots(train, config.shots, config.split_seed)
     parts = set_apart(train, val, test, config)
     return LabelledData(found.classes, False, tuple(parts[0]), tuple(parts[1]), tuple(parts[2]), tuple(notes))
+
+
+def _split_off(
+    records: Sequence[Record], fraction: float, seed: int, purpose: int
+) -> tuple[list[Record], list[Record]]:
+    """Like `split_off`; but where every image is the only one with its rarest class, any of them may be chosen."""
+    kept, off = split_off(records, fraction, seed, purpose)
+    if off:
+        return kept, off
+    _, chosen = split_off([replace(record, labels=()) for record in records], fraction, seed, purpose)
+    names = {record.name for record in chosen}
+    return [one for one in records if one.name not in names], [one for one in records if one.name in names]

@@ -23,8 +23,7 @@ class LinearSegmentation(nn.Module):
         self.norm = nn.BatchNorm2d(width * grids)
         self.drop = nn.Dropout2d(dropout)
         self.classify = nn.Conv2d(width * grids, classes, 1)
-        for parameter, std in zip(self.classify.parameters(), (0.01, 0.0), strict=True):
-            nn.init.normal_(parameter, std=std)
+        nn.init.normal_(self.classify.weight, std=0.01)
 
     def forward(self, grids: Sequence[Tensor]) -> Tensor:
         """Scores (B, K, h, w)."""
