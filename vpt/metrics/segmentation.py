@@ -157,9 +157,9 @@ def boundary_f(predicted: np.ndarray, wanted: np.ndarray, ignored: np.ndarray, t
     A pixel of a mask is a boundary pixel if a pixel beside, above or below it belongs to something else. Ignored pixels
     are no boundary and make none. Nan if neither mask has a boundary.
 
-    >>> one = np.zeros((8, 8), bool)
+    >>> one = np.zeros((8, 16), bool)
     >>> one[2:5, 2:5] = True
-    >>> boundary_f(one, one, np.zeros_like(one)), boundary_f(one, np.roll(one, 3, 1), np.zeros_like(one))
+    >>> boundary_f(one, one, np.zeros_like(one)), boundary_f(one, np.roll(one, 8, 1), np.zeros_like(one))
     (1.0, 0.0)
     """
     import cv2
