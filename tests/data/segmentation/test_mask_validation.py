@@ -12,6 +12,8 @@ from PIL import Image
 
 from tests.helpers.boxes import SIZE, picture
 from tests.helpers.mask_folders import blocks, coco, load, pairs, save_mask
+from vpt.data.decode import BadImage
+from vpt.data.segmentation.shapes import Shape, Shapes
 from vpt.data.validation import apply, check
 from vpt.utils.errors import UserError
 
@@ -124,9 +126,7 @@ def test_the_stated_size_of_coco(tmp_path: Path):
 def test_an_image_in_two_splits(folder: Path):
     (folder / "images" / "val" / "a.jpg").symlink_to(folder / "images" / "train" / "a.jpg")
     save_mask(folder / "masks" / "val" / "a.png", blocks([0, 1]))
-    with pytest.raises(
-        UserError, match=r"images/train/a.jpg is in train and in val; keep each image in one"
-    ):
+    with pytest.raises(UserError, match=r"images/train/a.jpg is in train and in val; keep each image in one"):
         load(folder)
 
 
@@ -149,3 +149,10 @@ def test_absent_classes_are_named(folder: Path):
     notes = load(folder).notes
     assert "1 class in no training mask: car" in notes
     assert "1 class in no validation mask: car" in notes
+
+
+def test_thousands_of_large_objects_are_refused_before_they_are_drawn(tmp_path: Path):
+    whole = [0, 0, *SIZE[:1], 0, *SIZE, 0, SIZE[1]]
+    shape = Shape(1, polygons=(tuple(map(float, whole)),) * 100)
+    with pytest.raises(BadImage, match="its 20000 objects cover the image far too often"):
+        Shapes(tmp_path / "a.json", (shape,) * 20_000, 0).read(SIZE)

@@ -15,6 +15,8 @@ from vpt.data.segmentation.dataset import IGNORE, Size
 
 _MOST_CROSSINGS = 50_000_000  # of the edges of one object with the rows of its image; a real outline has thousands
 _AT_ONCE = 1_000_000
+_MOST_WORK = 5_000_000_000  # pixels looked at for one mask; real ones need a thousandth
+_FAR = 1e9
 
 
 @dataclass(frozen=True)
@@ -36,15 +38,33 @@ class Shape:
     crowd: bool = False
     fractions: bool = False
 
-    def draw(self, size: Size) -> np.ndarray:
-        """The object (H, W) bool in an image of that width and height.
+    def draw(self, size: Size) -> tuple[tuple[slice, slice], np.ndarray]:
+        """The object in an image of that width and height: the rows and columns around it, and its pixels there (bool).
 
         Raises:
             ValueError: it does not fit the image; the message is the end of a sentence.
         """
-        if not self.runs:
-            scale = np.array(size if self.fractions else (1, 1), dtype=np.float64)
-            return fill([np.array(points, dtype=np.float64).reshape(-1, 2) * scale for points in self.polygons], size)
+        if self.runs:
+            return (slice(None), slice(None)), self._decoded(size)
+        scale = np.array(size if self.fractions else (1, 1), dtype=np.float64)
+        polygons = [np.array(points, dtype=np.float64).reshape(-1, 2) * scale for points in self.polygons]
+        if any(np.abs(points).max(initial=0) > _FAR for points in polygons):
+            raise ValueError("has a polygon with points far outside the image")
+        left, top, right, bottom = _around(polygons, size)
+        corner = np.array([left, top], dtype=np.float64)
+        pixels = fill([points - corner for points in polygons], (right - left, bottom - top))
+        return (slice(top, bottom), slice(left, right)), pixels
+
+    def work(self, size: Size) -> int:
+        """Number of pixels that `draw` looks at."""
+        if self.runs:
+            return size[0] * size[1]
+        scale = np.array(size if self.fractions else (1, 1), dtype=np.float64)
+        points = [np.array(points, dtype=np.float64).reshape(-1, 2) * scale for points in self.polygons]
+        left, top, right, bottom = _around(points, size)
+        return (right - left) * (bottom - top) * len(points)
+
+    def _decoded(self, size: Size) -> np.ndarray:
         if self.size != size:
             raise ValueError("has a run-length encoding of another size than the image")
         counts = decompressed(self.runs) if isinstance(self.runs, str) else list(self.runs)
@@ -54,6 +74,16 @@ class Shape:
             raise ValueError("has a run-length encoding of another number of pixels than the image")
         flags = np.arange(len(counts)) % 2 == 1
         return np.repeat(flags, counts).reshape(size[0], size[1]).T
+
+
+def _around(polygons: Sequence[np.ndarray], size: Size) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom in whole pixels of the part of the image that holds the polygons."""
+    points = np.concatenate([np.zeros((0, 2)), *polygons])
+    if not len(points):
+        return 0, 0, 0, 0
+    low = np.floor(points.min(0)).clip(0, size).astype(int)
+    high = np.ceil(points.max(0)).clip(low, size).astype(int)
+    return int(low[0]), int(low[1]), int(high[0]), int(high[1])
 
 
 @dataclass(frozen=True)
@@ -78,16 +108,20 @@ class Shapes:
 
     def read(self, size: Size) -> np.ndarray:
         """The mask (H, W) uint8."""
+        if sum(shape.work(size) for shape in self.shapes) > _MOST_WORK:
+            raise BadImage(str(self.file), f"its {len(self.shapes)} objects cover the image far too often")
         mask = np.full((size[1], size[0]), self.ground, np.uint8)
-        drawn = []
+        sizes = []
         for number, shape in enumerate(self.shapes, 1):
             try:
-                drawn.append((shape, shape.draw(size)))
+                sizes.append(int(np.count_nonzero(shape.draw(size)[1])))
             except ValueError as error:
                 raise BadImage(str(self.file), f"object {number} of the image {error}") from None
-        drawn.sort(key=lambda pair: (not pair[0].crowd, -np.count_nonzero(pair[1])))
-        for shape, pixels in drawn:
-            mask[pixels] = IGNORE if shape.crowd else shape.label
+        # Drawn a second time instead of kept, because there may be thousands.
+        largest_first = sorted(range(len(sizes)), key=lambda at: (not self.shapes[at].crowd, -sizes[at]))
+        for shape in (self.shapes[at] for at in largest_first):
+            place, pixels = shape.draw(size)
+            mask[place][pixels] = IGNORE if shape.crowd else shape.label
         return mask
 
     def unknown(self, size: Size) -> list[str]:
@@ -107,7 +141,7 @@ def fill(polygons: Sequence[np.ndarray], size: Size) -> np.ndarray:
     width, height = size
     found = np.zeros((height, width), bool)
     for points in polygons:
-        if not np.isfinite(points).all() or np.abs(points).max(initial=0) > 1e9:
+        if not np.isfinite(points).all() or np.abs(points).max(initial=0) > _FAR:
             raise ValueError("has a polygon with points far outside the image")
         x, y = points.T
         other_x, other_y = np.roll(x, -1), np.roll(y, -1)
