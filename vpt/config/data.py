@@ -43,8 +43,15 @@ class DataConfig(Section):
     split_seed: int = Field(0, ge=0, lt=2**63, description="seed of splits and of drawing shots")
     separator: str = Field("|", min_length=1, max_length=20, description="separator of several labels in a CSV cell")
     multilabel: bool = Field(
-        False,
-        description="an image may have several labels or none, even if the data does not show it",
+        False, description="an image may have several labels or none, even if the data does not show it"
+    )
+    mask_classes: Place | None = Field(
+        None,
+        description="segmentation: YAML file with the classes of mask files, by value or by colour; default: found in "
+        "the data set",
+    )
+    ignore_index: int | None = Field(
+        None, ge=0, le=65_535, description="segmentation: value of ignored pixels in mask files; default: 255"
     )
     augment: Place = Field("light", description="none, light, standard, strong, crop, or an albumentations YAML file")
     crop_scale: float | None = Field(

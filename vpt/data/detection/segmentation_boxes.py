@@ -10,7 +10,7 @@ import numpy as np
 from vpt.data.annotation_text import measure
 from vpt.data.detection.dataset import Box
 
-_MOST_RUNS = 10_000_000  # per object; a real annotation has fewer
+MOST_RUNS = 10_000_000  # per object; a real annotation has fewer
 
 
 def segmentation_box(segmentation: Any) -> Box | None:
@@ -44,8 +44,8 @@ def _run_box(runs: dict[str, Any]) -> Box | None:
     if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int and 0 < side < 2**31 for side in size):
         return None
     if isinstance(counts, str):
-        counts = _decompressed(counts)
-    if not isinstance(counts, list) or len(counts) > _MOST_RUNS:
+        counts = decompressed(counts)
+    if not isinstance(counts, list) or len(counts) > MOST_RUNS:
         return None
     if not all(type(count) is int and 0 <= count < 2**62 for count in counts):
         return None
@@ -66,15 +66,20 @@ def _run_box(runs: dict[str, Any]) -> Box | None:
     return float(left), float(tops.min()), float(right + 1), float(bottoms.max() + 1)
 
 
-def _decompressed(text: str) -> list[int] | None:
-    """Decode COCO's compressed run lengths: five bits per character, from code 48 on; the sixth bit says that more
-    follow, the fifth bit of the last is the sign; from the fourth number on each is the difference to the one two
-    before."""
+def decompressed(text: str) -> list[int] | None:
+    """Decode COCO's compressed run lengths; None if they are damaged.
+
+    Five bits per character, from code 48 on; the sixth bit says that more follow, the fifth bit of the last is the
+    sign; from the fourth number on each is the difference to the one two before.
+
+    >>> decompressed("52203")
+    [5, 2, 2, 2, 5]
+    """
     counts: list[int] = []
     value = shift = 0
     for sign in text:
         code = ord(sign) - 48
-        if not 0 <= code < 64 or shift > 60 or len(counts) > _MOST_RUNS:
+        if not 0 <= code < 64 or shift > 60 or len(counts) > MOST_RUNS:
             return None
         value |= (code & 31) << shift
         shift += 5

@@ -1,4 +1,4 @@
-"""Augmentation pipelines, for images and for images with boxes.
+"""Augmentation pipelines, for images and for images with boxes or masks.
 
 The only module that imports albumentations, and only for training: its last MIT release must stay replaceable, and it
 takes half a second to import.
@@ -74,6 +74,25 @@ def with_boxes(pipeline: A.Compose) -> A.Compose:
     cut to less than a fifth are dropped."""
     params = A.BboxParams(format="albumentations", label_fields=["places"], min_visibility=0.2, clip=True)
     return A.Compose(pipeline.transforms, bbox_params=params)
+
+
+def mask_preset(name: str, size: int) -> A.Compose:
+    """The presets of the same names for images with masks; they output squares of `size` pixels. Masks are never
+    interpolated.
+
+    >>> len(mask_preset("light", 32).transforms)
+    2
+    """
+    smallest = {"light": 0.5, "crop": 0.08}.get(name, 0.25)
+    crop = A.RandomResizedCrop(
+        (size, size), scale=(smallest, 1.0), mask_interpolation=cv2.INTER_NEAREST, area_for_downscale="image"
+    )
+    steps: list[Any] = [crop, A.HorizontalFlip(p=0.5)]
+    if name in ("standard", "strong"):
+        steps.append(_jitter(0.2 if name == "standard" else 0.4, hue=0.0, p=0.8))
+    if name == "strong":
+        steps += [A.Affine(scale=(0.8, 1.2), rotate=(-15, 15), p=0.5), A.GaussianBlur(p=0.2), A.ToGray(p=0.1)]
+    return A.Compose(steps)
 
 
 def _strong_steps() -> list[Any]:

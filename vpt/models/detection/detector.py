@@ -240,11 +240,11 @@ def build_detector(config: RunConfig, classes: Sequence[str], backbone: Backbone
     tower = backbone.require_tower("patch grids")
     if tower.patch[0] != tower.patch[1]:
         raise UserError(f"backbone {backbone.name} has patches of {tower.patch} pixels; detection needs square ones")
-    taps = _taps(head.taps, len(tower.blocks))
+    taps = tap_layers(head.taps, len(tower.blocks))
     _check_head(head, backbone)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
-        prompt = _tokens(config, tower)
+        prompt = token_prompt(config, tower)
         backbone = apply_tuning(config.tuning, backbone)
         made: Any
         if isinstance(head, OwlHead):
@@ -278,7 +278,7 @@ def detection_skeleton(
         assert backbone.text is not None
         width = backbone.text.features(["a"]).shape[1]
     with torch.device("meta"):
-        prompt = _tokens(config, tower)
+        prompt = token_prompt(config, tower)
         if isinstance(head, OwlHead):
             made = nn.Module()
             made.owl = owl.OwlHead(tower.width, width)
@@ -286,7 +286,7 @@ def detection_skeleton(
         return prompt, PyramidDetection(head, tower.width, len(classes), tower.patch[0])
 
 
-def _tokens(config: RunConfig, tower: Tower) -> TokenPrompts | None:
+def token_prompt(config: RunConfig, tower: Tower) -> TokenPrompts | None:
     """The token prompt of a run, or None.
 
     Raises:
@@ -297,7 +297,7 @@ def _tokens(config: RunConfig, tower: Tower) -> TokenPrompts | None:
     prompt = build_tokens(config.prompt, Shape.of(tower))
     if not prompt.any_size:
         raise UserError(
-            f"prompt={config.prompt.kind} needs images of one size; choose another token prompt for detection"
+            f"prompt={config.prompt.kind} needs images of one size; choose another token prompt for task={config.task}"
         )
     return prompt
 
@@ -316,10 +316,20 @@ def _check_head(head: OwlHead | PyramidHead, backbone: Backbone) -> None:
         )
 
 
-def _taps(taps: Sequence[int], depth: int) -> list[int]:
+def tap_layers(taps: Sequence[int], depth: int) -> list[int]:
+    """The layers named by `head.taps`, counted from 0, in ascending order.
+
+    Raises:
+        UserError: one that does not exist, or is named twice.
+
+    >>> tap_layers([-1, 2], 12)
+    [2, 11]
+    """
     found = sorted({tap + depth if tap < 0 else tap for tap in taps})
     if found[0] < 0 or found[-1] >= depth:
         raise UserError(f"head.taps={list(taps)}: the backbone has layers 0 to {depth - 1}; -1 is the last")
+    if len(found) < len(taps):
+        raise UserError(f"head.taps={list(taps)} names a layer twice; -1 is layer {depth - 1}")
     return found
 
 

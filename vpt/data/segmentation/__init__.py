@@ -1,0 +1,1 @@
+"""Images with masks: readers of their layouts, validation, transforms and batches."""

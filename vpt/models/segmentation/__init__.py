@@ -1,0 +1,1 @@
+"""Prompted models that predict masks."""
