@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import distributed
 
 from vpt.backbones.block import Block
 from vpt.backbones.parallel.activation_checkpoint import Recomputed
@@ -34,7 +35,7 @@ def arrange(model: Prompted, config: TrainConfig, device: torch.device, precisio
     backbone.round_to(precision)
     if config.drop_path:
         model.drop_paths = backbone.with_drop_path(config.drop_path)  # random while the model trains
-    if config.shard and ranks().count > 1:
+    if config.shard and distributed.is_available() and distributed.is_initialized():
 
         def sharded(block: Block) -> Sharded:
             shard = Shard(block.layer, ranks().rank, ranks().count, device)
