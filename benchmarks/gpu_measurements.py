@@ -181,7 +181,7 @@ MEASUREMENTS = [
     Measurement("sharded", 40, "a training step of ViT-L/16 sharded in one process", sharded),
     Measurement("bank", 60, "a bank of 64 tasks, batch 64 and 512", bank),
     Measurement("serve", 60, "`vpt serve` under load, 8 tasks on ViT-B/16", serve),
-    Measurement("partial-depth", 25, "prompts in the last quarter of ViT-B/16, with the layers below cached", partial_depth),
+    Measurement("partial-depth", 25, "prompts in the last quarter of ViT-B/16, the layers below cached", partial_depth),
     Measurement("steps-large", 100, "steps of ViT-L/16, 50 and 200 tokens, batch 64 and 1", steps_large),
     Measurement("candidates", 40, "kernels that might replace parts of the forward pass", candidates),
     Measurement("accuracy", 90, "the accuracy suite's plan `shipped`", accuracy, takes_the_rest=True),

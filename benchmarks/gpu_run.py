@@ -37,7 +37,7 @@ class Measurement:
         name: what its result is stored under.
         seconds: expected on a GPU.
         what: what it measures, for messages and docs.
-        run: writes the result to `Run.part`, or returns it. A result with the key `not_measured` says why there is none.
+        run: writes the result to `Run.part`, or returns it; the key `not_measured` in it says why there is none.
         takes_the_rest: it uses all the time that is left.
     """
 

@@ -4,9 +4,9 @@
     python -m benchmarks.gpu_session --minutes 4 --only cuda-tests vtab
     python -m benchmarks.gpu_session --device cpu --tiny --out /tmp/trial   # the same on tiny models, without a GPU
 
-Measures what benchmarks/gpu_measurements.py lists, in that order. Each measurement is a process of its own with a limit,
-so that a crash or a hang costs no other one, and is stored in OUT/session.json the moment it is done, with GPU, torch,
-date and commit. One that does not fit into the time left is skipped with a message. The same command measures what is
+Measures what benchmarks/gpu_measurements.py lists, in that order. Each measurement is a process of its own with a time
+limit, so that a crash or a hang costs no other one, and is stored in OUT/session.json the moment it is done, with GPU,
+torch, date and commit. One that does not fit into the time left is skipped with a message. The same command measures what is
 missing: first what was never tried, then what failed. Nothing is installed or downloaded. `python -m benchmarks.tables`
 writes the results into docs/gpu.md.
 """
@@ -48,7 +48,6 @@ def main(words: Sequence[str] | None = None) -> int:
         raise SystemExit(f"there is no measurement {', '.join(unknown)}; known: {', '.join(table)}")
     if options.measure:
         return measure(table[options.measure], options)
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     session = Session(options)
     wanted = [one for one in table.values() if not options.only or one.name in options.only]
     for one in session.missing(wanted):
@@ -189,4 +188,5 @@ def commit(given: str | None) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     sys.exit(main())

@@ -3,10 +3,10 @@
     python -m benchmarks.speed.candidates --tokens 50 200 --batch 1 64
 
 Attention of a layer with a prompt's keys and values: "concatenated" expands them over the batch and joins them with
-those of the image, as vpt does; "merged" attends to each by its own FlexAttention, where the prompt's are never expanded
-nor joined, and merges the two by their log-sum-exp. A frozen linear layer: "bf16", and "float8", whose weight and input
-are scaled by tensor to e4m3, in the forward pass and for the gradient of the activations. `error` is the relative
-difference from float32. A candidate that a device does not support reports its error. Results go to
+those of the image, as vpt does; "merged" attends to each by its own FlexAttention, where those of the prompt are never
+expanded nor joined, and merges the two by their log-sum-exp. A frozen linear layer: "bf16", and "float8", whose weight
+and input are scaled by tensor to e4m3, in the forward pass and for the gradient of the activations. `error_of_result`
+is the relative difference from float32. A candidate that a device does not support reports its error. Results go to
 benchmarks/results/candidates-<device>.json.
 """
 

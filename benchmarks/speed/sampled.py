@@ -51,7 +51,7 @@ def names_of(frame: FrameType) -> Iterator[str]:
     importing = False
     while step is not None:
         module, name = step.f_globals.get("__name__", ""), step.f_code.co_qualname
-        if name == "<module>" and not importing and module.split(".")[0] not in ("__main__", "runpy"):
+        if name == "<module>" and not importing and module in sys.modules and module not in ("__main__", "runpy"):
             importing = True
             yield IMPORTS
             yield f"import {module.split('.')[0]}"
