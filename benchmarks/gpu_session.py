@@ -6,9 +6,9 @@
 
 Measures what benchmarks/gpu_measurements.py lists, in that order. Each measurement is a process of its own with a time
 limit, so that a crash or a hang costs no other one, and is stored in OUT/session.json the moment it is done, with GPU,
-torch, date and commit. One that does not fit into the time left is skipped with a message. The same command measures what is
-missing: first what was never tried, then what failed. Nothing is installed or downloaded. `python -m benchmarks.tables`
-writes the results into docs/gpu.md.
+torch, date and commit. One that does not fit into the time left is skipped with a message. The same command measures
+what is missing: first what was never tried, then what failed. Nothing is installed or downloaded. The command
+`python -m benchmarks.tables` writes the results into docs/gpu.md.
 """
 
 from __future__ import annotations

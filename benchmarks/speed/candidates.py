@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, flex_attention
 
 from benchmarks.machine import machine
 from benchmarks.results_files import RESULTS
@@ -54,9 +54,10 @@ def merged(
     """The same by two attentions, weighted by the sums of their exponentials."""
     # FlexAttention takes keys of one batch for all if there is a mask, though this one hides nothing.
     shown = _nothing_hidden(len(query), query.shape[2], prefix_key.shape[2], query.device)
-    first, first_sum = attention(query, prefix_key, prefix_value, block_mask=shown, return_lse=True)
-    second, second_sum = attention(query, key, value, return_lse=True)
-    share = torch.sigmoid(first_sum - second_sum)[..., None]
+    sums = AuxRequest(lse=True)
+    first, of_first = attention(query, prefix_key, prefix_value, block_mask=shown, return_aux=sums)
+    second, of_second = attention(query, key, value, return_aux=sums)
+    share = torch.sigmoid(of_first.lse - of_second.lse)[..., None]
     return (share * first + (1 - share) * second).to(query.dtype)
 
 

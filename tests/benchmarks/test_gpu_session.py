@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from benchmarks import gpu_session
 from benchmarks.gpu_measurements import MEASUREMENTS, summary
 from benchmarks.gpu_run import Run
+from benchmarks.speed import gpu_tables, vtab_run
 from tests.helpers.paths import ROOT
 
 FAKES = ["--table", "tests.helpers.gpu_measurements", "--device", "cpu", "--tiny"]
@@ -95,7 +97,7 @@ def test_an_interrupted_session_keeps_its_results(tmp_path: Path, number: int):
 def test_results_of_two_gpus_are_not_mixed(tmp_path: Path):
     found = session(tmp_path, "--only", "good")
     (tmp_path / "session.json").write_text(json.dumps({**found, "gpu": "NVIDIA B7"}))
-    with pytest.raises(SystemExit, match="NVIDIA B7.*give another --out"):
+    with pytest.raises(SystemExit, match=r"NVIDIA B7.*give another --out"):
         session(tmp_path, "--only", "good")
 
 
@@ -125,14 +127,11 @@ def test_tests_are_counted_by_outcome(tmp_path: Path):
     assert "no disk" in failures["test_setup"]
 
 
-CALLED = {"cuda-tests", "serve", "accuracy"}  # as programs; the others run in this process
-
-
-@pytest.mark.filterwarnings("default")
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.filterwarnings("ignore:.*all_gather_into_tensor:FutureWarning")
 @pytest.mark.parametrize("one", MEASUREMENTS, ids=lambda one: one.name)
 def test_every_measurement_runs_on_tiny_models(one: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    if one.name not in CALLED:
-        monkeypatch.setattr(subprocess, "run", in_process)
+    monkeypatch.setattr(vtab_run, "subprocess", SimpleNamespace(run=in_process))
     part = tmp_path / "part.json"
     found = one.run(Run(part, "cpu", tiny=True, seconds=200))
     found = json.loads(part.read_text()) if found is None else found
@@ -151,6 +150,36 @@ def test_every_measurement_runs_on_tiny_models(one: Any, tmp_path: Path, monkeyp
         "accuracy": lambda: found["runs"] > 0,
     }.get(one.name)
     assert shown is None or shown()
+
+
+def test_goals_show_what_is_measured_and_say_what_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    case = {"model": gpu_tables.BASE, "tokens": 50, "batch": 128, "precision": "bf16", "mode": "compiled"}
+    vpt = {"seconds": 0.5, "rounds": [0.5], "operations": 10}
+    series = {"training": {"vpt": vpt}, "inference": {"vpt": vpt, "plain backbone": {"error": "OutOfMemoryError"}}}
+    results = {
+        "vtab": {"seconds_end_to_end": 31.2, "seconds_training": 27.0},
+        "steps-compiled": {"matmul_per_second": {"bf16": 40.0}, "cases": [{**case, "series": [series]}]},
+        "steps-base": {"cases": [{**case, "tokens": 200, "batch": 64, "mode": "graphs", "series": [series]}]},
+    }
+    entry = {"date": "2027-01-02T03:04:05+00:00", "commit": "abc", "seconds": 61.0}
+    told = {"gpu": "NVIDIA B7", "torch": "2.15.0", "results": {k: {**entry, "result": v} for k, v in results.items()}}
+    told["failures"] = {"bank": {**entry, "reason": "stopped after 90 s"}}
+    (tmp_path / "gpu").mkdir()
+    (tmp_path / "gpu" / "session.json").write_text(json.dumps(told))
+    monkeypatch.setattr(gpu_tables, "RESULTS", tmp_path)
+    now = {
+        line.split(" | ")[0].strip("| "): line.split(" | ")[-1].strip("| ") for line in gpu_tables.goals().splitlines()
+    }
+    assert now["run of the size of a VTAB-1k task, end to end"] == "31 s"
+    assert now["of it outside training"] == "4 s"
+    assert now["training step, ViT-B/16, fraction of the matmul rate"] == "50%"
+    assert now["training step, ViT-L/16, fraction of the matmul rate"] == "not measured"
+    assert now["inference, 200 tokens, relative to the plain backbone"] == "not measured"  # the other one failed
+    assert "Now: NVIDIA B7, torch 2.15.0." in gpu_tables.goals()
+    table = gpu_tables.measurements()
+    assert "2027-01-02, commit abc, 61 s" in table
+    assert "not measured (stopped after 90 s)" in table
+    assert gpu_tables.outside() == "On a GPU: not measured."
 
 
 def in_process(command: list[str], **_: Any) -> None:
