@@ -98,7 +98,7 @@ def test_forms_of_the_same_step_have_the_same_loss(small_net: None):
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     try:
         steps = case.training(["vpt", "concatenation", "released form", "recompute", "sharded"])
-        losses = {name: [float(step()), float(step())] for name, step in steps.items()}
+        losses = {name: [step().item(), step().item()] for name, step in steps.items()}
     finally:
         distributed.destroy_process_group()
     assert case.training(["sharded"])["sharded"]().isfinite()  # without a group it is not sharded
@@ -106,7 +106,7 @@ def test_forms_of_the_same_step_have_the_same_loss(small_net: None):
         assert values == pytest.approx(losses["vpt"], rel=1e-5), name
     partly, cached = (step() for step in case.training(["last quarter", "last quarter, cached"]).values())
     torch.testing.assert_close(partly, cached, rtol=1e-6, atol=1e-6)
-    assert abs(float(partly) - losses["vpt"][0]) > 1e-4
+    assert abs(partly.item() - losses["vpt"][0]) > 1e-4
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
