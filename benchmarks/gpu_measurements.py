@@ -16,6 +16,8 @@ from benchmarks.gpu_run import Measurement, Run
 ROOT = Path(__file__).resolve().parent.parent
 BASE, LARGE, SMALLEST = "vit_base_patch16_224", "vit_large_patch16_224", "test_vit"
 QUICK = ["--models", SMALLEST, "--tokens", "3", "--batch", "2", "--rounds", "1", "--no-startup", "--joules-s", "0"]
+# Each graph reserves its memory: of ViT-L/16 only so many fit side by side.
+COMPARED = ["--variants", "plain backbone", "concatenation", "vpt", "lora", "full"]
 MEASURED = ["--precision", "bf16", "--no-startup", "--joules-s", "0.2"]
 
 
@@ -62,12 +64,12 @@ def steps(run: Run, full: list[str], tiny: list[str]) -> None:
 
 
 def steps_base(run: Run) -> None:
-    words = ["--models", BASE, "--tokens", "50", "200", "--batch", "64", "1", "--mode", "graphs"]
+    words = ["--models", BASE, "--tokens", "50", "200", "--batch", "64", "1", "--mode", "graphs", *COMPARED]
     steps(run, words, ["--precision", "fp32", "--mode", "graphs"])
 
 
 def steps_large(run: Run) -> None:
-    words = ["--models", LARGE, "--tokens", "50", "200", "--batch", "64", "1", "--mode", "graphs"]
+    words = ["--models", LARGE, "--tokens", "50", "200", "--batch", "64", "1", "--mode", "graphs", *COMPARED]
     steps(run, words, ["--precision", "bf16", "--mode", "eager"])
 
 

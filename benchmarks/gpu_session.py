@@ -65,6 +65,7 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=9)
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--only", nargs="+", metavar="NAME")
+    parser.add_argument("--again", action="store_true", help="also measure what has a result, which is replaced")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--tiny", action="store_true", help="tiny models and few rounds, to try the session itself")
     parser.add_argument("--commit", help="what is measured, if this is no git repository")
@@ -106,7 +107,7 @@ class Session:
 
     def missing(self, wanted: Sequence[Measurement]) -> list[Measurement]:
         """Measurements without a result, in order, those that failed before last."""
-        left = [one for one in wanted if one.name not in self.results]
+        left = [one for one in wanted if self.options.again or one.name not in self.results]
         return sorted(left, key=lambda one: one.name in self.failures)
 
     def take(self, one: Measurement) -> None:

@@ -60,6 +60,7 @@ def test_a_second_call_measures_what_is_missing(tmp_path: Path, capsys: pytest.C
     lines = capsys.readouterr().out.splitlines()
     started = [line.partition(":")[0] for line in lines if line.endswith("...")]
     assert started == ["absent", "raises"]  # what failed before comes last
+    assert session(tmp_path, "--only", "good", "--again")["results"]["good"]["result"] == {"calls": 2}
 
 
 def test_a_hang_is_stopped_with_all_that_it_started(tmp_path: Path):
