@@ -19,6 +19,7 @@ from benchmarks.accuracy.suite_tables import rules, starts, suite_short, suite_t
 from benchmarks.accuracy.suite_tables import search as search_suite
 from benchmarks.results_files import RESULTS, read, rows, words_of
 from benchmarks.robustness import tables as robustness_tables
+from benchmarks.speed import gpu_tables
 from benchmarks.speed.tables import speed, speed_all, startup, vtab_sized
 from vpt.config.describe import described
 from vpt.utils.atomic_io import write_text
@@ -397,6 +398,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "startup-busy": lambda: startup("cpu-busy"),
     "startup-cuda": lambda: startup("cuda"),
     "vtab-sized": lambda: vtab_sized("cuda"),
+    "gpu-session": gpu_tables.measurements,
+    "gpu-goals": gpu_tables.goals,
+    "gpu-outside": gpu_tables.outside,
     "released": released,
     "clothing": clothing,
     "search": search,

@@ -15,7 +15,8 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import cycle
 from pathlib import Path
 
 import torch
@@ -30,25 +31,29 @@ from vpt.utils.atomic_io import write_json
 from vpt.utils.device import pick_device
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="vpt_nano")
     parser.add_argument("--weights", help="file of the backbone's weights")
     parser.add_argument("--tasks", type=int, default=64)
     parser.add_argument("--tokens", type=int, nargs=2, default=(5, 20), help="shortest and longest prompt")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--batch", type=int, help="images; default: one a task")
+    parser.add_argument("--own", type=int, help="tasks whose own models are loaded to compare with; default: all")
     parser.add_argument("--device", default="auto")
-    options = parser.parse_args()
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args(words)
     device = pick_device(options.device)
     with tempfile.TemporaryDirectory() as folder:
         artifacts = make(options, Path(folder))
         bank = vpt.Bank(device=str(device))
         for name, path in artifacts.items():
             bank.add(name, path)
-        names = list(artifacts)
+        batch = options.batch or len(artifacts)
+        names = [name for _, name in zip(range(batch), cycle(artifacts))]
         size = bank.info(names[0]).image_size
         images = torch.randint(0, 256, (len(names), 3, size, size), dtype=torch.uint8)
-        own = {name: vpt.load(path, device=str(device)) for name, path in artifacts.items()}
+        own = {name: vpt.load(artifacts[name], device=str(device)) for name in [*artifacts][: options.own]}
 
         def by_task() -> None:
             for row, name in enumerate(names):
@@ -62,28 +67,29 @@ def main() -> None:
             "one task": lambda: bank.logits(images, [names[0]] * len(names)),
             "mixed": lambda: bank.logits(images, names),
             "task by task": by_task,
-            "own models": by_model,
+            **({"own models": by_model} if len(own) == len(artifacts) else {}),
         }
         with torch.inference_mode():
-            difference = check(
-                bank.logits(images, names), [own[n]._forward(images[r : r + 1].to(device)) for r, n in enumerate(names)]
-            )
+            seen = range(min(len(own), batch))
+            alone = [own[names[row]]._forward(images[row : row + 1].to(device)) for row in seen]
+            difference = check([bank.logits(images, names)[row] for row in seen], alone)
             times = measure(ways, options.rounds, device)
     rate = {way: len(names) / statistics.median(each) for way, each in times.items()}
     result = {
         "machine": machine(device),
         "backbone": options.backbone,
-        "tasks": len(names),
+        "tasks": len(artifacts),
+        "batch": batch,
         "tokens": list(options.tokens),
         "rounds": options.rounds,
         "images_per_second": rate,
         "mixed_over_one_task": rate["mixed"] / rate["one task"],
         "mixed_over_task_by_task": rate["mixed"] / rate["task by task"],
-        "mixed_over_own_models": rate["mixed"] / rate["own models"],
+        "mixed_over_own_models": rate["mixed"] / rate["own models"] if "own models" in rate else None,
         "bytes_of_a_task": statistics.median(bank.info(name).bytes for name in names),
         "largest_difference": difference,
     }
-    write_json(RESULTS / f"bank-{device.type}.json", result)
+    write_json(options.out or RESULTS / f"bank-{device.type}.json", result)
     print(result)
 
 
@@ -91,12 +97,13 @@ def make(options: argparse.Namespace, folder: Path) -> dict[str, Path]:
     """Artifacts of tasks with prompts of different lengths and unlike weights."""
     low, high = options.tokens
     artifacts = {}
+    words = [f"backbone={options.backbone}"] + ([f"backbone.weights={options.weights}"] if options.weights else [])
+    backbone = task_of(load_config(overrides=words)).backbone(load_config(overrides=words))
     for number in range(options.tasks):
-        words = [f"backbone={options.backbone}", f"prompt.tokens={low + number % (high - low + 1)}"]
-        words += [f"backbone.weights={options.weights}"] if options.weights else []
-        config = load_config(overrides=[*words, f"train.seed={number}"])
+        tokens = low + number % (high - low + 1)
+        config = load_config(overrides=[*words, f"prompt.tokens={tokens}", f"train.seed={number}"])
         classes = [f"class {index}" for index in range(2 + number % 19)]
-        model = task_of(config).build(config, classes)
+        model = task_of(config).build(config, classes, None if backbone is None else backbone.view())
         with torch.no_grad():
             for _, _, parameter in model.trainable():
                 parameter.add_(0.1 * torch.randn_like(parameter))

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ PHOTOS = 16
 CLOSE = 1e-4
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="vpt_nano")
     parser.add_argument("--weights", help="file of the backbone's weights")
@@ -49,7 +50,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--device", default="auto")
-    options = parser.parse_args()
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args(words)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place, "tasks")
         folder.mkdir()
@@ -70,7 +72,7 @@ def main() -> None:
     device = pick_device(options.device)
     given = {key: getattr(options, key) for key in ("backbone", "tasks", "clients", "workers")}
     result = {"machine": machine(device), **given, **found}
-    write_json(RESULTS / f"load-{device.type}.json", result)
+    write_json(options.out or RESULTS / f"load-{device.type}.json", result)
     print(result)
 
 

@@ -26,10 +26,10 @@ def speed(device: str, precision: str, mode: str) -> str:
                 case["model"],
                 str(case["tokens"]),
                 str(case["batch"]),
-                f"{_ratio(train['concatenation'], train['vpt']):.2f}x",
+                f"{ratio(train['concatenation'], train['vpt']):.2f}x",
                 "" if None in memory else f"{memory[0] / max(1, memory[1]):.2f}x",
-                f"{_ratio(infer['vpt'], plain):.2f}x",
-                f"{_ratio(infer['concatenation'], plain):.2f}x",
+                f"{ratio(infer['vpt'], plain):.2f}x",
+                f"{ratio(infer['concatenation'], plain):.2f}x",
             ]
         )
     body.sort(key=lambda line: (line[0], int(line[2]), int(line[1])))
@@ -81,8 +81,8 @@ def _speed_cells(series: dict[str, Any], name: str, rate: float | None) -> list[
             return one, one["error"].split(":")[0], ""
         if "seconds" not in one:
             return one, "", ""
-        ratio = f"{_ratio(one, base):.2f}x" if "seconds" in base else ""
-        return one, f"{1000 * one['seconds']:.{0 if one['seconds'] >= 0.1 else 1}f} ms", ratio
+        times = f"{ratio(one, base):.2f}x" if "seconds" in base else ""
+        return one, f"{1000 * one['seconds']:.{0 if one['seconds'] >= 0.1 else 1}f} ms", times
 
     train, step, against = of("training", "vpt")
     _, infer, over = of("inference", "plain backbone")
@@ -92,7 +92,7 @@ def _speed_cells(series: dict[str, Any], name: str, rate: float | None) -> list[
     return [step, against, memory, fraction, infer, over, energy]
 
 
-def _ratio(one: dict[str, Any], base: dict[str, Any]) -> float:
+def ratio(one: dict[str, Any], base: dict[str, Any]) -> float:
     """The median over rounds of the ratio within a round; for series without stored rounds, the ratio of medians."""
     if "rounds" not in one or "rounds" not in base:
         return one["seconds"] / base["seconds"]

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -33,7 +34,7 @@ CLASSES = 10
 SIZE = (500, 375)
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="vit_base_patch16_224")
     parser.add_argument("--images", type=int, default=1000)
@@ -42,16 +43,20 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--profile", action="store_true", help="also sample where the time goes (speed/sampled.py)")
     parser.add_argument("words", nargs="*", metavar="key=value", help="more settings, as in train.precision=fp32")
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     device = pick_device(options.device)
     with tempfile.TemporaryDirectory() as place:
         photos = draw(Path(place) / "photos", options.images)
         words = settings(options, photos, Path(place) / "runs")
+        samples = Path(place) / "samples.json"
+        program = ["benchmarks.speed.sampled", str(samples)] if options.profile else ["vpt"]
         started = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "vpt", "train", *words], check=True)
+        subprocess.run([sys.executable, "-m", *program, "train", *words], check=True)
         seconds = time.perf_counter() - started
         metrics = json.loads((Path(place) / "runs" / "run" / "metrics.json").read_text(encoding="utf-8"))
+        profile = {"profile": json.loads(samples.read_text(encoding="utf-8"))} if options.profile else {}
     shown = [word for word in words if not word.startswith(("data=", "out=", "name="))]
     result = {
         "machine": machine(device),
@@ -63,6 +68,7 @@ def main() -> None:
         "images_per_second": options.images * options.epochs / metrics["seconds"],
         "learning": metrics["parameters"]["learning"],
         "artifact_bytes": metrics["artifact_bytes"],
+        **profile,
     }
     out = options.out or RESULTS / f"vtab-sized-{device.type}.json"
     write_json(out, result)

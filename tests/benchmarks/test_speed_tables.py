@@ -86,3 +86,46 @@ def test_operations_are_those_of_the_matrix_products(speed: ModuleType):
 
     one, other = torch.ones(3, 5), torch.ones(5, 7)
     assert operations(lambda: one @ other) == 2 * 3 * 5 * 7
+
+
+@pytest.mark.filterwarnings("ignore:.*all_gather_into_tensor:FutureWarning")
+def test_forms_of_the_same_step_have_the_same_loss(small_net: None):
+    from torch import distributed
+
+    from benchmarks.speed.variants import Case
+
+    case = Case("test_vit_patch8_32", 3, 2, "fp32", "eager", torch.device("cpu"))
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        steps = case.training(["vpt", "concatenation", "released form", "recompute", "sharded"])
+        losses = {name: [step().item(), step().item()] for name, step in steps.items()}
+    finally:
+        distributed.destroy_process_group()
+    assert case.training(["sharded"])["sharded"]().isfinite()  # without a group it is not sharded
+    for name, values in losses.items():
+        assert values == pytest.approx(losses["vpt"], rel=1e-5), name
+    partly, cached = (step() for step in case.training(["last quarter", "last quarter, cached"]).values())
+    torch.testing.assert_close(partly, cached, rtol=1e-6, atol=1e-6)
+    assert abs(partly.item() - losses["vpt"][0]) > 1e-4
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("batch", [1, 3])
+def test_attention_in_two_parts_is_attention(batch: int):
+    from benchmarks.speed.candidates import concatenated, merged
+
+    query, key, value = (torch.randn(batch, 2, 9, 16) for _ in range(3))
+    prefix = [torch.randn(1, 2, 4, 16) for _ in range(2)]
+    found = merged(query, key, value, *prefix)
+    torch.testing.assert_close(found, concatenated(query, key, value, *prefix), rtol=1e-5, atol=1e-5)
+
+
+def test_a_float8_layer_is_the_layer_to_two_digits():
+    from benchmarks.speed.candidates import Float8Linear, float8_weight, relative
+
+    x, weight = torch.randn(32, 64, requires_grad=True), torch.randn(48, 64)
+    found, wanted = Float8Linear.apply(x.bfloat16(), *float8_weight(weight)), x @ weight.t()
+    pull = torch.randn(32, 48)
+    (mine,), (theirs,) = torch.autograd.grad(found, x, pull.bfloat16()), torch.autograd.grad(wanted, x, pull)
+    assert 1e-3 < relative(found, wanted) < 0.06
+    assert 1e-3 < relative(mine, theirs) < 0.06

@@ -6,7 +6,7 @@ rows are replaced by fresh ones.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,10 @@ def twin_features(
     inserted: Mapping[int, int],
     after: str,
     pool: str = "native",
+    run: Callable[[nn.Module, Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Features of normalised images under prompts that are really in the sequence; `sets` are (P, C) or (B, P, C)."""
+    """Features of normalised images under prompts that are really in the sequence; `sets` are (P, C) or (B, P, C).
+    `run` computes a layer without rotary embedding in place of the layer's own forward pass."""
     net = backbone.net
     vit = net.trunk if hasattr(net, "trunk") else net
     rows, rotary, layers, prefix = _embed(vit, images)
@@ -38,7 +40,8 @@ def twin_features(
             prompts = None
         count = 0 if prompts is None else prompts.shape[1]
         parts = [rows[:, :prefix], *([] if prompts is None else [prompts]), rows[:, prefix:]]
-        out = _layer(layer, torch.cat(parts, dim=1), _rope_of(vit, rotary, index), prefix + count)
+        whole = torch.cat(parts, dim=1)
+        out = run(layer, whole) if run else _layer(layer, whole, _rope_of(vit, rotary, index), prefix + count)
         prompts = out[:, prefix : prefix + count] if count else None
         rows = torch.cat([out[:, :prefix], out[:, prefix + count :]], dim=1)
     return _pool(net, vit, rows, prompts, prefix, pool)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import errno
+import gc
 import os
 import sys
 import warnings
@@ -55,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not debug:
         warnings.simplefilter("ignore")
     prepare_streams()
+    # At its end Python looks for reference cycles among all objects of torch, which takes a second or two.
+    atexit.register(gc.freeze)
     mistake: Exception | None = None
     code = 0
     try:

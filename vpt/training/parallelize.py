@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import distributed
 
 from vpt.backbones.parallel.activation_checkpoint import Recomputed
 from vpt.backbones.parallel.compile import Compiler
@@ -38,7 +39,7 @@ def arrange(model: Prompted, config: TrainConfig, device: torch.device, precisio
         backbone.with_blocks(Recomputed.of)
     elif mode is not None and by_layer:
         backbone.with_blocks(Compiler(mode).view)
-    if config.shard and ranks().count > 1:
+    if config.shard and distributed.is_available() and distributed.is_initialized():  # also a single process
         from vpt.backbones.parallel.fsdp import shard_layers  # takes a second to import
 
         shard_layers(backbone, device, ranks().count)

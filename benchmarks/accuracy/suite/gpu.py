@@ -30,8 +30,10 @@ from benchmarks.accuracy.suite.tasks import PACKED, TASKS
 from vpt.heads import logistic
 from vpt.heads.logistic import Targets
 
+ROOTS = [Path(__file__).resolve().parents[3], *([] if PACKED is None else [PACKED.parent])]
 SCRATCH = Path(os.environ.get("SUITE_SCRATCH", "/dev/shm/suite"))
 BEGAN = time.time()
+KEY = ("task", "backbone", "size", "seed", "label")  # of a run
 
 
 def say(*words: Any) -> None:
@@ -86,7 +88,8 @@ def network(backbone: str, size: int, device: str) -> dict[str, Any]:
     if backbone == "nano":  # travels with the project
         from safetensors.torch import load_file
 
-        found = load_file(PACKED.parent / "vpt/assets/vpt_nano.safetensors")
+        files = (root / "vpt/assets/vpt_nano.safetensors" for root in ROOTS)
+        found = load_file(next(file for file in files if file.is_file()))
         found = {k: v.flatten(1) if k == "patch_embed.proj.weight" else v for k, v in found.items()}
         net = {k: v.to(device, torch.bfloat16) for k, v in found.items()}
         return {**net, "patch": 8, "heads": 3, "depth": 6}
@@ -230,14 +233,23 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--pool", type=int, default=15)
     parser.add_argument("--mini", action="store_true")
+    parser.add_argument("--available", action="store_true", help="leave out what needs photos or weights not here")
     options = parser.parse_args()
     ends = BEGAN + options.seconds
     SCRATCH.mkdir(parents=True, exist_ok=True)
     options.out.mkdir(parents=True, exist_ok=True)
     jobs = getattr(plans, options.plan)()
+    if options.available and PACKED is None:  # drawn tasks, and the backbone in the package
+        jobs = [(p, j) for p, j in jobs if TASKS[j.task].needs == "nothing" and j.backbone == "nano"]
     if options.mini:
         jobs = plans.mini(jobs)
-    say(len(jobs), "runs")
+    lines = options.out / f"{options.plan}.jsonl"
+    rows = [json.loads(line) for line in lines.read_text().splitlines()] if lines.is_file() else []
+    done = {tuple(row[key] for key in KEY) for row in rows}
+    jobs = [(p, j) for p, j in jobs if tuple(getattr(j, key) for key in KEY) not in done]
+    say(len(jobs), "runs,", len(done), "results there already")
+    if not jobs:
+        return
     # Before the fork, so that every process has them; and that is before CUDA starts.
     made_tasks.digits()
     if any(TASKS[j.task].needs == "shared" for _, j in jobs):
@@ -290,7 +302,6 @@ def main() -> None:
     for _, job in jobs:
         needed[job.backbone, job.size, job.task, job.seed] |= {job.head} & {"cv", "start"}
     fits, results = probes(executor, needed, device, cap)
-    lines = options.out / f"{options.plan}.jsonl"
     with lines.open("a") as out:
         for (backbone, size, task, seed, head), row in results.items():
             key = {"task": task, "backbone": backbone, "size": size, "seed": seed}

@@ -138,8 +138,9 @@ def shipped() -> Plan:
 def mini(jobs: Plan) -> Plan:
     """A run of every kind, short."""
     kinds = {}
+    tasks = {"clothing-4", "fashion-100"} & {job.task for _, job in jobs} or {"digits-16"}
     for priority, job in jobs:
-        if job.task in ("clothing-4", "fashion-100"):
+        if job.task in tasks:
             kinds.setdefault((job.backbone, job.method, job.bias, job.head, job.last), (priority, job))
             kinds.setdefault((job.task, job.backbone == "nano"), (priority, job))
     return [(p, replace(j, factor=0.35 if j.factor else 0.36, limit=20)) for p, j in kinds.values()]
