@@ -11,7 +11,7 @@ import torch
 
 from vpt.config import E2vptPrompt, RunConfig
 from vpt.config.training import AverageConfig
-from vpt.training.step import StepFigures
+from vpt.training.step import AnyBatch, StepFigures
 from vpt.training.time_left import Pace
 from vpt.utils.console import Bar, duration
 from vpt.utils.resource_usage import Usage
@@ -36,6 +36,9 @@ class Callback:
 
     def before_epoch(self, trainer: Trainer) -> None:
         """Called before the first step of an epoch, or before the first step of a resumed run."""
+
+    def before_step(self, trainer: Trainer, batch: AnyBatch) -> None:
+        """Called with the batch of a step, on the CPU, before it is trained on."""
 
     def after_step(self, trainer: Trainer) -> None:
         """Called after a parameter update. The loss may not have been copied from the GPU yet."""

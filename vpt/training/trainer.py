@@ -14,6 +14,7 @@ import torch
 from vpt.data.dataset import SPLITS
 from vpt.models.base import Prompted
 from vpt.models.header import CHECKPOINT
+from vpt.training.batch_pictures import BatchPictures
 from vpt.training.callbacks import Callback, default_callbacks
 from vpt.training.change_epochs import CHANGEABLE, change_epochs
 from vpt.training.checkpoint import Baseline, Progress, TrainState, load_checkpoint, save_checkpoint
@@ -83,7 +84,13 @@ class Trainer:
         arrange(self.model, self.config, context.device, context.precision)
         scaler = torch.amp.GradScaler(context.device.type, enabled=context.precision == "fp16")
         self.state = TrainState(self.model, build_optimizer(self.model, self.config.optimizer), scaler, Progress())
-        self.callbacks = [*default_callbacks(context.config), ResultsCsv(), *trackers(context.config.log), *callbacks]
+        self.callbacks = [
+            *default_callbacks(context.config),
+            BatchPictures(),
+            ResultsCsv(),
+            *trackers(context.config.log),
+            *callbacks,
+        ]
         self.log: RunLog = NoLog()
         self.epoch_seconds = 0.0  # of the last epoch's steps
         self._locked: LockedFolder | None = None
@@ -161,6 +168,8 @@ class Trainer:
 
     def train_step(self, batch: AnyBatch) -> None:
         """One optimiser step."""
+        for callback in self.callbacks:
+            callback.before_step(self, batch)
         progress, batches = self.progress, len(self.batches)
         here = progress.epoch * batches + progress.batch
         rates = set_rates(self.state.optimizer, lambda base: rate(base, here, batches, self.config))

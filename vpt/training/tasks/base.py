@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -109,6 +110,10 @@ class Task(ABC, Generic[M]):
     def advice(self, model: M, context: RunContext) -> str:
         """A hint at settings that might suit the data better; "" for none."""
         return ""
+
+    def examples(self, batch: Any, context: RunContext, most: int) -> list[tuple[np.ndarray, str]]:
+        """Images (H, W, 3) uint8 of a training batch with their annotations drawn or named; empty if it has none."""
+        return []
 
     def is_trainable(self, model: M) -> bool:
         """Whether the model has trainable parameters, or parts that are computed from data."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -102,6 +104,16 @@ class Classification(Task[PromptedModel]):
     def is_trainable(self, model: PromptedModel) -> bool:
         """Whether the model has trainable parameters, or parts that are computed from data."""
         return super().is_trainable(model) or hasattr(model.head, "remember")  # a Tip-Adapter
+
+    def examples(self, batch: Any, context: RunContext, most: int) -> list[tuple[np.ndarray, str]]:
+        """Images with the names of their classes."""
+        if batch.images.dtype != torch.uint8 or batch.images.ndim != 4:
+            return []  # cached features
+        classes = context.data.classes
+        labels = [context.data.train[index].labels for index in batch.index.tolist()]
+        names = [", ".join(classes[label] for label in each) or "no label" for each in labels]
+        pixels = batch.images[:most].permute(0, 2, 3, 1).numpy()
+        return list(zip(pixels, names, strict=False))
 
     def training_parts(self, model: PromptedModel, context: RunContext) -> TrainingParts:
         """Create batches, objective and validation of a run."""

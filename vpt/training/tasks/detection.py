@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -107,6 +108,16 @@ class Detection(Task[AnyDetector]):
         tower = model.backbone.tower
         patch = 16 if tower is None else max(tower.patch)
         return hint(context.data.train, *sizes(context.config, model), patch)
+
+    def examples(self, batch: Any, context: RunContext, most: int) -> list[tuple[np.ndarray, str]]:
+        """Images with their boxes."""
+        found = []
+        for image, target in list(zip(batch.images, batch.labels, strict=True))[:most]:
+            pixels, times = detection_plots.enlarged(image.permute(1, 2, 0).numpy())
+            names = [context.data.classes[label] for label in target.labels.tolist()]
+            drawn = detection_plots.draw_boxes(pixels, target.boxes.numpy() * times, target.labels.tolist(), names)
+            found.append((drawn, f"{len(names)} box{'' if len(names) == 1 else 'es'}"))
+        return found
 
     def training_parts(self, model: AnyDetector, context: RunContext) -> TrainingParts:
         """Create batches, objective and validation of a run."""
