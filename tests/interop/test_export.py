@@ -31,8 +31,11 @@ KINDS = [
     "vapt",
     "gated",
     "bpt",
+    "davpt",
+    "vqt",
     "pixels",
     "pixels-shrunk",
+    "pixels-lowrank",
     "mean-first",
 ]
 

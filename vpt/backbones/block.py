@@ -232,6 +232,7 @@ class Block:
         branch: KeyValue | None = None,
         temperature: Tensor | None = None,
         mask: Tensor | None = None,
+        value_bias: Tensor | None = None,
     ) -> Tensor:
         """Run the layer.
 
@@ -246,6 +247,7 @@ class Block:
             temperature: divides the attention scores; a scalar or (B, 1, 1, 1).
             mask: boolean, True to attend, over the keys of `extra` followed by those of the tokens: (N, M) per token,
                 (B, 1, 1, M) per image, or (B, 1, N, M) per image and token.
+            value_bias: added to all values; (C,) or (B, 1, C).
 
         Returns:
             (B, selected tokens, C).
@@ -259,14 +261,32 @@ class Block:
             mask = mask[queries] if isinstance(queries, slice) else mask[queries][:, None, None]
         elif mask is not None and mask.shape[-2] > 1 and queries is not None:
             mask = select_tokens(mask.expand(x.shape[0], -1, -1, -1)[:, 0], queries)[:, None]
-        mixed = attend(query, key, value, mask)
-        mixed = self.inner_norm(mixed.transpose(1, 2).flatten(2))
+        mixed = attend(query, key, value, mask).transpose(1, 2).flatten(2)
+        if value_bias is not None:  # attention weights sum to one
+            mixed = mixed + value_bias.to(mixed.dtype)
+        return self._finished(kept, kept_tokens, mixed, branch)
+
+    def queried(self, tokens: Tensor, x: Tensor, rope: Tensor | None = None, prefix: int = 0) -> Tensor:
+        """Outputs (B, T, C) of tokens (T, C) or (B, T, C) without a position, which attend to `x` (B, N, C) only; see
+        `forward`."""
+        tokens = (tokens if tokens.ndim == 3 else tokens[None]).to(x.dtype).expand(x.shape[0], -1, -1)
+        normed = self.before1(tokens)
+        (query,) = (self._heads(part) for part in self.project(normed, "q"))
+        key, value = (self._heads(part) for part in self.project(self.before1(x), "kv"))
+        query, key = self.query_norm(query).to(value.dtype), self.key_norm(key)
+        if rope is not None:
+            key = self._rotate(key, rope, -prefix).to(value.dtype)
+        return self._finished(tokens, normed, attend(query, key, value).transpose(1, 2).flatten(2))
+
+    def _finished(self, x: Tensor, normed: Tensor, mixed: Tensor, branch: KeyValue | None = None) -> Tensor:
+        """The layer after the attention of tokens, whose heads are concatenated in `mixed`."""
+        mixed = self.inner_norm(mixed)
         if self.gate is not None:
-            mixed = mixed * self.gate(kept_tokens).sigmoid()
-        kept = kept + self._dropped(self.after1(self.out(mixed)))
+            mixed = mixed * self.gate(normed).sigmoid()
+        x = x + self._dropped(self.after1(self.out(mixed)))
         if branch is not None:
-            kept = kept + self.cross(kept, branch)
-        return kept + self._dropped(self.after2(self.mlp(self.before2(kept))))
+            x = x + self.cross(x, branch)
+        return x + self._dropped(self.after2(self.mlp(self.before2(x))))
 
     def _dropped(self, added: Tensor) -> Tensor:
         return added if self.drop is None else self.drop(added)

@@ -22,6 +22,7 @@ def execute(
     lead: int,
     watch: Callable[[int, Tensor, int], None] | None = None,
     look: Callable[[int, Tensor, KeyValue | None, int], None] | None = None,
+    outputs: list[Tensor] | None = None,
 ) -> tuple[Tensor, int]:
     """Run all blocks.
 
@@ -33,6 +34,7 @@ def execute(
         watch: called after each layer with its index, its tokens, and how many of them are prompt tokens.
         look: called before each layer with its index, its input tokens, the additional keys and values that they attend
             to, and how many of them are prompt tokens.
+        outputs: gets the outputs (B, T, C) of the query tokens of each layer that has some.
 
     Returns:
         The tokens that the head reads (B, R, C), prompt tokens first, and how many of them are prompt tokens.
@@ -52,21 +54,29 @@ def execute(
             num_prompts = fresh.shape[1]
         if look is not None:
             look(layer, sequence, extra, num_prompts)
+        if prompt.entering is not None:
+            prompt.entering(sequence[:, num_prompts:])
+        rope = tower.rope(rotary, layer)
+        if prompt.queries is not None and outputs is not None:
+            outputs.append(block.queried(prompt.queries, sequence[:, num_prompts:], rope, tower.prefix))
         out = block.forward(
             sequence,
             extra,
             _queries(step, num_prompts, sequence.shape[1], lead, tower.prefix),
-            tower.rope(rotary, layer),
+            rope,
             num_prompts + tower.prefix,
             prompt.branch,
             prompt.temperature,
             key_mask(prompt.seen, extra, sequence, num_prompts),
+            prompt.value_bias,
         )
         kept = num_prompts if step.keep in ("all", "prompts") else 0
         if kept and prompt.gate is not None:
             blended = prompt.gate * out[:, :kept] + (1 - prompt.gate) * sequence[:, :kept]
             out = torch.cat([blended.to(out.dtype), out[:, kept:]], dim=1)
         sequence, num_prompts = out, kept
+        if prompt.leaving is not None:
+            prompt.leaving(sequence[:, num_prompts:])
         if watch is not None:
             watch(layer, sequence, num_prompts)
     return sequence, num_prompts

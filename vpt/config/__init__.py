@@ -14,10 +14,10 @@ from vpt.config.overrides import full_words, given_keys, key_of, load_config, pa
 from vpt.config.plugins import use_plugin
 from vpt.config.prompts import (
     BptPrompt,
-    ClipPrompt,
     CocoopPrompt,
     CoopPrompt,
     CvptPrompt,
+    DavptPrompt,
     DeepPrompt,
     E2vptPrompt,
     GatedPrompt,
@@ -27,14 +27,14 @@ from vpt.config.prompts import (
     NoPrompt,
     PixelPrompt,
     Prompt,
-    PromptSection,
     PromptsrcPrompt,
     ShallowPrompt,
-    TokenPrompt,
     TptPrompt,
     VaptPrompt,
     VfptPrompt,
+    VqtPrompt,
 )
+from vpt.config.prompts_base import ClipPrompt, PromptSection, TokenPrompt
 from vpt.config.run import RunConfig
 from vpt.config.templates import names_a_file
 from vpt.config.training import AdamWConfig, Optimizer, PerRole, SgdConfig, TrainConfig
@@ -53,6 +53,7 @@ __all__ = [
     "CrossEntropyLoss",
     "CvptPrompt",
     "DataConfig",
+    "DavptPrompt",
     "DeepPrompt",
     "E2vptPrompt",
     "FasterHead",
@@ -95,6 +96,7 @@ __all__ = [
     "Tuning",
     "VaptPrompt",
     "VfptPrompt",
+    "VqtPrompt",
     "ZeroShotHead",
     "full_words",
     "given_keys",

@@ -11,10 +11,11 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 from vpt.config.backbone import BackboneConfig
 from vpt.config.base import ALWAYS_LISTED, Place, Section, Word, short
 from vpt.config.data import DataConfig
-from vpt.config.heads import Head, LinearHead
+from vpt.config.heads import FeatureHead, Head, LinearHead
 from vpt.config.heads_detection import NativeHead, OwlHead, PyramidHead
 from vpt.config.losses import CrossEntropyLoss
-from vpt.config.prompts import PROMPTS, DeepPrompt, NoPrompt, PixelPrompt, Prompt, TokenPrompt
+from vpt.config.prompts import PROMPTS, DeepPrompt, NoPrompt, PixelPrompt, Prompt
+from vpt.config.prompts_base import TokenPrompt
 from vpt.config.registry import NOT_NAMED
 from vpt.config.training import TrainConfig
 from vpt.config.tuning import FrozenTuning, Tuning
@@ -175,6 +176,11 @@ class RunConfig(Section):
         if finds_boxes and not fits:
             remedy = "pixel or none" if native else "a token prompt or none"
             raise ValueError(f"head={self.head.kind} does not take prompt={self.prompt.kind}; choose {remedy}")
+        if getattr(self.prompt, "adds_features", False) and not isinstance(self.head, FeatureHead):
+            raise ValueError(
+                f"prompt={self.prompt.kind} adds features that head={self.head.kind} does not read; "
+                "choose head=linear or head=mlp"
+            )
         if finds_boxes and not isinstance(self.train.loss, CrossEntropyLoss):
             raise ValueError(
                 "train.loss is for task=classification; detection heads have their own loss, so leave it out"

@@ -183,6 +183,8 @@ def build_model(config: RunConfig, backbone: Backbone, classes: Sequence[str]) -
             full = isinstance(config.tuning, FullTuning)
             return PromptedModel(backbone, prompt, head, owns_buffers=full, test_time=test_time)
         own = build_prompt(config.prompt, backbone)
+        if own is not None:
+            own.set_classes(len(classes))
         backbone = apply_tuning(config.tuning, backbone)
         pool = pool_of(config)
         if isinstance(config.head, ZeroShotHead):
@@ -190,7 +192,8 @@ def build_model(config: RunConfig, backbone: Backbone, classes: Sequence[str]) -
 
             head = build_zero_shot(config, backbone, classes)
         else:
-            head = build_head(config.head, backbone.feature_width(pool), len(classes))
+            added = 0 if own is None else own.added_features
+            head = build_head(config.head, backbone.feature_width(pool) + added, len(classes))
     return PromptedModel(backbone, own, head, pool, isinstance(config.tuning, FullTuning))
 
 

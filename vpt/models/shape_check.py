@@ -100,8 +100,9 @@ def _parts(config: RunConfig, classes: Sequence[str], backbone: Backbone | None)
     with torch.device("meta"):
         if isinstance(config.prompt, ClipPrompt):
             return learner_skeleton(config, backbone, classes)
-        fixed = nn.Identity() if isinstance(head, ZeroShotHead) else build_head(head, features, len(classes))
-        return build_prompt(config.prompt, backbone), fixed
+        own = build_prompt(config.prompt, backbone)
+        features += 0 if own is None else own.added_features
+        return own, nn.Identity() if isinstance(head, ZeroShotHead) else build_head(head, features, len(classes))
 
 
 def _bytes(tensors: Mapping[str, Tensor]) -> int:

@@ -33,6 +33,8 @@ def shape_of(steps: Sequence[Step], layers: Sequence[LayerPrompt] | None) -> Has
             None if layer.branch is None else layer.branch.key.shape[2],
             layer.temperature is not None,
             layer.gate is not None,
+            layer.value_bias is not None,
+            None if layer.queries is None else layer.queries.shape[-2],
         )
         for layer in layers
     )
@@ -81,6 +83,8 @@ def _each(layer: LayerPrompt, change: Callable[[Tensor, int], Tensor]) -> LayerP
         branch=pair(layer.branch),
         temperature=one(layer.temperature, 4),
         gate=one(layer.gate, 3),
+        value_bias=one(layer.value_bias, 3),
+        queries=one(layer.queries, 3),
     )
 
 
@@ -96,6 +100,8 @@ def _stacked(layers: Sequence[LayerPrompt]) -> LayerPrompt:
         branch=KeyValue(*(torch.cat(parts) for parts in zip(*branches, strict=True))) if branches else None,
         temperature=_scalars([layer.temperature for layer in layers if layer.temperature is not None], 4),
         gate=_scalars([layer.gate for layer in layers if layer.gate is not None], 3),
+        value_bias=_rows([layer.value_bias[None] for layer in layers if layer.value_bias is not None]),
+        queries=_rows([layer.queries for layer in layers if layer.queries is not None]),
     )
 
 

@@ -177,6 +177,15 @@ def _all_gathered(value: Value) -> list[Value]:
     return found
 
 
+def all_summed(values: Tensor) -> Tensor:
+    """The sum of a tensor over all processes.
+
+    >>> all_summed(torch.ones(2))
+    tensor([1., 1.])
+    """
+    return _sum(values) if ranks().count > 1 else values
+
+
 def _sum(values: Tensor) -> Tensor:
     return _reduced(values, distributed.ReduceOp.SUM)
 

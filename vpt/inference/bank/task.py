@@ -209,5 +209,5 @@ def _own_bytes(model: Prompted) -> int:
 
 
 def _layer_bytes(layer: LayerPrompt) -> int:
-    parts = [layer.tokens, *(layer.extra or ()), *(layer.branch or ())]
+    parts = [layer.tokens, layer.queries, layer.value_bias, *(layer.extra or ()), *(layer.branch or ())]
     return sum(part.nbytes for part in parts if isinstance(part, Tensor))
