@@ -286,6 +286,7 @@ class TestPublished:
             "cvpt": "CVPT",
             "vapt": "VAPT",
             "davpt": "DA-VPT",
+            "adapter": "AdaptFormer",
         }.items():
             config = load_config(overrides=[f"prompt={kind}"])
             assert {entry.method for entry in published("vtab") if entry.is_method_of(config)} == {method}
@@ -306,6 +307,7 @@ class TestPublished:
             ("bench/vtab-e2vpt", "vtab", {"E2VPT"}),
             ("bench/vtab-vapt", "vtab", {"VAPT"}),
             ("bench/vtab-cvpt", "vtab", {"CVPT"}),
+            ("bench/vtab-adaptformer", "vtab", {"AdaptFormer"}),
             ("bench/fgvc-pae", "fgvc", {"VPT-deep with PAE"}),
             ("bench/fgvc-da-vpt", "fgvc", {"DA-VPT"}),
             ("bench/vtab-vipamin-mae", "vtab", {"VIPAMIN"}),

@@ -136,6 +136,14 @@ BENCH: dict[str, dict[str, Any]] = {
         "train.warmup": 0.1,
         "train.batch_size": 32,
     },
+    "vtab-adaptformer": {
+        "prompt.kind": "adapter",
+        "prompt.rank": 8,
+        "prompt.place": "beside",
+        "prompt.scale": 0.1,
+        "prompt.dropout": 0.1,
+        "train.optimizer.lr.prompt": 0.001,
+    },
     "vtab-vqt": {
         "prompt.kind": "vqt",
         "prompt.tokens": 1,
@@ -350,6 +358,11 @@ def test_the_table_of_released_code_names_recipes_that_are_there():
     assert len(named) > 15
     assert all((CONFIGS / f"{name}.yaml").is_file() for name in named)
     every = {f"bench/{file.stem}" for file in (CONFIGS / "bench").glob("*.yaml")}
-    not_run = {"bench/fgvc-pae", "bench/fgvc-da-vpt", "bench/vtab-vqt"}  # described where the methods are
+    not_run = {
+        "bench/fgvc-pae",
+        "bench/fgvc-da-vpt",
+        "bench/vtab-vqt",
+        "bench/vtab-adaptformer",
+    }  # described where the methods are
     assert every - named == {"bench/vtab-linear"} | not_run
     assert all(f"`{name}`" in text for name in not_run)

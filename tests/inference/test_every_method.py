@@ -27,6 +27,8 @@ METHODS: dict[str, list[str]] = {
     "da-vpt": ["prompt=davpt", "prompt.guided=last:1", "prompt.patch_weight=0.5"],
     "da-vpt+": ["prompt=davpt", "prompt.value_bias=true"],
     "vqt": ["prompt=vqt"],
+    "adapter": ["prompt=adapter", "prompt.rank=3"],
+    "adapter-after": ["prompt=adapter", "prompt.rank=3", "prompt.place=after"],
 }
 DEEP = ["prompt.tokens=4", "prompt.dropout=0.1"]
 
@@ -34,12 +36,12 @@ DEEP = ["prompt.tokens=4", "prompt.dropout=0.1"]
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_goes_through_all_commands(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str):
     words = METHODS[method]
-    pixels = "prompt=pixel" in words
+    plain = words[0] in ("prompt=pixel", "prompt=adapter")
 
     def config(out: Path) -> vpt.config.RunConfig:
         usual = ["train.epochs=2", "train.checkpoint_minutes=0", "head.init=small", "data.crop_pct=1.0"]
         base = settings(shapes, out).model_dump(mode="json", exclude={"prompt"})
-        return vpt.load_config(base=base, overrides=[*usual, *words, *([] if pixels else DEEP)])
+        return vpt.load_config(base=base, overrides=[*usual, *words, *([] if plain else DEEP)])
 
     whole = vpt.train(config(tmp_path / "whole"), QUIET)
     usual = Trainer.train_step

@@ -33,6 +33,8 @@ KINDS = [
     "bpt",
     "davpt",
     "vqt",
+    "adapter",
+    "adapter-after",
     "pixels",
     "pixels-shrunk",
     "pixels-lowrank",

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+import vpt
 from tests.helpers.runs import QUIET, settings
 from tests.helpers.tensors import close, images_for
-from tests.helpers.vit_families import build_backbone
+from tests.helpers.vit_families import build_backbone, build_net
 from vpt.config import load_config
 from vpt.models.artifact import read_artifact
 from vpt.prompts.base import Shape, TrainingImages
@@ -206,3 +207,16 @@ def test_a_run_stores_the_tokens_alone(shapes: Path, tmp_path: Path):
     held = read_tensors(runs["pae"].folder / "checkpoint.safetensors")[0]
     step = held["model:prompt.regularizer.step"]
     assert (step - torch.eye(16)).abs().max() > 1e-4  # it has been trained
+
+
+def test_a_network_of_ones_own(tmp_path: Path):
+    torch.manual_seed(0)
+    images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0])
+    model = vpt.wrap(build_net("vit"), "deep", tokens=3, pae="released", images=images, labels=labels).train()
+    loss = model.with_extra_losses(model(images).square().mean(), images, labels)
+    loss.backward()
+    assert model.prompt.regularizer.project.weight.grad.abs().sum() > 0
+    saved = model.save(tmp_path / "own.safetensors")
+    assert set(read_tensors(saved)[0]) == {"prompt.tokens"}
+    again = vpt.load_prompt(build_net("vit"), saved).eval()
+    assert torch.equal(again(images), model.eval()(images))

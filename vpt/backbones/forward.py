@@ -69,6 +69,7 @@ def execute(
             prompt.temperature,
             key_mask(prompt.seen, extra, sequence, num_prompts),
             prompt.value_bias,
+            prompt.adapter,
         )
         kept = num_prompts if step.keep in ("all", "prompts") else 0
         if kept and prompt.gate is not None:

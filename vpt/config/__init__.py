@@ -13,6 +13,7 @@ from vpt.config.losses import CrossEntropyLoss, Loss, LossSection
 from vpt.config.overrides import full_words, given_keys, key_of, load_config, parse_overrides, read_yaml
 from vpt.config.plugins import use_plugin
 from vpt.config.prompts import (
+    AdapterPrompt,
     BptPrompt,
     CocoopPrompt,
     CoopPrompt,
@@ -43,6 +44,7 @@ from vpt.config.words import read_value, split_values, word
 
 __all__ = [
     "AdamWConfig",
+    "AdapterPrompt",
     "BackboneConfig",
     "BiasTuning",
     "BoxHead",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from vpt.config.base import MANY, Sentence
-from vpt.config.prompts_base import ClipPrompt, Layers, PromptSection, WithLayers, WithTokens
+from vpt.config.prompts_base import ClipPrompt, Layers, PromptSection, TokenPrompt, WithLayers, WithTokens
 from vpt.config.registry import Registry
 
 WORDS = "words whose embeddings initialise the context; null: random initialisation"
@@ -167,6 +167,22 @@ class VqtPrompt(WithTokens):
     tokens: int = Field(1, ge=1, le=1000, description="query tokens per layer; the head reads all of their outputs")
 
 
+class AdapterPrompt(TokenPrompt):
+    """No tokens, but a bottleneck beside or after the MLP of every layer (AdaptFormer, Chen et al. 2022)."""
+
+    kind: Literal["adapter"] = "adapter"
+    make: ClassVar[str] = "vpt.prompts.visual.adapter:AdapterPrompts"
+    layers: Layers = Field("all", description="'all', 'first:N', 'last:N' or a list, counted from 0")
+    rank: int = Field(8, ge=1, le=65_536, description="width of the bottleneck")
+    place: Literal["beside", "after"] = Field(
+        "beside", description="beside the MLP (AdaptFormer), or after it (the adapter of VPT's paper)"
+    )
+    scale: float | None = Field(
+        None, ge=-MANY, le=MANY, description="factor of its output; default: 0.1 beside the MLP, 1 after it"
+    )
+    dropout: float = Field(0.1, ge=0, lt=1, description="dropout inside the bottleneck")
+
+
 class PixelPrompt(PromptSection):
     """Learnable pixels added to the image, for any backbone (Bahng et al. 2022 and after)."""
 
@@ -318,6 +334,7 @@ PROMPTS: Registry[PromptSection] = Registry(
         BptPrompt,
         DavptPrompt,
         VqtPrompt,
+        AdapterPrompt,
         PixelPrompt,
         CoopPrompt,
         CocoopPrompt,
