@@ -61,6 +61,7 @@ METHODS: dict[str, tuple[list[str], str, tuple[float, ...]]] = {
     "da-vpt": (["prompt=davpt"], *PROMPT),
     "da-vpt+": (["prompt=davpt", "prompt.value_bias=true"], *PROMPT),
     "vqt": (["prompt=vqt"], *PROMPT),
+    "pro-vpt": (["prompt=provpt"], *PROMPT),
     "adapter": (["prompt=adapter"], *PROMPT),
     "pixel frame": (["prompt=pixel"], "pixels", (1e-2, 3e-2, 1e-1)),
     "pixels of low rank": (["prompt=pixel", "prompt.shape=lowrank"], "pixels", (1e-2, 3e-2, 1e-1)),

@@ -286,6 +286,7 @@ class TestPublished:
             "cvpt": "CVPT",
             "vapt": "VAPT",
             "davpt": "DA-VPT",
+            "provpt": "PRO-VPT",
             "adapter": "AdaptFormer",
         }.items():
             config = load_config(overrides=[f"prompt={kind}"])
@@ -307,6 +308,7 @@ class TestPublished:
             ("bench/vtab-e2vpt", "vtab", {"E2VPT"}),
             ("bench/vtab-vapt", "vtab", {"VAPT"}),
             ("bench/vtab-cvpt", "vtab", {"CVPT"}),
+            ("bench/vtab-pro-vpt", "vtab", {"PRO-VPT"}),
             ("bench/vtab-adaptformer", "vtab", {"AdaptFormer"}),
             ("bench/fgvc-pae", "fgvc", {"VPT-deep with PAE"}),
             ("bench/fgvc-da-vpt", "fgvc", {"DA-VPT"}),

@@ -136,6 +136,17 @@ BENCH: dict[str, dict[str, Any]] = {
         "train.warmup": 0.1,
         "train.batch_size": 32,
     },
+    "vtab-pro-vpt": {
+        **VPT,
+        "prompt.kind": "provpt",
+        "prompt.tokens": 20,
+        "prompt.policy": "ppo",
+        "train.schedule": "constant",
+        "train.warmup": 0.0,
+        "train.clip_norm": 0.25,
+        "train.optimizer.lr.prompt": 2.5,
+        "train.optimizer.weight_decay.prompt": 0.0001,
+    },
     "vtab-adaptformer": {
         "prompt.kind": "adapter",
         "prompt.rank": 8,
@@ -363,6 +374,7 @@ def test_the_table_of_released_code_names_recipes_that_are_there():
         "bench/fgvc-da-vpt",
         "bench/vtab-vqt",
         "bench/vtab-adaptformer",
+        "bench/vtab-pro-vpt",
     }  # described where the methods are
     assert every - named == {"bench/vtab-linear"} | not_run
     assert all(f"`{name}`" in text for name in not_run)

@@ -29,6 +29,7 @@ KINDS: dict[str, list[str]] = {
     "davpt-longer": ["prompt=davpt", "prompt.tokens=7", "prompt.value_bias=true"],
     "vqt": ["prompt=vqt", "prompt.tokens=2"],
     "vqt-mlp": ["prompt=vqt", "prompt.tokens=2", "head=mlp", "head.hidden=[8]"],
+    "provpt": ["prompt=provpt", "prompt.tokens=3"],
     "adapter": ["prompt=adapter", "prompt.rank=3"],
     "adapter-mlp": ["prompt=adapter", "prompt.rank=3", "head=mlp", "head.hidden=[8]"],
     "adapter-after": ["prompt=adapter", "prompt.rank=3", "prompt.place=after"],

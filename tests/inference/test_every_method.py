@@ -27,6 +27,8 @@ METHODS: dict[str, list[str]] = {
     "da-vpt": ["prompt=davpt", "prompt.guided=last:1", "prompt.patch_weight=0.5"],
     "da-vpt+": ["prompt=davpt", "prompt.value_bias=true"],
     "vqt": ["prompt=vqt"],
+    "pro-vpt": ["prompt=provpt"],
+    "pro-vpt, thompson": ["prompt=provpt", "prompt.policy=thompson"],
     "adapter": ["prompt=adapter", "prompt.rank=3"],
     "adapter-after": ["prompt=adapter", "prompt.rank=3", "prompt.place=after"],
 }

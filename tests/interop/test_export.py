@@ -33,6 +33,7 @@ KINDS = [
     "bpt",
     "davpt",
     "vqt",
+    "provpt",
     "adapter",
     "adapter-after",
     "pixels",

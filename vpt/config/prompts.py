@@ -167,6 +167,17 @@ class VqtPrompt(WithTokens):
     tokens: int = Field(1, ge=1, le=1000, description="query tokens per layer; the head reads all of their outputs")
 
 
+class ProvptPrompt(WithTokens):
+    """VPT-Deep whose tokens move between layers during training (PRO-VPT, Shang et al. 2025)."""
+
+    kind: Literal["provpt"] = "provpt"
+    make: ClassVar[str] = "vpt.prompts.visual.provpt:RelocatedPrompts"
+    layers: Layers = Field("all", description="'all', 'first:N', 'last:N' or a list, counted from 0")
+    policy: Literal["ppo", "thompson"] = Field(
+        "ppo", description="chooses the layer that gets a token: proximal policy optimisation, or Thompson sampling"
+    )
+
+
 class AdapterPrompt(TokenPrompt):
     """No tokens, but a bottleneck beside or after the MLP of every layer (AdaptFormer, Chen et al. 2022)."""
 
@@ -334,6 +345,7 @@ PROMPTS: Registry[PromptSection] = Registry(
         BptPrompt,
         DavptPrompt,
         VqtPrompt,
+        ProvptPrompt,
         AdapterPrompt,
         PixelPrompt,
         CoopPrompt,

@@ -96,6 +96,7 @@ class Prompted(nn.Module):
         """
         if self.prompt is None:
             return loss
+        self.prompt.saw_loss(loss.detach())
         for extra in self.prompt.all_losses(images, labels).values():
             loss = loss + extra
         return loss

@@ -93,6 +93,9 @@ class PromptModule(nn.Module):
         """
         return {}
 
+    def saw_loss(self, loss: Tensor) -> None:
+        """Called with the loss (a scalar without gradients) of each pass of training, before extra losses."""
+
     @property
     def has_extra_losses(self) -> bool:
         """Whether there are extra losses."""
