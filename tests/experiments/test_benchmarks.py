@@ -285,6 +285,9 @@ class TestPublished:
             "gated": "GateVPT",
             "cvpt": "CVPT",
             "vapt": "VAPT",
+            "davpt": "DA-VPT",
+            "provpt": "PRO-VPT",
+            "adapter": "AdaptFormer",
         }.items():
             config = load_config(overrides=[f"prompt={kind}"])
             assert {entry.method for entry in published("vtab") if entry.is_method_of(config)} == {method}
@@ -305,6 +308,10 @@ class TestPublished:
             ("bench/vtab-e2vpt", "vtab", {"E2VPT"}),
             ("bench/vtab-vapt", "vtab", {"VAPT"}),
             ("bench/vtab-cvpt", "vtab", {"CVPT"}),
+            ("bench/vtab-pro-vpt", "vtab", {"PRO-VPT"}),
+            ("bench/vtab-adaptformer", "vtab", {"AdaptFormer"}),
+            ("bench/fgvc-pae", "fgvc", {"VPT-deep with PAE"}),
+            ("bench/fgvc-da-vpt", "fgvc", {"DA-VPT"}),
             ("bench/vtab-vipamin-mae", "vtab", {"VIPAMIN"}),
             ("bench/fgvc-vpt-deep", "fgvc", {"VPT-deep"}),
             ("bench/fgvc-gated-mae", "fgvc", {"GateVPT"}),

@@ -34,8 +34,14 @@ KINDS = [
     "vapt",
     "gated",
     "bpt",
+    "davpt",
+    "vqt",
+    "provpt",
+    "adapter",
+    "adapter-after",
     "pixels",
     "pixels-shrunk",
+    "pixels-lowrank",
     "mean-first",
 ]
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from tests.helpers.runs import NET, QUIET
+from tests.helpers.tensors import close
 from tests.helpers.vit_families import CLASSES
 from vpt.backbones.backbone import Backbone
 from vpt.config import LinearHead, PixelPrompt, load_config
@@ -72,6 +73,32 @@ def test_other_shapes(shape: str, count: int):
         expected[:, start : start + 7, start : start + 7] = prompt.pixels.view(3, 7, 7)
     assert torch.equal(canvas * mask, expected)
     torch.testing.assert_close(prompt(images(), MEAN, STD), (images() + expected - MEAN) / STD)
+
+
+def test_an_image_of_low_rank_is_the_sum_written_out():
+    """LoR-VP: sum_k B[c, i, k] A[c, k, j] is added to pixel (i, j) of colour c, then all is normalised."""
+    torch.manual_seed(0)
+    prompt = PixelPrompts(PixelPrompt(shape="lowrank", rank=3), SIDE)
+    assert torch.equal(prompt(images(), MEAN, STD), (images() - MEAN) / STD)  # it starts at zero
+    assert 0.005 < prompt.right.detach().std() < 0.015
+    with torch.no_grad():
+        prompt.left.normal_()
+    added = [
+        [
+            [sum(prompt.left[c, i, k] * prompt.right[c, k, j] for k in range(3)) for j in range(SIDE)]
+            for i in range(SIDE)
+        ]
+        for c in range(3)
+    ]
+    theirs = (images() + torch.stack([torch.stack([torch.stack(row) for row in rows]) for rows in added]) - MEAN) / STD
+    mine = prompt(images(), MEAN, STD)
+    close(mine, theirs)
+    weight = torch.randn(mine.shape, generator=torch.Generator().manual_seed(2))
+    wanted = [prompt.left, prompt.right]
+    for one, other in zip(*(torch.autograd.grad((out * weight).sum(), wanted) for out in (mine, theirs)), strict=True):
+        close(one, other, "the gradient")
+    count = sum(parameter.numel() for parameter in PixelPrompts(PixelPrompt(shape="lowrank"), 224).parameters())
+    assert count == 6 * 224 * 4 == 5376
 
 
 def test_a_wandering_patch_wanders_in_training_only():
@@ -157,6 +184,7 @@ def test_every_image_with_its_own_prompt_equals_one_at_a_time():
     [
         ({"size": 16}, "leaves nothing of an image of 32 pixels; stay below 16"),
         ({"shape": "patch", "size": 33}, "larger than the image"),
+        ({"shape": "lowrank", "rank": 33}, "prompt.rank=33 is larger than the image"),
     ],
 )
 def test_what_does_not_fit_is_refused(words: dict, sentence: str):
@@ -169,6 +197,8 @@ def test_contradictions_are_refused_by_the_configuration():
         load_config(overrides=["prompt=pixel", "prompt.shape=full", "prompt.shrink=true"])
     with pytest.raises(UserError, match="set shrink=true"):
         load_config(overrides=["prompt=pixel", "prompt.learn_scale=true"])
+    with pytest.raises(UserError, match="leave out init"):
+        load_config(overrides=["prompt=pixel", "prompt.shape=lowrank", "prompt.init=normal"])
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "swin_tiny_patch4_window7_224"])
@@ -202,7 +232,10 @@ def test_in_front_of_clip():
     assert model.prompt.pixels.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("words", [["prompt.shape=random_patch"], ["prompt.shrink=true", "prompt.learn_scale=true"]])
+@pytest.mark.parametrize(
+    "words",
+    [["prompt.shape=random_patch"], ["prompt.shape=lowrank"], ["prompt.shrink=true", "prompt.learn_scale=true"]],
+)
 def test_a_run_with_a_pixel_prompt(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]):
     """Trains, resumes bit-identically, saves the learned picture, and lays it over any image."""
     usual = ["prompt=pixel", "prompt.size=4", *words]
@@ -225,7 +258,7 @@ def test_a_run_with_a_pixel_prompt(shapes: Path, tmp_path: Path, monkeypatch: py
     again = resume(tmp_path / "cut" / "run", console=QUIET)
     assert again.artifact.read_bytes() == whole.artifact.read_bytes()
     assert any(
-        value.abs().sum() > 0 for name, value in read_artifact(whole.artifact).tensors.items() if "pixels" in name
+        value.abs().sum() > 0 for name, value in read_artifact(whole.artifact).tensors.items() if "prompt." in name
     )
     with Image.open(whole.folder / "prompt.png") as picture:
         assert picture.size == (32, 32)

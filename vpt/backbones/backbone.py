@@ -192,7 +192,8 @@ class Backbone(nn.Module):
         pool: Pool = "native",
         layers: Sequence[LayerPrompt] | None = None,
     ) -> Tensor:
-        """Pooled features of normalised images (B, 3, S, S): (B, features).
+        """Pooled features of normalised images (B, 3, S, S): (B, features). If the prompt has query tokens, their
+        outputs follow; these, layer by layer, and the pooled features have norm 1.
 
         Args:
             plan: the liveness plan for this tower, made by prompts.plan.plan.
@@ -224,7 +225,17 @@ class Backbone(nn.Module):
         """Pooled features (B, features) of what `tokens_below` returned for that layer; arguments as in `features`."""
         tower = self.require_tower("token prompts")
         lead = (tower.pool_rows or 1) if pool in ("native", "classifier") else 1
-        tokens, num_prompts = execute(tower, plan, tokens, rotary, layers or [NOTHING] * len(plan), lead, start=layer)
+        outputs: list[Tensor] = []
+        layers = layers or [NOTHING] * len(plan)
+        tokens, num_prompts = execute(tower, plan, tokens, rotary, layers, lead, outputs=outputs, start=layer)
+        pooled = self._pooled(tokens, num_prompts, pool)
+        if not outputs:
+            return pooled
+        pieces = [pooled, *(each.flatten(1) for each in outputs)]
+        return torch.cat([nn.functional.normalize(piece, dim=1) for piece in pieces], dim=1)
+
+    def _pooled(self, tokens: Tensor, num_prompts: int, pool: Pool) -> Tensor:
+        tower = self.require_tower("pooling")
         if pool in ("native", "classifier"):
             return tower.pool(tokens) if pool == "native" else tower.classify(tokens)
         if pool in LATE:

@@ -30,6 +30,24 @@ class KeyValue(NamedTuple):
     value: Tensor
 
 
+class Adapter(NamedTuple):
+    """A bottleneck added to a layer, for (C, r) matrices or one of each image, (B, C, r)."""
+
+    down: Tensor  # (C, r) or (B, C, r)
+    down_bias: Tensor  # (r,) or (B, 1, r)
+    up: Tensor  # (r, C) or (B, r, C)
+    up_bias: Tensor  # (C,) or (B, 1, C)
+    after: bool = False  # it reads the output of the MLP, with GELU; else the input of the MLP's norm, with ReLU
+    dropout: float = 0.0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """What is added for tokens (B, N, C)."""
+        down, down_bias, up, up_bias = (part.to(x.dtype) for part in self[:4])
+        hidden = x @ down + down_bias
+        hidden = F.gelu(hidden) if self.after else F.relu(hidden)
+        return F.dropout(hidden, self.dropout, training=self.dropout > 0) @ up + up_bias
+
+
 def join(first: KeyValue | None, second: KeyValue) -> KeyValue:
     """Concatenate keys and values, in the dtype and batch size of the second."""
     if first is None:
@@ -232,6 +250,8 @@ class Block:
         branch: KeyValue | None = None,
         temperature: Tensor | None = None,
         mask: Tensor | None = None,
+        value_bias: Tensor | None = None,
+        adapter: Adapter | None = None,
     ) -> Tensor:
         """Run the layer.
 
@@ -246,6 +266,8 @@ class Block:
             temperature: divides the attention scores; a scalar or (B, 1, 1, 1).
             mask: boolean, True to attend, over the keys of `extra` followed by those of the tokens: (N, M) per token,
                 (B, 1, 1, M) per image, or (B, 1, N, M) per image and token.
+            value_bias: added to all values; (C,) or (B, 1, C).
+            adapter: added beside or after the MLP.
 
         Returns:
             (B, selected tokens, C).
@@ -259,14 +281,43 @@ class Block:
             mask = mask[queries] if isinstance(queries, slice) else mask[queries][:, None, None]
         elif mask is not None and mask.shape[-2] > 1 and queries is not None:
             mask = select_tokens(mask.expand(x.shape[0], -1, -1, -1)[:, 0], queries)[:, None]
-        mixed = attend(query, key, value, mask)
-        mixed = self.inner_norm(mixed.transpose(1, 2).flatten(2))
+        mixed = attend(query, key, value, mask).transpose(1, 2).flatten(2)
+        if value_bias is not None:  # attention weights sum to one
+            mixed = mixed + value_bias.to(mixed.dtype)
+        return self._finished(kept, kept_tokens, mixed, branch, adapter)
+
+    def queried(self, tokens: Tensor, x: Tensor, rope: Tensor | None = None, prefix: int = 0) -> Tensor:
+        """Outputs (B, T, C) of tokens (T, C) or (B, T, C) without a position, which attend to `x` (B, N, C) only; see
+        `forward`."""
+        tokens = (tokens if tokens.ndim == 3 else tokens[None]).to(x.dtype).expand(x.shape[0], -1, -1)
+        normed = self.before1(tokens)
+        (query,) = (self._heads(part) for part in self.project(normed, "q"))
+        key, value = (self._heads(part) for part in self.project(self.before1(x), "kv"))
+        query, key = self.query_norm(query).to(value.dtype), self.key_norm(key)
+        if rope is not None:
+            key = self._rotate(key, rope, -prefix).to(value.dtype)
+        return self._finished(tokens, normed, attend(query, key, value).transpose(1, 2).flatten(2))
+
+    def _finished(
+        self,
+        x: Tensor,
+        normed: Tensor,
+        mixed: Tensor,
+        branch: KeyValue | None = None,
+        adapter: Adapter | None = None,
+    ) -> Tensor:
+        """The layer after the attention of tokens, whose heads are concatenated in `mixed`."""
+        mixed = self.inner_norm(mixed)
         if self.gate is not None:
-            mixed = mixed * self.gate(kept_tokens).sigmoid()
-        kept = kept + self._dropped(self.after1(self.out(mixed)))
+            mixed = mixed * self.gate(normed).sigmoid()
+        x = x + self._dropped(self.after1(self.out(mixed)))
         if branch is not None:
-            kept = kept + self.cross(kept, branch)
-        return kept + self._dropped(self.after2(self.mlp(self.before2(kept))))
+            x = x + self.cross(x, branch)
+        added = self.after2(self.mlp(self.before2(x)))
+        if adapter is not None and adapter.after:
+            added = added + adapter(added)
+        out = x + self._dropped(added)
+        return out + adapter(x) if adapter is not None and not adapter.after else out
 
     def _dropped(self, added: Tensor) -> Tensor:
         return added if self.drop is None else self.drop(added)

@@ -24,6 +24,7 @@ def execute(
     look: Callable[[int, Tensor, KeyValue | None, int], None] | None = None,
     start: int = 0,
     stop: int | None = None,
+    outputs: list[Tensor] | None = None,
 ) -> tuple[Tensor, int]:
     """Run the blocks.
 
@@ -37,6 +38,7 @@ def execute(
             to, and how many of them are prompt tokens.
         start: first layer to run; no prompt tokens are carried into it.
         stop: layer after the last one to run; default: all.
+        outputs: gets the outputs (B, T, C) of the query tokens of each layer that has some.
 
     Returns:
         The tokens that are read (B, R, C), prompt tokens first, and how many of them are prompt tokens.
@@ -57,21 +59,30 @@ def execute(
             num_prompts = fresh.shape[1]
         if look is not None:
             look(layer, sequence, extra, num_prompts)
+        if prompt.entering is not None:
+            prompt.entering(sequence[:, num_prompts:])
+        rope = tower.rope(rotary, layer)
+        if prompt.queries is not None and outputs is not None:
+            outputs.append(block.queried(prompt.queries, sequence[:, num_prompts:], rope, tower.prefix))
         out = block.forward(
             sequence,
             extra,
             _queries(step, num_prompts, sequence.shape[1], lead, tower.prefix),
-            tower.rope(rotary, layer),
+            rope,
             num_prompts + tower.prefix,
             prompt.branch,
             prompt.temperature,
             key_mask(prompt.seen, extra, sequence, num_prompts),
+            prompt.value_bias,
+            prompt.adapter,
         )
         kept = num_prompts if step.keep in ("all", "prompts") else 0
         if kept and prompt.gate is not None:
             blended = prompt.gate * out[:, :kept] + (1 - prompt.gate) * sequence[:, :kept]
             out = torch.cat([blended.to(out.dtype), out[:, kept:]], dim=1)
         sequence, num_prompts = out, kept
+        if prompt.leaving is not None:
+            prompt.leaving(sequence[:, num_prompts:])
         if watch is not None:
             watch(layer, sequence, num_prompts)
     return sequence, num_prompts

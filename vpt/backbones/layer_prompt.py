@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vpt.backbones.block import KeyValue
+from vpt.backbones.block import Adapter, KeyValue
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,12 @@ class LayerPrompt:
         temperature: divides the attention scores of the whole layer; a scalar or (B, 1, 1, 1).
         gate: fraction of a prompt token's output that is carried to the next layer, the rest being its input to this
             layer; a scalar or (B, 1, 1).
+        value_bias: added to the values of all tokens and prompts; (C,) or (B, 1, C).
+        adapter: a bottleneck beside or after the MLP, for all tokens.
+        queries: tokens (T, C) or (B, T, C) that attend to the image tokens entering the layer and to nothing else;
+            their outputs are features for the head.
+        entering: called with the image tokens (B, N, C) that enter the layer, for a loss in training.
+        leaving: called with the image tokens whose output is read, (B, M, C).
     """
 
     tokens: Tensor | None = None
@@ -36,6 +42,11 @@ class LayerPrompt:
     branch: KeyValue | None = None
     temperature: Tensor | None = None
     gate: Tensor | None = None
+    value_bias: Tensor | None = None
+    adapter: Adapter | None = None
+    queries: Tensor | None = None
+    entering: Callable[[Tensor], None] | None = None
+    leaving: Callable[[Tensor], None] | None = None
 
     @property
     def is_empty(self) -> bool:

@@ -13,11 +13,12 @@ from vpt.config.losses import CrossEntropyLoss, Loss, LossSection
 from vpt.config.overrides import full_words, given_keys, key_of, load_config, parse_overrides, read_yaml
 from vpt.config.plugins import use_plugin
 from vpt.config.prompts import (
+    AdapterPrompt,
     BptPrompt,
-    ClipPrompt,
     CocoopPrompt,
     CoopPrompt,
     CvptPrompt,
+    DavptPrompt,
     DeepPrompt,
     E2vptPrompt,
     GatedPrompt,
@@ -27,14 +28,15 @@ from vpt.config.prompts import (
     NoPrompt,
     PixelPrompt,
     Prompt,
-    PromptSection,
     PromptsrcPrompt,
+    ProvptPrompt,
     ShallowPrompt,
-    TokenPrompt,
     TptPrompt,
     VaptPrompt,
     VfptPrompt,
+    VqtPrompt,
 )
+from vpt.config.prompts_base import ClipPrompt, PromptSection, TokenPrompt
 from vpt.config.run import RunConfig
 from vpt.config.templates import names_a_file
 from vpt.config.training import AdamWConfig, Optimizer, PerRole, SgdConfig, TrainConfig
@@ -43,6 +45,7 @@ from vpt.config.words import read_value, split_values, word
 
 __all__ = [
     "AdamWConfig",
+    "AdapterPrompt",
     "BackboneConfig",
     "BiasTuning",
     "BoxHead",
@@ -53,6 +56,7 @@ __all__ = [
     "CrossEntropyLoss",
     "CvptPrompt",
     "DataConfig",
+    "DavptPrompt",
     "DeepPrompt",
     "E2vptPrompt",
     "FasterHead",
@@ -82,6 +86,7 @@ __all__ = [
     "Prompt",
     "PromptSection",
     "PromptsrcPrompt",
+    "ProvptPrompt",
     "PyramidHead",
     "RetinaHead",
     "RunConfig",
@@ -95,6 +100,7 @@ __all__ = [
     "Tuning",
     "VaptPrompt",
     "VfptPrompt",
+    "VqtPrompt",
     "ZeroShotHead",
     "full_words",
     "given_keys",

@@ -221,6 +221,7 @@ _SHORTHAND = {
     "head": "kind",
     "optimizer": "kind",
     "loss": "kind",
+    "pae": "form",
 }
 
 

@@ -5,71 +5,15 @@ A section names the builder of its module, so settings can be read without torch
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from vpt.config.base import LISTED, MANY, Section, Sentence
-from vpt.config.registry import KindSection, Registry
-from vpt.utils.plugins import imported
+from vpt.config.base import MANY, Sentence
+from vpt.config.prompts_base import ClipPrompt, Layers, PromptSection, TokenPrompt, WithLayers, WithTokens
+from vpt.config.registry import Registry
 
-# 'all', 'first:N', 'last:N' or layer indices
-Layers = Annotated[
-    Annotated[str, Field(max_length=40)]
-    | Annotated[list[Annotated[int, Field(ge=-1000, le=1000)]], Field(max_length=1000)],
-    LISTED,
-]
 WORDS = "words whose embeddings initialise the context; null: random initialisation"
-
-
-class PromptSection(KindSection):
-    """Base of the settings of every prompt."""
-
-    objective: ClassVar[str] = ""  # builds the training objective, if it is more than a loss of the scores
-
-    @property
-    def needs_images(self) -> bool:
-        """Whether the prompt is initialised from training images."""
-        return False
-
-
-class TokenPrompt(PromptSection):
-    """Base of the settings of token prompts: `build(shape)` creates the `TokenPrompts` for a backbone."""
-
-    def build(self, shape: Any) -> Any:
-        """Create the `vpt.prompts.base.TokenPrompts` for a backbone.
-
-        Args:
-            shape: shape of the backbone, a `vpt.prompts.base.Shape`.
-        """
-        return super().build(shape)
-
-
-class ClipPrompt(PromptSection):
-    """Base of the settings of prompts in the text of a CLIP's class names.
-
-    `make` names a class with `build` and `skeleton`; your own section may override both methods instead.
-    """
-
-    source_templates: ClassVar[int] = 0  # number of CLIP's templates for the head's fixed texts; 0: head.templates
-
-    def build(self, backbone: Any, classes: Any) -> Any:
-        """Create the `vpt.prompts.clip.learners.Learner` for a CLIP.
-
-        Args:
-            backbone: the backbone with its text tower.
-            classes: class names.
-        """
-        return imported(f"{self.make}.build")(self, backbone, classes)
-
-    def skeleton(self, backbone: Any, classes: Any) -> Any:
-        """A `Learner` with the same parameter names and shapes as that of `build`, for the meta device."""
-        return imported(f"{self.make}.skeleton")(self, backbone, classes)
-
-    @property
-    def replaces_templates(self) -> bool:
-        """Whether the texts have a learned context, so that `head.templates` has no effect."""
-        return True
 
 
 class NoPrompt(PromptSection):
@@ -78,16 +22,7 @@ class NoPrompt(PromptSection):
     kind: Literal["none"] = "none"
 
 
-class _Tokens(TokenPrompt):
-    tokens: int = Field(10, ge=1, le=10_000, description="prompt tokens per prompted layer")
-    dropout: float = Field(0.0, ge=0, lt=1, description="dropout on prompt values, with a mask for each image")
-
-
-class _Layers(Section):
-    layers: Layers = Field("all", description="'all', 'first:N', 'last:N' or a list, counted from 0")
-
-
-class _VptTokens(_Tokens):
+class _VptTokens(WithTokens):
     project: int | None = Field(
         None, ge=1, le=65_536, description="bottleneck width: tokens have it and are projected by one linear layer"
     )
@@ -108,7 +43,7 @@ class _VptTokens(_Tokens):
     @property
     def needs_images(self) -> bool:
         """Whether the tokens are initialised from training images."""
-        return self.init != "uniform"
+        return self.init != "uniform" or super().needs_images
 
     @model_validator(mode="after")
     def _start_fits(self) -> _VptTokens:
@@ -124,7 +59,7 @@ class ShallowPrompt(_VptTokens):
     make: ClassVar[str] = "vpt.prompts.visual.vpt:build_shallow"
 
 
-class DeepPrompt(_VptTokens, _Layers):
+class DeepPrompt(_VptTokens, WithLayers):
     """New tokens inserted before every prompted layer (VPT-Deep, Jia et al. 2022, section 3.2)."""
 
     kind: Literal["deep"] = "deep"
@@ -132,7 +67,7 @@ class DeepPrompt(_VptTokens, _Layers):
     shared: bool = Field(False, description="one set of tokens for every prompted layer")
 
 
-class VfptPrompt(_Tokens, _Layers):
+class VfptPrompt(WithTokens, WithLayers):
     """VPT-Deep with a fraction of its tokens Fourier-transformed (VFPT, Zeng et al. 2024)."""
 
     kind: Literal["vfpt"] = "vfpt"
@@ -140,7 +75,7 @@ class VfptPrompt(_Tokens, _Layers):
     fourier: float = Field(0.5, ge=0, le=1, description="fraction of the tokens that are transformed")
 
 
-class E2vptPrompt(_Tokens, _Layers):
+class E2vptPrompt(WithTokens, WithLayers):
     """VPT-Deep with key-value prompts and optional pruning after a first round of training (E2VPT, Han et al. 2023)."""
 
     kind: Literal["e2vpt"] = "e2vpt"
@@ -153,14 +88,14 @@ class E2vptPrompt(_Tokens, _Layers):
     )
 
 
-class CvptPrompt(_Tokens, _Layers):
+class CvptPrompt(WithTokens, WithLayers):
     """Cross-attention to prompts after self-attention (CVPT, Huang et al. 2024)."""
 
     kind: Literal["cvpt"] = "cvpt"
     make: ClassVar[str] = "vpt.prompts.visual.cvpt:CrossPrompts.from_config"
 
 
-class VaptPrompt(_Tokens):
+class VaptPrompt(WithTokens):
     """Prompts computed from the image's own patches (VAPT, Le et al. 2025)."""
 
     kind: Literal["vapt"] = "vapt"
@@ -170,7 +105,7 @@ class VaptPrompt(_Tokens):
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout on the computed prompts")
 
 
-class GatedPrompt(_Tokens):
+class GatedPrompt(WithTokens):
     """Shallow prompts with a gate after every layer and learnable temperatures (Yoo et al. 2023)."""
 
     kind: Literal["gated"] = "gated"
@@ -179,7 +114,7 @@ class GatedPrompt(_Tokens):
     temperature: bool = Field(True, description="learn an attention temperature for every layer")
 
 
-class BptPrompt(_Tokens, _Layers):
+class BptPrompt(WithTokens, WithLayers):
     """Prompts as a product of two low-rank matrices (BPT, Wang et al. 2025)."""
 
     kind: Literal["bpt"] = "bpt"
@@ -195,7 +130,68 @@ class BptPrompt(_Tokens, _Layers):
     @property
     def needs_images(self) -> bool:
         """Whether the second matrix is initialised from training images."""
-        return self.init != "uniform"
+        return self.init != "uniform" or super().needs_images
+
+
+class DavptPrompt(WithTokens):
+    """VPT-Deep with tokens that stand for groups of classes, by a metric loss (DA-VPT, Ren et al. 2025)."""
+
+    kind: Literal["davpt"] = "davpt"
+    make: ClassVar[str] = "vpt.prompts.visual.davpt:DistributionPrompts"
+    init_images: ClassVar[int] = 512
+    layers: Layers = Field("all", description="'all', 'first:N', 'last:N' or a list, counted from 0")
+    guided: Layers = Field("last:1", description="layers whose tokens stand for groups of classes, as in layers")
+    guided_tokens: int = Field(10, ge=1, le=10_000, description="how many of their tokens do; at most all")
+    patch_weight: float = Field(0.01, ge=0, le=MANY, description="loss weight between tokens and the mean patch token")
+    class_weight: float = Field(0.01, ge=0, le=MANY, description="loss weight between tokens and the class token")
+    scale: float = Field(32.0, gt=0, le=1000, description="scale of the metric loss")
+    margin: float = Field(0.1, ge=0, le=2, description="margin of the metric loss")
+    form: Literal["released", "paper"] = Field(
+        "released", description="of the metric loss: as in the released code, whose weights these are, or in the paper"
+    )
+    value_bias: bool = Field(False, description="train biases of the values in every layer (DA-VPT+)")
+
+    @property
+    def needs_images(self) -> bool:
+        """Classes are grouped by training images."""
+        return True
+
+
+class VqtPrompt(WithTokens):
+    """Query-only tokens that read every layer of an unchanged backbone (VQT, Tu et al. 2023)."""
+
+    kind: Literal["vqt"] = "vqt"
+    make: ClassVar[str] = "vpt.prompts.visual.vqt:QueryPrompts"
+    adds_features: ClassVar[bool] = True
+    layers: Layers = Field("all", description="'all', 'first:N', 'last:N' or a list, counted from 0")
+    tokens: int = Field(1, ge=1, le=1000, description="query tokens per layer; the head reads all of their outputs")
+
+
+class ProvptPrompt(WithTokens):
+    """VPT-Deep whose tokens move between layers during training (PRO-VPT, Shang et al. 2025)."""
+
+    kind: Literal["provpt"] = "provpt"
+    make: ClassVar[str] = "vpt.prompts.visual.provpt:RelocatedPrompts"
+    layers: Layers = Field("all", description="'all', 'first:N', 'last:N' or a list, counted from 0")
+    policy: Literal["ppo", "thompson"] = Field(
+        "ppo", description="chooses the layer that gets a token: proximal policy optimisation, or Thompson sampling"
+    )
+
+
+class AdapterPrompt(TokenPrompt):
+    """No tokens, but a bottleneck beside or after the MLP of every layer (AdaptFormer, Chen et al. 2022)."""
+
+    kind: Literal["adapter"] = "adapter"
+    make: ClassVar[str] = "vpt.prompts.visual.adapter:AdapterPrompts"
+    layers: Layers = Field("all", description="'all', 'first:N', 'last:N' or a list, counted from 0")
+    rank: int = Field(8, ge=1, le=65_536, description="width of the bottleneck")
+    place: Literal["beside", "after"] = Field(
+        "beside", description="beside the MLP (AdaptFormer), or after it (the adapter of VPT's paper)"
+    )
+    scale: float | None = Field(
+        None, ge=-MANY, le=MANY, description="factor of its output; default: 0.1 beside the MLP, 1 after it"
+    )
+    dropout: float = Field(0.1, ge=0, lt=1, description="dropout inside the bottleneck")
 
 
 class PixelPrompt(PromptSection):
@@ -203,10 +199,13 @@ class PixelPrompt(PromptSection):
 
     kind: Literal["pixel"] = "pixel"
     make: ClassVar[str] = "vpt.prompts.pixel.prompt:PixelPrompts"
-    shape: Literal["pad", "patch", "random_patch", "full"] = Field(
-        "pad", description="a frame, a patch in the corner, one at a random place, or the whole image"
+    shape: Literal["pad", "patch", "random_patch", "full", "lowrank"] = Field(
+        "pad",
+        description="a frame, a patch in the corner, one at a random place, the whole image, or the whole image as a "
+        "product of two matrices for each colour (LoR-VP, Jin et al. 2025)",
     )
     size: int = Field(30, ge=1, le=4096, description="width of the frame or side of the patch in pixels")
+    rank: int = Field(4, ge=1, le=4096, description="shape=lowrank: rank of the product")
     shrink: bool = Field(False, description="shape=pad: shrink the image to fit inside the frame")
     learn_scale: bool = Field(False, description="with shrink: learn the image's size inside the frame (AutoVP)")
     space: Literal["raw", "normalised"] = Field(
@@ -223,6 +222,8 @@ class PixelPrompt(PromptSection):
             raise ValueError(f"shrink puts the image inside a frame; use shape=pad, not shape={self.shape}")
         if self.learn_scale and not self.shrink:
             raise ValueError("learn_scale learns the size of a shrunk image; set shrink=true")
+        if self.shape == "lowrank" and self.init != "zeros":
+            raise ValueError("shape=lowrank starts from zero; leave out init")
         return self
 
 
@@ -344,6 +345,10 @@ PROMPTS: Registry[PromptSection] = Registry(
         VaptPrompt,
         GatedPrompt,
         BptPrompt,
+        DavptPrompt,
+        VqtPrompt,
+        ProvptPrompt,
+        AdapterPrompt,
         PixelPrompt,
         CoopPrompt,
         CocoopPrompt,

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from vpt.config.backbone import BackboneConfig
 from vpt.config.base import ALWAYS_LISTED, Place, Section, Word, short
 from vpt.config.data import DataConfig
-from vpt.config.heads import HEADS, Head, LinearHead
+from vpt.config.heads import HEADS, FeatureHead, Head, LinearHead
 from vpt.config.prompts import PROMPTS, DeepPrompt, Prompt
 from vpt.config.registry import NOT_NAMED
 from vpt.config.tasks import TASKS, TaskName, find_task
@@ -114,6 +114,11 @@ class RunConfig(Section):
             remedy = f"choose head={heads}" if self.head.task == "classification" else f"set task={self.head.task}"
             raise ValueError(f"task={self.task} does not go with head={self.head.kind}; {remedy}")
         self.head.check_run(self)
+        if getattr(self.prompt, "adds_features", False) and not isinstance(self.head, FeatureHead):
+            raise ValueError(
+                f"prompt={self.prompt.kind} adds features that head={self.head.kind} does not read; "
+                "choose head=linear or head=mlp"
+            )
         if self.train.shard and self.tuning.kind == "full":
             raise ValueError("train.shard shards frozen weights; tuning=full has none")
         if self.train.shard and self.prompt.kind in ("cocoop", "tpt"):

@@ -84,7 +84,7 @@ class Prompted(nn.Module):
     @property
     def has_extra_losses(self) -> bool:
         """Whether the prompt adds its own losses, so that the loss is not only a function of the scores."""
-        return self.prompt is not None and type(self.prompt).extra_losses is not PromptModule.extra_losses
+        return self.prompt is not None and self.prompt.has_extra_losses
 
     def with_extra_losses(self, loss: Tensor, images: Any, labels: Any) -> Tensor:
         """Add the losses of the prompt to the loss of a training step.
@@ -96,7 +96,8 @@ class Prompted(nn.Module):
         """
         if self.prompt is None:
             return loss
-        for extra in self.prompt.extra_losses(images, labels).values():
+        self.prompt.saw_loss(loss.detach())
+        for extra in self.prompt.all_losses(images, labels).values():
             loss = loss + extra
         return loss
 

@@ -206,6 +206,8 @@ def build_model(config: RunConfig, backbone: Backbone, classes: Sequence[str]) -
             full = isinstance(config.tuning, FullTuning)
             return PromptedModel(backbone, prompt, head, owns_buffers=full, test_time=test_time)
         own = build_prompt(config.prompt, backbone)
+        if own is not None:
+            own.set_classes(len(classes))
         backbone = apply_tuning(config.tuning, backbone)
         pool = pool_of(config)
         if isinstance(config.head, ZeroShotHead):
@@ -213,7 +215,8 @@ def build_model(config: RunConfig, backbone: Backbone, classes: Sequence[str]) -
 
             head = build_zero_shot(config, backbone, classes)
         else:
-            head = build_head(config.head, backbone.feature_width(pool), len(classes))
+            added = 0 if own is None else own.added_features
+            head = build_head(config.head, backbone.feature_width(pool) + added, len(classes))
     return PromptedModel(backbone, own, head, pool, isinstance(config.tuning, FullTuning))
 
 
@@ -234,9 +237,10 @@ def classifier_skeleton(
             from vpt.models.clip import learner_skeleton
 
             return learner_skeleton(config, backbone, classes)
+        own = build_prompt(config.prompt, backbone)
+        features += 0 if own is None else own.added_features
         fixed = isinstance(config.head, ZeroShotHead)
-        head = nn.Identity() if fixed else build_head(config.head, features, len(classes))
-        return build_prompt(config.prompt, backbone), head
+        return own, nn.Identity() if fixed else build_head(config.head, features, len(classes))
 
 
 def pool_of(config: RunConfig) -> Pool:

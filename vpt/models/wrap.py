@@ -135,6 +135,24 @@ def wrap(
     >>> model(torch.zeros(2, 3, 224, 224)).shape
     torch.Size([2, 3])
     """
+    model, config = _wrapped(net, prompt, head, image_size, settings)
+    made = model.prompt
+    if isinstance(made, TokenPrompts) and config is not None and config.needs_images:
+        if images is None:
+            how = f"init={config.init}" if hasattr(config, "init") else f"prompt={config.kind}"
+            other = ", or init='uniform'" if hasattr(config, "init") else ""
+            if getattr(config, "pae", None):
+                how, other = "pae", ", or pae={'from_images': False}"
+            raise UserError(f"{how} is initialised from images: use wrap(..., images=BATCH){other}")
+        label_batches = [] if labels is None else [labels]
+        start(made, config, model.backbone, [images], torch.initial_seed() % 2**31, label_batches)
+    return model
+
+
+def _wrapped(
+    net: nn.Module, prompt: Method, head: bool, image_size: int | None, settings: dict[str, Any]
+) -> tuple[Wrapped, Any]:
+    """The model without an initialisation from images, and the settings of its prompt."""
     if isinstance(prompt, str) and ":" in prompt:
         use_plugin(prompt)
     config = None if callable(prompt) else _settings(prompt, settings)
@@ -146,17 +164,10 @@ def wrap(
     learned = _classifier(net) if head else {}
     backbone = Backbone(net.eval(), found.library, found.name, found.preprocess, fingerprint(net, without=learned))
     made = _built(prompt, config, backbone, side)
-    if isinstance(made, TokenPrompts) and config is not None and config.needs_images:
-        if images is None:
-            how = f"init={config.init}" if hasattr(config, "init") else f"prompt={config.kind}"
-            other = ", or init='uniform'" if hasattr(config, "init") else ""
-            raise UserError(f"{how} is initialised from images: use wrap(..., images=BATCH){other}")
-        label_batches = [] if labels is None else [labels]
-        start(made, config, backbone, [images], torch.initial_seed() % 2**31, label_batches)
     for parameter in learned.values():
         parameter.requires_grad_(True)
     described = {"prompt": None if config is None else config.model_dump(mode="json"), "head": head, "image_size": side}
-    return Wrapped(backbone, made, described).to(next(net.parameters()).device)
+    return Wrapped(backbone, made, described).to(next(net.parameters()).device), config
 
 
 def load_prompt(net: nn.Module, path: str | Path, prompt: Method | None = None) -> Wrapped:
@@ -176,11 +187,9 @@ def load_prompt(net: nn.Module, path: str | Path, prompt: Method | None = None) 
     kind: Method | None = prompt if header.prompt is None else settings.pop("kind")
     if kind is None:
         raise UserError(f"{path} contains a custom prompt: use load_prompt(..., prompt=FUNCTION)")
-    if settings.get("init") not in (None, "zeros", "normal"):
-        settings["init"] = "uniform"  # its values are in the file
     if isinstance(kind, str):
         _check_size(Path(path), net, _settings(kind, settings), header.image_size, tensors)
-    model = wrap(net, kind, head=header.head, image_size=header.image_size, **settings)
+    model, _ = _wrapped(net, kind, header.head, header.image_size, settings)
     if model.backbone.fingerprint != header.backbone.fingerprint:
         raise UserError(
             f"{path} was trained in {header.backbone.name} with other weights, or "
@@ -227,6 +236,8 @@ def _settings(kind: str, settings: dict[str, Any]) -> Any:
         raise UserError(
             f"prompt={kind} needs CLIP's text encoder; train it with: vpt train prompt={kind} head=zeroshot"
         )
+    if getattr(config, "adds_features", False):
+        raise UserError(f"prompt={kind} adds features for a head of its own; train it with: vpt train prompt={kind}")
     if getattr(config, "prune_tokens", 0) or getattr(config, "prune_segments", 0):
         raise UserError("pruning trains twice; use: vpt train prompt=e2vpt")
     if getattr(config, "shrink", False):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vpt.backbones.backbone import Backbone
 from vpt.backbones.block import Block
 from vpt.backbones.layer_prompt import LayerPrompt
-from vpt.backbones.liveness import After, Step
+from vpt.backbones.liveness import After, Step, plan
 from vpt.backbones.vit_spec import Tower
 from vpt.utils.errors import UserError
 
@@ -64,12 +64,21 @@ class TrainingImages:
                 found[layer].append(tokens)
         return {layer: torch.cat(tokens) for layer, tokens in found.items()}
 
+    def features(self, images: Tensor) -> Tensor:
+        """Features (B, D) of normalised images in the backbone's own pooling."""
+        depth = len(self.backbone.require_tower("token prompts").blocks)
+        return self.backbone.features(images, plan(depth, {}, "drop", self.backbone.reads("native")))
+
 
 class PromptModule(nn.Module):
     """A prompt with hooks for training. Each hook does nothing by default."""
 
     # Names of this module's parameters, buffers and submodules that are needed in training only and not stored.
     training_only: tuple[str, ...] = ()
+    added_features = 0  # channels added to the input of the head
+
+    def set_classes(self, count: int) -> None:
+        """Called with the number of classes when a classifier is built."""
 
     def before_epoch(self, epoch: int, epochs: int) -> None:
         """Called before an epoch, counted from 0, of `epochs`; called again if a run is resumed inside the epoch, so
@@ -84,6 +93,18 @@ class PromptModule(nn.Module):
         """
         return {}
 
+    def saw_loss(self, loss: Tensor) -> None:
+        """Called with the loss (a scalar without gradients) of each pass of training, before extra losses."""
+
+    @property
+    def has_extra_losses(self) -> bool:
+        """Whether there are extra losses."""
+        return type(self).extra_losses is not PromptModule.extra_losses
+
+    def all_losses(self, images: Any, labels: Any) -> Mapping[str, Tensor]:
+        """The extra losses, and those of a regulariser."""
+        return self.extra_losses(images, labels)
+
     def constrain(self) -> None:
         """Clamp bounded parameters to their range, in place. Called after every step and after loading."""
 
@@ -94,6 +115,25 @@ class PromptModule(nn.Module):
     def is_training_only(self, name: str) -> bool:
         """Whether a parameter or buffer of this module is excluded from artifacts, by its name."""
         return any(name == one or name.startswith(f"{one}.") for one in self.training_only)
+
+
+class Regularizer(nn.Module):
+    """Losses that can be added to any token prompt, with parameters that only training needs; see visual/pae.py."""
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether it initialises the prompt, instead of the prompt itself."""
+        return False
+
+    def check(self, prompt: TokenPrompts) -> None:
+        """Raise a UserError if it does not fit the prompt."""
+
+    def initialize(self, prompt: TokenPrompts, data: TrainingImages) -> None:
+        """Initialise the prompt, without gradients; called if `needs_images`."""
+
+    def losses(self, prompt: TokenPrompts) -> Mapping[str, Tensor]:
+        """Named scalars added to the loss of a training step."""
+        raise NotImplementedError
 
 
 class TokenPrompts(PromptModule):
@@ -110,6 +150,38 @@ class TokenPrompts(PromptModule):
         super().__init__()
         self.inserted = dict(inserted)
         self.after: After = after
+        self.regularizer: Regularizer | None = None
+
+    def regularize(self, regularizer: Regularizer) -> None:
+        """Add the losses of a regulariser. Artifacts do not contain it.
+
+        Raises:
+            UserError: it does not fit this prompt.
+        """
+        regularizer.check(self)
+        self.regularizer = regularizer
+
+    @property
+    def has_extra_losses(self) -> bool:
+        """Whether there are extra losses, or a regulariser."""
+        return super().has_extra_losses or self.regularizer is not None
+
+    def all_losses(self, images: Any, labels: Any) -> Mapping[str, Tensor]:
+        """The extra losses, and those of a regulariser."""
+        own = super().all_losses(images, labels)
+        return own if self.regularizer is None else {**own, **self.regularizer.losses(self)}
+
+    def is_training_only(self, name: str) -> bool:
+        """Whether a parameter or buffer is excluded from artifacts: see `training_only`."""
+        return name.startswith("regularizer.") or super().is_training_only(name)
+
+    def plain_sets(self) -> Sequence[Tensor]:
+        """Token sets by index, (P, C) each, without dropout."""
+        training, self.training = self.training, False
+        try:
+            return self.sets(1)
+        finally:
+            self.training = training
 
     def sets(self, batch: int) -> Sequence[Tensor]:
         """Token sets by index: (P, C) each, or (batch, P, C) with a separate dropout mask for every image.

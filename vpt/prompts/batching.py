@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vpt.backbones.block import KeyValue
+from vpt.backbones.block import Adapter, KeyValue
 from vpt.backbones.layer_prompt import LayerPrompt
 from vpt.backbones.liveness import Step
 
@@ -33,6 +33,9 @@ def shape_of(steps: Sequence[Step], layers: Sequence[LayerPrompt] | None) -> Has
             None if layer.branch is None else layer.branch.key.shape[2],
             layer.temperature is not None,
             layer.gate is not None,
+            layer.value_bias is not None,
+            None if layer.queries is None else layer.queries.shape[-2],
+            None if layer.adapter is None else (layer.adapter.down.shape[-1], layer.adapter.after),
         )
         for layer in layers
     )
@@ -73,6 +76,12 @@ def _each(layer: LayerPrompt, change: Callable[[Tensor, int], Tensor]) -> LayerP
     def pair(values: KeyValue | None) -> KeyValue | None:
         return None if values is None else KeyValue(change(values.key, 4), change(values.value, 4))
 
+    def bottleneck(values: Adapter | None) -> Adapter | None:
+        if values is None:
+            return None
+        down, down_bias, up, up_bias = (change(part, 3) for part in values[:4])
+        return Adapter(down, down_bias, up, up_bias, values.after)
+
     return LayerPrompt(
         tokens=one(layer.tokens, 3),
         extra=pair(layer.extra),
@@ -81,6 +90,9 @@ def _each(layer: LayerPrompt, change: Callable[[Tensor, int], Tensor]) -> LayerP
         branch=pair(layer.branch),
         temperature=one(layer.temperature, 4),
         gate=one(layer.gate, 3),
+        value_bias=one(layer.value_bias, 3),
+        queries=one(layer.queries, 3),
+        adapter=bottleneck(layer.adapter),
     )
 
 
@@ -96,11 +108,26 @@ def _stacked(layers: Sequence[LayerPrompt]) -> LayerPrompt:
         branch=KeyValue(*(torch.cat(parts) for parts in zip(*branches, strict=True))) if branches else None,
         temperature=_scalars([layer.temperature for layer in layers if layer.temperature is not None], 4),
         gate=_scalars([layer.gate for layer in layers if layer.gate is not None], 3),
+        value_bias=_rows([layer.value_bias[None] for layer in layers if layer.value_bias is not None]),
+        queries=_rows([layer.queries for layer in layers if layer.queries is not None]),
+        adapter=_adapter([layer.adapter for layer in layers if layer.adapter is not None]),
     )
 
 
 def _rows(tokens: Sequence[Tensor]) -> Tensor | None:
     return torch.cat([each if each.ndim == 3 else each[None] for each in tokens]) if tokens else None
+
+
+def _adapter(adapters: Sequence[Adapter]) -> Adapter | None:
+    if not adapters:
+        return None
+    return Adapter(
+        torch.stack([each.down for each in adapters]),
+        torch.stack([each.down_bias[None] for each in adapters]),
+        torch.stack([each.up for each in adapters]),
+        torch.stack([each.up_bias[None] for each in adapters]),
+        adapters[0].after,
+    )
 
 
 def _scalars(values: Sequence[Tensor], axes: int) -> Tensor | None:

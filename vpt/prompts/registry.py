@@ -26,6 +26,11 @@ def build_tokens(config: TokenPrompt, shape: Shape) -> TokenPrompts:
     made = PROMPTS.built(config, shape)
     if not isinstance(made, TokenPrompts):
         raise UserError(f"prompt={config.kind} builds a {type(made).__name__}, not a vpt.prompts.base.TokenPrompts")
+    pae = getattr(config, "pae", None)
+    if pae is not None:
+        from vpt.prompts.visual.pae import Evolution
+
+        made.regularize(Evolution(pae, shape))
     return made
 
 

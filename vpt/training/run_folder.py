@@ -42,6 +42,8 @@ ADDED: dict[str, Any] = {
     "head.first_alpha": 1.0,
     "head.first_beta": 5.5,
     "head.init": "small",
+    "prompt.pae": None,
+    "prompt.rank": 4,  # of pixel prompts
     "train.drop_last": False,
     "train.drop_path": 0.0,
     "train.loss": {"kind": "cross_entropy"},

@@ -178,3 +178,12 @@ def _reduced(values: Tensor, how: Literal["sum", "max"]) -> Tensor:
     there = values.to("cuda" if distributed.get_backend() == "nccl" else "cpu", copy=True)
     distributed.all_reduce(there, distributed.ReduceOp.SUM if how == "sum" else distributed.ReduceOp.MAX)
     return there.to(values.device)
+
+
+def all_summed(values: Tensor) -> Tensor:
+    """The sum of a tensor over all processes.
+
+    >>> all_summed(torch.ones(2))
+    tensor([1., 1.])
+    """
+    return _reduced(values, "sum") if ranks().count > 1 else values

@@ -108,6 +108,10 @@ class Sharded(Block):
         """See Block.cross."""
         return self._gathered(self.inner.cross, *args, **kwargs)
 
+    def queried(self, *args: Any, **kwargs: Any) -> Tensor:
+        """See Block.queried."""
+        return self._gathered(self.inner.queried, *args, **kwargs)
+
     def queries_keys_values(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
         """See Block.queries_keys_values."""
         return self._gathered(self.inner.queries_keys_values, *args, **kwargs)

@@ -72,7 +72,11 @@ class Published:
 
     def is_method_of(self, config: RunConfig) -> bool:
         """Whether these settings are of this method, on any backbone."""
-        return any(all(_setting(config, key) == value for key, value in like.items()) for like in self.like)
+        return any(
+            all(_setting(config, key) == value for key, value in like.items())
+            and ("prompt.pae.form" in like or _setting(config, "prompt.pae") is None)
+            for like in self.like
+        )
 
     def other_than(self, config: RunConfig) -> list[str]:
         """Backbone, pixels, pooling, depth and tokens of these settings that differ from the stated ones.

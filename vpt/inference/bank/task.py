@@ -215,5 +215,6 @@ def _own_bytes(model: Prompted) -> int:
 
 
 def _layer_bytes(layer: LayerPrompt) -> int:
-    parts = [layer.tokens, *(layer.extra or ()), *(layer.branch or ())]
+    groups = (layer.extra, layer.branch, layer.adapter)
+    parts = [layer.tokens, layer.queries, layer.value_bias, *(part for group in groups for part in group or ())]
     return sum(part.nbytes for part in parts if isinstance(part, Tensor))

@@ -1,1 +1,1 @@
-"""Data-driven initialisation of prompts: SPT, VIPAMIN and BPT's whitening; `initialize.start` selects the method."""
+"""Data-driven initialisation of prompts, see `initialize.start`: SPT, VIPAMIN, BPT's whitening, PAE's frequencies."""

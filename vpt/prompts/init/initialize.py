@@ -33,4 +33,8 @@ def start(
         labels: for each batch, see `TrainingImages`.
     """
     backbone.require_tower("token prompts")
-    prompt.initialize(config, TrainingImages(backbone, batches, labels, seed))
+    data = TrainingImages(backbone, batches, labels, seed)
+    if prompt.regularizer is not None and prompt.regularizer.needs_images:
+        prompt.regularizer.initialize(prompt, data)
+    else:
+        prompt.initialize(config, data)

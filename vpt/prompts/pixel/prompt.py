@@ -1,7 +1,8 @@
 """Pixel prompts: learnable pixels added to the input image of any backbone.
 
 Frames, patches and whole images (Bahng et al. 2022), the image shrunk to fit inside the frame (ILM-VP, Chen et al.
-2023; EVP, Wu et al. 2022), and a learnable image size (AutoVP, Tsao et al. 2024, section 3).
+2023; EVP, Wu et al. 2022), a learnable image size (AutoVP, Tsao et al. 2024, section 3), and a whole image of low rank
+(LoR-VP, Jin et al. 2025).
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ class PixelPrompts(PromptModule):
     """A pixel prompt for a backbone with square inputs of `side` pixels.
 
     Only prompted pixels are parameters: 4 * 3 * p * (S - p) for a frame, 3 * p * p for a patch, 3 * S * S for the whole
-    image. A learned size adds one parameter, and makes all 3 * S * S pixels parameters, because the frame moves.
+    image. A learned size adds one parameter, and makes all 3 * S * S pixels parameters, because the frame moves. An
+    image of low rank r has 6 * S * r: a product of matrices (S, r), which start at zero, and (r, S) for each colour.
 
     >>> sum(p.numel() for p in PixelPrompts(PixelPrompt(size=30), side=224).parameters())
     69840
@@ -78,7 +80,13 @@ class PixelPrompts(PromptModule):
             )
         if config.shape in ("patch", "random_patch") and config.size > side:
             raise UserError(f"prompt.size={config.size} is larger than the image of {side} pixels; lower it")
+        if config.shape == "lowrank" and config.rank > side:
+            raise UserError(f"prompt.rank={config.rank} is larger than the image of {side} pixels; lower it")
         self.register_buffer("frame", self._frame(), persistent=False)
+        if config.shape == "lowrank":
+            self.left = nn.Parameter(torch.zeros(3, side, config.rank))
+            self.right = nn.Parameter(0.01 * torch.randn(3, config.rank, side))
+            return
         shape = (3, side * side)
         if config.learn_scale:
             self.scale = nn.Parameter(torch.ones(()))
@@ -111,6 +119,8 @@ class PixelPrompts(PromptModule):
         outside of the image."""
         if self.config.shape == "random_patch":
             return self._patch(batch)
+        if self.config.shape == "lowrank":
+            return self.left @ self.right, self.frame.to(self.left.dtype)
         if self.config.learn_scale:
             inner = min(self.side, max(0, int(self.inner * float(self.scale.detach()))))
             return self.pixels.view(3, self.side, self.side), _outside(self.side, inner).to(self.pixels)

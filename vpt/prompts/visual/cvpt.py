@@ -49,6 +49,10 @@ class CrossPrompts(TokenPrompts):
         """The prompt of `prompt=cvpt`."""
         return cls(shape, prompted_layers(config.layers, shape.depth), config.tokens, config.dropout)
 
+    def first_layers(self) -> list[int]:
+        """The prompted layers."""
+        return list(self.prompted)
+
     def sets(self, batch: int) -> Sequence[Tensor]:
         """Prompts of the prompted layers, each (P, C) or (batch, P, C); none of them is inserted into the sequence."""
         return dropped(self.tokens, self.dropout, batch, self.training).unbind(0)

@@ -36,8 +36,6 @@ from vpt.training.tasks.probe import fit_head, without_prompt
 from vpt.utils import plotting
 from vpt.utils.distributed import ranks
 
-INIT_IMAGES = 64  # images whose patch tokens a data-driven initialisation uses
-
 
 class Classification(Task[PromptedModel]):
     """The task of `task=classification`, with one or several labels per image."""
@@ -79,7 +77,7 @@ class Classification(Task[PromptedModel]):
         config, records = context.config, context.data.train
         if isinstance(model.prompt, TokenPrompts) and config.prompt.needs_images:
             chosen = torch.randperm(len(records), generator=torch.Generator().manual_seed(config.train.seed))
-            loader = context.loader(model, [records[i] for i in chosen[:INIT_IMAGES].tolist()])
+            loader = context.loader(model, [records[i] for i in chosen[: config.prompt.init_images].tolist()])
             model.eval()
             read = [batch.to(context.device) for batch in loader.epoch(0)]
             batches, labels = [model.normalise(batch.images) for batch in read], [batch.labels for batch in read]

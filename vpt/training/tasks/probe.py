@@ -76,8 +76,9 @@ def without_prompt(model: PromptedModel, context: RunContext) -> tuple[PromptedM
 
 
 def _leaves_out_prompt(model: PromptedModel) -> bool:
-    """Whether features can be computed without the prompt; not if the head reads prompt tokens."""
-    return isinstance(model.prompt, TokenPrompts) and model.pool in ("native", "cls", "avg")
+    """Whether features can be computed without the prompt; not if the head reads prompt tokens or their outputs."""
+    prompt = model.prompt
+    return isinstance(prompt, TokenPrompts) and not prompt.added_features and model.pool in ("native", "cls", "avg")
 
 
 def _reader(model: PromptedModel) -> Forward:

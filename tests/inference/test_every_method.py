@@ -1,0 +1,91 @@
+"""Every newer method through all commands: train, resume, eval, predict, report, bank, serve, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from PIL import Image
+
+import vpt
+from tests.helpers.reports import report
+from tests.helpers.runs import QUIET, settings
+from tests.helpers.serving import ask, ready
+from vpt.inference.evaluate import evaluate
+from vpt.inference.server.app import create_app
+from vpt.inference.server.settings import ServeSettings
+from vpt.interop.export.export import export
+from vpt.training.trainer import Trainer
+
+pytestmark = pytest.mark.usefixtures("small_net")
+METHODS: dict[str, list[str]] = {
+    "lor-vp": ["prompt=pixel", "prompt.shape=lowrank", "prompt.rank=2"],
+    "pae": ["prompt.pae=paper", "prompt.pae.width=8"],
+    "da-vpt": ["prompt=davpt", "prompt.guided=last:1", "prompt.patch_weight=0.5"],
+    "da-vpt+": ["prompt=davpt", "prompt.value_bias=true"],
+    "vqt": ["prompt=vqt"],
+    "pro-vpt": ["prompt=provpt"],
+    "pro-vpt, thompson": ["prompt=provpt", "prompt.policy=thompson"],
+    "adapter": ["prompt=adapter", "prompt.rank=3"],
+    "adapter-after": ["prompt=adapter", "prompt.rank=3", "prompt.place=after"],
+}
+DEEP = ["prompt.tokens=4", "prompt.dropout=0.1"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_goes_through_all_commands(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str):
+    words = METHODS[method]
+    plain = words[0] in ("prompt=pixel", "prompt=adapter")
+
+    def config(out: Path) -> vpt.config.RunConfig:
+        usual = ["train.epochs=2", "train.checkpoint_minutes=0", "head.init=small", "data.crop_pct=1.0"]
+        base = settings(shapes, out).model_dump(mode="json", exclude={"prompt"})
+        return vpt.load_config(base=base, overrides=[*usual, *words, *([] if plain else DEEP)])
+
+    whole = vpt.train(config(tmp_path / "whole"), QUIET)
+    usual = Trainer.train_step
+
+    def fatal(trainer: Trainer, *args: object) -> None:
+        if trainer.progress.step == 7:
+            raise KeyboardInterrupt
+        usual(trainer, *args)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Trainer, "train_step", fatal)
+        vpt.train(config(tmp_path / "cut"), QUIET)
+    again = vpt.resume(tmp_path / "cut" / "run", console=QUIET)
+    assert again.artifact.read_bytes() == whole.artifact.read_bytes()
+
+    measured = evaluate(whole.artifact, "test", console=QUIET)
+    assert measured["accuracy"] == whole.metrics["test"]["accuracy"]
+    photo = next(shapes.glob("test/*/*.png"))
+    predictor = vpt.load(whole.artifact, device="cpu")
+    [own] = predictor.predict(photo, top=3)
+    assert "test" in report(whole.folder, tmp_path / "page.html").text
+
+    bank = vpt.Bank(device="cpu")
+    bank.add("one", whole.artifact)
+    bank.add("two", again.artifact)
+    scores = dict(zip(own.labels, own.scores, strict=True))
+    for found in bank.predict([photo, photo], ["one", "two"], top=3):
+        assert dict(zip(found.labels, found.scores, strict=True)) == pytest.approx(scores, abs=1e-5)
+
+    folder = tmp_path / "served"
+    folder.mkdir()
+    (folder / "one.safetensors").write_bytes(whole.artifact.read_bytes())
+    with TestClient(create_app(ServeSettings(folder=folder, device="cpu"))) as client:
+        ready(client)
+        [row] = ask(client, [photo.read_bytes()], ["one"], top="3").json()["results"]
+    assert row["scores"] == pytest.approx(scores, abs=1e-4)
+
+    side = predictor.model.image_size
+    picture = np.asarray(Image.open(photo).convert("RGB").resize((side, side)))
+    done = export(whole.artifact, tmp_path / "out.pt2", format="torch")
+    mine = torch.export.load(str(done.path)).module()(torch.from_numpy(picture[None].copy()))[0]
+    [theirs] = predictor.predict([picture], top=3)
+    assert dict(zip(predictor.classes, mine.tolist(), strict=True)) == pytest.approx(
+        dict(zip(theirs.labels, theirs.scores, strict=True)), abs=1e-4
+    )
