@@ -35,7 +35,7 @@ def pillow_settings(max_pixels: int) -> Iterator[None]:
             filters.__enter__()
             _before = (Image.MAX_IMAGE_PIXELS, filters)
             Image.MAX_IMAGE_PIXELS = max_pixels
-            for module in (r"PIL\b", r"vpt\.data\b"):
+            for module in (r"PIL\b", r"vpt\.data\b", r"pydicom\b", r"nibabel\b"):
                 warnings.filterwarnings("ignore", module=module)
         # With several limits at once the largest applies here; `decode` also checks its own limit.
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, max_pixels)
