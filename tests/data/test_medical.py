@@ -84,7 +84,7 @@ def test_jpeg(tmp_path: Path) -> None:
 def test_rescale(tmp_path: Path, slope: float, intercept: float, signed: bool) -> None:
     values = RAMP.astype(np.int16) - 2000 if signed else RAMP
     path = dicom(tmp_path / "a.dcm", values, bits=16, RescaleSlope=slope, RescaleIntercept=intercept)
-    units = values * slope + intercept
+    units = values.astype(np.float64) * slope + intercept
     np.testing.assert_array_equal(grey(path, (-1000, 400)), expected(units, -1000, 400))
     depth = examine(path, measure=True).depth
     assert depth is not None
@@ -97,7 +97,7 @@ def test_padding_does_not_count(tmp_path: Path) -> None:
     path = dicom(tmp_path / "a.dcm", values, PixelPaddingValue=-2000, RescaleSlope=1, RescaleIntercept=-5)
     depth = examine(path, measure=True).depth
     assert depth is not None
-    assert (depth.low, depth.high) == (-5, 994)
+    assert (depth.low, depth.high) == (-5, values.max() - 5)
 
 
 @pytest.mark.parametrize("function", [None, "LINEAR", "LINEAR_EXACT", "SIGMOID"])
@@ -175,7 +175,7 @@ def test_frames_with_windows_of_their_own(tmp_path: Path) -> None:
         item.PixelValueTransformationSequence, item.FrameVOILUTSequence = Sequence([values]), Sequence([window])
         return item
 
-    path = dicom(
+    dicom(
         tmp_path / "a.dcm",
         np.stack([RAMP, RAMP]),
         bits=12,
@@ -186,7 +186,7 @@ def test_frames_with_windows_of_their_own(tmp_path: Path) -> None:
     )
     for number, centre in ((1, 1000), (2, 3000)):
         wanted = expected(RAMP.astype(int) * 2 - 100, centre - 500, centre + 500)
-        np.testing.assert_array_equal(grey(tmp_path / f"a.dcm#{number}", "header"), wanted)
+        assert np.abs(grey(tmp_path / f"a.dcm#{number}", "header").astype(int) - wanted).max() <= 1  # rounding
 
 
 def test_names_as_archives_write_them(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_axial_slices_of_any_orientation(tmp_path: Path, suffix: str, axes: str)
 def test_rescaled_volumes_and_empty_slices(tmp_path: Path) -> None:
     values = np.zeros((6, 5, 4), np.int16)
     values[..., 1:3] = np.arange(60).reshape(6, 5, 2)
-    path = nifti(tmp_path / "a.nii.gz", values, scl_slope=1.0)
+    path = nifti(tmp_path / "a.nii.gz", values)
     assert [one.name for one in slices_of(path, 10**6)] == ["a.nii.gz#2", "a.nii.gz#3"]
     content = bytearray(gzip.decompress(path.read_bytes()))
     struct.pack_into("<2f", content, 112, 2.0, -10.0)  # slope and intercept, which nibabel chooses itself
@@ -353,25 +353,28 @@ def test_deflated_files_are_refused_unopened(tmp_path: Path) -> None:
         decode(path)
 
 
-def test_long_and_deep_headers_are_refused(tmp_path: Path) -> None:
-    inner = Dataset()
-    for _ in range(3000):  # nested
-        outer = Dataset()
-        outer.VOILUTSequence = Sequence([inner])
-        inner = outer
-    data = dataset(RAMP, bits=12)
-    item = b"\xfe\xff\x00\xe0\xff\xff\xff\xff" + b"\x28\x00\x10\x30SQ\0\0\xff\xff\xff\xff"
-    path = write_dicom(tmp_path / "a.dcm", data)
+def test_long_and_deep_headers_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "MOST_ITEMS", 5000)
+    path = dicom(tmp_path / "a.dcm", RAMP, bits=12)
     content = path.read_bytes()
     pixels = content.index(b"\xe0\x7f\x10\x00O")
-    sequence = b"\x28\x00\x10\x30SQ\0\0\xff\xff\xff\xff"
-    path.write_bytes(content[:pixels] + sequence + item * 100_000 + content[pixels:])
-    with pytest.raises(BadImage, match="damaged DICOM file"):
-        decode(path)
-    empty = b"\xfe\xff\x00\xe0\0\0\0\0" * (reader.HEADER_BYTES // 8)
-    path.write_bytes(content[:pixels] + sequence + empty + content[pixels:])
+
+    def with_sequence(start: bytes, items: bytes) -> Path:
+        path.write_bytes(content[:pixels] + start + items + content[pixels:])
+        return path
+
+    for tag in (b"\x28\x00\x10\x30SQ\0\0", b"\x09\x00\x10\x10SQ\0\0"):  # a look-up table, and a private one
+        endless = tag + b"\xff\xff\xff\xff"
+        nested = (b"\xfe\xff\x00\xe0\xff\xff\xff\xff" + endless) * 4000
+        with pytest.raises(BadImage, match="damaged DICOM file"):
+            decode(with_sequence(endless, nested))
+        empty = b"\xfe\xff\x00\xe0\0\0\0\0" * 5001
+        with pytest.raises(BadImage, match=r"5000 items|damaged"):
+            decode(with_sequence(endless, empty))
+    with pytest.raises(BadImage, match="5000 items"):
+        decode(with_sequence(b"\x28\x00\x10\x30SQ\0\0" + struct.pack("<L", len(empty)), empty))
     with pytest.raises(BadImage, match="more than 8 MB"):
-        decode(path)
+        decode(with_sequence(b"\x28\x00\x10\x30SQ\0\0" + struct.pack("<L", 9_000_000), b"\0" * 9_000_000))
 
 
 def test_a_compressed_frame_that_is_larger_than_the_header_says(tmp_path: Path) -> None:
@@ -446,7 +449,7 @@ def test_mutated_files_are_read_or_refused_in_one_sentence(
         npy(tmp_path / "e.npy", RAMP[:8, :8]),
     ]
     chance = random.Random(0)
-    read = refused = 0
+    read, sentences = 0, []
     with caplog.at_level(logging.DEBUG):
         for original in files:
             content = original.read_bytes()
@@ -459,12 +462,14 @@ def test_mutated_files_are_read_or_refused_in_one_sentence(
                     mutated[chance.randrange(len(mutated))] = chance.choice([0, 255, chance.randrange(256)])
                 path.write_bytes(mutated)
                 try:
-                    assert decode(path, max_pixels=10_000).dtype == np.uint8
-                    read += 1
+                    pixels = decode(path, max_pixels=10_000)
                 except BadImage as error:
-                    assert "\n" not in str(error)
-                    refused += 1
+                    sentences.append(error.reason)
+                    continue
+                assert pixels.dtype == np.uint8
+                read += 1
     assert read > 50
-    assert refused > 50
+    assert len(sentences) > 50
+    assert not [one for one in sentences if "\n" in one or "Test" in one]
     assert capfd.readouterr() == ("", "")
     assert not [one for one in caplog.records if one.name.startswith(("pydicom", "nibabel"))]

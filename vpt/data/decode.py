@@ -86,11 +86,11 @@ def decode(
 ) -> np.ndarray:
     """Decode `source` to a new array (H, W, 3) of uint8 RGB.
 
-    `source` is a path (also of DICOM, NIfTI and .npy files), the bytes of a file, a binary file object, a Pillow image, or an array (H, W), (H, W, 1),
-    (H, W, 3) or (H, W, 4) of uint8. Images are rotated upright (EXIF), and composited over white if transparent; of an
-    animation the first frame is used. `formats` are the accepted file formats. Values deeper than 8 bits are scaled
-    with `window`, the `data.window` of the run; "auto" means "legacy", because only settings of versions without
-    `data.window` leave it unresolved.
+    `source` is a path (DICOM, NIfTI and .npy included), the bytes of a file, a binary file object, a Pillow image, or
+    an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8. Images are rotated upright (EXIF), and composited over
+    white if transparent; of an animation the first frame is used. `formats` are the accepted file formats. Values
+    deeper than 8 bits are scaled with `window`, the `data.window` of the run; "auto" means "legacy" (or what the header
+    of a DICOM file says), because only settings of versions without `data.window` leave it unresolved.
 
     Raises:
         BadImage: the image cannot be read, is truncated, has another format, or has more than `max_pixels` pixels. The

@@ -12,13 +12,22 @@ from vpt.data.color import scale_grey
 from vpt.data.medical.slices import Slice, Unreadable, Volume, check_size
 
 HEADER_BYTES = 1 << 23  # of elements that are parsed; frames of long series take about 3 KB each
+MOST_ITEMS = 100_000  # of sequences; each becomes an object of about a kilobyte
+_ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # the tag of an item, little and big endian
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT")
 _PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _VALUES = ("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept")
 _WINDOW = ("VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction")
 _GROUPS = ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")
-_TAGS = ["SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit", "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor", "BluePaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData", "BluePaletteColorLookupTableData", "SegmentedRedPaletteColorLookupTableData", "SegmentedGreenPaletteColorLookupTableData", "SegmentedBluePaletteColorLookupTableData"]
+_PALETTE = [f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue")]
+_TAGS = (
+    *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+    *("ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
+    *(f"{name}Descriptor" for name in _PALETTE),
+    *(f"{start}{name}Data" for name in _PALETTE for start in ("", "Segmented")),
+)
 _DEFLATED = ("1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.8.1")
 
 
@@ -32,19 +41,20 @@ class DicomFile(Volume):
         from pydicom.tag import Tag
         from pydicom.uid import UID
 
-        self._file: Any = _Limited(file)
+        self._file = _Limited(file)
+        source: Any = self._file
         if file.read(132)[128:] != b"DICM":
             raise Unreadable("it is not a DICOM file, or one without a header (DICM); rewrite it with dcmconv +F")
         file.seek(0)
-        read_preamble(self._file, force=False)
-        syntax = UID(str(_read_file_meta_info(self._file).get("TransferSyntaxUID", "")))
+        read_preamble(source, force=False)
+        syntax = UID(str(_read_file_meta_info(source).get("TransferSyntaxUID", "")))
         if syntax in _DEFLATED:
             raise Unreadable("its transfer syntax is deflated, which is not read; convert it with: dcmconv +te")
         if not syntax.is_transfer_syntax or syntax.is_private:
             raise Unreadable("its transfer syntax is unknown; convert it with: gdcmconv --raw")
         tags = [Tag(name) for name in (*_TAGS, *_VALUES, *_WINDOW, *_GROUPS)]
         self._data: Any = read_dataset(
-            self._file,
+            source,
             is_implicit_VR=syntax.is_implicit_VR,
             is_little_endian=syntax.is_little_endian,
             stop_when=lambda tag, vr, length: int(tag) in _PIXELS,
@@ -134,11 +144,12 @@ class DicomFile(Volume):
                 f"its transfer syntax ({self._syntax.name}) needs a decoder; install one with: pip install pylibjpeg "
                 "pylibjpeg-libjpeg pylibjpeg-openjpeg, or python-gdcm, or convert the file with: gdcmconv --raw"
             )
-        self._file.unlimited()
+        source: Any = self._file
+        source.unlimited()
         self._file.seek(self._start)
         if self._syntax.is_encapsulated:
             self._check_codestream(index)
-        values, _ = decoder.as_array(self._file, index=index, validate=True, raw=False, **self._options)
+        values, _ = decoder.as_array(source, index=index, validate=True, raw=False, **self._options)
         width, height = self.size
         if values.shape[:2] != (height, width):
             raise Unreadable("its frame has another size than its header states")
@@ -148,8 +159,9 @@ class DicomFile(Volume):
         """Refuse a frame whose compressed image states a larger size than the header, before a decoder allocates it."""
         from pydicom.encaps import get_frame
 
+        source: Any = self._file
         offsets = self._options.get("extended_offsets")
-        frame = get_frame(self._file, index, number_of_frames=self.count, extended_offsets=offsets)
+        frame = get_frame(source, index, number_of_frames=self.count, extended_offsets=offsets)
         self._file.seek(self._start)
         stated = codestream_size(frame)
         if stated is not None and stated != self.size:
@@ -251,25 +263,29 @@ def codestream_size(frame: bytes) -> tuple[int, int] | None:
 
 
 class _Limited(io.RawIOBase):
-    """A file of which no more than `HEADER_BYTES` can be read before `unlimited` is called, and never more than there
-    is: lengths that a header states are not allocated."""
+    """A file of which no more than `HEADER_BYTES` and `MOST_ITEMS` can be read before `unlimited` is called, and never
+    more than there is: lengths that a header states are not allocated."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._left = file, HEADER_BYTES
+        self._file, self._limited, self._bytes, self._items = file, True, 0, 0
         self.size = file.seek(0, 2)
         file.seek(0)
 
     def unlimited(self) -> None:
         """Reading what is not parsed: pixels."""
-        self._left = 1 << 62
+        self._limited = False
 
     def read(self, size: int = -1) -> bytes:
         there = max(0, self.size - self._file.tell())
         size = there if size is None or size < 0 else min(size, there)
-        self._left -= size
-        if self._left < 0:
-            raise Unreadable(f"its header has more than {HEADER_BYTES >> 20} MB of elements")
-        return self._file.read(size)
+        content = self._file.read(size)
+        if not self._limited:
+            return content
+        self._bytes += size
+        self._items += sum(map(content.count, _ITEMS))
+        if self._bytes > HEADER_BYTES or self._items > MOST_ITEMS:
+            raise Unreadable(f"its header has more than {HEADER_BYTES >> 20} MB or {MOST_ITEMS} items of sequences")
+        return content
 
     def seek(self, offset: int, whence: int = 0) -> int:
         return self._file.seek(offset, whence)

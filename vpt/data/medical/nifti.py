@@ -44,8 +44,8 @@ class NiftiFile(Volume):
             raise Unreadable(f"its volume of {'x'.join(map(str, shape))} values is empty, or larger than 2 GiB")
         if not 0 <= offset <= _MOST_OFFSET:
             raise Unreadable("it is a damaged NIfTI file")
-        # For each axis of the file: the axis of the body (0 left to right, 1 back to front, 2 feet to head), and -1 if it
-        # runs the other way.
+        # For each axis of the file: the axis of the body (0 left to right, 1 back to front, 2 feet to head), and -1 if
+        # it runs the other way.
         self._axes = nibabel.io_orientation(header.get_best_affine())
         if not np.isfinite(self._axes).all():
             raise Unreadable("its orientation cannot be determined; save it again with a valid affine")

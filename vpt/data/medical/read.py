@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from vpt.data.medical.files import kind_of, without_slice
 from vpt.data.medical.slices import Slice, Unreadable, Volume, named_failures
@@ -75,7 +76,7 @@ def _is_constant(volume: Volume, index: int) -> bool:
     return bool((values == values[0, 0]).all())
 
 
-def _volume(kind: str) -> type[Volume]:
+def _volume(kind: str) -> Callable[[IO[bytes], int], Volume]:
     if kind == "DICOM":
         from vpt.data.medical.dicom import DicomFile
 
