@@ -93,8 +93,8 @@ def load_data(config: DataConfig) -> LabelledData:
     train, val, test = set_apart(train, val, test, config, found.multilabel)
     found.left_out[UNUSED] += read - len(train) - len(val) - len(test)
     left_out = tuple(sorted((+found.left_out).items()))
-    images = (with_slices(records, config) for records in (train, val, test))
-    return LabelledData(classes, found.multilabel, *images, tuple(notes), left_out)
+    one, two, three = (with_slices(records, config) for records in (train, val, test))
+    return LabelledData(classes, found.multilabel, one, two, three, tuple(notes), left_out)
 
 
 def read_source(config: DataConfig, known: Collection[str] | None = None) -> Found:
