@@ -306,7 +306,7 @@ def test_a_table_beside_a_folder_adds_up(tmp_path: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"\0" * 128 + b"DICM" + b"\0" * 100, "it is a DICOM file; save its pixels as a PNG or TIFF of 16 bits"),
+        (b"\0" * 128 + b"DICM" + b"\0" * 100, "it is a DICOM file; name it .dcm and give its path"),
         (b"\0\0\0\x18ftypheic" + b"\0" * 50, "it is a HEIC photo; save it as JPEG"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (b"<!DOCTYPE html><html>", "it is a web page"),

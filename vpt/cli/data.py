@@ -115,6 +115,7 @@ def _counted(config: RunConfig) -> tuple[str, str] | None:
     if config.task != "classification" or not at_home(data.path).exists():
         return None
     unit = "row" if all(map(is_csv, places)) else "file" if not any(map(is_csv, places)) else "file or row"
+    unit += " or slice" if data.slices == "all" else ""
     return unit, " and ".join(places)
 
 

@@ -11,7 +11,7 @@ from vpt.config.base import MANY, Place, Section
 from vpt.config.words import read_value, split_values
 
 _Edge = Annotated[float, Field(ge=-1e38, le=1e38)]
-Window = Literal["auto", "full", "legacy"] | tuple[_Edge, _Edge]
+Window = Literal["auto", "full", "legacy", "header"] | tuple[_Edge, _Edge]
 LEGACY = ("auto", "legacy")  # undecided only in settings stored by a version without data.window
 
 
@@ -78,8 +78,14 @@ class DataConfig(Section):
     window: Window = Field(
         "auto",
         description="values of images deeper than 8 bits that map to black and white: [low, high], as in [0, 4095]; "
-        "full: the whole range of 16 bits; auto: chosen from the values in training and validation images, and stored "
-        "with the run and its artifact; legacy: behaviour of versions without this setting",
+        "full: the whole range of 16 bits; header: the window of each DICOM file; auto: header if all deep images have "
+        "one, else chosen from the values in training and validation images, and stored with the run and its artifact; "
+        "legacy: behaviour of versions without this setting",
+    )
+    slices: Literal["middle", "all"] = Field(
+        "middle",
+        description="images of a DICOM or NIfTI file with several slices: the middle one, or all except those of one "
+        "value throughout; file.dcm#3 names the third slice",
     )
 
     @field_validator("window", mode="before")

@@ -23,6 +23,8 @@ from vpt.data.color import grey_values, to_rgb
 from vpt.data.dataset import Item, Record
 from vpt.data.file_structure import examine_structure
 from vpt.data.intensity_window import Depth
+from vpt.data.medical.files import KINDS, kind_of
+from vpt.data.medical.read import read_slice, slice_size
 from vpt.data.pillow_compat import pillow_settings
 from vpt.utils.errors import UserError
 from vpt.utils.file_type import HEAD, what_it_is
@@ -31,7 +33,7 @@ from vpt.utils.file_type import HEAD, what_it_is
 # an image (TGA).
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "QOI")
 _SUFFIXES = "jpg jpeg jpe jfif png apng gif webp bmp dib tif tiff ppm pgm pbm pnm jp2 j2k avif ico qoi"
-EXTENSIONS = frozenset("." + suffix for suffix in _SUFFIXES.split())
+EXTENSIONS = frozenset("." + suffix for suffix in _SUFFIXES.split()) | KINDS.keys()
 MAX_PIXELS = 100_000_000
 _TILE_TAGS = (322, 323)  # TIFF tags: width and height of a tile
 # Bytes per pixel during decoding, measured over the whole of `decode`.
@@ -84,11 +86,11 @@ def decode(
 ) -> np.ndarray:
     """Decode `source` to a new array (H, W, 3) of uint8 RGB.
 
-    `source` is a path, the bytes of a file, a binary file object, a Pillow image, or an array (H, W), (H, W, 1),
-    (H, W, 3) or (H, W, 4) of uint8. Images are rotated upright (EXIF), and composited over white if transparent; of an
-    animation the first frame is used. `formats` are the accepted file formats. Values deeper than 8 bits are scaled
-    with `window`, the `data.window` of the run; "auto" means "legacy", because only settings of versions without
-    `data.window` leave it unresolved.
+    `source` is a path (DICOM, NIfTI and .npy included), the bytes of a file, a binary file object, a Pillow image, or
+    an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8. Images are rotated upright (EXIF), and composited over
+    white if transparent; of an animation the first frame is used. `formats` are the accepted file formats. Values
+    deeper than 8 bits are scaled with `window`, the `data.window` of the run; "auto" means "legacy" (or what the header
+    of a DICOM file says), because only settings of versions without `data.window` leave it unresolved.
 
     Raises:
         BadImage: the image cannot be read, is truncated, has another format, or has more than `max_pixels` pixels. The
@@ -121,6 +123,9 @@ def examine(
     name = _name_of(source) if name is None else name
     if isinstance(source, np.ndarray):
         return _from_array(source, max_pixels, name)
+    if isinstance(source, str | os.PathLike) and formats is FORMATS and kind_of(source):
+        with _failures_named(name):
+            return _from_volume(source, max_pixels, window, measure)
     with _failures_named(name), pillow_settings(max_pixels):
         if isinstance(source, Image.Image):
             return _from_pillow(source, max_pixels, name, window, measure)
@@ -202,6 +207,9 @@ def header_pixels(record: Record, max_pixels: int = MAX_PIXELS) -> int:
     if isinstance(record.source, Item):
         return int(np.prod(read(record, max_pixels).pixels.shape[:2]))
     try:
+        if kind_of(record.source):
+            width, height = slice_size(record.source, max_pixels)
+            return width * height
         with (
             pillow_settings(max_pixels),
             _opened(record.source, record.name) as file,
@@ -260,6 +268,18 @@ def _from_pillow(
     if measure and depth is not None:
         values = grey_values(image, window) if colours is None else colours
     return Decoded(pixels, file_format, mode, notes, deep or depth is not None, depth, values)
+
+
+def _from_volume(path: str | os.PathLike[str], max_pixels: int, window: Window, measure: bool) -> Decoded:
+    """Convert a slice of a DICOM, NIfTI or .npy file."""
+    kind, found, count = read_slice(path, max_pixels)
+    depth = found.depth()
+    notes = (
+        *(["white is the lowest value"] if found.inverted else []),
+        *(["one of several slices"] if count > 1 else []),
+    )
+    values = found.values if measure and found.deep else None
+    return Decoded(found.rgb(window), kind, found.mode, notes, found.deep, depth, values)
 
 
 def _from_array(array: np.ndarray, max_pixels: int, name: str) -> Decoded:

@@ -31,6 +31,11 @@ def explained(window: Window, deep: Sequence[Deep]) -> list[str]:
     note = f"{count} deeper than 8 bits, {values}: scaled to 8 bits with "
     if window in LEGACY:
         note += "the whole range of 16 bits, or else each with its own (as in versions without data.window)"
+    elif window == "header":
+        note += "the window that each file states (data.window=header)"
+        without = [one for one in deep if not one.depth.header]
+        if without:
+            return [note, f"warning: {_named(without)} of them state none and are scaled by their own values"]
     else:
         note += f"data.window={shown(window)}"
     return [note, *_doubts(window, deep)]
@@ -38,6 +43,8 @@ def explained(window: Window, deep: Sequence[Deep]) -> list[str]:
 
 def _doubts(window: Window, deep: Sequence[Deep]) -> list[str]:
     """Warnings: values that are clipped, or a window far wider than the values."""
+    if window == "header":
+        return []
     if isinstance(window, str):
         dim = [one for one in deep if one.depth.whole and one.depth.low >= 0 and 0 < one.depth.high < 65535 / 16]
         if not dim:

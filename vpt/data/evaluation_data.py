@@ -25,6 +25,7 @@ from vpt.data.datasets.registry import (
     renamed,
     unknown_classes,
 )
+from vpt.data.splits import with_slices
 from vpt.utils.atomic_io import at_home
 from vpt.utils.errors import UserError
 
@@ -84,7 +85,8 @@ def load_measured(config: DataConfig, request: EvaluationRequest) -> tuple[Label
             f"{path} has no image of a class that the artifact was trained on: it has {listed(unknown)}; the artifact "
             f"knows {listed(list(classes))}"
         )
-    train, val, test = (tuple(kept) if name == split else () for name in SPLITS)
+    records = with_slices(kept, config)
+    train, val, test = (records if name == split else () for name in SPLITS)
     counts = tuple(sorted((+left_out).items()))
     return LabelledData(classes, found.multilabel, train, val, test, tuple(notes), counts), split
 

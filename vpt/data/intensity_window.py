@@ -14,24 +14,26 @@ BITS = (8, 10, 12, 14, 16)  # bit depths of sensors; the smallest that fits all 
 
 
 class Depth(NamedTuple):
-    """Range of the values of an image deeper than 8 bits: minimum, maximum, and whether they are integers."""
+    """Range of the values of an image deeper than 8 bits: minimum, maximum, whether they are integers, and whether the
+    header of the file states a window for them."""
 
     low: float
     high: float
     whole: bool
+    header: bool = False
 
     @classmethod
     def of(cls, values: np.ndarray) -> Depth:
         """The range of an image's values, which must be finite.
 
         >>> Depth.of(np.array([[3, 4000]], np.uint16))
-        Depth(low=3.0, high=4000.0, whole=True)
+        Depth(low=3.0, high=4000.0, whole=True, header=False)
         """
         return cls(float(values.min()), float(values.max()), bool(np.issubdtype(values.dtype, np.integer)))
 
 
 def window_of(depths: Iterable[Depth]) -> Window:
-    """The window for images with these ranges, "full" if there are none.
+    """The window for images with these ranges, "full" if there are none, "header" if all files state their own.
 
     Unsigned integers of at most 16 bits: from 0 to the largest number of 8, 10, 12, 14 or 16 bits, whichever is the
     smallest that fits all values. Floats within 0..1 or 0..255 keep that range. Anything else has no standard range:
@@ -45,6 +47,8 @@ def window_of(depths: Iterable[Depth]) -> Window:
     depths = list(depths)
     if not depths:
         return "full"
+    if all(depth.header for depth in depths):
+        return "header"
     low, high = min(depth.low for depth in depths), max(depth.high for depth in depths)
     ranges = [2.0**bits - 1 for bits in BITS] if all(depth.whole for depth in depths) else [1.0, 255.0]
     if low >= 0:

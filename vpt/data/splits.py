@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 from vpt.config import DataConfig
 from vpt.data.dataset import Record
+from vpt.data.medical.read import slices_of
 from vpt.data.sampler import split_order
 
 VALIDATION, _SHOTS, TEST = 1, 2, 3  # purposes, so that no two draws are the same
@@ -87,6 +90,24 @@ def set_apart(
     if config.join_val:
         train, val = [*train, *val], []
     return list(train), list(val), [] if config.hold_test else list(test)
+
+
+def with_slices(records: Iterable[Record], config: DataConfig) -> tuple[Record, ...]:
+    """A record for each slice of files with several, if `data.slices` says so. Splits are drawn before, so that all
+    slices of a file are in one split.
+
+    >>> with_slices([Record("a", Path("a.png"), (0,))], DataConfig(slices="all"))[0].name
+    'a'
+    """
+    found: list[Record] = []
+    for record in records:
+        slices = [record.source]
+        if config.slices == "all" and isinstance(record.source, Path):
+            slices = [*slices_of(record.source, config.max_pixels)]
+        for path in slices:
+            number = "" if path == record.source else f"#{str(path).rpartition('#')[2]}"
+            found.append(replace(record, name=record.name + number, source=path))
+    return tuple(found)
 
 
 def _strata(records: Sequence[Record]) -> dict[int, list[int]]:

@@ -16,12 +16,13 @@ import PIL
 from vpt.data.dataset import Item
 from vpt.data.decode import Decoded
 from vpt.data.intensity_window import Depth
+from vpt.data.medical.files import without_slice
 from vpt.utils.atomic_io import read_json, write_text
 from vpt.utils.cache_dir import cache_dir
 from vpt.utils.errors import UserError
 
 # Results depend on the version of Pillow and on ours. Increase the number when `Decoded` changes meaning.
-_FORMAT = f"2 pillow-{PIL.__version__}"
+_FORMAT = f"3 pillow-{PIL.__version__}"
 
 
 class Checked(NamedTuple):
@@ -102,7 +103,7 @@ class Memory:
 
     def _stamp(self, source: Path) -> list[int] | None:
         try:
-            status = source.stat()
+            status = without_slice(source)[0].stat()
         except OSError:
             return None
         return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, self._max_pixels]
@@ -133,6 +134,6 @@ def _parse(row: list[Any]) -> Checked | None:
     depth = row[6]
     if depth is None:
         return Checked(row[0], row[1], row[2], row[3], row[4], tuple(row[5]))
-    if not isinstance(depth, list) or [type(part) for part in depth] != [float, float, bool]:
+    if not isinstance(depth, list) or [type(part) for part in depth] != [float, float, bool, bool]:
         return None
     return Checked(row[0], row[1], row[2], row[3], row[4], tuple(row[5]), Depth(*depth))

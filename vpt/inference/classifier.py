@@ -11,7 +11,7 @@ import torch
 
 from vpt.data.decode import decode
 from vpt.heads.zero_shot import ZeroShot
-from vpt.inference.image_inputs import Picture, find_images
+from vpt.inference.image_inputs import Picture, find_images, with_slices
 from vpt.inference.predictor import Predictor
 from vpt.inference.results import Classification
 from vpt.metrics.probabilities import probabilities
@@ -67,7 +67,7 @@ class Classifier(Predictor):
         Raises:
             UserError: there are no images, or an image cannot be read (BadImage).
         """
-        for name, source in find_images(images):
+        for name, source in with_slices(find_images(images), self._data):
             square = self.transform(decode(source, self._data.max_pixels, name, window=self._data.window), 0)
             seen = self.model.normalise(square[None].to(self._device))
             yield name, pixels_of(seen, self.model.mean / 255, self.model.std / 255)[0]

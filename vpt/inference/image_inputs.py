@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import glob
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from vpt.config import DataConfig
 from vpt.data.datasets.image_folder import hint, images_below
+from vpt.data.medical.files import without_slice
+from vpt.data.medical.read import slices_of
 from vpt.inference.url_image import UrlImage, is_url
 from vpt.utils.errors import UserError
 from vpt.utils.file_names import printable, shown
@@ -47,6 +50,19 @@ def find_images(images: Picture | Iterable[Picture]) -> list[tuple[str, Any]]:
     return found
 
 
+def with_slices(found: Iterable[tuple[str, Any]], data: DataConfig) -> Iterator[tuple[str, Any]]:
+    """The same images, with all slices of DICOM and NIfTI files if `data.slices` says so.
+
+    >>> list(with_slices([("a.png", Path("a.png"))], DataConfig(slices="all")))
+    [('a.png', PosixPath('a.png'))]
+    """
+    for name, source in found:
+        if data.slices == "all" and isinstance(source, Path):
+            yield from ((shown(path), path) for path in slices_of(source, data.max_pixels))
+        else:
+            yield name, source
+
+
 def _files(place: str | Path) -> list[Path]:
     path = Path(place)
     if path.is_dir():
@@ -55,7 +71,7 @@ def _files(place: str | Path) -> list[Path]:
         if not files:
             raise UserError(f"{path} contains no images; {hint(ignored)}")
         return files
-    if path.is_file():
+    if without_slice(path)[0].is_file():
         return [path]
     matches = sorted(Path(match) for match in glob.glob(str(place), recursive=True))
     if not matches:

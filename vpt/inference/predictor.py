@@ -15,7 +15,7 @@ from vpt.backbones.quantization.linear import Dtype
 from vpt.config.tasks import task_entry
 from vpt.data.decode import BadImage, examine
 from vpt.data.deep_images import Deep
-from vpt.inference.image_inputs import Picture, find_images
+from vpt.inference.image_inputs import Picture, find_images, with_slices
 from vpt.inference.load_model import load_model
 from vpt.inference.results import Result
 from vpt.models.artifact import Artifact
@@ -139,7 +139,7 @@ class Predictor(ABC):
         """Like `predict`, one result at a time; an image that cannot be read gives a BadImage instead of a result."""
         if batch_size < 1 or top < 1:
             raise UserError(f"batch_size={batch_size} and top={top} must be at least 1")
-        pictures = iter(find_images(images))
+        pictures = with_slices(find_images(images), self._data)
         while chunk := list(itertools.islice(pictures, batch_size)):
             decoded: list[np.ndarray | BadImage] = []
             for name, source in chunk:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 
 from vpt.data.dataset import Item, LabelledData, Record
+from vpt.data.medical.files import without_slice
 from vpt.utils.errors import UserError
 
 
@@ -37,6 +38,7 @@ def _digest(record: Record) -> object:
     if isinstance(record.source, Item):
         return type(record.source.dataset).__name__, record.source.at
     try:
-        return hashlib.sha256(record.source.read_bytes()).digest()
+        file, number = without_slice(record.source)
+        return hashlib.sha256(file.read_bytes()).digest(), number
     except OSError as error:
         raise UserError(f"{record.source} cannot be read: {error.strerror}") from None

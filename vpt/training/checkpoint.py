@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vpt.data.dataset import Record
 from vpt.data.datasets.entries import listed
+from vpt.data.medical.files import without_slice
 from vpt.models.base import Prompted
 from vpt.models.header import CheckpointHeader, parse_header
 from vpt.training.optimizer import load_optimizer_tensors, optimizer_tensors
@@ -148,7 +149,7 @@ def _written_since(file: Path, images: Sequence[Record]) -> list[str]:
         return [
             image.name
             for image in images
-            if isinstance(image.source, Path) and image.source.stat().st_mtime_ns > moment
+            if isinstance(image.source, Path) and without_slice(image.source)[0].stat().st_mtime_ns > moment
         ]
     except OSError:
         return []

@@ -17,7 +17,7 @@ def what_it_is(head: bytes) -> str:
     if head[:4] in _TIFF:
         return "it is a TIFF of a kind that Pillow does not read, as of 64-bit floats; save it with 8, 16 or 32 bits"
     if head[128:132] == b"DICM":
-        return "it is a DICOM file; save its pixels as a PNG or TIFF of 16 bits"
+        return "it is a DICOM file; name it .dcm and give its path"
     if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
         return "it is a HEIC photo; save it as JPEG"
     if head[:64].startswith(b"version https://git-lfs"):

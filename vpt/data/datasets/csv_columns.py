@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import NamedTuple
 from vpt.data.class_names import visible
 from vpt.data.datasets.entries import SPLIT_NAMES, listed
 from vpt.data.decode import EXTENSIONS
+from vpt.data.medical.files import extension
 from vpt.utils.errors import UserError, nearest
 
 Rows = Sequence[tuple[int, Sequence[str]]]  # line numbers and cells
@@ -159,4 +159,4 @@ def _is_index(key: str) -> bool:
 
 
 def _is_image(text: str) -> bool:
-    return os.path.splitext(text)[1].lower() in EXTENSIONS
+    return extension(text) in EXTENSIONS

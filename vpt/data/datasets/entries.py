@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from vpt.data.dataset import Item
 from vpt.data.decode import EXTENSIONS
+from vpt.data.medical.files import extension
 from vpt.utils.errors import UserError
 from vpt.utils.file_names import one_line
 
@@ -106,7 +107,7 @@ def is_image(name: str) -> bool:
     >>> is_image("a.JPG"), is_image(".a.jpg"), is_image("a.txt")
     (True, False, False)
     """
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
+    return not name.startswith(".") and extension(name) in EXTENSIONS
 
 
 def listed(names: list[str], limit: int = 10) -> str:

@@ -18,6 +18,7 @@ from vpt.data.datasets.entries import (
     listed,
     number_of,
 )
+from vpt.data.medical.files import has_magic
 from vpt.utils.errors import UserError
 from vpt.utils.file_names import shown
 
@@ -153,7 +154,7 @@ def images_below(folder: Path, ignored: Counter[str]) -> list[Path]:
         ignored["hidden"] += sum(files_below(Path(parent, name)) for name in folders if name.startswith("."))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            if is_image(name):
+            if is_image(name) or has_magic(os.path.join(parent, name)):
                 paths.append(Path(parent, name))
             else:
                 ignored["hidden" if name.startswith(".") else os.path.splitext(name)[1].lower()] += 1
@@ -195,8 +196,9 @@ def _listing(folder: Path) -> tuple[list[str], list[str], Counter[str]]:
     except OSError as error:
         raise UserError(f"cannot read the folder {folder}: {error.strerror}; check data.path") from None
     folders = [name for name, is_folder in items if is_folder and not name.startswith((".", "__MACOSX"))]
-    images = [name for name, is_folder in items if not is_folder and is_image(name)]
-    others = [name for name, is_folder in items if not is_folder and not is_image(name)]
+    files = [name for name, is_folder in items if not is_folder]
+    images = [name for name in files if is_image(name) or has_magic(folder / name)]
+    others = sorted(set(files).difference(images))
     kinds = ("hidden" if name.startswith(".") else os.path.splitext(name)[1].lower() for name in others)
     return folders, images, Counter(kinds)
 

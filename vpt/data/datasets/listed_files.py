@@ -10,6 +10,7 @@ from pathlib import Path
 from vpt.data.class_names import clean, visible
 from vpt.data.datasets.entries import listed, number_of
 from vpt.data.decode import EXTENSIONS
+from vpt.data.medical.files import extension, without_slice
 from vpt.utils.atomic_io import at_home
 
 
@@ -83,7 +84,7 @@ def elsewhere(folder: Path, texts: Sequence[str]) -> str | None:
     some = [text for text in texts if text and "\0" not in text][:: max(1, len(texts) // 20)]
     if not some or any(os.path.isabs(text) for text in some) or any(_is_file(folder / text) for text in some):
         return None
-    bare = not any(os.path.splitext(text)[1].lower() in EXTENSIONS for text in some)
+    bare = not any(extension(text) in EXTENSIONS for text in some)
     endings = ["", *sorted(EXTENSIONS)] if bare else [""]
     try:
         folders = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name.isprintable())
@@ -104,6 +105,7 @@ def elsewhere(folder: Path, texts: Sequence[str]) -> str | None:
 
 def _is_file(path: Path) -> bool:
     try:
+        path = without_slice(path)[0]
         return path.is_file() or path.is_symlink()
     except (OSError, ValueError):  # for example a name that is too long
         return False

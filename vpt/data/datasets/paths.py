@@ -6,6 +6,7 @@ import os
 from collections.abc import Hashable
 from pathlib import Path
 
+from vpt.data.medical.files import without_slice
 from vpt.utils.errors import UserError
 
 
@@ -35,7 +36,7 @@ def inside(root: Path, name: str, file: Path) -> Path:
 
 
 def file_identity(path: Path) -> Hashable:
-    """Equal for paths of the same file: links and different spellings are resolved.
+    """Equal for paths of the same file, or slice of a file: links and different spellings are resolved.
 
     A missing file or a broken link is identified by its absolute path, a text; the data check reports it.
 
@@ -43,7 +44,8 @@ def file_identity(path: Path) -> Hashable:
     True
     """
     try:
-        status = os.stat(path)
+        file, number = without_slice(path)
+        status = os.stat(file)
     except (OSError, ValueError):
         return os.path.abspath(path)
-    return status.st_dev, status.st_ino
+    return status.st_dev, status.st_ino, number

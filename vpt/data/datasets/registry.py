@@ -21,7 +21,7 @@ from vpt.data.datasets.image_folder import nested, read_folder, read_split_folde
 from vpt.data.datasets.paths import file_identity
 from vpt.data.datasets.torchvision import read_torchvision
 from vpt.data.datasets.vtab import read_vtab
-from vpt.data.splits import TEST, VALIDATION, draw_shots, set_apart, split_off
+from vpt.data.splits import TEST, VALIDATION, draw_shots, set_apart, split_off, with_slices
 from vpt.utils.atomic_io import at_home
 from vpt.utils.errors import UserError, nearest
 from vpt.utils.plugins import installed, load_installed, said
@@ -43,7 +43,8 @@ REPEATED, UNUSED = "repeated", "not drawn or asked for"
 
 
 def load_data(config: DataConfig) -> LabelledData:
-    """Read the data set named by `config.path` and determine classes and splits. No image is opened.
+    """Read the data set named by `config.path` and determine classes and splits. No image is opened, except to
+    list slices (`data.slices=all`).
 
     The training classes, sorted, are numbered; validation and test use the same numbers. Without a validation split,
     `val_fraction` of each class is split off training; then `shots` images per class are drawn from training (all of a
@@ -92,7 +93,8 @@ def load_data(config: DataConfig) -> LabelledData:
     train, val, test = set_apart(train, val, test, config, found.multilabel)
     found.left_out[UNUSED] += read - len(train) - len(val) - len(test)
     left_out = tuple(sorted((+found.left_out).items()))
-    return LabelledData(classes, found.multilabel, tuple(train), tuple(val), tuple(test), tuple(notes), left_out)
+    one, two, three = (with_slices(records, config) for records in (train, val, test))
+    return LabelledData(classes, found.multilabel, one, two, three, tuple(notes), left_out)
 
 
 def read_source(config: DataConfig, known: Collection[str] | None = None) -> Found:
