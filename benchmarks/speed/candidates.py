@@ -171,6 +171,7 @@ def linears(options: argparse.Namespace, batch: int, device: torch.device) -> Wa
 
 def relative(found: Tensor, wanted: Tensor) -> float:
     """Norm of the difference, relative to that of what is wanted."""
+    wanted = wanted.detach()
     return float((found.detach().float() - wanted).norm() / wanted.norm())
 
 

@@ -21,8 +21,9 @@ from benchmarks.results_files import RESULTS
 from benchmarks.speed.steps import alternate
 from benchmarks.speed.variants import Step
 from vpt.config import load_config
+from vpt.config.tasks import TASKS
 from vpt.training.parallelize import arrange
-from vpt.training.tasks import TASKS, task_of
+from vpt.training.tasks import task_of
 from vpt.utils.atomic_io import write_json
 from vpt.utils.device import autocast, pick_device
 

@@ -12,7 +12,6 @@ from PIL import Image
 from tests.helpers.bank_tasks import make
 from tests.helpers.photo import photo
 from vpt.cli.main import main
-from vpt.inference.draw import drawn
 from vpt.inference.results import Classification
 
 
@@ -26,13 +25,13 @@ def test_classes_are_drawn_below_the_photo(tmp_path: Path, capsys: pytest.Captur
     assert np.array_equal(picture[:600], photo(600, 700))
     assert picture.shape == (600 + 2 * 40, 700, 3)
     assert main([*words, "--score", "0.5"]) == 2
-    assert "--score is for detection" in capsys.readouterr().err
+    assert "--score cannot be used with an artifact of task=classification" in capsys.readouterr().err
     assert main([*words, "--iou", "0.5"]) == 2
-    assert "is for detection" in capsys.readouterr().err
+    assert "--iou cannot be used with an artifact of task=classification" in capsys.readouterr().err
 
 
 def test_bars_are_as_long_as_scores():
-    picture = drawn(np.zeros((600, 600, 3), np.uint8), Classification("a", ("cat", "dog"), (0.75, 0.25)))
+    picture = Classification("a", ("cat", "dog"), (0.75, 0.25)).drawn(np.zeros((600, 600, 3), np.uint8))
     strip = picture[600:]
     blue = (strip == [0xCF, 0xE3, 0xF2]).all(2)
     assert abs(int(blue[2].sum()) - 451) <= 1

@@ -12,7 +12,7 @@ from vpt.config import DataConfig
 from vpt.data.collate import ImageMaker
 from vpt.data.dataset import LabelledData
 from vpt.data.datasets.registry import load_data
-from vpt.data.evaluation_data import Asked, load_measured
+from vpt.data.evaluation_data import EvaluationRequest, load_measured
 from vpt.utils.errors import UserError
 
 
@@ -206,6 +206,6 @@ def test_a_column_of_splits_under_another_name(tmp_path: Path) -> None:
 def test_negatives_in_an_evaluation(tmp_path: Path) -> None:
     listing = table(tmp_path, "path,label\n0.png,a\n1.png,\n2.png,z\n")
     with pytest.raises(UserError, match="1 image without a label"):
-        load_measured(DataConfig(path=str(listing)), Asked("test", ("a", "b")))
-    data, _ = load_measured(DataConfig(path=str(listing), multilabel=True), Asked("test", ("a", "b")))
+        load_measured(DataConfig(path=str(listing)), EvaluationRequest("test", ("a", "b")))
+    data, _ = load_measured(DataConfig(path=str(listing), multilabel=True), EvaluationRequest("test", ("a", "b")))
     assert [record.labels for record in data.test] == [(0,), ()]

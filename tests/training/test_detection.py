@@ -466,7 +466,7 @@ class TestPredict:
         for form in ("table", "csv", "json"):
             assert main(["predict", str(trained), photo, "--format", form]) == 0
         assert main(["predict", str(trained), photo, "--classes", "a,b"]) == 2
-        assert "this artifact is a detector" in capsys.readouterr().err
+        assert "--classes cannot be used with an artifact of task=detection" in capsys.readouterr().err
 
     def test_boxes_are_shown_at_the_score_of_the_best_f1(self, trained: Path, tmp_path: Path, capsys):
         least = json.loads((trained / "metrics.json").read_text())["val"]["best_f1_score"]

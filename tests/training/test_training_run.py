@@ -60,6 +60,8 @@ def test_a_run_leaves_everything_a_user_expects(shapes: Path, tmp_path: Path):
     names = {path.name for path in result.folder.iterdir()}
     assert names == {
         ".lock",
+        "results.csv",
+        "train_batch.jpg",
         "artifact.safetensors",
         "checkpoint.safetensors",
         "config.yaml",
@@ -182,7 +184,7 @@ class TestResume:
         assert (whole / "artifact.safetensors").read_bytes() == before
 
     def test_changed_settings_or_data_are_refused(self, whole: Path, shapes: Path):
-        with pytest.raises(UserError, match=r"because this has changed: prompt\.tokens, train\.epochs; restore"):
+        with pytest.raises(UserError, match=r"because this has changed: prompt\.tokens; restore"):
             resume(whole, ["train.epochs=9", "prompt.tokens=5"], QUIET)
         extra = shapes / "train" / "square" / "extra.png"
         extra.write_bytes((shapes / "train" / "square" / "0.png").read_bytes())

@@ -13,7 +13,7 @@ from vpt.inference.evaluate import evaluate
 from vpt.models.artifact import read_artifact
 from vpt.training.run import train
 from vpt.utils import device as devices
-from vpt.utils.device import cpu_has_bf16, inference_precision, native_precision, pick_precision
+from vpt.utils.device import cpu_has_bf16, inference_precision, native_precision, pick_precision, trained_precision
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("small_net")
@@ -43,20 +43,21 @@ def test_an_older_torch_without_these_checks_gives_fp32(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("recorded", "native", "used"),
+    ("recorded", "native", "used", "measured"),
     [
-        ("fp32", True, "fp32"),
-        ("bf16", True, "bf16"),
-        ("bf16", False, "fp32"),
-        ("fp16", True, "fp32"),
-        ("auto", True, "fp32"),  # artifacts of version 0.1
+        ("fp32", True, "fp32", "fp32"),
+        ("bf16", True, "bf16", "bf16"),
+        ("bf16", False, "fp32", "bf16"),
+        ("fp16", True, "fp32", "fp32"),
+        ("auto", True, "fp32", "fp32"),  # artifacts of version 0.1
     ],
 )
 def test_inference_follows_training_where_that_is_native(
-    monkeypatch: pytest.MonkeyPatch, recorded: str, native: bool, used: str
+    monkeypatch: pytest.MonkeyPatch, recorded: str, native: bool, used: str, measured: str
 ):
     monkeypatch.setattr(devices, "cpu_has_bf16", lambda: native)
     assert inference_precision(recorded, CPU) == used
+    assert trained_precision(recorded, CPU) == measured
 
 
 def test_a_run_in_bf16_says_so_and_is_used_in_bf16(

@@ -37,7 +37,7 @@ from vpt.training.context import RunContext
 from vpt.training.tasks import task_of
 from vpt.utils.atomic_io import at_home
 from vpt.utils.console import Console
-from vpt.utils.device import inference_precision, pick_device, pick_precision
+from vpt.utils.device import pick_device, pick_precision, trained_precision
 from vpt.utils.errors import FileError, UserError
 
 MACHINE = ["train.device", "train.precision", "train.batch_size"]
@@ -94,7 +94,7 @@ def evaluate(
     if "train.precision" in given_keys(overrides):
         precision = pick_precision(config.train.precision, device)
     else:
-        precision = inference_precision(config.train.precision, device)
+        precision = trained_precision(config.train.precision, device)
     reads_names = isinstance(stored.config.head, ZeroShotHead)
     if _as_trained(config, stored.config, split or "test", given_keys(overrides)):
         split = split or "test"

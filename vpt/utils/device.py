@@ -73,6 +73,21 @@ def cpu_has_bf16() -> bool:
     return any(getattr(torch.cpu, check, bool)() for check in checks)
 
 
+def trained_precision(recorded: str, device: torch.device) -> Precision:
+    """The precision to measure an artifact in as in training; fp32 if the device cannot compute it.
+
+    Args:
+        recorded: `train.precision` of the artifact; "auto" in those of version 0.1.
+        device: the device.
+
+    >>> trained_precision("bf16", torch.device("cpu")), trained_precision("fp16", torch.device("cpu"))
+    ('bf16', 'fp32')
+    """
+    if recorded == "auto":
+        return native_precision(device) if device.type == "cuda" else "fp32"
+    return pick_precision("fp32" if recorded == "fp16" and device.type != "cuda" else recorded, device)
+
+
 def inference_precision(recorded: str, device: torch.device) -> Precision:
     """The precision in which an artifact was trained, if the device computes it natively; else fp32.
 

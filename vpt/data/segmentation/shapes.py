@@ -109,14 +109,14 @@ class Shapes:
     def read(self, size: Size) -> np.ndarray:
         """The mask (H, W) uint8."""
         if sum(shape.work(size) for shape in self.shapes) > _MOST_WORK:
-            raise BadImage(str(self.file), f"its {len(self.shapes)} objects cover the image far too often")
+            raise BadImage(self.file.name, f"its {len(self.shapes)} objects cover the image far too often")
         mask = np.full((size[1], size[0]), self.ground, np.uint8)
         sizes = []
         for number, shape in enumerate(self.shapes, 1):
             try:
                 sizes.append(int(np.count_nonzero(shape.draw(size)[1])))
             except ValueError as error:
-                raise BadImage(str(self.file), f"object {number} of the image {error}") from None
+                raise BadImage(self.file.name, f"object {number} of the image {error}") from None
         # Drawn a second time instead of kept, because there may be thousands.
         largest_first = sorted(range(len(sizes)), key=lambda at: (not self.shapes[at].crowd, -sizes[at]))
         for shape in (self.shapes[at] for at in largest_first):

@@ -38,7 +38,7 @@ def export(
         UserError: an artifact with test-time tuning or a detector that cannot be traced, missing packages, or a file
             whose results differ from the original model's.
     """
-    predictor = load(artifact, device="cpu", weights=weights, dtype="fp32", backbone=backbone)
+    predictor = load(artifact, device="cpu", weights=weights, dtype="fp32", precision="fp32", backbone=backbone)
     task = predictor.artifact.config.task
     if not (exporter := task_entry(task).exporter):
         raise UserError(f"task={task} cannot be exported; predict with vpt.load instead")
