@@ -437,6 +437,24 @@ def test_uploads_stay_refused(tmp_path: Path) -> None:
         decode(content)
 
 
+def test_the_server_has_no_such_format() -> None:
+    from pydantic import ValidationError
+
+    from vpt.inference.server.settings import ServeSettings
+
+    for name in ("DICOM", "NIfTI", "NumPy"):
+        with pytest.raises(ValidationError, match="known formats are"):
+            ServeSettings(formats=(name,))
+
+
+def test_sizes_for_boxes_and_masks(tmp_path: Path) -> None:
+    from vpt.data.detection.image_sizes import read_header as box_header
+
+    header = box_header(dicom(tmp_path / "a.dcm", RAMP, bits=12), 10**6)
+    assert header is not None
+    assert header.upright == (64, 48)
+
+
 def test_mutated_files_are_read_or_refused_in_one_sentence(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

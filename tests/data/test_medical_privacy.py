@@ -131,6 +131,7 @@ def test_no_text_of_a_header_is_written_or_printed(
     forms = [MARK.encode(encoding) for encoding in ("ascii", "utf-16-le")]
     assert not [str(path) for path in files if any(form in path.read_bytes() for form in forms)]
     assert not [text for text in written if MARK in text or f"Do{MARK[:6]}" in text or "Doe" in text]
+    assert "scans/ill/0.dcm#2" in "".join(written)  # names of files are the user's
     assert "cannot be used" in "".join(written)
 
 

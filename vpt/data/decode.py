@@ -25,6 +25,7 @@ from vpt.data.file_structure import examine_structure
 from vpt.data.intensity_window import Depth
 from vpt.data.medical.files import KINDS, kind_of
 from vpt.data.medical.read import read_slice, slice_size
+from vpt.data.medical.slices import named_failures
 from vpt.data.pillow_compat import pillow_settings
 from vpt.utils.errors import UserError
 from vpt.utils.file_type import HEAD, what_it_is
@@ -272,14 +273,12 @@ def _from_pillow(
 
 def _from_volume(path: str | os.PathLike[str], max_pixels: int, window: Window, measure: bool) -> Decoded:
     """Convert a slice of a DICOM, NIfTI or .npy file."""
-    kind, found, count = read_slice(path, max_pixels)
-    depth = found.depth()
-    notes = (
-        *(["white is the lowest value"] if found.inverted else []),
-        *(["one of several slices"] if count > 1 else []),
-    )
+    with named_failures(kind_of(path)):  # scaling reads the header as well
+        kind, found, count = read_slice(path, max_pixels)
+        depth, pixels = found.depth(), found.rgb(window)
+    several, inverted = ["one of several slices"] * (count > 1), ["white is the lowest value"] * found.inverted
     values = found.values if measure and found.deep else None
-    return Decoded(found.rgb(window), kind, found.mode, notes, found.deep, depth, values)
+    return Decoded(pixels, kind, found.mode, (*inverted, *several), found.deep, depth, values)
 
 
 def _from_array(array: np.ndarray, max_pixels: int, name: str) -> Decoded:

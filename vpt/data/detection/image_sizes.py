@@ -19,6 +19,8 @@ from vpt.data.datasets.entries import listed, number_of
 from vpt.data.decode import FORMATS
 from vpt.data.detection.dataset import Box, BoxEntry, Size
 from vpt.data.image_cache import threads
+from vpt.data.medical.files import kind_of
+from vpt.data.medical.read import slice_size
 from vpt.data.pillow_compat import pillow_settings
 
 MISSING = "no such file"
@@ -50,6 +52,8 @@ def read_header(path: Path, max_pixels: int) -> Header | None:
     True
     """
     try:
+        if kind_of(path):
+            return Header(*slice_size(path, max_pixels), orientation=1)
         Image.init()
         known = [name for name in FORMATS if name in Image.OPEN]
         with pillow_settings(max_pixels), path.open("rb") as file, closing(Image.open(file, formats=known)) as image:
