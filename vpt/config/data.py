@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
@@ -12,6 +13,7 @@ from vpt.config.words import read_value, split_values
 
 _Edge = Annotated[float, Field(ge=-1e38, le=1e38)]
 Window = Literal["auto", "full", "legacy"] | tuple[_Edge, _Edge]
+PATTERN = "re:"  # before a regular expression in data.group
 LEGACY = ("auto", "legacy")  # undecided only in settings stored by a version without data.window
 
 
@@ -39,6 +41,13 @@ class DataConfig(Section):
     hold_test: bool = Field(False, description="do not evaluate on the test images, as in a search for settings")
     half: Literal["all", "base", "new"] = Field(
         "all", description="the first half of the classes, the second half, or all (base-to-new protocol)"
+    )
+    group: str | None = Field(
+        None,
+        min_length=1,
+        max_length=200,
+        description="keep images of one group, such as a patient, in one split, and count data.shots in groups: a "
+        "column of the CSV, or 're:' and a regular expression for the file name, as in re:(P[0-9]+)_",
     )
     split_seed: int = Field(0, ge=0, lt=2**63, description="seed of splits and of drawing shots")
     separator: str = Field("|", min_length=1, max_length=20, description="separator of several labels in a CSV cell")
@@ -81,6 +90,25 @@ class DataConfig(Section):
         "full: the whole range of 16 bits; auto: chosen from the values in training and validation images, and stored "
         "with the run and its artifact; legacy: behaviour of versions without this setting",
     )
+
+    @field_validator("group")
+    @classmethod
+    def _quick(cls, group: str | None) -> str | None:
+        """Refuse patterns that are not valid, or could take exponential time."""
+        if group is None or not group.startswith(PATTERN):
+            return group
+        pattern = group.removeprefix(PATTERN)
+        try:
+            parts = re.compile(pattern).groups
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(f"this is not a regular expression: {error}") from None
+        if parts > 1:
+            raise ValueError("the regular expression may have one group in parentheses; write others as (?:...)")
+        bare = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", "x", pattern, flags=re.DOTALL)
+        repeats = re.findall(r"[*+]|\{\d*,\d*\}", bare)
+        if re.search(r"\)[*+?{]", bare) or len(repeats) > 3 or bare.count("?") + bare.count("|") > 8:
+            raise ValueError("the regular expression may have at most three repetitions, and none of a (...)")
+        return group
 
     @field_validator("window", mode="before")
     @classmethod

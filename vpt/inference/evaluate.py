@@ -100,6 +100,8 @@ def evaluate(
         split = split or "test"
         data = _own_split(config, split, stored.classes, reads_names)
     else:
+        if "data.group" not in given_keys(overrides):
+            config = config.with_({"data.group": None})  # other data may have no such column or names
         data, split = task_of(config).load_for_evaluation(config, EvaluationRequest(split, stored.classes, reads_names))
         if overlap(config.data, stored.config.data, split):
             _warn_of_training_images(data.split(split), stored.config, console)

@@ -37,6 +37,7 @@ MOVABLE = {"data.path", "data.val", "data.test", "backbone.weights"}
 ADDED: dict[str, Any] = {
     "cases": [],
     "data.crop_scale": None,
+    "data.group": None,
     "data.multilabel": False,
     "head.bias": 0.0,
     "head.first_alpha": 1.0,
