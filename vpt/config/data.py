@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from vpt.config.base import MANY, Place, Section
+from vpt.config.base import MANY, Place, Section, Word
 from vpt.config.words import read_value, split_values
 
 _Edge = Annotated[float, Field(ge=-1e38, le=1e38)]
@@ -53,6 +53,9 @@ class DataConfig(Section):
     separator: str = Field("|", min_length=1, max_length=20, description="separator of several labels in a CSV cell")
     multilabel: bool = Field(
         False, description="an image may have several labels or none, even if the data does not show it"
+    )
+    positive: Word | None = Field(
+        None, description="of two classes the one that AUROC, sensitivity and others are for; default: the second"
     )
     mask_classes: Place | None = Field(
         None,

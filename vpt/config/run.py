@@ -12,6 +12,7 @@ from vpt.config.backbone import BackboneConfig
 from vpt.config.base import ALWAYS_LISTED, Place, Section, Word, short
 from vpt.config.data import DataConfig
 from vpt.config.heads import HEADS, Head, LinearHead
+from vpt.config.metrics import MetricsConfig
 from vpt.config.prompts import PROMPTS, DeepPrompt, Prompt
 from vpt.config.registry import NOT_NAMED
 from vpt.config.tasks import TASKS, TaskName, find_task
@@ -62,6 +63,7 @@ class RunConfig(Section):
     head: Head = LinearHead()
     data: Annotated[DataConfig, short("path")] = DataConfig()
     train: TrainConfig = TrainConfig()
+    metrics: MetricsConfig = MetricsConfig()
     cases: list[Case] = Field(
         default_factory=list,
         max_length=100,

@@ -44,7 +44,7 @@ MACHINE = ["train.device", "train.precision", "train.batch_size"]
 EMBEDDED_DATA = (*EMBEDDED, "scenes")
 NAMED_DATA = ("torchvision", "dassl", "vtab", "fgvc")  # before a colon; these data sets are in data.root
 # Settings that affect evaluation without training.
-UNTRAINED = ["task", "backbone", "prompt", "tuning", "head", "data", *MACHINE, "train.seed"]
+UNTRAINED = ["task", "backbone", "prompt", "tuning", "head", "data", "metrics", *MACHINE, "train.seed"]
 # Settings that split or sample data. With other data, they request a split as training would create it.
 SPLITTING = [
     f"data.{key}"
@@ -229,7 +229,7 @@ def _measured_by(config: RunConfig) -> list[str]:
     prompt, head = config.prompt, set(config.head.at_evaluation)
     if isinstance(prompt, ClipPrompt) and prompt.replaces_templates:
         head -= {"templates"}
-    return [*data, *backbone, *(f"head.{key}" for key in head), *MACHINE]
+    return ["metrics", *data, *backbone, *(f"head.{key}" for key in head), *MACHINE]
 
 
 def _as_trained(config: RunConfig, stored: RunConfig, split: str, given: Collection[str]) -> bool:
