@@ -54,6 +54,14 @@ class DataConfig(Section):
     multilabel: bool = Field(
         False, description="an image may have several labels or none, even if the data does not show it"
     )
+    folds: int | None = Field(
+        None,
+        ge=2,
+        le=100,
+        description="cross-validation: vpt train divides the training and validation images into so many folds, with "
+        "each of them as the test images of a run",
+    )
+    fold: int | None = Field(None, ge=0, lt=100, description="the only fold to test on, from 0; default: all, in turn")
     positive: Word | None = Field(
         None, description="of two classes the one that AUROC, sensitivity and others are for; default: the second"
     )

@@ -116,6 +116,8 @@ class RunConfig(Section):
             remedy = f"choose head={heads}" if self.head.task == "classification" else f"set task={self.head.task}"
             raise ValueError(f"task={self.task} does not go with head={self.head.kind}; {remedy}")
         self.head.check_run(self)
+        if self.data.folds is not None and self.task != "classification":
+            raise ValueError("data.folds is for task=classification")
         if self.train.shard and self.tuning.kind == "full":
             raise ValueError("train.shard shards frozen weights; tuning=full has none")
         if self.train.shard and self.prompt.kind in ("cocoop", "tpt"):

@@ -10,8 +10,9 @@ from typing import TypeVar
 from vpt.config import DataConfig
 from vpt.data.dataset import Record
 from vpt.data.sampler import split_order
+from vpt.utils.errors import UserError
 
-VALIDATION, _SHOTS, TEST = 1, 2, 3  # purposes, so that no two draws are the same
+VALIDATION, _SHOTS, TEST, FOLDS = 1, 2, 3, 4  # purposes, so that no two draws are the same
 NO_LABEL = 2**31
 R = TypeVar("R", bound=Record)
 
@@ -109,6 +110,33 @@ def folds_of(records: Sequence[Record], folds: int, seed: int, purpose: int) -> 
         warnings.simplefilter("ignore")  # about classes with fewer images than folds
         parts = list(StratifiedGroupKFold(folds).split(strata, strata, [place[key] for key in keys]))
     return [part.tolist() for _, part in parts]
+
+
+def hold_fold(records: Sequence[R], config: DataConfig, usable: Sequence[R] | None = None) -> tuple[list[R], list[R]]:
+    """Split records into those of the other folds and those of fold `data.fold` of `data.folds`.
+
+    Raises:
+        UserError: no such fold, or too few images or groups; `data.fold` is open.
+
+    >>> from pathlib import Path
+    >>> records = [Record(f"{i}", Path(f"{i}"), (i % 2,)) for i in range(8)]
+    >>> [len(part) for part in hold_fold(records, DataConfig(folds=4, fold=0))]
+    [6, 2]
+    """
+    folds, fold = config.folds, config.fold
+    if folds is None or fold is None or fold >= folds:
+        raise UserError(
+            f"data.folds={folds} data.fold={fold}: one run needs both, with a fold from 0 to {(folds or 1) - 1}; vpt "
+            "train data.folds=5 trains a run for every fold"
+        )
+    usable = records if usable is None else usable
+    units = len({record.group or id(record) for record in usable})
+    parts = folds_of(usable, folds, config.split_seed, FOLDS) if units >= folds else [[]]
+    if not all(parts):
+        what = "images" if config.group is None else "groups"
+        raise UserError(f"data.folds={folds}: {units} {what} cannot be divided into so many folds; use fewer")
+    held = {id(usable[at]) for at in parts[fold]}
+    return [one for one in records if id(one) not in held], [one for one in records if id(one) in held]
 
 
 def draw_shots(

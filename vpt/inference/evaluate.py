@@ -48,7 +48,10 @@ UNTRAINED = ["task", "backbone", "prompt", "tuning", "head", "data", "metrics", 
 # Settings that split or sample data. With other data, they request a split as training would create it.
 SPLITTING = [
     f"data.{key}"
-    for key in ("val_fraction", "test_fraction", "split_seed", "shots", "val_shots", "join_val", "hold_test", "half")
+    for key in (
+        *("val_fraction", "test_fraction", "split_seed", "shots", "val_shots", "join_val", "hold_test", "half"),
+        *("folds", "fold"),
+    )
 ]
 
 

@@ -19,7 +19,7 @@ from vpt.utils.atomic_io import write_text
 from vpt.utils.csv_cells import plain_cell, to_csv
 from vpt.utils.errors import UserError
 
-MOST = 20  # classes of which all scores are written
+MOST = 100  # classes of which all scores are written
 SCORE = "score of "
 COLUMNS = ("image", "true", "predicted", "score", "score_of_true")
 
@@ -85,11 +85,16 @@ def _least(shares: np.ndarray, which: np.ndarray) -> float:
     return float(shares[which].min()) if len(which) else 0.0
 
 
-def write_answers(path: Path, answers: Sequence[Answer]) -> Path:
-    """Write a CSV with a header; with groups, and the scores of all classes unless they are many."""
+def write_answers(path: Path, answers: Sequence[Answer], folds: Sequence[int] = ()) -> Path:
+    """Write a CSV with a header; with groups and folds, and the scores of all classes unless they are many."""
     grouped = any(answer.group for answer in answers)
     classes = [name for name, _ in answers[0].scores] if answers else []
-    header = (*COLUMNS, *(["group"] if grouped else []), *(f"{SCORE}{name}" for name in classes))
+    header = (
+        *COLUMNS,
+        *(["group"] if grouped else []),
+        *(["fold"] if folds else []),
+        *(f"{SCORE}{name}" for name in classes),
+    )
     rows = [
         (
             answer.image,
@@ -98,9 +103,10 @@ def write_answers(path: Path, answers: Sequence[Answer]) -> Path:
             f"{answer.score:.6f}",
             f"{answer.score_of_true:.6f}",
             *([answer.group] if grouped else []),
+            *(folds[at : at + 1]),
             *(f"{score:.9g}" for _, score in answer.scores),
         )
-        for answer in answers
+        for at, answer in enumerate(answers)
     ]
     return write_text(path, to_csv([header, *rows]))
 

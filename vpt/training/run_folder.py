@@ -37,6 +37,8 @@ MOVABLE = {"data.path", "data.val", "data.test", "backbone.weights"}
 ADDED: dict[str, Any] = {
     "cases": [],
     "data.crop_scale": None,
+    "data.fold": None,
+    "data.folds": None,
     "data.group": None,
     "data.positive": None,
     "data.multilabel": False,
