@@ -39,7 +39,6 @@ def add(commands: Any) -> None:
 COMMON = (
     "data.path",
     "data.test_fraction",
-    "data.group",
     "data.shots",
     "data.augment",
     "data.workers",

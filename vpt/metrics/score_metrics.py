@@ -17,7 +17,7 @@ from vpt.utils.errors import UserError, nearest
 
 DRAWS = 2000
 LARGEST = 4_000_000  # numbers of a block of resamples
-MOST = 400_000  # scores of a split of which intervals are computed
+MOST = 100_000  # scores of a split of which intervals are computed
 EDGE = 1e-9  # a rate may differ from the required one by rounding
 
 
@@ -150,40 +150,40 @@ def weighted_metrics(
             found["accuracy"] = weights @ right / total
             found["balanced_accuracy"] = _nanmean((weights @ (member * right[:, None])) / (weights @ member))
             found["calibration_error"] = _weighted_calibration(chance.max(1), right, weights)
-        columns = [_column(scores[:, k], truth[:, k], weights, at) for k in range(scores.shape[1])]
+        rates = several or chance.shape[1] == 2
+        columns = [_column(scores[:, k], truth[:, k], weights, at, rates) for k in range(scores.shape[1])]
     for name in columns[0]:
-        if name in ("auroc", "average_precision") or several or chance.shape[1] == 2:
-            mean = _nanmean(np.stack([column[name] for column in columns], 1))
-            found["map" if several and name == "average_precision" else name] = mean
+        mean = _nanmean(np.stack([column[name] for column in columns], 1))
+        found["map" if several and name == "average_precision" else name] = mean
     if several:
         found["balanced_accuracy"] = (found["sensitivity"] + found["specificity"]) / 2
     return found
 
 
-def _column(scores: Floats, truth: NDArray[np.bool_], weights: Floats, at: float) -> dict[str, Floats]:
-    """Weighted metrics of one column, all weightings at once."""
+def _column(scores: Floats, truth: NDArray[np.bool_], weights: Floats, at: float, rates: bool) -> dict[str, Floats]:
+    """Weighted metrics of one column, all weightings at once; those of single points of the curve if `rates`."""
     order = np.argsort(-scores, kind="stable")
-    last = np.append(np.diff(scores[order]) != 0, True)  # equal scores are one step of the curve
-    sorted_weights = weights[:, order]
-    hits = np.cumsum(sorted_weights * truth[order], axis=1)[:, last]
-    false = np.cumsum(sorted_weights * ~truth[order], axis=1)[:, last]
-    start = np.zeros((len(weights), 1))
-    tpr = np.hstack([start, hits / hits[:, -1:]])
-    fpr = np.hstack([start, false / false[:, -1:]])
-    precision = hits / (hits + false)
-    steps = np.diff(tpr, axis=1)
+    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # equal scores are one step of the curve
+    ordered = weights.T[order]  # (N, D)
+    positive = ordered * truth[order][:, None]
+    hits = np.cumsum(positive, axis=0)[last]
+    false = np.cumsum(ordered - positive, axis=0)[last]
+    tpr, fpr = hits / hits[-1], false / false[-1]
+    gain = np.diff(tpr, axis=0, prepend=0)
     # Steps before the first drawn image have no precision, and no hits either.
-    average = np.where(steps == 0, 0, precision * steps).sum(1)
-    undefined = ~((hits[:, -1] > 0) & (false[:, -1] > 0))
-    above = (scores[order][last] > 0.5).sum()
+    precision = hits / np.maximum(hits + false, EDGE)
     found = {
-        "auroc": ((tpr[:, 1:] + tpr[:, :-1]) / 2 * np.diff(fpr, axis=1)).sum(1),
-        "average_precision": average,
-        "sensitivity": tpr[:, above],
-        "specificity": 1 - fpr[:, above],
-        "sensitivity_at_specificity": np.where(fpr <= 1 - at + EDGE, tpr, 0).max(1),
-        "specificity_at_sensitivity": np.where(tpr >= at - EDGE, 1 - fpr, 0).max(1),
+        "auroc": ((tpr - gain / 2) * np.diff(fpr, axis=0, prepend=0)).sum(0),
+        "average_precision": (precision * gain).sum(0),
     }
+    if rates:
+        above = int((scores[order][last] > 0.5).sum())
+        zero = np.zeros(len(weights))
+        found["sensitivity"] = tpr[above - 1] if above else zero
+        found["specificity"] = 1 - (fpr[above - 1] if above else zero)
+        found["sensitivity_at_specificity"] = np.where(fpr <= 1 - at + EDGE, tpr, 0).max(0)
+        found["specificity_at_sensitivity"] = np.where(tpr >= at - EDGE, 1 - fpr, 0).max(0)
+    undefined = (hits[-1] == 0) | (false[-1] == 0)
     return {name: np.where(undefined, np.nan, values) for name, values in found.items()}
 
 
