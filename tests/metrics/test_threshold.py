@@ -83,6 +83,7 @@ def config_of(clinic: Path, out: Path, *words: str):
 def test_a_run_with_patients(clinic: Path, tmp_path: Path, small_net, capsys: pytest.CaptureFixture[str]):
     run = train(config_of(clinic, tmp_path, "name=run", "metrics.threshold=sensitivity", "metrics.unsure=0.02"), QUIET)
     metrics = read_metrics(run.folder / "metrics.json")
+    assert metrics == run.metrics
     test = metrics["test"]
     low, high = test["intervals"]["auroc"]
     assert 0 <= low <= test["auroc"] <= high <= 1

@@ -41,7 +41,7 @@ class _Common(TypedDict):
     specificity: NotRequired[float]
     sensitivity_at_specificity: NotRequired[float]
     specificity_at_sensitivity: NotRequired[float]
-    intervals: NotRequired[dict[str, tuple[float, float]]]
+    intervals: NotRequired[dict[str, list[float]]]
 
 
 @final

@@ -220,7 +220,8 @@ def _of_scores(
     positive = positive_of(context.data.classes, config.data.positive)
     truth, at = labels.numpy(), config.metrics.at
     found: dict[str, Any] = dict(score_metrics(chance, truth, at, positive))
-    found["intervals"] = intervals(chance, truth, [record.group for record in records], at, positive)
+    limits = intervals(chance, truth, [record.group for record in records], at, positive)
+    found["intervals"] = {name: list(edges) for name, edges in limits.items()}  # as JSON has them
     if split == "val":
         found |= choose_thresholds(chance, truth, config.metrics.threshold or "youden", at, positive)
     return found
