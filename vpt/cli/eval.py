@@ -65,9 +65,12 @@ def _eval(options: argparse.Namespace) -> int:
 
         print(json.dumps(found, indent=2))
         return 0
+    limits = found.get("intervals", {})
+    width = max(18, *map(len, limits)) if limits else 18
     for name, value in found.items():
         if isinstance(value, float | int):
-            print(f"{name:<18} {value:.4f}" if isinstance(value, float) else f"{name:<18} {value}")
+            between = f"  (95%: {limits[name][0]:.4f} to {limits[name][1]:.4f})" if name in limits else ""
+            print(f"{name:<{width}} {value:.4f}{between}" if isinstance(value, float) else f"{name:<{width}} {value}")
     if "per_class" in found:
         show(f"\n{_by_class(found['per_class'])}")
     return 0

@@ -36,6 +36,13 @@ def add(commands: Any) -> None:
         "--score", type=float, help="minimum score of boxes (default: that of the best F1 on validation, else 0.3)"
     )
     parser.add_argument(
+        "--threshold",
+        type=_threshold,
+        metavar="SCORE|validation",
+        help="predict the positive class of two, or each label, from this score, or from the one that was chosen on "
+        "validation (default: as the run's metrics.threshold)",
+    )
+    parser.add_argument(
         "--iou", type=float, help="IoU above which the less confident of two boxes is left out (default: as trained)"
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="write to this file instead of stdout")
@@ -59,6 +66,23 @@ def add(commands: Any) -> None:
         help="default: as in training, if native to this machine, else fp32",
     )
     parser.set_defaults(run=_predict)
+
+
+def _threshold(text: str) -> float | str:
+    """A score, or the word.
+
+    >>> _threshold("0.3"), _threshold("validation")
+    (0.3, 'validation')
+    """
+    if text == "validation":
+        return text
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise UserError(f"--threshold {one_line(text)[:40]}: give a score from 0 to 1, or the word validation")
+    return value
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -86,6 +110,9 @@ def _predict(options: argparse.Namespace) -> int:
     if options.classes is not None:
         named = [name.strip() for name in options.classes.split(",") if name.strip()]
         predictor = cast("Classifier", predictor).with_classes(named)
+    if options.threshold is not None:
+        given = None if options.threshold == "validation" else options.threshold
+        predictor = cast("Classifier", predictor).with_threshold(given)
     least = shown_score(predictor.artifact.metrics) if options.score is None else options.score
     results: list[Any] = []
     bad: list[BadImage] = []
@@ -118,6 +145,7 @@ def _predict(options: argparse.Namespace) -> int:
 def _refuse(options: argparse.Namespace, predictor: Predictor) -> None:
     """Refuse options that the task does not have."""
     given = {"classes": options.classes, "prompted": options.prompted, "draw": options.draw}
+    given["threshold"] = options.threshold is not None
     given |= {"coco": options.format == "coco", "score": options.score is not None, "iou": options.iou is not None}
     if wrong := [name for name, value in given.items() if value and name not in predictor.options]:
         words = " and ".join("--format coco" if name == "coco" else f"--{name}" for name in wrong)

@@ -106,11 +106,20 @@ def _train(options: argparse.Namespace) -> int:
 
         refuse("train.seed=A,B,...")
         several = load_config(file, overrides)
+        if several.data.folds is not None and several.data.fold is None:
+            raise UserError("data.folds trains several runs already; give one train.seed")
         from vpt.experiments.seeds import train_seeds
 
         print(train_seeds(several, seeds))
         return 0
     config = None if run else load_config(file, overrides)
+    if config is not None and config.data.folds is not None and config.data.fold is None:
+        from vpt.experiments.folds import train_folds
+        from vpt.utils.distributed import refuse
+
+        refuse("data.folds")
+        print(train_folds(config))
+        return 0
     from vpt.training.run import resume, train
     from vpt.utils.distributed import is_first
 

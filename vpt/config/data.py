@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from vpt.config.base import MANY, Place, Section
+from vpt.config.base import MANY, Place, Section, Word
 from vpt.config.words import read_value, split_values
 
 _Edge = Annotated[float, Field(ge=-1e38, le=1e38)]
 Window = Literal["auto", "full", "legacy", "header"] | tuple[_Edge, _Edge]
+PATTERN = "re:"  # before a regular expression in data.group
 LEGACY = ("auto", "legacy")  # undecided only in settings stored by a version without data.window
 
 
@@ -40,10 +42,28 @@ class DataConfig(Section):
     half: Literal["all", "base", "new"] = Field(
         "all", description="the first half of the classes, the second half, or all (base-to-new protocol)"
     )
+    group: str | None = Field(
+        None,
+        min_length=1,
+        max_length=200,
+        description="keep images of one group, such as a patient, in one split, and count data.shots in groups: a "
+        "column of the CSV, or 're:' and a regular expression for the file name, as in re:(P[0-9]+)_",
+    )
     split_seed: int = Field(0, ge=0, lt=2**63, description="seed of splits and of drawing shots")
     separator: str = Field("|", min_length=1, max_length=20, description="separator of several labels in a CSV cell")
     multilabel: bool = Field(
         False, description="an image may have several labels or none, even if the data does not show it"
+    )
+    folds: int | None = Field(
+        None,
+        ge=2,
+        le=100,
+        description="cross-validation: vpt train divides the training and validation images into so many folds, with "
+        "each of them as the test images of a run",
+    )
+    fold: int | None = Field(None, ge=0, lt=100, description="the only fold to test on, from 0; default: all, in turn")
+    positive: Word | None = Field(
+        None, description="of two classes the one that AUROC, sensitivity and others are for; default: the second"
     )
     mask_classes: Place | None = Field(
         None,
@@ -87,6 +107,25 @@ class DataConfig(Section):
         description="images of a DICOM or NIfTI file with several slices: the middle one, or all except those of one "
         "value throughout; file.dcm#3 names the third slice",
     )
+
+    @field_validator("group")
+    @classmethod
+    def _quick(cls, group: str | None) -> str | None:
+        """Refuse patterns that are not valid, or could take exponential time."""
+        if group is None or not group.startswith(PATTERN):
+            return group
+        pattern = group.removeprefix(PATTERN)
+        try:
+            parts = re.compile(pattern).groups
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(f"this is not a regular expression: {error}") from None
+        if parts > 1:
+            raise ValueError("the regular expression may have one group in parentheses; write others as (?:...)")
+        bare = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", "x", pattern, flags=re.DOTALL)
+        repeats = re.findall(r"[*+]|\{\d*,\d*\}", bare)
+        if re.search(r"\)[*+?{]", bare) or len(repeats) > 3 or bare.count("?") + bare.count("|") > 8:
+            raise ValueError("the regular expression may have at most three repetitions, and none of a (...)")
+        return group
 
     @field_validator("window", mode="before")
     @classmethod

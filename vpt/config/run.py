@@ -12,6 +12,7 @@ from vpt.config.backbone import BackboneConfig
 from vpt.config.base import ALWAYS_LISTED, Place, Section, Word, short
 from vpt.config.data import DataConfig
 from vpt.config.heads import HEADS, FeatureHead, Head, LinearHead
+from vpt.config.metrics import MetricsConfig
 from vpt.config.prompts import PROMPTS, DeepPrompt, Prompt
 from vpt.config.registry import NOT_NAMED
 from vpt.config.tasks import TASKS, TaskName, find_task
@@ -62,6 +63,7 @@ class RunConfig(Section):
     head: Head = LinearHead()
     data: Annotated[DataConfig, short("path")] = DataConfig()
     train: TrainConfig = TrainConfig()
+    metrics: MetricsConfig = MetricsConfig()
     cases: list[Case] = Field(
         default_factory=list,
         max_length=100,
@@ -119,6 +121,8 @@ class RunConfig(Section):
                 f"prompt={self.prompt.kind} adds features that head={self.head.kind} does not read; "
                 "choose head=linear or head=mlp"
             )
+        if self.data.folds is not None and self.task != "classification":
+            raise ValueError("data.folds is for task=classification")
         if self.train.shard and self.tuning.kind == "full":
             raise ValueError("train.shard shards frozen weights; tuning=full has none")
         if self.train.shard and self.prompt.kind in ("cocoop", "tpt"):

@@ -23,6 +23,7 @@ class Record:
     """One image: its display name, where its pixels are, and the indices of its classes.
 
     `window` is `data.window` of the run it is read for. `place` says where a list names it, as in "photos.csv, line 3".
+    `group` is what it has in common with other images, such as a patient; "" without `data.group`.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Record:
     labels: tuple[int, ...]
     window: Window = field(default="auto", kw_only=True)
     place: str = field(default="", kw_only=True)
+    group: str = field(default="", kw_only=True)
 
     def identity(self) -> list[Any]:
         """What identifies the record in fingerprints."""

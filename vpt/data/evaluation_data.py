@@ -25,6 +25,7 @@ from vpt.data.datasets.registry import (
     renamed,
     unknown_classes,
 )
+from vpt.data.groups import group_column, with_groups
 from vpt.data.splits import with_slices
 from vpt.utils.atomic_io import at_home
 from vpt.utils.errors import UserError
@@ -76,6 +77,7 @@ def load_measured(config: DataConfig, request: EvaluationRequest) -> tuple[Label
     if classes is None or (request.names and _has_other_names(found, entries, known or ())):
         classes = found.classes or tuple(sorted({label for entry in entries for label in entry.labels}))
     kept, unknown = _of_classes(entries, classes)
+    kept = with_groups(kept, config)
     if unknown:
         what = "labels ignored" if found.multilabel else "images not evaluated"
         notes.append(f"warning: {what}, of classes that the artifact does not know: {listed(unknown)}")
@@ -109,7 +111,7 @@ def _found(config: DataConfig, split: str, known: Collection[str] | None) -> tup
         return read_source(config, known if known is not None else ()), config.path
     path = at_home(place)
     if is_csv(path):
-        found = read_csv(path, config.separator)
+        found = read_csv(path, config.separator, group_column(config))
         if found.divided and split not in found.splits and "train" not in found.splits:
             raise UserError(f"data.{split}={place} lists only {listed(sorted(found.splits))} images, none for {split}")
         # A CSV with several splits is used for the one it is given for.

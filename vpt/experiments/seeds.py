@@ -62,8 +62,8 @@ def summary(runs: Sequence[Path]) -> list[dict[str, Any]]:
     return rows
 
 
-def sentence(row: Mapping[str, Any]) -> str:
-    """A row of `summary` as a line of text, in percent.
+def sentence(row: Mapping[str, Any], what: str = "seeds") -> str:
+    """A row of `summary` as a line of text, in percent; `what` differs between the scores.
 
     >>> sentence({"method": "deep prompts", "split": "test", "metric": "accuracy", "scores": [0.9, 0.92], "mean": 0.91,
     ...     "std": 0.0141})
@@ -72,5 +72,5 @@ def sentence(row: Mapping[str, Any]) -> str:
     scores = ", ".join(f"{100 * score:.1f}" for score in row["scores"])
     return (
         f"{row['method']}: {row['split']} {row['metric']} {100 * row['mean']:.1f} ± {100 * row['std']:.1f} % "
-        f"(mean ± standard deviation of {len(row['scores'])} seeds: {scores})"
+        f"(mean ± standard deviation of {len(row['scores'])} {what}: {scores})"
     )

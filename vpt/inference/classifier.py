@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,8 @@ from vpt.inference.image_inputs import Picture, find_images, with_slices
 from vpt.inference.predictor import Predictor
 from vpt.inference.results import Classification
 from vpt.metrics.probabilities import probabilities
+from vpt.metrics.score_metrics import positive_of
+from vpt.metrics.threshold import Decision, stored_thresholds
 from vpt.models.artifact import Artifact
 from vpt.models.classifier import PromptedModel
 from vpt.prompts.pixel.to_image import pixels_of
@@ -36,7 +39,7 @@ class Classifier(Predictor):
     """
 
     result_type = Classification
-    options = frozenset({"classes", "prompted", "draw"})
+    options = frozenset({"classes", "prompted", "draw", "threshold"})
 
     def __init__(
         self, model: PromptedModel, artifact: Artifact, forward: Forward | None = None, precision: Precision = "fp32"
@@ -44,6 +47,29 @@ class Classifier(Predictor):
         super().__init__(model, artifact, precision)
         self._forward = forward or inference(model)
         self.transform = evaluation_transform(model, artifact.config.data)
+        self.decision = None if artifact.config.metrics.threshold is None else self._decision()
+
+    def with_threshold(self, threshold: float | None) -> Classifier:
+        """A classifier that predicts the positive class, or labels, from this score, or from that of validation (None).
+
+        Raises:
+            UserError: more than two classes, or an artifact without a threshold.
+        """
+        changed = copy.copy(self)
+        changed.decision = self._decision(threshold)
+        if changed.decision is None:
+            raise UserError(f"{self.artifact.path} has no threshold: it needs two classes or labels, and validation")
+        return changed
+
+    def _decision(self, threshold: float | None = None) -> Decision | None:
+        """How the scores become an answer, by the thresholds in the artifact or a given one."""
+        config, several = self.artifact.config, self.artifact.multilabel
+        found = stored_thresholds(self.artifact.metrics, len(self.classes), several)
+        if threshold is not None and (several or len(self.classes) == 2):
+            found = (threshold,) * (len(self.classes) if several else 1)
+        named = config.data.positive if config.data.positive in self.classes else None
+        positive = None if several else positive_of(self.classes, named)
+        return None if found is None else Decision(found, positive, config.metrics.unsure or 0.0)
 
     def with_classes(self, names: Sequence[str]) -> Classifier:
         """A classifier for other class names on the same backbone, if the head reads names; this one does not change.
@@ -57,7 +83,7 @@ class Classifier(Predictor):
             )
         if len(set(names)) != len(names) or len(names) < 2:
             raise UserError(f"specify two or more different class names, not {', '.join(names) or 'none'}")
-        named = replace(self.artifact, classes=tuple(names))
+        named = replace(self.artifact, classes=tuple(names), metrics={})
         return Classifier(self.model.with_names(names), named, precision=self.precision)
 
     @torch.inference_mode()
@@ -94,4 +120,8 @@ class Classifier(Predictor):
         best = scores.sort(descending=True, stable=True)
         count = min(top, len(self.classes))
         labels = tuple(self.classes[index] for index in best.indices[:count].tolist())
-        return Classification(name, labels, best.values[:count].numpy(), self.artifact.multilabel)
+        values, several = best.values[:count].numpy(), self.artifact.multilabel
+        if self.decision is None:
+            return Classification(name, labels, values, several)
+        decided, unsure = ([self.classes[at] for at in each] for each in self.decision.decide(scores.double().numpy()))
+        return Classification(name, labels, values, several, decided, unsure)

@@ -44,11 +44,14 @@ MACHINE = ["train.device", "train.precision", "train.batch_size"]
 EMBEDDED_DATA = (*EMBEDDED, "scenes")
 NAMED_DATA = ("torchvision", "dassl", "vtab", "fgvc")  # before a colon; these data sets are in data.root
 # Settings that affect evaluation without training.
-UNTRAINED = ["task", "backbone", "prompt", "tuning", "head", "data", *MACHINE, "train.seed"]
+UNTRAINED = ["task", "backbone", "prompt", "tuning", "head", "data", "metrics", *MACHINE, "train.seed"]
 # Settings that split or sample data. With other data, they request a split as training would create it.
 SPLITTING = [
     f"data.{key}"
-    for key in ("val_fraction", "test_fraction", "split_seed", "shots", "val_shots", "join_val", "hold_test", "half")
+    for key in (
+        *("val_fraction", "test_fraction", "split_seed", "shots", "val_shots", "join_val", "hold_test", "half"),
+        *("folds", "fold"),
+    )
 ]
 
 
@@ -100,6 +103,8 @@ def evaluate(
         split = split or "test"
         data = _own_split(config, split, stored.classes, reads_names)
     else:
+        if "data.group" not in given_keys(overrides):
+            config = config.with_({"data.group": None})  # other data may have no such column or names
         data, split = task_of(config).load_for_evaluation(config, EvaluationRequest(split, stored.classes, reads_names))
         if overlap(config.data, stored.config.data, split):
             _warn_of_training_images(data.split(split), stored.config, console)
@@ -227,7 +232,7 @@ def _measured_by(config: RunConfig) -> list[str]:
     prompt, head = config.prompt, set(config.head.at_evaluation)
     if isinstance(prompt, ClipPrompt) and prompt.replaces_templates:
         head -= {"templates"}
-    return [*data, *backbone, *(f"head.{key}" for key in head), *MACHINE]
+    return ["metrics", *data, *backbone, *(f"head.{key}" for key in head), *MACHINE]
 
 
 def _as_trained(config: RunConfig, stored: RunConfig, split: str, given: Collection[str]) -> bool:

@@ -49,6 +49,8 @@ class Classification(Result):
         labels: class names, most confident first.
         scores: (K,) score of each label, from 0 to 1; they sum to at most 1 unless `multilabel`.
         multilabel: images may have several labels; those with a score above 0.5 are predicted.
+        decided: the labels predicted by a threshold instead.
+        unsure: labels whose score is close to their threshold.
 
     Raises:
         ValueError: scores are not finite, out of range, or not in descending order.
@@ -59,9 +61,17 @@ class Classification(Result):
     """
 
     def __init__(
-        self, image: str, labels: Sequence[str], scores: Sequence[float] | np.ndarray, multilabel: bool = False
+        self,
+        image: str,
+        labels: Sequence[str],
+        scores: Sequence[float] | np.ndarray,
+        multilabel: bool = False,
+        decided: Sequence[str] | None = None,
+        unsure: Sequence[str] = (),
     ) -> None:
         self.image = image
+        self.decided = None if decided is None else tuple(decided)
+        self.unsure = tuple(unsure)
         self.labels = tuple(labels)
         self.scores = _scores(scores)
         self.multilabel = multilabel
@@ -84,7 +94,9 @@ class Classification(Result):
 
     @property
     def holding(self) -> tuple[str, ...]:
-        """The predicted labels: the most confident one, or with `multilabel` all above 0.5."""
+        """The predicted labels: the most confident one, with `multilabel` all above 0.5, or those of a threshold."""
+        if self.decided is not None:
+            return self.decided
         if not self.multilabel:
             return self.labels[:1]
         return tuple(label for label, score in zip(self.labels, self.scores, strict=True) if score > 0.5)
@@ -109,6 +121,7 @@ class Classification(Result):
             "image": self.image,
             "labels": list(self.holding),
             "scores": {label: round(score, 6) for label, score in scores},
+            **({"unsure": list(self.unsure)} if self.unsure else {}),
         }
 
     def rows(self) -> list[tuple[object, ...]]:
@@ -117,8 +130,10 @@ class Classification(Result):
         return [(self.image, rank, label, f"{score:.6f}") for rank, (label, score) in enumerate(pairs, 1)]
 
     def lines(self) -> list[str]:
-        """All labels in one line."""
-        return ["  ".join(f"{label} {score:.3f}" for label, score in zip(self.labels, self.scores, strict=True))]
+        """All labels in one line, after those that a threshold decided on."""
+        decided = "" if self.decided is None else f"[{', '.join(self.decided) or ('unsure' if self.unsure else '-')}]  "
+        scores = "  ".join(f"{label} {score:.3f}" for label, score in zip(self.labels, self.scores, strict=True))
+        return [decided + scores]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Classification):

@@ -33,6 +33,15 @@ class _Common(TypedDict):
     macro_f1: float
     images: int
     per_class: list[ClassMetrics]
+    # See score_metrics.py; thresholds only on validation.
+    auroc: NotRequired[float]
+    average_precision: NotRequired[float]
+    brier: NotRequired[float]
+    sensitivity: NotRequired[float]
+    specificity: NotRequired[float]
+    sensitivity_at_specificity: NotRequired[float]
+    specificity_at_sensitivity: NotRequired[float]
+    intervals: NotRequired[dict[str, list[float]]]
 
 
 @final
@@ -53,6 +62,8 @@ class MultiLabelMetrics(_Common):
     map: float
     micro_f1: float
     exact_match: float
+    balanced_accuracy: NotRequired[float]
+    calibration_error: NotRequired[float]
 
 
 ClassificationMetrics = SingleLabelMetrics | MultiLabelMetrics

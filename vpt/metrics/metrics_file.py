@@ -55,6 +55,16 @@ class _Split(BaseModel):
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Number | None]
     images: Count = 0
+    auroc: Fraction | None = None
+    average_precision: Fraction | None = None
+    balanced_accuracy: Fraction | None = None
+    brier: Annotated[StrictFloat, Field(ge=0, le=2)] | None = None
+    sensitivity: Fraction | None = None
+    specificity: Fraction | None = None
+    sensitivity_at_specificity: Fraction | None = None
+    specificity_at_sensitivity: Fraction | None = None
+    threshold: Fraction | None = None
+    intervals: dict[str, tuple[Number, Number]] = Field(default_factory=dict)
     per_class: list[_ClassRow] = Field(default_factory=list)
     confusion: list[list[Count]] | None = None
     precision: dict[str, list[StrictFloat | None]] | None = None

@@ -19,6 +19,8 @@ from vpt.utils.atomic_io import write_text
 from vpt.utils.csv_cells import plain_cell, to_csv
 from vpt.utils.errors import UserError
 
+MOST = 100  # classes of which all scores are written
+SCORE = "score of "
 COLUMNS = ("image", "true", "predicted", "score", "score_of_true")
 
 
@@ -31,6 +33,8 @@ class Answer:
     predicted: str
     score: float
     score_of_true: float
+    group: str = ""  # its number, not its name
+    scores: tuple[tuple[str, float], ...] = ()  # of all classes, if they are not too many
 
     @property
     def right(self) -> bool:
@@ -38,7 +42,13 @@ class Answer:
         return self.true == self.predicted
 
 
-def answers_of(names: Sequence[str], logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> list[Answer]:
+def answers_of(
+    names: Sequence[str],
+    logits: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    groups: Sequence[str] = (),
+) -> list[Answer]:
     """Answers from logits.
 
     Args:
@@ -46,6 +56,7 @@ def answers_of(names: Sequence[str], logits: np.ndarray, labels: np.ndarray, cla
         logits: (N, K).
         labels: (N,) class of each image, or (N, K) of 0 and 1 if images have several labels.
         classes: names of the K classes.
+        groups: group of each image. They are numbered, because they may name patients.
 
     >>> answers_of(["a.png"], np.array([[0.0, 9.0]]), np.array([0]), ["cat", "dog"])[0].predicted
     'dog'
@@ -53,14 +64,16 @@ def answers_of(names: Sequence[str], logits: np.ndarray, labels: np.ndarray, cla
     found = []
     multilabel = labels.ndim == 2
     scores = probabilities(logits.astype(np.float64), multilabel)
-    for name, row, shares, label in zip(names, logits, scores, labels, strict=True):
+    numbers = {group: str(number) for number, group in enumerate(dict.fromkeys(groups), 1) if group}
+    own = [numbers.get(group, "") for group in groups] or [""] * len(names)
+    for name, row, shares, label, group in zip(names, logits, scores, labels, own, strict=True):
         if multilabel:
             true, chosen = np.flatnonzero(label), np.flatnonzero(row > 0)  # a probability above one half
         else:
             true, chosen = np.array([int(label)]), np.array([int(row.argmax())])
-        found.append(
-            Answer(name, _named(true, classes), _named(chosen, classes), _least(shares, chosen), _least(shares, true))
-        )
+        least = _least(shares, chosen), _least(shares, true)
+        each = tuple(zip(classes, shares.tolist())) if len(classes) <= MOST else ()
+        found.append(Answer(name, _named(true, classes), _named(chosen, classes), *least, group, each))
     return found
 
 
@@ -72,13 +85,30 @@ def _least(shares: np.ndarray, which: np.ndarray) -> float:
     return float(shares[which].min()) if len(which) else 0.0
 
 
-def write_answers(path: Path, answers: Sequence[Answer]) -> Path:
-    """Write a CSV with a header."""
+def write_answers(path: Path, answers: Sequence[Answer], folds: Sequence[int] = ()) -> Path:
+    """Write a CSV with a header; with groups and folds, and the scores of all classes unless they are many."""
+    grouped = any(answer.group for answer in answers)
+    classes = [name for name, _ in answers[0].scores] if answers else []
+    header = (
+        *COLUMNS,
+        *(["group"] if grouped else []),
+        *(["fold"] if folds else []),
+        *(f"{SCORE}{name}" for name in classes),
+    )
     rows = [
-        (answer.image, answer.true, answer.predicted, f"{answer.score:.6f}", f"{answer.score_of_true:.6f}")
-        for answer in answers
+        (
+            answer.image,
+            answer.true,
+            answer.predicted,
+            f"{answer.score:.6f}",
+            f"{answer.score_of_true:.6f}",
+            *([answer.group] if grouped else []),
+            *(folds[at : at + 1]),
+            *(f"{score:.9g}" for _, score in answer.scores),
+        )
+        for at, answer in enumerate(answers)
     ]
-    return write_text(path, to_csv([COLUMNS, *rows]))
+    return write_text(path, to_csv([header, *rows]))
 
 
 def read_answers(path: Path) -> list[Answer]:
@@ -96,7 +126,12 @@ def read_answers(path: Path) -> list[Answer]:
 
 def _answer(row: dict[str, str]) -> Answer:
     scores = float(row["score"]), float(row["score_of_true"])
-    if not all(map(math.isfinite, scores)):
+    each = tuple(
+        (plain_cell(name).removeprefix(SCORE), float(cell))
+        for name, cell in row.items()
+        if name and name.startswith(SCORE)
+    )
+    if not all(map(math.isfinite, (*scores, *(score for _, score in each)))):
         raise ValueError(f"scores must be finite, found {scores}")
     image, true, predicted = (plain_cell(row[column]) for column in COLUMNS[:3])
-    return Answer(image, true, predicted, *scores)
+    return Answer(image, true, predicted, *scores, row.get("group") or "", each)

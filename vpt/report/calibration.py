@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from vpt.metrics.classification import Bin, calibration_error, reliability
 from vpt.metrics.probabilities import probabilities
+from vpt.metrics.score_metrics import squared_distance
 from vpt.report.html import Section, percent, render
 from vpt.report.svg_charts import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, Chart, Frame, picture, tag
 
@@ -16,15 +17,16 @@ from vpt.report.svg_charts import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, Chart, Fra
 def brier(scores: np.ndarray, labels: np.ndarray) -> float:
     """Brier score (1950): mean squared distance between probabilities and one-hot labels; 0 is perfect, 2 is worst.
 
+    Of two classes it is that of one of them, as in scikit-learn, so that 1 is worst.
+
     Args:
         scores: (N, K) probabilities.
         labels: (N,) class of each image.
 
     >>> brier(np.array([[0.5, 0.5]]), np.array([0]))
-    0.5
+    0.25
     """
-    truth = np.eye(scores.shape[1])[labels]
-    return float(((scores - truth) ** 2).sum(1).mean())
+    return float(squared_distance(scores, labels).mean())
 
 
 def section(

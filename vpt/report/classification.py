@@ -36,6 +36,12 @@ class ClassificationReport(TaskReport):
         "map": "mean average precision",
         "micro_f1": "micro F1",
         "exact_match": "all labels correct",
+        "auroc": "AUROC",
+        "average_precision": "average precision",
+        "sensitivity": "sensitivity",
+        "specificity": "specificity",
+        "sensitivity_at_specificity": "sensitivity at the required specificity",
+        "specificity_at_sensitivity": "specificity at the required sensitivity",
     }
     class_metric = ("f1", "F1")
 

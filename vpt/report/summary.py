@@ -94,9 +94,11 @@ def interval_text(low: float, high: float) -> str:
 
 
 def numbers(source: Source) -> list[tuple[str, str]]:
-    """The metrics under the headline."""
+    """The metrics under the headline, with bootstrap intervals where they were measured."""
     found, titles = source.measured, report_of(source.config).titles
-    return [(name, percent(found[key])) for key, name in titles.items() if key in found]
+    limits = found.get("intervals", {})
+    between = {key: f" ({percent(low)} to {percent(high)})" for key, (low, high) in limits.items()}
+    return [(name, percent(found[key]) + between.get(key, "")) for key, name in titles.items() if key in found]
 
 
 def score_with_interval(found: Mapping[str, Any]) -> str:

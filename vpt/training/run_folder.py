@@ -37,11 +37,16 @@ MOVABLE = {"data.path", "data.val", "data.test", "backbone.weights"}
 ADDED: dict[str, Any] = {
     "cases": [],
     "data.crop_scale": None,
+    "data.fold": None,
+    "data.folds": None,
+    "data.group": None,
+    "data.positive": None,
     "data.multilabel": False,
     "head.bias": 0.0,
     "head.first_alpha": 1.0,
     "head.first_beta": 5.5,
     "head.init": "small",
+    "metrics": {"at": 0.95, "threshold": None, "unsure": None},
     "prompt.pae": None,
     "prompt.rank": 4,  # of pixel prompts
     "train.drop_last": False,

@@ -23,7 +23,7 @@ _LIST = re.compile(r"""\[\s*(?:(?:'[^']*'|"[^"]*")\s*(?:,\s*|(?=\])))*\]""")
 _ITEM = re.compile(r"""'([^']*)'|"([^"]*)\"""")
 
 
-def read_csv(file: Path, separator: str = "|") -> Found:
+def read_csv(file: Path, separator: str = "|", group: str | None = None) -> Found:
     r"""Read the images listed in a CSV file with a header line.
 
     Columns: path, label, and optionally split, or names that other tools give them; or, instead of labels, a column of
@@ -31,13 +31,13 @@ def read_csv(file: Path, separator: str = "|") -> Found:
     accents may be in either of Unicode's normalisation forms. A label cell that contains `separator`, or a row of 0 and
     1 with several or no 1, makes the data multi-label: then rows without a label are images with none of the classes.
     Without a split column all entries are under "train". Images that do not exist are entries too, and reported by the
-    data check.
+    data check. `group` names a column that is read as the group of an image.
 
     Raises:
         UserError: the file cannot be read or lacks a column; unknown splits; no image exists.
     """
     names, rows = _rows(file)
-    columns = columns_of(file, names, rows)
+    columns = columns_of(file, names, rows, group)
     found = Found(notes=list(columns.notes))
     missing: list[str] = []
     unnamed: list[str] = []
@@ -57,7 +57,8 @@ def read_csv(file: Path, separator: str = "|") -> Found:
         if path is None:
             missing.append(f"{visible(text)} (line {line})")
         found.multilabel |= len(labels) > 1 or (not labels and columns.label is None)
-        entry = Entry(shown(text), path or folder / text, labels, f"{file.name}, line {line}")
+        own = "" if columns.group is None else clean(cells[columns.group])
+        entry = Entry(shown(text), path or folder / text, labels, f"{file.name}, line {line}", own)
         found.splits.setdefault(split, []).append(entry)
     if unnamed:
         raise UserError(f"{file} has {number_of(len(unnamed), 'row')} without a path: {listed(unnamed)}; fill them in")

@@ -36,6 +36,7 @@ class Columns(NamedTuple):
         label: of the label cells; None if every class has a column of its own.
         classes: name of the class of each column of 0 and 1.
         split: of the splits, if there is such a column.
+        group: of the groups, if one is asked for.
         notes: what was understood, for the user.
     """
 
@@ -44,19 +45,21 @@ class Columns(NamedTuple):
     classes: dict[int, str]
     split: int | None
     notes: list[str]
+    group: int | None = None
 
     def marked(self, cells: Sequence[str]) -> list[str]:
         """The classes that a row marks with 1."""
         return [name for at, name in self.classes.items() if cells[at].lower() in _ON]
 
 
-def columns_of(file: Path, names: Sequence[str], rows: Rows) -> Columns:
+def columns_of(file: Path, names: Sequence[str], rows: Rows, group: str | None = None) -> Columns:
     """Find the columns by their names, and columns of 0 and 1 by their cells.
 
     Args:
         file: for messages.
         names: the cells of the header line.
         rows: the lines below it.
+        group: name of the column of groups.
 
     Raises:
         UserError: no column, or several, for paths or labels; a table of boxes.
@@ -75,6 +78,9 @@ def columns_of(file: Path, names: Sequence[str], rows: Rows) -> Columns:
             f"{file} is a table of boxes ({','.join(names)[:200]}); a CSV is for whole images, boxes are read from "
             "COCO, Pascal VOC or YOLO files (task=detection)"
         )
+    grouped = None if group is None else _group(file, names, group)
+    if grouped is not None:
+        keys[grouped] = ""  # it has no other meaning
     path = _find(file, "path", names, keys, rows)
     if path is None:
         raise _absent(file, "path", names, keys)
@@ -103,7 +109,20 @@ def columns_of(file: Path, names: Sequence[str], rows: Rows) -> Columns:
         notes.append(f"{file}: images are in the column '{names[path]}', labels in the column '{names[label]}'")
     if split is None:
         notes += _like_splits(file, names, keys, rows)
-    return Columns(path, label, classes, split, notes)
+    return Columns(path, label, classes, split, notes, grouped)
+
+
+def _group(file: Path, names: Sequence[str], group: str) -> int:
+    """Position of the column of groups."""
+    found = [at for at, name in enumerate(names) if name == group] or [
+        at for at, name in enumerate(names) if name.lower() == group.lower()
+    ]
+    if not found:
+        listing = listed([visible(name) for name in names])
+        raise UserError(
+            f"{file} has no column '{group}' (data.group){nearest(group, names)}; its columns are {listing}"
+        )
+    return found[0]
 
 
 def _find(file: Path, wanted: str, names: Sequence[str], keys: Sequence[str], rows: Rows) -> int | None:

@@ -33,12 +33,13 @@ class NoTrainingImages(UserError):
 
 
 class Entry(NamedTuple):
-    """One image with the names of its labels, and where a list names it, as in "photos.csv, line 3"."""
+    """One image with the names of its labels, where a list names it, as in "photos.csv, line 3", and its group."""
 
     name: str
     source: Path | Item
     labels: tuple[str, ...]
     place: str = ""
+    group: str = ""
 
     def printable(self) -> Entry:
         """The entry with names that can be printed."""

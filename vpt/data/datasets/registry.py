@@ -21,7 +21,8 @@ from vpt.data.datasets.image_folder import nested, read_folder, read_split_folde
 from vpt.data.datasets.paths import file_identity
 from vpt.data.datasets.torchvision import read_torchvision
 from vpt.data.datasets.vtab import read_vtab
-from vpt.data.splits import TEST, VALIDATION, draw_shots, set_apart, split_off, with_slices
+from vpt.data.groups import group_column, shared_groups, with_groups
+from vpt.data.splits import TEST, VALIDATION, draw_shots, hold_fold, set_apart, split_off, with_slices
 from vpt.utils.atomic_io import at_home
 from vpt.utils.errors import UserError, nearest
 from vpt.utils.plugins import installed, load_installed, said
@@ -61,7 +62,7 @@ def load_data(config: DataConfig) -> LabelledData:
     found = read_source(config)
     for split, path in (("val", config.val), ("test", config.test)):
         if path is not None:
-            _override(found, split, at_home(path), config.separator)
+            _override(found, split, at_home(path), config)
     found.multilabel |= config.multilabel
     refuse_unlabelled(found)
     clean_labels(found)
@@ -77,7 +78,15 @@ def load_data(config: DataConfig) -> LabelledData:
         classes = _half(found, classes, config.half)
     numbers = {name: number for number, name in enumerate(classes)}
     train, val, test = (_numbered(found.splits.get(split, ()), split, numbers) for split in SPLITS)
-    notes = list(found.notes)
+    train, val, test = (with_groups(records, config) for records in (train, val, test))
+    notes = [*found.notes, *shared_groups({"train": train, "val": val, "test": test})]
+    if config.folds is not None or config.fold is not None:
+        if test:
+            notes.append(f"{number_of(len(test), 'given test image')} left out: the test images are those of a fold")
+        whole = [*train, *val]
+        train, test = hold_fold(whole, config, _there(whole, found.absent))
+        val = []
+        notes.append(f"fold {config.fold} of {config.folds}, counted from 0: {number_of(len(test), 'test image')}")
     if not test and config.test_fraction is not None:
         train, test = split_off(train, config.test_fraction, config.split_seed, TEST, _there(train, found.absent))
         notes.append(
@@ -89,7 +98,8 @@ def load_data(config: DataConfig) -> LabelledData:
         train, short = draw_shots(_there(train, found.absent), config.shots, config.split_seed, found.multilabel)
         if short:
             few = [f"{classes[label]} ({count})" for label, count in short.items()]
-            notes.append(f"fewer training images than data.shots={config.shots}, so all are used: {listed(few)}")
+            what = "images" if config.group is None else "groups"
+            notes.append(f"fewer training {what} than data.shots={config.shots}, so all are used: {listed(few)}")
     train, val, test = set_apart(train, val, test, config, found.multilabel)
     found.left_out[UNUSED] += read - len(train) - len(val) - len(test)
     left_out = tuple(sorted((+found.left_out).items()))
@@ -120,7 +130,7 @@ def read_source(config: DataConfig, known: Collection[str] | None = None) -> Fou
         if meant := nearest(name, [*FORMATS, *added]):
             raise UserError(f"data.path={config.path}: there is neither such a folder nor a format '{name}'{meant}")
     if is_csv(path):
-        return read_csv(path, config.separator)
+        return read_csv(path, config.separator, group_column(config))
     if os.path.isfile(path):
         raise UserError(
             f"data.path={config.path} is a file but not a CSV; give a folder of class folders or a .csv file, "
@@ -151,9 +161,10 @@ def _read_added(point: EntryPoint, name: str, config: DataConfig) -> Found:
     return found
 
 
-def _override(found: Found, split: str, path: Path, separator: str) -> None:
+def _override(found: Found, split: str, path: Path, config: DataConfig) -> None:
     """Replace one split by the images of a separate folder or CSV."""
-    other = read_csv(path, separator) if is_csv(path) else read_split_folder(path)
+    group = group_column(config)
+    other = read_csv(path, config.separator, group) if is_csv(path) else read_split_folder(path)
     entries = entries_for(split, other.splits, path)
     if before := found.splits.get(split):
         found.notes.append(f"data.{split}={path} is used instead of the {split} images of data.path")
@@ -322,7 +333,7 @@ def unknown_classes(entries: Iterable[Entry], known: Collection[str]) -> list[st
 def record_of(entry: Entry, numbers: Mapping[str, int]) -> Record:
     """Convert an entry to a record with numeric labels."""
     labels = tuple(sorted(numbers[label] for label in entry.labels))
-    return Record(entry.name, entry.source, labels, place=entry.place)
+    return Record(entry.name, entry.source, labels, place=entry.place, group=entry.group)
 
 
 def _there(records: Sequence[Record], absent: Collection[Path]) -> Sequence[Record]:
@@ -339,7 +350,8 @@ def _with_validation(
         return kept, []  # one image per class: train on all of them, without validation
     if not val:
         raise UserError(
-            "there is no validation split and no class has two images to split one off; add images or set data.val"
+            f"there is no validation split and no class has two {'images' if config.group is None else 'groups'} to "
+            "split one off; add images or set data.val"
         )
     if config.join_val:
         return kept, val

@@ -22,6 +22,7 @@ from vpt.data.detection.image_sizes import MISSING, placed
 from vpt.data.detection.synthetic_scenes import read_scenes
 from vpt.data.detection.voc import read_voc
 from vpt.data.detection.yolo import read_yolo
+from vpt.data.groups import shared_groups, with_groups
 from vpt.data.splits import TEST, VALIDATION, draw_shots, set_apart, split_off
 from vpt.utils.atomic_io import at_home
 from vpt.utils.errors import UserError
@@ -165,7 +166,10 @@ def numbered(found: BoxFound, config: DataConfig) -> LabelledData:
     classes = _classes(found, config.path)
     notes = [escaped(note) for note in found.notes]
     numbers = {name: number for number, name in enumerate(classes)}
-    train, val, test = (to_records(found.splits.get(split, ()), split, numbers) for split in SPLITS)
+    train, val, test = (
+        with_groups(to_records(found.splits.get(split, ()), split, numbers), config) for split in SPLITS
+    )
+    notes += shared_groups({"train": train, "val": val, "test": test})
     records: Sequence[BoxRecord] = train
     if train and not test and config.test_fraction is not None:
         records, test = split_off(records, config.test_fraction, config.split_seed, TEST, _usable(records))

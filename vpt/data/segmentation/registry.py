@@ -13,6 +13,7 @@ from vpt.data.dataset import SPLITS, LabelledData, Record
 from vpt.data.datasets.entries import entries_for, listed, number_of
 from vpt.data.detection.coco_files import find_coco
 from vpt.data.detection.formats import yolo_file
+from vpt.data.groups import shared_groups, with_groups
 from vpt.data.segmentation.dataset import MaskFound, MaskRecord
 from vpt.data.segmentation.known_layouts import is_ade20k, is_cityscapes, read_ade20k, read_cityscapes
 from vpt.data.segmentation.mask_folders import mask_parts, read_mask_folders
@@ -118,8 +119,9 @@ def layout_of(folder: Path) -> str | None:
 
 
 def _in_splits(records: dict[str, list[MaskRecord]], found: MaskFound, config: DataConfig) -> LabelledData:
-    train, val, test = (list[Record](records.get(split, ())) for split in SPLITS)
+    train, val, test = (with_groups(list[Record](records.get(split, ())), config) for split in SPLITS)
     notes = [escaped(note) for note in found.notes]
+    notes += shared_groups({"train": train, "val": val, "test": test})
     if train and not test and config.test_fraction is not None:
         train, test = _split_off(train, config.test_fraction, config.split_seed, TEST)
         notes.append(

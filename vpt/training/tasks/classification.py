@@ -20,6 +20,9 @@ from vpt.data.evaluation_data import EvaluationRequest, load_measured
 from vpt.metrics import classification as scores
 from vpt.metrics.classification import ClassificationMetrics
 from vpt.metrics.predictions import answers_of, write_answers
+from vpt.metrics.probabilities import probabilities
+from vpt.metrics.score_metrics import intervals, positive_of, score_metrics
+from vpt.metrics.threshold import choose_thresholds
 from vpt.models.base import Prompted
 from vpt.models.classifier import PromptedModel, backbone_for, build_model
 from vpt.prompts.base import TokenPrompts
@@ -65,6 +68,7 @@ class Classification(Task[PromptedModel]):
         Raises:
             UserError: an augmentation that does not exist or fails, or class weights that do not fit the classes.
         """
+        positive_of(context.data.classes, context.config.data.positive)
         context.training_transform(model)
         loss_for(context)
 
@@ -166,9 +170,11 @@ class Classification(Task[PromptedModel]):
         finally:
             loader.close()
         measured = _metrics(logits, labels, context)
+        measured.update(_of_scores(logits, labels, records, split, context))  # type: ignore[typeddict-item]
         if folder is not None:
             names = [record.name for record in records]
-            answers = answers_of(names, logits.numpy(), labels.numpy(), context.data.classes)
+            groups = [record.group for record in records]
+            answers = answers_of(names, logits.numpy(), labels.numpy(), context.data.classes, groups)
             write_answers(folder / f"predictions-{split}.csv", answers)
         return measured
 
@@ -212,6 +218,22 @@ def _replayed(model: PromptedModel, context: RunContext) -> Forward:
     with context.autocast():
         features = Replayed(model.features, learning, example, context.console.say)
     return lambda images: model.head(features(images))
+
+
+def _of_scores(
+    logits: Tensor, labels: Tensor, records: Sequence[Record], split: str, context: RunContext
+) -> dict[str, Any]:
+    """Metrics of scores with their intervals, and on validation the thresholds."""
+    config = context.config
+    chance = probabilities(logits.numpy().astype("float64"), context.data.multilabel)
+    positive = positive_of(context.data.classes, config.data.positive)
+    truth, at = labels.numpy(), config.metrics.at
+    found: dict[str, Any] = dict(score_metrics(chance, truth, at, positive))
+    limits = intervals(chance, truth, [record.group for record in records], at, positive)
+    found["intervals"] = {name: list(edges) for name, edges in limits.items()}  # as JSON has them
+    if split == "val":
+        found |= choose_thresholds(chance, truth, config.metrics.threshold or "youden", at, positive)
+    return found
 
 
 def _metrics(logits: Tensor, labels: Tensor, context: RunContext) -> ClassificationMetrics:
