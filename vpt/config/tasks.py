@@ -147,6 +147,8 @@ TASKS: dict[str, TaskEntry] = {
         predictor="vpt.inference.segmenter:MaskPredictor",
         metrics=("miou",),
         defaults=with_mask_scenes,
+        exporter="vpt.interop.export.segmenter:export_segmenter",
+        report="vpt.report.segmentation_report:SegmentationReport",
     ),
 }
 

@@ -73,7 +73,7 @@ def split_metrics(found: SegmentationMetrics, loss: float) -> SplitMetrics:
         loss: cross-entropy, averaged over pixels.
 
     >>> meter = SegmentationMeter(["sky", "road", "sea"])
-    >>> meter.update(np.array([[0, 1]]), np.array([[0, 0]]))
+    >>> _ = meter.update(np.array([[0, 1]]), np.array([[0, 0]]))
     >>> [row["iou"] for row in split_metrics(meter.result(), 0.5)["per_class"]]
     [0.5, 0.0, None]
     """
@@ -108,7 +108,7 @@ class SegmentationMeter:
         tolerance: distance at which boundaries match, as a fraction of the image's diagonal.
 
     >>> meter = SegmentationMeter(["sky", "road"])
-    >>> meter.update(np.array([[0, 0, 1, 1]]), np.array([[0, 0, 0, 255]]))
+    >>> _ = meter.update(np.array([[0, 0, 1, 1]]), np.array([[0, 0, 0, 255]]))
     >>> [round(value, 3) for value in meter.result().iou]
     [0.667, 0.0]
     """
@@ -121,8 +121,9 @@ class SegmentationMeter:
         self.image_miou: list[float] = []
         self._boundary = np.zeros((2, len(classes)))  # sums of F, and numbers of images
 
-    def update(self, predicted: np.ndarray, wanted: np.ndarray) -> None:
-        """Add an image: predicted classes (H, W), and its mask (H, W) of classes and `IGNORE`.
+    def update(self, predicted: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        """Add an image: predicted classes (H, W), and its mask (H, W) of classes and `IGNORE`. Returns its confusion
+        matrix.
 
         Raises:
             ValueError: shapes that differ, or values that are no class.
@@ -138,6 +139,7 @@ class SegmentationMeter:
                 score = boundary_f(predicted == label, wanted == label, wanted == IGNORE, self.tolerance)
                 if not math.isnan(score):
                     self._boundary[:, label] += score, 1
+        return counts
 
     def merge(self, other: SegmentationMeter) -> None:
         """Add the images of another meter, as of another process."""

@@ -186,8 +186,8 @@ class Segmentation(Task[Segmenter]):
                     assert read.loss is not None
                     loss, pixels = loss + float(read.loss.double().sum()), pixels + int((mask != IGNORE).sum())
                     predicted = read.labels.cpu().numpy()
-                    meter.update(predicted, mask.cpu().numpy())
-                    found.append(_row(record, predicted, classes, meter.image_miou[-1]) if rows else None)
+                    counts = meter.update(predicted, mask.cpu().numpy())
+                    found.append(_row(record, predicted, classes, meter.image_miou[-1], counts) if rows else None)
                 index.append(batch.index)
                 bar.advance(1, images=len(batch.images))
         loader.close()
@@ -268,8 +268,18 @@ def _pixels(record: MaskRecord) -> np.ndarray:
     return np.bincount(record.read_mask(record.size).reshape(-1), minlength=256)
 
 
-def _row(record: Record, mask: np.ndarray, classes: Sequence[str], miou: float) -> dict[str, Any]:
-    """The predicted mask of an image, in the format of `vpt predict --format json`."""
+def _row(
+    record: Record, mask: np.ndarray, classes: Sequence[str], miou: float, confusion: np.ndarray
+) -> dict[str, Any]:
+    """The predicted mask of an image, in the format of `vpt predict --format json`, with its mean IoU, and for each
+    class the pixels that are both predicted and true, predicted, and true."""
     height, width = mask.shape
-    score = None if np.isnan(miou) else round(miou, 6)
-    return {"image": record.name, "width": width, "height": height, "miou": score, "segments": segments(mask, classes)}
+    parts = zip(classes, np.diag(confusion).tolist(), confusion.sum(0).tolist(), confusion.sum(1).tolist())
+    return {
+        "image": record.name,
+        "width": width,
+        "height": height,
+        "miou": None if np.isnan(miou) else round(miou, 6),
+        "segments": segments(mask, classes),
+        "counts": {name: each for name, *each in parts if any(each)},
+    }
