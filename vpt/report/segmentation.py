@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
+from markupsafe import Markup
 from PIL import Image
 from pydantic import BaseModel, Field, StrictInt, StrictStr
 
@@ -67,21 +68,21 @@ def counts_of(rows: Sequence[Predicted], classes: Sequence[str]) -> np.ndarray:
 def classes_section(measured: Mapping[str, Any], classes: Sequence[str]) -> Section:
     """Metrics of every class, and which classes are taken for which."""
     keys = {"iou": "IoU", "dice": "Dice", "boundary": "boundary F"}
-    total = max(1, sum(row["pixels"] for row in measured["per_class"]))
+    total = max(1, sum(row.get("pixels") or 0 for row in measured["per_class"]))
     rows = [
-        [row["class"], *(percent(row.get(key)) for key in keys), percent(row["pixels"] / total), _number(row["pixels"])]
+        [row["class"], *(percent(row.get(key)) for key in keys), *_pixels(row.get("pixels") or 0, total)]
         for row in measured["per_class"]
     ]
     heads = [Column("class", "text"), *map(Column, keys.values()), Column("share of pixels"), Column("pixels")]
     tables = [Table("metrics by class", heads, rows, sortable=True)]
-    matrices, text = [], ""
+    matrices: list[Markup] = []
     if measured.get("confusion") is not None:
         matrices, pairs = drawings(np.asarray(measured["confusion"]), classes, "pixels", shares=True)
         tables += pairs
-        text = (
-            f"{percent(measured.get('pixel_accuracy'))} of the pixels are correct. The numbers of the confusion matrix "
-            "are percentages of the pixels of the true class; ignored pixels are not counted."
-        )
+    text = (
+        f"{percent(measured.get('pixel_accuracy'))} of the pixels are correct; ignored pixels are not counted. The "
+        "numbers of the confusion matrix are percentages of the pixels of the true class."
+    )
     return Section("classes", "Classes", render("confusion.html", text=text, matrices=matrices, tables=tables))
 
 
@@ -142,8 +143,8 @@ def _tile(number: int, row: Predicted, pixels: np.ndarray, truth: np.ndarray, cl
     }
 
 
-def _number(pixels: int) -> Cell:
-    return Cell(count(pixels), pixels)
+def _pixels(number: int, total: int) -> tuple[str, Cell]:
+    return percent(number / total), Cell(count(number), number)
 
 
 def _css(colour: Sequence[int]) -> str:

@@ -76,7 +76,7 @@ class SegmentationReport(TaskReport):
         """See TaskReport.sentence."""
         found = source.measured
         text = (
-            f"Mean IoU is {percent(found['miou'])} and pixel accuracy {percent(found.get('pixel_accuracy'))} on "
+            f"Mean IoU is {percent(found.get('miou'))} and pixel accuracy {percent(found.get('pixel_accuracy'))} on "
             f"{found['images']:,} {SPLITS[source.split]} images."
         )
         if rows := [row for row in source.predictions if row.counts]:

@@ -90,6 +90,8 @@ class Resize(nn.Module):
 
     def __init__(self, old: tuple[int, int], new: tuple[int, int]) -> None:
         super().__init__()
+        self.rows: Tensor
+        self.columns: Tensor
         for name, length, side in zip(("rows", "columns"), old, new, strict=True):
             whole = EvalTransform(side, resize="squash", interpolation="bilinear")
             self.register_buffer(name, Square(whole)._axis(length, length)[0], persistent=False)
