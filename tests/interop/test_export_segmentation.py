@@ -30,10 +30,11 @@ def artifact_of(folder: Path, head: str, *words: str) -> Path:
     config = load_config(overrides=settings)
     classes = ["sky", "tree", "house"]
     model = task_of(config).build(config, classes)
-    torch.manual_seed(1)
+    torch.manual_seed(2)
     with torch.no_grad():
-        for _, _, parameter in model.trainable():
-            parameter.add_((0.5 if head.startswith("query") else 0.1) * torch.randn_like(parameter))
+        for _, role, parameter in model.trainable():
+            much = 0.3 if role == "head" and head.startswith("query") else 0.1
+            parameter.add_(much * torch.randn_like(parameter))
     return save_artifact(folder / "artifact.safetensors", model, config, classes)
 
 
@@ -41,7 +42,7 @@ def picture(height: int, width: int) -> np.ndarray:
     return np.asarray(Image.fromarray(load_sample_image("china.jpg")).resize((width, height)))
 
 
-def same_masks(artifact: Path, run, sizes: list[tuple[int, int]]) -> None:
+def assert_same_masks(artifact: Path, run, sizes: list[tuple[int, int]]) -> None:
     """A file gives the masks of `vpt predict`, up to the pixels at which two classes are equally likely."""
     predictor = vpt.load(artifact, device="cpu")
     for height, width in sizes:
@@ -50,36 +51,33 @@ def same_masks(artifact: Path, run, sizes: list[tuple[int, int]]) -> None:
         assert mask.dtype == torch.uint8
         assert mask.shape == scores.shape == (2, height, width)
         assert 0 < float(scores.min()) <= float(scores.max()) <= 1
-        for mine, shown in zip(mask.numpy(), (pixels, np.ascontiguousarray(pixels[::-1])), strict=True):
-            wanted = predictor.predict([shown])[0].mask
-            assert len(np.unique(wanted)) > 1
-            assert (mine == wanted).mean() > 0.99
+        wanted = [found.mask for found in predictor.predict([pixels, np.ascontiguousarray(pixels[::-1])])]
+        assert len(np.unique(wanted)) > 1
+        assert (mask.numpy() == np.stack(wanted)).mean() > 0.99
 
 
-@pytest.mark.parametrize("format", ["onnx", "torch"])
-def test_photos_of_any_size(tmp_path: Path, format: str):
+def test_photos_of_any_size(tmp_path: Path):
     """With squares inside, the file takes the pixels of a photo of any size and answers at that size."""
     artifact = artifact_of(tmp_path, "linear_segmentation", "head.resize=square")
-    done = export(artifact, format=format, check=picture(50, 81))
+    done = export(artifact, check=picture(50, 81))
     assert done.equal is not None
     assert done.equal > 0.99
     assert not done.fixed
-    same_masks(artifact, opened(done.path, format), [(120, 70), (64, 64), (41, 200)])
+    assert_same_masks(artifact, opened(done.path, "onnx"), [(120, 70), (64, 64), (41, 200)])
 
 
 @pytest.mark.parametrize(
-    ("head", "words", "format"),
+    ("head", "words"),
     [
-        ("fpn_segmentation", (), "onnx"),
-        ("query_segmentation", ("head.queries=20",), "torch"),
-        ("linear_segmentation", ("head.window=32", "head.taps=1,-1"), "torch"),
+        ("query_segmentation", ("head.queries=20",)),
+        ("linear_segmentation", ("head.window=32", "head.taps=1,-1")),
     ],
 )
-def test_photos_of_one_size(tmp_path: Path, head: str, words: tuple[str, ...], format: str):
+def test_photos_of_one_size(tmp_path: Path, head: str, words: tuple[str, ...]):
     """The aspect ratio of the size is kept inside; a sliding window becomes part of the file."""
     artifact = artifact_of(tmp_path, head, *words)
-    done = export(artifact, format=format, size=(60, 100))
-    same_masks(artifact, opened(done.path, format), [(60, 100)])
+    done = export(artifact, format="torch", size=(60, 100))
+    assert_same_masks(artifact, opened(done.path, "torch"), [(60, 100)])
 
 
 def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -94,6 +92,7 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert described["images"] == "uint8 (batch, 64, 64, 3), RGB"
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     assert [output.name for output in session.get_outputs()] == ["mask", "scores"]
+    assert_same_masks(artifact, opened(file, "onnx"), [(64, 64)])
 
 
 def test_other_masks_are_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
