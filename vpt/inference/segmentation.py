@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,6 +12,7 @@ from PIL import Image
 
 from vpt.data.segmentation.run_lengths import segments
 from vpt.inference.results import Result
+from vpt.utils.atomic_io import write_atomic
 from vpt.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -119,6 +121,13 @@ class Segmentation(Result):
         rows = segments(self.mask, self.classes, self.scores)
         return {"image": self.image, "width": self.width, "height": self.height, "segments": rows}
 
+    def within(self, pixels: int) -> Segmentation:
+        """The mask at a whole fraction of its size, every n-th pixel of every n-th row, if it has more pixels."""
+        step = next(step for step in itertools.count(1) if -(-self.height // step) * -(-self.width // step) <= pixels)
+        if step == 1:
+            return self
+        return Segmentation(self.image, self.mask[::step, ::step], self.classes, self.scores)
+
     def rows(self) -> list[tuple[object, ...]]:
         """A row for every class that occurs."""
         size = self.mask.size
@@ -144,8 +153,7 @@ class Segmentation(Result):
 
         picture = Image.fromarray(self.mask)
         picture.putpalette(palette(256).tobytes())
-        picture.save(path, format="PNG")
-        return Path(path)
+        return write_atomic(path, lambda temporary: picture.save(temporary, format="PNG"))
 
     def to_coco(
         self, image_id: int | None = None, category_ids: Mapping[str, int] | None = None
