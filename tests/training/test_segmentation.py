@@ -20,6 +20,9 @@ from vpt.inference.evaluate import evaluate
 from vpt.inference.predictor import load
 from vpt.metrics.metrics_file import read_metrics
 from vpt.metrics.segmentation import SegmentationMeter
+from vpt.models.artifact import read_artifact
+from vpt.models.detection.detector import dynamic_backbone
+from vpt.models.shape_check import check_tensors
 from vpt.training.run import resume, train
 from vpt.training.tasks.segmentation import pixel_weights
 from vpt.training.trainer import Trainer
@@ -217,3 +220,19 @@ def test_the_command_line_measures(trained: Path, capsys: pytest.CaptureFixture[
     assert [row[:2] for row in table[1:]] == [[row["class"], f"{row['iou']:.3f}"] for row in found["per_class"]]
     assert main(["eval", str(trained), "head.window=32", "--format", "json"]) == 0
     assert 0 < json.loads(capsys.readouterr().out)["miou"] <= 1
+
+
+def test_an_artifact_of_other_tensors_than_its_header_is_refused(trained: Path):
+    """The header of an untrusted file must not decide what is allocated."""
+    artifact = read_artifact(trained)
+    backbone = dynamic_backbone(artifact.config)
+    check_tensors(artifact.path, artifact.config, artifact.classes, artifact.tensors, backbone)
+    wrong = "does not fit the model that its own header describes"
+    larger = artifact.config.with_({"head.channels": 1024})
+    with pytest.raises(UserError, match=wrong):
+        check_tensors(artifact.path, larger, artifact.classes, artifact.tensors, backbone)
+    with pytest.raises(UserError, match=wrong):
+        check_tensors(artifact.path, artifact.config, artifact.classes[:2], artifact.tensors, backbone)
+    broken = {name: value * float("nan") for name, value in artifact.tensors.items()}
+    with pytest.raises(UserError, match="not finite"):
+        check_tensors(artifact.path, artifact.config, artifact.classes, broken, backbone)
