@@ -44,7 +44,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_defaults():
     config = load_config(overrides=["task=segmentation"])
     assert isinstance(config.head, FpnMaskHead)
-    assert (config.data.path, config.train.batch_size, config.train.optimizer.lr.head) == ("scenes", 8, 1e-3)
+    assert (config.data.path, config.train.batch_size, config.train.optimizer.lr.head) == ("scenes", 8, 4e-3)
     assert load_config(overrides=["task=segmentation", "head=linear_segmentation"]).head.kind == "linear_segmentation"
 
 

@@ -90,7 +90,7 @@ def with_mask_scenes(tree: Tree) -> Tree:
     >>> with_mask_scenes({})["head"]
     {'kind': 'fpn_segmentation'}
     """
-    return _with_scenes(tree, "fpn_segmentation", 1e-3)
+    return _with_scenes(tree, "fpn_segmentation", 4e-3)
 
 
 def _with_scenes(tree: Tree, head: str, rate: float) -> Tree:
