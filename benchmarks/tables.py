@@ -26,6 +26,7 @@ from vpt.utils.atomic_io import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 END = " †"
+NOT_MEASURED = "Not measured yet."
 SECTIONS = ("backbone", "prompt", "tuning", "head", "data", "train")  # of settings
 
 
@@ -184,7 +185,9 @@ def quickstart() -> str:
 def methods(*stems: str) -> str:
     """A row per method; accuracy for each backbone, the other columns from the first."""
     every = [read(f"methods-{stem}") for stem in stems if (RESULTS / f"methods-{stem}.json").is_file()]
-    boxes = "task=detection" in every[0]["settings"]
+    if not every:
+        return NOT_MEASURED
+    boxes, masks = (f"task={task}" in every[0]["settings"] for task in ("detection", "segmentation"))
     body = []
     for row in every[0]["rows"]:
         line = [row["method"], _spread(row)]
@@ -202,6 +205,7 @@ def methods(*stems: str) -> str:
         ]
         body.append(line)
     score = ["mAP", *["mAP, random weights"] * (len(every) - 1), "mAP50"] if boxes else ["test accuracy"]
+    score = ["mean IoU"] if masks else score
     score += ["random weights"] * (len(every) - 1) if not boxes else []
     header = [
         "method",
@@ -276,6 +280,8 @@ def _seeds(measured: Sequence[dict[str, Any]]) -> str:
 
 def gain(stem: str, method: str, base: str) -> str:
     """Difference between two methods, with Welch's interval over seeds."""
+    if not (RESULTS / f"methods-{stem}.json").is_file():
+        return NOT_MEASURED
     from scipy.stats import ttest_ind
 
     by_name = {row["method"]: row["test"] for row in read(f"methods-{stem}")["rows"]}
@@ -419,6 +425,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "clothing-nano": lambda: methods("clothing-vpt_nano", "clothing-random"),
     "detectors": detectors,
     "detectors-photos": detectors_photos,
+    "camvid-tiny": lambda: methods("camvid-vit_tiny_patch16_224"),
+    "camvid-tiny-gain": lambda: gain("camvid-vit_tiny_patch16_224", "deep", "head only"),
+    "camvid-small": lambda: methods("camvid-vit_small_patch16_224"),
     "scenes": lambda: methods("scenes-vpt_nano"),
     "scenes-gain": lambda: gain("scenes-vpt_nano", "deep", "head only"),
     "raccoon": lambda: methods("raccoon-vit_small_patch16_224"),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vpt.inference.evaluate import evaluate
     from vpt.inference.predictor import Predictor, load
     from vpt.inference.results import Classification, Detections
+    from vpt.inference.segmentation import Segmentation
     from vpt.models.wrap import Wrapped, load_prompt, wrap
     from vpt.report.build import write_report
     from vpt.training.run import resume, train
@@ -33,6 +34,7 @@ _HOME = {
     "Detections": "vpt.inference.results",
     "Predictor": "vpt.inference.predictor",
     "RunConfig": "vpt.config",
+    "Segmentation": "vpt.inference.segmentation",
     "TrainResult": "vpt.training.run_folder",
     "UserError": "vpt.utils.errors",
     "Wrapped": "vpt.models.wrap",
@@ -52,6 +54,7 @@ __all__ = [
     "Detections",
     "Predictor",
     "RunConfig",
+    "Segmentation",
     "TrainResult",
     "UserError",
     "Wrapped",

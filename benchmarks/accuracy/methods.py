@@ -9,6 +9,9 @@
     python -m benchmarks.accuracy.methods scenes --methods all  # boxes, the embedded backbone
     python -m benchmarks.accuracy.methods raccoon --data ../shared/data/raccoon --methods all \\
         --backbone vit_small_patch16_224 --weights ../shared/weights/FILE -- head.size=256
+    python -m benchmarks.accuracy.methods mask-scenes --methods all  # masks, the embedded backbone
+    python -m benchmarks.accuracy.methods camvid --data ../shared/data/camvid --methods all --seeds 5 \\
+        --backbone vit_tiny_patch16_224 --weights ../shared/weights/FILE -- head=linear_segmentation
 
 Results go to benchmarks/results/methods-TASK-BACKBONE.json, every finished run as soon as it is there, so a benchmark
 that was stopped goes on, on another machine too (--again measures anew). The rate is chosen on validation with seed 0;
@@ -78,13 +81,21 @@ BOXES: dict[str, tuple[list[str], str, tuple[float, ...]]] = {
     "lora": (["prompt=none", "tuning=lora"], "lora", (3e-4, 1e-3)),
     "full": (["prompt=none", "tuning=full"], "backbone", (3e-5, 1e-4)),
 }
+MASKS: dict[str, tuple[list[str], str, tuple[float, ...]]] = {
+    "head only": (["prompt=none"], "head", (1e-3, 3e-3)),
+    "shallow": (["prompt=shallow"], *BOX_PROMPT),
+    "deep": (["prompt=deep"], *BOX_PROMPT),
+    "lora": (["prompt=none", "tuning=lora"], "lora", (3e-4, 1e-3)),
+    "full": (["prompt=none", "tuning=full"], "backbone", (3e-5, 1e-4)),
+}
+KNOWN = {"scenes": BOXES, "raccoon": BOXES, "mask-scenes": MASKS, "camvid": MASKS}  # other tasks: METHODS
 BASELINES = ("linear", "shallow", "deep", "bias", "lora", "full")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=["digits", "fashion", "clothing", "scenes", "raccoon"])
-    parser.add_argument("--data", help="folder of the clothing or raccoon data set")
+    parser.add_argument("task", choices=["digits", "fashion", "clothing", *KNOWN])
+    parser.add_argument("--data", help="folder of the clothing, raccoon or camvid data set")
     parser.add_argument("--backbone", default="vpt_nano")
     parser.add_argument("--weights", help="file of the backbone's weights")
     parser.add_argument("--random", action="store_true", help="random weights")
@@ -101,7 +112,7 @@ def main() -> None:
     label = f"{options.task}-{'random' if options.random else options.backbone}"
     label += f"-{options.label}" if options.label else ""
     place, shared = words_of(options)
-    known = BOXES if options.task in ("scenes", "raccoon") else METHODS
+    known = KNOWN.get(options.task, METHODS)
     record = Record(RESULTS / f"methods-{label}.json", options.task, shared)
     if options.times:
         record.retime(timed(record.read()["rows"], [*place, *shared], options.runs / label))
@@ -186,7 +197,7 @@ def words_of(options: argparse.Namespace) -> tuple[list[str], list[str]]:
         shared.append("backbone.pretrained=false")
     if options.weights:
         place.append(f"backbone.weights={options.weights}")
-    if options.task in ("clothing", "raccoon"):
+    if options.task in ("clothing", "raccoon", "camvid"):
         if not options.data:
             raise UserError(f"{options.task} needs --data FOLDER")
         place.append(f"data.path={options.data}")
@@ -195,6 +206,10 @@ def words_of(options: argparse.Namespace) -> tuple[list[str], list[str]]:
     elif options.task == "raccoon":
         # The split is made by a fixed rule: see vpt/data/splits.py.
         shared += ["task=detection", "data.test_fraction=0.25", "data.val_fraction=0.15", "data.augment=light"]
+    elif options.task == "camvid":
+        shared += ["task=segmentation", "data.ignore_index=11", "data.augment=light"]
+    elif options.task == "mask-scenes":
+        shared += ["task=segmentation", "data=scenes", "head.taps=[1,3,5]", "data.augment=light"]
     elif options.task == "scenes":
         shared += ["task=detection", "data=scenes", "head.taps=[1,3,5]", "data.augment=light"]
     elif options.task == "fashion":

@@ -207,3 +207,11 @@ class TestWith:
         one = config.with_({"data.shots": 1})
         assert (one.train.epochs, one.prompt.tokens) == (50, 9)
         assert one.with_({"train.epochs": 7}).with_(name="x").train.epochs == 7
+
+
+def test_a_word_is_a_kind_only_where_there_are_kinds():
+    """head.loss is a list of losses, train.loss a section with a kind."""
+    head = "head=linear_segmentation"
+    for given, found in (("dice", ["dice"]), ("cross_entropy,dice", ["cross_entropy", "dice"])):
+        assert load_config(overrides=["task=segmentation", head, f"head.loss={given}"]).head.loss == found
+    assert load_config(overrides=["train.loss=cross_entropy"]).train.loss.kind == "cross_entropy"

@@ -44,6 +44,7 @@ KINDS: dict[str, list[str]] = {
     "mean-first": ["prompt=deep", "prompt.tokens=3", "head.pool=mean_then_norm"],
     "mean-first-longer": ["prompt=shallow", "prompt.tokens=5", "head.pool=mean_then_norm"],
     "boxes": ["task=detection", "prompt.tokens=2", "head.size=64", "head.score=0.001"],
+    "masks": ["task=segmentation", "prompt.tokens=2", "head.size=64", "head.channels=16"],
 }
 
 

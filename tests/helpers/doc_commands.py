@@ -15,7 +15,9 @@ from vpt.cli import main as command_line
 from vpt.cli.parser import file_and_overrides
 from vpt.cli.train import split_seeds
 from vpt.config import BackboneConfig, RunConfig, load_config, read_yaml
+from vpt.config.heads import HEADS
 from vpt.config.overrides import parse_overrides
+from vpt.config.tasks import TASKS
 from vpt.utils.errors import UserError
 
 SECTIONS = ("prompt", "head", "tuning", "train.optimizer")
@@ -130,13 +132,14 @@ def accepts(words: Sequence[str]) -> bool:
     real = [word for word in words if word not in placeholders]
     for chosen in itertools.product(*(kinds()[section] for section in touched)):
         base = [f"{section}={kind}" for section, kind in zip(touched, chosen, strict=True)]
-        for task in ([], ["task=detection"]):
+        named = next((word.partition("=")[2] for word in [*base, *real] if re.match(r"head(\.kind)?=", word)), "")
+        for task in [HEADS.own[named].task] if named in HEADS.own else TASKS:
             # A kind may need neighbours, which the text gives elsewhere.
             for more in ([], ["prompt.shrink=true"], ["prompt=pixel"]):
                 if more == ["prompt=pixel"] and "prompt" in [word.partition("=")[0] for word in [*words, *base]]:
                     continue
                 try:
-                    config = load_config(overrides=[*task, *base, *more, *real])
+                    config = load_config(overrides=[f"task={task}", *base, *more, *real])
                 except UserError:
                     continue
                 if all(_exists(config, word.partition("=")[0]) for word in placeholders):

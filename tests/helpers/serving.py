@@ -20,7 +20,7 @@ from tests.helpers.bank_tasks import make
 from vpt.inference.server.uvicorn_main import uvicorn_options
 
 __all__ = ["TASKS", "ask", "fill", "live", "png", "ready", "received", "status", "talk", "until"]
-TASKS = ("deep", "deep-longer", "shallow", "boxes")
+TASKS = ("deep", "deep-longer", "shallow", "boxes", "masks")
 
 
 def fill(root: Path, made: Path) -> Path:

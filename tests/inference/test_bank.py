@@ -19,6 +19,7 @@ from tests.helpers.bank_tasks import KINDS, clip_words, make
 from vpt.data.decode import BadImage, decode
 from vpt.inference.bank.bank import Bank
 from vpt.inference.results import Classification, Detections
+from vpt.inference.segmentation import Segmentation
 from vpt.utils.errors import UserError
 
 
@@ -47,6 +48,11 @@ def same(mine: object, theirs: object) -> None:
         assert isinstance(mine, Detections)
         assert mine.labels[:5] == theirs.labels[:5]
         np.testing.assert_allclose(mine.scores, theirs.scores, atol=1e-5)
+        return
+    if isinstance(theirs, Segmentation):
+        assert isinstance(mine, Segmentation)
+        assert mine.mask.shape == theirs.mask.shape
+        assert (mine.mask == theirs.mask).mean() > 0.999
         return
     assert isinstance(mine, Classification)
     assert isinstance(theirs, Classification)
@@ -84,11 +90,15 @@ def test_in_half_precision_every_kind_stays_near_its_full_precision(
             assert own.scores[0] == pytest.approx(full.scores[0], abs=0.05)
             assert mixed.scores[0] == pytest.approx(own.scores[0], abs=0.05)
             continue
+        if isinstance(full, Segmentation):
+            assert (own.mask == full.mask).mean() > 0.9
+            assert (mixed.mask == own.mask).mean() > 0.95
+            continue
         mine, theirs, exact = (dict(zip(one.labels, one.scores, strict=True)) for one in (own, mixed, full))
         assert mine == pytest.approx(exact, abs=0.03), name
         assert theirs == pytest.approx(mine, abs=0.02), name
         changed += mine != exact
-    assert changed == len(names) - 1  # all but the boxes
+    assert changed == len(names) - 2  # all but the boxes and the masks
     with pytest.raises(UserError, match="precision fp16 needs a CUDA device, not cpu"):
         Bank(device="cpu", precision="fp16")
     with pytest.raises(UserError, match="precision 'half' is unknown"):

@@ -34,7 +34,7 @@ CONFIGS = sorted((ROOT / "configs").glob("**/*.yaml"))
 # Pages whose command lines run. The others are parsed and validated alone, for what they show needs a hub (clip.md,
 # migrating.md, sweeps.md), several GPUs (scale.md), minutes (detection.md), or a server that stays
 # (serving.md).
-RUN = ("own-data.md", "README.md")
+RUN = ("own-data.md", "segmentation.md", "README.md")
 STAND_IN = {"vit_small_patch14_dinov2 backbone.image_size=224": "vpt_nano", "vit_small_patch14_dinov2": "vpt_nano"}
 QUICK = ["train.epochs=1", "data.workers=0"]
 
@@ -156,6 +156,13 @@ def draw(folder: Path) -> None:
             rows.append(f"photos/{name}/{number}.png,{name},{'test' if number > 9 else 'train'}")
             tags.append(f"photos/{name}/{number}.png,{'sunny|beach' if number % 2 else 'sunny'}")
         photo(folder / "clinic" / name / "0.png", shade)
+    for number in range(20):
+        photo(folder / "cells" / "images" / f"{number}.png", 60)
+        mask = np.zeros((40, 48), np.uint8)
+        mask[5 + number : 15 + number, 10:30] = 1
+        (folder / "cells" / "masks").mkdir(exist_ok=True)
+        Image.fromarray(mask).save(folder / "cells" / "masks" / f"{number}.png")
+    (folder / "cells" / "classes.txt").write_text("background\ncell\n")
     for number in range(2):
         photo(folder / "new" / f"{number}.png", 100)
     (folder / "photos.csv").write_text("\n".join(rows))

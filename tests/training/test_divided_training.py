@@ -1,4 +1,4 @@
-"""Sharded backbones and detectors, trained in two processes, equal one process."""
+"""Sharded backbones, detectors and segmenters, trained in two processes, equal one process."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 import vpt
 from tests.helpers.clip_models import register_tiny
 from tests.helpers.coco_folder import coco, picture
+from tests.helpers.mask_runs import squares
 from tests.helpers.runs import QUIET
 from tests.helpers.torchrun import WORDS, torchrun
 from vpt.config import load_config
@@ -24,6 +25,15 @@ NANO = [*BOXES, "head.scales=[1.0]", "head.size=32", "head.longest=3", "head.box
 SHARDED = ["train.shard=true", "train.epochs=1"]
 
 # 30 images in batches of 29: the last batch has one, and a process without any keeps pace.
+MASKS = [
+    "task=segmentation",
+    "train.precision=fp32",
+    "train.optimizer=sgd",
+    "train.batch_size=4",
+    "head.size=32",
+    "prompt.tokens=2",
+]
+
 CLASSIFIERS = {
     "deep": [*SHARDED, "train.batch_size=29"],
     "low precision": [*SHARDED, "train.batch_size=29", "backbone.dtype=bf16", "prompt=bpt"],
@@ -44,6 +54,13 @@ DETECTORS = {
         *(*BOXES, "backbone=torchvision:ssdlite320_mobilenet_v3_large", "backbone.pretrained=false", "head=native"),
         *("head.size=64", "prompt=pixel", "prompt.size=8", "train.epochs=1"),
     ],
+}
+
+# Nine images in batches of four: the last batch has one. Dropout would differ between processes.
+SEGMENTERS = {
+    "fpn, dice": [*MASKS, "head.dropout=0", "head.loss=[cross_entropy,dice,focal]", "data.augment=light"],
+    "batch norm": [*MASKS, "head=linear_segmentation", "data.augment=none", "train.class_weights=balanced"],
+    "parts of batches": [*MASKS, "head.dropout=0", "train.accumulate=2", "head.loss=[cross_entropy]"],
 }
 
 
@@ -72,6 +89,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list
     boxes = [f"data={annotated(folder / 'boxes')}", "data.shots=null"]
     cases = {name: [*WORDS, *words] for name, words in CLASSIFIERS.items()}
     cases |= {name: [*WORDS, *boxes, *words] for name, words in DETECTORS.items()}
+    masks = f"data={squares(folder / 'masks', 13)}"
+    cases |= {name: [*WORDS, "data.shots=null", masks, *words] for name, words in SEGMENTERS.items()}
     two = [[*words, f"out={folder / 'two' / name}"] for name, words in cases.items()]
     done = torchrun("-m", "tests.helpers.train_runs", str(folder), json.dumps(two))
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
@@ -79,7 +98,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*CLASSIFIERS, *DETECTORS])
+@pytest.mark.parametrize("name", [*CLASSIFIERS, *DETECTORS, *SEGMENTERS])
 def test_two_processes_equal_one(runs: tuple[Path, dict[str, list[str]]], name: str):
     folder, cases = runs
     vpt.train(load_config(overrides=[*cases[name], f"out={folder / 'one' / name}"]), QUIET)
@@ -96,3 +115,8 @@ def test_two_processes_equal_one(runs: tuple[Path, dict[str, list[str]]], name: 
     if name in DETECTORS:
         assert metrics[0]["val"]["map"] == pytest.approx(metrics[1]["val"]["map"], abs=1e-5)
         assert (two / "boxes.png").is_file()
+    if name in SEGMENTERS:
+        for split in ("val", "test"):
+            assert metrics[0][split]["miou"] == pytest.approx(metrics[1][split]["miou"], abs=1e-5)
+            rows = [json.loads((side / f"predictions-{split}.json").read_text()) for side in (one, two)]
+            assert [row["image"] for row in rows[0]] == [row["image"] for row in rows[1]]

@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
     check = actions.add_parser("check", help="decode every image and list all problems")
     check.add_argument("words", nargs="+", metavar="PATH | CONFIG.yaml | key=value", help="the data set, and settings")
     check.add_argument(
-        "--preview", type=Path, metavar="FILE.png", help="where to draw some images with their labels or boxes"
+        "--preview", type=Path, metavar="FILE.png", help="where to draw some images with their labels, boxes or masks"
     )
     check.set_defaults(run=_check)
     convert = actions.add_parser("convert", help="convert boxes to COCO, Pascal VOC or YOLO")
@@ -102,7 +102,8 @@ def _preview(config: RunConfig, data: LabelledData, file: Path | None) -> None:
         show(f"no preview is drawn: {error}, or choose its place with --preview FILE.png")
         return
     if drawn is not None:
-        show(f"preview of images with their {'boxes' if config.task == 'detection' else 'labels'}: {drawn}")
+        what = {"detection": "boxes", "segmentation": "masks"}.get(config.task, "labels")
+        show(f"preview of images with their {what}: {drawn}")
 
 
 def _counted(config: RunConfig) -> tuple[str, str] | None:
@@ -122,13 +123,15 @@ def _counted(config: RunConfig) -> tuple[str, str] | None:
 def _read(config: RunConfig) -> tuple[LabelledData, list[BoxFound]]:
     """Read the data set and, for detection, the records of its folders. Unusable images are kept for the check, which
     lists them all."""
+    if config.task != "classification":
+        config = config.with_({"data.on_bad": "skip"})
     if config.task != "detection":
         from vpt.training.tasks import task_of
 
         return task_of(config).load(config), []
     from vpt.data.detection.registry import numbered, read_boxes
 
-    found, sources = read_boxes(config.with_({"data.on_bad": "skip"}).data)
+    found, sources = read_boxes(config.data)
     return numbered(found, config.data), sources
 
 

@@ -82,8 +82,12 @@ COLUMNS = {
     "recall": "recall",
     "f1": "f1",
     "map": "mAP",
+    "iou": "IoU",
+    "dice": "Dice",
+    "boundary": "boundary",
     "support": "images",
     "boxes": "boxes",
+    "pixels": "pixels",
 }
 
 

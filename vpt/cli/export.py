@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--size",
         metavar="HxW",
-        help="fixed size of the input images (default: any size for a classifier, a square for a detector)",
+        help="fixed size of the input images (default: any size for a classifier, mostly a square for others)",
     )
     parser.add_argument("--check", nargs="+", metavar="PHOTOS", help="photos, folders or globs to test the file on")
     parser.add_argument("--weights", metavar="FILE", help="backbone weights, if they moved or the run is not yours")
@@ -54,7 +54,9 @@ def _export(options: argparse.Namespace) -> int:
         same = f"the same class for {found.photos.same} of {found.photos.photos} photos"
         close = f"scores within {found.photos.difference:.0e}"
         print(f"resizes and crops photos itself; compared with vpt predict: {same}, {close}")
-    if found.boxes is not None and size is None:
+    if found.equal is not None:
+        print(f"resizes photos itself; compared with vpt predict: the same class for {found.equal:.2%} of their pixels")
+    if found.fixed:
         print("takes images of one size and resizes them inside; for photos of another aspect ratio: --size HxW")
     return 0
 

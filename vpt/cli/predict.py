@@ -21,12 +21,15 @@ if TYPE_CHECKING:
     from vpt.inference.classifier import Classifier
     from vpt.inference.predictor import Predictor
     from vpt.inference.results import Result
+    from vpt.inference.segmentation import Segmentation
 
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
-        "predict", help="predict classes or boxes for images", description="Predict classes or boxes for images."
+        "predict",
+        help="predict classes, boxes or masks for images",
+        description="Predict classes, boxes or masks for images.",
     )
     parser.add_argument("artifact", metavar="RUN|ARTIFACT", help="run folder or artifact")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, globs or http(s) addresses")
@@ -47,7 +50,10 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="write to this file instead of stdout")
     parser.add_argument(
-        "--draw", type=Path, metavar="DIR", help="save images with boxes or classes drawn; small ones are enlarged"
+        "--draw", type=Path, metavar="DIR", help="save images with their prediction drawn; small ones are enlarged"
+    )
+    parser.add_argument(
+        "--masks", type=Path, metavar="DIR", help="save predicted masks, as PNG whose pixels are class indices"
     )
     parser.add_argument("--classes", metavar="A,B,...", help="other class names, if the head is zero-shot")
     parser.add_argument(
@@ -137,6 +143,8 @@ def _predict(options: argparse.Namespace) -> int:
         _write_prompted(cast("Classifier", predictor), images, options.prompted)
     if options.draw is not None:
         _write_drawn(predictor, results, options.draw)
+    if options.masks is not None:
+        _write_masks(results, options.masks)
     if bad and not results:
         return USAGE
     return 1 if bad else 0
@@ -144,7 +152,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 def _refuse(options: argparse.Namespace, predictor: Predictor) -> None:
     """Refuse options that the task does not have."""
-    given = {"classes": options.classes, "prompted": options.prompted, "draw": options.draw}
+    given = {"classes": options.classes, "prompted": options.prompted, "draw": options.draw, "masks": options.masks}
     given["threshold"] = options.threshold is not None
     given |= {"coco": options.format == "coco", "score": options.score is not None, "iou": options.iou is not None}
     if wrong := [name for name, value in given.items() if value and name not in predictor.options]:
@@ -171,6 +179,13 @@ def _write_drawn(predictor: Predictor, results: Sequence[Result], folder: Path) 
         source: Any = UrlImage(found.image) if is_url(found.image) else original(found.image)
         pixels = decode(source, data.max_pixels, found.image, window=data.window)
         picture_png(found.drawn(pixels), folder / file_name(number, found.image))
+
+
+def _write_masks(results: Sequence[Segmentation], folder: Path) -> None:
+    from vpt.inference.draw import file_name
+
+    for number, found in enumerate(results, 1):
+        found.save(folder / file_name(number, found.image))
 
 
 def _text(results: Sequence[Any], kind: type[Result], form: str, unicode: bool) -> str:

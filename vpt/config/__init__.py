@@ -9,6 +9,7 @@ from vpt.config.data import DataConfig
 from vpt.config.heads import FeatureHead, Head, LabelMapHead, LinearHead, MlpHead, Pool, TipHead, ZeroShotHead
 from vpt.config.heads_base import HeadSection
 from vpt.config.heads_detection import BoxHead, FasterHead, FcosHead, NativeHead, OwlHead, PyramidHead, RetinaHead
+from vpt.config.heads_segmentation import FpnMaskHead, LinearMaskHead, MaskHead, QueryMaskHead
 from vpt.config.losses import CrossEntropyLoss, Loss, LossSection
 from vpt.config.overrides import full_words, given_keys, key_of, load_config, parse_overrides, read_yaml
 from vpt.config.plugins import use_plugin
@@ -62,6 +63,7 @@ __all__ = [
     "FasterHead",
     "FcosHead",
     "FeatureHead",
+    "FpnMaskHead",
     "FrozenTuning",
     "FullTuning",
     "GatedPrompt",
@@ -71,10 +73,12 @@ __all__ = [
     "KgcoopPrompt",
     "LabelMapHead",
     "LinearHead",
+    "LinearMaskHead",
     "LoraTuning",
     "Loss",
     "LossSection",
     "MaplePrompt",
+    "MaskHead",
     "MlpHead",
     "NativeHead",
     "NoPrompt",
@@ -88,6 +92,7 @@ __all__ = [
     "PromptsrcPrompt",
     "ProvptPrompt",
     "PyramidHead",
+    "QueryMaskHead",
     "RetinaHead",
     "RunConfig",
     "Section",

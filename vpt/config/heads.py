@@ -9,6 +9,7 @@ from pydantic import Field
 from vpt.config.base import ALWAYS_LISTED, MANY, Place, Word
 from vpt.config.heads_base import HeadSection
 from vpt.config.heads_detection import FasterHead, FcosHead, NativeHead, OwlHead, RetinaHead
+from vpt.config.heads_segmentation import FpnMaskHead, LinearMaskHead, QueryMaskHead
 from vpt.config.registry import Registry
 from vpt.config.templates import Templates
 
@@ -128,6 +129,9 @@ HEADS: Registry[HeadSection] = Registry(
         FasterHead,
         OwlHead,
         NativeHead,
+        LinearMaskHead,
+        FpnMaskHead,
+        QueryMaskHead,
     ],
 )
 

@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from vpt.config.base import ALWAYS_LISTED
 from vpt.config.heads_base import HeadSection
+from vpt.config.losses import CrossEntropyLoss
+from vpt.config.prompts import NoPrompt, TokenPrompt
 
 Term = Literal["cross_entropy", "dice", "focal"]
 
@@ -16,6 +18,8 @@ class MaskHead(HeadSection):
     """Base of the settings of segmentation heads."""
 
     task: ClassVar[str] = "segmentation"
+    any_size: ClassVar[bool] = True
+    at_evaluation: ClassVar[tuple[str, ...]] = ("size", "resize", "longest", "window", "stride")
     taps: Annotated[list[Annotated[int, Field(ge=-1000, le=1000)]], ALWAYS_LISTED] = Field(
         default_factory=lambda: [-1],
         min_length=1,
@@ -54,6 +58,23 @@ class MaskHead(HeadSection):
         if len(set(self.loss)) < len(self.loss) or len(set(self.taps)) < len(self.taps):
             raise ValueError("loss and taps must not repeat a value")
         return self
+
+    def check_run(self, config: Any) -> None:
+        """Refuse prompts that the head does not take, and settings of other tasks."""
+        if not isinstance(config.prompt, TokenPrompt | NoPrompt):
+            raise ValueError(
+                f"head={self.kind} does not take prompt={config.prompt.kind}; choose a token prompt or none"
+            )
+        refused = (
+            (not isinstance(config.train.loss, CrossEntropyLoss), "train.loss", "; the loss is head.loss"),
+            (config.train.label_smoothing != 0, "train.label_smoothing", ""),
+            (config.train.shard, "train.shard", "; its images have several sizes"),
+            (config.data.multilabel, "data.multilabel", "; a pixel has one class"),
+            (config.data.half != "all", "data.half", ""),
+        )
+        for given, name, why in refused:
+            if given:
+                raise ValueError(f"{name} does not go with task=segmentation{why}; leave it out")
 
     def build(self, width: int, classes: int) -> Any:
         """Create the module from grids, one (B, `width`, h, w) for each of `taps`, to scores (B, `classes`, h', w')."""

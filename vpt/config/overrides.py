@@ -202,8 +202,8 @@ def _leaves(tree: Mapping[str, Any]) -> list[str]:
     """Full names of the settings in a nested mapping."""
 
     def walk(path: tuple[str, ...], value: Any) -> Iterator[str]:
-        if path and isinstance(value, str) and path[-1] in _SHORTHAND:
-            value = {_SHORTHAND[path[-1]]: value}
+        if isinstance(value, str) and path in _SHORTHAND:
+            value = {_SHORTHAND[path]: value}
         if not isinstance(value, Mapping):
             yield ".".join(path)
             return
@@ -214,29 +214,30 @@ def _leaves(tree: Mapping[str, Any]) -> list[str]:
 
 
 _SHORTHAND = {
-    "backbone": "name",
-    "data": "path",
-    "prompt": "kind",
-    "tuning": "kind",
-    "head": "kind",
-    "optimizer": "kind",
-    "loss": "kind",
-    "pae": "form",
+    ("backbone",): "name",
+    ("data",): "path",
+    ("prompt",): "kind",
+    ("tuning",): "kind",
+    ("head",): "kind",
+    ("prompt", "pae"): "form",
+    ("train", "optimizer"): "kind",
+    ("train", "loss"): "kind",
 }
 
 
-def _merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(old: Mapping[str, Any], new: Mapping[str, Any], above: tuple[str, ...] = ()) -> dict[str, Any]:
     """Deep merge. If `kind` changes, settings of the old kind that the new one lacks are dropped."""
     merged = dict(old)
     for key, value in new.items():
         before = merged.get(key)
-        if key in _SHORTHAND:
-            before, value = ({_SHORTHAND[key]: item} if isinstance(item, str) else item for item in (before, value))
+        path = (*above, key)
+        if path in _SHORTHAND:
+            before, value = ({_SHORTHAND[path]: item} if isinstance(item, str) else item for item in (before, value))
         if isinstance(before, Mapping) and isinstance(value, Mapping):
             if "kind" in value and value["kind"] != before.get("kind"):
                 known = _fields_of_kind(key, value["kind"])
                 before = {name: item for name, item in before.items() if name in known}
-            merged[key] = _merge(before, value)
+            merged[key] = _merge(before, value, path)
         else:
             merged[key] = value
     return merged

@@ -81,9 +81,22 @@ def with_scenes(tree: Tree) -> Tree:
     >>> with_scenes({"data": "photos"})["head"], with_scenes({})["data"]
     ({'kind': 'fcos'}, 'scenes')
     """
+    return _with_scenes(tree, "fcos", 5e-4)
+
+
+def with_mask_scenes(tree: Tree) -> Tree:
+    """Fill in the defaults of segmentation, as `with_scenes` does.
+
+    >>> with_mask_scenes({})["head"]
+    {'kind': 'fpn_segmentation'}
+    """
+    return _with_scenes(tree, "fpn_segmentation", 4e-3)
+
+
+def _with_scenes(tree: Tree, head: str, rate: float) -> Tree:
     filled = {"data": "scenes", "head": {}, "train": {}, **tree}
     if isinstance(filled["head"], Mapping):
-        filled["head"] = {"kind": "fcos", **filled["head"]}
+        filled["head"] = {"kind": head, **filled["head"]}
     if isinstance(filled["data"], Mapping):
         filled["data"] = {"path": "scenes", **filled["data"]}
     if isinstance(filled["train"], Mapping):
@@ -91,7 +104,7 @@ def with_scenes(tree: Tree) -> Tree:
         given = training["optimizer"]
         if isinstance(given, Mapping) and given.get("kind", "adamw") == "adamw":
             rates = given.get("lr", {})
-            rates = {"head": 5e-4, **rates} if isinstance(rates, Mapping) else rates
+            rates = {"head": rate, **rates} if isinstance(rates, Mapping) else rates
             training["optimizer"] = {**given, "lr": rates}
         filled["train"] = training
     return filled
@@ -127,6 +140,15 @@ TASKS: dict[str, TaskEntry] = {
         defaults=with_scenes,
         exporter="vpt.interop.export.detector:export_detector",
         report="vpt.report.detection_report:DetectionReport",
+    ),
+    "segmentation": TaskEntry(
+        training="vpt.training.tasks.segmentation:Segmentation",
+        skeleton="vpt.models.segmentation.segmenter:segmentation_skeleton",
+        predictor="vpt.inference.segmenter:MaskPredictor",
+        metrics=("miou",),
+        defaults=with_mask_scenes,
+        exporter="vpt.interop.export.segmenter:export_segmenter",
+        report="vpt.report.segmentation_report:SegmentationReport",
     ),
 }
 

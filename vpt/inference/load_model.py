@@ -51,7 +51,7 @@ def load_model(
         config = config.with_({"backbone.dtype": dtype})
     if overlap is not None:
         if config.task != "detection":
-            raise UserError("an IoU threshold (--iou) is for detection; this artifact is a classifier")
+            raise UserError(f"an IoU threshold (--iou) is for detection, not for task={config.task}")
         config = config.with_({"head.overlap": overlap})
     task = task_of(config)
     backbone = task.backbone(config)

@@ -36,6 +36,10 @@ class Result(ABC):
         """Without parts that have a lower score; default: all."""
         return self
 
+    def within(self, pixels: int) -> Self:
+        """With images of at most that many pixels where it contains any; default: unchanged."""
+        return self
+
     def drawn(self, pixels: np.ndarray) -> np.ndarray:
         """The result drawn into the image (H, W, 3) uint8, which may be enlarged."""
         raise NotImplementedError

@@ -29,7 +29,8 @@ Number = Annotated[StrictFloat, Field(allow_inf_nan=False)] | Annotated[StrictIn
 
 
 class _ClassRow(BaseModel):
-    """Metrics of a class: precision, recall, f1 and support of classification, or map and boxes of detection."""
+    """Metrics of a class: precision, recall, f1 and support of classification, map and boxes of detection, or those of
+    segmentation with pixels."""
 
     model_config = ConfigDict(extra="forbid")
     name: StrictStr = Field(alias="class")
@@ -40,12 +41,16 @@ class _ClassRow(BaseModel):
     average_precision: Fraction | None = None
     map: Fraction | None = None
     boxes: Count | None = None
+    iou: Fraction | None = None
+    dice: Fraction | None = None
+    boundary: Fraction | None = None
+    pixels: Count | None = None
 
     @model_validator(mode="after")
     def _of_one_task(self) -> _ClassRow:
         classified = None not in (self.precision, self.recall, self.f1, self.support)
-        if not classified and self.boxes is None:
-            raise ValueError("a class needs precision, recall, f1 and support, or map and boxes")
+        if not classified and self.boxes is None and self.pixels is None:
+            raise ValueError("a class needs precision, recall, f1 and support, or map and boxes, or iou and pixels")
         return self
 
 
@@ -74,7 +79,7 @@ class _Split(BaseModel):
         there = [name for name in main_metrics() if self.__pydantic_extra__.get(name) is not None]
         if not there:
             raise ValueError("a split needs its main metric, such as accuracy or map")
-        if not self.per_class and there[0] in ("accuracy", "map"):
+        if not self.per_class and there[0] in ("accuracy", "map", "miou"):
             raise ValueError("per_class is missing")
         sides = {len(self.confusion or []), *map(len, self.confusion or [])}
         if self.confusion is not None and sides != {len(self.per_class)}:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
@@ -44,6 +45,60 @@ class SegmentationMetrics:
     image_miou: tuple[float, ...]
 
 
+ClassMetrics = TypedDict(
+    "ClassMetrics",  # "class" is a keyword
+    {"class": str, "iou": float | None, "dice": float | None, "boundary": float | None, "pixels": int},
+)
+
+
+class SplitMetrics(TypedDict):
+    """Metrics of a split in metrics.json; undefined ones are None. `loss` is the cross-entropy of a pixel."""
+
+    miou: float
+    mean_dice: float
+    pixel_accuracy: float
+    mean_accuracy: float
+    boundary_f: float | None
+    loss: float
+    per_class: list[ClassMetrics]
+    images: int
+    confusion: list[list[int]]
+
+
+def split_metrics(found: SegmentationMetrics, loss: float) -> SplitMetrics:
+    """The metrics of a split as plain values for JSON.
+
+    Args:
+        found: the metrics.
+        loss: cross-entropy, averaged over pixels.
+
+    >>> meter = SegmentationMeter(["sky", "road", "sea"])
+    >>> _ = meter.update(np.array([[0, 1]]), np.array([[0, 0]]))
+    >>> [row["iou"] for row in split_metrics(meter.result(), 0.5)["per_class"]]
+    [0.5, 0.0, None]
+    """
+    pixels = found.confusion.sum(1).tolist()
+    rows = zip(found.classes, found.iou, found.dice, found.boundary, pixels, strict=True)
+    return {
+        "miou": _defined(found.miou) or 0.0,
+        "mean_dice": _defined(found.mean_dice) or 0.0,
+        "pixel_accuracy": _defined(found.pixel_accuracy) or 0.0,
+        "mean_accuracy": _defined(found.mean_accuracy) or 0.0,
+        "boundary_f": _defined(found.boundary_f),
+        "loss": loss,
+        "per_class": [
+            {"class": name, "iou": _defined(iou), "dice": _defined(dice), "boundary": _defined(edge), "pixels": count}
+            for name, iou, dice, edge, count in rows
+        ],
+        "images": len(found.image_miou),
+        "confusion": found.confusion.tolist(),
+    }
+
+
+def _defined(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
 class SegmentationMeter:
     """Accumulates predictions, image by image.
 
@@ -53,7 +108,7 @@ class SegmentationMeter:
         tolerance: distance at which boundaries match, as a fraction of the image's diagonal.
 
     >>> meter = SegmentationMeter(["sky", "road"])
-    >>> meter.update(np.array([[0, 0, 1, 1]]), np.array([[0, 0, 0, 255]]))
+    >>> _ = meter.update(np.array([[0, 0, 1, 1]]), np.array([[0, 0, 0, 255]]))
     >>> [round(value, 3) for value in meter.result().iou]
     [0.667, 0.0]
     """
@@ -63,11 +118,12 @@ class SegmentationMeter:
         self.boundaries = boundaries
         self.tolerance = tolerance
         self.confusion = np.zeros((len(classes), len(classes)), np.int64)
-        self._image_miou: list[float] = []
+        self.image_miou: list[float] = []
         self._boundary = np.zeros((2, len(classes)))  # sums of F, and numbers of images
 
-    def update(self, predicted: np.ndarray, wanted: np.ndarray) -> None:
-        """Add an image: predicted classes (H, W), and its mask (H, W) of classes and `IGNORE`.
+    def update(self, predicted: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        """Add an image: predicted classes (H, W), and its mask (H, W) of classes and `IGNORE`. Returns its confusion
+        matrix.
 
         Raises:
             ValueError: shapes that differ, or values that are no class.
@@ -76,18 +132,19 @@ class SegmentationMeter:
             raise ValueError(f"predicted {predicted.shape}, wanted {wanted.shape}")
         counts = confusion_matrix(predicted, wanted, len(self.classes))
         self.confusion += counts
-        self._image_miou.append(_mean(iou(counts)))
+        self.image_miou.append(_mean(iou(counts)))
         if self.boundaries:
             there = np.flatnonzero(counts.sum(0) + counts.sum(1))
             for label in there.tolist():
                 score = boundary_f(predicted == label, wanted == label, wanted == IGNORE, self.tolerance)
                 if not math.isnan(score):
                     self._boundary[:, label] += score, 1
+        return counts
 
     def merge(self, other: SegmentationMeter) -> None:
         """Add the images of another meter, as of another process."""
         self.confusion += other.confusion
-        self._image_miou += other._image_miou
+        self.image_miou += other.image_miou
         self._boundary += other._boundary
 
     def result(self) -> SegmentationMetrics:
@@ -109,7 +166,7 @@ class SegmentationMeter:
             boundary_f=_mean(boundary),
             boundary=tuple(boundary.tolist()),
             confusion=self.confusion.copy(),
-            image_miou=tuple(self._image_miou),
+            image_miou=tuple(self.image_miou),
         )
 
 

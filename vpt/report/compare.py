@@ -88,7 +88,7 @@ def table_section(named: Mapping[str, Source]) -> Section:
             ]
         )
     kinds = {source.metric for source in named.values()}
-    known = {"map": "mAP", "accuracy": "accuracy (95% interval)" if len(kinds) == 1 else "accuracy"}
+    known = {"map": "mAP", "miou": "mean IoU", "accuracy": "accuracy (95% interval)" if len(kinds) == 1 else "accuracy"}
     score = " or ".join(known.get(kind, kind) for kind in sorted(kinds))
     heads = [Column("run", "text"), Column("method", "text"), Column(score)]
     heads += [Column(title) for title in ("calibration error", "trainable parameters", "artifact", "time")]

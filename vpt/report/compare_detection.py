@@ -16,11 +16,11 @@ from vpt.utils.errors import UserError
 
 @dataclass(frozen=True)
 class Scored:
-    """mAP of several runs on the images that all of them have predictions for.
+    """Main metric of several runs on the images that all of them have predictions for.
 
     Args:
         images: number of images.
-        score: mAP of each run on them.
+        score: of each run on them.
         pairs: every pair of runs, the second compared with the first.
     """
 
@@ -50,10 +50,17 @@ def scored(runs: Mapping[str, tuple[Rows, LabelledData]], split: str) -> Scored:
     return Scored(images, score, pairs)
 
 
-def difference_section(found: Scored) -> Section:
-    """One row for every pair: difference, interval and conclusion."""
-    heads = [Column("run", "text"), Column("compared with", "text phrase"), Column("mAP"), Column("mAP of the other")]
-    heads += [Column("points"), Column("95% interval"), Column("conclusion", "text phrase")]
+def difference_section(found: Scored, metric: str = "mAP", whole: str = "COCO's mAP") -> Section:
+    """One row for every pair: difference, interval and conclusion.
+
+    Args:
+        found: the comparison.
+        metric: its name in the table.
+        whole: its name in the text.
+    """
+    heads = [Column("run", "text"), Column("compared with", "text phrase"), Column(metric)]
+    heads += [Column(name) for name in (f"{metric} of the other", "points", "95% interval")]
+    heads.append(Column("conclusion", "text phrase"))
     rows = []
     for one, other, each in found.pairs:
         interval = f"{points(each.low)} to {points(each.high)}"
@@ -61,7 +68,7 @@ def difference_section(found: Scored) -> Section:
         rows.append([other, one, *scores, points(each.difference), interval, verdict(each)])
     text = (
         f"On the same {found.images:,} images. The interval is a paired bootstrap over images: they are resampled with "
-        f"replacement {DRAWS:,} times, identically for all runs, and COCO's mAP is computed for each resample. It "
+        f"replacement {DRAWS:,} times, identically for all runs, and {whole} is computed for each resample. It "
         "accounts for the choice of test images, but not for the variation between training seeds."
     )
     text += several_pairs(len(rows))

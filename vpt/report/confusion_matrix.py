@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 from vpt.metrics.predictions import Answer
-from vpt.report.html import Column, Section, Table, percent, render
+from vpt.report.html import Column, Section, Table, count, percent, render
 from vpt.report.svg_charts import Chart, picture, rectangle, tag
 from vpt.utils.errors import UserError
 
@@ -22,7 +22,7 @@ PAIRS = 12
 
 @dataclass(frozen=True)
 class Pair:
-    """Images of one class that were misclassified as another."""
+    """Images or pixels of one class that were misclassified as another."""
 
     true: str
     predicted: str
@@ -100,18 +100,33 @@ def section(
         matrix = np.asarray(given) if given is not None else matrix_of(answers, classes) if answers else None
     if matrix is not None:
         text = f"{int(np.trace(matrix)):,} of {int(matrix.sum()):,} images are correct."
-        if len(classes) <= AS_TABLE:
-            charts.append(_as_table(matrix, classes))
-        elif len(classes) <= AS_PICTURE:
-            charts.append(render("figure.html", chart=_as_picture(matrix, classes), kind="square"))
-        pairs = confused_pairs(matrix, classes)
-        if pairs and len(classes) > 2:
-            tables.append(_pairs_table(pairs))
+        charts, tables = drawings(matrix, classes)
     every = class_table(measured, answers if multilabel else ())
     if every is not None:
         # With many classes the table is not what readers look at first.
         tables.insert(0 if len(classes) <= AS_TABLE else len(tables), every)
     return Section("classes", "Classes", render("confusion.html", text=text, matrices=charts, tables=tables))
+
+
+def drawings(
+    matrix: np.ndarray, classes: Sequence[str], unit: str = "images", shares: bool = False
+) -> tuple[list[Markup], list[Table]]:
+    """The matrix (K, K) as a table or a picture, as the number of classes allows, and the most confused pairs.
+
+    Args:
+        matrix: counts, true classes in rows.
+        classes: names.
+        unit: what is counted.
+        shares: show percentages of the true class instead of counts.
+    """
+    charts: list[Markup] = []
+    if len(classes) <= AS_TABLE:
+        rounded = (100 * matrix / np.maximum(1, matrix.sum(1, keepdims=True))).round().astype(np.int64)
+        charts.append(_as_table(rounded if shares else matrix, classes))
+    elif len(classes) <= AS_PICTURE:
+        charts.append(render("figure.html", chart=_as_picture(matrix, classes), kind="square"))
+    pairs = confused_pairs(matrix, classes)
+    return charts, [_pairs_table(pairs, unit)] if pairs and len(classes) > 2 else []
 
 
 def class_table(measured: Mapping[str, Any], several: Sequence[Answer] = ()) -> Table | None:
@@ -136,9 +151,9 @@ def class_table(measured: Mapping[str, Any], several: Sequence[Answer] = ()) -> 
     return Table("metrics by class", columns, rows, sortable=True)
 
 
-def _pairs_table(pairs: Sequence[Pair]) -> Table:
-    columns = [Column("true", "text"), Column("predicted", "text"), Column("images"), Column("fraction of class")]
-    rows = [[pair.true, pair.predicted, pair.count, percent(pair.share)] for pair in pairs]
+def _pairs_table(pairs: Sequence[Pair], unit: str) -> Table:
+    columns = [Column("true", "text"), Column("predicted", "text"), Column(unit), Column("fraction of class")]
+    rows = [[pair.true, pair.predicted, count(pair.count), percent(pair.share)] for pair in pairs]
     return Table("most frequently confused", columns, rows)
 
 

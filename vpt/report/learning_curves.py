@@ -68,7 +68,7 @@ def label_of(metric: str) -> str:
     >>> label_of("map")
     'mean average precision'
     """
-    return "mean average precision" if metric == "map" else metric
+    return {"map": "mean average precision", "miou": "mean IoU"}.get(metric, metric)
 
 
 def charts(rows: Rows, metric: str, best_epoch: int | None = None) -> list[Chart]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vpt.training.trainer import Trainer
 
 
-NAMES = {"map": "mAP", "map50": "mAP50"}  # of metrics in messages
+NAMES = {"map": "mAP", "map50": "mAP50", "miou": "mIoU", "pixel_accuracy": "pixel accuracy"}  # of metrics in messages
 ALSO = ("map50", "loss")  # besides the metric that ranks epochs
 
 

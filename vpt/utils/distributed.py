@@ -187,3 +187,37 @@ def all_summed(values: Tensor) -> Tensor:
     tensor([1., 1.])
     """
     return _reduced(values, "sum") if ranks().count > 1 else values
+
+
+class DividedSum:
+    """Sums over the processes that a batch is divided across, whose gradients are those that `sum_step` expects.
+
+    `images`, the number of images of this process, is set before every pass; 0 if it computes a blank one instead. All
+    processes call it equally often, forwards and backwards.
+
+    >>> DividedSum()(torch.tensor([1.0, 2.0]))  # of a single process
+    tensor([1., 2.])
+    """
+
+    images = 0
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """The sum over all processes."""
+        if ranks().count == 1:
+            return values
+        total: Tensor = _Summed.apply(values, self.images)
+        return total
+
+
+class _Summed(torch.autograd.Function):
+    """`sum_step` weights the gradients of each process by its number of images, which is taken into account here."""
+
+    @staticmethod
+    def forward(context: Any, values: Tensor, images: int) -> Tensor:
+        context.images = images
+        return _reduced(values if images else torch.zeros_like(values), "sum")
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        summed = _reduced(gradient * context.images, "sum")
+        return (summed / context.images if context.images else torch.zeros_like(summed)), None

@@ -84,5 +84,7 @@ def test_a_loader_of_masks(tmp_path: Path):
     batch = next(iter(loader_of(records, MaskMaker(MaskTransform(32, 16, augment="light")), batch_size=3)))
     assert [tuple(image.shape) for image in batch.images] == [(3, 32, 32)] * 3
     assert [len(part.images) for part in batch.parts(2)] == [2, 1]
-    assert batch.blank().labels[0].shape == (32, 32)
+    blank = batch.blank()
+    assert (blank.labels[0] == 255).all()
+    assert not len(blank.index)  # it is no record
     assert batch.index.tolist() == [0, 1, 2]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
 
+import vpt
 from tests.helpers.browser import chromium, needs_chromium
-from tests.helpers.serving import live, png, ready
+from tests.helpers.serving import TASKS, live, png, ready
 from vpt.inference.server.api_keys import add_key
 from vpt.inference.server.app import create_app
 from vpt.inference.server.settings import ServeSettings
@@ -57,7 +61,7 @@ def choose(page: Any, content: bytes, tmp_path: Path, name: str = "photo.png") -
 def test_classes_boxes_and_attention(page: Any, address: str, tmp_path: Path):
     page.goto(address)
     page.wait_for_selector("#tasks input")
-    assert page.locator("#tasks label").count() == 4
+    assert page.locator("#tasks label").count() == len(TASKS)
     assert page.is_disabled("#go")  # no picture yet
     choose(page, png(), tmp_path)
     for task in ("boxes", "deep", "shallow"):
@@ -81,6 +85,29 @@ def test_classes_boxes_and_attention(page: Any, address: str, tmp_path: Path):
     before = pixels()
     card.locator("select").select_option(index=len(kinds) - 1)
     assert pixels() != before
+
+
+def test_masks_are_drawn_over_the_picture(page: Any, address: str, folder: Path, tmp_path: Path):
+    photo = np.asarray(Image.open(io.BytesIO(png())))
+    (found,) = vpt.load(folder / "masks.safetensors", device="cpu").predict([photo])
+    page.goto(address)
+    page.wait_for_selector("#tasks input")
+    choose(page, png(), tmp_path)
+    page.uncheck("#tasks input:checked")
+    page.check("#tasks input[value=masks]")
+    page.click("#go:enabled")
+    page.wait_for_selector("#results section .row")
+    assert page.locator("#results .row span").all_text_contents() == list(found.labels)
+    shown = page.locator("#picture").evaluate(
+        "canvas => [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data]"
+    )
+    shown = np.array(shown).reshape(*photo.shape[:2], 4)[..., :3]
+    colours = np.array([[230, 25, 75], [60, 180, 75], [67, 99, 216]])
+    tint = np.zeros_like(shown)
+    for number, segment in enumerate(found):
+        tint[segment.mask] = colours[number]
+    expected = photo + (tint - photo.astype(int)) * 140 / 255
+    assert (np.abs(shown - expected).max(2) <= 3).mean() > 0.99
 
 
 def test_a_picture_is_pasted(page: Any, address: str):

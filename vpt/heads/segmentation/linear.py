@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vpt.config.heads_segmentation import LinearMaskHead
+from vpt.heads.segmentation.divided_norm import DividedBatchNorm
 
 
 class LinearSegmentation(nn.Module):
@@ -20,7 +21,7 @@ class LinearSegmentation(nn.Module):
 
     def __init__(self, width: int, grids: int, classes: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm2d(width * grids)
+        self.norm = DividedBatchNorm(width * grids)
         self.drop = nn.Dropout2d(dropout)
         self.classify = nn.Conv2d(width * grids, classes, 1)
         nn.init.normal_(self.classify.weight, std=0.01)

@@ -62,7 +62,7 @@ class QuerySegmentation(nn.Module):
         """Class scores (B, Q, K + 1), of which the last means no class, and mask scores (B, Q, 2h, 2w)."""
         grid = self.join(torch.cat(list(grids), dim=1))
         patches = grid.flatten(2).transpose(1, 2)
-        queries = self.queries.expand(len(grid), -1, -1).to(grid.dtype)
+        queries = self.queries.expand(grid.shape[0], -1, -1).to(grid.dtype)
         for layer in self.layers:
             queries = layer(queries, patches)
         queries = self.norm(queries)

@@ -15,7 +15,7 @@ class TaskInfo:
     """Public description of a task in a bank."""
 
     name: str
-    task: str  # classification or detection
+    task: str  # such as classification
     classes: tuple[str, ...]
     prompt: str
     image_size: int

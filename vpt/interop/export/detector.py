@@ -65,7 +65,7 @@ def export_detector(
     predictor: BoxPredictor, path: Path, format: Format, size: tuple[int, int] | None, check: Check
 ) -> Exported:
     """Export a detector; see `vpt.interop.export.export.export`."""
-    size = size or (predictor.sizes[0], predictor.sizes[0])  # a square of the short side used in training
+    fixed, size = size is None, size or (predictor.sizes[0], predictor.sizes[0])  # a square of the short side
     folded = FoldedDetector(predictor, size).requires_grad_(False).eval()
     images = [
         *noise(1, size),
@@ -80,7 +80,7 @@ def export_detector(
         return found, latency(run, images[-1])
 
     found, taken = written(program_of(folded, predictor), format, path, tried)
-    return Exported(path, path.stat().st_size, found.score, taken, found.boxes, found.pixels)
+    return Exported(path, path.stat().st_size, found.score, taken, found.boxes, found.pixels, fixed=fixed)
 
 
 def program_of(folded: FoldedDetector, predictor: BoxPredictor) -> Program:

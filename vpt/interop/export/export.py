@@ -28,8 +28,8 @@ def export(
         output: the file to write; default: next to the artifact.
         format: onnx, or torch (.pt2).
         size: height and width of input images, which are resized (for a classifier also cropped) inside; default: any
-            size for a classifier, a square of the short side for a detector. Squares of a classifier's own size, if
-            given here, are taken as they are.
+            size for a classifier and for a segmenter with head.resize=square, else a square of the short side. Squares
+            of a classifier's own size, if given here, are taken as they are.
         weights: file of the backbone's weights, as in `vpt.load`.
         check: photos to check the file with, in addition to synthetic images and noise.
         backbone: name of the backbone, as in `vpt.load`.

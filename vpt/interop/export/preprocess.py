@@ -77,6 +77,30 @@ class Square(nn.Module):
         return weights / torch.where(shown, weights.sum(1, keepdim=True), 1.0), shown
 
 
+class Resize(nn.Module):
+    """Images (B, 3, H, W) uint8 of one size, resized bilinearly as by Pillow.
+
+    Args:
+        old: H and W.
+        new: height and width of the result.
+
+    >>> Resize((6, 8), (4, 2))(torch.zeros(1, 3, 6, 8, dtype=torch.uint8)).shape
+    torch.Size([1, 3, 4, 2])
+    """
+
+    def __init__(self, old: tuple[int, int], new: tuple[int, int]) -> None:
+        super().__init__()
+        self.rows: Tensor
+        self.columns: Tensor
+        for name, length, side in zip(("rows", "columns"), old, new, strict=True):
+            whole = EvalTransform(side, resize="squash", interpolation="bilinear")
+            self.register_buffer(name, Square(whole)._axis(length, length)[0], persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The resized images, uint8."""
+        return _rounded(self.rows @ _rounded(images.float() @ self.columns.T)).to(torch.uint8)
+
+
 def _bilinear(x: Tensor) -> Tensor:
     return (1 - x).clamp_min(0)
 

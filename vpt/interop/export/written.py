@@ -42,6 +42,8 @@ class Exported:
         pixels: largest difference of box edges; None for a classifier.
         photos: comparison of a classifier with `vpt predict` on photos of several sizes.
         recipe: what must be done to a photo before it is given to the file; "" if nothing.
+        equal: fraction of the pixels of photos that get the same class as with `vpt predict`; None but for a segmenter.
+        fixed: takes images of one size, although none was requested.
     """
 
     path: Path
@@ -52,6 +54,8 @@ class Exported:
     pixels: float | None = None
     photos: Agreement | None = None
     recipe: str = ""
+    equal: float | None = None
+    fixed: bool = False
 
 
 def written(program: Program, format: Format, path: Path, tried: Callable[[Run], T]) -> T:

@@ -17,10 +17,12 @@ from vpt.backbones.pos_embed import MOST_PATCHES
 from vpt.config import FullTuning, RunConfig
 from vpt.config.heads_segmentation import MaskHead
 from vpt.data.normalization import normalise
+from vpt.heads.segmentation.divided_norm import DividedBatchNorm
 from vpt.models.base import Prompted
 from vpt.models.detection.detector import dynamic_backbone, tap_layers, token_prompt
 from vpt.models.detection.same_size_batches import each_with_its_like
 from vpt.prompts.base import TokenPrompts
+from vpt.utils.distributed import DividedSum
 from vpt.utils.errors import UserError
 
 Size = tuple[int, int]  # height and width, in pixels
@@ -37,6 +39,7 @@ class Segmenter(Prompted):
         window: side in pixels of the window that slides over larger images in `segment`; None for whole images.
         stride: steps of the window, in pixels.
         owns_buffers: the whole backbone is trainable.
+        size: short side of the images in pixels; default: the backbone's own.
     """
 
     def __init__(
@@ -48,11 +51,13 @@ class Segmenter(Prompted):
         window: int | None = None,
         stride: int | None = None,
         owns_buffers: bool = False,
+        size: int | None = None,
     ) -> None:
         super().__init__(backbone, prompt, head, owns_buffers)
         tower = backbone.require_tower("patch grids")
         inserted, after = ({}, "drop") if prompt is None else (prompt.inserted, prompt.after)
         self.taps = tuple(taps)
+        self.size = size or backbone.preprocess.size
         self.window, self.stride = window, stride or window
         self.steps = plan(len(tower.blocks), inserted, after, Reads(image="patches"))
 
@@ -104,15 +109,23 @@ class Segmenter(Prompted):
 
         Images of equal size are computed together; the result does not depend on the other images.
         """
+        return [_resized(scores[None], size)[0] for scores, size in zip(self.scores(images), sizes, strict=True)]
+
+    @torch.no_grad()
+    def scores(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """Scores (K, h, w) of each image as `segment` computes them, before they get their final size; `read_out` makes
+        classes of them without all scores at that size."""
         self.eval()
         layers = self.layers(self.steps)
-        pairs = list(zip(images, sizes, strict=True))
-        coarse = each_with_its_like(
-            [image for image, _ in pairs],
-            lambda image: image.shape,
-            lambda some: list(self._slide(torch.stack(some), layers)),
+        return each_with_its_like(
+            images, lambda image: image.shape, lambda some: list(self._slide(torch.stack(some), layers))
         )
-        return [_resized(scores[None], size)[0] for scores, (_, size) in zip(coarse, pairs, strict=True)]
+
+    def divide(self, total: DividedSum) -> None:
+        """Compute batch norms over the images of all processes, for training in several."""
+        for module in self.head.modules():
+            if isinstance(module, DividedBatchNorm):
+                module.total = total
 
     def _slide(self, images: Tensor, layers: Sequence[LayerPrompt] | None) -> Tensor:
         """Scores of whole images, (B, K, h, w), or at their own size the mean over windows."""
@@ -174,7 +187,8 @@ def build_segmenter(config: RunConfig, classes: Sequence[str], backbone: Backbon
         backbone = apply_tuning(config.tuning, backbone)
         made = head.build(tower.width, len(classes))
     stride = None if head.window is None else max(1, round(head.window * head.stride / patch)) * patch
-    return Segmenter(backbone, prompt, made, taps, head.window, stride, isinstance(config.tuning, FullTuning))
+    owned = isinstance(config.tuning, FullTuning)
+    return Segmenter(backbone, prompt, made, taps, head.window, stride, owned, head.size)
 
 
 def segmentation_skeleton(

@@ -1,0 +1,63 @@
+"""Prediction of masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from vpt.data.segmentation.transforms import MaskTransform
+from vpt.inference.predictor import Predictor
+from vpt.inference.segmentation import Segmentation
+from vpt.models.segmentation.read_out import read_out
+from vpt.training.tasks.segmentation import transforms
+
+
+@dataclass(frozen=True)
+class MaskView:
+    """Resize for a segmenter, as in evaluation."""
+
+    transform: MaskTransform
+
+    def __call__(self, pixels: np.ndarray) -> torch.Tensor:
+        """Resize an image (H, W, 3) uint8 to (3, h, w) uint8."""
+        return self.transform.image(pixels)
+
+
+class MaskPredictor(Predictor):
+    """Predicts the class of each pixel."""
+
+    result_type = Segmentation
+    outputs = "scores of pixels"
+    options = frozenset({"draw", "coco", "masks"})
+
+    @property
+    def view(self) -> Any:
+        """See Predictor.view."""
+        return MaskView(transforms(self.artifact.config, self.model)[1])
+
+    def answer(
+        self, names: Sequence[str], inputs: Sequence[torch.Tensor], sizes: Sequence[tuple[int, ...]], top: int
+    ) -> list[Segmentation]:
+        """See Predictor.answer."""
+        results = []
+        # Memory depends on the largest image of a batch, so batches are small.
+        for start in range(0, len(inputs), 8):
+            with self._autocast():
+                scores = self.model.scores([image.to(self._device) for image in inputs[start : start + 8]])
+            for at, one in enumerate(scores, start):
+                results.append(self._result(names[at], one, *sizes[at]))
+        return results
+
+    def _result(self, name: str, scores: torch.Tensor, width: int, height: int) -> Segmentation:
+        found = read_out(scores, (height, width))
+        if not torch.isfinite(found.probability).all():
+            raise self._not_finite()
+        labels = found.labels.long().flatten()
+        zeros = torch.zeros(len(self.classes), dtype=torch.float64, device=labels.device)
+        sums = zeros.index_add(0, labels, found.probability.double().flatten())
+        means = sums / labels.bincount(minlength=len(self.classes)).clamp(min=1)
+        return Segmentation(name, found.labels.cpu().numpy(), self.classes, means.cpu().numpy())
