@@ -112,6 +112,16 @@ class Segmentation(Task[Segmenter]):
             return f"{plain.size} px"
         return f"images of {plain.size} px (short side; long side up to {plain.longest} px)"
 
+    def examples(self, batch: Any, context: RunContext, most: int) -> list[tuple[np.ndarray, str]]:
+        """Images with their masks drawn over them."""
+        from vpt.metrics.segmentation_plots import overlay
+
+        classes, found = context.data.classes, []
+        for image, mask in list(zip(batch.images, batch.labels, strict=True))[:most]:
+            shown = [classes[index] for index in mask.unique().tolist() if index < len(classes)]
+            found.append((overlay(image.permute(1, 2, 0).numpy(), mask.numpy(), classes), ", ".join(shown)))
+        return found
+
     def training_parts(self, model: Segmenter, context: RunContext) -> TrainingParts:
         """Create batches, objective and validation of a run."""
         config, data = context.config, context.data
