@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,10 @@ from vpt.config import load_config
 from vpt.config.data import DataConfig
 from vpt.data.dataset import SPLITS, LabelledData, Record
 from vpt.data.datasets.registry import load_data
+from vpt.data.detection.dataset import BoxEntry, BoxFound, RawBox
+from vpt.data.detection.registry import numbered
+from vpt.data.segmentation.dataset import MaskFound, MaskRecord
+from vpt.data.segmentation.registry import _in_splits
 from vpt.data.splits import TEST, draw_shots, folds_of, split_off
 from vpt.utils.errors import UserError
 
@@ -163,3 +168,22 @@ def test_shots_of_single_images_are_as_before():
     records = [Record(f"{at}", Path(f"{at}"), (0, 0) if at % 2 else (1,)) for at in range(10)]
     kept, _ = draw_shots(records, 2, 0)
     assert Counter(label for record in kept for label in record.labels) == {0: 2, 1: 2}
+
+
+def test_boxes_and_masks_of_a_patient_stay_together():
+    config = DataConfig(group="re:(P[0-9]+)_", test_fraction=0.3, val_fraction=0.3)
+    boxes = [
+        BoxEntry(f"P{at // 3}_{at}.png", Path(f"{at}.png"), (RawBox("cat", (0.0, 0.0, 4.0, 4.0)),), (8, 8), None)
+        for at in range(30)
+    ]
+    mask: Any = None  # not opened
+    masks: dict[str, list[MaskRecord]] = {
+        "train": [MaskRecord(f"P{at // 3}_{at}.png", Path(f"{at}.png"), (at % 2,), mask) for at in range(30)]
+    }
+    for data in (
+        numbered(BoxFound({"train": boxes}), config),
+        _in_splits(masks, MaskFound(classes=("a", "b")), config),
+    ):
+        sides = [{record.name.split("_")[0] for record in data.split(name)} for name in SPLITS]
+        assert all(sides)
+        assert len(set.union(*sides)) == sum(map(len, sides)) == 10
