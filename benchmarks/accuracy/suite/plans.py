@@ -121,18 +121,28 @@ SHIPPED = {"average": 0.0, "head": "start", "factor": 20.0}  # vpt's default rec
 
 
 def shipped() -> Plan:
-    """What vpt does by default, not yet run: the penalty of the starting head was found after `final`."""
-    found: Plan = []
-    for priority, backbone in enumerate(("nano", "vit_ti", "vit_s")):
-        for method, lr in (("deep", 5e-3), ("lora", 3e-3), ("bias", 1e-2)):
-            late = 10 * (method != "deep")
-            for task in TASKS:
-                for seed in range(5):
-                    one = Job(
-                        task=task, backbone=backbone, size=size_of(backbone, task), seed=seed, label=f"shipped-{method}"
-                    )
-                    found.append((priority + late, replace(one, **SHIPPED, method=method, lr=lr)))
-    return found
+    """What vpt does by default, deep prompts and LoRA first, three seeds before the rest."""
+    rates = {"deep": 5e-3, "lora": 3e-3, "bias": 1e-2}
+    first = [("vit_ti", "deep"), ("vit_ti", "lora"), ("nano", "deep"), ("vit_s", "deep"), ("vit_ti", "bias")]
+    pairs = [*first, ("nano", "lora"), ("vit_s", "lora"), ("nano", "bias"), ("vit_s", "bias")]
+    return [
+        (
+            pair + 2 * (seed >= 3),
+            Job(
+                task=task,
+                backbone=backbone,
+                size=size_of(backbone, task),
+                seed=seed,
+                label=f"shipped-{method}",
+                **SHIPPED,
+                method=method,
+                lr=rates[method],
+            ),
+        )
+        for pair, (backbone, method) in enumerate(pairs)
+        for task in TASKS
+        for seed in range(5)
+    ]
 
 
 def mini(jobs: Plan) -> Plan:
