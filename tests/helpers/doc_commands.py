@@ -103,17 +103,26 @@ def inline_settings(page: str) -> list[list[str]]:
 
 
 @cache
-def kinds() -> dict[str, tuple[str, ...]]:
-    """Kinds of every section that has them."""
+def kinds() -> dict[str, dict[str, frozenset[str]]]:
+    """Kinds of every section that has them, each with its settings."""
     from vpt.config import Optimizer, Tuning
     from vpt.config.heads import HEADS
     from vpt.config.prompts import PROMPTS
 
-    found = {"prompt": tuple(PROMPTS.own), "head": tuple(HEADS.own)}
+    found = {name: dict(registry.own) for name, registry in (("prompt", PROMPTS), ("head", HEADS))}
     for section, union in {"tuning": Tuning, "train.optimizer": Optimizer}.items():
-        members = get_args(get_args(union)[0])
-        found[section] = tuple(member.model_fields["kind"].default for member in members)
-    return found
+        found[section] = {each.model_fields["kind"].default: each for each in get_args(get_args(union)[0])}
+    return {
+        section: {kind: frozenset(each.model_fields) for kind, each in members.items()}
+        for section, members in found.items()
+    }
+
+
+def fitting(section: str, words: Sequence[str]) -> list[str]:
+    """Kinds of a section that have all of its settings in `words`."""
+    start = f"{section}."
+    keys = {word.removeprefix(start).partition("=")[0].partition(".")[0] for word in words if word.startswith(start)}
+    return [kind for kind, fields in kinds()[section].items() if keys <= fields]
 
 
 def accepts(words: Sequence[str]) -> bool:
@@ -130,7 +139,7 @@ def accepts(words: Sequence[str]) -> bool:
     ]
     placeholders = [word for word in words if re.fullmatch(r"[A-Z,]*", word.partition("=")[2])]
     real = [word for word in words if word not in placeholders]
-    for chosen in itertools.product(*(kinds()[section] for section in touched)):
+    for chosen in itertools.product(*(fitting(section, words) for section in touched)):
         base = [f"{section}={kind}" for section, kind in zip(touched, chosen, strict=True)]
         named = next((word.partition("=")[2] for word in [*base, *real] if re.match(r"head(\.kind)?=", word)), "")
         for task in [HEADS.own[named].task] if named in HEADS.own else TASKS:

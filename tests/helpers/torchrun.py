@@ -9,7 +9,7 @@ import sys
 from tests.helpers.paths import ROOT
 
 WORDS = ["backbone=vpt_nano", "data=digits", "data.shots=3", "data.augment=light", "data.workers=0", "prompt.tokens=3"]
-WORDS += ["train.epochs=2", "train.device=cpu", "name=run"]
+WORDS += ["train.epochs=2", "train.device=cpu", "train.precision=fp32", "name=run"]
 
 
 def torchrun(*words: str) -> subprocess.CompletedProcess[str]:

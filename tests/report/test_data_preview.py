@@ -13,7 +13,8 @@ from tests.helpers.image_files import class_folders
 from vpt.cli.main import main
 from vpt.config import DataConfig
 from vpt.data.datasets.registry import load_data
-from vpt.report.data_preview import COLUMNS, ROWS, SIDE, _in_turn, preview_png
+from vpt.report.data_preview import ROWS, _in_turn, preview_png
+from vpt.utils.image_grid import COLUMNS, SIDE
 
 
 @pytest.fixture(autouse=True)

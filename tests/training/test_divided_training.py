@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from safetensors.torch import load_file
 
 import vpt
@@ -83,17 +85,24 @@ def annotated(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[str]]]:
-    """The folder of all runs in two processes, started only once, and the words of each."""
-    folder = tmp_path_factory.mktemp("divided")
-    register_tiny(folder, "tiny-divided", 2)
-    boxes = [f"data={annotated(folder / 'boxes')}", "data.shots=null"]
-    cases = {name: [*WORDS, *words] for name, words in CLASSIFIERS.items()}
-    cases |= {name: [*WORDS, *boxes, *words] for name, words in DETECTORS.items()}
-    masks = f"data={squares(folder / 'masks', 13)}"
-    cases |= {name: [*WORDS, "data.shots=null", masks, *words] for name, words in SEGMENTERS.items()}
-    two = [[*words, f"out={folder / 'two' / name}"] for name, words in cases.items()]
-    done = torchrun("-m", "tests.helpers.train_runs", str(folder), json.dumps(two))
-    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    """The folder of all runs in two processes, started only once for all workers of xdist, and the words of each."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "divided"
+    register_tiny(tmp_path_factory.mktemp("tiny"), "tiny-divided", 2)
+    with FileLock(f"{folder}.lock"):
+        ready = (folder / "done").exists()
+        folder.mkdir(exist_ok=True)
+        boxes = [f"data={folder / 'boxes' if ready else annotated(folder / 'boxes')}", "data.shots=null"]
+        masks = f"data={folder / 'masks' if ready else squares(folder / 'masks', 13)}"
+        cases = {name: [*WORDS, *words] for name, words in CLASSIFIERS.items()}
+        cases |= {name: [*WORDS, *boxes, *words] for name, words in DETECTORS.items()}
+        cases |= {name: [*WORDS, "data.shots=null", masks, *words] for name, words in SEGMENTERS.items()}
+        if not ready:
+            register_tiny(folder, "tiny-divided", 2)
+            two = [[*words, f"out={folder / 'two' / name}"] for name, words in cases.items()]
+            done = torchrun("-m", "tests.helpers.train_runs", str(folder), json.dumps(two))
+            assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+            (folder / "done").touch()
     return folder, cases
 
 

@@ -42,6 +42,7 @@ ADDED: dict[str, Any] = {
     "data.group": None,
     "data.positive": None,
     "data.multilabel": False,
+    "data.slices": "middle",
     "head.bias": 0.0,
     "head.first_alpha": 1.0,
     "head.first_beta": 5.5,

@@ -150,7 +150,9 @@ def _absent(file: Path, wanted: str, names: Sequence[str], keys: Sequence[str]) 
     other = {"path": "label", "label": "path"}[wanted]
     taken = {"split", other, *_ALSO[other].split()}
     rest = [name for name, key in zip(names, keys) if not _is_index(key) and key not in taken]
-    advice = nearest(wanted, keys) or (f"; rename the column '{rest[0]}' to '{wanted}'" if len(rest) == 1 else "")
+    advice = nearest(wanted, keys) or (
+        f"; rename the column '{visible(rest[0])[:80]}' to '{wanted}'" if len(rest) == 1 else ""
+    )
     return UserError(
         f"{file} has no column '{wanted}'{advice} (its first line is {first}); the first line must name the columns "
         "path,label, or path and a column of 0 and 1 for every class"
