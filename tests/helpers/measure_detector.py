@@ -16,7 +16,7 @@ from vpt.training.tasks.detection import Detection
 from vpt.utils.distributed import is_first, joined, ranks
 
 WORDS = ["task=detection", "backbone=vpt_nano", "head.scales=[1.0]", "head.size=32", "head.longest=3"]
-WORDS += ["head.boxes=20", "prompt.tokens=2", "data.workers=0", "train.device=cpu"]
+WORDS += ["head.boxes=20", "prompt.tokens=2", "data.workers=0", "train.device=cpu", "train.precision=fp32"]
 
 
 def measured(words: list[str], out: Path) -> dict[str, Any]:

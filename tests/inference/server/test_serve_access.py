@@ -70,7 +70,7 @@ class TestKeys:
             text = pages(client)
             assert not [name for name in ("deep", "shallow", "cut") if f'"{name}' in text]
             assert re.search(r"^vpt_tasks \d+\.0$", text, re.M)
-            assert json.loads(client.get("/ready").text) == {"ready": True, "tasks": 4, "waiting": 0}
+            assert json.loads(client.get("/ready").text) == {"ready": True, "tasks": 5, "waiting": 0}
 
     def test_with_a_key_its_own_names_are_told(self, keyed: tuple[TestClient, str, Path]):
         client, key, _ = keyed
