@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import Tensor
@@ -35,3 +38,21 @@ def states_of_epochs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]
 
     monkeypatch.setattr(Trainer, "end_epoch", remember)
     return states
+
+
+@contextmanager
+def interrupted(step: int, save: bool = False) -> Iterator[None]:
+    """Training within the block is interrupted before an optimiser step (counted from 0), if asked after a checkpoint."""
+    usual = Trainer.train_step
+
+    def stops(trainer: Trainer, batch: Any) -> None:
+        if trainer.progress.step == step:
+            if save:
+                trainer.read_figures()
+                trainer.save()
+            raise KeyboardInterrupt
+        usual(trainer, batch)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "train_step", stops)
+        yield

@@ -9,29 +9,18 @@ import pytest
 from PIL import Image
 
 from tests.helpers.coco_folder import coco
-from tests.helpers.runs import QUIET, settings
+from tests.helpers.runs import QUIET, interrupted, settings
 from vpt.config import load_config
 from vpt.training.batch_pictures import NAME
 from vpt.training.run import resume, train
-from vpt.training.trainer import Trainer
 from vpt.utils.image_grid import COLUMNS, grid, tile
 
 pytestmark = pytest.mark.usefixtures("small_net")
 
 
-def test_a_run_draws_its_first_batch_once(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    real = Trainer.train_step
-
-    def stops(trainer: Trainer, batch: object) -> None:
-        if trainer.progress.step == 2:
-            trainer.save()
-            raise KeyboardInterrupt
-        real(trainer, batch)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Trainer, "train_step", stops)
-    with pytest.raises(KeyboardInterrupt):
+def test_a_run_draws_its_first_batch_once(shapes: Path, tmp_path: Path):
+    with interrupted(2, save=True):
         train(settings(shapes, tmp_path), QUIET)
-    monkeypatch.setattr(Trainer, "train_step", real)
     picture = tmp_path / "run" / NAME
     before = picture.read_bytes()
     resume(tmp_path / "run", console=QUIET)

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from tests.helpers.clip_digits import LEARNERS, WORDS, digits_clip, settings
-from tests.helpers.runs import QUIET, states_of_epochs
+from tests.helpers.runs import QUIET, interrupted, states_of_epochs
 from vpt.backbones.factory import load_backbone
 from vpt.config import load_config
 from vpt.data.datasets.digits import NAMES
@@ -73,20 +73,10 @@ def test_every_learner_improves_the_base_classes(
 
 
 @pytest.mark.parametrize("learner", ["cocoop", "maple", "promptsrc", "tip, finetuned"])
-def test_learners_resume_bit_identically(
-    digits_clip: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, learner: str
-):
+def test_learners_resume_bit_identically(digits_clip: list[str], tmp_path: Path, learner: str):
     words = [*LEARNERS[learner], "data.shots=10", "train.epochs=3", "train.batch_size=32"]
     whole = train(settings(digits_clip, tmp_path / "whole", *words), QUIET)
-    step = Trainer.train_step
-
-    def fatal(trainer, *args):
-        if trainer.progress.step == 5:
-            raise KeyboardInterrupt
-        return step(trainer, *args)
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Trainer, "train_step", fatal)
+    with interrupted(5):
         train(settings(digits_clip, tmp_path / "cut", *words, "train.checkpoint_minutes=0"), QUIET)
     again = resume(tmp_path / "cut" / "run", console=QUIET)
     assert again.artifact.read_bytes() == whole.artifact.read_bytes()

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torchvision.models.detection import FCOS
 
 from tests.helpers.clip_models import build_clip, clip_backbone
-from tests.helpers.runs import QUIET
+from tests.helpers.runs import QUIET, interrupted
 from tests.helpers.tensors import close
 from tests.helpers.vit_families import build_backbone
 from vpt.backbones.liveness import Reads, plan
@@ -35,7 +35,6 @@ from vpt.prompts.base import Shape
 from vpt.prompts.registry import build_tokens
 from vpt.training.run import resume, train
 from vpt.training.tasks.detection import Detection
-from vpt.training.trainer import Trainer
 from vpt.utils.errors import NotFinite, UserError
 
 
@@ -382,19 +381,11 @@ def settings(out: Path, *words: str) -> RunConfig:
 @pytest.mark.parametrize(
     "words", [[], ["prompt.init=sample", "head=retinanet"], ["prompt=none", "tuning=lora", "head.convs=0"]]
 )
-def test_runs_resume_and_round_trip_bit_identically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]):
+def test_runs_resume_and_round_trip_bit_identically(tmp_path: Path, words: list[str]):
     whole = train(settings(tmp_path / "whole", *words), QUIET)
     names = {path.name for path in whole.folder.iterdir()}
     assert {"boxes.png", "precision-recall.png", "curves.png", "artifact.safetensors"} <= names
-    step = Trainer.train_step
-
-    def fatal(trainer, *args):
-        if trainer.progress.step == 3:
-            raise KeyboardInterrupt
-        return step(trainer, *args)
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Trainer, "train_step", fatal)
+    with interrupted(3):
         train(settings(tmp_path / "cut", *words, "train.checkpoint_minutes=0"), QUIET)
     again = resume(tmp_path / "cut" / "run", console=QUIET)
     assert again.artifact.read_bytes() == whole.artifact.read_bytes()

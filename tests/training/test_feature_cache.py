@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers.runs import QUIET, settings, states_of_epochs
+from tests.helpers.runs import QUIET, interrupted, settings, states_of_epochs
 from tests.helpers.vit_families import BUILDERS, CLASSES, build_backbone
 from vpt.config import load_config
 from vpt.models.classifier import PromptedModel, build_model
@@ -79,22 +79,10 @@ def test_a_run_is_the_same_with_and_without(
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
-def test_a_stopped_run_resumes_exactly(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from vpt.training.trainer import Trainer
-
+def test_a_stopped_run_resumes_exactly(shapes: Path, tmp_path: Path):
     whole = train(settings(shapes, tmp_path / "whole", *LAST), QUIET)
-    real = Trainer.train_step
-
-    def stops(trainer: Trainer, batch: object) -> None:
-        if trainer.progress.step == 7:
-            trainer.save()
-            raise KeyboardInterrupt
-        real(trainer, batch)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Trainer, "train_step", stops)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted(7, save=True):
         train(settings(shapes, tmp_path / "cut", *LAST), QUIET)
-    monkeypatch.setattr(Trainer, "train_step", real)
     again = resume(tmp_path / "cut" / "run", console=QUIET)
     assert (again.folder / "artifact.safetensors").read_bytes() == (whole.folder / "artifact.safetensors").read_bytes()
 

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tests.helpers.mask_runs import CLASSES, mask_settings, squares
-from tests.helpers.runs import QUIET
+from tests.helpers.runs import QUIET, interrupted
 from vpt.cli.main import main
 from vpt.config import FpnMaskHead, load_config
 from vpt.data.segmentation.run_lengths import mask_of
@@ -103,23 +103,10 @@ def test_an_artifact_is_evaluated_on_other_data(trained: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     "words", [["head=linear_segmentation", "head.dropout=0.2"], ["data.augment=light", "prompt.dropout=0.1"]]
 )
-def test_a_stopped_run_continues_bit_identically(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
-):
+def test_a_stopped_run_continues_bit_identically(data: Path, tmp_path: Path, words: list[str]):
     whole = train(mask_settings(data, tmp_path / "whole", *words), QUIET).folder
-    usual = Trainer.train_step
-
-    def stop(trainer: Trainer, batch: object) -> None:
-        if trainer.progress.step == 3:
-            trainer.read_figures()
-            trainer.save()
-            raise KeyboardInterrupt
-        usual(trainer, batch)
-
-    monkeypatch.setattr(Trainer, "train_step", stop)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted(3, save=True):
         train(mask_settings(data, tmp_path / "cut", *words), QUIET)
-    monkeypatch.undo()
     resume(tmp_path / "cut" / "run", console=QUIET)
     one, other = (load_file(folder / "artifact.safetensors") for folder in (whole, tmp_path / "cut" / "run"))
     assert one.keys() == other.keys()

@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.runs import QUIET, settings
+from tests.helpers.runs import QUIET, interrupted, settings
 from tests.helpers.serving import until
 from vpt.training import trackers
 from vpt.training.run import resume, train
 from vpt.training.trackers import RUN_IDS, Tracker
-from vpt.training.trainer import Trainer
 from vpt.utils.console import Console
 from vpt.utils.errors import UserError
 from vpt.utils.run_log import read_rows
@@ -22,24 +21,8 @@ from vpt.utils.run_log import read_rows
 pytestmark = [pytest.mark.usefixtures("small_net"), pytest.mark.filterwarnings("ignore")]
 
 
-def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Interrupt training after a step, once."""
-    real = Trainer.train_step
-
-    def stops(trainer: Trainer, batch: Any) -> None:
-        real(trainer, batch)
-        if trainer.progress.step == step:
-            monkeypatch.setattr(Trainer, "train_step", real)
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Trainer, "train_step", stops)
-
-
-def test_results_csv_holds_every_epoch_also_of_a_resumed_run(
-    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    stop_after(monkeypatch, 7)
-    with pytest.raises(KeyboardInterrupt):
+def test_results_csv_holds_every_epoch_also_of_a_resumed_run(shapes: Path, tmp_path: Path):
+    with interrupted(7):
         train(settings(shapes, tmp_path), QUIET)
     result = resume(tmp_path / "run", console=QUIET)
     with (result.folder / "results.csv").open() as file:
@@ -57,8 +40,7 @@ def test_mlflow_tracks_a_run_and_goes_on_with_it_when_it_is_resumed(
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.chdir(tmp_path)
-    stop_after(monkeypatch, 7)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted(7):
         train(settings(shapes, tmp_path, "log=mlflow"), QUIET)
     run_id = json.loads((tmp_path / "run" / RUN_IDS).read_text())["mlflow"]
     result = resume(tmp_path / "run", console=QUIET)

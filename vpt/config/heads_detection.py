@@ -7,25 +7,17 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from vpt.config.base import ALWAYS_LISTED, Sentence
-from vpt.config.heads_base import HeadSection
+from vpt.config.heads_base import GridHead
 from vpt.config.losses import CrossEntropyLoss
-from vpt.config.prompts import NoPrompt, PixelPrompt, PromptSection, TokenPrompt
+from vpt.config.prompts import NoPrompt, PixelPrompt, PromptSection
 from vpt.config.templates import Templates
 
 
-class BoxHead(HeadSection):
+class BoxHead(GridHead):
     """Base of the settings of detection heads."""
 
     task: ClassVar[str] = "detection"
-    any_size: ClassVar[bool] = True
     at_evaluation: ClassVar[tuple[str, ...]] = ("score", "overlap", "boxes", "size", "longest")
-    prompts: ClassVar[tuple[type[PromptSection], ...]] = (TokenPrompt, NoPrompt)
-    taps: Annotated[list[Annotated[int, Field(ge=-1000, le=1000)]], ALWAYS_LISTED] = Field(
-        default_factory=lambda: [-1],
-        min_length=1,
-        max_length=64,
-        description="layers whose patch tokens are the input; -1 is the last",
-    )
     size: int | None = Field(
         None, ge=16, le=4096, description="short side of the images in pixels; default: twice the backbone's own"
     )
@@ -38,9 +30,7 @@ class BoxHead(HeadSection):
         """Refuse prompts that the head does not take, and a loss of classification."""
         if not isinstance(self, PyramidHead | OwlHead | NativeHead):
             raise ValueError(f"head={self.kind} predicts boxes; derive its settings from vpt.config.PyramidHead")
-        if not isinstance(config.prompt, self.prompts):
-            remedy = "pixel or none" if self.complete else "a token prompt or none"
-            raise ValueError(f"head={self.kind} does not take prompt={config.prompt.kind}; choose {remedy}")
+        super().check_run(config)
         if not isinstance(config.train.loss, CrossEntropyLoss):
             raise ValueError(
                 "train.loss is for task=classification; detection heads have their own loss, so leave it out"

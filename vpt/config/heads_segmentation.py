@@ -7,25 +7,17 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from vpt.config.base import ALWAYS_LISTED
-from vpt.config.heads_base import HeadSection
+from vpt.config.heads_base import GridHead
 from vpt.config.losses import CrossEntropyLoss
-from vpt.config.prompts import NoPrompt, TokenPrompt
 
 Term = Literal["cross_entropy", "dice", "focal"]
 
 
-class MaskHead(HeadSection):
+class MaskHead(GridHead):
     """Base of the settings of segmentation heads."""
 
     task: ClassVar[str] = "segmentation"
-    any_size: ClassVar[bool] = True
     at_evaluation: ClassVar[tuple[str, ...]] = ("size", "resize", "longest", "window", "stride")
-    taps: Annotated[list[Annotated[int, Field(ge=-1000, le=1000)]], ALWAYS_LISTED] = Field(
-        default_factory=lambda: [-1],
-        min_length=1,
-        max_length=64,
-        description="layers whose patch tokens are the input; -1 is the last",
-    )
     size: int | None = Field(
         None, ge=16, le=4096, description="size of the images in pixels; default: the backbone's own"
     )
@@ -61,10 +53,7 @@ class MaskHead(HeadSection):
 
     def check_run(self, config: Any) -> None:
         """Refuse prompts that the head does not take, and settings of other tasks."""
-        if not isinstance(config.prompt, TokenPrompt | NoPrompt):
-            raise ValueError(
-                f"head={self.kind} does not take prompt={config.prompt.kind}; choose a token prompt or none"
-            )
+        super().check_run(config)
         refused = (
             (not isinstance(config.train.loss, CrossEntropyLoss), "train.loss", "; the loss is head.loss"),
             (config.train.label_smoothing != 0, "train.label_smoothing", ""),

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vpt.config import DataConfig
 from vpt.data.class_names import clean
@@ -31,6 +31,9 @@ from vpt.utils.atomic_io import at_home
 from vpt.utils.errors import UserError
 
 OTHERS = "of other splits"
+
+
+E = TypeVar("E")
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,35 @@ def chosen(splits: Mapping[str, Sequence[Any]], divided: bool, wanted: str | Non
     counts = [f"{len(splits[name])} {name}" for name in there]
     choice = " or ".join(f"split={name}" for name in there)
     raise UserError(f"{path} has no {split} images, but {' and '.join(counts)}; choose with {choice}")
+
+
+def place_given(config: DataConfig, request: EvaluationRequest) -> str | None:
+    """`data.val` or `data.test`, if that is the split to evaluate; None if it is read from `data.path`."""
+    return {"val": config.val, "test": config.test}.get(request.split or "test")
+
+
+def split_in(
+    found: Mapping[str, Sequence[E]], config: DataConfig, request: EvaluationRequest
+) -> tuple[str, str, Sequence[E], list[str]]:
+    """The split of boxes or masks to evaluate: its name there, the name it is reported under, its entries, and notes.
+
+    Args:
+        found: what was read from `place_given` or `data.path`, by split.
+        config: the data section.
+        request: which split is wanted.
+
+    Raises:
+        UserError: the data lacks the split.
+    """
+    wanted, given = request.split or "test", place_given(config, request)
+    place = given or config.path
+    splits = {name: entries for name, entries in found.items() if entries}
+    divided = set(splits) != {"train"}
+    if given is not None and wanted not in splits and "train" in splits:
+        splits, divided = {wanted: splits["train"]}, True  # a separate file or folder for one split
+    split = chosen(splits, divided, request.split, place)
+    notes = choice_notes(splits, divided, split, request.split, place)
+    return split, request.split or (split if divided else "test"), splits[split], notes
 
 
 def choice_notes(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from vpt.config import DataConfig
 from vpt.data.dataset import Record
+from vpt.data.datasets.entries import number_of
 from vpt.data.medical.read import slices_of
 from vpt.data.sampler import split_order
 from vpt.utils.errors import UserError
@@ -18,6 +19,7 @@ from vpt.utils.errors import UserError
 VALIDATION, _SHOTS, TEST, FOLDS = 1, 2, 3, 4  # purposes, so that no two draws are the same
 NO_LABEL = 2**31
 R = TypeVar("R", bound=Record)
+Part = Callable[[Sequence[Any], float, int, int], tuple[list[Any], list[Any]]]
 
 
 def split_off(
@@ -193,6 +195,45 @@ def set_apart(
     if config.join_val:
         train, val = [*train, *val], []
     return list(train), list(val), [] if config.hold_test else list(test)
+
+
+def divide(
+    train: Sequence[R],
+    val: Sequence[R],
+    test: Sequence[R],
+    config: DataConfig,
+    notes: list[str],
+    part: Part = split_off,
+) -> tuple[list[Record], list[Record], list[Record]]:
+    """Split validation and test off training where they are missing, as `config` says, draw the shots, and apply
+    `set_apart`. For boxes and masks, whose images need not have a class each.
+
+    Args:
+        train, val, test: records of each split that the data set defines.
+        config: the data section.
+        notes: gets what was split off.
+        part: splits records by a fraction, a seed and a purpose.
+
+    Raises:
+        UserError: too few images to split validation off.
+    """
+    if train and not test and config.test_fraction is not None:
+        train, test = part(train, config.test_fraction, config.split_seed, TEST)
+        notes.append(
+            f"split {number_of(len(test), 'image')} off for test (data.test_fraction={config.test_fraction:g})"
+        )
+    if train and not val:
+        train, val = part(train, config.val_fraction, config.split_seed, VALIDATION)
+        notes.append(
+            f"split {number_of(len(val), 'image')} off for validation (data.val_fraction={config.val_fraction:g}, "
+            f"data.split_seed={config.split_seed})"
+        )
+    if train and not val and not config.join_val:
+        raise UserError(f"data.path={config.path} has too few images to split validation off; give data.val")
+    drawn: Sequence[Record] = train
+    if config.shots is not None:
+        drawn, _ = draw_shots(train, config.shots, config.split_seed)
+    return set_apart(drawn, val, test, config)
 
 
 def with_slices(records: Iterable[Record], config: DataConfig) -> tuple[Record, ...]:

@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 
 from vpt.config import RunConfig
-from vpt.experiments.seeds import sentence, summary
+from vpt.experiments.seeds import methods_in, sentence, summary, train_each
 from vpt.metrics.predictions import Answer, read_answers, write_answers
 from vpt.metrics.score_metrics import intervals, positive_of, weighted_metrics
-from vpt.training.run import train_or_resume
-from vpt.training.run_folder import identity, refuse_other, stem_of
+from vpt.training.run_folder import identity, stem_of
 from vpt.utils.atomic_io import write_json
 from vpt.utils.console import Console
 from vpt.utils.errors import UserError
@@ -43,16 +42,10 @@ def train_folds(config: RunConfig, console: Console | None = None) -> Path:
     folder = config.out / (config.name or f"{stem_of(config)}-folds")
     described = identity(config)
     with lock_folder(folder):
-        refuse_other(folder / "settings.json", described)
-        write_json(folder / "settings.json", described)
-        for fold in range(count):
-            one = config.with_({"data.fold": fold, "out": folder, "name": f"fold{fold}"})
-            console.say(f"fold {fold} of 0 to {count - 1}:")
-            train_or_resume(one, folder / f"fold{fold}", console)
-        runs = [folder / f"fold{fold}" for fold in range(count)]
+        title = f"fold {{}} of 0 to {count - 1}:".format
+        runs = train_each(config, folder, described, "data.fold", range(count), title, console)
         rows = [{**row, "interval": mean_interval(row["scores"])} for row in summary(runs)]
-        names = [".", *sorted(path.parent.name for path in runs[0].glob("compare-*/metrics.json"))]
-        for name, row in zip(names, rows, strict=True):
+        for name, row in zip(methods_in(runs[0]), rows, strict=True):
             answers, folds = pooled([run / name / "predictions-test.csv" for run in runs])
             suffix = "" if name == "." else f"-{name}"
             write_answers(folder / f"predictions{suffix}.csv", answers, folds)

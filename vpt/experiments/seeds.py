@@ -7,7 +7,7 @@ interruption.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,24 +32,48 @@ def train_seeds(config: RunConfig, seeds: Sequence[int], console: Console | None
     described = identity(config)
     del described["train"]["seed"]
     with lock_folder(folder):
-        refuse_other(folder / "settings.json", described)
-        write_json(folder / "settings.json", described)
-        for seed in seeds:
-            one = config.with_({"train.seed": seed, "out": folder, "name": f"seed{seed}"})
-            console.say(f"seed {seed}:")
-            train_or_resume(one, folder / f"seed{seed}", console)
-        rows = summary([folder / f"seed{seed}" for seed in seeds])
+        runs = train_each(config, folder, described, "train.seed", seeds, lambda seed: f"seed {seed}:", console)
+        rows = summary(runs)
         write_json(folder / "seeds.json", {"seeds": list(seeds), "rows": rows})
         for row in rows:
             console.say(sentence(row))
     return folder
 
 
+def train_each(
+    config: RunConfig,
+    folder: Path,
+    described: dict[str, Any],
+    key: str,
+    values: Sequence[int],
+    title: Callable[[int], str],
+    console: Console,
+) -> list[Path]:
+    """Train a run for each value of a setting in a subfolder, such as `seed0`, or read it if it is finished.
+
+    Raises:
+        UserError: the folder holds runs of other settings than `described`.
+    """
+    refuse_other(folder / "settings.json", described)
+    write_json(folder / "settings.json", described)
+    runs = []
+    for value in values:
+        run = folder / f"{key.rpartition('.')[2]}{value}"
+        console.say(title(value))
+        train_or_resume(config.with_({key: value, "out": folder, "name": run.name}), run, console)
+        runs.append(run)
+    return runs
+
+
+def methods_in(run: Path) -> list[str]:
+    """Folders of a run and of those that it was compared with, below its own."""
+    return [".", *sorted(path.parent.name for path in run.glob("compare-*/metrics.json"))]
+
+
 def summary(runs: Sequence[Path]) -> list[dict[str, Any]]:
     """Scores of a run with several seeds, and those of every method that it was compared with."""
-    names = [".", *sorted(path.parent.name for path in runs[0].glob("compare-*/metrics.json"))]
     rows = []
-    for name in names:
+    for name in methods_in(runs[0]):
         found = [read_metrics(run / name / "metrics.json") for run in runs]
         split = next((split for split in ("test", "val") if all(one.get(split) for one in found)), None)
         if split is None:

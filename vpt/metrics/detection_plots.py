@@ -13,6 +13,7 @@ from torch import Tensor
 from vpt.data.decode import BadImage, read
 from vpt.data.detection.dataset import BoxRecord
 from vpt.metrics.best_score import DEFAULT
+from vpt.utils.image_grid import scaled
 from vpt.utils.plotting import BLUE, GREY, ORANGE, picture_png, save
 
 # Distinguishable for colour-blind readers too (Okabe and Ito); classes use them in turn.
@@ -119,9 +120,7 @@ def grid_png(
         sure = found["scores"] >= least
         labels = found["labels"][sure].tolist()
         captions = [f"{classes[label]} {score:.2f}" for label, score in zip(labels, found["scores"][sure].tolist())]
-        scale = side / max(pixels.shape[:2])
-        size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
-        small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+        small, scale = scaled(pixels, side, Image.Resampling.LANCZOS)
         truth = draw_boxes(small, np.asarray(record.boxes).reshape(-1, 4) * scale, record.labels, names)
         guess = draw_boxes(small, found["boxes"][sure].numpy() * scale, labels, captions)
         tile = np.full((side, 2 * side + 8, 3), 255, np.uint8)

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from vpt.data.decode import BadImage, read
 from vpt.data.segmentation.dataset import MaskRecord
 from vpt.metrics.detection_plots import enlarged
+from vpt.utils.image_grid import scaled
 from vpt.utils.plotting import picture_png
 
 GROUND = "background"  # the class of this name is not drawn
@@ -95,9 +96,8 @@ def grid_png(
         except BadImage:
             continue
         truth = record.read_mask((pixels.shape[1], pixels.shape[0]))
-        scale = _SIDE / max(pixels.shape[:2])
-        size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
-        small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+        small, _ = scaled(pixels, _SIDE, Image.Resampling.LANCZOS)
+        size = (small.shape[1], small.shape[0])
         tile = np.full((size[1] + 8, 3 * (_SIDE + 8), 3), 255, np.uint8)
         for number, one in enumerate((None, truth, mask)):
             shown = small

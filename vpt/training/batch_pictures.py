@@ -23,15 +23,11 @@ NAME = "train_batch.jpg"
 class BatchPictures(Callback):
     """Draws the first batch of a new run, unless it consists of cached features."""
 
-    def __init__(self) -> None:
-        self._done = False
-
     def before_step(self, trainer: Trainer, batch: AnyBatch) -> None:
         """Draw the batch if it is the first one."""
-        folder, first = trainer.folder, trainer.progress.step == 0
-        if self._done or not first or folder is None or not is_first():
+        folder = trainer.folder
+        if trainer.progress.step > 0 or folder is None or not is_first():
             return
-        self._done = True
         examples = trainer.task.examples(batch, trainer.context, MOST)
         if examples:
             picture = Image.fromarray(grid([tile(scaled(pixels)[0], [line]) for pixels, line in examples]))

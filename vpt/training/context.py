@@ -10,8 +10,9 @@ import torch
 
 from vpt.backbones.backbone import Backbone
 from vpt.config import DataConfig, RunConfig
+from vpt.data.collate import ImageMaker, Maker
 from vpt.data.data_module import DataCache, Load, with_window
-from vpt.data.dataloader import Loader, make_loader
+from vpt.data.dataloader import Loader, loader_of
 from vpt.data.dataset import LabelledData, Record
 from vpt.data.image_cache import ImageCache
 from vpt.data.transforms.classification import Transform, eval_transform, train_transform
@@ -84,23 +85,39 @@ class RunContext:
     ) -> Loader:
         """Batches of records for `model`, augmented and shuffled for training. `distributed` splits them across
         processes; otherwise every process gets all of them."""
-        config, data = self.config, self.data
-        transform = self.training_transform(model) if training else evaluation_transform(model, config.data)
-        return make_loader(
+        data = self.data
+        transform = self.training_transform(model) if training else evaluation_transform(model, self.config.data)
+        maker = ImageMaker(transform, len(data.classes), data.multilabel)
+        pinned = self.device.type == "cuda"
+        return self.loader_of(records, maker, split, training, distributed, pin_memory=pinned)
+
+    def loader_of(
+        self,
+        records: Sequence[Record],
+        maker: Maker,
+        split: str = "",
+        training: bool = False,
+        distributed: bool = False,
+        whole: bool = False,
+        pin_memory: bool = False,
+    ) -> Loader:
+        """Batches of whatever `maker` makes of records; the other arguments are those of `loader`. `whole` splits whole
+        batches across processes, instead of the images of each."""
+        config = self.config
+        return loader_of(
             records,
-            transform,
+            maker,
             batch_size=config.train.batch_size,
-            classes=len(data.classes),
-            multilabel=data.multilabel,
             seed=config.train.seed,
             shuffle=training,
             drop_last=training and distributed and self.drop_last,
             workers=default_workers() if config.data.workers is None else config.data.workers,
             cache=self.caches.get(split),
             max_pixels=config.data.max_pixels,
-            pin_memory=self.device.type == "cuda",
+            pin_memory=pin_memory,
             rank=ranks().rank if distributed else 0,
             ranks=ranks().count if distributed else 1,
+            whole=whole,
             epochs=(config.train.epochs or 1) if training else 1,
         )
 

@@ -12,7 +12,9 @@ _MARGIN, _TEXT = 6, 14
 INKS = ("black", "#666")  # of the first line and of the others
 
 
-def scaled(pixels: np.ndarray, side: int = SIDE) -> tuple[np.ndarray, float]:
+def scaled(
+    pixels: np.ndarray, side: int = SIDE, resample: Image.Resampling = Image.Resampling.BICUBIC
+) -> tuple[np.ndarray, float]:
     """An image (H, W, 3) uint8 resized so that its long side has `side` pixels, and the factor.
 
     >>> scaled(np.zeros((10, 20, 3), np.uint8), 40)[0].shape
@@ -20,7 +22,7 @@ def scaled(pixels: np.ndarray, side: int = SIDE) -> tuple[np.ndarray, float]:
     """
     scale = side / max(pixels.shape[:2])
     size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)), scale
+    return np.asarray(Image.fromarray(pixels).resize(size, resample)), scale
 
 
 def tile(pixels: np.ndarray, lines: Sequence[str]) -> np.ndarray:

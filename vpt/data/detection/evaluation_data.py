@@ -11,7 +11,7 @@ from vpt.data.dataset import SPLITS, LabelledData
 from vpt.data.datasets.entries import listed, number_of
 from vpt.data.detection.dataset import BoxEntry
 from vpt.data.detection.registry import finished, read_place, to_records
-from vpt.data.evaluation_data import EvaluationRequest, choice_notes, chosen
+from vpt.data.evaluation_data import EvaluationRequest, place_given, split_in
 from vpt.utils.errors import UserError
 
 
@@ -23,17 +23,11 @@ def load_boxes_measured(config: DataConfig, request: EvaluationRequest) -> tuple
     Raises:
         UserError: the data cannot be found or read, lacks the split, or has no box of a known class.
     """
-    wanted = request.split or "test"
-    given = {"val": config.val, "test": config.test}.get(wanted)
-    place = given or config.path
+    place = place_given(config, request) or config.path
     found = read_place(place)
-    splits = {name: entries for name, entries in found.splits.items() if entries}
-    divided = set(splits) != {"train"}
-    if given is not None and wanted not in splits and "train" in splits:
-        splits, divided = {wanted: splits["train"]}, True  # a separate file or folder for one split
-    split = chosen(splits, divided, request.split, place)
-    notes = [*found.notes, *choice_notes(splits, divided, split, request.split, place)]
-    entries = finished({split: splits[split]}, config, notes)[split]
+    split, name, entries, chosen_notes = split_in(found.splits, config, request)
+    notes = [*found.notes, *chosen_notes]
+    entries = finished({split: list(entries)}, config, notes)[split]
     there = {raw.label for entry in entries for raw in entry.boxes}
     classes = request.classes or found.classes or tuple(sorted(there))
     spelt = {clean(name): name for name in reversed(classes)} | {name: name for name in classes}
@@ -44,10 +38,9 @@ def load_boxes_measured(config: DataConfig, request: EvaluationRequest) -> tuple
             f"{place} has no box of a class that the artifact was trained on: it has {listed(sorted(there))}; the "
             f"artifact knows {listed(list(classes))}"
         )
-    split = request.split or (split if divided else "test")
-    records = tuple(to_records(known, split, {name: number for number, name in enumerate(classes)}))
-    train, val, test = (records if name == split else () for name in SPLITS)
-    return LabelledData(classes, False, train, val, test, tuple(notes)), split
+    records = tuple(to_records(known, name, {label: number for number, label in enumerate(classes)}))
+    train, val, test = (records if each == name else () for each in SPLITS)
+    return LabelledData(classes, False, train, val, test, tuple(notes)), name
 
 
 def _unknown(entries: Sequence[BoxEntry], spelt: Mapping[str, str]) -> list[str]:

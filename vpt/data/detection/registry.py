@@ -23,7 +23,7 @@ from vpt.data.detection.synthetic_scenes import read_scenes
 from vpt.data.detection.voc import read_voc
 from vpt.data.detection.yolo import read_yolo
 from vpt.data.groups import shared_groups, with_groups
-from vpt.data.splits import TEST, VALIDATION, draw_shots, set_apart, split_off
+from vpt.data.splits import divide, split_off
 from vpt.utils.atomic_io import at_home
 from vpt.utils.errors import UserError
 
@@ -170,23 +170,13 @@ def numbered(found: BoxFound, config: DataConfig) -> LabelledData:
         with_groups(to_records(found.splits.get(split, ()), split, numbers), config) for split in SPLITS
     )
     notes += shared_groups({"train": train, "val": val, "test": test})
-    records: Sequence[BoxRecord] = train
-    if train and not test and config.test_fraction is not None:
-        records, test = split_off(records, config.test_fraction, config.split_seed, TEST, _usable(records))
-        notes.append(
-            f"split {number_of(len(test), 'image')} off for test (data.test_fraction={config.test_fraction:g})"
-        )
-    if train and not val:
-        records, val = split_off(records, config.val_fraction, config.split_seed, VALIDATION, _usable(records))
-        notes.append(
-            f"split {number_of(len(val), 'image')} off for validation (data.val_fraction={config.val_fraction:g}, "
-            f"data.split_seed={config.split_seed})"
-        )
-    if train and not val and not config.join_val:
-        raise UserError(f"data.path={config.path} has too few images to split validation off; give data.val")
-    if config.shots is not None:
-        drawn, _ = draw_shots(records, config.shots, config.split_seed)
-    parts = set_apart(records if config.shots is None else drawn, val, test, config)
+
+    def part(
+        records: Sequence[BoxRecord], fraction: float, seed: int, purpose: int
+    ) -> tuple[list[BoxRecord], list[BoxRecord]]:
+        return split_off(records, fraction, seed, purpose, _usable(records))
+
+    parts = divide(train, val, test, config, notes, part)
     return LabelledData(classes, False, tuple(parts[0]), tuple(parts[1]), tuple(parts[2]), tuple(notes))
 
 

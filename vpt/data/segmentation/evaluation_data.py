@@ -5,7 +5,7 @@ from __future__ import annotations
 from vpt.config import DataConfig
 from vpt.data.dataset import SPLITS, LabelledData
 from vpt.data.datasets.entries import listed
-from vpt.data.evaluation_data import EvaluationRequest, choice_notes, chosen
+from vpt.data.evaluation_data import EvaluationRequest, place_given, split_in
 from vpt.data.segmentation.mask_validation import validated
 from vpt.data.segmentation.registry import read_masks
 from vpt.utils.errors import UserError
@@ -19,27 +19,19 @@ def load_masks_measured(config: DataConfig, request: EvaluationRequest) -> tuple
     Raises:
         UserError: the data cannot be found or read, lacks the split, or has no class of the artifact.
     """
-    wanted = request.split or "test"
-    given = {"val": config.val, "test": config.test}.get(wanted)
-    place = given or config.path
+    place = place_given(config, request) or config.path
     found = read_masks(place, config)
-    splits = {name: entries for name, entries in found.splits.items() if entries}
-    divided = set(splits) != {"train"}
-    if given is not None and wanted not in splits and "train" in splits:
-        splits, divided = {wanted: splits["train"]}, True  # a separate folder for one split
-    split = chosen(splits, divided, request.split, place)
-    notes = [*choice_notes(splits, divided, split, request.split, place)]
+    split, name, entries, notes = split_in(found.splits, config, request)
     classes = request.classes or found.classes
     if not set(classes) & set(found.classes):
         raise UserError(
             f"{place} has no class that the artifact was trained on: it has {listed(list(found.classes))}; the "
             f"artifact knows {listed(list(classes))}"
         )
-    if unknown := [name for name in found.classes if name not in classes]:
+    if unknown := [one for one in found.classes if one not in classes]:
         notes.append(f"warning: pixels ignored, of classes that the artifact does not know: {listed(unknown)}")
-    found.splits = {split: splits[split]}
+    found.splits = {split: list(entries)}
     renumbered = found.with_classes(classes)
     records = tuple(validated(renumbered, config)[split])
-    split = request.split or (split if divided else "test")
-    train, val, test = (records if name == split else () for name in SPLITS)
-    return LabelledData(tuple(classes), False, train, val, test, (*found.notes, *notes)), split
+    train, val, test = (records if each == name else () for each in SPLITS)
+    return LabelledData(tuple(classes), False, train, val, test, (*found.notes, *notes)), name

@@ -20,7 +20,7 @@ from vpt.data.segmentation.mask_folders import mask_parts, read_mask_folders
 from vpt.data.segmentation.mask_validation import validated
 from vpt.data.segmentation.objects import read_coco_masks, read_yolo_masks
 from vpt.data.segmentation.scenes import read_mask_scenes
-from vpt.data.splits import TEST, VALIDATION, draw_shots, set_apart, split_off
+from vpt.data.splits import divide, split_off
 from vpt.utils.atomic_io import at_home
 from vpt.utils.errors import UserError
 
@@ -122,22 +122,7 @@ def _in_splits(records: dict[str, list[MaskRecord]], found: MaskFound, config: D
     train, val, test = (with_groups(list[Record](records.get(split, ())), config) for split in SPLITS)
     notes = [escaped(note) for note in found.notes]
     notes += shared_groups({"train": train, "val": val, "test": test})
-    if train and not test and config.test_fraction is not None:
-        train, test = _split_off(train, config.test_fraction, config.split_seed, TEST)
-        notes.append(
-            f"split {number_of(len(test), 'image')} off for test (data.test_fraction={config.test_fraction:g})"
-        )
-    if train and not val:
-        train, val = _split_off(train, config.val_fraction, config.split_seed, VALIDATION)
-        notes.append(
-            f"split {number_of(len(val), 'image')} off for validation (data.val_fraction={config.val_fraction:g}, "
-            f"data.split_seed={config.split_seed})"
-        )
-    if train and not val and not config.join_val:
-        raise UserError(f"data.path={config.path} has too few images to split validation off; give data.val")
-    if config.shots is not None:
-        train, _ = draw_shots(train, config.shots, config.split_seed)
-    parts = set_apart(train, val, test, config)
+    parts = divide(train, val, test, config, notes, _split_off)
     return LabelledData(found.classes, False, tuple(parts[0]), tuple(parts[1]), tuple(parts[2]), tuple(notes))
 
 

@@ -223,6 +223,18 @@ def dynamic_backbone(config: RunConfig) -> Backbone:
     return backbone
 
 
+def square_tower(backbone: Backbone, task: str) -> Tower:
+    """The tower of a backbone with square patches.
+
+    Raises:
+        UserError: a backbone without patches, or with others.
+    """
+    tower = backbone.require_tower("patch grids")
+    if tower.patch[0] != tower.patch[1]:
+        raise UserError(f"backbone {backbone.name} has patches of {tower.patch} pixels; {task} needs square ones")
+    return tower
+
+
 def build_detector(config: RunConfig, classes: Sequence[str], backbone: Backbone | None = None) -> Detector:
     """Build a detector and mark trainable parameters. `train.seed` initialises new parameters.
 
@@ -237,9 +249,7 @@ def build_detector(config: RunConfig, classes: Sequence[str], backbone: Backbone
     head = config.head
     assert isinstance(head, OwlHead | PyramidHead)
     backbone = backbone or dynamic_backbone(config)
-    tower = backbone.require_tower("patch grids")
-    if tower.patch[0] != tower.patch[1]:
-        raise UserError(f"backbone {backbone.name} has patches of {tower.patch} pixels; detection needs square ones")
+    tower = square_tower(backbone, "detection")
     taps = tap_layers(head.taps, len(tower.blocks))
     _check_head(head, backbone)
     with torch.random.fork_rng(devices=[]):

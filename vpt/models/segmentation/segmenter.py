@@ -19,7 +19,7 @@ from vpt.config.heads_segmentation import MaskHead
 from vpt.data.normalization import normalise
 from vpt.heads.segmentation.divided_norm import DividedBatchNorm
 from vpt.models.base import Prompted
-from vpt.models.detection.detector import dynamic_backbone, tap_layers, token_prompt
+from vpt.models.detection.detector import dynamic_backbone, square_tower, tap_layers, token_prompt
 from vpt.models.detection.same_size_batches import each_with_its_like
 from vpt.prompts.base import TokenPrompts
 from vpt.utils.distributed import DividedSum
@@ -175,9 +175,7 @@ def build_segmenter(config: RunConfig, classes: Sequence[str], backbone: Backbon
     head = config.head
     assert isinstance(head, MaskHead)
     backbone = backbone or dynamic_backbone(config)
-    tower = backbone.require_tower("patch grids")
-    if tower.patch[0] != tower.patch[1]:
-        raise UserError(f"backbone {backbone.name} has patches of {tower.patch} pixels; segmentation needs square ones")
+    tower = square_tower(backbone, "segmentation")
     taps = tap_layers(head.taps, len(tower.blocks))
     patch = tower.patch[0]
     refuse_many_patches(head, backbone.preprocess.size, patch)

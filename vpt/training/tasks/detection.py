@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vpt.backbones.backbone import Backbone
 from vpt.config import NativeHead, RunConfig
-from vpt.data.dataloader import Loader, loader_of
+from vpt.data.dataloader import Loader
 from vpt.data.dataset import LabelledData, Record
 from vpt.data.detection.collate import BoxMaker
 from vpt.data.detection.dataset import BoxRecord
@@ -21,7 +21,6 @@ from vpt.data.detection.evaluation_data import load_boxes_measured
 from vpt.data.detection.registry import load_boxes
 from vpt.data.detection.transforms import BoxTransform, Target
 from vpt.data.evaluation_data import EvaluationRequest
-from vpt.data.worker_processes import default_workers
 from vpt.heads.detection.divided_batch import DividedBatch
 from vpt.metrics import detection_plots
 from vpt.metrics.best_score import best_f1, shown_score
@@ -212,24 +211,9 @@ def box_loader(
 ) -> Loader:
     """Batches of records with boxes. `distributed` splits them across processes, by image for training and by batch for
     evaluation; otherwise every process gets all of them."""
-    config = context.config
     if not all(isinstance(record, BoxRecord) for record in records):
-        raise UserError(f"{config.data.path} has no boxes; choose task=classification")
-    return loader_of(
-        records,
-        BoxMaker(transform),
-        batch_size=config.train.batch_size,
-        seed=config.train.seed,
-        shuffle=shuffle,
-        drop_last=shuffle and context.drop_last,
-        workers=default_workers() if config.data.workers is None else config.data.workers,
-        cache=context.caches.get(split),
-        max_pixels=config.data.max_pixels,
-        rank=ranks().rank if distributed else 0,
-        ranks=ranks().count if distributed else 1,
-        whole=not shuffle,
-        epochs=(config.train.epochs or 1) if shuffle else 1,
-    )
+        raise UserError(f"{context.config.data.path} has no boxes; choose task=classification")
+    return context.loader_of(records, BoxMaker(transform), split, shuffle, distributed, whole=not shuffle)
 
 
 def predictions(

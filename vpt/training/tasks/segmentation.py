@@ -15,7 +15,7 @@ from torch import Tensor
 from vpt.backbones.backbone import Backbone
 from vpt.config import RunConfig
 from vpt.config.heads_segmentation import LinearMaskHead, MaskHead
-from vpt.data.dataloader import Loader, loader_of
+from vpt.data.dataloader import Loader
 from vpt.data.dataset import LabelledData, Record
 from vpt.data.evaluation_data import EvaluationRequest
 from vpt.data.image_cache import threads
@@ -26,7 +26,6 @@ from vpt.data.segmentation.evaluation_data import load_masks_measured
 from vpt.data.segmentation.registry import load_masks
 from vpt.data.segmentation.run_lengths import mask_of, segments
 from vpt.data.segmentation.transforms import MaskTransform, mask_transforms
-from vpt.data.worker_processes import default_workers
 from vpt.metrics.segmentation import SegmentationMeter, SplitMetrics, split_metrics
 from vpt.models.detection.detector import dynamic_backbone
 from vpt.models.segmentation.read_out import read_out
@@ -234,24 +233,9 @@ def mask_loader(
 ) -> Loader:
     """Batches of records with masks. `distributed` splits them across processes, by image for training and by batch for
     evaluation; otherwise every process gets all of them."""
-    config = context.config
     if not all(isinstance(record, MaskRecord) for record in records):
-        raise UserError(f"{config.data.path} has no masks; choose task=classification")
-    return loader_of(
-        records,
-        MaskMaker(transform),
-        batch_size=config.train.batch_size,
-        seed=config.train.seed,
-        shuffle=shuffle,
-        drop_last=shuffle and context.drop_last,
-        workers=default_workers() if config.data.workers is None else config.data.workers,
-        cache=context.caches.get(split),
-        max_pixels=config.data.max_pixels,
-        rank=ranks().rank if distributed else 0,
-        ranks=ranks().count if distributed else 1,
-        whole=not shuffle,
-        epochs=(config.train.epochs or 1) if shuffle else 1,
-    )
+        raise UserError(f"{context.config.data.path} has no masks; choose task=classification")
+    return context.loader_of(records, MaskMaker(transform), split, shuffle, distributed, whole=not shuffle)
 
 
 def pixel_weights(config: RunConfig, data: LabelledData) -> Tensor | None:
