@@ -42,7 +42,7 @@ def states_of_epochs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]
 
 @contextmanager
 def interrupted(step: int, save: bool = False) -> Iterator[None]:
-    """Training within the block is interrupted before an optimiser step (counted from 0), if asked after a checkpoint."""
+    """Interrupt training in the block before an optimiser step, counted from 0; with `save` after a checkpoint."""
     usual = Trainer.train_step
 
     def stops(trainer: Trainer, batch: Any) -> None:
