@@ -1,6 +1,7 @@
 """Run a plan of many runs on a GPU machine and write their results as JSON lines.
 
-SUITE_PACKED=FOLDER python -m benchmarks.accuracy.suite.gpu PLAN OUT [--seconds 500] [--workers 4] [--mini]
+SUITE_PACKED=FOLDER python -m benchmarks.accuracy.suite.gpu PLAN OUT [--seconds 500] [--workers 4]
+    [--backbones vit_ti]
 """
 
 from __future__ import annotations
@@ -232,6 +233,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=500)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--pool", type=int, default=15)
+    parser.add_argument("--backbones", nargs="+", help="leave out the others")
     parser.add_argument("--mini", action="store_true")
     parser.add_argument("--available", action="store_true", help="leave out what needs photos or weights not here")
     options = parser.parse_args()
@@ -239,6 +241,8 @@ def main() -> None:
     SCRATCH.mkdir(parents=True, exist_ok=True)
     options.out.mkdir(parents=True, exist_ok=True)
     jobs = getattr(plans, options.plan)()
+    if options.backbones:
+        jobs = [(p, j) for p, j in jobs if j.backbone in options.backbones]
     if options.available and PACKED is None:  # drawn tasks, and the backbone in the package
         jobs = [(p, j) for p, j in jobs if TASKS[j.task].needs == "nothing" and j.backbone == "nano"]
     if options.mini:

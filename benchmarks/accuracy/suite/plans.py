@@ -122,8 +122,9 @@ SHIPPED = {"average": 0.0, "head": "start", "factor": 20.0}  # vpt's default rec
 
 def shipped() -> Plan:
     """What vpt does by default, deep prompts and LoRA first, three seeds before the rest."""
-    rates = {"deep": 5e-3, "lora": 3e-3, "bias": 1e-2}
+    rates = {"deep": 5e-3, "lora": 3e-3, "bias": 1e-2, "full": 1e-4}
     first = [("vit_ti", "deep"), ("vit_ti", "lora"), ("nano", "deep"), ("vit_s", "deep"), ("vit_ti", "bias")]
+    first.append(("vit_ti", "full"))
     pairs = [*first, ("nano", "lora"), ("vit_s", "lora"), ("nano", "bias"), ("vit_s", "bias")]
     return [
         (
