@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy.released import PEERS
-from benchmarks.accuracy.suite_tables import rules, starts, suite_short, suite_ti
+from benchmarks.accuracy.suite_tables import duration, rules, shipped, starts, suite_short, suite_ti
 from benchmarks.accuracy.suite_tables import search as search_suite
 from benchmarks.results_files import RESULTS, read, rows, words_of
 from benchmarks.robustness import tables as robustness_tables
@@ -416,6 +416,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "suite-search": search_suite,
     "suite-rules": rules,
     "suite-starts": starts,
+    "suite-shipped": shipped,
+    "suite-duration": duration,
     "search-boxes": search_boxes,
     **{f"settings-{section or 'run'}": partial(settings, section) for section in ("", *SECTIONS)},
     "quickstart": quickstart,

@@ -13,7 +13,7 @@ from scipy import stats
 
 from benchmarks.results_files import rows
 
-RESULTS = Path(__file__).parent / "suite/results/gpu"
+RESULTS = Path(__file__).parent / "suite/results"
 NATURAL = ("clothing-4", "clothing-16", "clothing-100", "clothing-all", "digits-16", "digits-all", "fashion-100")
 STRUCTURED = ("way-up", "photo-where", "count", "largest-where", "which-bigger", "how-far", "tilt", "same-digit")
 SEARCHED = ("count", "way-up", "how-far", "digits-16", "clothing-16", "clothing-4")
@@ -56,7 +56,7 @@ def difference(values: list[float], others: list[float]) -> str:
 
 def suite(backbone: str, methods: dict[str, tuple[str, str]]) -> str:
     """Every task: the probe, then each method, column -> label and rule of its runs."""
-    runs, probes = results("final")
+    runs, probes = results("gpu/final")
     body = []
     for group in (NATURAL, STRUCTURED):
         means: dict[str, list[float]] = defaultdict(list)
@@ -73,6 +73,76 @@ def suite(backbone: str, methods: dict[str, tuple[str, str]]) -> str:
         name = "**mean of natural tasks**" if group is NATURAL else "**mean of structured tasks**"
         body.append([name, *(f"**{np.mean(means[c]):.1f}**" for c in ("probe", *methods))])
     return rows(["task", "linear probe", *methods], body)
+
+
+def shipped() -> str:
+    """The default recipe as it is shipped, deep prompts and LoRA at equal steps, of the same seeds."""
+    runs, probes = results("cpu/shipped")
+    body = []
+    for task in (*NATURAL, *STRUCTURED):
+        probe = {seed: row["test"] for seed, row in probes["vit_ti", "probe", task].items()}
+        found = {
+            method: {seed: 100 * kept(run, probe[seed]) for seed, run in runs["vit_ti", f"shipped-{method}", task].items()}
+            for method in ("deep", "lora")
+        }
+        if not found["deep"]:
+            continue
+        seeds = sorted(found["deep"])
+        base = [100 * probe[seed] for seed in seeds]
+        cells = [task, str(len(seeds)), f"{np.mean(base):.1f}"]
+        cells.append(f"{np.mean(list(found['deep'].values())):.1f} ({difference([found['deep'][s] for s in seeds], base)})")
+        both = sorted(found["deep"].keys() & found["lora"].keys())
+        if len(both) > 1:
+            deep, lora = ([found[method][seed] for seed in both] for method in ("deep", "lora"))
+            cells += [f"{np.mean(lora):.1f} ({difference(lora, [100 * probe[s] for s in both])})", difference(deep, lora)]
+        body.append([*cells, *[""] * (6 - len(cells))])
+    return rows(["task", "seeds", "linear probe", "deep", "LoRA", "deep minus LoRA"], body)
+
+
+def curve(runs: dict[int, dict[str, Any]], start: float) -> tuple[list[float], list[float]]:
+    """Training images seen, and mean test accuracy over the seeds, at the points that were measured."""
+    found = list(runs.values())
+    points = range(len(found[0]["points"]))
+    images = [0.0, *(found[0]["batch"] * float(np.mean([run["points"][i]["step"] for run in found])) for i in points)]
+    return images, [start, *(float(np.mean([run["points"][i]["test"] for run in found])) for i in points)]
+
+
+def images_until(images: list[float], accuracy: list[float], goal: float) -> float | None:
+    """Training images until a curve, interpolated between its points, has the accuracy; None if it never does."""
+    if accuracy[0] >= goal:
+        return 0.0
+    for i in range(1, len(images)):
+        if accuracy[i] >= goal:
+            part = (goal - accuracy[i - 1]) / (accuracy[i] - accuracy[i - 1])
+            return images[i - 1] + part * (images[i] - images[i - 1])
+    return None
+
+
+def duration() -> str:
+    """Training images that the recipe before and the default recipe need, ViT-Ti."""
+    runs, probes = results("gpu/final")
+
+    def shown(count: float | None) -> str:
+        return "not reached" if count is None else f"{count:,.0f}"
+
+    body = []
+    for task in (*NATURAL, *STRUCTURED):
+        probe = float(np.mean([row["test"] for row in probes["vit_ti", "probe", task].values()]))
+        before = curve(runs["vit_ti", "today", task], 0.0)
+        after = curve(runs["vit_ti", "new-f20", task], probe)
+        same = images_until(*after, before[1][-1])
+        body.append(
+            [
+                task,
+                shown(images_until(*before, 0.9 * before[1][-1])),
+                shown(images_until(*after, 0.9 * after[1][-1])),
+                shown(before[0][-1]),
+                shown(same),
+                "" if same is None else f"{same / before[0][-1]:.2f}",
+            ]
+        )
+    header = ["task", "90%, before", "90%, default", "all of it, before", "its accuracy, default", "of the time"]
+    return rows(header, body)
 
 
 def suite_ti() -> str:
@@ -137,7 +207,7 @@ QUESTIONS = {
 
 def search() -> str:
     """What was searched, on six of the tasks: means over three seeds of the last weights, and of what is kept."""
-    runs, probes = results("search")
+    runs, probes = results("gpu/search")
     body = []
     for question, settings in QUESTIONS.items():
         for setting, label in settings:
@@ -158,7 +228,7 @@ def search() -> str:
 
 def rules() -> str:
     """Means over all tasks of what a run would keep under each rule."""
-    runs, probes = results("final")
+    runs, probes = results("gpu/final")
     names = {
         "last": "the last weights",
         "always": "the best validation",
@@ -183,7 +253,7 @@ def rules() -> str:
 
 def starts() -> str:
     """The penalty of the head that training starts from: one seed, on a CPU."""
-    found = [json.loads(line) for line in (RESULTS.parent / "start.jsonl").read_text().splitlines()]
+    found = [json.loads(line) for line in (RESULTS / "start.jsonl").read_text().splitlines()]
     columns = [
         ("its own", 0.0, 1e-3),
         ("0.1", 0.1, 1e-3),

@@ -46,6 +46,9 @@ def file_of(task: str, seed: int, split: str, size: int) -> Path:
 
 
 def render(task: str, seed: int, split: str, sizes: list[int]) -> None:
+    sizes = [size for size in sizes if not file_of(task, seed, split, size).with_suffix(".labels.npy").is_file()]
+    if not sizes:
+        return
     images, labels = TASKS[task].make(seed, split)
     for size in sizes:
         file = file_of(task, seed, split, size)
@@ -194,10 +197,13 @@ def probes(executor: Any, needed: dict[tuple, set[str]], device: str, cap: int) 
         if (backbone, file) not in seen:
             if (backbone, size) not in nets:
                 nets[backbone, size] = network(backbone, size, device)
-            images = torch.from_numpy(np.load(file))
-            step = max(1, int(cap * (112 / size) ** 2))
-            parts = [features(nets[backbone, size], p.to(device)[None], {})[0].cpu() for p in images.split(step)]
-            seen[backbone, file] = torch.cat(parts).numpy()
+            kept = file.with_name(f"{file.stem}-{backbone}.features.npy")  # a plan may be stopped and go on
+            if not kept.is_file():
+                images = torch.from_numpy(np.load(file))
+                step = max(1, int(cap * (112 / size) ** 2))
+                parts = [features(nets[backbone, size], p.to(device)[None], {})[0].cpu() for p in images.split(step)]
+                np.save(kept, torch.cat(parts).numpy())
+            seen[backbone, file] = np.load(kept)
         return seen[backbone, file]
 
     waiting = {}
