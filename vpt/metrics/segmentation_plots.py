@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -12,7 +11,6 @@ from vpt.data.decode import BadImage, read
 from vpt.data.segmentation.dataset import MaskRecord
 from vpt.metrics.detection_plots import enlarged
 from vpt.utils.image_grid import scaled
-from vpt.utils.plotting import picture_png
 
 GROUND = "background"  # the class of this name is not drawn
 _SIDE = 280  # pixels of a photo in a grid
@@ -85,10 +83,10 @@ def drawn(pixels: np.ndarray, mask: np.ndarray, classes: Sequence[str]) -> np.nd
     return with_legend(overlay(larger, mask.repeat(times, 0).repeat(times, 1), classes), labels, classes)
 
 
-def grid_png(
-    records: Sequence[MaskRecord], predicted: Sequence[np.ndarray], classes: Sequence[str], max_pixels: int, path: Path
-) -> Path:
-    """Rows of photo, true and predicted mask."""
+def pairs(
+    records: Sequence[MaskRecord], predicted: Sequence[np.ndarray], classes: Sequence[str], max_pixels: int
+) -> np.ndarray:
+    """Rows of photo, true and predicted mask; pixels (H, W, 3) uint8."""
     rows = []
     for record, mask in zip(records, predicted, strict=True):
         try:
@@ -107,4 +105,4 @@ def grid_png(
             tile[: size[1], left : left + size[0]] = shown
         rows.append(tile)
     grid = np.concatenate(rows) if rows else np.full((8, 3 * (_SIDE + 8), 3), 255, np.uint8)
-    return picture_png(with_legend(grid, range(min(len(classes), 40)), classes), path)
+    return with_legend(grid, range(min(len(classes), 40)), classes)
