@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -46,7 +48,7 @@ def measured_batch_size(context: RunContext) -> int:
         raise UserError("train.batch_size=auto measures in a single process; give a number of images")
     config, device, task = context.config, context.device, task_of(context.config)
     accumulate = config.train.accumulate
-    few = replace(context, data=context.data.thinned(LEAST), console=Console(quiet=True))
+    few = replace(context, data=context.data.thinned(LEAST), console=Console(quiet=True), caches={})
     model = build_model(few)
     arrange(model, config.train, device, context.precision)
     task.initialize(model, few)
@@ -70,11 +72,12 @@ def measured_batch_size(context: RunContext) -> int:
         model.zero_grad(set_to_none=True)
         return Pass(seconds, usage.peak_bytes() - before if cuda else needed)
 
-    limit = (GPU if cuda else CPU) * free if free else float("inf")
+    limit = (GPU if cuda else CPU) * free if free else sys.maxsize - 1
     images = len(context.data.train)
     most = max(min(MOST, images // STEPS) // accumulate, min(LEAST, images))
-    run(1)  # the first pass is slower than others
-    found, taken, why = largest(run, most, limit, None if cuda else GAIN)
+    with torch.random.fork_rng():
+        run(1)  # the first pass is slower than others
+        found, taken, why = largest(run, most, limit, None if cuda else GAIN)
     if cuda:
         torch.cuda.empty_cache()
     context.console.say(
@@ -99,21 +102,18 @@ def largest(run: Callable[[int], Pass], most: int, limit: float, gain: float | N
     >>> largest(lambda count: Pass(1.0, 100 * count), most=64, limit=1000)
     (8, Pass(seconds=1.0, memory=800), 'twice as many do not fit')
     """
-    best: tuple[int, Pass] | None = None
-    count = 1
+    best, count = (0, Pass(math.inf, 0)), 1
     while count <= most:
         try:
             found = run(count)
         except (torch.OutOfMemoryError, MemoryError):
-            found = None
-        if found is None or found.memory > limit:
-            if best is None:
+            found = Pass(math.inf, sys.maxsize)
+        if found.memory > limit:
+            if count == 1:
                 raise UserError("a training step does not fit into memory, not even with train.batch_size=1")
             return *best, "twice as many do not fit"
-        slow = best is not None and gain is not None and found.seconds / count > gain * best[1].seconds / best[0]
-        if slow and count > LEAST:
+        if gain is not None and count > LEAST and found.seconds / count > gain * best[1].seconds / best[0]:
             return *best, "twice as many are hardly faster per image"
         best = count, found
         count *= 2
-    assert best is not None
     return *best, f"the largest below a tenth of the training images, {MOST} at most"
