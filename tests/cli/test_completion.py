@@ -66,6 +66,7 @@ def test_words():
     assert words("prompt=", ()) == [f"prompt={kind}" for kind in dict.fromkeys(word[7:] for word in words("prompt="))]
     assert {"prompt=deep", "prompt=none"} <= set(words("prompt="))
     assert words("train.schedule=co") == ["train.schedule=cosine", "train.schedule=constant"]
+    assert words("preci") == ["precision="]
     assert words("batch_size=") == ["batch_size=auto"]
     assert words("train.optimizer=s") == ["train.optimizer=sgd"]
     assert words("tuning.ra") == []
@@ -106,7 +107,7 @@ def test_tab_in_a_real_shell(home: Path, shell: str):
     try:
         compinit = "autoload -U compinit; compinit -u -D; " if shell == "zsh" else ""
         typed(terminal, f'{compinit}eval "$(vpt completion {shell})"; echo rea""dy\n', "ready")
-        typed(terminal, "echo vpt; vpt train tuning=lo\t", "tuning=lora ")
+        typed(terminal, "vpt train tuning=lo\t", "tuning=lora ")
         typed(terminal, "tuning.ra\t", "tuning.rank=")
         typed(terminal, "4 qui\t", "quick.yaml ")
     finally:

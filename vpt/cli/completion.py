@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -47,8 +48,7 @@ def complete(parser: argparse.ArgumentParser) -> None:
             action.completer = _words  # type: ignore[attr-defined]
         elif "KEY" in shown:
             action.completer = lambda prefix, **_: [one for one in _settings({}) if one.startswith(prefix)]  # type: ignore[attr-defined]
-    # Any prefix is right: `_words` returns nothing else.
-    _argcomplete().autocomplete(parser, always_complete_options=False, validator=lambda *_: True)
+    _argcomplete().autocomplete(parser, always_complete_options=False)
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
@@ -81,7 +81,9 @@ def words(prefix: str, before: Sequence[str] = ()) -> list[str]:
     found = _settings(chosen)
     key, equals, start = prefix.partition("=")
     if not equals:
-        names = [*(shortest(name) for name in COMMON), *(found if prefix else ()), "resume"]
+        last = Counter(name.rpartition(".")[2] for name in found)
+        others = [*found, *(name for name, count in last.items() if count == 1)] if prefix else []
+        names = [*(shortest(name) for name in COMMON), *others, "resume"]
         return [f"{name}=" for name in dict.fromkeys(names) if name.startswith(prefix)] + _files(prefix)
     full = "data.path" if key in ("data", "resume") else full_name(key, chosen)
     full = full if full in found else f"{full}.name"
@@ -92,10 +94,11 @@ def words(prefix: str, before: Sequence[str] = ()) -> list[str]:
 def _settings(chosen: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     """Settings of the chosen kinds, with their values if these are enumerated."""
     from vpt.config.short_names import chosen_settings
+    from vpt.config.tasks import TASKS
 
-    return {one.key: one.choices for one in chosen_settings(chosen)}
+    return {one.key: tuple(TASKS) if one.key == "task" else one.choices for one in chosen_settings(chosen)}
 
 
 def _files(prefix: str) -> list[str]:
-    found = sorted(glob.glob(f"{glob.escape(os.path.expanduser(prefix))}*"))
+    found = sorted(glob.glob(f"{glob.escape(prefix)}*"))
     return [f"{path}/" if os.path.isdir(path) else path for path in found[:1000]]

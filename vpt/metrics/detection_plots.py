@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw
 from torch import Tensor
 
 from vpt.data.decode import BadImage, read
 from vpt.data.detection.dataset import BoxRecord
 from vpt.metrics.best_score import DEFAULT
+from vpt.utils import fonts
 from vpt.utils.image_grid import scaled
 from vpt.utils.plotting import BLUE, GREY, ORANGE, save
 
@@ -52,7 +53,7 @@ def draw_boxes(
     image = Image.fromarray(pixels).convert("RGB")
     pen = ImageDraw.Draw(image)
     line = max(1, round(min(image.size) / 150))
-    font = ImageFont.load_default(max(9, round(min(image.size) / 28)))
+    font = fonts.font(max(9, round(min(image.size) / 28)))
     colours = [COLOURS[label % len(COLOURS)] for label in labels]
     for box, colour in reversed(list(zip(boxes, colours, strict=True))):
         x1, y1, x2, y2 = (float(value) for value in box)
@@ -135,7 +136,7 @@ def pairs(
     rows = [np.concatenate([tiles[at], gap, tiles[at + 1]], axis=1) for at in range(0, len(tiles), 2)]
     head = Image.new("RGB", (rows[0].shape[1], 26), "white")
     pen = ImageDraw.Draw(head)
-    font = ImageFont.load_default(16)
+    font = fonts.font(16)
     for number, text in enumerate(["truth", "predicted"] * 2):
         left = (number % 2) * (side + 8) + (number // 2) * (2 * side + 8 + 24)
         pen.text((left + 4, 4), text, fill="black", font=font)

@@ -30,8 +30,9 @@ def label_picture(data: LabelledData) -> np.ndarray:
         order.sort(key=lambda label: -counts[0][label])
         title += ", the most and the least frequent of training"
     rows = [(data.classes[label], [count[label] for count in counts]) for label in order]
-    if any(count[-1] for count in counts):
-        rows.append(("images without any" if boxes else "no label", [count[-1] for count in counts]))
+    none = [count.pop(-1, 0) for count in counts]
+    if any(none):
+        title += f"; {sum(none):,} images without any"
     totals = {WORDS[split]: count.total() for split, count in zip(SPLITS, counts)}
     charts = [bar_chart(title, rows, totals)]
     if boxes:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from vpt.data.decode import BadImage, read
 from vpt.data.segmentation.dataset import MaskRecord
 from vpt.metrics.detection_plots import enlarged
+from vpt.utils import fonts
 from vpt.utils.image_grid import scaled
 
 GROUND = "background"  # the class of this name is not drawn
@@ -57,7 +58,7 @@ def with_legend(pixels: np.ndarray, labels: Sequence[int], classes: Sequence[str
     """A photo with a white strip below it that names the classes of these indices by their colours."""
     height, width = pixels.shape[:2]
     size = max(12, min(height, width) // 28)
-    line, font = round(1.5 * size), ImageFont.load_default(size)
+    line, font = round(1.5 * size), fonts.font(size)
     colours = colours_of(classes)
     places, left, row = [], 0, 0
     for label in labels:

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from vpt.utils import fonts
 from vpt.utils.plotting import BLUE, GREY, ORANGE
 
 COLOURS = (BLUE, ORANGE, GREY)  # of series, in turn
 MOST = 40  # rows; of more, the first and the last are shown
-_WIDTH, _NAMES, _BAR, _GAP, _HEAD, _TEXT = 760, 200, 13, 7, 34, 12
+_WIDTH, _NAMES, _BAR, _GAP, _HEAD, _TEXT = 760, 200, 13, 7, 34, 11
 
 
 def bar_chart(title: str, rows: Sequence[tuple[str, Sequence[int]]], totals: Mapping[str, int]) -> np.ndarray:
@@ -33,8 +34,8 @@ def bar_chart(title: str, rows: Sequence[tuple[str, Sequence[int]]], totals: Map
     longest = max((counts[at] / sums[at] for _, counts in rows for at in series), default=0) or 1
     high = _BAR * max(1, len(series)) + _GAP
     picture = Image.new("RGB", (_WIDTH, _HEAD + 22 + high * len(rows) + _GAP), "white")
-    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(_TEXT)
-    pen.text((10, 8), title, fill="black", font=ImageFont.load_default(_TEXT + 3))
+    pen, font = ImageDraw.Draw(picture), fonts.font(_TEXT)
+    pen.text((10, 8), title, fill="black", font=fonts.font(_TEXT + 3))
     left = 10.0
     for at in series:
         pen.rectangle((left, _HEAD + 2, left + 10, _HEAD + 12), fill=COLOURS[at % len(COLOURS)])
