@@ -6,7 +6,6 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -15,6 +14,7 @@ from vpt.data.image_cache import available_memory
 from vpt.training.context import RunContext
 from vpt.training.memory_estimate import estimate, size
 from vpt.training.parallelize import arrange
+from vpt.training.run_results import OPTIMIZER_STATE
 from vpt.training.tasks import task_of
 from vpt.training.trainer import build_model
 from vpt.utils.console import Console
@@ -48,7 +48,8 @@ def measured_batch_size(context: RunContext) -> int:
         raise UserError("train.batch_size=auto measures in a single process; give a number of images")
     config, device, task = context.config, context.device, task_of(context.config)
     accumulate = config.train.accumulate
-    few = replace(context, data=context.data.thinned(LEAST), console=Console(quiet=True), caches={})
+    given = config.with_({"train.batch_size": LEAST, "train.accumulate": 1})
+    few = RunContext(given, context.data.thinned(LEAST), device, context.precision, Console(quiet=True))
     model = build_model(few)
     arrange(model, config.train, device, context.precision)
     task.initialize(model, few)
@@ -72,12 +73,12 @@ def measured_batch_size(context: RunContext) -> int:
         model.zero_grad(set_to_none=True)
         return Pass(seconds, usage.peak_bytes() - before if cuda else needed)
 
-    limit = (GPU if cuda else CPU) * free if free else sys.maxsize - 1
+    state = OPTIMIZER_STATE[config.train.optimizer.kind] * sum(each.nbytes for _, _, each in model.trainable())
+    limit = (GPU if cuda else CPU) * free - state if free else sys.maxsize - 1
     images = len(context.data.train)
     most = max(min(MOST, images // STEPS) // accumulate, min(LEAST, images))
-    with torch.random.fork_rng():
-        run(1)  # the first pass is slower than others
-        found, taken, why = largest(run, most, limit, None if cuda else GAIN)
+    run(1)  # the first pass is slower than others
+    found, taken, why = largest(run, most, limit, None if cuda else GAIN)
     if cuda:
         torch.cuda.empty_cache()
     context.console.say(

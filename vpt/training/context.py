@@ -165,7 +165,8 @@ def prepare(config: RunConfig, load: Load, console: Console, cache: DataCache | 
     if config.train.batch_size == "auto":
         from vpt.training.auto_batch_size import measured_batch_size
 
-        config = config.with_({"train.batch_size": measured_batch_size(context)})
+        with torch.random.fork_rng():
+            config = config.with_({"train.batch_size": measured_batch_size(context)})
         context = replace(context, config=config)
     context = replace(context, config=config.with_(_decided(context)))
     if loaded.caches:
