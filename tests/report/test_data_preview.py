@@ -10,10 +10,12 @@ from PIL import Image
 
 from tests.helpers import newcomer_data
 from tests.helpers.image_files import class_folders
+from tests.helpers.runs import QUIET, settings
 from vpt.cli.main import main
 from vpt.config import DataConfig
 from vpt.data.datasets.registry import load_data
 from vpt.report.data_preview import ROWS, _in_turn, preview_png
+from vpt.training.run import train
 from vpt.utils.image_grid import COLUMNS, SIDE
 
 
@@ -64,6 +66,29 @@ def test_images_without_a_label_are_counted_and_shown(tmp_path: Path, capsys: py
     out = capsys.readouterr().out
     assert "none of the classes: 8 training images, 1 validation image\n" in out
     preview(out, "labels")
+
+
+def test_view_draws_what_a_run_draws(shapes: Path, tmp_path: Path, small_net: None, capsys: pytest.CaptureFixture[str]):
+    config = settings(shapes, tmp_path, "train.epochs=1", "data.augment=strong")
+    folder = train(config, QUIET).folder
+    (tmp_path / "a.yaml").write_text((folder / "config.yaml").read_text())
+    assert main(["data", "view", str(tmp_path / "a.yaml"), "--output", str(tmp_path / "view")]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown == [str(tmp_path / "view" / name) for name in ("train_batch.jpg", "val_batch.jpg", "labels.jpg")]
+    for file in shown[1:]:
+        assert Path(file).read_bytes() == (folder / Path(file).name).read_bytes()
+    mine, theirs = (np.asarray(Image.open(place / "train_batch.jpg")) for place in (tmp_path / "view", folder))
+    rows = len(theirs) // 2  # the run drew its batch of eight, `view` twelve images: the first row is the same
+    assert np.abs(mine[: rows - 9].astype(int) - theirs[: rows - 9]).mean() < 1
+
+
+def test_view_of_boxes_and_of_the_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    newcomer_data.yolo(tmp_path / "yard")
+    assert main(["data", "view", str(tmp_path / "yard"), "task=detection", "batch_size=auto"]) == 0
+    files = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert [file.name for file in files] == ["train_batch.jpg", "val_batch.jpg", "labels.jpg"]
+    assert {file.parent for file in files} == {tmp_path / "cache" / "vpt" / "previews" / "yard"}
+    assert (np.asarray(Image.open(files[1])) == 255).mean() < 0.9
 
 
 def test_nothing_to_draw_and_nowhere_to_write(

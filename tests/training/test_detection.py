@@ -384,7 +384,7 @@ def settings(out: Path, *words: str) -> RunConfig:
 def test_runs_resume_and_round_trip_bit_identically(tmp_path: Path, words: list[str]):
     whole = train(settings(tmp_path / "whole", *words), QUIET)
     names = {path.name for path in whole.folder.iterdir()}
-    assert {"boxes.png", "precision-recall.png", "curves.png", "artifact.safetensors"} <= names
+    assert {"val_predictions.jpg", "precision-recall.png", "curves.png", "artifact.safetensors"} <= names
     with interrupted(3):
         train(settings(tmp_path / "cut", *words, "train.checkpoint_minutes=0"), QUIET)
     again = resume(tmp_path / "cut" / "run", console=QUIET)

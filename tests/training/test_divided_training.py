@@ -123,7 +123,7 @@ def test_two_processes_equal_one(runs: tuple[Path, dict[str, list[str]]], name: 
     assert metrics[0]["parameters"] == metrics[1]["parameters"]
     if name in DETECTORS:
         assert metrics[0]["val"]["map"] == pytest.approx(metrics[1]["val"]["map"], abs=1e-5)
-        assert (two / "boxes.png").is_file()
+        assert (two / "val_predictions.jpg").is_file()
     if name in SEGMENTERS:
         for split in ("val", "test"):
             assert metrics[0][split]["miou"] == pytest.approx(metrics[1][split]["miou"], abs=1e-5)

@@ -52,7 +52,9 @@ def test_mlflow_tracks_a_run_and_goes_on_with_it_when_it_is_resumed(
     assert run.data.params["train.epochs"] == "3"
     assert run.data.metrics["test.accuracy"] == result.metrics["test"]["accuracy"]
     assert [each.step for each in client.get_metric_history(run_id, "val_accuracy")] == [1, 2, 3]
-    assert {"artifact.safetensors", "curves.png", "confusion.png"} <= {f.path for f in client.list_artifacts(run_id)}
+    files = {file.path for file in client.list_artifacts(run_id)}
+    assert {"artifact.safetensors", "curves.png", "confusion.png"} <= files
+    assert {"train_batch.jpg", "val_batch.jpg", "labels.jpg", "val_predictions.jpg"} <= files
 
 
 def test_wandb_tracks_a_run_offline(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,4 +1,4 @@
-"""`vpt data`: check and convert data sets."""
+"""`vpt data`: check, view and convert data sets."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def add(commands: Any) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
         "data",
-        help="check a data set, or convert boxes to another format",
-        description="Check a data set, or convert boxes to another format.",
+        help="check or view a data set, or convert boxes to another format",
+        description="Check or view a data set, or convert boxes to another format.",
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", parser_class=Parser, required=True)
     check = actions.add_parser("check", help="decode every image and list all problems")
@@ -29,6 +29,16 @@ def add(commands: Any) -> None:
         "--preview", type=Path, metavar="FILE.png", help="where to draw some images with their labels, boxes or masks"
     )
     check.set_defaults(run=_check)
+    view = actions.add_parser(
+        "view",
+        help="draw images as training gets them, and the labels",
+        description="Draw what `vpt train` with the same settings draws at its start: its first images after "
+        "augmentation (train_batch.jpg) and validation images as the model gets them (val_batch.jpg), with labels, "
+        "boxes or masks, and the images of each class (labels.jpg).",
+    )
+    view.add_argument("words", nargs="+", metavar="PATH | CONFIG.yaml | key=value", help="the data set, and settings")
+    view.add_argument("--output", type=Path, metavar="FOLDER", help="where to write the pictures (default: a cache)")
+    view.set_defaults(run=_view)
     convert = actions.add_parser("convert", help="convert boxes to COCO, Pascal VOC or YOLO")
     convert.add_argument(
         "words", nargs="+", metavar="PATH | CONFIG.yaml | key=value", help="the data set, and settings"
@@ -89,13 +99,10 @@ def _check(options: argparse.Namespace) -> int:
 def _preview(config: RunConfig, data: LabelledData, file: Path | None) -> None:
     """Draw some images. Without a given file it is in the cache, so that no check adds a file to the data."""
     from vpt.report.data_preview import preview_png
-    from vpt.training.run_folder import data_name
-    from vpt.utils.cache_dir import cache_dir
     from vpt.utils.errors import WriteError
 
-    name = "".join(sign if sign.isalnum() or sign in "-_." else "_" for sign in data_name(config.data.path))
     try:
-        drawn = preview_png(data, config.data.max_pixels, file or cache_dir() / "previews" / f"{name}.png")
+        drawn = preview_png(data, config.data.max_pixels, file or Path(f"{_in_cache(config)}.png"))
     except WriteError as error:
         if file is not None:
             raise
@@ -104,6 +111,36 @@ def _preview(config: RunConfig, data: LabelledData, file: Path | None) -> None:
     if drawn is not None:
         what = {"detection": "boxes", "segmentation": "masks"}.get(config.task, "labels")
         show(f"preview of images with their {what}: {drawn}")
+
+
+def _in_cache(config: RunConfig) -> Path:
+    """Where pictures of a data set are by default, so that nothing is added to the data."""
+    from vpt.training.run_folder import data_name
+    from vpt.utils.cache_dir import cache_dir
+
+    name = "".join(sign if sign.isalnum() or sign in "-_." else "_" for sign in data_name(config.data.path))
+    return cache_dir() / "previews" / name
+
+
+def _view(options: argparse.Namespace) -> int:
+    no_trial = {"train.batch_size": 8, "train.accumulate": 1}
+    config = _config(options.words).with_({"data.cache": False, "train.device": "cpu", **no_trial})
+    if config.backbone.weights is None:
+        config = config.with_({"backbone.pretrained": False})  # only its image size is needed
+    from vpt.training.batch_pictures import draw_batch, draw_labels
+    from vpt.training.run import prepare_run
+    from vpt.training.tasks import task_of
+    from vpt.training.trainer import build_model
+    from vpt.utils.console import Console
+
+    context = prepare_run(config, Console())
+    task, model = task_of(context.config), build_model(context)
+    folder = options.output or _in_cache(config)
+    pictures = [draw_batch(task, model, context, split, folder) for split in ("train", "val")]
+    for picture in (*pictures, draw_labels(context.data, folder)):
+        if picture is not None:
+            show(picture)
+    return 0
 
 
 def _counted(config: RunConfig) -> tuple[str, str] | None:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from vpt.cli import (
     backbones,
     bench,
+    completion,
     config,
     convert,
     data,
@@ -178,9 +179,12 @@ def _parse(words: list[str]) -> argparse.Namespace:
         data,
         config,
         backbones,
+        completion,
     )
     for command in every:
         command.add(commands)
+    if "_ARGCOMPLETE" in os.environ:
+        completion.complete(parser)
     known = list(commands.choices)
     if words and not words[0].startswith("-") and words[0] not in known:
         raise UserError(f"there is no command '{words[0]}'{nearest(words[0], known)}; known: {', '.join(known)}")

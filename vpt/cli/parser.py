@@ -32,7 +32,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse arguments; in `--over a=1,2 data=photos`, `data=photos` is positional although it follows an option."""
-        if self._within or self._subparsers is not None:
+        if self._within or self._subparsers is not None or "_ARGCOMPLETE" in os.environ:
             return super().parse_known_args(args, namespace)
         self._within = True
         try:

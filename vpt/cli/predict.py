@@ -185,7 +185,7 @@ def _write_masks(results: Sequence[Segmentation], folder: Path) -> None:
     from vpt.inference.draw import file_name
 
     for number, found in enumerate(results, 1):
-        found.save(folder / file_name(number, found.image))
+        found.save_mask(folder / file_name(number, found.image))
 
 
 def _text(results: Sequence[Any], kind: type[Result], form: str, unicode: bool) -> str:

@@ -32,6 +32,11 @@ def add(commands: Any) -> None:
         metavar="key=A,B,...",
         help="deprecated: a run for each value, one after another; several make a grid. See vpt sweep --grid",
     )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check settings, data, backbone and memory, and train one batch, without writing a run folder",
+    )
     parser.set_defaults(run=_train)
 
 
@@ -93,12 +98,22 @@ def _train(options: argparse.Namespace) -> int:
     if run and file:
         raise UserError("a resumed run has its own config; remove the config file")
     if options.each:
+        if options.dry_run:
+            raise UserError("--dry-run checks a single run; remove --each")
         if run:
             raise UserError("resume= applies to a single run; remove --each")
         return _train_each(file, overrides, options.each)
     seeds, overrides = split_seeds(overrides)
     from vpt.config import load_config
 
+    if options.dry_run:
+        if run:
+            raise UserError("--dry-run is for a new run; a resumed run checks everything before it goes on")
+        from vpt.training.dry_run import dry_run
+
+        one = load_config(file, [*overrides, *(f"train.seed={seed}" for seed in seeds[:1])])
+        dry_run(one.with_({"data.fold": 0}) if one.data.folds is not None and one.data.fold is None else one)
+        return 0
     if seeds:
         if run:
             raise UserError("a resumed run has one seed; to continue several, give the command that started them again")

@@ -27,12 +27,14 @@ class Described:
         default: in YAML.
         meaning: description, with the allowed values if these are few.
         kinds: kinds of its section that have it; empty if the section has none.
+        choices: the values that it may have, if some of them are enumerated.
     """
 
     key: str
     default: str
     meaning: str
     kinds: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
 
 
 def described(section: str = "") -> list[Described]:
@@ -42,11 +44,11 @@ def described(section: str = "") -> list[Described]:
     >>> found.key, found.default
     ('train.epochs', 'null')
     """
-    merged: dict[tuple[str, str, str], list[str]] = {}
+    merged: dict[tuple[str, str, str, tuple[str, ...]], list[str]] = {}
     for one in _of(RunConfig, RunConfig(), "", ()):
         if not section or one.key == section or one.key.startswith(f"{section}."):
-            merged.setdefault((one.key, one.default, one.meaning), []).extend(one.kinds)
-    return [Described(*fields, kinds=tuple(kinds)) for fields, kinds in merged.items()]
+            merged.setdefault((one.key, one.default, one.meaning, one.choices), []).extend(one.kinds)
+    return [Described(*fields, tuple(kinds), choices) for (*fields, choices), kinds in merged.items()]
 
 
 def _of(model: type[BaseModel], defaults: BaseModel | None, prefix: str, kinds: tuple[str, ...]) -> Iterator[Described]:
@@ -63,9 +65,10 @@ def _of(model: type[BaseModel], defaults: BaseModel | None, prefix: str, kinds: 
         by_kind = {str(part.model_fields["kind"].default): part for part in parts if "kind" in part.model_fields}
         by_kind |= _plugins(key)
         if by_kind:
-            yield Described(key, getattr(value, "kind", ""), f"its kind: {', '.join(by_kind)}", kinds)
+            meaning = f"its kind: {', '.join(by_kind)}"
+            yield Described(key, getattr(value, "kind", ""), meaning, kinds, tuple(by_kind))
         elif name != "kind" and (not parts or value is None):
-            yield Described(key, _yaml(value), _meaning(field), kinds)
+            yield Described(key, _yaml(value), _meaning(field), kinds, tuple(_values(field.annotation)))
         for kind, part in by_kind.items():
             yield from _of(part, value if isinstance(value, part) else None, f"{key}.", (kind,))
         for part in parts if not by_kind else ():
@@ -132,3 +135,14 @@ def _meaning(field: FieldInfo) -> str:
 def _choices(annotation: Any) -> list[str]:
     """The allowed values of a field if they are enumerated, else an empty list."""
     return [str(value) for value in get_args(annotation)] if get_origin(annotation) is Literal else []
+
+
+def _values(annotation: Any) -> Iterator[str]:
+    """The enumerated values of a field, also those inside of unions and lists."""
+    if annotation is bool:
+        yield from ("true", "false")
+    elif get_origin(annotation) is Literal:
+        yield from _choices(annotation)
+    else:
+        for part in get_args(annotation):
+            yield from _values(part)

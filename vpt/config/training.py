@@ -102,12 +102,11 @@ class TrainConfig(Section):
         description="default: enough for 20 steps times the square root of the number of training images (5 to 100 "
         "epochs) if the head is initialised by a probe, else for 500 steps (10 to 100 epochs)",
     )
-    batch_size: int = Field(
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] | Literal["auto"] = Field(
         32,
-        ge=1,
-        le=65_536,
         description="images per optimiser step, over all accumulation passes; default if the head is initialised by a "
-        "probe: 16",
+        "probe: 16; auto: by trial passes before training, as many as fit into memory (on a CPU only while more save "
+        "time per image); the number is stored with the run",
     )
     accumulate: int = Field(
         1, ge=1, le=65_536, description="gradient accumulation: passes per optimiser step, to save memory"
@@ -178,7 +177,7 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _whole_passes(self) -> TrainConfig:
-        if self.batch_size % self.accumulate:
+        if self.batch_size != "auto" and self.batch_size % self.accumulate:
             raise ValueError(f"batch_size={self.batch_size} must be a multiple of accumulate={self.accumulate}")
         if self.average is not None and self.patience is not None:
             raise ValueError("average needs every epoch; leave out patience")

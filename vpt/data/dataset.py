@@ -45,6 +45,16 @@ class Record:
 SPLITS = ("train", "val", "test")
 
 
+def spread(count: int, most: int) -> list[int]:
+    """At most `most` indices below `count`, evenly spaced; files are sorted by class, and so the first are all alike.
+
+    >>> spread(3, 4), spread(100, 4)
+    ([0, 1, 2], [0, 25, 50, 75])
+    """
+    shown = min(count, most)
+    return [at * count // shown for at in range(shown)]
+
+
 @dataclass(frozen=True)
 class LabelledData:
     """A data set. Labels index `classes`, which are determined by the training split.
@@ -69,6 +79,15 @@ class LabelledData:
             raise KeyError(name)
         records: tuple[Record, ...] = getattr(self, name)
         return records
+
+    def thinned(self, most: int) -> LabelledData:
+        """The same data with at most `most` images in each split, evenly spaced.
+
+        >>> LabelledData(("cat", "dog"), False, (), ()).thinned(8).train
+        ()
+        """
+        few = [tuple(self.split(split)[at] for at in spread(len(self.split(split)), most)) for split in SPLITS]
+        return replace(self, train=few[0], val=few[1], test=few[2])
 
     def with_window(self, window: Window) -> LabelledData:
         """The same records, to be read with a window.

@@ -7,7 +7,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from vpt.utils import fonts
 
 
 def file_name(number: int, name: str) -> str:
@@ -33,7 +35,7 @@ def with_strip(
     line = round(1.6 * size)
     picture = Image.new("RGB", (width, height + line * len(labels)), "white")
     picture.paste(Image.fromarray(pixels))
-    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(size)
+    pen, font = ImageDraw.Draw(picture), fonts.font(size)
     for number, (label, score) in enumerate(zip(labels, scores, strict=True)):
         top = height + number * line
         pen.rectangle((0, top + 1, width * score, top + line - 2), fill="#CFE3F2")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,11 +14,11 @@ import torch
 
 from vpt.backbones.quantization.linear import Dtype
 from vpt.config.tasks import task_entry
-from vpt.data.decode import BadImage, examine
+from vpt.data.decode import BadImage, decode, examine
 from vpt.data.deep_images import Deep
 from vpt.inference.image_inputs import Picture, find_images, with_slices
 from vpt.inference.load_model import load_model
-from vpt.inference.results import Result
+from vpt.inference.result import Result
 from vpt.models.artifact import Artifact
 from vpt.models.base import Prompted
 from vpt.models.trusted_settings import Named
@@ -133,6 +134,8 @@ class Predictor(ABC):
             found.append(result)
         return found
 
+    __call__ = predict
+
     def predict_each(
         self, images: Picture | Sequence[Picture], batch_size: int = 32, top: int = 5
     ) -> Iterator[Result | BadImage]:
@@ -154,8 +157,13 @@ class Predictor(ABC):
                 (name, each) for (name, _), each in zip(chunk, decoded, strict=True) if isinstance(each, np.ndarray)
             ]
             results = iter(self.batch([name for name, _ in good], [pixels for _, pixels in good], top) if good else [])
-            for each in decoded:
-                yield each if isinstance(each, BadImage) else next(results)
+            for (name, source), each in zip(chunk, decoded, strict=True):
+                if isinstance(each, BadImage):
+                    yield each
+                else:
+                    result = next(results)
+                    result.read = partial(decode, source, self._data.max_pixels, name, window=self._data.window)
+                    yield result
 
     def batch(self, names: Sequence[str], pixels: Sequence[np.ndarray], top: int) -> Sequence[Result]:
         """Predict decoded images (H, W, 3) uint8 with their names."""

@@ -2,47 +2,16 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 
+from vpt.inference.result import Result
 from vpt.utils.errors import UserError
 
 if TYPE_CHECKING:
     import supervision
-
-
-class Result(ABC):
-    """Base class of results, which `vpt predict` and the server show. `image` is the name of the image."""
-
-    image: str
-    columns: ClassVar[tuple[str, ...]]  # of `rows`
-
-    @abstractmethod
-    def to_dict(self, top: int | None = None) -> dict[str, Any]:
-        """Convert to plain values for JSON, with the scores of at most `top` classes if there is one for each."""
-
-    @abstractmethod
-    def rows(self) -> list[tuple[object, ...]]:
-        """Rows of a CSV file."""
-
-    @abstractmethod
-    def lines(self) -> list[str]:
-        """Lines of a table, without the name of the image."""
-
-    def above(self, score: float) -> Self:
-        """Without parts that have a lower score; default: all."""
-        return self
-
-    def within(self, pixels: int) -> Self:
-        """With images of at most that many pixels where it contains any; default: unchanged."""
-        return self
-
-    def drawn(self, pixels: np.ndarray) -> np.ndarray:
-        """The result drawn into the image (H, W, 3) uint8, which may be enlarged."""
-        raise NotImplementedError
 
 
 class Classification(Result):
@@ -256,7 +225,9 @@ class Detections(Result):
             if index.size == 0 and index.dtype != bool:
                 index = index.astype(np.int64)  # an empty list is one of floats to numpy
         kept = self.boxes[index], self.class_ids[index], self.scores[index]
-        return Detections(self.image, self.width, self.height, *kept, self.names)
+        part = Detections(self.image, self.width, self.height, *kept, self.names)
+        part.read = self.read
+        return part
 
     def __iter__(self) -> Iterator[Box]:
         return (self[index] for index in range(len(self)))

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from vpt.data.segmentation.run_lengths import segments
-from vpt.inference.results import Result
+from vpt.inference.result import Result
 from vpt.utils.atomic_io import write_atomic
 from vpt.utils.errors import UserError
 
@@ -147,7 +147,7 @@ class Segmentation(Result):
 
         return drawn(pixels, self.mask, self.classes)
 
-    def save(self, path: str | Path) -> Path:
+    def save_mask(self, path: str | Path) -> Path:
         """Write the mask as a PNG whose pixels are class indices, with Pascal VOC's colours as its palette."""
         from vpt.metrics.segmentation_plots import palette
 

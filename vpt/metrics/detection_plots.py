@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw
 from torch import Tensor
 
 from vpt.data.decode import BadImage, read
 from vpt.data.detection.dataset import BoxRecord
 from vpt.metrics.best_score import DEFAULT
+from vpt.utils import fonts
 from vpt.utils.image_grid import scaled
-from vpt.utils.plotting import BLUE, GREY, ORANGE, picture_png, save
+from vpt.utils.plotting import BLUE, GREY, ORANGE, save
 
 # Distinguishable for colour-blind readers too (Okabe and Ito); classes use them in turn.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
@@ -52,7 +53,7 @@ def draw_boxes(
     image = Image.fromarray(pixels).convert("RGB")
     pen = ImageDraw.Draw(image)
     line = max(1, round(min(image.size) / 150))
-    font = ImageFont.load_default(max(9, round(min(image.size) / 28)))
+    font = fonts.font(max(9, round(min(image.size) / 28)))
     colours = [COLOURS[label % len(COLOURS)] for label in labels]
     for box, colour in reversed(list(zip(boxes, colours, strict=True))):
         x1, y1, x2, y2 = (float(value) for value in box)
@@ -99,17 +100,16 @@ def _brightness(colour: str) -> float:
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-def grid_png(
+def pairs(
     records: Sequence[BoxRecord],
     predicted: Sequence[Mapping[str, Tensor]],
     classes: Sequence[str],
     max_pixels: int,
-    path: Path,
     side: int = 280,
     least: float = DEFAULT,
-) -> Path:
+) -> np.ndarray:
     """Pairs of photos, with true boxes on the left and predicted boxes of at least a score on the right; two pairs per
-    row."""
+    row. Pixels (H, W, 3) uint8."""
     tiles = []
     for record, found in zip(records, predicted, strict=True):
         try:
@@ -136,12 +136,12 @@ def grid_png(
     rows = [np.concatenate([tiles[at], gap, tiles[at + 1]], axis=1) for at in range(0, len(tiles), 2)]
     head = Image.new("RGB", (rows[0].shape[1], 26), "white")
     pen = ImageDraw.Draw(head)
-    font = ImageFont.load_default(16)
+    font = fonts.font(16)
     for number, text in enumerate(["truth", "predicted"] * 2):
         left = (number % 2) * (side + 8) + (number // 2) * (2 * side + 8 + 24)
         pen.text((left + 4, 4), text, fill="black", font=font)
     spaced = [np.concatenate([row, np.full((8, row.shape[1], 3), 255, np.uint8)]) for row in rows]
-    return picture_png(np.concatenate([np.asarray(head), *spaced]), path)
+    return np.concatenate([np.asarray(head), *spaced])
 
 
 def precision_png(curves: Mapping[str, Sequence[float]], path: Path) -> Path:

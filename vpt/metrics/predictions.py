@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,15 +111,16 @@ def write_answers(path: Path, answers: Sequence[Answer], folds: Sequence[int] = 
     return write_text(path, to_csv([header, *rows]))
 
 
-def read_answers(path: Path) -> list[Answer]:
-    """Read a file written by `write_answers`.
+def read_answers(path: Path, places: Collection[int] | None = None) -> list[Answer]:
+    """Read a file written by `write_answers`, or only the rows at some places, counted from 0.
 
     Raises:
         UserError: a file that is missing or has an unexpected form.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return [_answer(row) for row in csv.DictReader(file)]
+            rows = enumerate(csv.DictReader(file))
+            return [_answer(row) for number, row in rows if places is None or number in places]
     except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise UserError(f"the predictions {path} cannot be read: {error!r}") from None
 

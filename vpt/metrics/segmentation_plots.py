@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from vpt.data.decode import BadImage, read
 from vpt.data.segmentation.dataset import MaskRecord
 from vpt.metrics.detection_plots import enlarged
+from vpt.utils import fonts
 from vpt.utils.image_grid import scaled
-from vpt.utils.plotting import picture_png
 
 GROUND = "background"  # the class of this name is not drawn
 _SIDE = 280  # pixels of a photo in a grid
@@ -59,7 +58,7 @@ def with_legend(pixels: np.ndarray, labels: Sequence[int], classes: Sequence[str
     """A photo with a white strip below it that names the classes of these indices by their colours."""
     height, width = pixels.shape[:2]
     size = max(12, min(height, width) // 28)
-    line, font = round(1.5 * size), ImageFont.load_default(size)
+    line, font = round(1.5 * size), fonts.font(size)
     colours = colours_of(classes)
     places, left, row = [], 0, 0
     for label in labels:
@@ -85,10 +84,10 @@ def drawn(pixels: np.ndarray, mask: np.ndarray, classes: Sequence[str]) -> np.nd
     return with_legend(overlay(larger, mask.repeat(times, 0).repeat(times, 1), classes), labels, classes)
 
 
-def grid_png(
-    records: Sequence[MaskRecord], predicted: Sequence[np.ndarray], classes: Sequence[str], max_pixels: int, path: Path
-) -> Path:
-    """Rows of photo, true and predicted mask."""
+def pairs(
+    records: Sequence[MaskRecord], predicted: Sequence[np.ndarray], classes: Sequence[str], max_pixels: int
+) -> np.ndarray:
+    """Rows of photo, true and predicted mask; pixels (H, W, 3) uint8."""
     rows = []
     for record, mask in zip(records, predicted, strict=True):
         try:
@@ -107,4 +106,4 @@ def grid_png(
             tile[: size[1], left : left + size[0]] = shown
         rows.append(tile)
     grid = np.concatenate(rows) if rows else np.full((8, 3 * (_SIDE + 8), 3), 255, np.uint8)
-    return picture_png(with_legend(grid, range(min(len(classes), 40)), classes), path)
+    return with_legend(grid, range(min(len(classes), 40)), classes)

@@ -53,14 +53,21 @@ class RunContext:
         return autocast(self.precision, self.device)
 
     @property
+    def batch_size(self) -> int:
+        """Number of images in one optimiser step."""
+        count = self.config.train.batch_size
+        assert count != "auto", "`prepare` resolves it"
+        return count
+
+    @property
     def pass_size(self) -> int:
         """Number of images in one forward pass of training."""
-        return -(-self.config.train.batch_size // self.config.train.accumulate)
+        return -(-self.batch_size // self.config.train.accumulate)
 
     @property
     def drop_last(self) -> bool:
         """Whether to drop the last batch of a training epoch if it is not full; never the only one."""
-        return self.config.train.drop_last and len(self.data.train) >= self.config.train.batch_size
+        return self.config.train.drop_last and len(self.data.train) >= self.batch_size
 
     def training_transform(self, model: PromptedModel) -> Transform:
         """Transform of decoded images for training `model`.
@@ -107,7 +114,7 @@ class RunContext:
         return loader_of(
             records,
             maker,
-            batch_size=config.train.batch_size,
+            batch_size=self.batch_size,
             seed=config.train.seed,
             shuffle=training,
             drop_last=training and distributed and self.drop_last,
@@ -154,20 +161,27 @@ def prepare(config: RunConfig, load: Load, console: Console, cache: DataCache | 
     console.say(f"data: {config.data.path}: {data.summary()}")
     # The window is stored with the run, so that predictions and a resumed run use the same one.
     config = with_window(config, loaded.window)
-    config = config.with_(_decided(config, len(data.train)))
+    context = RunContext(config, data, device, precision, console, loaded.caches)
+    if config.train.batch_size == "auto":
+        from vpt.training.auto_batch_size import measured_batch_size
+
+        with torch.random.fork_rng():
+            config = config.with_({"train.batch_size": measured_batch_size(context)})
+        context = replace(context, config=config)
+    context = replace(context, config=config.with_(_decided(context)))
     if loaded.caches:
         cached = sum(each.nbytes for each in loaded.caches.values())
         console.say(f"{cached / 1e6:.0f} MB of decoded images cached in memory")
-    return RunContext(config, data, device, precision, console, loaded.caches)
+    return context
 
 
-def _decided(config: RunConfig, images: int) -> dict[str, int]:
+def _decided(context: RunContext) -> dict[str, int]:
     """Resolve the number of epochs and the validation interval if the settings leave them open."""
-    train = config.train
-    probed = config.starts_from_probe
+    train, images = context.config.train, len(context.data.train)
+    probed = context.config.starts_from_probe
     epochs = train.epochs
     if epochs is None:
-        batches = images / train.batch_size
+        batches = images / context.batch_size
         whole = math.floor(batches) if train.drop_last and batches >= 1 else math.ceil(batches)
         epochs = probe_epochs(images, whole) if probed else default_epochs(whole)
     return {"train.epochs": epochs, "train.eval_every": train.eval_every or (max(1, epochs // 5) if probed else 1)}

@@ -152,7 +152,7 @@ def feature_loader(part: FrozenPart, model: PromptedModel, context: RunContext, 
     return FeatureLoader(
         features,
         torch.cat(labels),
-        batch_size=train.batch_size,
+        batch_size=context.batch_size,
         seed=train.seed,
         shuffle=training,
         drop_last=training and context.drop_last,

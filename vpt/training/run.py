@@ -14,7 +14,15 @@ from vpt.training.callbacks import Callback
 from vpt.training.change_epochs import CHANGEABLE
 from vpt.training.compared_runs import compare, compared_configs, folder_name, with_config
 from vpt.training.context import RunContext, prepare
-from vpt.training.run_folder import TrainResult, claim, finished, refuse_taken, remove_leftovers, upgraded
+from vpt.training.run_folder import (
+    TrainResult,
+    claim,
+    finished,
+    refuse_taken,
+    remove_leftovers,
+    upgraded,
+    with_recorded_batch_size,
+)
 from vpt.training.tasks import task_of
 from vpt.training.trainer import Trainer, build_model
 from vpt.utils.console import Console
@@ -112,6 +120,7 @@ def _go_on(
     new_epochs: bool = False,
 ) -> TrainResult:
     """Train in a folder, from its checkpoint if there is one."""
+    config = with_recorded_batch_size(config, folder)
     others = compared_configs(config)
     with lock_folder(folder) as locked, joined():
         if is_first():

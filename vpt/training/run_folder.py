@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from vpt.config import RunConfig
+from vpt.config import RunConfig, read_yaml
 from vpt.config.data import LEGACY
 from vpt.metrics.metrics_file import read_metrics
 from vpt.models.header import CHECKPOINT
@@ -101,6 +101,20 @@ def upgraded(tree: dict[str, Any]) -> dict[str, Any]:
     if isinstance(head, dict) and head.get("kind") in ("linear", "mlp"):
         tree = {**tree, "head": {"init": ADDED["head.init"], **head}}
     return tree
+
+
+def with_recorded_batch_size(config: RunConfig, folder: Path) -> RunConfig:
+    """The settings of a run with the batch size that `train.batch_size=auto` has found for it before, if it has.
+
+    >>> with_recorded_batch_size(RunConfig(), Path("no/such/run")) == RunConfig()
+    True
+    """
+    file = folder / "config.yaml"
+    if config.train.batch_size != "auto" or not file.is_file():
+        return config
+    train = read_yaml(file).get("train")
+    found = train.get("batch_size") if isinstance(train, dict) else None
+    return config if found is None else config.with_({"train.batch_size": found})
 
 
 def refuse_other(file: Path, new: dict[str, Any]) -> None:

@@ -10,10 +10,11 @@ import torch
 
 from vpt.models.artifact import save_artifact
 from vpt.models.base import Prompted
+from vpt.training.batch_pictures import attempt, draw_predictions
 from vpt.training.context import RunContext
 from vpt.training.memory_estimate import estimate, total_parameters
 from vpt.training.run_folder import TrainResult
-from vpt.training.tasks.base import Metrics
+from vpt.training.tasks.base import Metrics, Task
 from vpt.utils import plotting
 from vpt.utils.atomic_io import write_json
 from vpt.utils.distributed import is_first, wait
@@ -25,9 +26,8 @@ if TYPE_CHECKING:
 OPTIMIZER_STATE = {"adamw": 2, "sgd": 1}  # values stored per trainable parameter
 
 
-def introduce(trainer: Trainer, folder: Path) -> None:
+def introduce(task: Task[Any], model: Prompted, context: RunContext, folder: object) -> None:
     """Print model, device and estimated cost."""
-    context, model, task = trainer.context, trainer.model, trainer.task
     config, console = context.config, context.console
 
     def trial(count: int) -> torch.Tensor:
@@ -134,6 +134,7 @@ def _write(
         prompt: Any = model.prompt
         plotting.picture_png(prompt_picture(prompt), folder / "prompt.png")
     trainer.task.plots(model, context, measured, folder)
+    attempt(console, "the picture of predictions", lambda: draw_predictions(trainer.task, context, measured, folder))
     # Written last: if it exists, the run has finished.
     write_json(folder / "metrics.json", {**summary, "artifact_bytes": size})
     trainer.log.row("end", step=progress.step, **numbers)

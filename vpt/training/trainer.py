@@ -166,6 +166,24 @@ class Trainer:
         stop.check()
         return result
 
+    def try_step(self) -> float:
+        """The loss of a first step without a run folder; the trainer is of no use afterwards.
+
+        Raises:
+            NotFinite: the loss is not finite.
+        """
+        try:
+            with torch.random.fork_rng():
+                self._begin()
+                self.begin_epoch()
+                self.train_step(next(iter(self.batches.epoch(0))))
+                self.read_figures()
+                return self.progress.loss_sum / self.progress.seen
+        finally:
+            for callback in self.callbacks:
+                callback.close()
+            self._close_loaders()
+
     def train_step(self, batch: AnyBatch) -> None:
         """One optimiser step."""
         for callback in self.callbacks:
@@ -297,7 +315,7 @@ class Trainer:
         with open_log(locked.folder, None if self.is_new else self.progress.step, write=is_first()) as self.log:
             console.attach(self.log)
             try:
-                introduce(self, locked.folder)
+                introduce(self.task, self.model, self.context, locked.folder)
                 if self._change:
                     console.say(self._change)
                 yield

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from vpt.utils import fonts
+
 COLUMNS, SIDE = 6, 220  # of a grid; side of a tile in pixels
 _MARGIN, _TEXT = 6, 14
 INKS = ("black", "#666")  # of the first line and of the others
@@ -30,7 +32,7 @@ def tile(pixels: np.ndarray, lines: Sequence[str]) -> np.ndarray:
     height, width = pixels.shape[:2]
     square = Image.new("RGB", (SIDE + 2 * _MARGIN, SIDE + 2 * _MARGIN + len(lines) * (_TEXT + 4)), "white")
     square.paste(Image.fromarray(pixels), (_MARGIN + (SIDE - width) // 2, _MARGIN + (SIDE - height) // 2))
-    pen, font = ImageDraw.Draw(square), ImageFont.load_default(_TEXT)
+    pen, font = ImageDraw.Draw(square), fonts.font(_TEXT)
     for number, line in enumerate(lines):
         place = (_MARGIN, SIDE + _MARGIN + 3 + number * (_TEXT + 4))
         pen.text(place, _cut(pen, font, line), fill=INKS[min(number, 1)], font=font)

@@ -88,6 +88,13 @@ def picture_png(pixels: np.ndarray, path: Path) -> Path:
     return write_atomic(path, lambda temporary: Image.fromarray(pixels).save(temporary, format="PNG"))
 
 
+def picture_jpeg(pixels: np.ndarray, path: Path) -> Path:
+    """Write pixels (H, W, 3) uint8 as JPEG."""
+    from PIL import Image
+
+    return write_atomic(path, lambda temporary: Image.fromarray(pixels).save(temporary, format="JPEG", quality=90))
+
+
 def data_uri(pixels: np.ndarray, form: str = "PNG", **options: int | bool) -> str:
     """An image (H, W), (H, W, 3) or (H, W, 4) uint8 as a data URI for an HTML page.
 

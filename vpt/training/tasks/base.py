@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vpt.backbones.backbone import Backbone
 from vpt.config import RunConfig
+from vpt.data.dataloader import Loader
 from vpt.data.dataset import LabelledData, Record
 from vpt.data.evaluation_data import EvaluationRequest
 from vpt.models.base import Prompted
@@ -111,9 +112,22 @@ class Task(ABC, Generic[M]):
         """A hint at settings that might suit the data better; "" for none."""
         return ""
 
-    def examples(self, batch: Any, context: RunContext, most: int) -> list[tuple[np.ndarray, str]]:
-        """Images (H, W, 3) uint8 of a training batch with their annotations drawn or named; empty if it has none."""
+    def loader(self, model: M, context: RunContext, records: Sequence[Record], training: bool) -> Loader | None:
+        """Batches of records, augmented and shuffled for training, for pictures; None if the task draws none."""
+        return None
+
+    def examples(
+        self, batch: Any, records: Sequence[Record], data: LabelledData, most: int
+    ) -> list[tuple[np.ndarray, str]]:
+        """Images (H, W, 3) uint8 of a batch of records with their annotations drawn or named; empty if it has none."""
         return []
+
+    def predictions_picture(
+        self, context: RunContext, measured: Mapping[str, Metrics], split: str, places: Sequence[int], folder: Path
+    ) -> np.ndarray | None:
+        """Images at these places of a split with their predictions, which `measure` wrote into the folder, beside the
+        truth; None if the task draws none."""
+        return None
 
     def is_trainable(self, model: M) -> bool:
         """Whether the model has trainable parameters, or parts that are computed from data."""

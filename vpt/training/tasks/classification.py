@@ -19,7 +19,8 @@ from vpt.data.datasets.registry import load_data
 from vpt.data.evaluation_data import EvaluationRequest, load_measured
 from vpt.metrics import classification as scores
 from vpt.metrics.classification import ClassificationMetrics
-from vpt.metrics.predictions import answers_of, write_answers
+from vpt.metrics.predictions import answers_of, read_answers, write_answers
+from vpt.metrics.predictions_plot import answers_picture
 from vpt.metrics.probabilities import probabilities
 from vpt.metrics.score_metrics import intervals, positive_of, score_metrics
 from vpt.metrics.threshold import choose_thresholds
@@ -107,13 +108,18 @@ class Classification(Task[PromptedModel]):
         """Whether the model has trainable parameters, or parts that are computed from data."""
         return super().is_trainable(model) or hasattr(model.head, "remember")  # a Tip-Adapter
 
-    def examples(self, batch: Any, context: RunContext, most: int) -> list[tuple[np.ndarray, str]]:
-        """Images with the names of their classes."""
+    def loader(self, model: PromptedModel, context: RunContext, records: Sequence[Record], training: bool) -> Loader:
+        """Batches of records, augmented and shuffled for training."""
+        return context.loader(model, records, training=training)
+
+    def examples(
+        self, batch: Any, records: Sequence[Record], data: LabelledData, most: int
+    ) -> list[tuple[np.ndarray, str]]:
+        """Images with the names of their classes; several views of an image side by side are not drawn."""
         if batch.images.dtype != torch.uint8 or batch.images.ndim != 4:
             return []  # cached features
-        classes = context.data.classes
-        labels = [context.data.train[index].labels for index in batch.index.tolist()]
-        names = [", ".join(classes[label] for label in each) or "no label" for each in labels]
+        labels = [records[index].labels for index in batch.index.tolist()]
+        names = [", ".join(data.classes[label] for label in each) or "no label" for each in labels]
         pixels = batch.images[:most].permute(0, 2, 3, 1).numpy()
         return list(zip(pixels, names, strict=False))
 
@@ -184,6 +190,14 @@ class Classification(Task[PromptedModel]):
         out = model(torch.zeros(count, 3, size, size, dtype=torch.uint8, device=device))
         return nn.functional.cross_entropy(out.float(), torch.zeros(count, dtype=torch.long, device=device))
 
+    def predictions_picture(
+        self, context: RunContext, measured: Mapping[str, Metrics], split: str, places: Sequence[int], folder: Path
+    ) -> np.ndarray | None:
+        """Images with predicted and true classes."""
+        answers = read_answers(folder / f"predictions-{split}.csv", places)
+        records = [context.data.split(split)[place] for place in places]
+        return answers_picture(records, answers, context.config.data.max_pixels)
+
     def plots(self, model: PromptedModel, context: RunContext, measured: Mapping[str, Metrics], folder: Path) -> None:
         """Plot the confusion matrix."""
         shown = measured.get("test") or measured.get("val")
@@ -210,7 +224,7 @@ def _replayed(model: PromptedModel, context: RunContext) -> Forward:
     if context.device.type != "cuda" or train.compile == "none" or train.recompute or train.shard or not small:
         return model
     # As large as the batches of this process, or their parts.
-    count = min(train.batch_size, len(context.data.train))
+    count = min(context.batch_size, len(context.data.train))
     count = -(-count // (ranks().count * train.accumulate))
     example = torch.zeros(count, 3, model.image_size, model.image_size, dtype=torch.uint8, device=context.device)
     learning = [parameter for _, _, parameter in model.trainable()]

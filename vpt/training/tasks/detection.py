@@ -108,12 +108,19 @@ class Detection(Task[AnyDetector]):
         patch = 16 if tower is None else max(tower.patch)
         return hint(context.data.train, *sizes(context.config, model), patch)
 
-    def examples(self, batch: Any, context: RunContext, most: int) -> list[tuple[np.ndarray, str]]:
+    def loader(self, model: AnyDetector, context: RunContext, records: Sequence[Record], training: bool) -> Loader:
+        """Batches of records, augmented and shuffled for training."""
+        plain = BoxTransform(*sizes(context.config, model))
+        return box_loader(context, _training_transform(model, context) if training else plain, records, "", training)
+
+    def examples(
+        self, batch: Any, records: Sequence[Record], data: LabelledData, most: int
+    ) -> list[tuple[np.ndarray, str]]:
         """Images with their boxes."""
         found = []
         for image, target in list(zip(batch.images, batch.labels, strict=True))[:most]:
             pixels, times = detection_plots.enlarged(image.permute(1, 2, 0).numpy())
-            names = [context.data.classes[label] for label in target.labels.tolist()]
+            names = [data.classes[label] for label in target.labels.tolist()]
             drawn = detection_plots.draw_boxes(pixels, target.boxes.numpy() * times, target.labels.tolist(), names)
             found.append((drawn, f"{len(names)} box{'' if len(names) == 1 else 'es'}"))
         return found
@@ -166,22 +173,22 @@ class Detection(Task[AnyDetector]):
         model.eval()
         return loss
 
+    def predictions_picture(
+        self, context: RunContext, measured: Mapping[str, Metrics], split: str, places: Sequence[int], folder: Path
+    ) -> np.ndarray | None:
+        """Images with true and predicted boxes."""
+        data = context.data
+        predicted = _read_predictions(folder / f"predictions-{split}.json", data.classes, places)
+        records = [record for at in places if isinstance(record := data.split(split)[at], BoxRecord)]
+        pixels = context.config.data.max_pixels
+        return detection_plots.pairs(records, predicted, data.classes, pixels, least=shown_score(measured))
+
     def plots(self, model: AnyDetector, context: RunContext, measured: Mapping[str, Metrics], folder: Path) -> None:
-        """Precision-recall curves, and images with predicted and true boxes."""
+        """Precision-recall curves."""
         split = next((split for split in ("test", "val") if measured.get(split)), None)
         if split is None:  # validation was merged into training, and test is not used
             return
         detection_plots.precision_png(measured[split]["precision"], folder / "precision-recall.png")
-        records = [record for record in context.data.split(split) if isinstance(record, BoxRecord)][:12]
-        predicted = _read_predictions(folder / f"predictions-{split}.json", context.data.classes)
-        detection_plots.grid_png(
-            records,
-            predicted[:12],
-            context.data.classes,
-            context.config.data.max_pixels,
-            folder / "boxes.png",
-            least=shown_score(measured),
-        )
 
 
 def sizes(config: RunConfig, model: AnyDetector) -> tuple[int, int]:
@@ -263,11 +270,11 @@ def restored(found: Found, image: Tensor, target: Target) -> Found:
     return {"boxes": boxes, "scores": found["scores"].float().cpu(), "labels": found["labels"].cpu()}
 
 
-def _read_predictions(file: Path, classes: Sequence[str]) -> list[Found]:
-    """Boxes that `measure` wrote; computing them again would need all processes."""
-    found = []
-    for row in json.loads(file.read_text(encoding="utf-8")):
-        boxes = row["boxes"]
+def _read_predictions(file: Path, classes: Sequence[str], places: Sequence[int]) -> list[Found]:
+    """Boxes of some images that `measure` wrote; computing them again would need all processes."""
+    found, rows = [], json.loads(file.read_text(encoding="utf-8"))
+    for place in places:
+        boxes = rows[place]["boxes"]
         found.append(
             {
                 "boxes": torch.tensor([box["box_xyxy"] for box in boxes]).reshape(-1, 4),

@@ -43,7 +43,6 @@ from vpt.utils.distributed import DividedSum, all_reduce, gathered_list, ranks
 from vpt.utils.errors import NotFinite, UserError
 
 INIT_IMAGES = 32  # images whose patch tokens a data-driven initialisation uses
-SHOWN = 12  # images that are drawn
 
 
 class Segmentation(Task[Segmenter]):
@@ -111,11 +110,18 @@ class Segmentation(Task[Segmenter]):
             return f"{plain.size} px"
         return f"images of {plain.size} px (short side; long side up to {plain.longest} px)"
 
-    def examples(self, batch: Any, context: RunContext, most: int) -> list[tuple[np.ndarray, str]]:
+    def loader(self, model: Segmenter, context: RunContext, records: Sequence[Record], training: bool) -> Loader:
+        """Batches of records, augmented and shuffled for training."""
+        train, plain = transforms(context.config, model)
+        return mask_loader(context, train if training else plain, records, "", training)
+
+    def examples(
+        self, batch: Any, records: Sequence[Record], data: LabelledData, most: int
+    ) -> list[tuple[np.ndarray, str]]:
         """Images with their masks drawn over them."""
         from vpt.metrics.segmentation_plots import overlay
 
-        classes, found = context.data.classes, []
+        classes, found = data.classes, []
         for image, mask in list(zip(batch.images, batch.labels, strict=True))[:most]:
             shown = [classes[index] for index in mask.unique().tolist() if index < len(classes)]
             found.append((overlay(image.permute(1, 2, 0).numpy(), mask.numpy(), classes), ", ".join(shown)))
@@ -162,19 +168,23 @@ class Segmentation(Task[Segmenter]):
         masks = [torch.zeros(side, side, dtype=torch.uint8, device=device)] * count
         return model.loss(images, masks, segmentation_loss(["cross_entropy"]))
 
+    def predictions_picture(
+        self, context: RunContext, measured: Mapping[str, Metrics], split: str, places: Sequence[int], folder: Path
+    ) -> np.ndarray | None:
+        """Images with true and predicted masks."""
+        from vpt.metrics.segmentation_plots import pairs
+
+        data, rows = context.data, json.loads((folder / f"predictions-{split}.json").read_text(encoding="utf-8"))
+        records = [record for at in places if isinstance(record := data.split(split)[at], MaskRecord)]
+        masks = [mask_of(rows[place]["segments"], data.classes) for place in places]
+        return pairs(records, masks, data.classes, context.config.data.max_pixels)
+
     def plots(self, model: Segmenter, context: RunContext, measured: Mapping[str, Metrics], folder: Path) -> None:
-        """Images with true and predicted masks, and the confusion of pixels."""
+        """The confusion of pixels."""
         split = next((split for split in ("test", "val") if measured.get(split)), None)
         if split is None:  # validation was merged into training, and test is not used
             return
-        data = context.data
-        plotting.confusion_png(measured[split]["confusion"], data.classes, folder / "confusion.png")
-        records = [record for record in data.split(split) if isinstance(record, MaskRecord)][:SHOWN]
-        from vpt.metrics.segmentation_plots import grid_png
-
-        rows = json.loads((folder / f"predictions-{split}.json").read_text(encoding="utf-8"))
-        masks = [mask_of(row["segments"], data.classes) for row in rows[: len(records)]]
-        grid_png(records, masks, data.classes, context.config.data.max_pixels, folder / "masks.png")
+        plotting.confusion_png(measured[split]["confusion"], context.data.classes, folder / "confusion.png")
 
     def _measured(
         self, model: Segmenter, context: RunContext, records: Sequence[Record], split: str, rows: bool

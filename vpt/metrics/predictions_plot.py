@@ -1,0 +1,33 @@
+"""Images with predicted and true classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from vpt.data.dataset import Record
+from vpt.data.decode import BadImage, read
+from vpt.metrics.predictions import Answer
+from vpt.utils.image_grid import SIDE, grid, scaled, tile
+from vpt.utils.plotting import BLUE, ORANGE
+
+_FRAME = 4  # pixels
+
+
+def answers_picture(records: Sequence[Record], answers: Sequence[Answer], max_pixels: int) -> np.ndarray:
+    """A grid (H, W, 3) uint8 of images with the predicted class and its score, and the true class, in a blue frame
+    where these are the same and in an orange one where not; images that cannot be read any more are left out."""
+    tiles = []
+    for record, answer in zip(records, answers, strict=True):
+        try:
+            photo = scaled(read(record, max_pixels).pixels, SIDE - 2 * _FRAME)[0]
+        except BadImage:
+            continue
+        frame = np.empty((photo.shape[0] + 2 * _FRAME, photo.shape[1] + 2 * _FRAME, 3), np.uint8)
+        frame[:] = [int((BLUE if answer.right else ORANGE)[at : at + 2], 16) for at in (1, 3, 5)]
+        frame[_FRAME:-_FRAME, _FRAME:-_FRAME] = photo
+        true = answer.true or "no label"
+        lines = [f"{answer.predicted or 'none'} {answer.score:.2f}", true if answer.right else f"wrong, it is {true}"]
+        tiles.append(tile(frame, lines))
+    return grid(tiles) if tiles else np.full((SIDE, SIDE, 3), 255, np.uint8)
