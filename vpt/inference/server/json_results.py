@@ -11,8 +11,6 @@ from vpt.data.decode import BadImage
 from vpt.inference.results import Result
 from vpt.utils.errors import UserError
 
-MOST_PIXELS = 1_000_000  # of a mask in a response; larger ones are reduced
-
 
 def to_json(value: Any) -> bytes:
     """Encode as JSON in UTF-8. Lone surrogates, which UTF-8 does not support, are escaped.
@@ -51,6 +49,6 @@ def row_of(answer: Any, image: str, task: str, top: int, least: float) -> dict[s
         case UserError():
             return {**named, "error": str(answer)}
         case Result():
-            return {**answer.above(least).within(MOST_PIXELS).to_dict(top), **named}
+            return {**answer.above(least).to_dict(top), **named}
         case _:
             raise TypeError(f"{type(answer).__name__} is not a result")
