@@ -232,7 +232,8 @@ def _measured_by(config: RunConfig) -> list[str]:
     prompt, head = config.prompt, set(config.head.at_evaluation)
     if isinstance(prompt, ClipPrompt) and prompt.replaces_templates:
         head -= {"templates"}
-    return ["metrics", *data, *backbone, *(f"head.{key}" for key in head), *MACHINE]
+    metrics = [f"metrics.{key}" for key in type(config.metrics).model_fields if key != "unknown"]  # fitted in training
+    return [*metrics, *data, *backbone, *(f"head.{key}" for key in head), *MACHINE]
 
 
 def _as_trained(config: RunConfig, stored: RunConfig, split: str, given: Collection[str]) -> bool:
