@@ -65,13 +65,15 @@ def ask(capsys: pytest.CaptureFixture[str], *words: object) -> str:
     return capsys.readouterr().out
 
 
-def test_a_run_reports_how_many_it_rejects(run: TrainResult, images: Path):
+def test_a_run_reports_how_many_it_rejects(run: TrainResult, tmp_path: Path):
     assert 0 < run.metrics["val"]["unknown_rate"] <= 0.1
     assert run.metrics["test"]["unknown_rate"] < 0.6
     again = evaluate(run.folder, "test", (), QUIET)
     assert again["unknown_rate"] == pytest.approx(run.metrics["test"]["unknown_rate"])
     with pytest.raises(UserError, match=r"metrics\.unknown would have no effect"):
         evaluate(run.folder, "test", ["metrics.unknown=0.2"], QUIET)
+    page = vpt.write_report(run.folder, tmp_path / "page.html", model=False, images=0).read_text()
+    assert "answered: none of these" in page
     names = set(read_artifact(run.folder).tensors)
     assert {"unknown.center", "unknown.directions", "unknown.alpha", "unknown.threshold"} <= names
 
