@@ -61,8 +61,8 @@ class FoldedClassifier(nn.Module):
         self.decision = predictor.decision
         self.outputs = ("scores", *(("unknown",) if model.unknown else ()), *(("decision",) if self.decision else ()))
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """The outputs of a batch of images, named by `outputs`."""
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """The outputs of a batch of images, named by `outputs`; a tuple if they are several."""
         pixels = self.square(images.permute(0, 3, 1, 2))
         features = self.model.backbone.features(
             self.model.normalise(pixels), self.model.steps, self.model.pool, self.layers
@@ -75,7 +75,7 @@ class FoldedClassifier(nn.Module):
         if self.decision is not None:
             decided = self.decision.decide_all(scores)
             found.append(decided if len(found) == 1 else decided * (found[1] <= 0.5)[:, None])
-        return tuple(found)
+        return scores if len(found) == 1 else tuple(found)
 
 
 def export_classifier(predictor: Classifier, path: Path, format: Format, size: Size, check: Check) -> Exported:
@@ -186,9 +186,11 @@ def compare(folded: FoldedClassifier, run: Run, batches: Sequence[Tensor]) -> fl
     """
     worst = 0.0
     for batch in batches:
-        mine, theirs = folded(batch), run(batch)
-        for number in range(1 + ("unknown" in folded.outputs)):
-            worst = max(worst, float((theirs[number] - mine[number]).abs().max()))
+        found = folded(batch)
+        mine = found if isinstance(found, tuple) else (found,)
+        for name, one, other in zip(folded.outputs, mine, run(batch), strict=False):
+            if name != "decision":  # a score that differs in its last digit may be on the other side of a threshold
+                worst = max(worst, float((one - other).abs().max()))
     return worst
 
 
