@@ -371,6 +371,27 @@ def clip_cache() -> str:
     return f"{rows(['image features', 'time per epoch'], body)}\n\n{caption}"
 
 
+def unknown() -> str:
+    """A row per score of unknown images, best AUROC first."""
+    found = read("unknown")["rows"]
+    cells: dict[str, list[tuple[float, float]]] = {}
+    header = ["score"]
+    for case in found:
+        prompt = "" if case["prompt"] == "none" else f", {case['prompt']} prompts"
+        for shots in dict.fromkeys(draw["shots"] for draw in case["draws"]):
+            header.append(f"{case['task']}, {case['backbone']}{prompt}, {shots or 'all'} images per class")
+            draws = [draw["scores"] for draw in case["draws"] if draw["shots"] == shots]
+            for name in draws[0]:
+                pair = (statistics.mean(draw[name][key] for draw in draws) for key in ("auroc", "fpr95"))
+                cells.setdefault(name, []).append(tuple(pair))  # type: ignore[arg-type]
+    order = sorted(cells, key=lambda name: -statistics.mean(pair[0] for pair in cells[name]))
+    body = [[name, *(f"{100 * auroc:.1f} / {100 * fpr:.0f}" for auroc, fpr in cells[name])] for name in order]
+    settings = words_of(word for case in found for word in case["settings"])
+    caption = "AUROC / accepted unknown images, in percent (`benchmarks/accuracy/unknown.py`)."
+    caption += f" Photos with {settings}." if settings else ""
+    return f"{rows(header, body)}\n\n{caption}"
+
+
 def faults() -> str:
     found = read("faults")["faults"]
     names = {
@@ -408,6 +429,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "gpu-goals": gpu_tables.goals,
     "gpu-outside": gpu_tables.outside,
     "released": released,
+    "unknown": unknown,
     "clothing": clothing,
     "search": search,
     "suite-vit-ti": suite_ti,

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vpt.config import RunConfig, load_config
     from vpt.inference.bank.bank import Bank
+    from vpt.inference.classification import Classification
     from vpt.inference.evaluate import evaluate
     from vpt.inference.predictor import Predictor, load
-    from vpt.inference.results import Classification, Detections
+    from vpt.inference.results import Detections
     from vpt.inference.segmentation import Segmentation
     from vpt.models.wrap import Wrapped, load_prompt, wrap
     from vpt.report.build import write_report
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Bank": "vpt.inference.bank.bank",
-    "Classification": "vpt.inference.results",
+    "Classification": "vpt.inference.classification",
     "Detections": "vpt.inference.results",
     "Predictor": "vpt.inference.predictor",
     "RunConfig": "vpt.config",

@@ -82,7 +82,9 @@ def shipped() -> str:
     for task in (*NATURAL, *STRUCTURED):
         probe = {seed: row["test"] for seed, row in probes["vit_ti", "probe", task].items()}
         found = {
-            method: {seed: 100 * kept(run, probe[seed]) for seed, run in runs["vit_ti", f"shipped-{method}", task].items()}
+            method: {
+                seed: 100 * kept(run, probe[seed]) for seed, run in runs["vit_ti", f"shipped-{method}", task].items()
+            }
             for method in ("deep", "lora")
         }
         if not found["deep"]:
@@ -90,11 +92,16 @@ def shipped() -> str:
         seeds = sorted(found["deep"])
         base = [100 * probe[seed] for seed in seeds]
         cells = [task, str(len(seeds)), f"{np.mean(base):.1f}"]
-        cells.append(f"{np.mean(list(found['deep'].values())):.1f} ({difference([found['deep'][s] for s in seeds], base)})")
+        cells.append(
+            f"{np.mean(list(found['deep'].values())):.1f} ({difference([found['deep'][s] for s in seeds], base)})"
+        )
         both = sorted(found["deep"].keys() & found["lora"].keys())
         if len(both) > 1:
             deep, lora = ([found[method][seed] for seed in both] for method in ("deep", "lora"))
-            cells += [f"{np.mean(lora):.1f} ({difference(lora, [100 * probe[s] for s in both])})", difference(deep, lora)]
+            cells += [
+                f"{np.mean(lora):.1f} ({difference(lora, [100 * probe[s] for s in both])})",
+                difference(deep, lora),
+            ]
         body.append([*cells, *[""] * (6 - len(cells))])
     return rows(["task", "seeds", "linear probe", "deep", "LoRA", "deep minus LoRA"], body)
 

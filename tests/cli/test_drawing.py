@@ -12,7 +12,7 @@ from PIL import Image
 from tests.helpers.bank_tasks import make
 from tests.helpers.photo import photo
 from vpt.cli.main import main
-from vpt.inference.results import Classification
+from vpt.inference.classification import Classification
 
 
 def test_classes_are_drawn_below_the_photo(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -14,6 +14,8 @@ CLIP = ["backbone=open_clip:compat-clip", "head=zeroshot"]
 BOXES = ["task=detection", "data.shots=4", "head.size=64", "head.channels=64", "prompt.tokens=3"]
 FCOS = [*BOXES, "head=fcos", "head.convs=0", "head.scales=[1]", "head.score=0"]
 
+MASKS = ["task=segmentation", "data.shots=4", "head.size=64", "prompt.tokens=3", *SMALL[:2]]
+
 # Name -> settings beside those of `settings`. Images come from `write_images` where no data is named.
 CASES: dict[str, list[str]] = {
     "nano-none": [*NANO[:3], "prompt=none"],
@@ -67,6 +69,15 @@ CASES: dict[str, list[str]] = {
     "boxes-owl": [*BOXES[:3], "head=owl", "backbone=open_clip:compat-clip", "prompt=deep", "prompt.tokens=2"],
 }
 
+# The same of tests/compat/0.1-masks, written when segmentation, thresholds and the score of unknown images were new.
+LATER: dict[str, list[str]] = {
+    "masks-linear": [*MASKS, "head=linear_segmentation", "prompt=deep"],
+    "masks-fpn": [*MASKS, "head=fpn_segmentation", "head.channels=16", "prompt=shallow"],
+    "masks-query": [*MASKS, "head=query_segmentation", "head.channels=16", "prompt=deep"],
+    "small-threshold": [*SMALL, "prompt=deep", "data=several.csv", "metrics.threshold=youden", "metrics.unsure=0.05"],
+    "small-unknown": [*SMALL, "prompt=deep", "metrics.unknown=0.1"],
+}
+
 # Runs that were stopped after their first epoch, and what they came to when they went on.
 STOPPED = ("nano-deep", "small-e2vpt-pruned", "small-lora", "clip-maple", "boxes-fcos")
 
@@ -85,11 +96,11 @@ def settings(name: str, images: Path, weights: Path) -> list[str]:
         "train.precision=fp32",
         "data.workers=0",
         "data.augment=light",
-        *CASES[name],
+        *(CASES | LATER)[name],
     ]
     if "several.csv" in " ".join(words):
         words = [f"data={images / 'several.csv'}" if word == "data=several.csv" else word for word in words]
-    elif not any(word.startswith("data=") or word == "task=detection" for word in words):
+    elif not any(word.startswith(("data=", "task=")) for word in words):
         words.append(f"data={images / 'classes'}")
     if any("open_clip:" in word for word in words):
         words.append(f"backbone.weights={weights}")

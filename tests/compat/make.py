@@ -1,9 +1,10 @@
 """Writes what tests/project/test_compat.py reads: artifacts, run folders, stopped runs and exports of the code at hand.
 
     python tests/compat/make.py tests/compat/0.1
+    python tests/compat/make.py tests/compat/0.1-masks masks-linear small-threshold ...
 
-Run it once with the code of a version that users have, commit the folder, and never write it again: later code has to
-read it with the same scores.
+The second form writes only artifacts, of the named cases. Run it once with the code of a version that users have,
+commit the folder, and never write it again: later code has to read it with the same scores.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import vpt
 from tests.compat.backbones import register
 from tests.compat.cases import CASES, STOPPED, pictures, settings, write_images
+from vpt.inference.segmentation import Segmentation
 from vpt.training.trainer import Trainer
 from vpt.utils.console import Console
 
@@ -44,11 +46,18 @@ def machine() -> dict[str, str]:
 
 
 def answers(results: list[Any]) -> list[Any]:
-    """Results as JSON: of a classification its scores by class, of detections labels, scores and boxes."""
+    """Results as JSON: of a classification its scores by class, and its decision if it is by a threshold or may be that
+    the image is unknown; of detections labels, scores and boxes; of masks the pixels and the score of each class."""
     plain = []
     for found in results:
         if isinstance(found, vpt.Classification):
-            plain.append(dict(sorted(zip(found.labels, map(float, found.scores), strict=True))))
+            scores = dict(sorted(zip(found.labels, map(float, found.scores), strict=True)))
+            decided = {"labels": list(found.holding), "unsure": list(found.unsure), "unknown": found.unknown_score}
+            plain.append(scores if found.decided is found.unknown_score is None else {"scores": scores, **decided})
+        elif isinstance(found, Segmentation):
+            plain.append(
+                {name: [found.areas.get(name, 0), float(score)] for name, score in zip(found.classes, found.scores)}
+            )
         else:
             boxes = np.asarray(found.boxes_xyxy, dtype=np.float64).reshape(-1, 4).tolist()
             scores = np.asarray(found.scores, dtype=np.float64).tolist()
@@ -60,15 +69,15 @@ class _Stop(Exception):
     pass
 
 
-def main(target: Path) -> None:
-    """Write everything into a folder that does not exist yet."""
+def main(target: Path, only: list[str]) -> None:
+    """Write everything, or only the artifacts of some cases, into a folder that does not exist yet."""
     torch.set_num_threads(1)
     target.mkdir(parents=True)
     told: dict[str, Any] = {"machine": machine(), "vpt": vpt.__version__, "scores": {}}
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         weights, images = register(work), write_images(work / "images")
-        for case in CASES:
+        for case in only or CASES:
             print(case, flush=True)
             words = [*settings(case, images, weights), f"out={work / 'runs'}", f"name={case}"]
             config = vpt.load_config(overrides=words)
@@ -79,13 +88,14 @@ def main(target: Path) -> None:
             shutil.copy(result.artifact, target / "artifacts" / f"{case}.safetensors")
             found = vpt.load(result.artifact, weights=weights if "clip" in " ".join(words) else None)
             told["scores"][case] = answers(found.predict(pictures(), top=100))
-        shutil.copytree(work / "runs" / "nano-deep", target / "run", ignore=IGNORED)
-        told["onnx"] = _export(target)
-        bank = vpt.Bank()
-        for case in TASKS:
-            bank.add(case, target / "artifacts" / f"{case}.safetensors")
-        several = [picture for picture in pictures() for _ in TASKS]
-        told["bank"] = answers(bank.predict(several, list(TASKS) * len(pictures()), top=100))
+        if not only:
+            shutil.copytree(work / "runs" / "nano-deep", target / "run", ignore=IGNORED)
+            told["onnx"] = _export(target)
+            bank = vpt.Bank()
+            for case in TASKS:
+                bank.add(case, target / "artifacts" / f"{case}.safetensors")
+            several = [picture for picture in pictures() for _ in TASKS]
+            told["bank"] = answers(bank.predict(several, list(TASKS) * len(pictures()), top=100))
     (target / "expected.json").write_text(json.dumps(told, indent=1))
 
 
@@ -130,4 +140,4 @@ def _stop(config: vpt.RunConfig, folder: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -18,7 +18,8 @@ import vpt
 from tests.helpers.bank_tasks import KINDS, clip_words, make
 from vpt.data.decode import BadImage, decode
 from vpt.inference.bank.bank import Bank
-from vpt.inference.results import Classification, Detections
+from vpt.inference.classification import Classification
+from vpt.inference.results import Detections
 from vpt.inference.segmentation import Segmentation
 from vpt.utils.errors import UserError
 

@@ -9,7 +9,8 @@ import json
 import numpy as np
 import pytest
 
-from vpt.inference.results import Box, Classification, Detections
+from vpt.inference.classification import Classification
+from vpt.inference.results import Box, Detections
 from vpt.utils.errors import UserError
 
 NAMES = ("cat", "dog", "fox")

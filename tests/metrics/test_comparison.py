@@ -11,7 +11,7 @@ from PIL import Image
 import vpt
 from tests.helpers.runs import QUIET, settings
 from vpt.data.dataset import Record
-from vpt.inference.results import Classification
+from vpt.inference.classification import Classification
 from vpt.metrics.classification import classification_metrics
 from vpt.metrics.comparison import comparison_png
 from vpt.metrics.predictions import Answer, answers_of, read_answers, write_answers

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vpt.inference.results import Classification
+from vpt.inference.classification import Classification
 from vpt.metrics.classification import calibration_error, classification_metrics
 from vpt.utils import plotting
 from vpt.utils.errors import NotFinite

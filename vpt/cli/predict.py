@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from vpt.data.decode import BadImage
     from vpt.inference.classifier import Classifier
     from vpt.inference.predictor import Predictor
-    from vpt.inference.results import Result
+    from vpt.inference.result import Result
     from vpt.inference.segmentation import Segmentation
 
 
@@ -127,7 +127,7 @@ def _predict(options: argparse.Namespace) -> int:
             bad.append(found)
         else:
             results.append(found.above(least))
-    text = _text(results, predictor.result_type, options.format, unicode=options.output is not None or speaks_utf8())
+    text = _text(results, predictor.columns, options.format, unicode=options.output is not None or speaks_utf8())
     if options.output is not None:
         write_text(options.output, text)
     else:
@@ -188,13 +188,13 @@ def _write_masks(results: Sequence[Segmentation], folder: Path) -> None:
         found.save_mask(folder / file_name(number, found.image))
 
 
-def _text(results: Sequence[Any], kind: type[Result], form: str, unicode: bool) -> str:
+def _text(results: Sequence[Any], columns: Sequence[str], form: str, unicode: bool) -> str:
     if form == "json":
         return _as_json([result.to_dict() for result in results], unicode)
     if form == "coco":
         return _as_json([row for result in results for row in result.to_coco()], unicode)
     if form == "csv":
-        return to_csv([kind.columns, *(row for result in results for row in result.rows())])
+        return to_csv([columns, *(row for result in results for row in result.rows())])
     width = max((len(result.image) for result in results), default=0)
     lines = [f"{result.image:<{width}}  {line}" for result in results for line in result.lines()]
     return "".join(one_line(line) + "\n" for line in lines)

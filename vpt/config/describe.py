@@ -48,7 +48,10 @@ def described(section: str = "") -> list[Described]:
     for one in _of(RunConfig, RunConfig(), "", ()):
         if not section or one.key == section or one.key.startswith(f"{section}."):
             merged.setdefault((one.key, one.default, one.meaning, one.choices), []).extend(one.kinds)
-    return [Described(*fields, tuple(kinds), choices) for (*fields, choices), kinds in merged.items()]
+    return [
+        Described(key, default, meaning, tuple(kinds), choices)
+        for (key, default, meaning, choices), kinds in merged.items()
+    ]
 
 
 def _of(model: type[BaseModel], defaults: BaseModel | None, prefix: str, kinds: tuple[str, ...]) -> Iterator[Described]:

@@ -28,3 +28,10 @@ class MetricsConfig(Section):
     unsure: float | None = Field(
         None, gt=0, lt=0.5, description="with a threshold: scores that differ from it by less than this are unsure"
     )
+    unknown: float | None = Field(
+        None,
+        gt=0,
+        lt=0.5,
+        description='answer "none of these" for images that are less like the training images than most validation '
+        "images; this fraction of those, such as 0.05, is rejected too",
+    )

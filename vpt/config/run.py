@@ -123,6 +123,8 @@ class RunConfig(Section):
             )
         if self.data.folds is not None and self.task != "classification":
             raise ValueError("data.folds is for task=classification")
+        if self.metrics.unknown is not None and (self.task != "classification" or self.prompt.kind == "tpt"):
+            raise ValueError("metrics.unknown is for task=classification, and not for prompt=tpt")
         if self.train.shard and self.tuning.kind == "full":
             raise ValueError("train.shard shards frozen weights; tuning=full has none")
         if self.train.shard and self.prompt.kind in ("cocoop", "tpt"):

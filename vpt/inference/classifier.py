@@ -12,9 +12,9 @@ import torch
 
 from vpt.data.decode import decode
 from vpt.heads.zero_shot import ZeroShot
+from vpt.inference.classification import Classification
 from vpt.inference.image_inputs import Picture, find_images, with_slices
 from vpt.inference.predictor import Predictor
-from vpt.inference.results import Classification
 from vpt.metrics.probabilities import probabilities
 from vpt.metrics.score_metrics import positive_of
 from vpt.metrics.threshold import Decision, stored_thresholds
@@ -22,7 +22,7 @@ from vpt.models.artifact import Artifact
 from vpt.models.classifier import PromptedModel
 from vpt.prompts.pixel.to_image import pixels_of
 from vpt.training.context import evaluation_transform
-from vpt.training.predict_loop import inference
+from vpt.training.predict_loop import outputs
 from vpt.training.step import Forward
 from vpt.utils.errors import UserError
 from vpt.utils.precision import Precision
@@ -45,7 +45,7 @@ class Classifier(Predictor):
         self, model: PromptedModel, artifact: Artifact, forward: Forward | None = None, precision: Precision = "fp32"
     ) -> None:
         super().__init__(model, artifact, precision)
-        self._forward = forward or inference(model)
+        self._forward = forward or outputs(model)
         self.transform = evaluation_transform(model, artifact.config.data)
         self.decision = None if artifact.config.metrics.threshold is None else self._decision()
 
@@ -83,8 +83,9 @@ class Classifier(Predictor):
             )
         if len(set(names)) != len(names) or len(names) < 2:
             raise UserError(f"specify two or more different class names, not {', '.join(names) or 'none'}")
-        named = replace(self.artifact, classes=tuple(names), metrics={})
-        return Classifier(self.model.with_names(names), named, precision=self.precision)
+        named, model = replace(self.artifact, classes=tuple(names), metrics={}), self.model.with_names(names)
+        model.unknown = None  # it knows the classes of training
+        return Classifier(model, named, precision=self.precision)
 
     @torch.inference_mode()
     def prompted(self, images: Picture | Sequence[Picture]) -> Iterator[tuple[str, np.ndarray]]:
@@ -99,6 +100,11 @@ class Classifier(Predictor):
             yield name, pixels_of(seen, self.model.mean / 255, self.model.std / 255)[0]
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """See Predictor.columns."""
+        return Classification.columns_with(self.decision is not None, self.model.unknown is not None)
+
+    @property
     def view(self) -> Any:
         """See Predictor.view."""
         return self.transform
@@ -109,19 +115,27 @@ class Classifier(Predictor):
     ) -> list[Classification]:
         """See Predictor.answer."""
         with self._autocast():
-            logits = self._forward(torch.stack(list(inputs)).to(self._device)).float().cpu()
-        if not torch.isfinite(logits).all():
-            raise self._not_finite()
-        scores = probabilities(logits, self.artifact.multilabel)
-        return [self.result(name, row, top) for name, row in zip(names, scores, strict=True)]
+            found = self._forward(torch.stack(list(inputs)).to(self._device)).float().cpu()
+        return [self.read(name, row, top) for name, row in zip(names, found, strict=True)]
 
-    def result(self, name: str, scores: torch.Tensor, top: int) -> Classification:
-        """Convert scores (K,) from 0 to 1 to a result."""
+    def read(self, name: str, found: torch.Tensor, top: int) -> Classification:
+        """Convert the logits (K,) of an image, which the score of unknown images may follow, to a result.
+
+        Raises:
+            UserError: an output that is not finite.
+        """
+        if not torch.isfinite(found).all():
+            raise self._not_finite()
+        logits, more = found[: len(self.classes)], found[len(self.classes) :]
+        return self.result(name, probabilities(logits, self.artifact.multilabel), top, *more.tolist())
+
+    def result(self, name: str, scores: torch.Tensor, top: int, unknown: float | None = None) -> Classification:
+        """Convert scores (K,) from 0 to 1 to a result; `unknown` is the score of none of them."""
         best = scores.sort(descending=True, stable=True)
         count = min(top, len(self.classes))
         labels = tuple(self.classes[index] for index in best.indices[:count].tolist())
         values, several = best.values[:count].numpy(), self.artifact.multilabel
         if self.decision is None:
-            return Classification(name, labels, values, several)
+            return Classification(name, labels, values, several, unknown_score=unknown)
         decided, unsure = ([self.classes[at] for at in each] for each in self.decision.decide(scores.double().numpy()))
-        return Classification(name, labels, values, several, decided, unsure)
+        return Classification(name, labels, values, several, decided, unsure, unknown)

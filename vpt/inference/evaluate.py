@@ -20,6 +20,7 @@ from vpt.config import (
     parse_overrides,
     read_yaml,
 )
+from vpt.config.metrics import MetricsConfig
 from vpt.data.class_names import clean
 from vpt.data.data_module import checked, resolved, with_window
 from vpt.data.dataset import SPLITS, LabelledData, Record
@@ -43,8 +44,9 @@ from vpt.utils.errors import FileError, UserError
 MACHINE = ["train.device", "train.precision", "train.batch_size"]
 EMBEDDED_DATA = (*EMBEDDED, "scenes")
 NAMED_DATA = ("torchvision", "dassl", "vtab", "fgvc")  # before a colon; these data sets are in data.root
+METRICS = [f"metrics.{key}" for key in MetricsConfig.model_fields if key != "unknown"]  # which is fitted in training
 # Settings that affect evaluation without training.
-UNTRAINED = ["task", "backbone", "prompt", "tuning", "head", "data", "metrics", *MACHINE, "train.seed"]
+UNTRAINED = ["task", "backbone", "prompt", "tuning", "head", "data", *METRICS, *MACHINE, "train.seed"]
 # Settings that split or sample data. With other data, they request a split as training would create it.
 SPLITTING = [
     f"data.{key}"
@@ -232,7 +234,7 @@ def _measured_by(config: RunConfig) -> list[str]:
     prompt, head = config.prompt, set(config.head.at_evaluation)
     if isinstance(prompt, ClipPrompt) and prompt.replaces_templates:
         head -= {"templates"}
-    return ["metrics", *data, *backbone, *(f"head.{key}" for key in head), *MACHINE]
+    return [*METRICS, *data, *backbone, *(f"head.{key}" for key in head), *MACHINE]
 
 
 def _as_trained(config: RunConfig, stored: RunConfig, split: str, given: Collection[str]) -> bool:

@@ -99,6 +99,11 @@ class Predictor(ABC):
         self.deep: list[Deep] = []  # predicted images deeper than 8 bits
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the rows of its results; default: those of the type of result."""
+        return self.result_type.columns
+
+    @property
     @abstractmethod
     def view(self) -> Any:
         """Transform from an image (H, W, 3) uint8 to the input (3, h, w) uint8 of the model; hashable."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas
 
 SHOWN = 800  # pixels of the longer side in a notebook
-_TEXTS, _COUNTS = ("image", "label"), ("rank", "pixels")  # columns; the others are floating point
+_TEXTS, _COUNTS = ("image", "label", "decision", "unsure", "unknown"), ("rank", "pixels")  # the others are floats
 
 
 class Result(ABC):
@@ -32,7 +32,7 @@ class Result(ABC):
     """
 
     image: str
-    columns: ClassVar[tuple[str, ...]]  # of `rows`
+    columns: ClassVar[tuple[str, ...]]  # of `rows`, of every result of the type
     read: Callable[[], np.ndarray] | None = None  # reads the pixels of the image again
 
     @abstractmethod
@@ -42,6 +42,11 @@ class Result(ABC):
     @abstractmethod
     def rows(self) -> list[tuple[object, ...]]:
         """Rows of a CSV file."""
+
+    @property
+    def row_columns(self) -> tuple[str, ...]:
+        """Names of the values in `rows`; default: `columns`."""
+        return self.columns
 
     @abstractmethod
     def lines(self) -> list[str]:
@@ -100,8 +105,8 @@ class Result(ABC):
             import pandas
         except ImportError:
             raise UserError("to_pandas needs the package pandas: pip install pandas") from None
-        types = {name: "int64" if name in _COUNTS else "float64" for name in self.columns if name not in _TEXTS}
-        return pandas.DataFrame(self.rows(), columns=list(self.columns)).astype(types)
+        types = {name: "int64" if name in _COUNTS else "float64" for name in self.row_columns if name not in _TEXTS}
+        return pandas.DataFrame(self.rows(), columns=list(self.row_columns)).astype(types)
 
     def _repr_png_(self) -> bytes | None:
         """For notebooks: the drawn image as PNG, at most `SHOWN` pixels a side; None if it cannot be read."""

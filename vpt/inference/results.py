@@ -1,4 +1,4 @@
-"""Results of prediction, of an image each: its classes, or the boxes found in it."""
+"""Result of detection: the boxes found in an image."""
 
 from __future__ import annotations
 
@@ -12,114 +12,6 @@ from vpt.utils.errors import UserError
 
 if TYPE_CHECKING:
     import supervision
-
-
-class Classification(Result):
-    """Most confident classes of one image.
-
-    Args:
-        image: name of the image.
-        labels: class names, most confident first.
-        scores: (K,) score of each label, from 0 to 1; they sum to at most 1 unless `multilabel`.
-        multilabel: images may have several labels; those with a score above 0.5 are predicted.
-        decided: the labels predicted by a threshold instead.
-        unsure: labels whose score is close to their threshold.
-
-    Raises:
-        ValueError: scores are not finite, out of range, or not in descending order.
-
-    >>> found = Classification("a.jpg", ("cat", "dog"), (0.9, 0.1))
-    >>> found.top, found.scores
-    ('cat', array([0.9, 0.1]))
-    """
-
-    def __init__(
-        self,
-        image: str,
-        labels: Sequence[str],
-        scores: Sequence[float] | np.ndarray,
-        multilabel: bool = False,
-        decided: Sequence[str] | None = None,
-        unsure: Sequence[str] = (),
-    ) -> None:
-        self.image = image
-        self.decided = None if decided is None else tuple(decided)
-        self.unsure = tuple(unsure)
-        self.labels = tuple(labels)
-        self.scores = _scores(scores)
-        self.multilabel = multilabel
-        if not self.labels or self.scores.shape != (len(self.labels),):
-            raise ValueError(f"{image}: {len(self.labels)} labels with {self.scores.size} scores")
-        if not _in_range(self.scores).all():
-            raise ValueError(f"{image}: scores must be numbers from 0 to 1, found {self.scores.tolist()}")
-        if (np.diff(self.scores) > 0).any():
-            raise ValueError(f"{image}: scores must be in descending order, found {self.scores.tolist()}")
-
-    @property
-    def top(self) -> str:
-        """The most confident label."""
-        return self.labels[0]
-
-    @property
-    def score(self) -> float:
-        """The score of the most confident label."""
-        return float(self.scores[0])
-
-    @property
-    def holding(self) -> tuple[str, ...]:
-        """The predicted labels: the most confident one, with `multilabel` all above 0.5, or those of a threshold."""
-        if self.decided is not None:
-            return self.decided
-        if not self.multilabel:
-            return self.labels[:1]
-        return tuple(label for label, score in zip(self.labels, self.scores, strict=True) if score > 0.5)
-
-    columns = ("image", "rank", "label", "score")
-
-    def drawn(self, pixels: np.ndarray) -> np.ndarray:
-        """The image (H, W, 3) uint8 with the classes and their scores below it; a small one is enlarged."""
-        from vpt.inference.draw import with_strip
-        from vpt.metrics.detection_plots import enlarged
-
-        return with_strip(enlarged(pixels)[0], self.labels, self.scores.tolist(), self.holding)
-
-    def to_dict(self, top: int | None = None) -> dict[str, Any]:
-        """Convert to plain values for JSON, with the scores of at most `top` labels.
-
-        >>> Classification("a.jpg", ("cat",), (0.9,)).to_dict()["scores"]
-        {'cat': 0.9}
-        """
-        scores = list(zip(self.labels, self.scores.tolist(), strict=True))[:top]
-        return {
-            "image": self.image,
-            "labels": list(self.holding),
-            "scores": {label: round(score, 6) for label, score in scores},
-            **({"unsure": list(self.unsure)} if self.unsure else {}),
-        }
-
-    def rows(self) -> list[tuple[object, ...]]:
-        """A row for every label."""
-        pairs = zip(self.labels, self.scores, strict=True)
-        return [(self.image, rank, label, f"{score:.6f}") for rank, (label, score) in enumerate(pairs, 1)]
-
-    def lines(self) -> list[str]:
-        """All labels in one line, after those that a threshold decided on."""
-        decided = "" if self.decided is None else f"[{', '.join(self.decided) or ('unsure' if self.unsure else '-')}]  "
-        scores = "  ".join(f"{label} {score:.3f}" for label, score in zip(self.labels, self.scores, strict=True))
-        return [decided + scores]
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Classification):
-            return NotImplemented
-        mine, theirs = ((each.image, each.labels, each.multilabel, each.scores.tolist()) for each in (self, other))
-        return mine == theirs
-
-    def __hash__(self) -> int:
-        return hash((self.image, self.labels))
-
-    def __repr__(self) -> str:
-        best = ", ".join(f"{label} {score:.3f}" for label, score in zip(self.labels, self.scores, strict=True))
-        return f"Classification({self.image!r}: {best})"
 
 
 class Box(NamedTuple):
@@ -177,13 +69,13 @@ class Detections(Result):
         self.image, self.width, self.height = image, width, height
         if not len(boxes) == len(labels) == len(scores):
             raise ValueError(f"{image}: boxes, labels and scores differ in number")
-        self.scores = _scores(scores)
+        self.scores = as_scores(scores)
         with np.errstate(over="ignore"):  # a value too large for float32 is refused as infinite
             corners = np.array(boxes, dtype=np.float64).astype(np.float32)
         self.boxes = _frozen(corners if corners.size else corners.reshape(0, 4))
         if self.boxes.ndim != 2 or self.boxes.shape[1] != 4:
             raise ValueError(f"{image}: boxes must be (N, 4), found {self.boxes.shape}")
-        sound = np.isfinite(self.boxes).all(1) & _in_range(self.scores)
+        sound = np.isfinite(self.boxes).all(1) & in_range(self.scores)
         if not sound.all():
             wrong = int(sound.argmin())
             raise ValueError(
@@ -339,11 +231,11 @@ class Detections(Result):
         return f"Detections({self.image!r}, {self.width}x{self.height}: {len(self)} boxes)"
 
 
-def _scores(values: Sequence[float] | np.ndarray) -> np.ndarray:
+def as_scores(values: Sequence[float] | np.ndarray) -> np.ndarray:
     return _frozen(np.array(values, dtype=np.float64))
 
 
-def _in_range(scores: np.ndarray) -> np.ndarray:
+def in_range(scores: np.ndarray) -> np.ndarray:
     return np.isfinite(scores) & (scores >= -1e-6) & (scores <= 1 + 1e-6)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from vpt.data.segmentation.run_lengths import segments
+from vpt.data.segmentation.run_lengths import pixel_counts, segments
 from vpt.inference.result import Result
 from vpt.utils.atomic_io import write_atomic
 from vpt.utils.errors import UserError
@@ -66,7 +66,7 @@ class Segmentation(Result):
         if values.ndim != 2 or not values.size or not 0 <= values.min() <= values.max() < len(self.classes):
             raise ValueError(f"{image}: a mask must be (H, W) with classes from 0 to {len(self.classes) - 1}")
         self.mask = values.astype(np.uint8)
-        self.counts = np.bincount(self.mask.reshape(-1), minlength=len(self.classes))
+        self.counts = pixel_counts(self.mask, len(self.classes))
         given = np.ones(len(self.classes)) if scores is None else np.array(scores, dtype=np.float64)
         if given.shape != (len(self.classes),) or not ((given >= 0) & (given <= 1 + 1e-6)).all():
             raise ValueError(f"{image}: {len(self.classes)} classes need a score from 0 to 1 each")

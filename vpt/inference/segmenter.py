@@ -12,7 +12,7 @@ import torch
 from vpt.data.segmentation.transforms import MaskTransform
 from vpt.inference.predictor import Predictor
 from vpt.inference.segmentation import Segmentation
-from vpt.models.segmentation.read_out import read_out
+from vpt.models.segmentation.read_out import tiles
 from vpt.training.tasks.segmentation import transforms
 
 
@@ -53,11 +53,16 @@ class MaskPredictor(Predictor):
         return results
 
     def _result(self, name: str, scores: torch.Tensor, width: int, height: int) -> Segmentation:
-        found = read_out(scores, (height, width))
-        if not torch.isfinite(found.probability).all():
-            raise self._not_finite()
-        labels = found.labels.long().flatten()
-        zeros = torch.zeros(len(self.classes), dtype=torch.float64, device=labels.device)
-        sums = zeros.index_add(0, labels, found.probability.double().flatten())
-        means = sums / labels.bincount(minlength=len(self.classes)).clamp(min=1)
-        return Segmentation(name, found.labels.cpu().numpy(), self.classes, means.cpu().numpy())
+        """The mask, one byte a pixel, and sums over parts of it, so that large images need little more memory."""
+        labels = torch.empty(height, width, dtype=torch.uint8, device=scores.device)
+        sums = torch.zeros(len(self.classes), dtype=torch.float64, device=scores.device)
+        counts = torch.zeros(len(self.classes), dtype=torch.int64, device=scores.device)
+        for tile in tiles(scores, (height, width)):
+            best, probability = tile.best()
+            if not torch.isfinite(probability).all():
+                raise self._not_finite()
+            labels[tile.place] = best
+            sums.index_add_(0, best.flatten(), probability.double().flatten())
+            counts += best.flatten().bincount(minlength=len(self.classes))
+        means = (sums / counts.clamp(min=1)).clamp(max=1)
+        return Segmentation(name, labels.cpu().numpy(), self.classes, means.cpu().numpy())

@@ -41,6 +41,7 @@ class _Common(TypedDict):
     specificity: NotRequired[float]
     sensitivity_at_specificity: NotRequired[float]
     specificity_at_sensitivity: NotRequired[float]
+    unknown_rate: NotRequired[float]  # fraction of images that are judged unknown
     intervals: NotRequired[dict[str, list[float]]]
 
 

@@ -69,6 +69,7 @@ class _Split(BaseModel):
     sensitivity_at_specificity: Fraction | None = None
     specificity_at_sensitivity: Fraction | None = None
     threshold: Fraction | None = None
+    unknown_rate: Fraction | None = None
     intervals: dict[str, tuple[Number, Number]] = Field(default_factory=dict)
     per_class: list[_ClassRow] = Field(default_factory=list)
     confusion: list[list[Count]] | None = None

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from vpt.metrics.classification import Floats
 from vpt.metrics.score_metrics import EDGE, one_versus_rest
@@ -98,6 +100,21 @@ class Decision:
         if abs(score - threshold) < self.unsure:
             return [], [self.positive]
         return [self.positive if score >= threshold else 1 - self.positive], []
+
+    def decide_all(self, scores: Tensor) -> Tensor:
+        """Decisions (N, K) int8 on scores (N, K): 1 for predicted classes, -1 for those that are unsure, else 0.
+
+        >>> Decision((0.3,), positive=1, unsure=0.2).decide_all(torch.tensor([[0.6, 0.4], [0.1, 0.9]])).tolist()
+        [[0, -1], [0, 1]]
+        """
+        own = scores if self.positive is None else scores[:, self.positive : self.positive + 1]
+        apart = own - torch.tensor(self.thresholds)
+        unsure = apart.abs() < self.unsure
+        decided = torch.where(unsure, -1, (apart >= 0).to(torch.int8)).to(torch.int8)
+        if self.positive is None:
+            return decided
+        other = ((decided == 0) & ~unsure).to(torch.int8)
+        return torch.cat([other, decided] if self.positive else [decided, other], 1)
 
 
 def stored_thresholds(metrics: Mapping[str, Any], classes: int, multilabel: bool) -> tuple[float, ...] | None:

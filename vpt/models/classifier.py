@@ -18,6 +18,7 @@ from vpt.backbones.pos_embed import refuse_many_patches
 from vpt.config import ClipPrompt, FullTuning, RunConfig, TptPrompt, ZeroShotHead
 from vpt.data.normalization import normalise
 from vpt.heads.registry import build_head
+from vpt.heads.unknown import UnknownScore
 from vpt.models.base import Prompted
 from vpt.prompts.base import TokenPrompts
 from vpt.prompts.pixel.prompt import PixelPrompts
@@ -38,6 +39,7 @@ class PromptedModel(Prompted):
         pool: what the head reads.
         owns_buffers: the whole backbone is trainable, so its batch statistics belong to the task too.
         test_time: settings of test-time tuning, which tunes the context on views of every image; None without it.
+        unknown: score of how unlike the training images an image is, from the input of the head; None without it.
 
     Raises:
         UserError: token prompts on a network without a token sequence, or a head that reads missing tokens.
@@ -51,9 +53,11 @@ class PromptedModel(Prompted):
         pool: Pool = "native",
         owns_buffers: bool = False,
         test_time: TptPrompt | None = None,
+        unknown: UnknownScore | None = None,
     ) -> None:
         super().__init__(backbone, prompt, head, owns_buffers)
         self.pool: Pool = pool
+        self.unknown = unknown
         self.test_time = test_time
         self.steps = plan_for(backbone, prompt, pool)
 
@@ -129,6 +133,18 @@ class PromptedModel(Prompted):
         ready: Callable[[], Callable[[Tensor], Tensor]] | None = getattr(self.head, "ready", None)
         return self.head if ready is None else ready()
 
+    def ready_outputs(self) -> Callable[[Tensor], Tensor]:
+        """From features (B, D) to logits and, if there is an `unknown`, its score as the last column."""
+        head, unknown = self.ready_head(), self.unknown
+        if unknown is None:
+            return head
+
+        def outputs(features: Tensor) -> Tensor:
+            logits = head(features)
+            return torch.cat([logits.float(), unknown(features, logits)[:, None]], 1)
+
+        return outputs
+
     def with_names(self, names: Sequence[str]) -> PromptedModel:
         """A new model for other class names, on the same backbone; this one does not change.
 
@@ -203,8 +219,8 @@ def build_model(config: RunConfig, backbone: Backbone, classes: Sequence[str]) -
             prompt, head = build_learner(config, backbone, classes)
             backbone = apply_tuning(config.tuning, backbone)
             test_time = config.prompt if isinstance(config.prompt, TptPrompt) else None
-            full = isinstance(config.tuning, FullTuning)
-            return PromptedModel(backbone, prompt, head, owns_buffers=full, test_time=test_time)
+            full, unknown = isinstance(config.tuning, FullTuning), unknown_of(config, backbone, prompt)
+            return PromptedModel(backbone, prompt, head, owns_buffers=full, test_time=test_time, unknown=unknown)
         own = build_prompt(config.prompt, backbone)
         if own is not None:
             own.set_classes(len(classes))
@@ -217,7 +233,18 @@ def build_model(config: RunConfig, backbone: Backbone, classes: Sequence[str]) -
         else:
             added = 0 if own is None else own.added_features
             head = build_head(config.head, backbone.feature_width(pool) + added, len(classes))
-    return PromptedModel(backbone, own, head, pool, isinstance(config.tuning, FullTuning))
+        unknown = unknown_of(config, backbone, own)
+    return PromptedModel(backbone, own, head, pool, isinstance(config.tuning, FullTuning), unknown=unknown)
+
+
+def unknown_of(
+    config: RunConfig, backbone: Backbone, prompt: nn.Module | None, device: str = "cpu"
+) -> UnknownScore | None:
+    """The score of unknown images that a run asks for, before it is fitted."""
+    if config.metrics.unknown is None:
+        return None
+    width = backbone.feature_width(pool_of(config)) + getattr(prompt, "added_features", 0)
+    return UnknownScore(width, device)
 
 
 def classifier_skeleton(

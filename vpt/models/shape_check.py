@@ -16,6 +16,7 @@ from vpt.backbones.backbone import Backbone
 from vpt.config import LabelMapHead, LoraTuning, RunConfig, TipHead
 from vpt.config.tasks import task_entry
 from vpt.models.base import keys_in, owned_parts, unpacked
+from vpt.models.classifier import unknown_of
 from vpt.prompts.base import TokenPrompts
 from vpt.prompts.pixel.prompt import PixelPrompts
 from vpt.utils.errors import FileError, UserError
@@ -49,7 +50,8 @@ def check_tensors(
     width = backbone.feature_width("native") if backbone is not None and isinstance(config.head, TipHead) else 0
     try:
         prompt, head = imported(task_entry(config.task).skeleton)(config, backbone, classes)
-        wanted = _owned(prompt, head, mine, width)
+        unknown = None if backbone is None else unknown_of(config, backbone, prompt, "meta")
+        wanted = _owned(prompt, head, mine, width, unknown)
     except UserError as error:
         raise UserError(f"{path} cannot be used: {error}") from error
     # A pruned prompt is stored without its pruned values, so the model may be larger than the file, but not by much.
@@ -73,17 +75,21 @@ def _bytes(tensors: Mapping[str, Tensor]) -> int:
 
 
 def _owned(
-    prompt: TokenPrompts | PixelPrompts | None, head: nn.Module, found: Mapping[str, Tensor], width: int
+    prompt: TokenPrompts | PixelPrompts | None,
+    head: nn.Module,
+    found: Mapping[str, Tensor],
+    width: int,
+    unknown: nn.Module | None,
 ) -> dict[str, Tensor]:
-    """Tensors of prompt and head by name, as in `Prompted.owned_state`.
+    """Tensors of prompt, head and score of unknown images by name, as in `Prompted.owned_state`.
 
     Args:
         found: tensors of the artifact; they decide the number of keys of a Tip-Adapter.
         width: width of the keys of a Tip-Adapter; 0 for any other head.
     """
     owned: dict[str, Tensor] = {}
-    for part, module in (("prompt", prompt or nn.Identity()), ("head", head)):
-        owned |= {f"{part}.{name}": value for name, value in owned_parts(module).items()}
+    for part, module in (("prompt", prompt), ("head", head), ("unknown", unknown)):
+        owned |= {f"{part}.{name}": value for name, value in owned_parts(module or nn.Identity()).items()}
     if width and "head.labels" in found:
         count = keys_in(found, width)
         with torch.device("meta"):

@@ -42,6 +42,7 @@ class ClassificationReport(TaskReport):
         "specificity": "specificity",
         "sensitivity_at_specificity": "sensitivity at the required specificity",
         "specificity_at_sensitivity": "specificity at the required sensitivity",
+        "unknown_rate": "answered: none of these",
     }
     class_metric = ("f1", "F1")
 

@@ -36,3 +36,13 @@ def inference(model: PromptedModel) -> Forward:
     model.eval()
     with torch.inference_mode():
         return model.ready()
+
+
+def outputs(model: PromptedModel) -> Forward:
+    """The same with the score of unknown images, if the model has one, as a column after the logits."""
+    if model.unknown is None:
+        return inference(model)
+    model.eval()
+    with torch.inference_mode():
+        layers, head = model.constants(), model.ready_outputs()
+    return lambda images: head(model.features(images, layers))

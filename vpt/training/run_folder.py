@@ -47,7 +47,8 @@ ADDED: dict[str, Any] = {
     "head.first_alpha": 1.0,
     "head.first_beta": 5.5,
     "head.init": "small",
-    "metrics": {"at": 0.95, "threshold": None, "unsure": None},
+    "metrics.unknown": None,
+    "metrics": {"at": 0.95, "threshold": None, "unknown": None, "unsure": None},
     "prompt.pae": None,
     "prompt.rank": 4,  # of pixel prompts
     "train.drop_last": False,

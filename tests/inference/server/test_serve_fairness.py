@@ -26,7 +26,7 @@ from vpt.inference.bank.answers import BrokenTaskError
 from vpt.inference.bank.bank import Bank
 from vpt.inference.bank.deadline import TooSlowError
 from vpt.inference.bank.task import TaskError
-from vpt.inference.results import Classification
+from vpt.inference.classification import Classification
 from vpt.inference.server.app import create_app
 from vpt.inference.server.dynamic_batching import Batcher, SlowTaskError, Work
 from vpt.inference.server.fair_queue import FairQueue, FullError, Job

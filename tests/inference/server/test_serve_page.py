@@ -160,3 +160,20 @@ def test_it_fits_a_phone(browser: Any, address: str, tmp_path: Path):
     wide = phone.evaluate("document.documentElement.scrollWidth")
     phone.close()
     assert wide <= 360
+
+
+def test_answers_of_none_of_the_classes(page: Any, address: str, tmp_path: Path):
+    scores = {"cat": 0.9, "dog": 0.1}
+    rows = [
+        {"image": "a", "task": "strange", "labels": [], "scores": scores, "unknown": True, "unknown_score": 0.8},
+        {"image": "a", "task": "close", "labels": [], "scores": scores, "unknown": False, "unsure": ["dog"]},
+        {"image": "a", "task": "usual", "labels": ["cat"], "scores": scores, "unknown": False, "unknown_score": 0.1},
+    ]
+    page.route("**/v1/predict", lambda route: route.fulfill(json={"results": rows}))
+    page.goto(address)
+    page.wait_for_selector("#tasks input")
+    choose(page, png(), tmp_path)
+    page.click("#go:enabled")
+    page.wait_for_selector("#results section:nth-of-type(3)")
+    said = [card.locator("p").all_text_contents() for card in page.locator("#results section").all()]
+    assert said == [["none of these: unlike the training images"], ["unsure: dog"], []]

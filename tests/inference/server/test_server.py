@@ -57,7 +57,7 @@ class TestAnswers:
                 assert row["scores"] == pytest.approx(own["scores"], abs=1e-5)
 
     def test_large_masks_are_reduced(self, client: TestClient, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr("vpt.inference.server.json_results.MOST_PIXELS", 700)
+        monkeypatch.setattr("vpt.inference.server.batched_work.MOST_PIXELS", 700)
         (row,) = ask(client, [png(size=(50, 64))], ["masks"]).json()["results"]
         assert (row["width"], row["height"]) == (22, 17)
         assert sum(one["pixels"] for one in row["segments"]) == 22 * 17

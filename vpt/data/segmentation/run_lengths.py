@@ -10,6 +10,7 @@ import numpy as np
 from vpt.data.detection.segmentation_boxes import decompressed
 
 _MOST_DIGITS = 7  # of five bits, enough for 2 ** 34 pixels
+_COUNTED = 1 << 20  # pixels at a time
 
 
 def encode(mask: np.ndarray) -> str:
@@ -36,6 +37,18 @@ def encode(mask: np.ndarray) -> str:
     return digits[used].tobytes().decode("ascii")
 
 
+def pixel_counts(mask: np.ndarray, classes: int) -> np.ndarray:
+    """Number of pixels of each class of a mask (H, W) uint8; `numpy.bincount` alone would copy it to 64-bit integers.
+
+    >>> pixel_counts(np.array([[0, 1], [0, 1]], np.uint8), 3)
+    array([2, 2, 0])
+    """
+    flat = mask.reshape(-1)
+    parts = (flat[start : start + _COUNTED] for start in range(0, flat.size, _COUNTED))
+    counts: np.ndarray = np.sum([np.bincount(part, minlength=classes) for part in parts], axis=0)
+    return counts
+
+
 def segments(
     mask: np.ndarray, classes: Sequence[str], scores: Sequence[float] | np.ndarray | None = None
 ) -> list[dict[str, Any]]:
@@ -45,7 +58,7 @@ def segments(
     >>> segments(np.array([[0, 1], [0, 1]]), ["sky", "sea"])[1]
     {'label': 'sea', 'pixels': 2, 'rle': {'size': [2, 2], 'counts': '22'}}
     """
-    counts = np.bincount(mask.reshape(-1), minlength=len(classes))
+    counts = pixel_counts(mask, len(classes))
     rows = []
     for label in np.flatnonzero(counts[: len(classes)]).tolist():
         score = {} if scores is None else {"score": round(float(scores[label]), 6)}

@@ -13,7 +13,7 @@ from torch import Tensor
 from vpt.data.decode import BadImage
 from vpt.inference.bank.deadline import TooSlowError
 from vpt.inference.bank.task import LoadedClassifier, LoadedTask, TaskError
-from vpt.inference.results import Result
+from vpt.inference.result import Result
 from vpt.utils.errors import UserError
 
 Scores = Callable[[Tensor, Sequence[LoadedClassifier], bool], list[Tensor]]
@@ -71,7 +71,7 @@ def prepare(pixels: np.ndarray, name: str, tasks: Sequence[Wants]) -> list[Prepa
 
 
 def answer_each(
-    images: Sequence[Prepared], tasks: Sequence[LoadedTask], top: int, scores: Scores
+    images: Sequence[Prepared], tasks: Sequence[LoadedTask], top: int, scores: Scores, pixels: int | None = None
 ) -> list[Result | UserError]:
     """Result of each image's task, or its error.
 
@@ -81,6 +81,7 @@ def answer_each(
         top: number of classes in a classification result.
         scores: maps images (B, 3, S, S) and their tasks to scores in as few passes as possible; with True, separately
             from other loaded tasks.
+        pixels: reduce each result to images of at most that many pixels, before the next one is computed.
 
     Raises:
         TooSlowError: the thread's deadline has passed.
@@ -93,11 +94,12 @@ def answer_each(
         elif isinstance(task, LoadedClassifier):
             passes.setdefault((task.shape, image.pixels.shape[-1]), []).append(index)
         else:
-            results[index] = _guarded(task, lambda task=task, image=image: task.answer(image, top))  # type: ignore[misc]
+            found = _guarded(task, lambda task=task, image=image: task.answer(image, top))  # type: ignore[misc]
+            results[index] = found.within(pixels) if pixels is not None and isinstance(found, Result) else found
     for places in passes.values():
         mine = [task for task in (tasks[index] for index in places) if isinstance(task, LoadedClassifier)]
-        found = _scored(torch.stack([images[index].pixels for index in places]), mine, scores)
-        for index, task, row in zip(places, mine, found, strict=True):
+        rows = _scored(torch.stack([images[index].pixels for index in places]), mine, scores)
+        for index, task, row in zip(places, mine, rows, strict=True):
             name = images[index].name
             results[index] = (
                 row

@@ -200,7 +200,12 @@ class Bank:
         return found
 
     def answer(
-        self, images: Sequence[Prepared], tasks: Sequence[str], top: int = 5, seconds: float | None = None
+        self,
+        images: Sequence[Prepared],
+        tasks: Sequence[str],
+        top: int = 5,
+        seconds: float | None = None,
+        pixels: int | None = None,
     ) -> list[Result | UserError]:
         """Predict each prepared image with its task; a task that fails or was removed gives errors for its own images
         only.
@@ -210,6 +215,7 @@ class Bank:
             tasks: the task of each image.
             top: number of classes in a classification result.
             seconds: time limit after which passes are stopped between two layers.
+            pixels: largest number of pixels of a mask; larger ones are reduced, see `Segmentation.within`.
 
         Raises:
             TooSlowError: the time limit was reached.
@@ -219,7 +225,11 @@ class Bank:
         with self._deadline.within(seconds):
             answers = iter(
                 answer_each(
-                    [images[index] for index in served], [loaded[tasks[index]] for index in served], top, self._scores
+                    [images[index] for index in served],
+                    [loaded[tasks[index]] for index in served],
+                    top,
+                    self._scores,
+                    pixels,
                 )
             )
         with self._lock:
@@ -264,7 +274,8 @@ class Bank:
             UserError: no such task.
         """
         loaded = self._use(tasks)
-        return self._scores(images, [_classifier(loaded[name]) for name in tasks])
+        mine = [_classifier(loaded[name]) for name in tasks]
+        return [row[: len(task.artifact.classes)] for row, task in zip(self._scores(images, mine), mine, strict=True)]
 
     @torch.inference_mode()
     def _scores(self, images: Tensor, tasks: Sequence[LoadedClassifier], alone: bool = False) -> list[Tensor]:

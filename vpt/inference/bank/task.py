@@ -13,10 +13,10 @@ from torch import Tensor
 from vpt.backbones.backbone import Backbone
 from vpt.backbones.layer_prompt import LayerPrompt
 from vpt.config import TptPrompt
+from vpt.inference.classification import Classification
 from vpt.inference.classifier import Classifier
 from vpt.inference.predictor import Predictor, predictor_type
-from vpt.inference.results import Classification, Result
-from vpt.metrics.probabilities import probabilities
+from vpt.inference.result import Result
 from vpt.models.artifact import Artifact
 from vpt.models.base import Prompted
 from vpt.models.classifier import PromptedModel
@@ -82,7 +82,7 @@ class LoadedClassifier(LoadedTask):
 
     Args:
         layers: token prompts of each layer; None without token prompts.
-        head: maps features (B, D) to logits (B, K).
+        head: maps features (B, D) to logits (B, K), and the score of unknown images if there is one.
     """
 
     predictor: Classifier
@@ -97,14 +97,15 @@ class LoadedClassifier(LoadedTask):
         return id(self.model) if isinstance(self.model.prompt, PixelPrompts) else (pre.mean, pre.std)
 
     def result(self, image: str, scores: Tensor, top: int) -> Classification:
-        """Convert the logits (K,) of an image to a result.
+        """Convert the outputs of `head` for an image to a result.
 
         Raises:
             TaskError: the logits are not finite.
         """
-        if not torch.isfinite(scores).all():
-            raise self.not_finite()
-        return self.predictor.result(image, probabilities(scores, self.artifact.multilabel), top)
+        try:
+            return self.predictor.read(image, scores, top)
+        except UserError:
+            raise self.not_finite() from None
 
 
 def name_of(image: Any, index: int) -> str:
@@ -193,7 +194,7 @@ def load_task(
     assert isinstance(model, PromptedModel)
     with torch.inference_mode():
         layers = model.constants()
-        head = model.ready_head()
+        head = model.ready_outputs()
     return LoadedClassifier(
         name=name,
         artifact=artifact,

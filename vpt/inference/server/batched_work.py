@@ -12,6 +12,8 @@ from vpt.inference.bank.deadline import TooSlowError
 from vpt.inference.bank.task import TaskError
 from vpt.utils.errors import UserError
 
+MOST_PIXELS = 1_000_000  # of a mask in a response; larger ones are reduced
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -29,7 +31,8 @@ class Prediction:
             TooSlowError: the time limit was reached.
         """
         tasks = [work.task for work in works]
-        return bank.answer([work.image for work in works], tasks, max(work.top for work in works), seconds)
+        top = max(work.top for work in works)
+        return bank.answer([work.image for work in works], tasks, top, seconds, MOST_PIXELS)
 
 
 @dataclass(frozen=True)

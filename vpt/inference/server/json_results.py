@@ -8,10 +8,8 @@ from typing import Any
 from fastapi import Response
 
 from vpt.data.decode import BadImage
-from vpt.inference.results import Result
+from vpt.inference.result import Result
 from vpt.utils.errors import UserError
-
-MOST_PIXELS = 1_000_000  # of a mask in a response; larger ones are reduced
 
 
 def to_json(value: Any) -> bytes:
@@ -51,6 +49,6 @@ def row_of(answer: Any, image: str, task: str, top: int, least: float) -> dict[s
         case UserError():
             return {**named, "error": str(answer)}
         case Result():
-            return {**answer.above(least).within(MOST_PIXELS).to_dict(top), **named}
+            return {**answer.above(least).to_dict(top), **named}
         case _:
             raise TypeError(f"{type(answer).__name__} is not a result")

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from vpt.backbones.layer_prompt import LayerPrompt
 from vpt.data.transforms.classification import EvalTransform
+from vpt.inference.classification import Classification
 from vpt.inference.classifier import Classifier
-from vpt.inference.results import Classification
 from vpt.interop.export.onnx import Format, Program, Run, latency
 from vpt.interop.export.preprocess import Square
 from vpt.interop.export.sample_images import decoded, noise, photos, real_photos, windowed
@@ -30,6 +30,9 @@ Size = tuple[int, int] | None
 
 class FoldedClassifier(nn.Module):
     """Scores (B, classes) from 0 to 1 for uint8 images (B, H, W, 3).
+
+    If the predictor has them, the score (B,) of none of the classes, above 0.5 for unknown images, and the decision
+    (B, classes) int8 by thresholds follow: 1 for a predicted class, -1 for one that is unsure, else 0.
 
     Args:
         predictor: a loaded classifier; the operations of its prompt become constants.
@@ -55,14 +58,24 @@ class FoldedClassifier(nn.Module):
         with torch.no_grad():
             self.layers: list[LayerPrompt] | None = model.constants()
             self.head = model.ready_head()
+        self.decision = predictor.decision
+        self.outputs = ("scores", *(("unknown",) if model.unknown else ()), *(("decision",) if self.decision else ()))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Scores of a batch of images."""
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """The outputs of a batch of images, named by `outputs`; a tuple if they are several."""
         pixels = self.square(images.permute(0, 3, 1, 2))
         features = self.model.backbone.features(
             self.model.normalise(pixels), self.model.steps, self.model.pool, self.layers
         )
-        return probabilities(self.head(features).float(), self.multilabel)
+        logits = self.head(features).float()
+        scores = probabilities(logits, self.multilabel)
+        found = [scores]
+        if self.model.unknown is not None:
+            found.append(self.model.unknown(features, logits))
+        if self.decision is not None:
+            decided = self.decision.decide_all(scores)
+            found.append(decided if len(found) == 1 else decided * (found[1] <= 0.5)[:, None])
+        return scores if len(found) == 1 else tuple(found)
 
 
 def export_classifier(predictor: Classifier, path: Path, format: Format, size: Size, check: Check) -> Exported:
@@ -98,11 +111,27 @@ def program_of(folded: FoldedClassifier, predictor: Classifier) -> Program:
         "preprocessing": recipe(predictor, inside=not folded.prepared),
         "backbone": predictor.model.backbone.name,
         **windowed(predictor.artifact.config.data.window),
+        **answers(predictor),
     }
     axes = {0: torch.export.Dim("batch", min=1, max=LARGEST_BATCH)}
     if folded.size is None:
         axes |= {axis: torch.export.Dim(name, min=1, max=LARGEST_SIDE) for axis, name in ((1, "height"), (2, "width"))}
-    return Program(folded, noise(2, folded.size or (70, 90)), "images", ("scores",), axes, metadata)
+    return Program(folded, noise(2, folded.size or (70, 90)), "images", folded.outputs, axes, metadata)
+
+
+def answers(predictor: Classifier) -> dict[str, Any]:
+    """How scores become an answer, for the metadata of a file; empty if by the most confident class."""
+    found: dict[str, Any] = {}
+    if (decision := predictor.decision) is not None:
+        at = range(len(predictor.classes)) if decision.positive is None else [decision.positive]
+        found["decision"] = {
+            "thresholds": dict(zip((predictor.classes[k] for k in at), decision.thresholds, strict=True)),
+            "unsure": decision.unsure,
+            "output": "decision: int8 (batch, classes), 1 predicted, -1 unsure, 0 else",
+        }
+    if predictor.model.unknown is not None:
+        found["unknown"] = {"threshold": 0.5, "output": "unknown: float32 (batch), above 0.5 none of the classes"}
+    return found
 
 
 def recipe(predictor: Classifier, inside: bool) -> dict[str, Any]:
@@ -155,7 +184,14 @@ def compare(folded: FoldedClassifier, run: Run, batches: Sequence[Tensor]) -> fl
         run: the written file.
         batches: uint8, (B, H, W, 3).
     """
-    return max(float((run(batch)[0] - folded(batch)).abs().max()) for batch in batches)
+    worst = 0.0
+    for batch in batches:
+        found = folded(batch)
+        mine = found if isinstance(found, tuple) else (found,)
+        for name, one, other in zip(folded.outputs, mine, run(batch), strict=False):
+            if name != "decision":  # a score that differs in its last digit may be on the other side of a threshold
+                worst = max(worst, float((one - other).abs().max()))
+    return worst
 
 
 @torch.inference_mode()

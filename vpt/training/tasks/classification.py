@@ -33,10 +33,11 @@ from vpt.training.context import RunContext
 from vpt.training.cuda_graphs import Replayed
 from vpt.training.feature_cache import feature_loader, frozen_part
 from vpt.training.losses import LabelInfo, build_objective, class_weights, classification_loss
-from vpt.training.predict_loop import collect, inference
+from vpt.training.predict_loop import collect, inference, outputs
 from vpt.training.step import Batches, Forward
 from vpt.training.tasks.base import Metrics, Score, Task, TrainingParts
 from vpt.training.tasks.probe import fit_head, without_prompt
+from vpt.training.tasks.unknown import fit_unknown, refuse_without_validation
 from vpt.utils import plotting
 from vpt.utils.distributed import ranks
 
@@ -72,6 +73,8 @@ class Classification(Task[PromptedModel]):
         positive_of(context.data.classes, context.config.data.positive)
         context.training_transform(model)
         loss_for(context)
+        if model.unknown is not None:
+            refuse_without_validation(context.data)
 
     def initialize(self, model: PromptedModel, context: RunContext) -> Baseline | None:
         """Initialise the prompts and heads of a new model that are computed from data.
@@ -103,6 +106,7 @@ class Classification(Task[PromptedModel]):
             from vpt.training.tasks.fit_heads import finish_head
 
             finish_head(model, context)
+        fit_unknown(model, context)
 
     def is_trainable(self, model: PromptedModel) -> bool:
         """Whether the model has trainable parameters, or parts that are computed from data."""
@@ -172,10 +176,13 @@ class Classification(Task[PromptedModel]):
         """Metrics of a trained model on records; with a folder, predictions are written there as CSV."""
         loader: Loader = context.loader(model, records, split, distributed=True)
         try:
-            logits, labels = collect(inference(model), loader, context, f"evaluating {split}")
+            found, labels = collect(outputs(model), loader, context, f"evaluating {split}")
         finally:
             loader.close()
+        logits, unknown = found.split([len(context.data.classes), found.shape[1] - len(context.data.classes)], 1)
         measured = _metrics(logits, labels, context)
+        if unknown.numel():
+            measured["unknown_rate"] = float((unknown > 0.5).double().mean())
         measured.update(_of_scores(logits, labels, records, split, context))  # type: ignore[typeddict-item]
         if folder is not None:
             names = [record.name for record in records]

@@ -71,7 +71,9 @@ def without_prompt(model: PromptedModel, context: RunContext) -> tuple[PromptedM
     """The model of epoch 0: its head on the backbone without token prompts."""
     if not _leaves_out_prompt(model):
         return model, context
-    probe = PromptedModel(model.backbone, None, model.head, model.pool, model.owns_buffers).to(context.device)
+    probe = PromptedModel(model.backbone, None, model.head, model.pool, model.owns_buffers, unknown=model.unknown).to(
+        context.device
+    )
     return probe, replace(context, config=context.config.model_copy(update={"prompt": NoPrompt()}))
 
 
