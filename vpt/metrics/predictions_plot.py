@@ -28,6 +28,9 @@ def answers_picture(records: Sequence[Record], answers: Sequence[Answer], max_pi
         frame[:] = [int((BLUE if answer.right else ORANGE)[at : at + 2], 16) for at in (1, 3, 5)]
         frame[_FRAME:-_FRAME, _FRAME:-_FRAME] = photo
         true = answer.true or "no label"
-        lines = [f"{answer.predicted or 'none'} {answer.score:.2f}", true if answer.right else f"wrong, it is {true}"]
+        lines = [
+            f"predicted: {answer.predicted or 'none'} {answer.score:.2f}",
+            f"{'' if answer.right else 'wrong, '}true: {true}",
+        ]
         tiles.append(tile(frame, lines))
     return grid(tiles) if tiles else np.full((SIDE, SIDE, 3), 255, np.uint8)
