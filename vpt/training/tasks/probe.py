@@ -72,6 +72,7 @@ def without_prompt(model: PromptedModel, context: RunContext) -> tuple[PromptedM
     if not _leaves_out_prompt(model):
         return model, context
     probe = PromptedModel(model.backbone, None, model.head, model.pool, model.owns_buffers).to(context.device)
+    probe.channels = model.channels
     return probe, replace(context, config=context.config.model_copy(update={"prompt": NoPrompt()}))
 
 
