@@ -102,7 +102,7 @@ def test_mistakes_name_the_file_and_the_tag(tmp_path: Path) -> None:
             with_groups(records, BY_PATIENT)
         assert "Q17" not in str(caught.value)
     for bad in (other, volume):
-        with pytest.raises(UserError, match=f"1 image that are not DICOM files: {bad.name}"):
+        with pytest.raises(UserError, match=f"1 image not from a DICOM file: {bad.name}"):
             with_groups([Record(path.name, path, (0,)) for path in (good, bad)], BY_PATIENT)
     for tag in ("PatientIdentity", "PixelData", "OtherPatientIDsSequence", "TransferSyntaxUID", "00100020"):
         with pytest.raises(UserError, match=f"no tag of text or numbers called {tag}"):

@@ -108,7 +108,7 @@ def _tagged(records: Sequence[Record], config: DataConfig) -> list[str]:
                 digests[file] = "" if usable(file, config.max_pixels) else f"unreadable {file}"
         if not digests[file]:
             lacking.append(record.name)
-    for names, what in ((others, "that are not DICOM files"), (lacking, f"without the DICOM tag {keyword}")):
+    for names, what in ((others, "not from a DICOM file"), (lacking, f"without the DICOM tag {keyword}")):
         if names:
             remedy = "use another tag, a column of a CSV, or a regular expression: data.group='re:(P[0-9]+)_'"
             raise UserError(
