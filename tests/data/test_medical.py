@@ -303,7 +303,8 @@ def test_arrays_of_8_bits(tmp_path: Path) -> None:
     [
         (np.full((4, 4), np.nan), "NaN or infinite"),
         (np.full((4, 4), 1e300), "above 1e"),
-        (np.zeros((4, 4, 7)), "one image is"),
+        (np.zeros((4, 4, 7)), "it has 7 channels; set data.channels=7"),
+        (np.zeros((4, 4, 65)), "one image is"),
         (np.zeros(4), "one image is"),
         (np.zeros((0, 4)), "empty"),
         (np.zeros((4, 4), complex), "not of booleans"),

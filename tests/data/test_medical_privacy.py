@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,12 +78,16 @@ def test_no_text_of_a_header_is_written_or_printed(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "out" / "cache"))
     monkeypatch.setenv("HOME", str(tmp_path / "out" / "home"))
     chance = np.random.default_rng(0)
+    patients = [f"{MARK}{number}" for number in range(6)]
     with disable_value_validation():  # to write them; they are read as usual
         for shade, name in ((200, "ill"), (2600, "well")):
             for number in range(6):
                 values = chance.integers(shade, shade + 900, (2, 32, 32)).astype(np.uint16)
                 window = {"WindowCenter": 2000, "WindowWidth": 3500, "RescaleSlope": 1, "RescaleIntercept": -9}
-                write_dicom(Path("scans", name, f"{number}.dcm"), marked(values, **window))
+                data = marked(values, **window)
+                data.PatientID = patients[number // 2 + (name == "ill") * 3]
+                write_dicom(Path("scans", name, f"{number}.dcm"), data)
+                write_dicom(Path("patients", name, f"{number}.dcm"), data)
             nifti(
                 Path("scans", name, "6.nii.gz"),
                 values.astype(np.int16),
@@ -90,7 +95,12 @@ def test_no_text_of_a_header_is_written_or_printed(
                 intent_name=MARK.encode(),
             )
         bad = dict(damaged(tmp_path / "broken", values[0]))
+        for name in ("ill", "well"):  # without a group
+            without = marked(values, **window)
+            del without.PatientID
+            write_dicom(Path("without", name, "0.dcm"), without)
     assert MARK.encode() in Path("scans/ill/0.dcm").read_bytes()
+    Path("broken.csv").write_text("path,label\n" + "".join(f"{path},{name[0]}\n" for name, path in bad.items()))
     written = []
     with caplog.at_level(logging.INFO), caplog.at_level(logging.DEBUG, "pydicom"):
 
@@ -108,6 +118,17 @@ def test_no_text_of_a_header_is_written_or_printed(
         for form in ("table", "json", "csv"):
             vpt("predict", run, "scans/ill", "--format", form, "--draw", f"out/drawn-{form}")
         vpt("report", run, "--output", "out/report.html")
+        # The group of an image is its patient.
+        settings[0] = f"data={tmp_path / 'patients'}"
+        grouped = [*train[len(settings) :], *settings, "data.group=dicom:PatientID"]
+        vpt("data", "check", *settings, "data.group=dicom:PatientID")
+        vpt("train", *grouped, "name=grouped")
+        vpt("eval", "out/runs/grouped", "split=test", "data.group=dicom:PatientID")
+        vpt("train", *grouped, "data.folds=2", "name=folds")
+        vpt("report", "out/runs/grouped", "--output", "out/grouped.html")
+        vpt("data", "check", "data=without", "data.group=dicom:PatientID", code=2)
+        vpt("data", "check", *settings, "data.group=dicom:PatientNumber", code=2)
+        vpt("data", "check", "data=broken.csv", "data.group=dicom:PatientID", code=2)
         vpt(
             "export",
             run,
@@ -121,16 +142,21 @@ def test_no_text_of_a_header_is_written_or_printed(
         )
         for path in bad.values():
             vpt("predict", run, str(path), code=2)
-        Path("broken.csv").write_text("path,label\n" + "".join(f"{path},{name[0]}\n" for name, path in bad.items()))
         vpt("data", "check", "data=broken.csv", "--preview", "out/broken.png", code=2)
     written += [one.getMessage() for one in caplog.records]
     files = [path for path in Path("out").rglob("*") if path.is_file()]
     assert {"artifact.safetensors", "report.html", "preview.png", "predictions-test.csv"} <= {one.name for one in files}
-    forms = [MARK.encode(encoding) for encoding in ("ascii", "utf-16-le")]
+    digests = [hashlib.sha256(patient.encode()).hexdigest() for patient in patients]
+    forms = [form.encode(encoding) for encoding in ("ascii", "utf-16-le") for form in (MARK, *digests)]
     assert not [str(path) for path in files if any(form in path.read_bytes() for form in forms)]
+    assert not [text for text in written if any(digest in text for digest in digests)]
     assert not [text for text in written if MARK in text or f"Do{MARK[:6]}" in text or "Doe" in text]
     assert "scans/ill/0.dcm#2" in "".join(written)  # names of files are the user's
     assert "cannot be used" in "".join(written)
+    assert "without the DICOM tag PatientID: " in "".join(written)
+    groups = Path("out/runs/folds/predictions.csv").read_text().splitlines()
+    assert "group" in groups[0]
+    assert len({line.split(",")[groups[0].split(",").index("group")] for line in groups[1:]}) == 6
 
 
 def test_the_mark_is_found_where_it_is(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from tests.helpers.doc_commands import (
     accepts,
@@ -22,6 +23,7 @@ from tests.helpers.doc_commands import (
     kinds,
     vpt_words,
 )
+from tests.helpers.medical_files import dicom, npy
 from tests.helpers.paths import ROOT
 from tests.helpers.plugins import nothing_named, shown_files
 from vpt.cli.main import main
@@ -34,8 +36,12 @@ CONFIGS = sorted((ROOT / "configs").glob("**/*.yaml"))
 # Pages whose command lines run. The others are parsed and validated alone, for what they show needs a hub (clip.md,
 # migrating.md, sweeps.md), several GPUs (scale.md), minutes (detection.md), or a server that stays
 # (serving.md).
-RUN = ("own-data.md", "segmentation.md", "README.md")
-STAND_IN = {"vit_small_patch14_dinov2 backbone.image_size=224": "vpt_nano", "vit_small_patch14_dinov2": "vpt_nano"}
+RUN = ("own-data.md", "segmentation.md", "medical.md", "README.md")
+STAND_IN = {
+    "vit_small_patch14_dinov2 backbone.image_size=224": "vpt_nano",
+    "vit_small_patch14_dinov2": "vpt_nano",
+    "data.folds=5": "data.folds=2",
+}
 QUICK = ["train.epochs=1", "data.workers=0"]
 
 
@@ -165,8 +171,37 @@ def draw(folder: Path) -> None:
     (folder / "cells" / "classes.txt").write_text("background\ncell\n")
     for number in range(2):
         photo(folder / "new" / f"{number}.png", 100)
+    archive(folder / "scans", 10)
+    archive(folder / "new-scans", 1)
+    for name, channel in (("normal", 3), ("tumour", 4)):
+        for number in range(8):
+            stain = chance.integers(0, 90, (40, 48, 5), dtype=np.uint8)
+            stain[10:30, 10:30, channel] += 150
+            npy(folder / "stains" / name / f"{number}.npy", stain)
     (folder / "photos.csv").write_text("\n".join(rows))
     (folder / "tags.csv").write_text("\n".join(tags))
+
+
+def archive(folder: Path, patients: int) -> None:
+    """Files as an archive exports them: folders of patient, study and series, no extensions, an index, several transfer
+    syntaxes, one radiograph inverted."""
+    chance = np.random.default_rng(patients)
+    for name, shade in (("ill", 2600), ("well", 900)):
+        for patient in range(patients):
+            for number in range(2):
+                values = chance.integers(0, 800, (48, 40)).astype(np.uint16) + np.uint16(shade)
+                inverted = {"photometric": "MONOCHROME1"} if patient == 1 else {}
+                dicom(
+                    folder / name / f"PA{patient:06d}" / "ST000000" / "SE000000" / f"IM{number:06d}",
+                    4095 - values if inverted else values,
+                    ImplicitVRLittleEndian if number else ExplicitVRLittleEndian,
+                    bits=12,
+                    PatientID=f"{name}-{patient}",
+                    WindowCenter=2048,
+                    WindowWidth=4096,
+                    **inverted,
+                )
+        (folder / name / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
 
 
 @pytest.mark.parametrize("name", RUN)

@@ -172,13 +172,14 @@ def _write_drawn(predictor: Predictor, results: Sequence[Result], folder: Path) 
     from vpt.data.decode import decode
     from vpt.inference.draw import file_name
     from vpt.inference.url_image import UrlImage, is_url
+    from vpt.utils.image_grid import rgb_of
     from vpt.utils.plotting import picture_png
 
     data = predictor.artifact.config.data
     for number, found in enumerate(results, 1):
         source: Any = UrlImage(found.image) if is_url(found.image) else original(found.image)
-        pixels = decode(source, data.max_pixels, found.image, window=data.window)
-        picture_png(found.drawn(pixels), folder / file_name(number, found.image))
+        pixels = decode(source, data.max_pixels, found.image, window=data.window, channels=data.channels)
+        picture_png(found.drawn(rgb_of(pixels)), folder / file_name(number, found.image))
 
 
 def _write_masks(results: Sequence[Segmentation], folder: Path) -> None:

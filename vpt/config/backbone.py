@@ -25,6 +25,12 @@ class BackboneConfig(Section):
     normalise: Literal["own", "imagenet", "none"] = Field(
         "own", description="pixel mean and std: the backbone's own, ImageNet's, or none (pixels from 0 to 1)"
     )
+    channels: Literal["summed", "learned"] = Field(
+        "summed",
+        description="how images of data.channels=N channels enter the patch embedding: summed: its filters are "
+        "repeated over the channels and scaled by 3/N, as by timm's in_chans; learned: by a 1x1 convolution to three "
+        "channels that starts so, is trained, and is stored with the prompt",
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of random weights (pretrained=false)")
     dtype: Literal["fp32", "bf16", "int8", "nf4"] = Field(
         "fp32",

@@ -13,7 +13,7 @@ from vpt.config.words import read_value, split_values
 
 _Edge = Annotated[float, Field(ge=-1e38, le=1e38)]
 Window = Literal["auto", "full", "legacy", "header"] | tuple[_Edge, _Edge]
-PATTERN = "re:"  # before a regular expression in data.group
+PATTERN, TAG = "re:", "dicom:"  # before a regular expression, or the keyword of a DICOM tag, in data.group
 LEGACY = ("auto", "legacy")  # undecided only in settings stored by a version without data.window
 
 
@@ -47,7 +47,8 @@ class DataConfig(Section):
         min_length=1,
         max_length=200,
         description="keep images of one group, such as a patient, in one split, and count data.shots in groups: a "
-        "column of the CSV, or 're:' and a regular expression for the file name, as in re:(P[0-9]+)_",
+        "column of the CSV; 're:' and a regular expression for the file name, as in re:(P[0-9]+)_; or 'dicom:' and the "
+        "keyword of a tag, as in dicom:PatientID",
     )
     split_seed: int = Field(0, ge=0, lt=2**63, description="seed of splits and of drawing shots")
     separator: str = Field("|", min_length=1, max_length=20, description="separator of several labels in a CSV cell")
@@ -85,6 +86,13 @@ class DataConfig(Section):
     crop_pct: float | None = Field(
         None, ge=0.05, le=1, description="fraction kept by the centre crop; default: the backbone's"
     )
+    channels: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="channels of an image, such as 4 for arrays (H, W, 4) in .npy files or TIFF files of 4 grey pages; "
+        "default: 3, with grey images repeated; backbone.channels says how they enter the backbone",
+    )
     workers: int | None = Field(
         None, ge=0, le=256, description="data loader processes; default: depends on the machine"
     )
@@ -111,7 +119,9 @@ class DataConfig(Section):
     @field_validator("group")
     @classmethod
     def _quick(cls, group: str | None) -> str | None:
-        """Refuse patterns that are not valid, or could take exponential time."""
+        """Refuse keywords and patterns that are not valid, and patterns that could take exponential time."""
+        if group is not None and group.startswith(TAG) and not re.fullmatch("[A-Za-z0-9]+", group.removeprefix(TAG)):
+            raise ValueError("give the keyword of a DICOM tag, as in dicom:PatientID")
         if group is None or not group.startswith(PATTERN):
             return group
         pattern = group.removeprefix(PATTERN)

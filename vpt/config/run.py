@@ -121,8 +121,13 @@ class RunConfig(Section):
                 f"prompt={self.prompt.kind} adds features that head={self.head.kind} does not read; "
                 "choose head=linear or head=mlp"
             )
-        if self.data.folds is not None and self.task != "classification":
-            raise ValueError("data.folds is for task=classification")
+        if self.data.folds is not None and self.task not in TASKS:
+            raise ValueError(f"data.folds is for {', '.join(f'task={name}' for name in TASKS)}")
+        if self.data.channels is not None or self.backbone.channels != "summed":
+            if self.task != "classification":
+                raise ValueError("data.channels and backbone.channels are for task=classification")
+            if self.prompt.kind == "tpt":
+                raise ValueError("prompt=tpt tunes on views of photos; leave out data.channels and backbone.channels")
         if self.metrics.unknown is not None and (self.task != "classification" or self.prompt.kind == "tpt"):
             raise ValueError("metrics.unknown is for task=classification, and not for prompt=tpt")
         if self.train.shard and self.tuning.kind == "full":

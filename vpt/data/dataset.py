@@ -23,7 +23,8 @@ class Record:
     """One image: its display name, where its pixels are, and the indices of its classes.
 
     `window` is `data.window` of the run it is read for. `place` says where a list names it, as in "photos.csv, line 3".
-    `group` is what it has in common with other images, such as a patient; "" without `data.group`.
+    `group` is what it has in common with other images, such as a patient; "" without `data.group`. `channels` is
+    `data.channels`.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Record:
     window: Window = field(default="auto", kw_only=True)
     place: str = field(default="", kw_only=True)
     group: str = field(default="", kw_only=True)
+    channels: int | None = field(default=None, kw_only=True)
 
     def identity(self) -> list[Any]:
         """What identifies the record in fingerprints."""

@@ -19,13 +19,14 @@ from PIL import Image, UnidentifiedImageError
 
 from vpt.config.data import LEGACY, Window
 from vpt.data import png16
+from vpt.data.channels import has_pages, of_colours, pages
 from vpt.data.color import grey_values, to_rgb
 from vpt.data.dataset import Item, Record
 from vpt.data.file_structure import examine_structure
 from vpt.data.intensity_window import Depth
 from vpt.data.medical.files import KINDS, kind_of
 from vpt.data.medical.read import read_slice, slice_size
-from vpt.data.medical.slices import named_failures
+from vpt.data.medical.slices import Slice, named_failures
 from vpt.data.pillow_compat import pillow_settings
 from vpt.utils.errors import UserError
 from vpt.utils.file_type import HEAD, what_it_is
@@ -57,8 +58,9 @@ class BadImage(UserError):
 
 
 class Decoded(NamedTuple):
-    """Pixels (H, W, 3) uint8 RGB; the file's format and Pillow mode; the conversions applied; whether it is deeper than
-    8 bits; the range of its values if so and if they were read; and the values themselves, if measured."""
+    """Pixels (H, W, 3) uint8 RGB, or of `data.channels` channels; the file's format and Pillow mode; the conversions
+    applied; whether it is deeper than 8 bits; the range of its values if so and if they were read; and the values
+    themselves, if measured."""
 
     pixels: np.ndarray
     format: str
@@ -84,8 +86,9 @@ def decode(
     name: str | None = None,
     formats: Collection[str] = FORMATS,
     window: Window = "auto",
+    channels: int | None = None,
 ) -> np.ndarray:
-    """Decode `source` to a new array (H, W, 3) of uint8 RGB.
+    """Decode `source` to a new array (H, W, 3) of uint8 RGB, or (H, W, channels).
 
     `source` is a path (DICOM, NIfTI and .npy included), the bytes of a file, a binary file object, a Pillow image, or
     an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8. Images are rotated upright (EXIF), and composited over
@@ -104,7 +107,7 @@ def decode(
     ...
     vpt.data.decode.BadImage: cannot use the image <bytes>: it is not an image file in a known format
     """
-    return examine(source, max_pixels, name, formats, window).pixels
+    return examine(source, max_pixels, name, formats, window, channels=channels).pixels
 
 
 def examine(
@@ -114,6 +117,7 @@ def examine(
     formats: Collection[str] = FORMATS,
     window: Window = "auto",
     measure: bool = False,
+    channels: int | None = None,
 ) -> Decoded:
     """Like `decode`, but also return the format, the mode and the conversions; with `measure` also the values of images
     deeper than 8 bits.
@@ -123,15 +127,15 @@ def examine(
     """
     name = _name_of(source) if name is None else name
     if isinstance(source, np.ndarray):
-        return _from_array(source, max_pixels, name)
+        return _from_array(source, max_pixels, name, channels)
     if isinstance(source, str | os.PathLike) and formats is FORMATS and kind_of(source):
         with _failures_named(name):
-            return _from_volume(source, max_pixels, window, measure)
+            return _from_volume(source, max_pixels, window, measure, channels)
     with _failures_named(name), pillow_settings(max_pixels):
         if isinstance(source, Image.Image):
-            return _from_pillow(source, max_pixels, name, window, measure)
+            return _from_pillow(source, max_pixels, name, window, measure, channels=channels)
         with _opened(source, name) as file, closing(_open(file, name, formats)) as image:
-            return _from_pillow(image, max_pixels, name, window, measure, file)
+            return _from_pillow(image, max_pixels, name, window, measure, file, channels)
 
 
 def read_header(
@@ -193,14 +197,14 @@ def read(record: Record, max_pixels: int = MAX_PIXELS, measure: bool = False) ->
     if not isinstance(record.source, Item):
         # The range is measured on the unscaled values, whatever an earlier version did with them.
         window = "full" if measure and record.window in LEGACY else record.window
-        return examine(record.source, max_pixels, record.name, window=window, measure=measure)
+        return examine(record.source, max_pixels, record.name, FORMATS, window, measure, record.channels)
     dataset, at = record.source
     try:
         with pillow_settings(max_pixels):
             image: Any = dataset[at][0]
     except Exception as error:
         raise BadImage(record.name, _reason(error)) from error
-    return examine(image, max_pixels, record.name, window=record.window, measure=measure)
+    return examine(image, max_pixels, record.name, FORMATS, record.window, measure, record.channels)
 
 
 def header_pixels(record: Record, max_pixels: int = MAX_PIXELS) -> int:
@@ -247,10 +251,21 @@ def _readable() -> frozenset[str]:
 
 
 def _from_pillow(
-    image: Image.Image, max_pixels: int, name: str, window: Window, measure: bool, file: IO[bytes] | None = None
+    image: Image.Image,
+    max_pixels: int,
+    name: str,
+    window: Window,
+    measure: bool,
+    file: IO[bytes] | None = None,
+    channels: int | None = None,
 ) -> Decoded:
     """Convert a Pillow image, reading 16-bit colours from its file if a window or a measurement needs them."""
     _check_geometry(image, max_pixels, name)
+    if channels is not None and has_pages(image, channels):
+        return _from_slice(
+            pages(image, channels, window, lambda page: _check_geometry(page, max_pixels, name)),
+            *("TIFF", (), window, measure, channels),
+        )
     file_format, mode = image.format or "array", image.mode
     # Not their number: to count the pages of a TIFF, Pillow reads all of them.
     several = getattr(image, "is_animated", False)
@@ -268,21 +283,35 @@ def _from_pillow(
     values = None
     if measure and depth is not None:
         values = grey_values(image, window) if colours is None else colours
+    pixels = of_colours(pixels, channels)
     return Decoded(pixels, file_format, mode, notes, deep or depth is not None, depth, values)
 
 
-def _from_volume(path: str | os.PathLike[str], max_pixels: int, window: Window, measure: bool) -> Decoded:
+def _from_volume(
+    path: str | os.PathLike[str], max_pixels: int, window: Window, measure: bool, channels: int | None
+) -> Decoded:
     """Convert a slice of a DICOM, NIfTI or .npy file."""
     with named_failures(kind_of(path)):  # scaling reads the header as well
         kind, found, count = read_slice(path, max_pixels)
-        depth, pixels = found.depth(), found.rgb(window)
-    several, inverted = ["one of several slices"] * (count > 1), ["white is the lowest value"] * found.inverted
-    values = found.values if measure and found.deep else None
-    return Decoded(pixels, kind, found.mode, (*inverted, *several), found.deep, depth, values)
+        several, inverted = ["one of several slices"] * (count > 1), ["white is the lowest value"] * found.inverted
+        return _from_slice(found, kind, (*inverted, *several), window, measure, channels)
 
 
-def _from_array(array: np.ndarray, max_pixels: int, name: str) -> Decoded:
+def _from_slice(
+    found: Slice, kind: str, notes: tuple[str, ...], window: Window, measure: bool, channels: int | None
+) -> Decoded:
+    depth, pixels = found.depth(), found.pixels(window, channels)
+    return Decoded(pixels, kind, found.mode, notes, found.deep, depth, found.values if measure and found.deep else None)
+
+
+def _from_array(array: np.ndarray, max_pixels: int, name: str, channels: int | None) -> Decoded:
     shape = array.shape
+    if channels not in (None, 3):
+        if array.dtype != np.uint8 or array.ndim != 3 or shape[2] != channels:
+            what = f"uint8 of shape (H, W, {channels})"
+            raise BadImage(name, f"an array must be {what}, not {array.dtype} of shape {shape}")
+        _check_size((shape[1], shape[0]), max_pixels, name)
+        return Decoded(np.array(array, order="C"), "array", f"{channels} channels", ())
     if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and shape[2] in (1, 3, 4))):
         raise BadImage(
             name,

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 from vpt.config import DataConfig
-from vpt.config.data import PATTERN
+from vpt.config.data import PATTERN, TAG
 from vpt.data.dataset import Record
 from vpt.data.datasets.entries import listed, number_of
+from vpt.data.medical.files import kind_of, without_slice
+from vpt.data.medical.slices import Unreadable
 from vpt.utils.errors import UserError
 
 LONGEST = 255  # characters of a name that a regular expression is applied to, which bounds the time
@@ -23,11 +26,12 @@ def group_column(config: DataConfig) -> str | None:
     >>> group_column(DataConfig(group="patient")), group_column(DataConfig(group="re:(P[0-9]+)_"))
     ('patient', None)
     """
-    return None if config.group is None or config.group.startswith(PATTERN) else config.group
+    return None if config.group is None or config.group.startswith((PATTERN, TAG)) else config.group
 
 
 def with_groups(records: Sequence[R], config: DataConfig) -> list[R]:
-    """Records with the group of each, by the column that was read or by the regular expression for its name.
+    """Records with the group of each, by the column that was read, by the regular expression for its name, or by the
+    DICOM tag of its file, of which the group is a digest.
 
     Raises:
         UserError: images without a group.
@@ -38,7 +42,9 @@ def with_groups(records: Sequence[R], config: DataConfig) -> list[R]:
     """
     if config.group is None:
         return list(records)
-    if group_column(config) is None:
+    if config.group.startswith(TAG):
+        found = _tagged(records, config)
+    elif group_column(config) is None:
         pattern = re.compile(config.group.removeprefix(PATTERN))
         found = [_matched(pattern, record.name) for record in records]
     else:
@@ -76,6 +82,39 @@ def shared_groups(splits: Mapping[str, Sequence[Record]]) -> list[str]:
 def place_of(record: Record) -> str:
     """Where a record is listed, or its name."""
     return record.place or record.name
+
+
+def _tagged(records: Sequence[Record], config: DataConfig) -> list[str]:
+    """The digest of each record's tag. Files that cannot be read are groups of their own; decoding reports them.
+
+    Raises:
+        UserError: an unknown tag, images that are not DICOM files, or files without the tag.
+    """
+    from vpt.data.medical.tags import tag_number, usable, value_digest
+
+    keyword = str(config.group).removeprefix(TAG)
+    tag = tag_number(keyword)
+    digests: dict[Path, str] = {}
+    others, lacking = [], []
+    for record in records:
+        file = without_slice(record.source)[0] if isinstance(record.source, Path) else None
+        if file is None or (file.exists() and kind_of(file) != "DICOM"):
+            others.append(record.name)
+            continue
+        if file not in digests:
+            try:
+                digests[file] = value_digest(file, tag, config.max_pixels)
+            except (Unreadable, OSError):
+                digests[file] = "" if usable(file, config.max_pixels) else f"unreadable {file}"
+        if not digests[file]:
+            lacking.append(record.name)
+    for names, what in ((others, "not from a DICOM file"), (lacking, f"without the DICOM tag {keyword}")):
+        if names:
+            remedy = "use another tag, a column of a CSV, or a regular expression: data.group='re:(P[0-9]+)_'"
+            raise UserError(
+                f"data.group={config.group}: {number_of(len(names), 'image')} {what}: {listed(names, 5)}; {remedy}"
+            )
+    return [digests[without_slice(record.source)[0]] for record in records if isinstance(record.source, Path)]
 
 
 def _matched(pattern: re.Pattern[str], name: str) -> str:

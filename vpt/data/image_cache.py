@@ -21,7 +21,7 @@ Progress = Callable[[int, int], None]  # images done, images in all
 
 
 class ImageCache:
-    """Decoded images by record index, as read-only arrays (H, W, 3) uint8.
+    """Decoded images by record index, as read-only arrays (H, W, 3) uint8, or of `data.channels` channels.
 
     Create it before the loader: workers inherit the memory instead of copying it.
     """
@@ -35,7 +35,8 @@ class ImageCache:
             UserError: the pixels need more than 80 % of the free memory.
             BadImage: an image cannot be read.
         """
-        sizes = _header_bytes(records, max_pixels)
+        self._channels = (records[0].channels if records else None) or 3
+        sizes = [self._channels * pixels for pixels in _header_pixels(records, max_pixels)]
         check_memory(sum(sizes))
         self._ends = np.cumsum(sizes, dtype=np.int64)
         self._shapes = np.zeros((len(records), 2), dtype=np.int64)
@@ -55,7 +56,8 @@ class ImageCache:
     def __getitem__(self, index: int) -> np.ndarray:
         height, width = (int(side) for side in self._shapes[index])
         end = int(self._ends[index])
-        view = self._pixels.numpy()[end - 3 * height * width : end].reshape(height, width, 3)
+        start = end - self._channels * height * width
+        view = self._pixels.numpy()[start:end].reshape(height, width, self._channels)
         view.flags.writeable = False
         return view
 
@@ -118,6 +120,6 @@ def threads() -> int:
     return min(8, os.cpu_count() or 1)
 
 
-def _header_bytes(records: Sequence[Record], max_pixels: int) -> list[int]:
+def _header_pixels(records: Sequence[Record], max_pixels: int) -> list[int]:
     with ThreadPoolExecutor(threads()) as pool:
-        return [3 * pixels for pixels in pool.map(lambda record: header_pixels(record, max_pixels), records)]
+        return list(pool.map(lambda record: header_pixels(record, max_pixels), records))

@@ -140,8 +140,34 @@ def hold_fold(records: Sequence[R], config: DataConfig, usable: Sequence[R] | No
     if not all(parts):
         what = "images" if config.group is None else "groups"
         raise UserError(f"data.folds={folds}: {units} {what} cannot be divided into so many folds; use fewer")
+    if not all(any(usable[at].labels for at in part) for part in parts):
+        raise UserError(f"data.folds={folds}: a fold would have no image with a label, so no metric; use fewer")
     held = {id(usable[at]) for at in parts[fold]}
     return [one for one in records if id(one) not in held], [one for one in records if id(one) in held]
+
+
+def with_fold(
+    train: Sequence[R],
+    val: Sequence[R],
+    test: Sequence[R],
+    config: DataConfig,
+    notes: list[str],
+    usable: Callable[[Sequence[R]], Sequence[R]] = lambda records: records,
+) -> tuple[Sequence[R], Sequence[R], Sequence[R]]:
+    """Splits with fold `data.fold` of the training and validation images as the test images, if folds are asked for;
+    given test images are left out. Notes are added to `notes`; errors as in `hold_fold`.
+
+    >>> with_fold([1, 2], [], [3], DataConfig(), [])
+    ([1, 2], [], [3])
+    """
+    if config.folds is None and config.fold is None:
+        return train, val, test
+    if test:
+        notes.append(f"{number_of(len(test), 'given test image')} left out: the test images are those of a fold")
+    whole = [*train, *val]
+    kept, held = hold_fold(whole, config, usable(whole))
+    notes.append(f"fold {config.fold} of {config.folds}, counted from 0: {number_of(len(held), 'test image')}")
+    return kept, [], held
 
 
 def draw_shots(
@@ -204,19 +230,22 @@ def divide(
     config: DataConfig,
     notes: list[str],
     part: Part = split_off,
+    usable: Callable[[Sequence[R]], Sequence[R]] = lambda records: records,
 ) -> tuple[list[Record], list[Record], list[Record]]:
-    """Split validation and test off training where they are missing, as `config` says, draw the shots, and apply
-    `set_apart`. For boxes and masks, whose images need not have a class each.
+    """Hold a fold out, split validation and test off training where they are missing, as `config` says, draw the shots,
+    and apply `set_apart`. For boxes and masks, whose images need not have a class each.
 
     Args:
         train, val, test: records of each split that the data set defines.
         config: the data section.
         notes: gets what was split off.
         part: splits records by a fraction, a seed and a purpose.
+        usable: those of some records whose images can be used, which folds are made of.
 
     Raises:
-        UserError: too few images to split validation off.
+        UserError: too few images for the folds, or to split validation off.
     """
+    train, val, test = with_fold(train, val, test, config, notes, usable)
     if train and not test and config.test_fraction is not None:
         train, test = part(train, config.test_fraction, config.split_seed, TEST)
         notes.append(
@@ -250,7 +279,7 @@ def with_slices(records: Iterable[Record], config: DataConfig) -> tuple[Record, 
             slices = [*slices_of(record.source, config.max_pixels)]
         for path in slices:
             number = "" if path == record.source else f"#{str(path).rpartition('#')[2]}"
-            found.append(replace(record, name=record.name + number, source=path))
+            found.append(replace(record, name=record.name + number, source=path, channels=config.channels))
     return tuple(found)
 
 

@@ -121,7 +121,8 @@ def check(data: LabelledData, max_pixels: int = MAX_PIXELS, progress: Progress |
     0
     """
     records = [(split, record) for split in SPLITS for record in data.split(split)]
-    memory = Memory.of([record.source for _, record in records], max_pixels)
+    channels = records[0][1].channels if records else None
+    memory = Memory.of([record.source for _, record in records], max_pixels, channels)
 
     def one(record: Record) -> Checked | BadImage:
         if problem := record.problem():

@@ -51,7 +51,7 @@ class Checked(NamedTuple):
 
 
 class Memory:
-    """Results by path; valid while size, timestamps and limit are unchanged. Only good results are cached.
+    """Results by path; valid while size, timestamps and settings are unchanged. Only good results are cached.
 
     Whoever changes a file can restore one of the timestamps (as `cp -p` does), but not the other one.
 
@@ -59,20 +59,20 @@ class Memory:
     are checked again.
     """
 
-    def __init__(self, file: Path, max_pixels: int) -> None:
+    def __init__(self, file: Path, max_pixels: int, channels: int | None = None) -> None:
         self._file = file
-        self._max_pixels = max_pixels
+        self._settings = [max_pixels, *([] if channels is None else [channels])]
         self._old = _load(file)
         self._new: dict[str, list[Any]] = {}
         self.hits = 0
 
     @classmethod
-    def of(cls, sources: Iterable[Path | Item], max_pixels: int) -> Memory:
+    def of(cls, sources: Iterable[Path | Item], max_pixels: int, channels: int | None = None) -> Memory:
         """The cache for a data set, identified by the folder that contains all its files."""
         parents = sorted({str(source.parent) for source in sources if isinstance(source, Path)})
         root = os.path.commonpath([os.path.abspath(parent) for parent in parents]) if parents else ""
         key = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
-        return cls(cache_dir() / "checked" / f"{key}.json", max_pixels)
+        return cls(cache_dir() / "checked" / f"{key}.json", max_pixels, channels)
 
     def get(self, source: Path | Item) -> Checked | None:
         """The result for a file, if it has not changed."""
@@ -106,7 +106,7 @@ class Memory:
             status = without_slice(source)[0].stat()
         except OSError:
             return None
-        return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, self._max_pixels]
+        return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, *self._settings]
 
 
 def _key(source: Path) -> str:

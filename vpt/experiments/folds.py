@@ -16,10 +16,12 @@ import numpy as np
 
 from vpt.config import RunConfig
 from vpt.experiments.seeds import methods_in, sentence, summary, train_each
+from vpt.metrics.metrics_file import AGAIN, read_metrics
 from vpt.metrics.predictions import Answer, read_answers, write_answers
 from vpt.metrics.score_metrics import intervals, positive_of, weighted_metrics
+from vpt.metrics.segmentation_bootstrap import interval, mean_iou
 from vpt.training.run_folder import identity, stem_of
-from vpt.utils.atomic_io import write_json
+from vpt.utils.atomic_io import read_json, write_json
 from vpt.utils.console import Console
 from vpt.utils.errors import UserError
 from vpt.utils.folder_lock import lock_folder
@@ -29,8 +31,8 @@ def train_folds(config: RunConfig, console: Console | None = None) -> Path:
     """Train a run for every fold of `data.folds`, print the mean of their scores and metrics of all predictions.
 
     Returns:
-        The folder of the runs, with folds.json and predictions.csv: every image, as predicted by the run that was
-        neither trained nor validated on it.
+        The folder of the runs, with folds.json and predictions.csv (predictions.json of boxes and masks): every image,
+        as predicted by the run that was neither trained nor validated on it.
 
     Raises:
         UserError: settings that leave no test images; as `train` does.
@@ -46,15 +48,27 @@ def train_folds(config: RunConfig, console: Console | None = None) -> Path:
         runs = train_each(config, folder, described, "data.fold", range(count), title, console)
         rows = [{**row, "interval": mean_interval(row["scores"])} for row in summary(runs)]
         for name, row in zip(methods_in(runs[0]), rows, strict=True):
-            answers, folds = pooled([run / name / "predictions-test.csv" for run in runs])
-            suffix = "" if name == "." else f"-{name}"
-            write_answers(folder / f"predictions{suffix}.csv", answers, folds)
-            row["pooled"] = pooled_metrics(answers, config, row["metric"] == "map")
+            folders = [run / name for run in runs]
+            file = folder / f"predictions{'' if name == '.' else f'-{name}'}"
+            if (folders[0] / "predictions-test.csv").is_file():
+                answers, folds = pooled([each / "predictions-test.csv" for each in folders])
+                write_answers(file.with_name(f"{file.name}.csv"), answers, folds)
+                row["pooled"] = pooled_metrics(answers, config, row["metric"] == "map")
+            else:  # boxes or masks
+                row["means"] = means_of([read_metrics(each / "metrics.json")["test"] for each in folders])
+                row["pooled"] = pool_objects(folders, file.with_name(f"{file.name}.json"))
         write_json(folder / "folds.json", {"folds": count, "rows": rows})
         for row in rows:
             low, high = row["interval"]
             console.say(f"{sentence(row, 'folds')}; 95% interval {100 * low:.1f} to {100 * high:.1f} %")
-            console.say(f"{row['method']}: {_in_words(row['pooled'])}")
+            if "means" in row:
+                others = (
+                    f"{name.replace('_', ' ')} {value:.3f} ({limits[0]:.3f} to {limits[1]:.3f})"
+                    for name, (value, limits) in row["means"].items()
+                )
+                console.say(f"{row['method']}: mean of the folds, with 95% intervals: {', '.join(others)}")
+            if any(isinstance(value, float) for value in row["pooled"].values()):
+                console.say(f"{row['method']}: {_in_words(row['pooled'])}")
     return folder
 
 
@@ -111,6 +125,46 @@ def pooled_metrics(answers: Sequence[Answer], config: RunConfig, multilabel: boo
     found |= {name: float(value[0]) for name, value in measured.items() if math.isfinite(value[0])}
     limits = intervals(chance, labels, [answer.group for answer in answers], at, positive)
     return {**found, "intervals": {name: limits[name] for name in found if name in limits}}
+
+
+def means_of(measured: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, tuple[float, float]]]:
+    """Means over folds, with intervals as of `mean_interval`, of the metrics that all folds have.
+
+    >>> means_of([{"map": 0.4, "images": 3}, {"map": 0.4, "map50": 0.7}])
+    {'map': (0.4, (0.4, 0.4))}
+    """
+    names = [name for name, value in measured[0].items() if isinstance(value, float) and name != "loss"]
+    found = {name: [one.get(name) for one in measured] for name in names}
+    return {
+        name: (float(np.mean(scores)), mean_interval(scores))
+        for name, values in found.items()
+        if len(scores := [value for value in values if isinstance(value, float)]) == len(measured)
+    }
+
+
+def pool_objects(runs: Sequence[Path], file: Path) -> dict[str, Any]:
+    """Write the predicted boxes or masks of all folds to a file; of masks return metrics of all pixels together, with
+    bootstrap intervals over groups, or over images without groups."""
+    rows: list[dict[str, Any]] = []
+    units: dict[tuple[int, str], int] = {}
+    for fold, run in enumerate(runs):
+        for row in read_json(run / "predictions-test.json", AGAIN, f"remove it, and {AGAIN}"):
+            own = {"group": str(units.setdefault((fold, row["group"]), len(units) + 1))} if "group" in row else {}
+            rows.append({**row, **own, "fold": fold})
+    write_json(file, rows)
+    found = {"images": len(rows), "groups": len(units)}
+    classes = sorted({name for row in rows for name in row.get("counts", ())})
+    if not classes:
+        return found
+    counts = np.zeros((len(units) or len(rows), len(classes), 3))
+    for at, row in enumerate(rows):
+        for name, each in row["counts"].items():
+            counts[int(row["group"]) - 1 if units else at, classes.index(name)] += each
+    both, predicted, true = counts.sum(0).T
+    there = predicted + true > 0
+    dice = float(np.mean(2 * both[there] / (predicted + true)[there]))
+    miou = float(mean_iou(counts.sum(0)))
+    return {**found, "miou": miou, "mean_dice": dice, "intervals": {"miou": interval(counts)}}
 
 
 def _labels(text: str, multilabel: bool) -> list[str]:

@@ -95,7 +95,9 @@ class Classifier(Predictor):
             UserError: there are no images, or an image cannot be read (BadImage).
         """
         for name, source in with_slices(find_images(images), self._data):
-            square = self.transform(decode(source, self._data.max_pixels, name, window=self._data.window), 0)
+            data = self._data
+            pixels = decode(source, data.max_pixels, name, window=data.window, channels=data.channels)
+            square = self.transform(pixels, 0)
             seen = self.model.normalise(square[None].to(self._device))
             yield name, pixels_of(seen, self.model.mean / 255, self.model.std / 255)[0]
 

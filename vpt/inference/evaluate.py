@@ -90,6 +90,9 @@ def evaluate(
     base = settings_for(stored, named).model_dump(mode="json")
     places = _places(stored, overrides, split or "test")
     config = load_config(base={**base, "data": {**base["data"], **places}}, overrides=overrides)
+    own = stored.config
+    if (config.data.channels, config.backbone.channels) != (own.data.channels, own.backbone.channels):
+        raise UserError(f"{artifact} takes images of the channels that it was trained with; leave out these settings")
     if config.data.window == "auto":
         config = with_window(config, stored.config.data.window)
     refuse_idle(overrides, _measured_by(config), "an artifact is evaluated as it was trained")

@@ -152,7 +152,8 @@ class Predictor(ABC):
             decoded: list[np.ndarray | BadImage] = []
             for name, source in chunk:
                 try:
-                    found = examine(source, self._data.max_pixels, name, window=self._data.window)
+                    data = self._data
+                    found = examine(source, data.max_pixels, name, window=data.window, channels=data.channels)
                     decoded.append(found.pixels)
                     if found.depth is not None:
                         self.deep.append(Deep("", name, found.depth))

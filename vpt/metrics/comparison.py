@@ -13,6 +13,7 @@ from vpt.data.dataset import Record
 from vpt.data.decode import BadImage, read
 from vpt.metrics.predictions import Answer
 from vpt.utils.console import Console
+from vpt.utils.image_grid import rgb_of
 from vpt.utils.plotting import BLUE, GREY, ORANGE, save
 
 TILES = 8
@@ -88,7 +89,7 @@ def comparison_png(
         place.axis("off")
     for place, at in zip(right.axes, shown):
         try:
-            place.imshow(read(records[at], max_pixels).pixels)
+            place.imshow(rgb_of(read(records[at], max_pixels).pixels))
         except BadImage:
             continue
         first = next(iter(answers.values()))[at]

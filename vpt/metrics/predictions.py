@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,8 +64,7 @@ def answers_of(
     found = []
     multilabel = labels.ndim == 2
     scores = probabilities(logits.astype(np.float64), multilabel)
-    numbers = {group: str(number) for number, group in enumerate(dict.fromkeys(groups), 1) if group}
-    own = [numbers.get(group, "") for group in groups] or [""] * len(names)
+    own = numbered_groups(groups) or [""] * len(names)
     for name, row, shares, label, group in zip(names, logits, scores, labels, own, strict=True):
         if multilabel:
             true, chosen = np.flatnonzero(label), np.flatnonzero(row > 0)  # a probability above one half
@@ -75,6 +74,17 @@ def answers_of(
         each = tuple(zip(classes, shares.tolist())) if len(classes) <= MOST else ()
         found.append(Answer(name, _named(true, classes), _named(chosen, classes), *least, group, each))
     return found
+
+
+def numbered_groups(groups: Iterable[str]) -> list[str]:
+    """Numbers for the groups of images, which may name patients; "" stays.
+
+    >>> numbered_groups(["P7", "P9", "P7", ""])
+    ['1', '2', '1', '']
+    """
+    groups = list(groups)
+    numbers = {group: str(number) for number, group in enumerate(dict.fromkeys(groups), 1) if group}
+    return [numbers.get(group, "") for group in groups]
 
 
 def _named(which: np.ndarray, classes: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from vpt.backbones.layer_prompt import LayerPrompt
 from vpt.backbones.liveness import Step
 from vpt.data.normalization import Preprocess
 from vpt.prompts.base import PromptModule, TokenPrompts
+from vpt.prompts.channels import ChannelMix
 from vpt.prompts.pixel.prompt import PixelPrompts
 from vpt.utils.errors import UserError
 from vpt.utils.tensor_state import load_into, misfits, shown
@@ -48,6 +49,7 @@ class Prompted(nn.Module):
         pre = backbone.preprocess
         self.register_buffer("mean", torch.tensor(pre.mean).view(3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(pre.std).view(3, 1, 1) * 255, persistent=False)
+        self.channels: ChannelMix | None = None  # in front of the backbone
         self.drop_paths = nn.ModuleList()  # of the backbone's layers, if they have any: see Backbone.with_drop_path
 
     def train(self, mode: bool = True) -> Prompted:
@@ -118,6 +120,8 @@ class Prompted(nn.Module):
         part = name.split(".", 1)[0]
         if part == "prompt":
             return "pixels" if isinstance(self.prompt, PixelPrompts) else "prompt"
+        if part == "channels":
+            return "prompt"
         if part == "head":
             return getattr(self.head, "role", "head")
         if ".lora_" in name:

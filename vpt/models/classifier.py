@@ -21,6 +21,7 @@ from vpt.heads.registry import build_head
 from vpt.heads.unknown import UnknownScore
 from vpt.models.base import Prompted
 from vpt.prompts.base import TokenPrompts
+from vpt.prompts.channels import ChannelMix
 from vpt.prompts.pixel.prompt import PixelPrompts
 from vpt.prompts.registry import build_prompt
 from vpt.utils.errors import UserError
@@ -66,10 +67,18 @@ class PromptedModel(Prompted):
         """Side of the square images expected from the loader, in pixels."""
         return self.prompt.image_size if isinstance(self.prompt, PixelPrompts) else self.backbone.preprocess.size
 
+    @property
+    def image_channels(self) -> int:
+        """Channels of the images expected from the loader."""
+        return 3 if self.channels is None else self.channels.count
+
     def normalise(self, images: Tensor) -> Tensor:
-        """Normalise uint8 images (B, 3, S, S) for the backbone, with the pixel prompt if there is one."""
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(f"images must be uint8 (B, 3, S, S), found {images.dtype} {tuple(images.shape)}")
+        """Normalise uint8 images (B, C, S, S) for the backbone, with the pixel prompt if there is one: (B, 3, S, S)."""
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != self.image_channels:
+            found = f"{images.dtype} {tuple(images.shape)}"
+            raise ValueError(f"images must be uint8 (B, {self.image_channels}, S, S), found {found}")
+        if self.channels is not None:
+            images = self.channels(images, self.mean)
         if isinstance(self.prompt, PixelPrompts):
             return self.prompt(images.to(self.mean.dtype) / 255, self.mean / 255, self.std / 255)
         return normalise(images, self.mean, self.std)
@@ -220,7 +229,8 @@ def build_model(config: RunConfig, backbone: Backbone, classes: Sequence[str]) -
             backbone = apply_tuning(config.tuning, backbone)
             test_time = config.prompt if isinstance(config.prompt, TptPrompt) else None
             full, unknown = isinstance(config.tuning, FullTuning), unknown_of(config, backbone, prompt)
-            return PromptedModel(backbone, prompt, head, owns_buffers=full, test_time=test_time, unknown=unknown)
+            model = PromptedModel(backbone, prompt, head, owns_buffers=full, test_time=test_time, unknown=unknown)
+            return _with_channels(model, config)
         own = build_prompt(config.prompt, backbone)
         if own is not None:
             own.set_classes(len(classes))
@@ -234,7 +244,8 @@ def build_model(config: RunConfig, backbone: Backbone, classes: Sequence[str]) -
             added = 0 if own is None else own.added_features
             head = build_head(config.head, backbone.feature_width(pool) + added, len(classes))
         unknown = unknown_of(config, backbone, own)
-    return PromptedModel(backbone, own, head, pool, isinstance(config.tuning, FullTuning), unknown=unknown)
+    full = isinstance(config.tuning, FullTuning)
+    return _with_channels(PromptedModel(backbone, own, head, pool, full, unknown=unknown), config)
 
 
 def unknown_of(
@@ -245,6 +256,13 @@ def unknown_of(
         return None
     width = backbone.feature_width(pool_of(config)) + getattr(prompt, "added_features", 0)
     return UnknownScore(width, device)
+
+
+def _with_channels(model: PromptedModel, config: RunConfig) -> PromptedModel:
+    count, learned = config.data.channels or 3, config.backbone.channels == "learned"
+    if learned or count != 3:
+        model.channels = ChannelMix(count, learned)
+    return model
 
 
 def classifier_skeleton(

@@ -52,6 +52,8 @@ def check_tensors(
         prompt, head = imported(task_entry(config.task).skeleton)(config, backbone, classes)
         unknown = None if backbone is None else unknown_of(config, backbone, prompt, "meta")
         wanted = _owned(prompt, head, mine, width, unknown)
+        if config.backbone.channels == "learned":
+            wanted["channels.weight"] = torch.empty(3, config.data.channels or 3, device="meta")
     except UserError as error:
         raise UserError(f"{path} cannot be used: {error}") from error
     # A pruned prompt is stored without its pruned values, so the model may be larger than the file, but not by much.

@@ -5,17 +5,19 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from vpt.utils.image_grid import rgb_of
 from vpt.utils.plotting import data_uri
 
 SMALL = 64  # images up to this side length are stored losslessly
 
 
 def small(pixels: np.ndarray, side: int) -> np.ndarray:
-    """Shrink an image (H, W, 3) to at most `side` pixels a side; smaller ones are unchanged.
+    """An image (H, W, C) in three channels, shrunk to at most `side` pixels a side if it is larger.
 
     >>> small(np.zeros((300, 100, 3), np.uint8), 60).shape
     (60, 20, 3)
     """
+    pixels = rgb_of(pixels)
     high, wide = pixels.shape[:2]
     scale = side / max(high, wide)
     if scale >= 1:

@@ -17,6 +17,7 @@ from vpt.inference.load_model import load_model
 from vpt.models.attention_maps import Attention, attention_of
 from vpt.models.classifier import PromptedModel, backbone_for
 from vpt.models.trusted_settings import NOTHING, Named, settings_for
+from vpt.prompts.channels import ChannelMix
 from vpt.report.run_data import Source
 from vpt.training.context import evaluation_transform
 from vpt.utils.console import Console
@@ -77,13 +78,16 @@ class Observer:
         """The original backbone, as a model whose logits are its features."""
         model, config = self.model, self.artifact.config
         frozen = isinstance(config.tuning, FrozenTuning)
-        if model.prompt is None and frozen:
+        mix = model.channels
+        if model.prompt is None and frozen and not (mix is not None and mix.learned):
             return None, self.transform
         backbone = model.backbone
         if not frozen:
             backbone = backbone_for(settings_for(self.artifact, named))
         pool = "native" if model.pool in ("prompts", "all") else model.pool
-        plain = PromptedModel(backbone, None, nn.Identity(), pool).to(self.device).eval()
+        plain = PromptedModel(backbone, None, nn.Identity(), pool)
+        plain.channels = None if mix is None else ChannelMix(mix.count, learned=False)
+        plain = plain.to(self.device).eval()
         return plain, evaluation_transform(plain, config.data)
 
     @torch.inference_mode()

@@ -76,7 +76,7 @@ class RunContext:
             UserError: an augmentation that does not exist, or fails.
         """
         pre, data = replace(model.backbone.preprocess, size=model.image_size), self.config.data
-        return train_transform(pre, data.augment, data.resize, data.crop_pct, data.crop_scale)
+        return train_transform(pre, data.augment, data.resize, data.crop_pct, data.crop_scale, data.channels or 3)
 
     def training_loader(self, model: PromptedModel) -> Loader:
         """Batches of the training split, augmented and shuffled; each process gets its part of every batch."""
@@ -132,7 +132,7 @@ class RunContext:
 def evaluation_transform(model: PromptedModel, data: DataConfig) -> Transform:
     """Transform of decoded images for inference with `model`: one square, or several views of the image."""
     pre = replace(model.backbone.preprocess, size=model.image_size)
-    plain = eval_transform(pre, data.resize, data.crop_pct)
+    plain = eval_transform(pre, data.resize, data.crop_pct, data.channels or 3)
     if model.test_time is None:
         return plain
     return Views(plain, model.test_time.views, model.test_time.augmix)

@@ -95,13 +95,16 @@ def frozen_part(model: PromptedModel, context: RunContext) -> FrozenPart | None:
     config = context.config
     if not isinstance(config.tuning, FrozenTuning) or config.data.augment != "none":
         return None
+    if model.channels is not None and model.channels.learned:
+        return None
     if model.prompt is None:
         return FrozenPart(model.features, model.head, "features", (1,))
     regulated = bool(config.prompt.objective) or model.has_extra_losses or model.test_time is not None
     layer = 0 if regulated or len(model.drop_paths) or ranks().count > 1 else model.first_prompted
     if layer == 0:
         return None
-    blank = torch.zeros(1, 3, model.image_size, model.image_size, dtype=torch.uint8, device=context.device)
+    shape = (1, model.image_channels, model.image_size, model.image_size)
+    blank = torch.zeros(shape, dtype=torch.uint8, device=context.device)
     with torch.no_grad(), context.autocast():
         tokens, rest = model.tokens_below(layer, blank), model.forward_above(layer, blank)
     images = len(context.data.train) + len(context.data.val)

@@ -36,6 +36,8 @@ MOVABLE = {"data.path", "data.val", "data.test", "backbone.weights"}
 # Settings that earlier versions did not have, with the value that matches their behaviour.
 ADDED: dict[str, Any] = {
     "cases": [],
+    "backbone.channels": "summed",
+    "data.channels": None,
     "data.crop_scale": None,
     "data.fold": None,
     "data.folds": None,

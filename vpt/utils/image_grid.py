@@ -14,15 +14,25 @@ _MARGIN, _TEXT = 6, 14
 INKS = ("black", "#666")  # of the first line and of the others
 
 
+def rgb_of(pixels: np.ndarray) -> np.ndarray:
+    """An image (H, W, C) of any number of channels in three, to be shown: the first three, or all of fewer.
+
+    >>> rgb_of(np.zeros((2, 2, 5), np.uint8)).shape, rgb_of(np.zeros((2, 2, 1), np.uint8)).shape
+    ((2, 2, 3), (2, 2, 3))
+    """
+    last = pixels.shape[2] - 1
+    return pixels if last == 2 else np.ascontiguousarray(pixels[..., [0, min(1, last), min(2, last)]])
+
+
 def scaled(
     pixels: np.ndarray, side: int = SIDE, resample: Image.Resampling = Image.Resampling.BICUBIC
 ) -> tuple[np.ndarray, float]:
-    """An image (H, W, 3) uint8 resized so that its long side has `side` pixels, and the factor.
+    """An image (H, W, C) uint8 in three channels, resized so that its long side has `side` pixels, and the factor.
 
     >>> scaled(np.zeros((10, 20, 3), np.uint8), 40)[0].shape
     (20, 40, 3)
     """
-    scale = side / max(pixels.shape[:2])
+    pixels, scale = rgb_of(pixels), side / max(pixels.shape[:2])
     size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
     return np.asarray(Image.fromarray(pixels).resize(size, resample)), scale
 

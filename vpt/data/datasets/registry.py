@@ -22,7 +22,7 @@ from vpt.data.datasets.paths import file_identity
 from vpt.data.datasets.torchvision import read_torchvision
 from vpt.data.datasets.vtab import read_vtab
 from vpt.data.groups import group_column, shared_groups, with_groups
-from vpt.data.splits import TEST, VALIDATION, draw_shots, hold_fold, set_apart, split_off, with_slices
+from vpt.data.splits import TEST, VALIDATION, draw_shots, set_apart, split_off, with_fold, with_slices
 from vpt.utils.atomic_io import at_home
 from vpt.utils.errors import UserError, nearest
 from vpt.utils.plugins import installed, load_installed, said
@@ -80,13 +80,8 @@ def load_data(config: DataConfig) -> LabelledData:
     train, val, test = (_numbered(found.splits.get(split, ()), split, numbers) for split in SPLITS)
     train, val, test = (with_groups(records, config) for records in (train, val, test))
     notes = [*found.notes, *shared_groups({"train": train, "val": val, "test": test})]
-    if config.folds is not None or config.fold is not None:
-        if test:
-            notes.append(f"{number_of(len(test), 'given test image')} left out: the test images are those of a fold")
-        whole = [*train, *val]
-        train, test = hold_fold(whole, config, _there(whole, found.absent))
-        val = []
-        notes.append(f"fold {config.fold} of {config.folds}, counted from 0: {number_of(len(test), 'test image')}")
+    divided = with_fold(train, val, test, config, notes, lambda whole: _there(whole, found.absent))
+    train, val, test = (list(records) for records in divided)
     if not test and config.test_fraction is not None:
         train, test = split_off(train, config.test_fraction, config.split_seed, TEST, _there(train, found.absent))
         notes.append(

@@ -176,7 +176,7 @@ def numbered(found: BoxFound, config: DataConfig) -> LabelledData:
     ) -> tuple[list[BoxRecord], list[BoxRecord]]:
         return split_off(records, fraction, seed, purpose, _usable(records))
 
-    parts = divide(train, val, test, config, notes, part)
+    parts = divide(train, val, test, config, notes, part, _usable)
     return LabelledData(classes, False, tuple(parts[0]), tuple(parts[1]), tuple(parts[2]), tuple(notes))
 
 

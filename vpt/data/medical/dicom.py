@@ -16,7 +16,7 @@ MOST_ITEMS = 100_000  # of sequences; each becomes an object of about a kilobyte
 _ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # the tag of an item, little and big endian
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT")
-_PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
+PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _VALUES = ("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept")
 _WINDOW = ("VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction")
 _GROUPS = ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")
@@ -36,28 +36,18 @@ class DicomFile(Volume):
 
     def __init__(self, file: IO[bytes], max_pixels: int) -> None:
         from pydicom.dataset import Dataset
-        from pydicom.filereader import _read_file_meta_info, read_dataset, read_preamble
+        from pydicom.filereader import read_dataset
         from pydicom.pixels.utils import as_pixel_options
         from pydicom.tag import Tag
-        from pydicom.uid import UID
 
-        self._file = _Limited(file)
+        self._file, syntax = started(file)
         source: Any = self._file
-        if file.read(132)[128:] != b"DICM":
-            raise Unreadable("it is not a DICOM file, or one without a header (DICM); rewrite it with dcmconv +F")
-        file.seek(0)
-        read_preamble(source, force=False)
-        syntax = UID(str(_read_file_meta_info(source).get("TransferSyntaxUID", "")))
-        if syntax in _DEFLATED:
-            raise Unreadable("its transfer syntax is deflated, which is not read; convert it with: dcmconv +te")
-        if not syntax.is_transfer_syntax or syntax.is_private:
-            raise Unreadable("its transfer syntax is unknown; convert it with: gdcmconv --raw")
         tags = [Tag(name) for name in (*_TAGS, *_VALUES, *_WINDOW, *_GROUPS)]
         self._data: Any = read_dataset(
             source,
             is_implicit_VR=syntax.is_implicit_VR,
             is_little_endian=syntax.is_little_endian,
-            stop_when=lambda tag, vr, length: int(tag) in _PIXELS,
+            stop_when=lambda tag, vr, length: int(tag) in PIXELS,
             specific_tags=tags,  # type: ignore[arg-type]
         )
         self._syntax, self._empty = syntax, Dataset
@@ -193,6 +183,25 @@ class DicomFile(Volume):
         low, high = sorted((int(first), int(last)))
         padding = (values >= low) & (values <= high)
         return padding if padding.any() and not padding.all() else None
+
+
+def started(file: IO[bytes]) -> tuple[_Limited, Any]:
+    """A DICOM file up to its elements, which are read within limits, and its transfer syntax."""
+    from pydicom.filereader import _read_file_meta_info, read_preamble
+    from pydicom.uid import UID
+
+    limited = _Limited(file)
+    source: Any = limited
+    if file.read(132)[128:] != b"DICM":
+        raise Unreadable("it is not a DICOM file, or one without a header (DICM); rewrite it with dcmconv +F")
+    file.seek(0)
+    read_preamble(source, force=False)
+    syntax = UID(str(_read_file_meta_info(source).get("TransferSyntaxUID", "")))
+    if syntax in _DEFLATED:
+        raise Unreadable("its transfer syntax is deflated, which is not read; convert it with: dcmconv +te")
+    if not syntax.is_transfer_syntax or syntax.is_private:
+        raise Unreadable("its transfer syntax is unknown; convert it with: gdcmconv --raw")
+    return limited, syntax
 
 
 def _modality(values: np.ndarray, header: Any) -> np.ndarray:

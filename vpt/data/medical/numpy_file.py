@@ -8,11 +8,12 @@ import numpy as np
 
 from vpt.data.medical.slices import Slice, Unreadable, Volume, check_size
 
+MOST_CHANNELS = 64
 _MAGIC = b"\x93NUMPY"
 
 
 class NumpyFile(Volume):
-    """An array (H, W), (H, W, 1) or (H, W, 3) of booleans, integers or floats; nothing is unpickled."""
+    """An array (H, W) or (H, W, C) of booleans, integers or floats; nothing is unpickled."""
 
     def __init__(self, file: IO[bytes], max_pixels: int) -> None:
         self._file = file
@@ -27,10 +28,10 @@ class NumpyFile(Volume):
         shape, _, dtype = header(file)
         if dtype.hasobject or dtype.kind not in "buif" or dtype.itemsize > 8:
             raise Unreadable("its array is not of booleans, integers or floats of at most 64 bits")
-        if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (1, 3)):
+        if len(shape) not in (2, 3) or (len(shape) == 3 and not 1 <= shape[2] <= MOST_CHANNELS):
             raise Unreadable(
-                f"its array has the shape {tuple(shape)[:8]}; one image is (H, W), (H, W, 1) or (H, W, 3): save slices "
-                "and other channels as files of their own"
+                f"its array has the shape {tuple(shape)[:8]}; one image is (H, W) or (H, W, C), with the channels "
+                f"that data.channels says, at most {MOST_CHANNELS}: save slices as files of their own"
             )
         check_size(shape[1], shape[0], 1, max_pixels)
         left = file.seek(0, 2) - _position(file, header)

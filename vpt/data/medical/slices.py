@@ -25,7 +25,7 @@ class Slice(NamedTuple):
     """One image of a file.
 
     Args:
-        values: (H, W) or (H, W, 3), of any type of numbers.
+        values: (H, W) or (H, W, C), of any type of numbers.
         mode: what the values are, as in "MONOCHROME2".
         deep: whether they need a window; if not, they are uint8.
         inverted: whether the lowest value is white.
@@ -53,10 +53,11 @@ class Slice(NamedTuple):
             raise Unreadable(f"it contains values above {_LARGEST:g}")
         return Depth(low, high, whole, self.display is not None)
 
-    def rgb(self, window: Window) -> np.ndarray:
-        """The pixels (H, W, 3) uint8, with one channel repeated three times.
+    def pixels(self, window: Window, channels: int | None = None) -> np.ndarray:
+        """The pixels (H, W, 3) uint8, with one channel repeated three times, or those of another number of channels.
 
         Args:
+            channels: as in `data.channels`.
             window: as in `data.window`; all but numbers and "full" mean what the header says, if it says anything.
         """
         if not self.deep:
@@ -69,6 +70,16 @@ class Slice(NamedTuple):
             scaled = self.display(self.values)
         scaled = 255 - scaled if self.inverted else scaled
         planes = scaled if scaled.ndim == 3 else scaled[..., None]
+        wanted = (1, 3) if channels in (None, 3) else (channels,)
+        if planes.shape[2] not in wanted:
+            found = f"{planes.shape[2]} channel{'s' * (planes.shape[2] != 1)}"
+            if channels is None:
+                raise Unreadable(
+                    f"it has {found}; set data.channels={planes.shape[2]}, or save the three that you need"
+                )
+            raise Unreadable(f"it has {found}, not data.channels={channels}")
+        if channels not in (None, 3):
+            return np.ascontiguousarray(planes)
         return np.array(np.broadcast_to(planes, (*planes.shape[:2], 3)), order="C")
 
 

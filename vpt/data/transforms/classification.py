@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from vpt.data.channels import in_threes
 from vpt.data.normalization import Preprocess
 from vpt.utils.errors import UserError, nearest
 
@@ -40,7 +41,7 @@ class Transform(Protocol):
         """Shape of the output."""
 
     def __call__(self, image: np.ndarray, seed: int) -> torch.Tensor:
-        """Turn an image (H, W, 3) uint8 into a new tensor (3, size, size) uint8."""
+        """Turn an image (H, W, C) uint8 into a new tensor (C, size, size) uint8."""
 
 
 @dataclass(frozen=True)
@@ -58,18 +59,22 @@ class EvalTransform:
     crop_pct: float = 1.0
     interpolation: str = "bicubic"
     fill: tuple[int, int, int] = (128, 128, 128)
+    channels: int = 3
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the output."""
-        return (3, self.size, self.size)
+        return (self.channels, self.size, self.size)
 
     def __call__(self, image: np.ndarray, seed: int = 0) -> torch.Tensor:
-        """Turn an image (H, W, 3) uint8 into a new tensor (3, size, size) uint8."""
+        """Turn an image (H, W, C) uint8 into a new tensor (C, size, size) uint8."""
         return to_tensor(self.square(image))
 
     def square(self, image: np.ndarray) -> np.ndarray:
-        """Turn an image (H, W, 3) uint8 into an array (size, size, 3) uint8."""
+        """Turn an image (H, W, C) uint8 into an array (size, size, C) uint8."""
+        return in_threes(image, self._square)
+
+    def _square(self, image: np.ndarray) -> np.ndarray:
         picture = Image.fromarray(image)
         method = _FILTERS[self.interpolation]
         if self.resize == "squash":
@@ -124,7 +129,7 @@ class TrainTransform:
         return self.fit.shape
 
     def __call__(self, image: np.ndarray, seed: int) -> torch.Tensor:
-        """Turn an image (H, W, 3) uint8 into a new tensor (3, size, size) uint8, a function of image and seed.
+        """Turn an image (H, W, C) uint8 into a new tensor (C, size, size) uint8, a function of image and seed.
 
         Raises:
             UserError: the user's own pipeline fails on this image, or does not return an 8-bit RGB image.
@@ -144,10 +149,11 @@ class TrainTransform:
             result = self.pipeline(image=image)["image"]
         except Exception as error:
             raise UserError(f"the augmentation {self.name} fails on an image of shape {shape}: {error}") from error
-        if not isinstance(result, np.ndarray) or result.dtype != np.uint8 or result.shape[2:] != (3,):
+        if not isinstance(result, np.ndarray) or result.dtype != np.uint8 or result.shape[2:] != (self.fit.channels,):
             raise UserError(
                 f"the augmentation {self.name} returns {result.dtype} of shape {tuple(result.shape)}, not a uint8 "
-                "image (height, width, 3); remove Normalize, ToFloat and ToTensorV2: the model normalises on its device"
+                f"image (height, width, {self.fit.channels}); remove Normalize, ToFloat and ToTensorV2: the model "
+                "normalises on its device"
             )
         if result.shape[:2] != (self.size, self.size):
             result = self.fit.square(np.ascontiguousarray(result))
@@ -163,8 +169,11 @@ def to_tensor(image: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
 
 
-def eval_transform(pre: Preprocess, resize: Resize = "crop", crop_pct: float | None = None) -> EvalTransform:
-    """The transform for validation, test and prediction. `crop_pct` defaults to the backbone's.
+def eval_transform(
+    pre: Preprocess, resize: Resize = "crop", crop_pct: float | None = None, channels: int = 3
+) -> EvalTransform:
+    """The transform for validation, test and prediction of images of that many channels. `crop_pct` defaults to the
+    backbone's.
 
     Raises:
         UserError: the backbone's interpolation is unknown.
@@ -178,7 +187,7 @@ def eval_transform(pre: Preprocess, resize: Resize = "crop", crop_pct: float | N
             f"known: {', '.join(_FILTERS)}"
         )
     red, green, blue = (max(0, min(255, round(channel * 255))) for channel in pre.mean)
-    return EvalTransform(pre.size, resize, crop_pct or pre.crop_pct, pre.interpolation, (red, green, blue))
+    return EvalTransform(pre.size, resize, crop_pct or pre.crop_pct, pre.interpolation, (red, green, blue), channels)
 
 
 def train_transform(
@@ -187,6 +196,7 @@ def train_transform(
     resize: Resize = "crop",
     crop_pct: float | None = None,
     crop_scale: float | None = None,
+    channels: int = 3,
 ) -> EvalTransform | TrainTransform:
     """The transform for training.
 
@@ -197,13 +207,18 @@ def train_transform(
     of `pre.size` if necessary. `crop_scale` replaces the presets' smallest fraction of the area.
 
     Raises:
-        UserError: no such preset or file, a pipeline that does not return 8-bit colour images, or a `crop_scale`
-            without random crop.
+        UserError: no such preset or file, a pipeline that does not return 8-bit images of these channels, one that
+            changes colours of images without, or a `crop_scale` without random crop.
 
     >>> train_transform(Preprocess(size=8), "none") == eval_transform(Preprocess(size=8))
     True
     """
-    fit = eval_transform(pre, resize, crop_pct)
+    fit = eval_transform(pre, resize, crop_pct, channels)
+    if channels != 3 and augment in ("standard", "strong"):
+        raise UserError(
+            f"data.augment={augment} changes colours, which images of {channels} channels do not have; choose none, "
+            "light, crop, or an albumentations file"
+        )
     if crop_scale is not None and (augment == "none" or augment not in PRESETS):
         raise UserError(f"data.crop_scale={crop_scale} needs a random crop, which data.augment={augment} lacks")
     if augment == "none":
@@ -240,7 +255,7 @@ def pipeline_file(augment: str) -> Path:
 
 def _try_out(transform: TrainTransform) -> None:
     """Run a user's pipeline on noise, so that errors are reported before training starts."""
-    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400, transform.fit.channels), dtype=np.uint8)
     for seed in range(8):
         transform(noise, seed)
 

@@ -92,7 +92,7 @@ def answer_each(
         if task.view != image.view:
             results[index] = ReplacedTaskError(f"task {task.name} was replaced in the meantime; send the image again")
         elif isinstance(task, LoadedClassifier):
-            passes.setdefault((task.shape, image.pixels.shape[-1]), []).append(index)
+            passes.setdefault((task.shape, image.pixels.shape), []).append(index)
         else:
             found = _guarded(task, lambda task=task, image=image: task.answer(image, top))  # type: ignore[misc]
             results[index] = found.within(pixels) if pixels is not None and isinstance(found, Result) else found

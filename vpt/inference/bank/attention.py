@@ -10,6 +10,7 @@ from torch import Tensor
 from vpt.inference.bank.answers import Prepared
 from vpt.inference.bank.task import LoadedTask, TaskError
 from vpt.models.attention_maps import as_heat, attention_of, require_attention
+from vpt.utils.image_grid import rgb_of
 
 MAX_BYTES = 1 << 30  # maximum memory for computing the attention maps of one image
 
@@ -37,7 +38,7 @@ def look_at(task: LoadedTask, image: Prepared, device: torch.device) -> dict[str
 
     return {
         "task": task.name,
-        "square": image.pixels.permute(1, 2, 0).numpy(),
+        "square": rgb_of(image.pixels.permute(1, 2, 0).numpy()),
         "grid": list(maps.rollout.shape),
         "rollout": as_heat(maps.rollout).round(4).tolist(),
         "cls": lists(maps.cls),

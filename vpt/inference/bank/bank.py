@@ -59,8 +59,9 @@ class Bank:
         memory: int | None = None,
         precision: Precision = "fp32",
         load_s: float | None = None,
+        photos: bool = False,
     ) -> None:
-        self._load_s = load_s
+        self._load_s, self._photos = load_s, photos
         self._device = pick_device(device)
         self._precision = pick_precision(precision, self._device)
         self._autocast = autocast(self._precision, self._device)
@@ -361,6 +362,11 @@ class Bank:
         """Load a task from the current content of its file; this also applies to evicted tasks."""
         artifact = read_artifact(path)
         check_shares(name, artifact)
+        if self._photos and artifact.config.data.channels not in (None, 3):
+            raise UserError(
+                f"task {name} takes images of {artifact.config.data.channels} channels, and a server only photos; use "
+                "vpt predict or vpt.Bank"
+            )
         backbone = self._backbone.fitting(name, artifact)
         try:
             with self._deadline.within(self._load_s):
@@ -392,7 +398,7 @@ _PENDING = UserError("not prepared yet")
 
 def _decoded(image: Picture, artifact: Artifact, label: str) -> np.ndarray:
     data = artifact.config.data
-    return decode(image, data.max_pixels, label, window=data.window)
+    return decode(image, data.max_pixels, label, window=data.window, channels=data.channels)
 
 
 def _classifier(task: LoadedTask) -> LoadedClassifier:

@@ -92,9 +92,11 @@ class LoadedClassifier(LoadedTask):
 
     @property
     def sees(self) -> Hashable:
-        """Key of its normalisation: tasks with equal keys normalise a batch together, without pixel prompts."""
+        """Key of its normalisation: tasks with equal keys normalise a batch together, if neither pixel prompts nor
+        channels do it."""
         pre = self.model.backbone.preprocess
-        return id(self.model) if isinstance(self.model.prompt, PixelPrompts) else (pre.mean, pre.std)
+        own = isinstance(self.model.prompt, PixelPrompts) or self.model.channels is not None
+        return id(self.model) if own else (pre.mean, pre.std)
 
     def result(self, image: str, scores: Tensor, top: int) -> Classification:
         """Convert the outputs of `head` for an image to a result.
@@ -200,7 +202,7 @@ def load_task(
         artifact=artifact,
         predictor=Classifier(model, artifact, lambda images: head(model.features(images, layers)), precision),
         # The size must match too: a prompt around the image makes it larger.
-        shape=(model.pool, artifact.preprocess.size, shape_of(model.steps, layers)),
+        shape=(model.pool, artifact.preprocess.size, model.image_channels, shape_of(model.steps, layers)),
         # Layers count twice, because the stacked prompts of a group contain them again.
         bytes=own + 2 * sum(_layer_bytes(layer) for layer in layers or ()),
         layers=layers,

@@ -29,7 +29,7 @@ Size = tuple[int, int] | None
 
 
 class FoldedClassifier(nn.Module):
-    """Scores (B, classes) from 0 to 1 for uint8 images (B, H, W, 3).
+    """Scores (B, classes) from 0 to 1 for uint8 images (B, H, W, 3), or of `data.channels` channels.
 
     If the predictor has them, the score (B,) of none of the classes, above 0.5 for unknown images, and the decision
     (B, classes) int8 by thresholds follow: 1 for a predicted class, -1 for one that is unsure, else 0.
@@ -81,10 +81,12 @@ class FoldedClassifier(nn.Module):
 def export_classifier(predictor: Classifier, path: Path, format: Format, size: Size, check: Check) -> Exported:
     """Export a classifier; see `vpt.interop.export.export.export`."""
     folded = FoldedClassifier(predictor, size).requires_grad_(False).eval()
-    window, samples = predictor.artifact.config.data.window, real_photos(size)
+    data, channels = predictor.artifact.config.data, predictor.model.image_channels
+    samples = real_photos(size, channels)
     if check is not None:
-        samples += decoded(check, window) if size is None else list(photos(check, size, window).numpy())
-    batches = [noise(count, size or (60 + count, 64)) for count in (1, 3, 8)]
+        own = data.window, data.channels
+        samples += decoded(check, *own) if size is None else list(photos(check, size, *own).numpy())
+    batches = [noise(count, size or (60 + count, 64), channels) for count in (1, 3, 8)]
     batches += [torch.from_numpy(pixels)[None] for pixels in samples]
 
     def tried(run: Run) -> tuple[float, Agreement | None, float]:
@@ -103,11 +105,11 @@ def export_classifier(predictor: Classifier, path: Path, format: Format, size: S
 
 def program_of(folded: FoldedClassifier, predictor: Classifier) -> Program:
     """The program to write."""
-    height, width = folded.size or ("height", "width")
+    (height, width), channels = folded.size or ("height", "width"), predictor.model.image_channels
     metadata = {
         "classes": list(predictor.classes),
         "scores": "sigmoid" if folded.multilabel else "softmax",
-        "images": f"uint8 (batch, {height}, {width}, 3), RGB",
+        "images": f"uint8 (batch, {height}, {width}, {channels})" + (", RGB" if channels == 3 else ""),
         "preprocessing": recipe(predictor, inside=not folded.prepared),
         "backbone": predictor.model.backbone.name,
         **windowed(predictor.artifact.config.data.window),
@@ -116,7 +118,7 @@ def program_of(folded: FoldedClassifier, predictor: Classifier) -> Program:
     axes = {0: torch.export.Dim("batch", min=1, max=LARGEST_BATCH)}
     if folded.size is None:
         axes |= {axis: torch.export.Dim(name, min=1, max=LARGEST_SIDE) for axis, name in ((1, "height"), (2, "width"))}
-    return Program(folded, noise(2, folded.size or (70, 90)), "images", folded.outputs, axes, metadata)
+    return Program(folded, noise(2, folded.size or (70, 90), channels), "images", folded.outputs, axes, metadata)
 
 
 def answers(predictor: Classifier) -> dict[str, Any]:
@@ -158,7 +160,7 @@ def recipe(predictor: Classifier, inside: bool) -> dict[str, Any]:
         "mean": list(pre.mean),
         "std": list(pre.std),
         "input_range": [0, 255],
-        "layout": "batch, height, width, RGB",
+        "layout": "batch, height, width, " + ("RGB" if transform.channels == 3 else "channels"),
     }
 
 

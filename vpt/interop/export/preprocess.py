@@ -14,7 +14,7 @@ HALF = 0.5 + 1e-4
 
 
 class Square(nn.Module):
-    """Squares (B, 3, S, S) uint8 from photos (B, 3, H, W) uint8, as `EvalTransform` makes them with Pillow.
+    """Squares (B, C, S, S) uint8 from photos (B, C, H, W) uint8, as `EvalTransform` makes them with Pillow.
 
     Resizing and cropping are a multiplication by a (W, S) matrix and one by a (S, H) matrix. They hold the weights of
     Pillow's filters and are computed from H and W inside the program, so H and W may vary.
@@ -39,6 +39,8 @@ class Square(nn.Module):
         pixels = _rounded(rows @ _rounded(images.float() @ columns.T))
         if self.transform.resize == "pad":
             fill = torch.tensor(self.transform.fill, dtype=torch.float32).view(1, 3, 1, 1)
+            count = self.transform.channels
+            fill = fill if count == 3 else fill[:, torch.arange(count) % 3]
             pixels = torch.where(shown_rows & shown_columns.T, pixels, fill)
         return pixels.to(torch.uint8)
 

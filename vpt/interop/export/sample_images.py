@@ -11,18 +11,19 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from vpt.config.data import Window
+from vpt.data.channels import in_threes
 from vpt.data.decode import decode
 from vpt.inference.image_inputs import Picture, find_images
 
 
-def noise(count: int, size: tuple[int, int]) -> Tensor:
-    """Noise, uint8 (count, H, W, 3), deterministic for a given count.
+def noise(count: int, size: tuple[int, int], channels: int = 3) -> Tensor:
+    """Noise, uint8 (count, H, W, channels), deterministic for a given count.
 
     >>> noise(2, (4, 6)).shape
     torch.Size([2, 4, 6, 3])
     """
     chance = np.random.default_rng(count)
-    return torch.from_numpy(chance.integers(0, 256, (count, *size, 3), dtype=np.uint8))
+    return torch.from_numpy(chance.integers(0, 256, (count, *size, channels), dtype=np.uint8))
 
 
 def drawn(count: int, size: tuple[int, int]) -> Tensor:
@@ -45,8 +46,10 @@ def drawn(count: int, size: tuple[int, int]) -> Tensor:
     return torch.from_numpy(np.stack(made))
 
 
-def photos(images: Picture | Sequence[Picture], size: tuple[int, int], window: Window = "full") -> Tensor:
-    """Images of the user, read with `data.window` and resized to one size without cropping, uint8 (count, H, W, 3).
+def photos(
+    images: Picture | Sequence[Picture], size: tuple[int, int], window: Window = "full", channels: int | None = None
+) -> Tensor:
+    """Images of the user, read with `data.window` and resized to one size without cropping, uint8 (count, H, W, C).
 
     Raises:
         UserError: no image, or an image that cannot be read, with its name.
@@ -54,16 +57,20 @@ def photos(images: Picture | Sequence[Picture], size: tuple[int, int], window: W
     >>> photos(np.zeros((5, 7, 3), dtype=np.uint8), (4, 4)).shape
     torch.Size([1, 4, 4, 3])
     """
-    found = [Image.fromarray(pixels).resize((size[1], size[0])) for pixels in decoded(images, window)]
-    return torch.from_numpy(np.stack([np.asarray(each) for each in found]))
+
+    def resized(pixels: np.ndarray) -> np.ndarray:
+        return np.asarray(Image.fromarray(pixels).resize((size[1], size[0])))
+
+    return torch.from_numpy(np.stack([in_threes(pixels, resized) for pixels in decoded(images, window, channels)]))
 
 
 # Height and width of test photos: landscape, portrait, small, a panorama, one that is enlarged, and a large one.
 SIZES = ((427, 640), (640, 427), (90, 120), (150, 600), (61, 47), (1200, 1500))
 
 
-def real_photos(size: tuple[int, int] | None) -> list[np.ndarray]:
-    """Photos that come with scikit-learn, uint8 (H, W, 3): a temple and a flower, in several sizes or in one.
+def real_photos(size: tuple[int, int] | None, channels: int = 3) -> list[np.ndarray]:
+    """Photos that come with scikit-learn, uint8 (H, W, channels): a temple and a flower, in several sizes or in one;
+    their colours are repeated if there are more channels.
 
     >>> [photo.shape for photo in real_photos((4, 6))]
     [(4, 6, 3), (4, 6, 3)]
@@ -74,17 +81,19 @@ def real_photos(size: tuple[int, int] | None) -> list[np.ndarray]:
     made = []
     for number, (height, width) in enumerate([size] * 2 if size else SIZES):
         picture = ImageOps.fit(originals[number % 2], (width, height), Image.Resampling.BICUBIC)
-        made.append(np.array(picture))
+        made.append(np.array(picture)[..., np.arange(channels) % 3])
     return made
 
 
-def decoded(images: Picture | Sequence[Picture], window: Window = "full") -> list[np.ndarray]:
-    """Images of the user in their own sizes, read with `data.window`, uint8 (H, W, 3).
+def decoded(
+    images: Picture | Sequence[Picture], window: Window = "full", channels: int | None = None
+) -> list[np.ndarray]:
+    """Images of the user in their own sizes, read with `data.window` and `data.channels`, uint8 (H, W, C).
 
     Raises:
         UserError: no image, or an image that cannot be read, with its name.
     """
-    return [decode(source, name=name, window=window) for name, source in find_images(images)]
+    return [decode(source, name=name, window=window, channels=channels) for name, source in find_images(images)]
 
 
 def windowed(window: Window) -> dict[str, Any]:

@@ -194,7 +194,7 @@ class Classification(Task[PromptedModel]):
     def trial(self, model: PromptedModel, count: int, device: torch.device) -> Tensor:
         """The loss of a pass over `count` blank images, for estimating memory."""
         size = model.image_size
-        out = model(torch.zeros(count, 3, size, size, dtype=torch.uint8, device=device))
+        out = model(torch.zeros(count, model.image_channels, size, size, dtype=torch.uint8, device=device))
         return nn.functional.cross_entropy(out.float(), torch.zeros(count, dtype=torch.long, device=device))
 
     def predictions_picture(
@@ -233,7 +233,8 @@ def _replayed(model: PromptedModel, context: RunContext) -> Forward:
     # As large as the batches of this process, or their parts.
     count = min(context.batch_size, len(context.data.train))
     count = -(-count // (ranks().count * train.accumulate))
-    example = torch.zeros(count, 3, model.image_size, model.image_size, dtype=torch.uint8, device=context.device)
+    shape = (count, model.image_channels, model.image_size, model.image_size)
+    example = torch.zeros(shape, dtype=torch.uint8, device=context.device)
     learning = [parameter for _, _, parameter in model.trainable()]
     model.train()
     with context.autocast():

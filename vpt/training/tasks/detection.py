@@ -25,6 +25,7 @@ from vpt.heads.detection.divided_batch import DividedBatch
 from vpt.metrics import detection_plots
 from vpt.metrics.best_score import best_f1, shown_score
 from vpt.metrics.detection import DetectionMetrics, Found, detection_metrics, require_metrics
+from vpt.metrics.predictions import numbered_groups
 from vpt.models.detection.detector import Detector, build_detector, dynamic_backbone
 from vpt.models.detection.frozen_detector import FrozenDetector, build_frozen
 from vpt.prompts.base import TokenPrompts
@@ -288,8 +289,9 @@ def _read_predictions(file: Path, classes: Sequence[str], places: Sequence[int])
 def _rows(records: Sequence[Record], predicted: Sequence[Found], classes: Sequence[str]) -> list[dict[str, Any]]:
     """Boxes of each image, in the format of `vpt predict --format json`."""
     rows = []
-    for record, found in zip(records, predicted, strict=True):
+    groups = numbered_groups(record.group for record in records)
+    for record, found, group in zip(records, predicted, groups, strict=True):
         parts = zip(found["boxes"].tolist(), found["scores"].tolist(), found["labels"].tolist())
         boxes = [{"label": classes[label], "score": score, "box_xyxy": box} for box, score, label in parts]
-        rows.append({"image": record.name, "boxes": boxes})
+        rows.append({"image": record.name, "boxes": boxes, **({"group": group} if group else {})})
     return rows

@@ -74,6 +74,7 @@ def without_prompt(model: PromptedModel, context: RunContext) -> tuple[PromptedM
     probe = PromptedModel(model.backbone, None, model.head, model.pool, model.owns_buffers, unknown=model.unknown).to(
         context.device
     )
+    probe.channels = model.channels
     return probe, replace(context, config=context.config.model_copy(update={"prompt": NoPrompt()}))
 
 

@@ -26,6 +26,7 @@ from vpt.data.segmentation.evaluation_data import load_masks_measured
 from vpt.data.segmentation.registry import load_masks
 from vpt.data.segmentation.run_lengths import mask_of, segments
 from vpt.data.segmentation.transforms import MaskTransform, mask_transforms
+from vpt.metrics.predictions import numbered_groups
 from vpt.metrics.segmentation import SegmentationMeter, SplitMetrics, split_metrics
 from vpt.models.detection.detector import dynamic_backbone
 from vpt.models.segmentation.read_out import read_out
@@ -158,6 +159,8 @@ class Segmentation(Task[Segmenter]):
         several = ranks().count > 1
         measured, rows = self._measured(model, context, records, split, rows=several or folder is not None)
         if folder is not None:
+            for row, group in zip(rows, numbered_groups(record.group for record in records), strict=True):
+                row |= {"group": group} if group else {}
             write_json(folder / f"predictions-{split}.json", rows)
         return measured
 
