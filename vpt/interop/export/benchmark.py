@@ -164,8 +164,5 @@ def table(found: Benchmark) -> str:
         text = "".join(f"{value or 0:{form}}" for value, form in cells)
         lines.append(f"{row.format:<15}{row.note}" if row.note else f"{row.format:<15}{text} %")
     what = f"{found.metric} on {found.images} {found.split} images; agreement: {found.unit} as with vpt predict"
-    lines += [
-        "",
-        f"one image at a time on {found.threads} threads; {what}; agreement: {found.unit} as with vpt predict",
-    ]
+    lines += ["", f"one image at a time on {found.threads} threads; {what}"]
     return "\n".join(lines)

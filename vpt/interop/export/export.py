@@ -67,7 +67,6 @@ def export(
     if precision != "fp32":
         images = find_images(predictor.artifact, data, Named(backbone, weights), Console(quiet=True))
         target = Target(format, precision, Inputs(made, images.calibration, images.max_pixels))
-        made.program.metadata["precision"] = precision
     samples = [*made.samples]
     if check is not None:
         samples += [made.fit(image) for image in decoded(check, predictor.artifact.config.data.window)]

@@ -60,7 +60,8 @@ def write(program: Program, target: Target, path: Path) -> None:
     entry = FORMATS[target.format]
     entry.write(program, target, path)
     if entry.folder:
-        (path / "vpt.json").write_text(json.dumps(program.metadata, indent=2), encoding="utf-8")
+        described = json.dumps({**program.metadata, "precision": target.precision}, indent=2)
+        (path / "vpt.json").write_text(described, encoding="utf-8")
 
 
 def opened(path: Path, target: Target) -> Run:

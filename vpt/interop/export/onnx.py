@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -13,39 +14,47 @@ from vpt.interop.export.target import Target, needed
 
 
 def model_of(program: Program, target: Target) -> Any:
-    """The ONNX model of a program in the target's precision.
+    """The ONNX model of a program in the target's precision, made once.
 
     Raises:
         UserError: missing packages.
     """
+    precision = target.precision
+    if precision not in program.made:
+        with quiet():
+            model = _whole(program) if precision == "fp32" else _reduced(program, target)
+        del model.metadata_props[:]
+        for key, value in {**program.metadata, "precision": precision}.items():
+            model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
+        program.made[precision] = model
+    return program.made[precision]
+
+
+def _whole(program: Program) -> Any:
     needed("onnx")
     needed("onnxscript")  # by torch.onnx
-    with quiet():
-        made = torch.onnx.export(
-            program.traced(),
-            input_names=[program.input],
-            output_names=list(program.outputs),
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
+    made = torch.onnx.export(
+        program.traced(),
+        input_names=[program.input],
+        output_names=list(program.outputs),
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
     assert made is not None
-    model = made.model_proto
-    if target.precision != "fp32":
-        from vpt.interop.export import quantise
+    return made.model_proto
 
-        with quiet():
-            reduce = {"fp16": quantise.to_fp16, "int8": quantise.to_int8}[target.precision]
-            model = reduce(model, program.input, target.calibration)
-    for key, value in program.metadata.items():
-        model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
-    return model
+
+def _reduced(program: Program, target: Target) -> Any:
+    from vpt.interop.export import quantise
+
+    reduce = {"fp16": quantise.to_fp16, "int8": quantise.to_int8}[target.precision]
+    return reduce(deepcopy(model_of(program, Target("onnx"))), program.input, target.calibration)
 
 
 def write_onnx(program: Program, target: Target, path: Path) -> None:
     """Write a program as ONNX."""
-    model = model_of(program, target)
-    needed("onnx").save(model, str(path))
+    needed("onnx").save(model_of(program, target), str(path))
 
 
 def open_onnx(path: Path, target: Target) -> Run:

@@ -24,7 +24,7 @@ def write_openvino(program: Program, target: Target, path: Path) -> None:
         file = Path(folder) / "model.onnx"
         write_onnx(program, Target("onnx", "fp32" if half else target.precision, target.calibration), file)
         model = openvino.Core().read_model(file)
-        for key, value in program.metadata.items():
+        for key, value in {**program.metadata, "precision": target.precision}.items():
             model.set_rt_info(value if isinstance(value, str) else json.dumps(value), ["model_info", key])
         openvino.save_model(model, path / FILE, compress_to_fp16=half)
 

@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ class Program:
         outputs: names of the outputs.
         dynamic: axes of the input with variable length.
         metadata: description for users of the file.
+        made: ONNX models by precision, from which other formats are converted.
     """
 
     module: nn.Module
@@ -38,6 +39,7 @@ class Program:
     outputs: tuple[str, ...]
     dynamic: dict[int, Any] | None
     metadata: dict[str, Any]
+    made: dict[str, Any] = field(default_factory=dict)
 
     def traced(self) -> Any:
         """The torch.export program, without unused weights such as those of a text tower."""
@@ -70,7 +72,7 @@ def latencies(run: Run, example: Tensor, rounds: int = 9) -> np.ndarray:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Suppress what exporters print and log."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
+    loggers = [logging.getLogger(name) for name in ("", "torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

@@ -23,7 +23,7 @@ ANY_SIZE = 1 << 40
 
 def to_fp16(model: Any, name: str, calibration: Sequence[Tensor]) -> Any:
     """The model with the network in half precision; inputs and outputs keep their types."""
-    float16 = needed("onnxruntime.transformers.float16")
+    float16, model = needed("onnxruntime.transformers.float16"), _folded(model)
     layers = layers_of(model)
     inside = _reached(model, layers, forward=True) & _reached(model, layers, forward=False)
     kept = [node.name for node in model.graph.node if node.name not in inside]
@@ -43,9 +43,7 @@ def to_int8(model: Any, name: str, calibration: Sequence[Tensor]) -> Any:
     """
     if not calibration:
         raise UserError("int8 needs images for calibration; name a data set with --data")
-    onnx, onnxscript = needed("onnx"), needed("onnxscript.optimizer")
-    quantization = needed("onnxruntime.quantization")
-    model = onnxscript.optimize(model, input_size_limit=ANY_SIZE, output_size_limit=ANY_SIZE)
+    onnx, quantization, model = needed("onnx"), needed("onnxruntime.quantization"), _folded(model)
 
     class Images(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
@@ -69,6 +67,11 @@ def to_int8(model: Any, name: str, calibration: Sequence[Tensor]) -> Any:
             extra_options={"MatMulConstBOnly": True},
         )
         return onnx.load(file)
+
+
+def _folded(model: Any) -> Any:
+    """The model with everything computed that depends on weights alone, such as slices of them."""
+    return needed("onnxscript.optimizer").optimize(model, input_size_limit=ANY_SIZE, output_size_limit=ANY_SIZE)
 
 
 def layers_of(model: Any) -> set[str]:
