@@ -19,9 +19,11 @@ from tests.helpers.runs import NET, QUIET, settings
 from vpt.cli.main import main
 from vpt.interop.export import benchmark as benchmarks
 from vpt.interop.export import formats
-from vpt.interop.export.export import export
+from vpt.interop.export.export import export, task_export
 from vpt.interop.export.formats import opened
+from vpt.interop.export.onnx import model_of
 from vpt.interop.export.target import Target
+from vpt.interop.export.tensorrt import without_uint8
 from vpt.utils.errors import UserError
 
 openvino = pytest.importorskip("openvino")
@@ -136,6 +138,18 @@ def test_a_less_accurate_file_is_refused(run: Path, monkeypatch: pytest.MonkeyPa
         export(run, precision="fp16")
     assert file.read_text() == "what was there before"
     assert main(["export", str(run), "--precision", "fp16", "--max-drop", "1"]) == 0
+
+
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+def test_tensorrt_is_given_a_model_without_uint8(run: Path, others: dict[str, Path], task: str):
+    """TensorRT cannot run here; the model that it would build gives the same results in onnxruntime."""
+    made = task_export(vpt.load(others.get(task, run), device="cpu", precision="fp32"), (40, 56))
+    model = without_uint8(model_of(made.program, Target("onnx")))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    mine = session.run(None, {"images": photo(40, 56)[None].astype(np.float32)})
+    assert {part.dtype for part in mine} == {np.dtype("float32")}
+    for part, wanted in zip(mine, made.reference(photo(40, 56)), strict=True):
+        assert np.mean(np.abs(part - wanted.numpy()) > 0.01) < 0.02
 
 
 def test_what_a_format_needs_is_named(run: Path, monkeypatch: pytest.MonkeyPatch, capsys):

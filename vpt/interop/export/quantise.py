@@ -23,7 +23,7 @@ ANY_SIZE = 1 << 40
 
 def to_fp16(model: Any, name: str, calibration: Sequence[Tensor]) -> Any:
     """The model with the network in half precision; inputs and outputs keep their types."""
-    float16, model = needed("onnxruntime.transformers.float16"), _folded(model)
+    float16, model = needed("onnxruntime.transformers.float16"), folded(model)
     layers = layers_of(model)
     inside = _reached(model, layers, forward=True) & _reached(model, layers, forward=False)
     kept = [node.name for node in model.graph.node if node.name not in inside]
@@ -43,7 +43,7 @@ def to_int8(model: Any, name: str, calibration: Sequence[Tensor]) -> Any:
     """
     if not calibration:
         raise UserError("int8 needs images for calibration; name a data set with --data")
-    onnx, quantization, model = needed("onnx"), needed("onnxruntime.quantization"), _folded(model)
+    onnx, quantization, model = needed("onnx"), needed("onnxruntime.quantization"), folded(model)
 
     class Images(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
@@ -69,7 +69,7 @@ def to_int8(model: Any, name: str, calibration: Sequence[Tensor]) -> Any:
         return onnx.load(file)
 
 
-def _folded(model: Any) -> Any:
+def folded(model: Any) -> Any:
     """The model with everything computed that depends on weights alone, such as slices of them."""
     return needed("onnxscript.optimizer").optimize(model, input_size_limit=ANY_SIZE, output_size_limit=ANY_SIZE)
 
