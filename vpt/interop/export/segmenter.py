@@ -138,7 +138,7 @@ class SegmenterExport(TaskExport):
     def measured(self, found: Outputs, record: Record) -> SegmentationMeter:
         """See TaskExport.measured: the counts of an image, at the size of its mask."""
         assert isinstance(record, MaskRecord)
-        mask = Image.fromarray(found[0][0].numpy()).resize(record.size, Image.Resampling.NEAREST)
+        mask = Image.fromarray(found[0][0].to(torch.uint8).numpy()).resize(record.size, Image.Resampling.NEAREST)
         meter = SegmentationMeter(self.predictor.classes, boundaries=False)
         meter.update(np.asarray(mask), record.read_mask(record.size))
         return meter
