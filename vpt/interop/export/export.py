@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,7 +64,8 @@ def export(
     predictor = load(artifact, device="cpu", weights=weights, dtype="fp32", precision="fp32", backbone=backbone)
     made = task_export(predictor, size)
     path = Path(output) if output is not None else _place(predictor.artifact.path, format, precision)
-    target, images = Target(format), None
+    target = Target(format)
+    images: LabelledImages | None = None
     if precision != "fp32":
         images = find_images(predictor.artifact, data, Named(backbone, weights), Console(quiet=True))
         target = Target(format, precision, Inputs(made, images.calibration, images.max_pixels))
@@ -103,4 +105,4 @@ def _measured(made: TaskExport, run: Run, path: Path, images: LabelledImages, ma
             f"{found.reference:.3f} to {found.value:.3f}; allow it with --max-drop {found.reference - found.value:.3f}"
         )
     taken = float(np.median(latencies(run, made.input(made.samples[0]))))
-    return Exported(path, 0, None, taken, accuracy=found)
+    return Exported(path, 0, math.nan, taken, accuracy=found)

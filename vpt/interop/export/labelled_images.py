@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -81,7 +82,8 @@ def find_images(artifact: Artifact, data: str | Path | None, named: Named, conso
 
 def accuracies(made: TaskExport, runs: Mapping[str, Run], images: LabelledImages) -> dict[str, Accuracy]:
     """Measure written files on labelled images, and compare them with prediction."""
-    reference, measured = [], {name: [] for name in runs}  # type: ignore[var-annotated]
+    reference: list[Any] = []
+    measured: dict[str, list[Any]] = {name: [] for name in runs}
     agreed = {name: np.zeros(2, np.int64) for name in runs}
     for record in images.records:
         fitted = made.fit(read(record, images.max_pixels).pixels)

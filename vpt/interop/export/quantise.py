@@ -7,7 +7,7 @@ layer and what becomes of the last one's outputs (softmax, boxes) stay in full p
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,21 +44,19 @@ def to_int8(model: Any, name: str, calibration: Sequence[Tensor]) -> Any:
     if not calibration:
         raise UserError("int8 needs images for calibration; name a data set with --data")
     onnx, quantization, model = needed("onnx"), needed("onnxruntime.quantization"), folded(model)
+    left = iter(calibration)
 
-    class Images(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            self.left: Iterator[Tensor] = iter(calibration)
+    def get_next(_: Any) -> dict[str, Any] | None:
+        found = next(left, None)
+        return None if found is None else {name: found.numpy()}
 
-        def get_next(self) -> dict[str, Any] | None:
-            found = next(self.left, None)
-            return None if found is None else {name: found.numpy()}
-
+    reader = type("Images", (quantization.CalibrationDataReader,), {"get_next": get_next})()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "int8.onnx"
         quantization.quantize_static(
             model,
             file,
-            Images(),
+            reader,
             nodes_to_quantize=sorted(layers_of(model)),
             op_types_to_quantize=list(LAYERS),
             per_channel=True,

@@ -115,7 +115,7 @@ class SegmenterExport(TaskExport):
                 f"{path} was not written, because {other:.2%} of the pixels would get another class, and scores would "
                 f"differ by {worst:.2g}"
             )
-        mine, theirs = ([one(image) for image in samples] for one in (lambda x: run(self.input(x)), self.reference))
+        mine, theirs = [run(self.input(image)) for image in samples], [self.reference(image) for image in samples]
         counts = [self.agreement(one, other) for one, other in zip(mine, theirs, strict=True)]
         pixels = sum(of for _, of in counts)
         photo_other = 1 - sum(same for same, _ in counts) / pixels

@@ -62,8 +62,8 @@ class Exported:
     Args:
         path: path of the file.
         bytes: size of the file.
-        difference: largest difference of its scores from the original model's; None in reduced precision.
-        milliseconds: median time of one image; None: it cannot run here.
+        difference: largest difference of its scores from the original model's; nan in reduced precision.
+        milliseconds: median time of one image.
         boxes: number of compared boxes; None for a classifier.
         pixels: largest difference of box edges; None for a classifier.
         photos: comparison of a classifier with `vpt predict` on photos of several sizes.
@@ -75,8 +75,8 @@ class Exported:
 
     path: Path
     bytes: int
-    difference: float | None
-    milliseconds: float | None
+    difference: float
+    milliseconds: float
     boxes: int | None = None
     pixels: float | None = None
     photos: Agreement | None = None
