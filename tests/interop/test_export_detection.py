@@ -17,6 +17,7 @@ import vpt
 from tests.helpers.bank_tasks import make
 from tests.helpers.clip_models import register_tiny
 from tests.helpers.photo import photo
+from tests.helpers.runs import NET
 from vpt.cli.main import main
 from vpt.config import load_config
 from vpt.interop.export.detector import FoldedDetector
@@ -28,6 +29,7 @@ from vpt.models.artifact import save_artifact
 from vpt.training.tasks import task_of
 from vpt.utils.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("small_net")
 SIZE = (90, 120)  # not a multiple of any patch, and resized
 # Of each head, a score that many of its boxes reach, and how much its weights are scrambled, so that scores are spread
 # without being saturated.
@@ -43,7 +45,7 @@ NATIVE = {
 def artifact_of(folder: Path, head: str, score: float | None = None) -> Path:
     """A detector with scrambled weights."""
     usual, much = HEADS[head]
-    words = ["backbone=vpt_nano", "task=detection", f"head={head}", "head.size=64", "prompt.tokens=2"]
+    words = [*NET, "task=detection", f"head={head}", "head.size=64", "prompt.tokens=2"]
     config = load_config(overrides=[*words, f"head.score={usual if score is None else score}"])
     model = task_of(config).build(config, ["a", "b", "c"])
     torch.manual_seed(1)

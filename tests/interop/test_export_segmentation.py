@@ -14,19 +14,23 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 import vpt
+from tests.helpers.runs import NET
 from vpt.cli.main import main
 from vpt.config import load_config
 from vpt.interop.export import segmenter
 from vpt.interop.export.export import export
-from vpt.interop.export.onnx import opened
+from vpt.interop.export.formats import opened
+from vpt.interop.export.target import Target
 from vpt.models.artifact import save_artifact
 from vpt.training.tasks import task_of
 from vpt.utils.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("small_net")
+
 
 def artifact_of(folder: Path, head: str, *words: str) -> Path:
     """A segmenter with scrambled weights, those of queries more, which would else agree on one class."""
-    settings = ["backbone=vpt_nano", "task=segmentation", f"head={head}", "head.size=64", "prompt.tokens=2", *words]
+    settings = [*NET, "task=segmentation", f"head={head}", "head.size=64", "prompt.tokens=2", *words]
     config = load_config(overrides=settings)
     classes = ["sky", "tree", "house"]
     model = task_of(config).build(config, classes)
@@ -63,7 +67,7 @@ def test_photos_of_any_size(tmp_path: Path):
     assert done.equal is not None
     assert done.equal > 0.99
     assert not done.fixed
-    assert_same_masks(artifact, opened(done.path, "onnx"), [(120, 70), (64, 64), (41, 200)])
+    assert_same_masks(artifact, opened(done.path, Target("onnx")), [(120, 70), (64, 64), (41, 200)])
 
 
 @pytest.mark.parametrize(
@@ -77,7 +81,7 @@ def test_photos_of_one_size(tmp_path: Path, head: str, words: tuple[str, ...]):
     """The aspect ratio of the size is kept inside; a sliding window becomes part of the file."""
     artifact = artifact_of(tmp_path, head, *words)
     done = export(artifact, format="torch", size=(60, 100))
-    assert_same_masks(artifact, opened(done.path, "torch"), [(60, 100)])
+    assert_same_masks(artifact, opened(done.path, Target("torch")), [(60, 100)])
 
 
 def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -92,7 +96,7 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert described["images"] == "uint8 (batch, 64, 64, 3), RGB"
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     assert [output.name for output in session.get_outputs()] == ["mask", "scores"]
-    assert_same_masks(artifact, opened(file, "onnx"), [(64, 64)])
+    assert_same_masks(artifact, opened(file, Target("onnx")), [(64, 64)])
 
 
 def test_other_masks_are_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

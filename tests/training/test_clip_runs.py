@@ -18,7 +18,7 @@ from vpt.data.datasets.digits import NAMES
 from vpt.inference.evaluate import evaluate, evaluate_untrained
 from vpt.inference.predictor import load
 from vpt.interop.export.export import export
-from vpt.interop.export.onnx import Format
+from vpt.interop.export.target import Format
 from vpt.models.artifact import read_artifact, save_artifact
 from vpt.training.run import resume, train
 from vpt.training.tasks import task_of

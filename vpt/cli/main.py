@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from vpt.cli import (
     backbones,
     bench,
+    benchmark,
     completion,
     config,
     convert,
@@ -172,6 +173,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
         predict,
         protocol,
         bench,
+        benchmark,
         export,
         convert,
         push,

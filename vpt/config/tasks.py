@@ -32,8 +32,7 @@ class TaskEntry:
         predictor: class derived from `vpt.inference.predictor.Predictor`.
         metrics: names of the main metrics; the first one that was measured ranks models.
         defaults: fills in the settings that are left open.
-        exporter: function of predictor, path, format, size (or None) and photos to check with, that returns a
-            `vpt.interop.export.written.Exported`; "": the task is not exported.
+        exporter: class derived from `vpt.interop.export.task_export.TaskExport`; "": the task is not exported.
         report: class derived from `vpt.report.tasks.TaskReport`; default: only sections that every task has.
     """
 
@@ -129,7 +128,7 @@ TASKS: dict[str, TaskEntry] = {
         predictor="vpt.inference.classifier:Classifier",
         metrics=("accuracy", "map"),
         defaults=with_probe,
-        exporter="vpt.interop.export.classifier:export_classifier",
+        exporter="vpt.interop.export.classifier:ClassifierExport",
         report="vpt.report.classification:ClassificationReport",
     ),
     "detection": TaskEntry(
@@ -138,7 +137,7 @@ TASKS: dict[str, TaskEntry] = {
         predictor="vpt.inference.detector:BoxPredictor",
         metrics=("map",),
         defaults=with_scenes,
-        exporter="vpt.interop.export.detector:export_detector",
+        exporter="vpt.interop.export.detector:DetectorExport",
         report="vpt.report.detection_report:DetectionReport",
     ),
     "segmentation": TaskEntry(
@@ -147,7 +146,7 @@ TASKS: dict[str, TaskEntry] = {
         predictor="vpt.inference.segmenter:MaskPredictor",
         metrics=("miou",),
         defaults=with_mask_scenes,
-        exporter="vpt.interop.export.segmenter:export_segmenter",
+        exporter="vpt.interop.export.segmenter:SegmenterExport",
         report="vpt.report.segmentation_report:SegmentationReport",
     ),
 }

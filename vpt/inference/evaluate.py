@@ -57,6 +57,10 @@ SPLITTING = [
 ]
 
 
+class NoSplit(UserError):
+    """Raised if data lacks the split to evaluate."""
+
+
 def evaluate(
     artifact: str | Path,
     split: str | None = None,
@@ -87,22 +91,69 @@ def evaluate(
     stored = read_artifact(artifact)
     overrides = full_words(overrides, stored.config.model_dump())
     named = _named(overrides, weights)
-    base = settings_for(stored, named).model_dump(mode="json")
-    places = _places(stored, overrides, split or "test")
-    config = load_config(base={**base, "data": {**base["data"], **places}}, overrides=overrides)
-    own = stored.config
-    if (config.data.channels, config.backbone.channels) != (own.data.channels, own.backbone.channels):
-        raise UserError(f"{artifact} takes images of the channels that it was trained with; leave out these settings")
-    if config.data.window == "auto":
-        config = with_window(config, stored.config.data.window)
-    refuse_idle(overrides, _measured_by(config), "an artifact is evaluated as it was trained")
-    if stored.multilabel:  # images may have no label, even if none in the data has several
-        config = config.with_({"data.multilabel": True})
+    config = evaluation_config(stored, split, overrides, named)
     device = pick_device(config.train.device)
     if "train.precision" in given_keys(overrides):
         precision = pick_precision(config.train.precision, device)
     else:
         precision = trained_precision(config.train.precision, device)
+    config, data, split = evaluation_data(stored, config, split, overrides, console)
+    built = stored.config.with_(backbone=config.backbone, head=config.head)
+    model, _ = load_model(artifact, str(device), named, config=built, precision=precision)
+    for note in model.backbone.notes:
+        console.warn(note)
+    if data.classes != stored.classes:
+        assert isinstance(model.head, ZeroShot)
+        console.say(f"the head uses the {len(data.classes)} class names of the data instead of the artifact's")
+        model.head.set_names(data.classes, templates_of(config))
+    context = RunContext(config, data, device, precision, console)
+    return dict(task_of(config).measure(model, context, data.split(split), split))
+
+
+def evaluation_config(
+    stored: Artifact, split: str | None, overrides: Sequence[str], named: Named | None = None
+) -> RunConfig:
+    """The configuration in which an artifact is evaluated.
+
+    Args:
+        stored: the artifact.
+        split: train, val or test; default: test.
+        overrides: full names of settings, such as `data.path=...`.
+        named: the user's backbone, weights and templates.
+
+    Raises:
+        UserError: as in `evaluate`.
+    """
+    base = settings_for(stored, named or Named()).model_dump(mode="json")
+    places = _places(stored, overrides, split or "test")
+    config = load_config(base={**base, "data": {**base["data"], **places}}, overrides=overrides)
+    own = stored.config
+    if (config.data.channels, config.backbone.channels) != (own.data.channels, own.backbone.channels):
+        raise UserError(
+            f"{stored.path} takes images of the channels that it was trained with; leave out these settings"
+        )
+    if config.data.window == "auto":
+        config = with_window(config, stored.config.data.window)
+    refuse_idle(overrides, _measured_by(config), "an artifact is evaluated as it was trained")
+    # Images may have no label, even if none in the data has several.
+    return config.with_({"data.multilabel": True}) if stored.multilabel else config
+
+
+def evaluation_data(
+    stored: Artifact, config: RunConfig, split: str | None, overrides: Sequence[str], console: Console
+) -> tuple[RunConfig, LabelledData, str]:
+    """The checked records that an artifact is evaluated on, with the configuration and the name of the split.
+
+    Args:
+        stored: the artifact.
+        config: from `evaluation_config`, with the same split and overrides.
+        split: train, val or test; default: test, or the only split of other data.
+        overrides: full names of settings.
+        console: console for messages.
+
+    Raises:
+        UserError: as in `evaluate`; NoSplit if the data of the run lacks the split.
+    """
     reads_names = isinstance(stored.config.head, ZeroShotHead)
     if _as_trained(config, stored.config, split or "test", given_keys(overrides)):
         split = split or "test"
@@ -123,16 +174,7 @@ def evaluate(
     )  # a multi-label artifact may be evaluated on images with one label
     data, report = checked(data, config)
     _say(console, data, report, config)
-    built = stored.config.with_(backbone=config.backbone, head=config.head)
-    model, _ = load_model(artifact, str(device), named, config=built, precision=precision)
-    for note in model.backbone.notes:
-        console.warn(note)
-    if data.classes != stored.classes:
-        assert isinstance(model.head, ZeroShot)
-        console.say(f"the head uses the {len(data.classes)} class names of the data instead of the artifact's")
-        model.head.set_names(data.classes, templates_of(config))
-    context = RunContext(config, data, device, precision, console)
-    return dict(task_of(config).measure(model, context, data.split(split), split))
+    return config, data, split
 
 
 def evaluate_untrained(config: RunConfig, split: str | None = None, console: Console | None = None) -> dict[str, Any]:
@@ -272,7 +314,7 @@ def _refuse_absent(data: LabelledData, config: RunConfig, split: str) -> None:
     if not data.split(split):
         there = [name for name in SPLITS if data.split(name)]
         choice = " or ".join(f"split={name}" for name in there)
-        raise UserError(f"{config.data.path} has no {split} split; use {choice} or set data.{split}=FOLDER")
+        raise NoSplit(f"{config.data.path} has no {split} split; use {choice} or set data.{split}=FOLDER")
 
 
 def _warn_of_training_images(records: Sequence[Record], stored: RunConfig, console: Console) -> None:

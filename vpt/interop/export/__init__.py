@@ -1,8 +1,9 @@
 """Export of a trained model to a single file for other runtimes, with constant prompts and built-in preprocessing.
 
-Start at `export.py`. `classifier.py` and `detector.py` define the exported modules, `onnx.py` writes them, and
-`parity.py` compares results. `preprocess.py`, `resize.py`, `detection_modules.py`, `torchvision_detection.py` and
-`nms.py` are traceable versions of the operations of prediction.
+Start at `export.py`. `classifier.py`, `detector.py` and `segmenter.py` define the exported modules (`task_export.py` is
+their base class), `formats.py` lists what they are written as, and `benchmark.py` compares these formats.
+`preprocess.py`, `resize.py`, `detection_modules.py`, `torchvision_detection.py` and `nms.py` are traceable versions of
+the operations of prediction.
 
-Needs an extra: pip install 'vpt[export]'.
+Needs an extra: pip install 'vpt[export]' or 'vpt[openvino]'.
 """

@@ -12,20 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from vpt.backbones.layer_prompt import LayerPrompt
+from vpt.data.dataset import Record
 from vpt.data.transforms.classification import EvalTransform
-from vpt.inference.classification import Classification
 from vpt.inference.classifier import Classifier
-from vpt.interop.export.onnx import Format, Program, Run, latency
 from vpt.interop.export.preprocess import Square
-from vpt.interop.export.sample_images import decoded, noise, photos, real_photos, windowed
-from vpt.interop.export.written import Agreement, Check, Exported, written
+from vpt.interop.export.program import Program, Run, latencies
+from vpt.interop.export.sample_images import noise, real_photos, windowed
+from vpt.interop.export.task_export import Outputs, Size, TaskExport
+from vpt.interop.export.written import Agreement, Exported
+from vpt.metrics.classification import classification_metrics, main_metric, score_of
 from vpt.metrics.probabilities import probabilities
 from vpt.utils.errors import UserError
 
 LARGEST_BATCH, LARGEST_SIDE = 1024, 16_384
 CLOSE = 1e-3  # tolerance of scores from 0 to 1 between runtimes
 RESIZED = 0.03  # the same for photos, of which the file resizes a few pixels by one level otherwise than Pillow
-Size = tuple[int, int] | None
 
 
 class FoldedClassifier(nn.Module):
@@ -78,29 +79,80 @@ class FoldedClassifier(nn.Module):
         return scores if len(found) == 1 else tuple(found)
 
 
-def export_classifier(predictor: Classifier, path: Path, format: Format, size: Size, check: Check) -> Exported:
-    """Export a classifier; see `vpt.interop.export.export.export`."""
-    folded = FoldedClassifier(predictor, size).requires_grad_(False).eval()
-    data, channels = predictor.artifact.config.data, predictor.model.image_channels
-    samples = real_photos(size, channels)
-    if check is not None:
-        own = data.window, data.channels
-        samples += decoded(check, *own) if size is None else list(photos(check, size, *own).numpy())
-    batches = [noise(count, size or (60 + count, 64), channels) for count in (1, 3, 8)]
-    batches += [torch.from_numpy(pixels)[None] for pixels in samples]
+class ClassifierExport(TaskExport):
+    """A classifier for export.
 
-    def tried(run: Run) -> tuple[float, Agreement | None, float]:
-        worst = compare(folded, run, batches)
+    Args:
+        predictor: a loaded classifier.
+        size: height and width of the images; None: any. Squares of the model's own size are taken as they are.
+    """
+
+    unit = "images"
+
+    def __init__(self, predictor: Classifier, size: Size = None) -> None:
+        self.predictor: Classifier = predictor
+        self.metric = main_metric(predictor.artifact.multilabel)
+        self.folded = FoldedClassifier(predictor, size).requires_grad_(False).eval()
+        self.size = size
+        self.samples = real_photos(size, predictor.model.image_channels)
+        self.program = program_of(self.folded, predictor)
+
+    def verify(self, run: Run, path: Path, samples: Sequence[np.ndarray]) -> Exported:
+        """See TaskExport.verify."""
+        channels = self.predictor.model.image_channels
+        batches = [noise(count, self.size or (60 + count, 64), channels) for count in (1, 3, 8)]
+        batches += [torch.from_numpy(pixels)[None] for pixels in samples]
+        worst = compare(self.folded, run, batches)
         if not worst < CLOSE:
             raise UserError(f"{path} was not written, because its scores would differ by {worst:.2g}")
-        found = None if folded.prepared else agreement(predictor, run, samples)
+        found = None if self.folded.prepared else self._compare_photos(run, samples)
         if found is not None and not found.difference < RESIZED:
             raise UserError(f"{path} was not written: scores of photos would differ by {found.difference:.2g}")
-        return worst, found, latency(run, batches[3])
+        steps = in_words(recipe(self.predictor, inside=False)) if self.folded.prepared else ""
+        taken = float(np.median(latencies(run, batches[3])))
+        return Exported(path, 0, worst, taken, photos=found, recipe=steps)
 
-    worst, found, taken = written(program_of(folded, predictor), format, path, tried)
-    steps = in_words(recipe(predictor, inside=False)) if folded.prepared else ""
-    return Exported(path, path.stat().st_size, worst, taken, photos=found, recipe=steps)
+    def _compare_photos(self, run: Run, photos: Sequence[np.ndarray]) -> Agreement:
+        """Compare the written file with prediction, which resizes with Pillow."""
+        mine = [run(self.input(pixels)) for pixels in photos]
+        theirs = [self.reference(pixels) for pixels in photos]
+        same = sum(self.agreement(one, other)[0] for one, other in zip(mine, theirs, strict=True))
+        worst = max(float((one[0] - other[0]).abs().max()) for one, other in zip(mine, theirs, strict=True))
+        return Agreement(len(photos), same, worst)
+
+    def fit(self, image: np.ndarray) -> np.ndarray:
+        """See TaskExport.fit; as the file's description says, if it neither resizes nor crops."""
+        return (
+            self.predictor.transform(image, 0).permute(1, 2, 0).numpy() if self.folded.prepared else super().fit(image)
+        )
+
+    def reference(self, image: np.ndarray) -> Outputs:
+        """See TaskExport.reference."""
+        seen = torch.from_numpy(image).permute(2, 0, 1) if self.folded.prepared else self.predictor.view(image)
+        (found,) = self.predictor.answer(["image"], [seen], [image.shape[1::-1]], len(self.predictor.classes))
+        by_name = dict(zip(found.labels, found.scores.tolist(), strict=True))
+        return (torch.tensor([[by_name[name] for name in self.predictor.classes]]),)
+
+    def measured(self, found: Outputs, record: Record) -> tuple[np.ndarray, tuple[int, ...]]:
+        """See TaskExport.measured: scores (K,) and labels."""
+        return found[0][0].double().numpy(), record.labels
+
+    def score(self, measured: Sequence[Any]) -> float:
+        """See TaskExport.score."""
+        scores, classes = np.stack([each for each, _ in measured]), self.predictor.classes
+        logits = np.log(scores.clip(1e-30))
+        if several := self.folded.multilabel:
+            logits -= np.log((1 - scores).clip(1e-30))
+            labels = np.array([[at in mine for at in range(len(classes))] for _, mine in measured], float)
+        else:
+            labels = np.array([mine[0] for _, mine in measured])
+        return score_of(classification_metrics(logits, labels, classes=classes, multilabel=several))
+
+    def agreement(self, mine: Outputs, theirs: Outputs) -> tuple[int, int]:
+        """See TaskExport.agreement: whether an image gets the same class or labels."""
+        if self.folded.multilabel:
+            return int(torch.equal(mine[0] > 0.5, theirs[0] > 0.5)), 1
+        return int(mine[0].argmax() == theirs[0].argmax()), 1
 
 
 def program_of(folded: FoldedClassifier, predictor: Classifier) -> Program:
@@ -194,24 +246,3 @@ def compare(folded: FoldedClassifier, run: Run, batches: Sequence[Tensor]) -> fl
             if name != "decision":  # a score that differs in its last digit may be on the other side of a threshold
                 worst = max(worst, float((one - other).abs().max()))
     return worst
-
-
-@torch.inference_mode()
-def agreement(predictor: Classifier, run: Run, photos: Sequence[np.ndarray]) -> Agreement:
-    """Compare the written file with prediction, which resizes with Pillow.
-
-    Args:
-        predictor: the classifier.
-        run: the written file.
-        photos: uint8, (H, W, 3).
-    """
-    same, worst = 0, 0.0
-    for number, pixels in enumerate(photos):
-        theirs = run(torch.from_numpy(pixels)[None])[0][0].numpy()
-        (found,) = predictor.batch([f"photo {number}"], [pixels], len(predictor.classes))
-        assert isinstance(found, Classification)
-        by_name = dict(zip(found.labels, found.scores.tolist(), strict=True))
-        mine = np.array([by_name[name] for name in predictor.classes])
-        same += int(theirs.argmax() == mine.argmax())
-        worst = max(worst, float(np.abs(theirs - mine).max()))
-    return Agreement(len(photos), same, worst)

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vpt.data.dataset import Record
+from vpt.data.detection.dataset import BoxRecord
 from vpt.data.detection.transforms import size_for
 from vpt.inference.detector import BoxPredictor
+from vpt.inference.results import Detections
 from vpt.interop.export.detection_modules import finder_of
 from vpt.interop.export.nms import best
-from vpt.interop.export.onnx import Format, Program, Run, latency
 from vpt.interop.export.parity import Difference, difference
+from vpt.interop.export.program import Program, Run, latencies
 from vpt.interop.export.resize import resized
-from vpt.interop.export.sample_images import drawn, noise, photos, windowed
-from vpt.interop.export.written import Check, Exported, written
+from vpt.interop.export.sample_images import drawn, noise, windowed
+from vpt.interop.export.task_export import Outputs, Size, TaskExport
+from vpt.interop.export.written import Exported
+from vpt.metrics.detection import detection_metrics
+from vpt.training.tasks.detection import true_boxes
 from vpt.utils.errors import UserError
 
 OUTPUTS = ("boxes", "scores", "labels")
@@ -61,26 +69,62 @@ class FoldedDetector(nn.Module):
         return resized(image.permute(2, 0, 1)[None], self.inner, "bilinear")[0].to(torch.uint8)
 
 
-def export_detector(
-    predictor: BoxPredictor, path: Path, format: Format, size: tuple[int, int] | None, check: Check
-) -> Exported:
-    """Export a detector; see `vpt.interop.export.export.export`."""
-    fixed, size = size is None, size or (predictor.sizes[0], predictor.sizes[0])  # a square of the short side
-    folded = FoldedDetector(predictor, size).requires_grad_(False).eval()
-    images = [
-        *noise(1, size),
-        *drawn(3, size),
-        *([] if check is None else photos(check, size, predictor.artifact.config.data.window)),
-    ]
+class DetectorExport(TaskExport):
+    """A detector for export.
 
-    def tried(run: Run) -> tuple[Difference, float]:
-        found = compare(folded, predictor, run, images)
+    Args:
+        predictor: a loaded detector.
+        size: height and width of the image; None: a square of the short side.
+    """
+
+    unit = "boxes"
+    metric = "map"
+    size: tuple[int, int]
+
+    def __init__(self, predictor: BoxPredictor, size: Size = None) -> None:
+        self.predictor: BoxPredictor = predictor
+        self.fixed = size is None
+        self.size = size or (predictor.sizes[0], predictor.sizes[0])
+        self.folded = FoldedDetector(predictor, self.size).requires_grad_(False).eval()
+        self.samples = [image.numpy() for image in (*noise(1, self.size), *drawn(3, self.size))]
+        self.program = program_of(self.folded, predictor)
+
+    def verify(self, run: Run, path: Path, samples: Sequence[np.ndarray]) -> Exported:
+        """See TaskExport.verify."""
+        images = [self.input(image) for image in samples]
+        found = compare(self.folded, self.predictor, run, images)
         if found.alone > ALONE * found.boxes:
             raise UserError(f"{path} was not written, because {found.alone} of {found.boxes} boxes would differ")
-        return found, latency(run, images[-1])
+        taken = float(np.median(latencies(run, images[-1])))
+        return Exported(path, 0, found.score, taken, found.boxes, found.pixels, fixed=self.fixed)
 
-    found, taken = written(program_of(folded, predictor), format, path, tried)
-    return Exported(path, path.stat().st_size, found.score, taken, found.boxes, found.pixels, fixed=fixed)
+    def input(self, image: np.ndarray) -> Tensor:
+        """See TaskExport.input; one image, not a batch."""
+        return super().input(image)[0]
+
+    def reference(self, image: np.ndarray) -> Outputs:
+        """See TaskExport.reference."""
+        (found,) = self.predictor.batch(["image"], [image], 1)
+        assert isinstance(found, Detections)
+        return torch.tensor(found.boxes), torch.tensor(found.scores, dtype=torch.float32), torch.tensor(found.class_ids)
+
+    def measured(self, found: Outputs, record: Record) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """See TaskExport.measured: predicted and true boxes in pixels of the record's image."""
+        assert isinstance(record, BoxRecord)
+        boxes, scores, labels = found
+        scale = torch.tensor([record.size[0] / self.size[1], record.size[1] / self.size[0]] * 2)
+        return {"boxes": boxes * scale, "scores": scores, "labels": labels.long()}, true_boxes(record)
+
+    def score(self, measured: Sequence[Any]) -> float:
+        """See TaskExport.score."""
+        predicted, wanted = zip(*measured, strict=True)
+        return detection_metrics(predicted, wanted, self.predictor.classes)["map"] or 0.0
+
+    def agreement(self, mine: Outputs, theirs: Outputs) -> tuple[int, int]:
+        """See TaskExport.agreement: the boxes of both that have a counterpart at about the same place."""
+        pair: Any = (mine, theirs)
+        found = difference([pair], score=0.1, pixels=max(1.0, 0.02 * max(self.size)))
+        return found.boxes - found.alone, found.boxes
 
 
 def program_of(folded: FoldedDetector, predictor: BoxPredictor) -> Program:

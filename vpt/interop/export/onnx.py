@@ -1,113 +1,38 @@
-"""Writing and running exported programs: ONNX and torch.export."""
+"""Writing and running ONNX files, in full and in reduced precision."""
 
 from __future__ import annotations
 
-import io
 import json
-import logging
-import statistics
-import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.export.graph_signature import InputKind
 
-from vpt.utils.errors import UserError
-
-Format = Literal["onnx", "torch"]
-Run = Callable[[Tensor], tuple[Tensor, ...]]
-SUFFIX: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}
-
-HELD = (InputKind.PARAMETER, InputKind.BUFFER)
+from vpt.interop.export.program import Program, Run, quiet
+from vpt.interop.export.target import Target, needed
 
 
-@dataclass(frozen=True)
-class Program:
-    """A program to write.
-
-    Args:
-        module: takes one tensor, returns one or several.
-        example: example input.
-        input: name of the input.
-        outputs: names of the outputs.
-        dynamic: axes of the input with variable length.
-        metadata: description for users of the file.
-    """
-
-    module: nn.Module
-    example: Tensor
-    input: str
-    outputs: tuple[str, ...]
-    dynamic: dict[int, Any] | None
-    metadata: dict[str, Any]
-
-    def traced(self) -> Any:
-        """The torch.export program, without unused weights such as those of a text tower."""
-        made = torch.export.export(self.module, (self.example,), dynamic_shapes={self.input: self.dynamic})
-        specs = {spec.arg.name: spec for spec in made.graph_signature.input_specs}
-        for node in list(made.graph.nodes):
-            if node.op == "placeholder" and not node.users and specs[node.name].kind in HELD:
-                spec = specs[node.name]
-                made.graph_signature.input_specs.remove(spec)
-                made.graph.erase_node(node)
-                made.state_dict.pop(spec.target, None)
-        made.graph_module.recompile()
-        return made
-
-
-def write(program: Program, format: Format, path: Path) -> None:
-    """Write a program to a file.
+def model_of(program: Program, target: Target) -> Any:
+    """The ONNX model of a program in the target's precision, made once.
 
     Raises:
         UserError: missing packages.
     """
-    with _quiet():
-        {"onnx": _write_onnx, "torch": _write_torch}[format](program, path)
+    precision = target.precision
+    if precision not in program.made:
+        with quiet():
+            model = _whole(program) if precision == "fp32" else _reduced(program, target)
+        del model.metadata_props[:]
+        for key, value in {**program.metadata, "precision": precision}.items():
+            model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
+        program.made[precision] = model
+    return program.made[precision]
 
 
-def opened(path: Path, format: Format) -> Run:
-    """Open a written file for running on this CPU.
-
-    Raises:
-        UserError: missing packages.
-    """
-    return {"onnx": _open_onnx, "torch": _open_torch}[format](path)
-
-
-def latency(run: Run, example: Tensor, rounds: int = 9) -> float:
-    """Median time of one call, in milliseconds.
-
-    >>> latency(lambda images: (images,), torch.zeros(1)) < 1000
-    True
-    """
-    run(example)
-    times = []
-    for _ in range(rounds):
-        begun = time.perf_counter()
-        run(example)
-        times.append(time.perf_counter() - begun)
-    return 1000 * statistics.median(times)
-
-
-def _write_torch(program: Program, path: Path) -> None:
-    # In memory first: on a full disk torch's writer terminates the process.
-    content = io.BytesIO()
-    torch.export.save(program.traced(), content, extra_files={"vpt.json": json.dumps(program.metadata)})
-    path.write_bytes(content.getbuffer())
-
-
-def _write_onnx(program: Program, path: Path) -> None:
-    try:
-        import onnx
-        import onnxscript  # noqa: F401  (needed by torch.onnx)
-    except ImportError as error:
-        raise UserError(f"ONNX needs {error.name}: pip install 'vpt[export]'") from None
+def _whole(program: Program) -> Any:
+    needed("onnx")
+    needed("onnxscript")  # by torch.onnx
     made = torch.onnx.export(
         program.traced(),
         input_names=[program.input],
@@ -117,45 +42,31 @@ def _write_onnx(program: Program, path: Path) -> None:
         verbose=False,
     )
     assert made is not None
-    model = made.model_proto
-    for key, value in program.metadata.items():
-        model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
-    onnx.save(model, str(path))
+    return made.model_proto
 
 
-def _open_onnx(path: Path) -> Run:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise UserError(f"checking ONNX needs {error.name}: pip install 'vpt[export]'") from None
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+def _reduced(program: Program, target: Target) -> Any:
+    from vpt.interop.export import quantise
+
+    reduce = {"fp16": quantise.to_fp16, "int8": quantise.to_int8}[target.precision]
+    return reduce(deepcopy(model_of(program, Target("onnx"))), program.input, target.calibration)
+
+
+def write_onnx(program: Program, target: Target, path: Path) -> None:
+    """Write a program as ONNX."""
+    needed("onnx").save(model_of(program, target), str(path))
+
+
+def open_onnx(path: Path, target: Target) -> Run:
+    """Open an ONNX file in onnxruntime on the CPU.
+
+    Raises:
+        UserError: missing packages.
+    """
+    onnxruntime = needed("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # not warnings about its own optimisations
+    options.intra_op_num_threads = target.threads or 0
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     (name,) = (each.name for each in session.get_inputs())
     return lambda images: tuple(map(torch.from_numpy, session.run(None, {name: images.numpy()})))
-
-
-def _open_torch(path: Path) -> Run:
-    # From bytes: torch warns about names that do not end in .pt2, such as those of temporary files.
-    with path.open("rb") as file:
-        module = torch.export.load(file).module()
-
-    def run(images: Tensor) -> tuple[Tensor, ...]:
-        found = module(images)
-        return found if isinstance(found, tuple) else (found,)
-
-    return run
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress the exporter's own output."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

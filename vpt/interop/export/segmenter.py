@@ -8,17 +8,22 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vpt.data.dataset import Record
+from vpt.data.segmentation.dataset import MaskRecord
 from vpt.data.segmentation.transforms import MaskTransform
 from vpt.data.transforms.classification import EvalTransform
 from vpt.inference.segmenter import MaskPredictor
-from vpt.interop.export.classifier import CLOSE, LARGEST_BATCH, LARGEST_SIDE, RESIZED, Size
-from vpt.interop.export.onnx import Format, Program, Run, latency
+from vpt.interop.export.classifier import CLOSE, LARGEST_BATCH, LARGEST_SIDE, RESIZED
 from vpt.interop.export.preprocess import Resize, Square
-from vpt.interop.export.sample_images import decoded, drawn, noise, photos, real_photos, windowed
-from vpt.interop.export.written import Check, Exported, written
+from vpt.interop.export.program import Program, Run, latencies
+from vpt.interop.export.sample_images import drawn, noise, real_photos, windowed
+from vpt.interop.export.task_export import Outputs, Size, TaskExport
+from vpt.interop.export.written import Exported
+from vpt.metrics.segmentation import SegmentationMeter
 from vpt.models.segmentation.read_out import read_out
 from vpt.models.segmentation.segmenter import Segmenter, starts
 from vpt.utils.errors import UserError
@@ -81,33 +86,73 @@ class FoldedSegmenter(nn.Module):
         return total / counts
 
 
-def export_segmenter(predictor: MaskPredictor, path: Path, format: Format, size: Size, check: Check) -> Exported:
-    """Export a segmenter; see `vpt.interop.export.export.export`."""
-    folded = FoldedSegmenter(predictor, size).requires_grad_(False).eval()
-    window, shape = predictor.artifact.config.data.window, folded.size
-    samples = real_photos(shape)
-    if check is not None:
-        samples += decoded(check, window) if shape is None else list(photos(check, shape, window).numpy())
-    batches = [noise(2, shape or (62, 90)), drawn(3, shape or (90, 64))]
-    batches += [torch.from_numpy(pixels)[None] for pixels in samples]
+class SegmenterExport(TaskExport):
+    """A segmenter for export.
 
-    def tried(run: Run) -> tuple[float, float, float]:
-        worst, other = compare(folded, run, batches)
+    Args:
+        predictor: a loaded segmenter.
+        size: as in FoldedSegmenter.
+    """
+
+    unit = "pixels"
+    metric = "miou"
+
+    def __init__(self, predictor: MaskPredictor, size: Size = None) -> None:
+        self.predictor: MaskPredictor = predictor
+        self.folded = FoldedSegmenter(predictor, size).requires_grad_(False).eval()
+        self.size = self.folded.size
+        self.fixed = size is None and self.size is not None
+        self.samples = real_photos(self.size)
+        self.program = program_of(self.folded, predictor)
+
+    def verify(self, run: Run, path: Path, samples: Sequence[np.ndarray]) -> Exported:
+        """See TaskExport.verify."""
+        batches = [noise(2, self.size or (62, 90)), drawn(3, self.size or (90, 64))]
+        batches += [torch.from_numpy(pixels)[None] for pixels in samples]
+        worst, other = compare(self.folded, run, batches)
         if not (worst < CLOSE and other <= OTHER):
             raise UserError(
                 f"{path} was not written, because {other:.2%} of the pixels would get another class, and scores would "
                 f"differ by {worst:.2g}"
             )
-        photo_scores, photo_other = agreement(predictor, run, samples)
+        mine, theirs = [run(self.input(image)) for image in samples], [self.reference(image) for image in samples]
+        counts = [self.agreement(one, other) for one, other in zip(mine, theirs, strict=True)]
+        pixels = sum(of for _, of in counts)
+        photo_other = 1 - sum(same for same, _ in counts) / pixels
+        photo_scores = sum(float((one[1] - two[1]).abs().sum()) for one, two in zip(mine, theirs, strict=True)) / pixels
         if not (photo_scores < RESIZED and photo_other <= RESIZED_OTHER):
             raise UserError(
                 f"{path} was not written: in photos {photo_other:.2%} of the pixels would get another class than with "
                 f"vpt predict, and scores would differ by {photo_scores:.2g}"
             )
-        return worst, 1 - photo_other, latency(run, batches[2][:1], rounds=3)
+        taken = float(np.median(latencies(run, batches[2][:1], rounds=3)))
+        return Exported(path, 0, worst, taken, equal=1 - photo_other, fixed=self.fixed)
 
-    worst, same, taken = written(program_of(folded, predictor), format, path, tried)
-    return Exported(path, path.stat().st_size, worst, taken, equal=same, fixed=size is None and shape is not None)
+    @torch.inference_mode()
+    def reference(self, image: np.ndarray) -> Outputs:
+        """See TaskExport.reference."""
+        scores = self.predictor.model.scores([self.predictor.view(image)])[0]
+        found = read_out(scores, (image.shape[0], image.shape[1]))
+        return found.labels[None], found.probability[None]
+
+    def measured(self, found: Outputs, record: Record) -> SegmentationMeter:
+        """See TaskExport.measured: the counts of an image, at the size of its mask."""
+        assert isinstance(record, MaskRecord)
+        mask = Image.fromarray(found[0][0].to(torch.uint8).numpy()).resize(record.size, Image.Resampling.NEAREST)
+        meter = SegmentationMeter(self.predictor.classes, boundaries=False)
+        meter.update(np.asarray(mask), record.read_mask(record.size))
+        return meter
+
+    def score(self, measured: Sequence[Any]) -> float:
+        """See TaskExport.score."""
+        whole = SegmentationMeter(self.predictor.classes, boundaries=False)
+        for meter in measured:
+            whole.merge(meter)
+        return whole.result().miou
+
+    def agreement(self, mine: Outputs, theirs: Outputs) -> tuple[int, int]:
+        """See TaskExport.agreement: the pixels with the same class."""
+        return int((mine[0] == theirs[0]).sum()), mine[0].numel()
 
 
 def program_of(folded: FoldedSegmenter, predictor: MaskPredictor) -> Program:
@@ -143,15 +188,3 @@ def compare(folded: FoldedSegmenter, run: Run, batches: Sequence[Tensor]) -> tup
         worst = max(worst, float((scores - its).abs().max()))
         other, pixels = other + int((mask != wanted).sum()), pixels + mask.numel()
     return worst, other / pixels
-
-
-@torch.inference_mode()
-def agreement(predictor: MaskPredictor, run: Run, photos: Sequence[np.ndarray]) -> tuple[float, float]:
-    """The same for photos (H, W, 3) uint8 and prediction, which resizes with Pillow; of scores the mean difference."""
-    total, other, pixels = 0.0, 0, 0
-    for image in photos:
-        mask, scores = (part[0] for part in run(torch.from_numpy(image)[None]))
-        found = read_out(predictor.model.scores([predictor.view(image)])[0], (image.shape[0], image.shape[1]))
-        total += float((scores - found.probability).abs().sum())
-        other, pixels = other + int((mask != found.labels).sum()), pixels + mask.numel()
-    return total / pixels, other / pixels

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from vpt.inference.image_inputs import Picture
-from vpt.interop.export.onnx import Format, Program, Run, opened, write
-from vpt.utils.atomic_io import write_atomic
+from vpt.interop.export.formats import FORMATS, opened, write
+from vpt.interop.export.program import Program, Run
+from vpt.interop.export.target import Target
+from vpt.utils.atomic_io import write_atomic, writing
+from vpt.utils.errors import UserError
 
 T = TypeVar("T")
 Check = Picture | Sequence[Picture] | None
@@ -29,6 +33,28 @@ class Agreement(NamedTuple):
     difference: float
 
 
+class Accuracy(NamedTuple):
+    """A written file and prediction on labelled images.
+
+    Args:
+        metric: name of the metric.
+        value: of the file, from 0 to 1.
+        reference: of prediction, in full precision.
+        agreement: fraction of classes, boxes or pixels in which they agree.
+        images: number of images.
+        split: the split that they are from.
+        unit: what agrees: images, boxes or pixels.
+    """
+
+    metric: str
+    value: float
+    reference: float
+    agreement: float
+    images: int
+    split: str
+    unit: str
+
+
 @dataclass(frozen=True)
 class Exported:
     """A written file.
@@ -36,7 +62,7 @@ class Exported:
     Args:
         path: path of the file.
         bytes: size of the file.
-        difference: largest difference of its scores from the original model's.
+        difference: largest difference of its scores from the original model's; nan in reduced precision.
         milliseconds: median time of one image.
         boxes: number of compared boxes; None for a classifier.
         pixels: largest difference of box edges; None for a classifier.
@@ -44,6 +70,7 @@ class Exported:
         recipe: what must be done to a photo before it is given to the file; "" if nothing.
         equal: fraction of the pixels of photos that get the same class as with `vpt predict`; None but for a segmenter.
         fixed: takes images of one size, although none was requested.
+        accuracy: of a file in reduced precision.
     """
 
     path: Path
@@ -56,15 +83,45 @@ class Exported:
     recipe: str = ""
     equal: float | None = None
     fixed: bool = False
+    accuracy: Accuracy | None = None
 
 
-def written(program: Program, format: Format, path: Path, tried: Callable[[Run], T]) -> T:
-    """Write a file and return the result of `tried`; a failing file is not put in place, and an existing file stays."""
+def written(program: Program, target: Target, path: Path, tried: Callable[[Run], T]) -> T:
+    """Write a file, or a folder, and return the result of `tried`; what fails is not put in place, and what was there
+    stays.
+
+    Raises:
+        UserError: a folder with that name that was not exported, or an error of the disk.
+    """
     given = []
 
     def fill(temporary: Path) -> None:
-        write(program, format, temporary)
-        given.append(tried(opened(temporary, format)))
+        write(program, target, temporary)
+        given.append(tried(opened(temporary, target)))
 
-    write_atomic(path, fill)
+    if FORMATS[target.format].folder:
+        _write_folder(path, fill)
+    else:
+        write_atomic(path, fill)
     return given[0]
+
+
+def _write_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    if path.exists() and not (path / "vpt.json").is_file():
+        raise UserError(f"{path} exists and is not an exported model; choose another --output")
+    with writing(path), tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as beside:
+        made = Path(beside) / path.name
+        made.mkdir()
+        fill(made)
+        if path.exists():
+            path.rename(Path(beside) / "old")
+        made.rename(path)
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of the files in a folder.
+
+    >>> size_of(Path(__file__)) > 1000
+    True
+    """
+    return sum(file.stat().st_size for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
