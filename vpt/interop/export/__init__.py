@@ -4,5 +4,5 @@ Start at `export.py`. `classifier.py` and `detector.py` define the exported modu
 `parity.py` compares results. `preprocess.py`, `resize.py`, `detection_modules.py`, `torchvision_detection.py` and
 `nms.py` are traceable versions of the operations of prediction.
 
-Needs an extra: pip install 'vpt[export]'.
+Needs an extra: pip install 'visual-prompt-tuning[export]'.
 """

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.export.graph_signature import InputKind
 
 from vpt.utils.errors import UserError
+from vpt.utils.version import install
 
 Format = Literal["onnx", "torch"]
 Run = Callable[[Tensor], tuple[Tensor, ...]]
@@ -107,7 +108,7 @@ def _write_onnx(program: Program, path: Path) -> None:
         import onnx
         import onnxscript  # noqa: F401  (needed by torch.onnx)
     except ImportError as error:
-        raise UserError(f"ONNX needs {error.name}: pip install 'vpt[export]'") from None
+        raise UserError(f"ONNX needs {error.name}: {install('export')}") from None
     made = torch.onnx.export(
         program.traced(),
         input_names=[program.input],
@@ -127,7 +128,7 @@ def _open_onnx(path: Path) -> Run:
     try:
         import onnxruntime
     except ImportError as error:
-        raise UserError(f"checking ONNX needs {error.name}: pip install 'vpt[export]'") from None
+        raise UserError(f"checking ONNX needs {error.name}: {install('export')}") from None
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (name,) = (each.name for each in session.get_inputs())
     return lambda images: tuple(map(torch.from_numpy, session.run(None, {name: images.numpy()})))
