@@ -1,6 +1,6 @@
 """Notebooks of the documentation: executed, and stored with their output in a compact form.
 
-    python -m tests.helpers.notebooks [NAME...]
+python -m tests.helpers.notebooks [NAME...]
 """
 
 from __future__ import annotations

@@ -47,7 +47,9 @@ def test_the_version_is_that_of_the_newest_changes():
 
 
 def test_all_files_of_the_package_are_shipped():
-    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["package-data"]
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"][
+        "package-data"
+    ]
     files = [name.removeprefix("vpt/") for name in tracked("vpt") if not name.endswith(".py")]
     assert "py.typed" in files
     assert not [name for name in files if not any(fnmatch(name, pattern) for pattern in patterns["vpt"])]
