@@ -1,6 +1,6 @@
 """Every artifact in a folder behind KServe's Open Inference Protocol (v2), on one backbone.
 
-    pip install 'vpt[clip]' kserve
+    pip install 'visual-prompt-tuning[clip]' kserve
     python examples/serving/kserve_bank.py --folder runs --http_port 8080
 
 A request is a UINT8 tensor `images` (B, H, W, 3), RGB; the answer is a BYTES tensor `results` (B,), in which each

@@ -161,7 +161,7 @@ def test_a_file_of_the_old_format_says_so(tmp_path: Path):
     tensors, header = read_tensors(path)
     for old, said in (
         (1, "has the old format 1, which describes its backbone incompletely"),
-        (99, "install that or a newer one"),
+        (99, "install that or a newer one of visual-prompt-tuning"),
     ):
         write_tensors(path, tensors, {**header, "format": old})
         with pytest.raises(UserError, match=said):

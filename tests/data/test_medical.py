@@ -426,7 +426,7 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     import sys
 
     monkeypatch.setitem(sys.modules, "pydicom.filereader", None)
-    with pytest.raises(BadImage, match=r"pip install 'vpt\[medical\]'"):
+    with pytest.raises(BadImage, match=r"pip install 'visual-prompt-tuning\[medical\]'"):
         decode(dicom(tmp_path / "a.dcm", RAMP))
 
 

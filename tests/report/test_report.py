@@ -133,7 +133,7 @@ class TestMissing:
         [
             ({"split": "train"}, "split=train does not exist"),
             ({"images": -1}, "must not be negative"),
-            ({"map": "umap"}, r"pip install 'vpt\[umap\]'"),
+            ({"map": "umap"}, r"pip install 'visual-prompt-tuning\[umap\]'"),
         ],
     )
     def test_wishes_that_cannot_be_met(

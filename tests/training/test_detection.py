@@ -531,7 +531,8 @@ def test_mistakes_are_told_before_training(tmp_path: Path, words: list[str], sen
 
 def test_missing_packages_are_told_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("vpt.metrics.detection.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"needs torchmetrics and faster_coco_eval: pip install 'vpt\[detection\]'"):
+    needed = r"needs torchmetrics and faster_coco_eval: pip install 'visual-prompt-tuning\[detection\]'"
+    with pytest.raises(UserError, match=needed):
         train(settings(tmp_path), QUIET)
     assert not any(tmp_path.iterdir())
 

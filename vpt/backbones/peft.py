@@ -8,6 +8,7 @@ from vpt.backbones.backbone import Backbone
 from vpt.backbones.quantization.linear import PLAIN
 from vpt.config import BiasTuning, FrozenTuning, FullTuning, LoraTuning, Tuning
 from vpt.utils.errors import UserError
+from vpt.utils.version import install
 
 
 def apply_tuning(tuning: Tuning, backbone: Backbone) -> Backbone:
@@ -48,7 +49,7 @@ def _inject_lora(tuning: LoraTuning, net: nn.Module, name: str) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
-        raise UserError("tuning=lora needs peft: pip install 'vpt[lora]'") from None
+        raise UserError(f"tuning=lora needs peft: {install('lora')}") from None
     linears = [
         key
         for key, layer in net.named_modules()

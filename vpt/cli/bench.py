@@ -12,6 +12,7 @@ from vpt.cli.parser import USAGE, Parser, file_and_overrides, is_path, show
 from vpt.utils.atomic_io import at_home
 from vpt.utils.errors import UserError
 from vpt.utils.std_streams import speaks_utf8
+from vpt.utils.version import install
 
 
 class _Runner(Parser):
@@ -117,7 +118,7 @@ def _run(options: argparse.Namespace) -> int:
 
             from vpt.experiments.sweep.search_space import read_space_file
         except ImportError as error:
-            raise UserError(f"a search needs {error.name}: pip install 'vpt[sweep]'") from None
+            raise UserError(f"a search needs {error.name}: {install('sweep')}") from None
         space = read_space_file(options.space)
     file, words = file_and_overrides([*([options.file] if options.file else []), *options.settings])
     from vpt.experiments.benchmarks.run import Bench, run, settings_of

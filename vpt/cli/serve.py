@@ -9,6 +9,7 @@ from typing import Any
 
 from vpt.utils.errors import UserError
 from vpt.utils.precision import PRECISIONS
+from vpt.utils.version import install
 
 # Options that are fields of vpt.inference.server.settings.ServeSettings, which describes them.
 NUMBERS = {
@@ -91,7 +92,7 @@ def _serve(options: argparse.Namespace) -> int:
         from vpt.inference.server import uvicorn_main
         from vpt.inference.server.app import create_app  # noqa: F401  (reports a missing package before anything starts)
     except ImportError as error:
-        raise UserError(f"serving needs {error.name}: pip install 'vpt[serve]'") from None
+        raise UserError(f"serving needs {error.name}: {install('serve')}") from None
     uvicorn_main.run(_settings(options), options.host, options.port, options.workers)
     return 0
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from vpt.cli.parser import file_and_overrides
 from vpt.utils.errors import UserError
+from vpt.utils.version import install
 
 
 def add(commands: Any) -> None:
@@ -54,7 +55,7 @@ def _sweep(options: argparse.Namespace) -> int:
         from vpt.experiments.sweep.search_space import TRIALS, SpaceFile, read_space, read_space_file
         from vpt.experiments.sweep.study import Sweep, sweep
     except ImportError as error:
-        raise UserError(f"a sweep needs {error.name}: pip install 'vpt[sweep]'") from None
+        raise UserError(f"a sweep needs {error.name}: {install('sweep')}") from None
     space = read_space_file(options.space) if options.space else SpaceFile(read_space(options.over))
     grid = options.grid or space.grid
     plan = Sweep(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vpt.utils.errors import NotFinite, UserError
+from vpt.utils.version import install
 
 KEYS = {
     "map": "map",
@@ -49,7 +50,7 @@ def require_metrics() -> None:
     """Raise a UserError if the packages that evaluate boxes are not installed; called before training."""
     missing = [name for name in ("torchmetrics", "faster_coco_eval") if find_spec(name) is None]
     if missing:
-        raise UserError(f"evaluating boxes needs {' and '.join(missing)}: pip install 'vpt[detection]'")
+        raise UserError(f"evaluating boxes needs {' and '.join(missing)}: {install('detection')}")
 
 
 def detection_metrics(

@@ -18,7 +18,7 @@ from vpt.config.storable import MAX_CLASSES
 from vpt.data.normalization import Preprocess
 from vpt.utils.errors import FileError
 from vpt.utils.tensor_io import TensorFile
-from vpt.utils.version import own_version
+from vpt.utils.version import DISTRIBUTION, own_version
 
 KINDS = {"vpt artifact": "an artifact", "vpt prompt": "a saved prompt", "vpt checkpoint": "a checkpoint"}
 VERSION = "[0-9A-Za-z][0-9A-Za-z.+!_-]{0,63}"
@@ -243,7 +243,8 @@ def _writer(tree: dict[str, Any]) -> str:
 
 def _other_format(number: int, current: int, tree: dict[str, Any]) -> str:
     if number > current:
-        return f"was written by vpt {_version(tree) or 'of another version'}; install that or a newer one"
+        version = _version(tree) or "of another version"
+        return f"was written by vpt {version}; install that or a newer one of {DISTRIBUTION}"
     return f"has the old format {number}, which describes its backbone incompletely; train it again"
 
 

@@ -13,6 +13,7 @@ from vpt.metrics.detection_plots import uncovered
 from vpt.report.html import Section, percent, render
 from vpt.report.svg_charts import TONES, Chart, picture, tag, tone
 from vpt.utils.errors import UserError
+from vpt.utils.version import install
 
 MOST = 1000  # images; more take minutes and overlap
 NAMED = 40  # most classes in the legend
@@ -25,7 +26,7 @@ Map = Literal["tsne", "umap"]
 def require_map(kind: Map) -> None:
     """Raise a UserError if the package for the projection is not installed."""
     if kind == "umap" and find_spec("umap") is None:
-        raise UserError("--map umap needs umap-learn: pip install 'vpt[umap]', or leave out --map for t-SNE")
+        raise UserError(f"--map umap needs umap-learn: {install('umap')}, or leave out --map for t-SNE")
 
 
 def neighbour_agreement(features: np.ndarray, labels: np.ndarray) -> float:

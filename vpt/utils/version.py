@@ -1,8 +1,10 @@
-"""Version of this package."""
+"""Name and version of this package."""
 
 from __future__ import annotations
 
 from importlib import metadata
+
+DISTRIBUTION = "visual-prompt-tuning"  # the name `vpt` on PyPI is another project's
 
 
 def own_version() -> str:
@@ -12,6 +14,15 @@ def own_version() -> str:
     True
     """
     try:
-        return metadata.version("vpt")
+        return metadata.version(DISTRIBUTION)
     except metadata.PackageNotFoundError:
         return "source"
+
+
+def install(extra: str) -> str:
+    """The command that installs an optional part of this package.
+
+    >>> install("lora")
+    "pip install 'visual-prompt-tuning[lora]'"
+    """
+    return f"pip install '{DISTRIBUTION}[{extra}]'"

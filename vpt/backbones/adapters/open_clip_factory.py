@@ -16,6 +16,7 @@ from vpt.backbones.weight_files import read_weights
 from vpt.config import BackboneConfig
 from vpt.data.normalization import Preprocess
 from vpt.utils.errors import UserError, nearest
+from vpt.utils.version import install
 
 # Scalars stored among the weights of OpenAI's CLIP models only.
 OPENAI = ("input_resolution", "context_length", "vocab_size")
@@ -30,7 +31,7 @@ def check_open_clip(config: BackboneConfig) -> None:
     try:
         import open_clip
     except ImportError:
-        raise UserError(f"backbone {config.name} needs open_clip: pip install 'vpt[clip]'") from None
+        raise UserError(f"backbone {config.name} needs open_clip: {install('clip')}") from None
     name = config.name.removeprefix(OPEN_CLIP)
     if not name.startswith(ADDRESSES) and not in_open_clip(name):
         raise UserError(f"open_clip has no model {name}{nearest(name, open_clip.list_models())}")

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from vpt.backbones.quantization import nf4
 from vpt.utils.errors import UserError
+from vpt.utils.version import install
 
 Dtype = Literal["fp32", "bf16", "int8", "nf4"]
 
@@ -111,7 +112,7 @@ def _narrower(how: Dtype) -> Callable[[Tensor], nn.Parameter]:
     try:
         from torchao.quantization import Int8WeightOnlyConfig, quantize_
     except ImportError:
-        raise UserError("backbone.dtype=int8 needs torchao: pip install 'vpt[quantised]'") from None
+        raise UserError(f"backbone.dtype=int8 needs torchao: {install('quantised')}") from None
 
     def quantised(weight: Tensor) -> nn.Parameter:
         with torch.device("meta"):

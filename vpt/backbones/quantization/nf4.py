@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vpt.utils.errors import UserError
+from vpt.utils.version import install
 
 BLOCK = 64  # weights per scale, as in the paper
 GROUP = 256  # scales per second-level scale, as in the paper
@@ -29,7 +30,7 @@ def packer() -> Callable[[Tensor], nn.Parameter]:
     try:
         from torchao.quantization import to_nf4
     except ImportError:
-        raise UserError("backbone.dtype=nf4 needs torchao from 0.18 on: pip install 'vpt[quantised]'") from None
+        raise UserError(f"backbone.dtype=nf4 needs torchao from 0.18 on: {install('quantised')}") from None
 
     def packed(weight: Tensor) -> nn.Parameter:
         group = GROUP

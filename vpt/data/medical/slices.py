@@ -12,6 +12,7 @@ import numpy as np
 from vpt.config.data import Window
 from vpt.data.color import scale_grey
 from vpt.data.intensity_window import Depth, scale
+from vpt.utils.version import install
 
 MOST_SLICES = 10_000
 _LARGEST = 1e38  # as of `data.window`
@@ -130,9 +131,7 @@ def named_failures(kind: str) -> Iterator[None]:
     except (Unreadable, MemoryError):
         raise
     except ImportError:
-        raise Unreadable(
-            f"reading {kind} files needs more packages; install them with: pip install 'vpt[medical]'"
-        ) from None
+        raise Unreadable(f"reading {kind} files needs more packages; install them with: {install('medical')}") from None
     except OSError as error:
         if error.errno is None:
             raise Unreadable(f"it is a damaged {kind} file") from None

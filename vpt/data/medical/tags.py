@@ -15,6 +15,7 @@ from vpt.data.medical.read import slice_size
 from vpt.data.medical.slices import Unreadable, named_failures
 from vpt.data.pillow_compat import pillow_settings
 from vpt.utils.errors import UserError, nearest
+from vpt.utils.version import install
 
 _NUMBERS = ("US", "SS", "UL", "SL", "AT")
 
@@ -33,7 +34,7 @@ def tag_number(keyword: str) -> int:
         from pydicom.valuerep import STR_VR
     except ImportError:
         raise UserError(
-            f"data.group=dicom:{keyword} needs more packages; install them with: pip install 'vpt[medical]'"
+            f"data.group=dicom:{keyword} needs more packages; install them with: {install('medical')}"
         ) from None
     known = {
         entry[4]: tag

@@ -1,1 +1,1 @@
-"""Hyperparameter search with Optuna: `vpt sweep`. Extra: pip install 'vpt[sweep]'."""
+"""Hyperparameter search with Optuna: `vpt sweep`. Extra: pip install 'visual-prompt-tuning[sweep]'."""

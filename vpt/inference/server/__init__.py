@@ -1,1 +1,1 @@
-"""`vpt serve`: HTTP service for the tasks of a folder, on one backbone. Extra: pip install 'vpt[serve]'."""
+"""`vpt serve`: HTTP service for the tasks of a folder, on one backbone. Needs the extra `serve`."""

@@ -1,4 +1,4 @@
-"""The service as a Ray Serve deployment, for several machines. Extra: pip install 'vpt[ray]'."""
+"""The service as a Ray Serve deployment, for several machines. Extra: pip install 'visual-prompt-tuning[ray]'."""
 
 from __future__ import annotations
 

@@ -5,5 +5,5 @@ their base class), `formats.py` lists what they are written as, and `benchmark.p
 `preprocess.py`, `resize.py`, `detection_modules.py`, `torchvision_detection.py` and `nms.py` are traceable versions of
 the operations of prediction.
 
-Needs an extra: pip install 'vpt[export]' or 'vpt[openvino]'.
+Needs an extra: pip install 'visual-prompt-tuning[export]' or 'visual-prompt-tuning[openvino]'.
 """

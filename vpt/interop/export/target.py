@@ -10,16 +10,17 @@ from typing import Any, Literal
 from torch import Tensor
 
 from vpt.utils.errors import UserError
+from vpt.utils.version import install
 
 Format = Literal["onnx", "torch", "openvino", "tensorrt", "coreml"]
 Precision = Literal["fp32", "fp16", "int8"]
 
 # How to install what a format needs, by the name under which it is imported.
 INSTALL = {
-    "onnx": "pip install 'vpt[export]'",
-    "onnxruntime": "pip install 'vpt[export]'",
-    "onnxscript": "pip install 'vpt[export]'",
-    "openvino": "pip install 'vpt[openvino]'",
+    "onnx": install("export"),
+    "onnxruntime": install("export"),
+    "onnxscript": install("export"),
+    "openvino": install("openvino"),
     "tensorrt": "pip install tensorrt",
     "coremltools": "pip install coremltools",
 }
