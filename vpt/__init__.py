@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vpt.config import RunConfig, load_config
+    from vpt.inference.add_class import add_class
     from vpt.inference.bank.bank import Bank
     from vpt.inference.evaluate import evaluate
     from vpt.inference.predictor import Predictor, load
+    from vpt.inference.regression import NumberResult
     from vpt.inference.results import Classification, Detections
     from vpt.inference.segmentation import Segmentation
     from vpt.models.wrap import Wrapped, load_prompt, wrap
@@ -32,12 +34,14 @@ _HOME = {
     "Bank": "vpt.inference.bank.bank",
     "Classification": "vpt.inference.results",
     "Detections": "vpt.inference.results",
+    "NumberResult": "vpt.inference.regression",
     "Predictor": "vpt.inference.predictor",
     "RunConfig": "vpt.config",
     "Segmentation": "vpt.inference.segmentation",
     "TrainResult": "vpt.training.run_folder",
     "UserError": "vpt.utils.errors",
     "Wrapped": "vpt.models.wrap",
+    "add_class": "vpt.inference.add_class",
     "evaluate": "vpt.inference.evaluate",
     "load": "vpt.inference.predictor",
     "load_config": "vpt.config",
@@ -52,12 +56,14 @@ __all__ = [
     "Bank",
     "Classification",
     "Detections",
+    "NumberResult",
     "Predictor",
     "RunConfig",
     "Segmentation",
     "TrainResult",
     "UserError",
     "Wrapped",
+    "add_class",
     "evaluate",
     "load",
     "load_config",

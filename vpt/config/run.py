@@ -15,10 +15,18 @@ from vpt.config.heads import HEADS, FeatureHead, Head, LinearHead
 from vpt.config.metrics import MetricsConfig
 from vpt.config.prompts import PROMPTS, DeepPrompt, Prompt
 from vpt.config.registry import NOT_NAMED
-from vpt.config.tasks import TASKS, TaskName, find_task
+from vpt.config.tasks import TASKS, TaskName, find_task, task_entry
 from vpt.config.training import TrainConfig
 from vpt.config.tuning import FrozenTuning, Tuning
 from vpt.utils.atomic_io import at_home
+
+
+def _task_of(head: Any) -> str:
+    """The task of a run that does not name it."""
+    kind = head.get("kind") if isinstance(head, Mapping) else getattr(head, "kind", head)
+    section = HEADS.own.get(kind) if isinstance(kind, str) else None
+    return section.task if section is not None and section.implies_task else "classification"
+
 
 _Whole = Annotated[int, Field(ge=-(2**53), le=2**53)]
 _Number = Annotated[float, Field(ge=-1e38, le=1e38)]
@@ -93,8 +101,8 @@ class RunConfig(Section):
         """Fill in the defaults of the task, such as its head and data set."""
         if not isinstance(value, Mapping):
             return value
-        task = value.get("task", "classification")
-        entry = find_task(task) if isinstance(task, str) else None
+        value = value if "task" in value else {**value, "task": _task_of(value.get("head"))}
+        entry = find_task(value["task"]) if isinstance(value["task"], str) else None
         return value if entry is None else entry.defaults(value)
 
     @field_validator("out")
@@ -121,8 +129,9 @@ class RunConfig(Section):
                 f"prompt={self.prompt.kind} adds features that head={self.head.kind} does not read; "
                 "choose head=linear or head=mlp"
             )
-        if self.data.folds is not None and self.task != "classification":
-            raise ValueError("data.folds is for task=classification")
+        if self.data.folds is not None and not task_entry(self.task).folds:
+            able = [name for name, entry in TASKS.items() if entry.folds]
+            raise ValueError(f"data.folds is for task={' or '.join(able)}")
         if self.train.shard and self.tuning.kind == "full":
             raise ValueError("train.shard shards frozen weights; tuning=full has none")
         if self.train.shard and self.prompt.kind in ("cocoop", "tpt"):

@@ -31,8 +31,9 @@ def method_name(metrics: Mapping[str, Any]) -> str:
     tuning = {"frozen": "", "full": "full fine-tuning", "lora": "LoRA", "bias": "bias tuning"}[metrics["tuning"]]
     if metrics["prompt"] != "none":
         return f"{metrics['prompt']} prompts" + (f" and {tuning}" if tuning else "")
-    head = metrics.get("head", "linear")
-    return tuning or {"linear": "linear probe", "zeroshot": "zero-shot"}.get(head, "head only")
+    named = {"linear": "linear probe", "zeroshot": "zero-shot", "regression": "linear regression"}
+    named |= {"knn": "nearest neighbours", "prototype": "class means"}
+    return tuning or named.get(metrics.get("head", "linear"), "head only")
 
 
 def say_comparison(console: Console, runs: Sequence[Mapping[str, Any]]) -> None:

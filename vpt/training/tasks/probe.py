@@ -38,7 +38,7 @@ def fit_head(model: PromptedModel, context: RunContext) -> Baseline | None:
     data, console = context.data, context.console
     model.eval()
     with torch.inference_mode():
-        read = _reader(model)
+        read = probe_reader(model)
         features, labels = _collected(model, context, read, _chosen(model, context), "train")
         val = _collected(model, context, read, data.val, "val") if data.val else None
     counts = [sum(label in record.labels for record in data.train) for label in range(len(data.classes))]
@@ -81,7 +81,7 @@ def _leaves_out_prompt(model: PromptedModel) -> bool:
     return isinstance(prompt, TokenPrompts) and not prompt.added_features and model.pool in ("native", "cls", "avg")
 
 
-def _reader(model: PromptedModel) -> Forward:
+def probe_reader(model: PromptedModel) -> Forward:
     """Map uint8 images to the features that the probe is fitted to."""
     if not _leaves_out_prompt(model):
         layers = model.constants()
