@@ -35,8 +35,8 @@ class TaskEntry:
         exporter: function of predictor, path, format, size (or None) and photos to check with, that returns a
             `vpt.interop.export.written.Exported`; "": the task is not exported.
         report: class derived from `vpt.report.tasks.TaskReport`; default: only sections that every task has.
-        folds: function of the prediction files of folds, settings and the file to write, that pools them and returns
-            their metrics; "": no `data.folds`.
+        folds: function of the prediction files of folds, main metric, settings and file to write, that pools the
+            predictions and returns their metrics; "": no `data.folds`.
         percent: whether main metrics are shown in percent.
     """
 

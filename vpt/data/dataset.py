@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -41,6 +42,10 @@ class Record:
         """Why the image cannot be used, according to its annotations; "" if it can."""
         return ""
 
+    def caption(self, classes: Sequence[str]) -> str:
+        """What the image shows, for a picture of it."""
+        return ", ".join(classes[label] for label in dict.fromkeys(self.labels)) or "no label"
+
 
 @dataclass(frozen=True, slots=True)
 class NumberRecord(Record):
@@ -51,6 +56,10 @@ class NumberRecord(Record):
     def identity(self) -> list[Any]:
         """What identifies the record in fingerprints."""
         return [self.name, self.labels, self.number]
+
+    def caption(self, classes: Sequence[str]) -> str:
+        """The number."""
+        return f"{classes[0]} {self.number:.6g}"
 
 
 SPLITS = ("train", "val", "test")

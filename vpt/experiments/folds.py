@@ -7,22 +7,28 @@ interruption.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from vpt.config import RunConfig
+from vpt.config.tasks import in_percent, task_entry
 from vpt.experiments.seeds import methods_in, sentence, summary, train_each
+from vpt.metrics.number_predictions import NumberAnswer, read_numbers, write_numbers
 from vpt.metrics.predictions import Answer, read_answers, write_answers
+from vpt.metrics.regression import regression_metrics
 from vpt.metrics.score_metrics import intervals, positive_of, weighted_metrics
 from vpt.training.run_folder import identity, stem_of
 from vpt.utils.atomic_io import write_json
 from vpt.utils.console import Console
 from vpt.utils.errors import UserError
 from vpt.utils.folder_lock import lock_folder
+from vpt.utils.plugins import imported
+
+A = TypeVar("A", Answer, NumberAnswer)
 
 
 def train_folds(config: RunConfig, console: Console | None = None) -> Path:
@@ -41,19 +47,22 @@ def train_folds(config: RunConfig, console: Console | None = None) -> Path:
         raise UserError("data.hold_test leaves the folds without test images; leave it out")
     folder = config.out / (config.name or f"{stem_of(config)}-folds")
     described = identity(config)
+    pool = imported(task_entry(config.task).folds)
     with lock_folder(folder):
         title = f"fold {{}} of 0 to {count - 1}:".format
         runs = train_each(config, folder, described, "data.fold", range(count), title, console)
         rows = [{**row, "interval": mean_interval(row["scores"])} for row in summary(runs)]
         for name, row in zip(methods_in(runs[0]), rows, strict=True):
-            answers, folds = pooled([run / name / "predictions-test.csv" for run in runs])
             suffix = "" if name == "." else f"-{name}"
-            write_answers(folder / f"predictions{suffix}.csv", answers, folds)
-            row["pooled"] = pooled_metrics(answers, config, row["metric"] == "map")
+            files = [run / name / "predictions-test.csv" for run in runs]
+            row["pooled"] = pool(files, row["metric"], config, folder / f"predictions{suffix}.csv")
         write_json(folder / "folds.json", {"folds": count, "rows": rows})
         for row in rows:
             low, high = row["interval"]
-            console.say(f"{sentence(row, 'folds')}; 95% interval {100 * low:.1f} to {100 * high:.1f} %")
+            between = (
+                f"{100 * low:.1f} to {100 * high:.1f} %" if in_percent(row["metric"]) else f"{low:.3f} to {high:.3f}"
+            )
+            console.say(f"{sentence(row, 'folds')}; 95% interval {between}")
             console.say(f"{row['method']}: {_in_words(row['pooled'])}")
     return folder
 
@@ -76,13 +85,29 @@ def mean_interval(scores: Sequence[float]) -> tuple[float, float]:
     return middle - half, middle + half
 
 
-def pooled(files: Sequence[Path]) -> tuple[list[Answer], list[int]]:
+def pool_answers(files: Sequence[Path], metric: str, config: RunConfig, path: Path) -> dict[str, Any]:
+    """Write the predicted classes of all folds to one file, and return their metrics."""
+    answers, folds = pooled(files, read_answers)
+    write_answers(path, answers, folds)
+    return pooled_metrics(answers, config, metric == "map")
+
+
+def pool_numbers(files: Sequence[Path], metric: str, config: RunConfig, path: Path) -> dict[str, Any]:
+    """Write the predicted numbers of all folds to one file, and return their metrics."""
+    answers, folds = pooled(files, read_numbers)
+    write_numbers(path, answers, folds)
+    predicted, wanted = (np.array([getattr(one, key) for one in answers]) for key in ("predicted", "true"))
+    groups = [one.group for one in answers]
+    return {"groups": len(set(filter(None, groups))), **regression_metrics(predicted, wanted, groups)}
+
+
+def pooled(files: Sequence[Path], read: Callable[[Path], Sequence[A]]) -> tuple[list[A], list[int]]:
     """The predictions of all folds, with the groups numbered throughout, and the fold of each."""
-    answers: list[Answer] = []
+    answers: list[A] = []
     folds: list[int] = []
     numbers: dict[tuple[int, str], str] = {}
     for fold, file in enumerate(files):
-        for answer in read_answers(file):
+        for answer in read(file):
             group = answer.group and numbers.setdefault((fold, answer.group), str(len(numbers) + 1))
             answers.append(replace(answer, group=group))
             folds.append(fold)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from vpt.backbones.layer_prompt import LayerPrompt
+from vpt.config.data import Window
 from vpt.data.transforms.classification import EvalTransform
 from vpt.inference.classifier import Classifier
+from vpt.inference.predictor import Predictor
 from vpt.inference.results import Classification
 from vpt.interop.export.onnx import Format, Program, Run, latency
 from vpt.interop.export.preprocess import Square
@@ -28,11 +30,11 @@ RESIZED = 0.03  # the same for photos, of which the file resizes a few pixels by
 Size = tuple[int, int] | None
 
 
-class FoldedClassifier(nn.Module):
-    """Scores (B, classes) from 0 to 1 for uint8 images (B, H, W, 3).
+class FoldedModel(nn.Module):
+    """Outputs for uint8 images (B, H, W, 3), by a head on pooled features.
 
     Args:
-        predictor: a loaded classifier; the operations of its prompt become constants.
+        predictor: a loaded model; the operations of its prompt become constants.
         size: height and width of the images; None for photos of any size. They are resized and cropped as at
             prediction; only squares of the model's own size, if it is given, are taken as they are.
 
@@ -40,7 +42,7 @@ class FoldedClassifier(nn.Module):
         UserError: test-time tuning, whose forward pass depends on more than one image.
     """
 
-    def __init__(self, predictor: Classifier, size: Size = None) -> None:
+    def __init__(self, predictor: Predictor, size: Size = None) -> None:
         super().__init__()
         model = predictor.model
         if model.test_time is not None:
@@ -48,31 +50,40 @@ class FoldedClassifier(nn.Module):
         self.model = model.eval()
         self.multilabel = predictor.artifact.multilabel
         self.size = size
-        assert isinstance(predictor.transform, EvalTransform)
-        self.prepared = size == (predictor.transform.size, predictor.transform.size)
-        self.square: nn.Module = nn.Identity() if self.prepared else Square(predictor.transform)
+        transform = predictor.view
+        assert isinstance(transform, EvalTransform)
+        self.prepared = size == (transform.size, transform.size)
+        self.square: nn.Module = nn.Identity() if self.prepared else Square(transform)
         # Constants must not be inference tensors, which cannot be traced.
         with torch.no_grad():
             self.layers: list[LayerPrompt] | None = model.constants()
             self.head = model.ready_head()
 
+    def read(self, outputs: Tensor) -> Tensor:
+        """What the file gives for outputs (B, K) of the head, in float32."""
+        raise NotImplementedError
+
     def forward(self, images: Tensor) -> Tensor:
-        """Scores of a batch of images."""
+        """Results for a batch of images."""
         pixels = self.square(images.permute(0, 3, 1, 2))
         features = self.model.backbone.features(
             self.model.normalise(pixels), self.model.steps, self.model.pool, self.layers
         )
-        return probabilities(self.head(features).float(), self.multilabel)
+        return self.read(self.head(features).float())
+
+
+class FoldedClassifier(FoldedModel):
+    """Scores (B, classes) from 0 to 1 for uint8 images (B, H, W, 3)."""
+
+    def read(self, outputs: Tensor) -> Tensor:
+        """See FoldedModel.read."""
+        return probabilities(outputs, self.multilabel)
 
 
 def export_classifier(predictor: Classifier, path: Path, format: Format, size: Size, check: Check) -> Exported:
     """Export a classifier; see `vpt.interop.export.export.export`."""
     folded = FoldedClassifier(predictor, size).requires_grad_(False).eval()
-    window, samples = predictor.artifact.config.data.window, real_photos(size)
-    if check is not None:
-        samples += decoded(check, window) if size is None else list(photos(check, size, window).numpy())
-    batches = [noise(count, size or (60 + count, 64)) for count in (1, 3, 8)]
-    batches += [torch.from_numpy(pixels)[None] for pixels in samples]
+    batches, samples = batches_to_try(size, check, predictor.artifact.config.data.window)
 
     def tried(run: Run) -> tuple[float, Agreement | None, float]:
         worst = compare(folded, run, batches)
@@ -83,17 +94,35 @@ def export_classifier(predictor: Classifier, path: Path, format: Format, size: S
             raise UserError(f"{path} was not written: scores of photos would differ by {found.difference:.2g}")
         return worst, found, latency(run, batches[3])
 
-    worst, found, taken = written(program_of(folded, predictor), format, path, tried)
-    steps = in_words(recipe(predictor, inside=False)) if folded.prepared else ""
+    named = {"classes": list(predictor.classes), "scores": "sigmoid" if folded.multilabel else "softmax"}
+    program, steps = folded_program(folded, predictor, "scores", named)
+    worst, found, taken = written(program, format, path, tried)
     return Exported(path, path.stat().st_size, worst, taken, photos=found, recipe=steps)
 
 
-def program_of(folded: FoldedClassifier, predictor: Classifier) -> Program:
-    """The program to write."""
+def batches_to_try(size: Size, check: Check, window: Window) -> tuple[list[Tensor], list[np.ndarray]]:
+    """Batches uint8 (B, H, W, 3) to test a file with: noise, and photos (H, W, 3), which are also returned alone."""
+    samples = real_photos(size)
+    if check is not None:
+        samples += decoded(check, window) if size is None else list(photos(check, size, window).numpy())
+    batches = [noise(count, size or (60 + count, 64)) for count in (1, 3, 8)]
+    return [*batches, *(torch.from_numpy(pixels)[None] for pixels in samples)], samples
+
+
+def folded_program(
+    folded: FoldedModel, predictor: Predictor, output: str, named: Mapping[str, Any]
+) -> tuple[Program, str]:
+    """The program to write, and what must be done to a photo before it, in words; "" if nothing.
+
+    Args:
+        folded: the module.
+        predictor: the loaded model.
+        output: name of the output.
+        named: metadata of the output.
+    """
     height, width = folded.size or ("height", "width")
     metadata = {
-        "classes": list(predictor.classes),
-        "scores": "sigmoid" if folded.multilabel else "softmax",
+        **named,
         "images": f"uint8 (batch, {height}, {width}, 3), RGB",
         "preprocessing": recipe(predictor, inside=not folded.prepared),
         "backbone": predictor.model.backbone.name,
@@ -102,17 +131,18 @@ def program_of(folded: FoldedClassifier, predictor: Classifier) -> Program:
     axes = {0: torch.export.Dim("batch", min=1, max=LARGEST_BATCH)}
     if folded.size is None:
         axes |= {axis: torch.export.Dim(name, min=1, max=LARGEST_SIDE) for axis, name in ((1, "height"), (2, "width"))}
-    return Program(folded, noise(2, folded.size or (70, 90)), "images", ("scores",), axes, metadata)
+    program = Program(folded, noise(2, folded.size or (70, 90)), "images", (output,), axes, metadata)
+    return program, in_words(recipe(predictor, inside=False)) if folded.prepared else ""
 
 
-def recipe(predictor: Classifier, inside: bool) -> dict[str, Any]:
+def recipe(predictor: Predictor, inside: bool) -> dict[str, Any]:
     """How a photo becomes the input of the network, for the metadata of a file.
 
     Args:
-        predictor: the classifier.
+        predictor: the loaded model.
         inside: whether the file resizes and crops photos; if not, the caller must.
     """
-    transform, pre = predictor.transform, predictor.model.backbone.preprocess
+    transform, pre = predictor.view, predictor.model.backbone.preprocess
     assert isinstance(transform, EvalTransform)
     side = transform.size
     every: dict[str, dict[str, Any]] = {
