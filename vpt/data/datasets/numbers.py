@@ -16,6 +16,7 @@ from vpt.data.evaluation_data import EvaluationRequest, choice_notes, chosen, fo
 from vpt.data.groups import with_groups
 from vpt.data.splits import with_slices
 from vpt.utils.errors import UserError
+from vpt.utils.file_names import one_line
 
 LARGEST = 1e30
 _COMMA = re.compile(r"[+-]?\d+,\d+")
@@ -109,9 +110,11 @@ def _refuse_blank(found: Found) -> None:
     comma = next((entry.labels[0] for entry in other if _COMMA.fullmatch(entry.labels[0])), None)
     advice = f"; write {comma.replace(',', '.')} instead of {comma}" if comma else ""
     advice = advice or "; name the column of numbers, as in data.label_column=age, or use task=classification"
-    _refuse(several, "with several labels", lambda entry: "|".join(entry.labels), "; regression needs one number")
+    _refuse(
+        several, "with several labels", lambda entry: one_line("|".join(entry.labels)), "; regression needs one number"
+    )
     _refuse(bare, "without a number", lambda entry: "", "; fill the numbers in, or remove the rows")
-    _refuse(other, "whose label is no number", lambda entry: f"'{entry.labels[0][:40]}'", advice)
+    _refuse(other, "whose label is no number", lambda entry: f"'{one_line(entry.labels[0][:40])}'", advice)
 
 
 def _refuse(entries: Sequence[Entry], what: str, label: Callable[[Entry], str], advice: str) -> None:

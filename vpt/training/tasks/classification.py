@@ -66,11 +66,15 @@ class Classification(PooledTask):
         Returns:
             The linear probe, if the head is initialised by one.
         """
-        super().initialize(model, context)
+        baseline = super().initialize(model, context)
         if isinstance(context.config.head, TipHead | LabelMapHead | MemoryHead):
             from vpt.training.tasks.fit_heads import make_head
 
             make_head(model, context)
+        return baseline
+
+    def fit_head(self, model: PromptedModel, context: RunContext) -> Baseline | None:
+        """Fit the linear probe, if the settings ask for it."""
         return fit_head(model, context)
 
     def untrained(self, model: PromptedModel, context: RunContext) -> tuple[Prompted, RunContext]:

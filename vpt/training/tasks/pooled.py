@@ -54,7 +54,7 @@ class PooledTask(Task[PromptedModel]):
         self.loss(model, context)
 
     def initialize(self, model: PromptedModel, context: RunContext) -> Baseline | None:
-        """Initialise prompts that are computed from data."""
+        """Initialise prompts and a head that are computed from data."""
         config, records = context.config, context.data.train
         if isinstance(model.prompt, TokenPrompts) and config.prompt.needs_images:
             chosen = torch.randperm(len(records), generator=torch.Generator().manual_seed(config.train.seed))
@@ -63,6 +63,10 @@ class PooledTask(Task[PromptedModel]):
             read = [batch.to(context.device) for batch in loader.epoch(0)]
             batches, labels = [model.normalise(batch.images) for batch in read], [batch.labels for batch in read]
             start(model.prompt, config.prompt, model.backbone, batches, config.train.seed, labels)
+        return self.fit_head(model, context)
+
+    def fit_head(self, model: PromptedModel, context: RunContext) -> Baseline | None:
+        """Fit the head to features before training, if the settings ask for it; returns the model of epoch 0."""
         return None
 
     def before_epoch(self, model: PromptedModel, context: RunContext) -> Callable[[int], None]:

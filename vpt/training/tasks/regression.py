@@ -57,13 +57,8 @@ class Regression(PooledTask):
     def correct(self, outputs: Tensor, labels: Tensor) -> None:
         """A number is neither right nor wrong."""
 
-    def initialize(self, model: PromptedModel, context: RunContext) -> Baseline | None:
-        """Standardise the targets, and fit the head by ridge regression if the settings ask for it.
-
-        Returns:
-            The fitted head, which counts as epoch 0.
-        """
-        super().initialize(model, context)
+    def fit_head(self, model: PromptedModel, context: RunContext) -> Baseline | None:
+        """Standardise the targets, and fit the head by ridge regression if the settings ask for it."""
         head = _number(model)
         head.standardise(numbers_of(context.data.train))
         if not context.config.starts_from_probe:
