@@ -140,6 +140,7 @@ def test_a_run_measures_and_predicts_ranks(grades: Path, tmp_path: Path, small_n
         assert found["quadratic_kappa"] == pytest.approx(cohen_kappa_score(true, near, weights="quadratic"))
     assert found["rank_error"] == pytest.approx(mean_absolute_error(true, near))
     assert found["rank_error"] < 0.5
+    assert run.metrics["probe"] > 0.6
     assert "rank_error" in found["intervals"]
     assert load(run.folder).classes == ("2", "9", "10")
     assert evaluate(run.folder, console=QUIET)["rank_error"] == found["rank_error"]

@@ -122,6 +122,11 @@ class OrdinalHead(FeatureHead):
     kind: Literal["ordinal"] = "ordinal"
     make: ClassVar[str] = "vpt.heads.ordinal:build_ordinal"
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the input of the head")
+    init: Literal["small", "probe"] = Field(
+        "small",
+        description="initial direction: small (standard deviation 0.02), probe (ridge regression of the ranks on the "
+        "features before training; default with AdamW and no pixel prompt)",
+    )
 
     def check_run(self, config: Any) -> None:
         """Refuse several labels, and classes without an order."""

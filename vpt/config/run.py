@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from vpt.config.backbone import BackboneConfig
 from vpt.config.base import ALWAYS_LISTED, Place, Section, Word, short
 from vpt.config.data import DataConfig
-from vpt.config.heads import HEADS, FeatureHead, Head, LinearHead
+from vpt.config.heads import HEADS, FeatureHead, Head, LinearHead, OrdinalHead
 from vpt.config.metrics import MetricsConfig
 from vpt.config.prompts import PROMPTS, DeepPrompt, Prompt
 from vpt.config.registry import NOT_NAMED
@@ -153,7 +153,7 @@ class RunConfig(Section):
         >>> RunConfig().starts_from_probe, RunConfig(head={"kind": "linear", "init": "small"}).starts_from_probe
         (True, False)
         """
-        return isinstance(self.head, LinearHead) and self.head.init == "probe"
+        return isinstance(self.head, LinearHead | OrdinalHead) and self.head.init == "probe"
 
     def with_(self, changes: Mapping[str, Any] | None = None, /, **settings: Any) -> RunConfig:
         """Return a copy with other values, validated as a whole.

@@ -67,7 +67,7 @@ def with_head(tree: Tree) -> Tree:
         data = {"classes": "ordered", **data} if isinstance(data, Mapping) else data
         train = tree.get("train", {})
         train = {"loss": "coral", **train} if isinstance(train, Mapping) else train
-        return {**tree, "data": data, "train": train}
+        return with_probe({**tree, "data": data, "train": train}, "ordinal")
     return with_probe(tree)
 
 

@@ -37,6 +37,13 @@ class Ordinal(nn.Module):
         self.first = nn.Parameter(torch.tensor(start[:1]))
         self.steps = nn.Parameter(steps.expm1().log())  # the inverse of softplus
 
+    @torch.no_grad()
+    def put(self, weight: Tensor, bias: Tensor) -> None:
+        """Set the direction (D,), and b_k (K - 1,), which fall by at least 0.001."""
+        self.direction.weight.copy_(weight[None])
+        self.first.copy_(bias[:1])
+        self.steps.copy_((bias[:-1] - bias[1:]).clamp_min(1e-3).expm1().log())
+
     def forward(self, features: Tensor) -> Tensor:
         """Scores (B, classes) of features (B, D)."""
         rank = self.direction(self.dropout(features)).float()

@@ -29,7 +29,7 @@ from vpt.training.context import RunContext
 from vpt.training.losses import LabelInfo, Loss, class_weights, classification_loss
 from vpt.training.tasks.base import Metrics, Score
 from vpt.training.tasks.pooled import PooledTask
-from vpt.training.tasks.probe import fit_head, without_prompt
+from vpt.training.tasks.probe import fit_head, fit_ordinal, without_prompt
 from vpt.utils import plotting
 
 
@@ -74,8 +74,9 @@ class Classification(PooledTask):
         return baseline
 
     def fit_head(self, model: PromptedModel, context: RunContext) -> Baseline | None:
-        """Fit the linear probe, if the settings ask for it."""
-        return fit_head(model, context)
+        """Fit the head to features before training, if the settings ask for it."""
+        fit = fit_ordinal if isinstance(context.config.head, OrdinalHead) else fit_head
+        return fit(model, context)
 
     def untrained(self, model: PromptedModel, context: RunContext) -> tuple[Prompted, RunContext]:
         """The model that `initialize` evaluated, and its context."""

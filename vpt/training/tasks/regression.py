@@ -24,10 +24,9 @@ from vpt.models.classifier import PromptedModel
 from vpt.training.checkpoint import Baseline
 from vpt.training.context import RunContext
 from vpt.training.losses import Loss
-from vpt.training.predict_loop import collect
 from vpt.training.tasks.base import Metrics, Score
 from vpt.training.tasks.pooled import PooledTask
-from vpt.training.tasks.probe import MOST_IMAGES, probe_reader, without_prompt
+from vpt.training.tasks.probe import features_of, without_prompt
 from vpt.utils.errors import UserError
 from vpt.utils.plotting import scatter_png
 
@@ -63,10 +62,7 @@ class Regression(PooledTask):
         head.standardise(numbers_of(context.data.train))
         if not context.config.starts_from_probe:
             return None
-        model.eval()
-        with torch.inference_mode():
-            train = _features(model, context, context.data.train, "train")
-            val = _features(model, context, context.data.val, "val") if context.data.val else None
+        train, val = features_of(model, context, numbers_of)
         weight, bias, penalty = fit_ridge(*train, val)
         head.put(weight, bias)
         if val is None:
@@ -171,19 +167,3 @@ def _number(model: PromptedModel) -> Number:
 def _loss(outputs: Tensor, labels: Tensor, model: PromptedModel, context: RunContext) -> float:
     head = _number(model)
     return float(number_loss(_settings(context), head)(outputs.to(head.std.device), labels.to(head.std.device)))
-
-
-def _features(
-    model: PromptedModel, context: RunContext, records: Sequence[Record], split: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Features (N, D) and targets (N,) of records, of training images at most `MOST_IMAGES`."""
-    whole = context.data.split(split)
-    if split == "train" and len(records) > MOST_IMAGES:
-        order = torch.randperm(len(records), generator=torch.Generator().manual_seed(context.config.train.seed))
-        records = [records[at] for at in sorted(order[:MOST_IMAGES].tolist())]
-    loader = context.loader(model, records, split if len(records) == len(whole) else "", distributed=True)
-    try:
-        found, _ = collect(probe_reader(model), loader, context, f"features of {split}")
-    finally:
-        loader.close()
-    return found.double().numpy(), numbers_of(records)
