@@ -55,13 +55,15 @@ def regression_metrics(
 def weighted_regression(predicted: Floats, wanted: Floats, weights: Floats) -> dict[str, Floats]:
     """The metrics (D,) for D weightings (D, N) of the images, NaN where they are undefined."""
     shares = weights / weights.sum(1, keepdims=True)
-    scale = max(float(np.abs(wanted - wanted.mean()).max()), 1e-300)  # numbers of any size have a square
-    near, true = (predicted - wanted.mean()) / scale, (wanted - wanted.mean()) / scale
+    near, true = predicted - wanted.mean(), wanted - wanted.mean()
+    own = float(np.abs(true).max())
+    scale = max(own, float(np.abs(near).max())) or 1.0  # so that numbers of any size have a square
+    near, true, least = near / scale, true / scale, 1e-14 * (own / scale) ** 2
     squared = shares @ (near - true) ** 2
     mean_true, mean_near = shares @ true, shares @ near
     spread_true, spread_near = shares @ true**2 - mean_true**2, shares @ near**2 - mean_near**2
     together = shares @ (near * true) - mean_near * mean_true
-    constant = spread_true <= 1e-14
+    constant = spread_true <= least
     with np.errstate(divide="ignore", invalid="ignore"):
         return {
             "r2": np.where(constant, np.nan, 1 - squared / spread_true),
