@@ -36,10 +36,12 @@ MOVABLE = {"data.path", "data.val", "data.test", "backbone.weights"}
 # Settings that earlier versions did not have, with the value that matches their behaviour.
 ADDED: dict[str, Any] = {
     "cases": [],
+    "data.classes": None,
     "data.crop_scale": None,
     "data.fold": None,
     "data.folds": None,
     "data.group": None,
+    "data.label_column": None,
     "data.positive": None,
     "data.multilabel": False,
     "data.slices": "middle",
