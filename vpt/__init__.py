@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vpt.config import RunConfig, load_config
+    from vpt.inference.add_class import add_class
     from vpt.inference.bank.bank import Bank
     from vpt.inference.classification import Classification
     from vpt.inference.evaluate import evaluate
     from vpt.inference.predictor import Predictor, load
+    from vpt.inference.regression import NumberResult
     from vpt.inference.results import Detections
     from vpt.inference.segmentation import Segmentation
     from vpt.models.wrap import Wrapped, load_prompt, wrap
@@ -33,12 +35,14 @@ _HOME = {
     "Bank": "vpt.inference.bank.bank",
     "Classification": "vpt.inference.classification",
     "Detections": "vpt.inference.results",
+    "NumberResult": "vpt.inference.regression",
     "Predictor": "vpt.inference.predictor",
     "RunConfig": "vpt.config",
     "Segmentation": "vpt.inference.segmentation",
     "TrainResult": "vpt.training.run_folder",
     "UserError": "vpt.utils.errors",
     "Wrapped": "vpt.models.wrap",
+    "add_class": "vpt.inference.add_class",
     "evaluate": "vpt.inference.evaluate",
     "load": "vpt.inference.predictor",
     "load_config": "vpt.config",
@@ -53,12 +57,14 @@ __all__ = [
     "Bank",
     "Classification",
     "Detections",
+    "NumberResult",
     "Predictor",
     "RunConfig",
     "Segmentation",
     "TrainResult",
     "UserError",
     "Wrapped",
+    "add_class",
     "evaluate",
     "load",
     "load_config",

@@ -69,7 +69,7 @@ def epochs(options: argparse.Namespace, data: Path, out: Path, last: int, turn: 
     if cached:
         train(config, Console(quiet=True))
     else:
-        with patch("vpt.training.tasks.classification.frozen_part", lambda *_: None):
+        with patch("vpt.training.tasks.pooled.frozen_part", lambda *_: None):
             train(config, Console(quiet=True))
     rows = [json.loads(line) for line in (out / name / "log.jsonl").read_text().splitlines()]
     return [row["seconds"] for row in rows if row["kind"] == "epoch"]

@@ -36,7 +36,7 @@ CONFIGS = sorted((ROOT / "configs").glob("**/*.yaml"))
 # Pages whose command lines run. The others are parsed and validated alone, for what they show needs a hub (clip.md,
 # migrating.md, sweeps.md), several GPUs (scale.md), minutes (detection.md), or a server that stays
 # (serving.md).
-RUN = ("own-data.md", "segmentation.md", "medical.md", "README.md")
+RUN = ("own-data.md", "segmentation.md", "medical.md", "other-answers.md", "README.md")
 STAND_IN = {
     "vit_small_patch14_dinov2 backbone.image_size=224": "vpt_nano",
     "vit_small_patch14_dinov2": "vpt_nano",
@@ -162,7 +162,12 @@ def draw(folder: Path) -> None:
             rows.append(f"photos/{name}/{number}.png,{name},{'test' if number > 9 else 'train'}")
             tags.append(f"photos/{name}/{number}.png,{'sunny|beach' if number % 2 else 'sunny'}")
         photo(folder / "clinic" / name / "0.png", shade)
+    ages = ["path,age"]
     for number in range(20):
+        photo(folder / "faces" / f"{number}.png", 9 * number)
+        ages.append(f"faces/{number}.png,{20 + 2.5 * number}")
+        photo(folder / "grades" / ("mild", "moderate", "severe")[number % 3] / f"{number}.png", 70 * (number % 3))
+        photo(folder / "wolves" / f"{number}.png", 230)
         photo(folder / "cells" / "images" / f"{number}.png", 60)
         mask = np.zeros((40, 48), np.uint8)
         mask[5 + number : 15 + number, 10:30] = 1
@@ -179,6 +184,7 @@ def draw(folder: Path) -> None:
             stain[10:30, 10:30, channel] += 150
             npy(folder / "stains" / name / f"{number}.npy", stain)
     (folder / "photos.csv").write_text("\n".join(rows))
+    (folder / "ages.csv").write_text("\n".join(ages))
     (folder / "tags.csv").write_text("\n".join(tags))
 
 

@@ -72,7 +72,7 @@ def test_a_run_is_the_same_with_and_without(
     assert "no augmentation: computing the first layer only once" in said
     cached = list(states)
     states.clear()
-    monkeypatch.setattr("vpt.training.tasks.classification.frozen_part", lambda model, context: None)
+    monkeypatch.setattr("vpt.training.tasks.pooled.frozen_part", lambda model, context: None)
     train(settings(shapes, tmp_path / "plain", *LAST, *words), QUIET)
     assert len(cached) == len(states) == 3
     for one, other in zip(cached, states, strict=True):
@@ -94,7 +94,7 @@ def test_what_changes_is_not_cached(shapes: Path, tmp_path: Path, monkeypatch: p
     def refuse(*_: object) -> None:
         raise AssertionError("cached")
 
-    monkeypatch.setattr("vpt.training.tasks.classification.feature_loader", refuse)
+    monkeypatch.setattr("vpt.training.tasks.pooled.feature_loader", refuse)
     train(settings(shapes, tmp_path, *LAST, "train.epochs=1", *words), QUIET)
 
 

@@ -454,7 +454,7 @@ def test_features_computed_once_give_the_same_head(shapes: Path, tmp_path: Path,
     """The linear probe's shortcut against the plain way."""
     words = ["prompt=none", "data.augment=none", "prompt.kind=none"]
     fast = train(settings(shapes, tmp_path / "fast", *words), QUIET)
-    monkeypatch.setattr("vpt.training.tasks.classification.frozen_part", lambda model, context: None)
+    monkeypatch.setattr("vpt.training.tasks.pooled.frozen_part", lambda model, context: None)
     slow = train(settings(shapes, tmp_path / "slow", *words), QUIET)
     one, other = read_artifact(fast.artifact).tensors, read_artifact(slow.artifact).tensors
     for name in one:

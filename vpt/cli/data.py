@@ -109,7 +109,7 @@ def _preview(config: RunConfig, data: LabelledData, file: Path | None) -> None:
         show(f"no preview is drawn: {error}, or choose its place with --preview FILE.png")
         return
     if drawn is not None:
-        what = {"detection": "boxes", "segmentation": "masks"}.get(config.task, "labels")
+        what = {"detection": "boxes", "segmentation": "masks", "regression": "numbers"}.get(config.task, "labels")
         show(f"preview of images with their {what}: {drawn}")
 
 
@@ -150,7 +150,7 @@ def _counted(config: RunConfig) -> tuple[str, str] | None:
 
     data = config.data
     places = [path for path in (data.path, data.val, data.test) if path is not None]
-    if config.task != "classification" or not at_home(data.path).exists():
+    if config.task not in ("classification", "regression") or not at_home(data.path).exists():
         return None
     unit = "row" if all(map(is_csv, places)) else "file" if not any(map(is_csv, places)) else "file or row"
     unit += " or slice" if data.slices == "all" else ""

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Sequence
 
 from vpt.cli import (
+    add_class,
     backbones,
     bench,
     benchmark,
@@ -178,6 +179,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
         convert,
         push,
         serve,
+        add_class,
         data,
         config,
         backbones,

@@ -6,11 +6,25 @@ Sources are merged in this order: defaults, a YAML file, `key=value` words from 
 from vpt.config.backbone import BackboneConfig
 from vpt.config.base import Section
 from vpt.config.data import DataConfig
-from vpt.config.heads import FeatureHead, Head, LabelMapHead, LinearHead, MlpHead, Pool, TipHead, ZeroShotHead
+from vpt.config.heads import (
+    FeatureHead,
+    Head,
+    KnnHead,
+    LabelMapHead,
+    LinearHead,
+    MemoryHead,
+    MlpHead,
+    OrdinalHead,
+    Pool,
+    PrototypeHead,
+    RegressionHead,
+    TipHead,
+    ZeroShotHead,
+)
 from vpt.config.heads_base import HeadSection
 from vpt.config.heads_detection import BoxHead, FasterHead, FcosHead, NativeHead, OwlHead, PyramidHead, RetinaHead
 from vpt.config.heads_segmentation import FpnMaskHead, LinearMaskHead, MaskHead, QueryMaskHead
-from vpt.config.losses import CrossEntropyLoss, Loss, LossSection
+from vpt.config.losses import CoralLoss, CrossEntropyLoss, Loss, LossSection
 from vpt.config.overrides import full_words, given_keys, key_of, load_config, parse_overrides, read_yaml
 from vpt.config.plugins import use_plugin
 from vpt.config.prompts import (
@@ -54,6 +68,7 @@ __all__ = [
     "ClipPrompt",
     "CocoopPrompt",
     "CoopPrompt",
+    "CoralLoss",
     "CrossEntropyLoss",
     "CvptPrompt",
     "DataConfig",
@@ -71,6 +86,7 @@ __all__ = [
     "HeadSection",
     "IvlpPrompt",
     "KgcoopPrompt",
+    "KnnHead",
     "LabelMapHead",
     "LinearHead",
     "LinearMaskHead",
@@ -79,10 +95,12 @@ __all__ = [
     "LossSection",
     "MaplePrompt",
     "MaskHead",
+    "MemoryHead",
     "MlpHead",
     "NativeHead",
     "NoPrompt",
     "Optimizer",
+    "OrdinalHead",
     "OwlHead",
     "PerRole",
     "PixelPrompt",
@@ -90,9 +108,11 @@ __all__ = [
     "Prompt",
     "PromptSection",
     "PromptsrcPrompt",
+    "PrototypeHead",
     "ProvptPrompt",
     "PyramidHead",
     "QueryMaskHead",
+    "RegressionHead",
     "RetinaHead",
     "RunConfig",
     "Section",

@@ -6,10 +6,24 @@ import math
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
-from vpt.config.base import MANY, Place, Section, Word
+from vpt.config.base import MANY, Place, Section, Sentence, Word
 from vpt.config.words import read_value, split_values
+
+MOST_CLASSES = 100_000
+
+
+def _names(value: Any) -> Any:
+    """Names between commas, or a list in which YAML may have read names as numbers."""
+    parts = split_values(value) if isinstance(value, str) and "," in value else value
+    if not isinstance(parts, list):
+        return parts
+    return [
+        str(part).strip() if isinstance(part, str | int | float) and not isinstance(part, bool) else part
+        for part in parts
+    ]
+
 
 _Edge = Annotated[float, Field(ge=-1e38, le=1e38)]
 Window = Literal["auto", "full", "legacy", "header"] | tuple[_Edge, _Edge]
@@ -63,6 +77,17 @@ class DataConfig(Section):
         "each of them as the test images of a run",
     )
     fold: int | None = Field(None, ge=0, lt=100, description="the only fold to test on, from 0; default: all, in turn")
+    label_column: Word | None = Field(
+        None, description="column of a CSV with the labels, or the numbers of task=regression; default: by its name"
+    )
+    classes: Annotated[
+        Literal["ordered"] | Annotated[list[Sentence], Field(min_length=2, max_length=MOST_CLASSES)] | None,
+        BeforeValidator(_names),
+    ] = Field(
+        None,
+        description="names of the classes in their order, as in low,middle,high; ordered: the data set's own order, or "
+        "that of names that are numbers (default with head=ordinal); default: by name",
+    )
     positive: Word | None = Field(
         None, description="of two classes the one that AUROC, sensitivity and others are for; default: the second"
     )

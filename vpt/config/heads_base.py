@@ -16,6 +16,8 @@ class HeadSection(KindSection):
     """Base of the settings of every head."""
 
     task: ClassVar[str] = "classification"
+    implies_task: ClassVar[bool] = False  # a run with this head need not name its task
+    from_images: ClassVar[bool] = False  # computed from training images
     needs_classifier: ClassVar[bool] = False  # load the backbone with its pretrained classifier
     needs_text: ClassVar[bool] = False  # load the backbone with its text tower
     any_size: ClassVar[bool] = False  # reads images of any size

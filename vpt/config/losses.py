@@ -28,7 +28,14 @@ class CrossEntropyLoss(LossSection):
     make: ClassVar[str] = "vpt.training.losses:cross_entropy"
 
 
-LOSSES = Registry("train.loss", "vpt.losses", LossSection, [CrossEntropyLoss])
+class CoralLoss(LossSection):
+    """For classes with an order: binary cross-entropy of being above each class but the last (Cao et al. 2020)."""
+
+    kind: Literal["coral"] = "coral"
+    make: ClassVar[str] = "vpt.training.losses:coral"
+
+
+LOSSES: Registry[LossSection] = Registry("train.loss", "vpt.losses", LossSection, [CrossEntropyLoss, CoralLoss])
 
 if TYPE_CHECKING:
     Loss = LossSection

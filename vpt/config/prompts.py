@@ -152,6 +152,11 @@ class DavptPrompt(WithTokens):
     value_bias: bool = Field(False, description="train biases of the values in every layer (DA-VPT+)")
 
     @property
+    def needs_classes(self) -> bool:
+        """Tokens stand for groups of classes."""
+        return True
+
+    @property
     def needs_images(self) -> bool:
         """Classes are grouped by training images."""
         return True

@@ -29,6 +29,11 @@ class PromptSection(KindSection):
         """Whether the prompt is initialised from training images."""
         return False
 
+    @property
+    def needs_classes(self) -> bool:
+        """Whether the prompt uses the classes of training images."""
+        return False
+
 
 class TokenPrompt(PromptSection):
     """Base of the settings of token prompts: `build(shape)` creates the `TokenPrompts` for a backbone."""
@@ -105,6 +110,11 @@ class WithLayers(TokenPrompt):
     def needs_images(self) -> bool:
         """Whether the tokens are initialised from training images."""
         return (self.pae is not None and self.pae.from_images) or super().needs_images
+
+    @property
+    def needs_classes(self) -> bool:
+        """Whether the tokens are initialised from labelled images."""
+        return self.pae is not None and self.pae.from_images
 
     @model_validator(mode="after")
     def _pae_fits(self) -> WithLayers:

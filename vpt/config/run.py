@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from vpt.config.backbone import BackboneConfig
 from vpt.config.base import ALWAYS_LISTED, Place, Section, Word, short
 from vpt.config.data import DataConfig
-from vpt.config.heads import HEADS, FeatureHead, Head, LinearHead
+from vpt.config.heads import HEADS, FeatureHead, Head, LinearHead, OrdinalHead
 from vpt.config.metrics import MetricsConfig
 from vpt.config.prompts import PROMPTS, DeepPrompt, Prompt
 from vpt.config.registry import NOT_NAMED
@@ -19,6 +19,14 @@ from vpt.config.tasks import TASKS, TaskName, find_task
 from vpt.config.training import TrainConfig
 from vpt.config.tuning import FrozenTuning, Tuning
 from vpt.utils.atomic_io import at_home
+
+
+def _task_of(head: Any) -> str:
+    """The task of a run that does not name it."""
+    kind = head.get("kind") if isinstance(head, Mapping) else getattr(head, "kind", head)
+    section = HEADS.own.get(kind) if isinstance(kind, str) else None
+    return section.task if section is not None and section.implies_task else "classification"
+
 
 _Whole = Annotated[int, Field(ge=-(2**53), le=2**53)]
 _Number = Annotated[float, Field(ge=-1e38, le=1e38)]
@@ -93,8 +101,8 @@ class RunConfig(Section):
         """Fill in the defaults of the task, such as its head and data set."""
         if not isinstance(value, Mapping):
             return value
-        task = value.get("task", "classification")
-        entry = find_task(task) if isinstance(task, str) else None
+        value = value if "task" in value else {**value, "task": _task_of(value.get("head"))}
+        entry = find_task(value["task"]) if isinstance(value["task"], str) else None
         return value if entry is None else entry.defaults(value)
 
     @field_validator("out")
@@ -151,7 +159,7 @@ class RunConfig(Section):
         >>> RunConfig().starts_from_probe, RunConfig(head={"kind": "linear", "init": "small"}).starts_from_probe
         (True, False)
         """
-        return isinstance(self.head, LinearHead) and self.head.init == "probe"
+        return isinstance(self.head, LinearHead | OrdinalHead) and self.head.init == "probe"
 
     def with_(self, changes: Mapping[str, Any] | None = None, /, **settings: Any) -> RunConfig:
         """Return a copy with other values, validated as a whole.

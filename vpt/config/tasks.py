@@ -34,6 +34,9 @@ class TaskEntry:
         defaults: fills in the settings that are left open.
         exporter: class derived from `vpt.interop.export.task_export.TaskExport`; "": the task is not exported.
         report: class derived from `vpt.report.tasks.TaskReport`; default: only sections that every task has.
+        folds: function of the prediction files of folds, main metric, settings and file to write, that pools the
+            predictions and returns their metrics; "": of boxes or masks.
+        percent: whether main metrics are shown in percent.
     """
 
     training: str
@@ -43,9 +46,43 @@ class TaskEntry:
     defaults: Callable[[Tree], Tree] = lambda tree: tree
     exporter: str = ""
     report: str = "vpt.report.tasks:TaskReport"
+    folds: str = ""
+    percent: bool = True
 
 
-def with_probe(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+def with_head(tree: Tree) -> Tree:
+    """Fill in the defaults of classification, which depend on the head.
+
+    >>> with_head({"head": "knn"})["prompt"], with_head({"head": "ordinal"})["data"]
+    ('none', {'classes': 'ordered'})
+    """
+    head = _section(tree, "head", "linear")
+    kind = None if head is None else head["kind"]
+    if kind in ("knn", "prototype"):
+        return {"prompt": "none", **tree}
+    if kind == "ordinal":
+        data = tree.get("data", {})
+        data = {"path": data} if isinstance(data, str) else data
+        data = {"classes": "ordered", **data} if isinstance(data, Mapping) else data
+        train = tree.get("train", {})
+        train = {"loss": "coral", **train} if isinstance(train, Mapping) else train
+        return with_probe({**tree, "data": data, "train": train}, "ordinal")
+    return with_probe(tree)
+
+
+def with_numbers(tree: Tree) -> Tree:
+    """Fill in the defaults of regression: the head, and the recipe of a head that is initialised by a probe.
+
+    >>> with_numbers({})["head"], with_numbers({"head": {"hidden": [8]}})["head"]
+    ({'kind': 'regression', 'init': 'probe'}, {'hidden': [8], 'kind': 'regression'})
+    """
+    head = tree.get("head", {})
+    if isinstance(head, Mapping) and "kind" not in head:
+        tree = {**tree, "head": {**head, "kind": "regression"}}
+    return tree if isinstance(head, Mapping) and head.get("hidden") else with_probe(tree, "regression")
+
+
+def with_probe(tree: Mapping[str, Any], kind: str = "linear") -> Mapping[str, Any]:
     """Fill in the default recipe in the settings of a run, where they request it or leave it open.
 
     The recipe is for a linear head with AdamW and any prompt but a pixel prompt. Given settings are kept.
@@ -55,12 +92,12 @@ def with_probe(tree: Mapping[str, Any]) -> Mapping[str, Any]:
     >>> with_probe({"head": {"kind": "mlp"}})
     {'head': {'kind': 'mlp'}}
     """
-    head, train = _section(tree, "head", "linear"), _section(tree, "train", None)
+    head, train = _section(tree, "head", kind), _section(tree, "train", None)
     prompt = _section(tree, "prompt", "deep")
     if head is None or train is None or prompt is None:
         return tree
     optimizer = _section(train, "optimizer", "adamw")
-    if optimizer is None or optimizer["kind"] != "adamw" or head["kind"] != "linear" or prompt["kind"] == "pixel":
+    if optimizer is None or optimizer["kind"] != "adamw" or head["kind"] != kind or prompt["kind"] == "pixel":
         return tree
     if head.setdefault("init", "probe") != "probe":
         return tree
@@ -127,9 +164,10 @@ TASKS: dict[str, TaskEntry] = {
         skeleton="vpt.models.classifier:classifier_skeleton",
         predictor="vpt.inference.classifier:Classifier",
         metrics=("accuracy", "map"),
-        defaults=with_probe,
+        defaults=with_head,
         exporter="vpt.interop.export.classifier:ClassifierExport",
         report="vpt.report.classification:ClassificationReport",
+        folds="vpt.experiments.folds:pool_answers",
     ),
     "detection": TaskEntry(
         training="vpt.training.tasks.detection:Detection",
@@ -139,6 +177,17 @@ TASKS: dict[str, TaskEntry] = {
         defaults=with_scenes,
         exporter="vpt.interop.export.detector:DetectorExport",
         report="vpt.report.detection_report:DetectionReport",
+    ),
+    "regression": TaskEntry(
+        training="vpt.training.tasks.regression:Regression",
+        skeleton="vpt.models.classifier:classifier_skeleton",
+        predictor="vpt.inference.regression:NumberPredictor",
+        metrics=("r2",),
+        defaults=with_numbers,
+        exporter="vpt.interop.export.regression:NumberExport",
+        report="vpt.report.regression:RegressionReport",
+        folds="vpt.experiments.folds:pool_numbers",
+        percent=False,
     ),
     "segmentation": TaskEntry(
         training="vpt.training.tasks.segmentation:Segmentation",
@@ -184,6 +233,16 @@ def main_metrics() -> list[str]:
     """Main metrics of all tasks, including those of installed packages."""
     entries = map(task_entry, [*TASKS, *installed(GROUP)])
     return list(dict.fromkeys(name for entry in entries for name in entry.metrics))
+
+
+def in_percent(metric: str) -> bool:
+    """Whether a main metric is shown in percent.
+
+    >>> in_percent("accuracy"), in_percent("r2")
+    (True, False)
+    """
+    entries = map(task_entry, [*TASKS, *installed(GROUP)])
+    return next((entry.percent for entry in entries if metric in entry.metrics), True)
 
 
 def ranking(measured: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection
 
 from vpt.data.class_names import visible
-from vpt.data.dataset import SPLITS, LabelledData
+from vpt.data.dataset import SPLITS, LabelledData, NumberRecord
 from vpt.data.datasets.entries import number_of
 
 MOST = 100  # classes that are listed
@@ -23,6 +23,8 @@ def class_lines(data: LabelledData, unusable: Collection[tuple[str, str]] = ()) 
     >>> class_lines(LabelledData(("cat",), False, (), ()))
     ['cat: no images']
     """
+    if data.numeric:
+        return _ranges(data, unusable)
     counts: dict[str, Counter[int]] = {split: Counter() for split in SPLITS}
     for split in SPLITS:
         for record in data.split(split):
@@ -38,4 +40,18 @@ def class_lines(data: LabelledData, unusable: Collection[tuple[str, str]] = ()) 
         lines.append(f"and {len(data.classes) - MOST} more classes")
     if any(counts[split][-1] for split in SPLITS):
         lines.append(line("none of the classes", -1))
+    return lines
+
+
+def _ranges(data: LabelledData, unusable: Collection[tuple[str, str]]) -> list[str]:
+    """A line for each split with the range of its numbers."""
+    lines = []
+    for split in SPLITS:
+        found = [record for record in data.split(split) if (split, record.name) not in unusable]
+        numbers = [record.number for record in found if isinstance(record, NumberRecord)]
+        if numbers:
+            lines.append(
+                f"{WORDS[split]}: {number_of(len(numbers), 'image')}, {data.classes[0]} from {min(numbers):.6g} to "
+                f"{max(numbers):.6g}, mean {sum(numbers) / len(numbers):.6g}"
+            )
     return lines

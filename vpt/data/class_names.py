@@ -43,7 +43,7 @@ def alike(name: str, known: Collection[str]) -> str:
     >>> alike("Cat", ["cat", "car"]), alike("1.0", ["1", "10"]), alike("fish", ["dog"])
     ("; did you mean 'cat'?", "; did you mean '1'?", '')
     """
-    for same in (_folded, _number):
+    for same in (_folded, number_in):
         for other in known:
             if same(name) is not None and same(other) == same(name):
                 return f"; did you mean '{other}'?"
@@ -57,7 +57,7 @@ def doubtful(names: Iterable[str]) -> list[str]:
     ['warning: class names that differ only in letter case are different classes: Cat, cat', 'warning: class ...']
     """
     names = sorted(names)
-    reasons = {_folded: "differ only in letter case", _number: "are equal as numbers"}
+    reasons = {_folded: "differ only in letter case", number_in: "are equal as numbers"}
     return [
         f"warning: class names that {what} are different classes: "
         + "; ".join(", ".join(visible(name) for name in group) for group in groups)
@@ -78,7 +78,12 @@ def _folded(name: str) -> str:
     return name.casefold()
 
 
-def _number(name: str) -> float | None:
+def number_in(name: str) -> float | None:
+    """The number that a name is; None if it is none.
+
+    >>> number_in("10"), number_in("-2.5"), number_in("ten")
+    (10.0, -2.5, None)
+    """
     return float(name) if _DECIMAL.fullmatch(name) else None
 
 

@@ -13,7 +13,8 @@ from vpt.data.transforms.classification import Transform
 
 
 class Batch(NamedTuple):
-    """Images (B, 3, H, W) uint8; labels (B,) int64, or (B, K) float32 of 0 and 1; record indices (B,) int64."""
+    """Images (B, 3, H, W) uint8; labels (B,) int64, (B, K) float32 of 0 and 1, or numbers (B,) float32; record indices
+    (B,) int64."""
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -48,10 +49,11 @@ class Maker(Protocol):
 class ImageMaker:
     """Collates transformed images and labels into a Batch."""
 
-    def __init__(self, transform: Transform, classes: int, multilabel: bool) -> None:
+    def __init__(self, transform: Transform, classes: int, multilabel: bool, numeric: bool = False) -> None:
         self.transform = transform
         self.classes = classes
         self.multilabel = multilabel
+        self.numeric = numeric
 
     def one(self, record: Record, pixels: np.ndarray, seed: int) -> torch.Tensor:
         """The transformed image."""
@@ -65,7 +67,9 @@ class ImageMaker:
             images[row] = item.numpy()
         return Batch(torch.from_numpy(images), self._labels(records), index)
 
-    def _labels(self, records: Sequence[Record]) -> torch.Tensor:
+    def _labels(self, records: Sequence[Any]) -> torch.Tensor:
+        if self.numeric:
+            return torch.tensor([record.number for record in records], dtype=torch.float32)
         if not self.multilabel:
             return torch.tensor([record.labels[0] for record in records], dtype=torch.int64)
         labels = torch.zeros((len(records), self.classes), dtype=torch.float32)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from vpt.config.data import Window
 
@@ -43,6 +44,25 @@ class Record:
         """Why the image cannot be used, according to its annotations; "" if it can."""
         return ""
 
+    def caption(self, classes: Sequence[str]) -> str:
+        """What the image shows, for a picture of it."""
+        return ", ".join(classes[label] for label in dict.fromkeys(self.labels)) or "no label"
+
+
+@dataclass(frozen=True, slots=True)
+class NumberRecord(Record):
+    """An image with a number to predict. Its only class, 0, is that number's name."""
+
+    number: float = field(default=0.0, kw_only=True)
+
+    def identity(self) -> list[Any]:
+        """What identifies the record in fingerprints."""
+        return [self.name, self.labels, self.number]
+
+    def caption(self, classes: Sequence[str]) -> str:
+        """The number."""
+        return f"{classes[0]} {self.number:.6g}"
+
 
 SPLITS = ("train", "val", "test")
 
@@ -66,6 +86,7 @@ class LabelledData:
     decoded: see `vpt.data.validation`.
     """
 
+    numeric: ClassVar[bool] = False  # records are NumberRecord
     classes: tuple[str, ...]
     multilabel: bool
     train: tuple[Record, ...]
@@ -141,9 +162,20 @@ class LabelledData:
         >>> LabelledData(("cat", "dog"), False, (), ()).summary()
         '2 classes, 0 training, 0 validation and 0 test images'
         """
-        kind = "class" if len(self.classes) == 1 else "classes"
-        kind += " (an image may have several)" if self.multilabel else ""
         return (
-            f"{len(self.classes)} {kind}, {len(self.train)} training, {len(self.val)} validation "
-            f"and {len(self.test)} test images"
+            f"{self._labels()}, {len(self.train)} training, {len(self.val)} validation and {len(self.test)} test images"
         )
+
+    def _labels(self) -> str:
+        kind = "class" if len(self.classes) == 1 else "classes"
+        return f"{len(self.classes)} {kind}" + (" (an image may have several)" if self.multilabel else "")
+
+
+@dataclass(frozen=True)
+class NumberData(LabelledData):
+    """Images with a number each; `classes` is the name of the number."""
+
+    numeric: ClassVar[bool] = True
+
+    def _labels(self) -> str:
+        return f"numbers ({self.classes[0]})"

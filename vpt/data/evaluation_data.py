@@ -13,10 +13,12 @@ from typing import Any, TypeVar
 from vpt.config import DataConfig
 from vpt.data.class_names import clean
 from vpt.data.dataset import SPLITS, LabelledData, Record
-from vpt.data.datasets.csv import is_csv, read_csv
+from vpt.data.datasets.csv import is_csv, read_table
 from vpt.data.datasets.entries import Entry, Found, clean_names, listed, number_of
 from vpt.data.datasets.image_folder import read_split_folder
 from vpt.data.datasets.registry import (
+    EMBEDDED,
+    Readers,
     clean_labels,
     once,
     read_source,
@@ -25,7 +27,7 @@ from vpt.data.datasets.registry import (
     renamed,
     unknown_classes,
 )
-from vpt.data.groups import group_column, with_groups
+from vpt.data.groups import with_groups
 from vpt.data.splits import with_slices
 from vpt.utils.atomic_io import at_home
 from vpt.utils.errors import UserError
@@ -66,7 +68,7 @@ def load_measured(config: DataConfig, request: EvaluationRequest) -> tuple[Label
     vpt.utils.errors.UserError: there is no folder no/such/folder; check data.path
     """
     known = None if request.classes is None else {clean(name) or name for name in request.classes}
-    found, path = _found(config, request.split or "test", known)
+    found, path = found_for(config, request.split or "test", known)
     found.multilabel |= config.multilabel
     refuse_unlabelled(found)
     clean_labels(found)
@@ -74,7 +76,7 @@ def load_measured(config: DataConfig, request: EvaluationRequest) -> tuple[Label
     split = chosen(found.splits, found.divided, request.split, path)
     entries = once(found.splits[split], config.separator, found)
     notes = [*found.notes, *choice_notes(found.splits, found.divided, split, request.split, path)]
-    left_out = found.left_out + _others(found, split)
+    left_out = found.left_out + others_of(found, split)
     split = request.split or (split if found.divided else "test")
     classes = request.classes
     if classes is None or (request.names and _has_other_names(found, entries, known or ())):
@@ -107,14 +109,16 @@ def overlap(one: DataConfig, other: DataConfig, split: str) -> bool:
     return first.is_relative_to(second) or second.is_relative_to(first)
 
 
-def _found(config: DataConfig, split: str, known: Collection[str] | None) -> tuple[Found, str]:
-    """The entries of the split, and the path to use in messages."""
+def found_for(
+    config: DataConfig, split: str, known: Collection[str] | None, embedded: Readers = EMBEDDED
+) -> tuple[Found, str]:
+    """The entries of the split, and the path to use in messages; `embedded` reads the data sets that come with vpt."""
     place = {"val": config.val, "test": config.test}.get(split)
     if place is None:
-        return read_source(config, known if known is not None else ()), config.path
+        return read_source(config, known if known is not None else (), embedded), config.path
     path = at_home(place)
     if is_csv(path):
-        found = read_csv(path, config.separator, group_column(config))
+        found = read_table(path, config)
         if found.divided and split not in found.splits and "train" not in found.splits:
             raise UserError(f"data.{split}={place} lists only {listed(sorted(found.splits))} images, none for {split}")
         # A CSV with several splits is used for the one it is given for.
@@ -209,7 +213,8 @@ def choice_notes(
     ]
 
 
-def _others(found: Found, split: str) -> Counter[str]:
+def others_of(found: Found, split: str) -> Counter[str]:
+    """Counts of the images of other splits, for `left_out`."""
     return Counter({OTHERS: sum(len(entries) for name, entries in found.splits.items() if name != split)})
 
 

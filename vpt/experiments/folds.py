@@ -7,17 +7,20 @@ interruption.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from vpt.config import RunConfig
+from vpt.config.tasks import in_percent, task_entry
 from vpt.experiments.seeds import methods_in, sentence, summary, train_each
 from vpt.metrics.metrics_file import AGAIN, read_metrics
+from vpt.metrics.number_predictions import NumberAnswer, read_numbers, write_numbers
 from vpt.metrics.predictions import Answer, read_answers, write_answers
+from vpt.metrics.regression import regression_metrics
 from vpt.metrics.score_metrics import intervals, positive_of, weighted_metrics
 from vpt.metrics.segmentation_bootstrap import interval, mean_iou
 from vpt.training.run_folder import identity, stem_of
@@ -25,6 +28,9 @@ from vpt.utils.atomic_io import read_json, write_json
 from vpt.utils.console import Console
 from vpt.utils.errors import UserError
 from vpt.utils.folder_lock import lock_folder
+from vpt.utils.plugins import imported
+
+A = TypeVar("A", Answer, NumberAnswer)
 
 
 def train_folds(config: RunConfig, console: Console | None = None) -> Path:
@@ -50,17 +56,19 @@ def train_folds(config: RunConfig, console: Console | None = None) -> Path:
         for name, row in zip(methods_in(runs[0]), rows, strict=True):
             folders = [run / name for run in runs]
             file = folder / f"predictions{'' if name == '.' else f'-{name}'}"
-            if (folders[0] / "predictions-test.csv").is_file():
-                answers, folds = pooled([each / "predictions-test.csv" for each in folders])
-                write_answers(file.with_name(f"{file.name}.csv"), answers, folds)
-                row["pooled"] = pooled_metrics(answers, config, row["metric"] == "map")
+            if pool := task_entry(config.task).folds:
+                files = [each / "predictions-test.csv" for each in folders]
+                row["pooled"] = imported(pool)(files, row["metric"], config, file.with_name(f"{file.name}.csv"))
             else:  # boxes or masks
                 row["means"] = means_of([read_metrics(each / "metrics.json")["test"] for each in folders])
                 row["pooled"] = pool_objects(folders, file.with_name(f"{file.name}.json"))
         write_json(folder / "folds.json", {"folds": count, "rows": rows})
         for row in rows:
             low, high = row["interval"]
-            console.say(f"{sentence(row, 'folds')}; 95% interval {100 * low:.1f} to {100 * high:.1f} %")
+            between = (
+                f"{100 * low:.1f} to {100 * high:.1f} %" if in_percent(row["metric"]) else f"{low:.3f} to {high:.3f}"
+            )
+            console.say(f"{sentence(row, 'folds')}; 95% interval {between}")
             if "means" in row:
                 others = (
                     f"{name.replace('_', ' ')} {value:.3f} ({limits[0]:.3f} to {limits[1]:.3f})"
@@ -90,13 +98,29 @@ def mean_interval(scores: Sequence[float]) -> tuple[float, float]:
     return middle - half, middle + half
 
 
-def pooled(files: Sequence[Path]) -> tuple[list[Answer], list[int]]:
+def pool_answers(files: Sequence[Path], metric: str, config: RunConfig, path: Path) -> dict[str, Any]:
+    """Write the predicted classes of all folds to one file, and return their metrics."""
+    answers, folds = pooled(files, read_answers)
+    write_answers(path, answers, folds)
+    return pooled_metrics(answers, config, metric == "map")
+
+
+def pool_numbers(files: Sequence[Path], metric: str, config: RunConfig, path: Path) -> dict[str, Any]:
+    """Write the predicted numbers of all folds to one file, and return their metrics."""
+    answers, folds = pooled(files, read_numbers)
+    write_numbers(path, answers, folds)
+    predicted, wanted = (np.array([getattr(one, key) for one in answers]) for key in ("predicted", "true"))
+    groups = [one.group for one in answers]
+    return {"groups": len(set(filter(None, groups))), **regression_metrics(predicted, wanted, groups)}
+
+
+def pooled(files: Sequence[Path], read: Callable[[Path], Sequence[A]]) -> tuple[list[A], list[int]]:
     """The predictions of all folds, with the groups numbered throughout, and the fold of each."""
-    answers: list[Answer] = []
+    answers: list[A] = []
     folds: list[int] = []
     numbers: dict[tuple[int, str], str] = {}
     for fold, file in enumerate(files):
-        for answer in read_answers(file):
+        for answer in read(file):
             group = answer.group and numbers.setdefault((fold, answer.group), str(len(numbers) + 1))
             answers.append(replace(answer, group=group))
             folds.append(fold)

@@ -148,6 +148,8 @@ def _folder(config: RunConfig) -> Path:
 @contextmanager
 def _begun(config: RunConfig) -> Iterator[None]:
     """Lock the folder, and write its settings, without those that a protocol sets itself."""
+    if config.task != "classification":
+        raise UserError(f"vpt protocol measures accuracy, which task={config.task} does not have")
     described = identity(config)
     for section, keys in GIVEN.items():
         for key in keys:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vpt.config import RunConfig
-from vpt.config.tasks import ranking
+from vpt.config.tasks import in_percent, ranking
 from vpt.metrics.comparison import method_name
 from vpt.metrics.metrics_file import read_metrics
 from vpt.training.run import train_or_resume
@@ -87,14 +87,16 @@ def summary(runs: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def sentence(row: Mapping[str, Any], what: str = "seeds") -> str:
-    """A row of `summary` as a line of text, in percent; `what` differs between the scores.
+    """A row of `summary` as a line of text; `what` differs between the scores.
 
     >>> sentence({"method": "deep prompts", "split": "test", "metric": "accuracy", "scores": [0.9, 0.92], "mean": 0.91,
     ...     "std": 0.0141})
     'deep prompts: test accuracy 91.0 ± 1.4 % (mean ± standard deviation of 2 seeds: 90.0, 92.0)'
     """
-    scores = ", ".join(f"{100 * score:.1f}" for score in row["scores"])
+    scale, digits, unit = (100, 1, " %") if in_percent(row["metric"]) else (1, 3, "")
+    scores = ", ".join(f"{scale * score:.{digits}f}" for score in row["scores"])
     return (
-        f"{row['method']}: {row['split']} {row['metric']} {100 * row['mean']:.1f} ± {100 * row['std']:.1f} % "
+        f"{row['method']}: {row['split']} {row['metric']} {scale * row['mean']:.{digits}f} ± "
+        f"{scale * row['std']:.{digits}f}{unit} "
         f"(mean ± standard deviation of {len(row['scores'])} {what}: {scores})"
     )

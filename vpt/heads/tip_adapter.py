@@ -62,9 +62,14 @@ class TipAdapter(ZeroShot):
             raise UserError("a Tip-Adapter's cache supports its own classes only; use head=zeroshot for other names")
         super().set_names(names, templates)
 
+    @property
+    def width(self) -> int:
+        """Width of the keys."""
+        return self.fixed.shape[1]
+
     def resize_for(self, count: int) -> None:
         """Allocate `count` keys before a stored state is loaded."""
-        width, device = self.fixed.shape[1], self.fixed.device
+        width, device = self.width, self.fixed.device
         if isinstance(self.keys, nn.Parameter):
             self.keys.data = torch.zeros(count, width, device=device)
         else:

@@ -101,6 +101,13 @@ class Classifier(Predictor):
             seen = self.model.normalise(square[None].to(self._device))
             yield name, pixels_of(seen, self.model.mean / 255, self.model.std / 255)[0]
 
+    @torch.inference_mode()
+    def features(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Features (B, D) of images transformed by `view`, the input of the head, on the CPU in float32."""
+        with self._autocast():
+            found: torch.Tensor = self.model.features(torch.stack(list(inputs)).to(self._device))
+        return found.float().cpu()
+
     @property
     def columns(self) -> tuple[str, ...]:
         """See Predictor.columns."""

@@ -30,15 +30,25 @@ def with_strip(
     >>> with_strip(np.zeros((8, 600, 3), np.uint8), ["cat", "dog"], [0.9, 0.1], {"cat"}).shape[1]
     600
     """
+    parts = zip(labels, scores, strict=True)
+    return with_lines(pixels, [(f"{score:.2f}  {label}", score, label in predicted) for label, score in parts])
+
+
+def with_lines(pixels: np.ndarray, lines: Sequence[tuple[str, float, bool]]) -> np.ndarray:
+    """The photo with a white strip below it; each line has a text, a bar from 0 to 1, and whether it is black.
+
+    >>> with_lines(np.zeros((200, 600, 3), np.uint8), [("age 31", 0.0, True)]).shape
+    (219, 600, 3)
+    """
     height, width = pixels.shape[:2]
     size = max(12, min(height, width) // 24)
     line = round(1.6 * size)
-    picture = Image.new("RGB", (width, height + line * len(labels)), "white")
+    picture = Image.new("RGB", (width, height + line * len(lines)), "white")
     picture.paste(Image.fromarray(pixels))
     pen, font = ImageDraw.Draw(picture), fonts.font(size)
-    for number, (label, score) in enumerate(zip(labels, scores, strict=True)):
+    for number, (text, bar, dark) in enumerate(lines):
         top = height + number * line
-        pen.rectangle((0, top + 1, width * score, top + line - 2), fill="#CFE3F2")
-        ink = "black" if label in predicted else "#666666"
-        pen.text((size // 2, top + line / 2), f"{score:.2f}  {label}", fill=ink, font=font, anchor="lm")
+        if bar > 0:
+            pen.rectangle((0, top + 1, width * bar, top + line - 2), fill="#CFE3F2")
+        pen.text((size // 2, top + line / 2), text, fill="black" if dark else "#666666", font=font, anchor="lm")
     return np.asarray(picture)

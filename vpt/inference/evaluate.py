@@ -12,7 +12,6 @@ from vpt.config import (
     ClipPrompt,
     DataConfig,
     RunConfig,
-    TipHead,
     ZeroShotHead,
     full_words,
     given_keys,
@@ -192,8 +191,7 @@ def evaluate_untrained(config: RunConfig, split: str | None = None, console: Con
     device = pick_device(config.train.device)
     precision = pick_precision(config.train.precision, device)
     task = task_of(config)
-    # The cache of Tip-Adapter is computed from training images, whatever the split.
-    whole = isinstance(config.head, TipHead)
+    whole = config.head.from_images  # whatever the split
     try:
         data, split = task.load(config), split or "test"
         _refuse_absent(data, config, split)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vpt.config.tasks import ranking
+from vpt.config.tasks import in_percent, ranking
 from vpt.data.dataset import Record
 from vpt.data.decode import BadImage, read
 from vpt.metrics.predictions import Answer
@@ -32,8 +32,18 @@ def method_name(metrics: Mapping[str, Any]) -> str:
     tuning = {"frozen": "", "full": "full fine-tuning", "lora": "LoRA", "bias": "bias tuning"}[metrics["tuning"]]
     if metrics["prompt"] != "none":
         return f"{metrics['prompt']} prompts" + (f" and {tuning}" if tuning else "")
-    head = metrics.get("head", "linear")
-    return tuning or {"linear": "linear probe", "zeroshot": "zero-shot"}.get(head, "head only")
+    named = {"linear": "linear probe", "zeroshot": "zero-shot", "regression": "linear regression"}
+    named |= {"knn": "nearest neighbours", "prototype": "class means"}
+    return tuning or named.get(metrics.get("head", "linear"), "head only")
+
+
+def shown_score(metric: str, value: float) -> str:
+    """A main metric, in percent if it is a fraction.
+
+    >>> shown_score("accuracy", 0.9), shown_score("r2", 0.9)
+    ('90.0%', '0.900')
+    """
+    return f"{100 * value:.1f}%" if in_percent(metric) else f"{value:.3f}"
 
 
 def say_comparison(console: Console, runs: Sequence[Mapping[str, Any]]) -> None:
@@ -47,7 +57,7 @@ def say_comparison(console: Console, runs: Sequence[Mapping[str, Any]]) -> None:
         rows.append(
             [
                 method_name(metrics),
-                f"{100 * found[metric]:.1f}%" if metric else "-",
+                shown_score(metric, found[metric]) if metric else "-",
                 f"{wrong} of {found['images']}" if wrong is not None else "-",
                 f"{metrics['parameters']['learning']:,}",
                 f"{metrics['artifact_bytes'] / 1e6:.2f} MB",

@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vpt.metrics.classification import BINS, Floats, calibration_error
+from vpt.metrics.group_bootstrap import DRAWS, group_intervals
 from vpt.utils.errors import UserError, nearest
 
-DRAWS = 2000
-LARGEST = 4_000_000  # numbers of a block of resamples
 MOST = 100_000  # scores of a split of which intervals are computed
 EDGE = 1e-9  # a rate may differ from the required one by rounding
 
@@ -106,26 +105,9 @@ def intervals(
     """
     if chance.size > MOST or len(labels) < 2:
         return {}
-    place = np.unique(groups, return_inverse=True)[1] if any(groups) else np.arange(len(labels))
-    count = int(place.max()) + 1
-    if count < 2:
-        return {}
-    generator = np.random.default_rng(seed)
-    block = max(1, LARGEST // (chance.shape[0] * 4))
-    found: dict[str, list[Floats]] = {}
-    for start in range(0, draws, block):
-        size = min(block, draws - start)
-        weights = generator.multinomial(count, np.full(count, 1 / count), size=size)[:, place].astype(np.float64)
-        for name, values in weighted_metrics(chance, labels, weights, at, positive).items():
-            found.setdefault(name, []).append(values)
-    limits = {}
-    for name, parts in found.items():
-        values = np.concatenate(parts)
-        values = values[np.isfinite(values)]  # a resample may lack a class
-        if len(values) > draws / 2:
-            low, high = np.quantile(values, [0.025, 0.975])
-            limits[name] = (float(low), float(high))
-    return limits
+    return group_intervals(
+        lambda weights: weighted_metrics(chance, labels, weights, at, positive), len(labels), groups, draws, seed
+    )
 
 
 def weighted_metrics(

@@ -154,8 +154,8 @@ class Prompted(nn.Module):
             UserError: tensors are missing, unknown, or of another shape or type; the message names them.
         """
         head: Any = self.head
-        if hasattr(head, "resize_for") and "head.labels" in tensors:  # a Tip-Adapter gets as many keys as the file
-            head.resize_for(keys_in(tensors, head.fixed.shape[1]))
+        if hasattr(head, "resize_for") and "head.labels" in tensors:  # it gets as many keys as the file
+            head.resize_for(keys_in(tensors, head.width))
         owned, tensors = self.owned_state(), unpacked(self.prompt, tensors)
         owned = {name: value for name, value in owned.items() if name in tensors or not self._training_only(name)}
         if wrong := misfits(owned, tensors):
@@ -201,7 +201,7 @@ def owned_parts(module: nn.Module) -> dict[str, Tensor]:
 
 
 def keys_in(tensors: Mapping[str, Tensor], width: int) -> int:
-    """Number of keys of a Tip-Adapter in a file.
+    """Number of stored features of a head in a file.
 
     Raises:
         UserError: its keys and labels do not match.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -86,10 +87,13 @@ def _owned(
     """Tensors of prompt, head and score of unknown images by name, as in `Prompted.owned_state`.
 
     Args:
-        found: tensors of the artifact; they decide the number of keys of a Tip-Adapter.
+        found: tensors of the artifact; they decide the number of stored features of a head.
         width: width of the keys of a Tip-Adapter; 0 for any other head.
     """
     owned: dict[str, Tensor] = {}
+    sized: Any = head
+    if hasattr(head, "resize_for") and "head.labels" in found:
+        sized.resize_for(keys_in(found, sized.width))
     for part, module in (("prompt", prompt), ("head", head), ("unknown", unknown)):
         owned |= {f"{part}.{name}": value for name, value in owned_parts(module or nn.Identity()).items()}
     if width and "head.labels" in found:

@@ -43,6 +43,8 @@ class ClassificationReport(TaskReport):
         "sensitivity_at_specificity": "sensitivity at the required specificity",
         "specificity_at_sensitivity": "specificity at the required sensitivity",
         "unknown_rate": "answered: none of these",
+        "quadratic_kappa": "quadratic kappa",
+        "rank_error": "mean absolute error of ranks",
     }
     class_metric = ("f1", "F1")
 
@@ -54,6 +56,10 @@ class ClassificationReport(TaskReport):
         except UserError as error:
             notes.append(str(error))
             return ()
+
+    def number(self, key: str, value: float) -> str:
+        """See TaskReport.number."""
+        return f"{value:.3f}" if key in ("quadratic_kappa", "rank_error") else super().number(key, value)
 
     def class_names(self, predictions: Sequence[Answer]) -> Sequence[str]:
         """See TaskReport.class_names."""

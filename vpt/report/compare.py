@@ -15,7 +15,7 @@ from vpt.metrics.comparison import disagreements
 from vpt.metrics.predictions import Answer
 from vpt.metrics.significance import Gain, Paired, paired, shared_images, verdict
 from vpt.report.errors import thumbnail
-from vpt.report.html import Cell, Column, Section, Table, count, duration, percent, points, render, size
+from vpt.report.html import Cell, Column, Section, Table, count, duration, main_score, percent, points, render, size
 from vpt.report.learning_curves import label_of
 from vpt.report.run_data import Source
 from vpt.report.summary import score_with_interval
@@ -88,7 +88,12 @@ def table_section(named: Mapping[str, Source]) -> Section:
             ]
         )
     kinds = {source.metric for source in named.values()}
-    known = {"map": "mAP", "miou": "mean IoU", "accuracy": "accuracy (95% interval)" if len(kinds) == 1 else "accuracy"}
+    known = {
+        "map": "mAP",
+        "miou": "mean IoU",
+        "r2": "R²",
+        "accuracy": "accuracy (95% interval)" if len(kinds) == 1 else "accuracy",
+    }
     score = " or ".join(known.get(kind, kind) for kind in sorted(kinds))
     heads = [Column("run", "text"), Column("method", "text"), Column(score)]
     heads += [Column(title) for title in ("calibration error", "trainable parameters", "artifact", "time")]
@@ -110,7 +115,8 @@ def lead(named: Mapping[str, Source], pairs: Sequence[tuple[str, str, Paired | G
         return ""
     score = {name: float(source.measured[source.metric]) for name, source in finished.items()}
     first = max(score, key=lambda name: score[name])
-    text = f"{first} has the highest {label_of(finished[first].metric)}, {percent(score[first])}."
+    metric = finished[first].metric
+    text = f"{first} has the highest {label_of(metric)}, {main_score(metric, score[first])}."
     its = [(other == first, found) for one, other, found in pairs if first in (one, other)]
     if not its:
         return f"{text} Whether the difference is significant is unknown, as there are no predictions by image."

@@ -55,7 +55,6 @@ def _in_turn(data: LabelledData) -> Iterable[tuple[str, Record]]:
 def _tile(pixels: np.ndarray, record: Record, split: str, classes: Sequence[str]) -> np.ndarray:
     """An image with its boxes, and its labels and the name of its file below."""
     small, scale = scaled(pixels)
-    labels = [classes[label] for label in dict.fromkeys(record.labels)]
     if isinstance(record, BoxRecord):
         boxes = np.asarray(record.boxes, dtype=float).reshape(-1, 4) * scale
         small = draw_boxes(small, boxes, record.labels, [classes[label] for label in record.labels])
@@ -63,4 +62,4 @@ def _tile(pixels: np.ndarray, record: Record, split: str, classes: Sequence[str]
         mask = record.read_mask((pixels.shape[1], pixels.shape[0]))
         size = (small.shape[1], small.shape[0])
         small = overlay(small, np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)), classes)
-    return tile(small, [", ".join(labels) or "no label", f"{split}: {record.name}"])
+    return tile(small, [record.caption(classes), f"{split}: {record.name}"])

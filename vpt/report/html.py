@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from vpt.config.tasks import in_percent
 from vpt.training import memory_estimate
 
 NOTHING = "–"
@@ -91,6 +92,15 @@ def percent(share: float | None, digits: int = 1) -> str:
     ('98.6%', '–')
     """
     return NOTHING if share is None else f"{100 * share:.{digits}f}%"
+
+
+def main_score(metric: str, value: float | None) -> str:
+    """A main metric, in percent if it is a fraction.
+
+    >>> main_score("accuracy", 0.98607), main_score("r2", 0.98607)
+    ('98.6%', '0.986')
+    """
+    return percent(value) if value is None or in_percent(metric) else f"{value:.3f}"
 
 
 def points(difference: float, digits: int = 1) -> str:

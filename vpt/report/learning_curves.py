@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vpt.config.tasks import in_percent
 from vpt.report.html import Section, render
 from vpt.report.svg_charts import Chart, Line, Point, line_chart
 
@@ -68,7 +69,7 @@ def label_of(metric: str) -> str:
     >>> label_of("map")
     'mean average precision'
     """
-    return {"map": "mean average precision", "miou": "mean IoU"}.get(metric, metric)
+    return {"map": "mean average precision", "miou": "mean IoU", "r2": "R²"}.get(metric, metric)
 
 
 def charts(rows: Rows, metric: str, best_epoch: int | None = None) -> list[Chart]:
@@ -92,7 +93,7 @@ def charts(rows: Rows, metric: str, best_epoch: int | None = None) -> list[Chart
     if steps.points or any(line.points for line in losses):
         found.append(line_chart("loss", [steps, *losses], x, mark=mark, from_zero=True))
     if any(line.points for line in scores):
-        found.append(line_chart(label_of(metric), scores, x, percent=True, mark=mark))
+        found.append(line_chart(label_of(metric), scores, x, percent=in_percent(metric), mark=mark))
     if any(line.points for line in rates):
         found.append(line_chart(rate, rates, x, from_zero=True))
     if seconds[0].points:
@@ -112,8 +113,9 @@ def over_each_other(named: Mapping[str, tuple[Rows, str]]) -> list[Chart]:
     metrics = {metric for _, metric in named.values()}
     scores = [Line(n, epochs_of(rows, f"val_{metric}"), t) for t, (n, (rows, metric)) in enumerate(named.items())]
     losses = [Line(n, epochs_of(rows, "train_loss"), t) for t, (n, (rows, _)) in enumerate(named.items())]
+    fractions = all(map(in_percent, metrics))
     title = f"validation {label_of(metrics.pop())}" if len(metrics) == 1 else "validation"
     return [
-        line_chart(title, scores, "epoch", percent=True),
+        line_chart(title, scores, "epoch", percent=fractions),
         line_chart("training loss", losses, "epoch", from_zero=True),
     ]

@@ -63,7 +63,7 @@ class Source:
         if self.artifact is not None:
             return self.artifact.classes
         if self.measured:
-            return tuple(row["class"] for row in self.measured["per_class"])
+            return tuple(row["class"] for row in self.measured.get("per_class", ()))
         return tuple(report_of(self.config).class_names(self.predictions))
 
     @property

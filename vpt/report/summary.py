@@ -8,7 +8,7 @@ from typing import Any
 from vpt.config import RunConfig
 from vpt.config.tasks import ranking
 from vpt.metrics.significance import wilson
-from vpt.report.html import count, percent
+from vpt.report.html import count, main_score, percent
 from vpt.report.learning_curves import label_of, roles_of
 from vpt.report.run_data import Source
 from vpt.report.tasks import report_of
@@ -80,7 +80,11 @@ def unfinished(source: Source) -> str:
     done = _epochs_logged(source.rows)
     of = f" of {source.config.train.epochs}" if source.config.train.epochs else ""
     last = next((row for row in reversed(source.rows) if f"val_{source.metric}" in row), None)
-    so_far = f" Validation {label_of(source.metric)} is {percent(last[f'val_{source.metric}'])} so far." if last else ""
+    so_far = (
+        f" Validation {label_of(source.metric)} is {main_score(source.metric, last[f'val_{source.metric}'])} so far."
+        if last
+        else ""
+    )
     return f"Not finished: {done}{of} epochs completed.{so_far}"
 
 
@@ -95,10 +99,18 @@ def interval_text(low: float, high: float) -> str:
 
 def numbers(source: Source) -> list[tuple[str, str]]:
     """The metrics under the headline, with bootstrap intervals where they were measured."""
-    found, titles = source.measured, report_of(source.config).titles
+    found, report = source.measured, report_of(source.config)
     limits = found.get("intervals", {})
-    between = {key: f" ({percent(low)} to {percent(high)})" for key, (low, high) in limits.items()}
-    return [(name, percent(found[key]) + between.get(key, "")) for key, name in titles.items() if key in found]
+    between = {
+        key: f" ({report.number(key, low)} to {report.number(key, high)})"
+        for key, (low, high) in limits.items()
+        if key in report.titles
+    }
+    return [
+        (name, report.number(key, found[key]) + between.get(key, ""))
+        for key, name in report.titles.items()
+        if key in found
+    ]
 
 
 def score_with_interval(found: Mapping[str, Any]) -> str:
@@ -110,7 +122,7 @@ def score_with_interval(found: Mapping[str, Any]) -> str:
     if "accuracy" in found:
         low, high = wilson(round(found["accuracy"] * found["images"]), found["images"])
         return f"{percent(found['accuracy'])} ({percent(low)} to {percent(high)})"
-    return percent(found.get(ranking(found)))
+    return main_score(ranking(found), found.get(ranking(found)))
 
 
 def _epochs_logged(rows: Sequence[Mapping[str, Any]]) -> int:

@@ -47,6 +47,10 @@ class TaskReport:
         text = f"{self.titles.get(name, name)} is {percent(found[name])} on {found['images']:,} {SPLITS[source.split]}"
         return f"{text[0].upper()}{text[1:]} images."
 
+    def number(self, key: str, value: float) -> str:
+        """A metric of `titles`; default: in percent."""
+        return percent(value)
+
     def charts(self, named: Mapping[str, Source]) -> list[Chart]:
         """Charts of several runs besides their learning curves."""
         return []

@@ -94,7 +94,7 @@ class RunContext:
         processes; otherwise every process gets all of them."""
         data = self.data
         transform = self.training_transform(model) if training else evaluation_transform(model, self.config.data)
-        maker = ImageMaker(transform, len(data.classes), data.multilabel)
+        maker = ImageMaker(transform, len(data.classes), data.multilabel, data.numeric)
         pinned = self.device.type == "cuda"
         return self.loader_of(records, maker, split, training, distributed, pin_memory=pinned)
 

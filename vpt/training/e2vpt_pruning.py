@@ -50,15 +50,15 @@ class Pruning(Callback):
         first = trainer.state.kept.get(FIRST)
         if first is None or not trainer.progress.finished:
             return
-        from vpt.training.tasks.classification import loss_for
-        from vpt.training.tasks.probe import fit_head
+        from vpt.training.tasks.pooled import PooledTask
 
-        model, context = trainer.model, trainer.context
+        model, context, task = trainer.model, trainer.context, trainer.task
+        assert isinstance(task, PooledTask)
         assert isinstance(model, PromptedModel)
         assert isinstance(model.prompt, EffectivePrompts)
         context.console.say("pruning: measuring the importance of tokens and segments")
         loader = context.loader(model, context.data.train, "train")
-        token, segment = importance(model, loader.epoch(0), loss_for(context), context.device, context.autocast)
+        token, segment = importance(model, loader.epoch(0), task.loss(model, context), context.device, context.autocast)
         loader.close()
         model.load_owned(first)
         prune(model.prompt, token, segment, self._config.prune_tokens, self._config.prune_segments)
@@ -68,7 +68,7 @@ class Pruning(Callback):
             f"pruned to {left} of {len(model.prompt.token_mask)} tokens, {values} values per layer; training again"
         )
         trainer.restart()
-        trainer.rank_untrained(fit_head(model, context))
+        trainer.rank_untrained(task.fit_head(model, context))
 
 
 def importance(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vpt.config.losses import LOSSES, CrossEntropyLoss, LossSection
+from vpt.config.losses import LOSSES, CoralLoss, CrossEntropyLoss, LossSection
 from vpt.config.prompts import PromptSection
 from vpt.models.base import Prompted
 from vpt.utils.errors import UserError
@@ -18,7 +18,7 @@ from vpt.utils.plugins import imported
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 # Maps images or features, and labels, to the loss and the number of correct images; both stay on their device.
-Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,12 @@ def classification_loss(config: LossSection, labels: LabelInfo) -> Loss:
 
 
 def build_objective(
-    prompt: PromptSection, model: Prompted, forward: Callable[[Tensor], Tensor], loss_of: Loss, cached: bool
+    prompt: PromptSection,
+    model: Prompted,
+    forward: Callable[[Tensor], Tensor],
+    loss_of: Loss,
+    cached: bool,
+    correct: Callable[[Tensor, Tensor], Tensor | None] | None = None,
 ) -> Objective:
     """Training objective of a prompt.
 
@@ -63,14 +68,16 @@ def build_objective(
         forward: maps images, or cached features, to scores.
         loss_of: loss of scores and labels.
         cached: whether `forward` gets cached features.
+        correct: number of correct images of scores and labels, None if that is undefined; default: `hits`.
     """
+    count = correct or hits
     if prompt.objective:
         regularized: Objective = imported(prompt.objective)(prompt, model, loss_of, cached)
         return regularized
 
-    def plain(inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def plain(inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
         scores = forward(inputs)
-        return loss_of(scores, labels), hits(scores.detach(), labels)
+        return loss_of(scores, labels), count(scores.detach(), labels)
 
     return plain
 
@@ -89,6 +96,36 @@ def hits(scores: Tensor, labels: Tensor) -> Tensor:
 def cross_entropy(config: CrossEntropyLoss, labels: LabelInfo) -> Loss:
     """Loss function of `train.loss=cross_entropy`."""
     return build_loss(labels.multilabel, labels.smoothing, labels.weights)
+
+
+def coral(config: CoralLoss, labels: LabelInfo) -> Loss:
+    """Loss function of `train.loss=coral`: for each class but the last, the binary cross-entropy of the image being
+    above it, summed (Cao et al. 2020, equation 4). The probability of being above is that of all higher classes.
+
+    Raises:
+        UserError: images with several labels.
+
+    >>> loss = coral(CoralLoss(), LabelInfo(("low", "middle", "high")))
+    >>> low, high = (loss(torch.tensor([[0.0, 0.0, 4.0]]), torch.tensor([label])) for label in (0, 2))
+    >>> bool(low > high)
+    True
+    """
+    if labels.multilabel:
+        raise UserError("train.loss=coral is for one class an image; leave it out")
+
+    def loss(scores: Tensor, wanted: Tensor) -> Tensor:
+        logs = scores.float().log_softmax(1)
+        below = logs.logcumsumexp(1)[:, :-1]
+        above = logs.flip(1).logcumsumexp(1).flip(1)[:, 1:]
+        is_above = (wanted[:, None] > torch.arange(below.shape[1], device=wanted.device)).to(logs.dtype)
+        is_above = is_above * (1 - labels.smoothing) + labels.smoothing / 2
+        each = -(is_above * above + (1 - is_above) * below).sum(1)
+        if labels.weights is None:
+            return each.mean()
+        weight = labels.weights.to(each)[wanted]
+        return (weight * each).sum() / weight.sum()
+
+    return loss
 
 
 def class_weights(setting: str | Sequence[float], counts: Sequence[int]) -> Tensor | None:

@@ -81,6 +81,23 @@ def confusion_png(matrix: Sequence[Sequence[int]], classes: Sequence[str], path:
     return save(figure, path)
 
 
+def scatter_png(points: Sequence[tuple[float, float]], name: str, title: str, path: Path) -> Path:
+    """Plot pairs of a true and a predicted number, and the line where they are equal."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5, 5), layout="constrained")
+    axes = figure.subplots()
+    true, predicted = zip(*points, strict=True)
+    edges = [min(*true, *predicted), max(*true, *predicted)]
+    axes.plot(edges, edges, color=GREY, linewidth=1, linestyle=":")
+    axes.scatter(true, predicted, s=10, alpha=0.5, color=BLUE)
+    axes.set_xlabel(f"true {name}".replace("$", r"\$"))
+    axes.set_ylabel(f"predicted {name}".replace("$", r"\$"))
+    axes.set_title(title)
+    axes.spines[["top", "right"]].set_visible(False)
+    return save(figure, path)
+
+
 def picture_png(pixels: np.ndarray, path: Path) -> Path:
     """Write pixels (H, W, 3 or 4) uint8 unchanged."""
     from PIL import Image

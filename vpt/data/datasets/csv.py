@@ -10,10 +10,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from vpt.config import DataConfig
 from vpt.data.class_names import clean, visible
 from vpt.data.datasets.csv_columns import Columns, columns_of
 from vpt.data.datasets.entries import SPLIT_NAMES, Entry, Found, listed, number_of
 from vpt.data.datasets.listed_files import FileFinder, elsewhere
+from vpt.data.groups import group_column
 from vpt.utils.errors import UserError, nearest
 from vpt.utils.file_names import shown
 
@@ -23,7 +25,7 @@ _LIST = re.compile(r"""\[\s*(?:(?:'[^']*'|"[^"]*")\s*(?:,\s*|(?=\])))*\]""")
 _ITEM = re.compile(r"""'([^']*)'|"([^"]*)\"""")
 
 
-def read_csv(file: Path, separator: str = "|", group: str | None = None) -> Found:
+def read_csv(file: Path, separator: str = "|", group: str | None = None, label: str | None = None) -> Found:
     r"""Read the images listed in a CSV file with a header line.
 
     Columns: path, label, and optionally split, or names that other tools give them; or, instead of labels, a column of
@@ -31,13 +33,13 @@ def read_csv(file: Path, separator: str = "|", group: str | None = None) -> Foun
     accents may be in either of Unicode's normalisation forms. A label cell that contains `separator`, or a row of 0 and
     1 with several or no 1, makes the data multi-label: then rows without a label are images with none of the classes.
     Without a split column all entries are under "train". Images that do not exist are entries too, and reported by the
-    data check. `group` names a column that is read as the group of an image.
+    data check. `group` names a column that is read as the group of an image, `label` that of the labels.
 
     Raises:
         UserError: the file cannot be read or lacks a column; unknown splits; no image exists.
     """
     names, rows = _rows(file)
-    columns = columns_of(file, names, rows, group)
+    columns = columns_of(file, names, rows, group, label)
     found = Found(notes=list(columns.notes))
     missing: list[str] = []
     unnamed: list[str] = []
@@ -77,6 +79,11 @@ def read_csv(file: Path, separator: str = "|", group: str | None = None) -> Foun
             f"start at {folder.absolute()}"
         )
     return found
+
+
+def read_table(file: Path, config: DataConfig) -> Found:
+    """Read a CSV file with the columns that the settings name; see `read_csv`."""
+    return read_csv(file, config.separator, group_column(config), config.label_column)
 
 
 def _labels(columns: Columns, rows: Sequence[Sequence[str]], separator: str) -> list[tuple[str, ...]]:

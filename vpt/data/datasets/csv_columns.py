@@ -52,7 +52,9 @@ class Columns(NamedTuple):
         return [name for at, name in self.classes.items() if cells[at].lower() in _ON]
 
 
-def columns_of(file: Path, names: Sequence[str], rows: Rows, group: str | None = None) -> Columns:
+def columns_of(
+    file: Path, names: Sequence[str], rows: Rows, group: str | None = None, wanted: str | None = None
+) -> Columns:
     """Find the columns by their names, and columns of 0 and 1 by their cells.
 
     Args:
@@ -60,6 +62,7 @@ def columns_of(file: Path, names: Sequence[str], rows: Rows, group: str | None =
         names: the cells of the header line.
         rows: the lines below it.
         group: name of the column of groups.
+        wanted: name of the column of labels; default: found by its name.
 
     Raises:
         UserError: no column, or several, for paths or labels; a table of boxes.
@@ -78,14 +81,17 @@ def columns_of(file: Path, names: Sequence[str], rows: Rows, group: str | None =
             f"{file} is a table of boxes ({','.join(names)[:200]}); a CSV is for whole images, boxes are read from "
             "COCO, Pascal VOC or YOLO files (task=detection)"
         )
-    grouped = None if group is None else _group(file, names, group)
+    grouped = None if group is None else _named(file, names, group, "data.group")
+    given = None if wanted is None else _named(file, names, wanted, "data.label_column")
     if grouped is not None:
         keys[grouped] = ""  # it has no other meaning
     path = _find(file, "path", names, keys, rows)
     if path is None:
         raise _absent(file, "path", names, keys)
     split = keys.index("split") if "split" in keys else None
-    label = _find(file, "label", names, keys, rows)
+    label = _find(file, "label", names, keys, rows) if given is None else given
+    if label is not None and label in (path, split, grouped):
+        raise UserError(f"{file}: the column '{names[label]}' has another meaning than labels; see data.label_column")
     notes = []
     classes: dict[int, str] = {}
     if label is None:
@@ -112,15 +118,15 @@ def columns_of(file: Path, names: Sequence[str], rows: Rows, group: str | None =
     return Columns(path, label, classes, split, notes, grouped)
 
 
-def _group(file: Path, names: Sequence[str], group: str) -> int:
-    """Position of the column of groups."""
-    found = [at for at, name in enumerate(names) if name == group] or [
-        at for at, name in enumerate(names) if name.lower() == group.lower()
+def _named(file: Path, names: Sequence[str], wanted: str, setting: str) -> int:
+    """Position of the column that a setting names."""
+    found = [at for at, name in enumerate(names) if name == wanted] or [
+        at for at, name in enumerate(names) if name.lower() == wanted.lower()
     ]
     if not found:
         listing = listed([visible(name) for name in names])
         raise UserError(
-            f"{file} has no column '{group}' (data.group){nearest(group, names)}; its columns are {listing}"
+            f"{file} has no column '{wanted}' ({setting}){nearest(wanted, names)}; its columns are {listing}"
         )
     return found[0]
 
@@ -156,6 +162,7 @@ def _absent(file: Path, wanted: str, names: Sequence[str], keys: Sequence[str]) 
     return UserError(
         f"{file} has no column '{wanted}'{advice} (its first line is {first}); the first line must name the columns "
         "path,label, or path and a column of 0 and 1 for every class"
+        + ("; another column is named by data.label_column" if wanted == "label" else "")
     )
 
 

@@ -11,17 +11,18 @@ from pathlib import Path
 from vpt.config import DataConfig
 from vpt.data.class_names import alike, clean, doubtful, visible
 from vpt.data.dataset import SPLITS, LabelledData, Record
-from vpt.data.datasets.csv import is_csv, read_csv
+from vpt.data.datasets.class_list import classes_of, half_of
+from vpt.data.datasets.csv import is_csv, read_table
 from vpt.data.datasets.dassl import read_dassl
 from vpt.data.datasets.digit_distances import read_digit_distances
 from vpt.data.datasets.digits import read_digits
-from vpt.data.datasets.entries import Entry, Found, NoTrainingImages, clean_names, entries_for, listed, number_of
+from vpt.data.datasets.entries import Entry, Found, clean_names, entries_for, listed, number_of
 from vpt.data.datasets.fgvc import read_fgvc
-from vpt.data.datasets.image_folder import nested, read_folder, read_split_folder
+from vpt.data.datasets.image_folder import read_folder, read_split_folder
 from vpt.data.datasets.paths import file_identity
 from vpt.data.datasets.torchvision import read_torchvision
 from vpt.data.datasets.vtab import read_vtab
-from vpt.data.groups import group_column, shared_groups, with_groups
+from vpt.data.groups import shared_groups, with_groups
 from vpt.data.splits import TEST, VALIDATION, draw_shots, set_apart, split_off, with_fold, with_slices
 from vpt.utils.atomic_io import at_home
 from vpt.utils.errors import UserError, nearest
@@ -37,7 +38,8 @@ FORMATS: dict[str, Reader] = {
 }
 GROUP = "vpt.datasets"
 # Data sets that are created on first use, without a download.
-EMBEDDED: dict[str, Callable[[], Found]] = {"digits": read_digits, "digit-distances": read_digit_distances}
+Readers = Mapping[str, Callable[[], Found]]
+EMBEDDED: Readers = {"digits": read_digits, "digit-distances": read_digit_distances}
 
 # Reasons why images that were read are not used, as reported by `vpt data check`.
 REPEATED, UNUSED = "repeated", "not drawn or asked for"
@@ -59,26 +61,61 @@ def load_data(config: DataConfig) -> LabelledData:
     ...
     vpt.utils.errors.UserError: there is no folder no/such/folder; check data.path
     """
-    found = read_source(config)
+    found = read_splits(config)
+    classes = classes_of(found, config)
+    found.notes += doubtful(classes)
+    read = sum(len(entries) for entries in found.splits.values())
+    if config.half != "all":
+        classes = half_of(found, classes, config.half)
+    numbers = {name: number for number, name in enumerate(classes)}
+    records = {split: _numbered(found.splits.get(split, ()), split, numbers) for split in SPLITS}
+    train, val, test, notes = divided(found, classes, records, config, read)
+    return LabelledData(classes, found.multilabel, train, val, test, notes, tuple(sorted((+found.left_out).items())))
+
+
+def read_splits(
+    config: DataConfig, embedded: Readers = EMBEDDED, refuse: Callable[[Found], None] | None = None
+) -> Found:
+    """The entries of a data set, with `data.val` and `data.test`, and without repetitions.
+
+    Args:
+        config: the data section.
+        embedded: readers of the data sets that come with vpt.
+        refuse: raises a UserError for labels that cannot be used; default: `refuse_unlabelled`.
+
+    Raises:
+        UserError: data that cannot be found or read; a file with several labels or in two splits.
+    """
+    found = read_source(config, embedded=embedded)
     for split, path in (("val", config.val), ("test", config.test)):
         if path is not None:
             _override(found, split, at_home(path), config)
     found.multilabel |= config.multilabel
-    refuse_unlabelled(found)
+    (refuse or refuse_unlabelled)(found)
     clean_labels(found)
     clean_names(found)
     for split, entries in found.splits.items():
         found.splits[split] = once(entries, config.separator, found)
     _refuse_shared(found.splits)
+    return found
 
-    classes = _classes(found, config)
-    found.notes += doubtful(classes)
-    read = sum(len(entries) for entries in found.splits.values())
-    if config.half != "all":
-        classes = _half(found, classes, config.half)
-    numbers = {name: number for number, name in enumerate(classes)}
-    train, val, test = (_numbered(found.splits.get(split, ()), split, numbers) for split in SPLITS)
-    train, val, test = (with_groups(records, config) for records in (train, val, test))
+
+def divided(
+    found: Found, classes: Sequence[str], records: Mapping[str, Sequence[Record]], config: DataConfig, read: int
+) -> tuple[tuple[Record, ...], tuple[Record, ...], tuple[Record, ...], tuple[str, ...]]:
+    """Training, validation and test records as the settings say, and messages for the user.
+
+    Args:
+        found: what the records were made of; gets the number of those that are not used.
+        classes: names of the classes.
+        records: of each split of the data set.
+        config: the data section.
+        read: number of entries that were read.
+
+    Raises:
+        UserError: no such fold, or too few images to split validation off.
+    """
+    train, val, test = (with_groups(records[split], config) for split in SPLITS)
     notes = [*found.notes, *shared_groups({"train": train, "val": val, "test": test})]
     divided = with_fold(train, val, test, config, notes, lambda whole: _there(whole, found.absent))
     train, val, test = (list(records) for records in divided)
@@ -97,24 +134,24 @@ def load_data(config: DataConfig) -> LabelledData:
             notes.append(f"fewer training {what} than data.shots={config.shots}, so all are used: {listed(few)}")
     train, val, test = set_apart(train, val, test, config, found.multilabel)
     found.left_out[UNUSED] += read - len(train) - len(val) - len(test)
-    left_out = tuple(sorted((+found.left_out).items()))
-    one, two, three = (with_slices(records, config) for records in (train, val, test))
-    return LabelledData(classes, found.multilabel, one, two, three, tuple(notes), left_out)
+    one, two, three = (with_slices(split, config) for split in (train, val, test))
+    return one, two, three, tuple(notes)
 
 
-def read_source(config: DataConfig, known: Collection[str] | None = None) -> Found:
+def read_source(config: DataConfig, known: Collection[str] | None = None, embedded: Readers = EMBEDDED) -> Found:
     """Read the data set named by `config.path`, with labels as they are written.
 
     Args:
         config: the data section.
         known: the classes of an artifact to evaluate, for which no training images are needed.
+        embedded: readers of the data sets that come with vpt.
 
     Raises:
         UserError: data that cannot be found or read.
     """
     name, colon, rest = config.path.partition(":")
-    if config.path in EMBEDDED:
-        return EMBEDDED[config.path]()
+    if config.path in embedded:
+        return embedded[config.path]()
     if colon and name in FORMATS:
         return FORMATS[name](rest, config)
     path = at_home(config.path)
@@ -125,7 +162,7 @@ def read_source(config: DataConfig, known: Collection[str] | None = None) -> Fou
         if meant := nearest(name, [*FORMATS, *added]):
             raise UserError(f"data.path={config.path}: there is neither such a folder nor a format '{name}'{meant}")
     if is_csv(path):
-        return read_csv(path, config.separator, group_column(config))
+        return read_table(path, config)
     if os.path.isfile(path):
         raise UserError(
             f"data.path={config.path} is a file but not a CSV; give a folder of class folders or a .csv file, "
@@ -158,8 +195,7 @@ def _read_added(point: EntryPoint, name: str, config: DataConfig) -> Found:
 
 def _override(found: Found, split: str, path: Path, config: DataConfig) -> None:
     """Replace one split by the images of a separate folder or CSV."""
-    group = group_column(config)
-    other = read_csv(path, config.separator, group) if is_csv(path) else read_split_folder(path)
+    other = read_table(path, config) if is_csv(path) else read_split_folder(path)
     entries = entries_for(split, other.splits, path)
     if before := found.splits.get(split):
         found.notes.append(f"data.{split}={path} is used instead of the {split} images of data.path")
@@ -259,39 +295,6 @@ def _refuse_shared(splits: dict[str, list[Entry]]) -> None:
             f"{number_of(len(shared), 'file')} in two splits, which makes the score meaningless: {listed(shared)}; "
             "keep each in one split only"
         )
-
-
-def _half(found: Found, classes: tuple[str, ...], half: str) -> tuple[str, ...]:
-    """Keep the first half of the classes (one more if their number is odd) or the second, and only their images."""
-    if found.multilabel:
-        raise UserError("data.half splits the classes, which is not possible for multi-label data; leave it out")
-    middle = (len(classes) + 1) // 2
-    kept = classes[:middle] if half == "base" else classes[middle:]
-    if len(kept) < 2:
-        raise UserError(f"data.half={half} leaves {number_of(len(kept), 'class')} of {len(classes)}; it needs two")
-    found.splits = {
-        split: [entry for entry in entries if entry.labels[0] in set(kept)] for split, entries in found.splits.items()
-    }
-    return kept
-
-
-def _classes(found: Found, config: DataConfig) -> tuple[str, ...]:
-    path, train = config.path, found.splits.get("train", [])
-    if found.classes is not None and found.splits.get("test") and not train:
-        return found.classes  # a data set with only test images
-    if not train:
-        raise NoTrainingImages(
-            f"data.path={path} has no training images; give some of them the split 'train', or evaluate a run on it: "
-            f"vpt eval RUN data={path}"
-        )
-    classes = found.classes or tuple(sorted({label for entry in train for label in entry.labels}))
-    if len(classes) < 2:
-        if (inner := nested(at_home(path))) is not None:
-            raise UserError(f"data.path={path} contains only the folder {inner.name}; did you mean data={inner}?")
-        raise UserError(
-            f"data.path={path} has only one class ({classes[0]}); a classifier needs the images of at least two"
-        )
-    return classes
 
 
 def _numbered(entries: Iterable[Entry], split: str, numbers: dict[str, int]) -> list[Record]:

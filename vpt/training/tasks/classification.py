@@ -10,10 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vpt.backbones.backbone import Backbone
 from vpt.backbones.factory import check_backbone
-from vpt.config import FullTuning, LabelMapHead, RunConfig, TipHead
-from vpt.data.dataloader import Loader
+from vpt.config import LabelMapHead, MemoryHead, OrdinalHead, RunConfig, TipHead
 from vpt.data.dataset import LabelledData, Record
 from vpt.data.datasets.registry import load_data
 from vpt.data.evaluation_data import EvaluationRequest, load_measured
@@ -22,27 +20,22 @@ from vpt.metrics.classification import ClassificationMetrics
 from vpt.metrics.predictions import answers_of, read_answers, write_answers
 from vpt.metrics.predictions_plot import answers_picture
 from vpt.metrics.probabilities import probabilities
+from vpt.metrics.regression import rank_metrics
 from vpt.metrics.score_metrics import intervals, positive_of, score_metrics
 from vpt.metrics.threshold import choose_thresholds
 from vpt.models.base import Prompted
-from vpt.models.classifier import PromptedModel, backbone_for, build_model
-from vpt.prompts.base import TokenPrompts
-from vpt.prompts.init.initialize import start
+from vpt.models.classifier import PromptedModel
 from vpt.training.checkpoint import Baseline
 from vpt.training.context import RunContext
-from vpt.training.cuda_graphs import Replayed
-from vpt.training.feature_cache import feature_loader, frozen_part
-from vpt.training.losses import LabelInfo, build_objective, class_weights, classification_loss
-from vpt.training.predict_loop import collect, inference, outputs
-from vpt.training.step import Batches, Forward
-from vpt.training.tasks.base import Metrics, Score, Task, TrainingParts
-from vpt.training.tasks.probe import fit_head, without_prompt
+from vpt.training.losses import LabelInfo, Loss, class_weights, classification_loss
+from vpt.training.tasks.base import Metrics, Score
+from vpt.training.tasks.pooled import PooledTask
+from vpt.training.tasks.probe import fit_head, fit_ordinal, without_prompt
 from vpt.training.tasks.unknown import fit_unknown, refuse_without_validation
 from vpt.utils import plotting
-from vpt.utils.distributed import ranks
 
 
-class Classification(Task[PromptedModel]):
+class Classification(PooledTask):
     """The task of `task=classification`, with one or several labels per image."""
 
     def load(self, config: RunConfig) -> LabelledData:
@@ -56,10 +49,6 @@ class Classification(Task[PromptedModel]):
         data, split = load_measured(config.data, request)
         return data.with_window(config.data.window), split
 
-    def build(self, config: RunConfig, classes: Sequence[str], backbone: Backbone | None = None) -> PromptedModel:
-        """Build the model, on an already loaded backbone or on a new one."""
-        return build_model(config, backbone or backbone_for(config), classes)
-
     def metric(self, data: LabelledData) -> str:
         """The metric that ranks epochs; larger is better."""
         return scores.main_metric(data.multilabel)
@@ -71,8 +60,7 @@ class Classification(Task[PromptedModel]):
             UserError: an augmentation that does not exist or fails, or class weights that do not fit the classes.
         """
         positive_of(context.data.classes, context.config.data.positive)
-        context.training_transform(model)
-        loss_for(context)
+        super().check(model, context)
         if model.unknown is not None:
             refuse_without_validation(context.data)
 
@@ -82,19 +70,17 @@ class Classification(Task[PromptedModel]):
         Returns:
             The linear probe, if the head is initialised by one.
         """
-        config, records = context.config, context.data.train
-        if isinstance(model.prompt, TokenPrompts) and config.prompt.needs_images:
-            chosen = torch.randperm(len(records), generator=torch.Generator().manual_seed(config.train.seed))
-            loader = context.loader(model, [records[i] for i in chosen[: config.prompt.init_images].tolist()])
-            model.eval()
-            read = [batch.to(context.device) for batch in loader.epoch(0)]
-            batches, labels = [model.normalise(batch.images) for batch in read], [batch.labels for batch in read]
-            start(model.prompt, config.prompt, model.backbone, batches, config.train.seed, labels)
-        if isinstance(config.head, TipHead | LabelMapHead):
+        baseline = super().initialize(model, context)
+        if isinstance(context.config.head, TipHead | LabelMapHead | MemoryHead):
             from vpt.training.tasks.fit_heads import make_head
 
             make_head(model, context)
-        return fit_head(model, context)
+        return baseline
+
+    def fit_head(self, model: PromptedModel, context: RunContext) -> Baseline | None:
+        """Fit the head to features before training, if the settings ask for it."""
+        fit = fit_ordinal if isinstance(context.config.head, OrdinalHead) else fit_head
+        return fit(model, context)
 
     def untrained(self, model: PromptedModel, context: RunContext) -> tuple[Prompted, RunContext]:
         """The model that `initialize` evaluated, and its context."""
@@ -112,58 +98,26 @@ class Classification(Task[PromptedModel]):
         """Whether the model has trainable parameters, or parts that are computed from data."""
         return super().is_trainable(model) or hasattr(model.head, "remember")  # a Tip-Adapter
 
-    def loader(self, model: PromptedModel, context: RunContext, records: Sequence[Record], training: bool) -> Loader:
-        """Batches of records, augmented and shuffled for training."""
-        return context.loader(model, records, training=training)
+    def loss(self, model: PromptedModel, context: RunContext) -> Loss:
+        """The loss of a run, with its label smoothing and class weights."""
+        return loss_for(context)
 
-    def examples(
-        self, batch: Any, records: Sequence[Record], data: LabelledData, most: int
-    ) -> list[tuple[np.ndarray, str]]:
-        """Images with the names of their classes; several views of an image side by side are not drawn."""
-        if batch.images.dtype != torch.uint8 or batch.images.ndim != 4:
-            return []  # cached features
-        labels = [records[index].labels for index in batch.index.tolist()]
-        names = [", ".join(data.classes[label] for label in each) or "no label" for each in labels]
-        pixels = batch.images[:most].permute(0, 2, 3, 1).numpy()
-        return list(zip(pixels, names, strict=False))
+    def validation(self, outputs: Tensor, labels: Tensor, model: PromptedModel, context: RunContext) -> Score:
+        """See PooledTask.validation."""
+        measured = _metrics(outputs, labels, context)
+        return Score(scores.score_of(measured), measured["loss"])
 
-    def training_parts(self, model: PromptedModel, context: RunContext) -> TrainingParts:
-        """Create batches, objective and validation of a run."""
-        config, data = context.config, context.data
-        train_loader = context.training_loader(model)
-        val_loader = context.loader(model, data.val, "val", distributed=True) if data.val else None
-        loaders = [loader for loader in (train_loader, val_loader) if loader is not None]
-        train_batches: Batches = train_loader
-        val_batches: Batches | None = val_loader
-        forward: Forward = model
-        part = frozen_part(model, context)
-        if part is not None:
-            context.console.say(f"no augmentation: computing {part.what} only once")
-            train_batches = feature_loader(part, model, context, "train")
-            val_batches = feature_loader(part, model, context, "val") if data.val else None
-            forward = part.rest
+    def before_epoch(self, model: PromptedModel, context: RunContext) -> Callable[[int], None]:
+        """Update a label mapping by frequency."""
+        head = context.config.head
 
-        def validate() -> Score:
-            assert val_batches is not None
-            run = inference(model) if forward is model else forward
-            model.eval()
-            measured = _metrics(*collect(run, val_batches, context, "evaluating val"), context)
-            return Score(scores.score_of(measured), measured["loss"])
-
-        def before_epoch(epoch: int) -> None:
-            head = config.head
+        def update(epoch: int) -> None:
             if isinstance(head, LabelMapHead) and head.method == "iterative" and epoch % head.every == 0:
                 from vpt.training.tasks.fit_heads import map_by_frequency
 
                 map_by_frequency(model, context)
 
-        loss_of = loss_for(context)
-        plain = forward is model and model.test_time is None and not config.prompt.objective
-        plain = plain and not model.has_extra_losses
-        step = _replayed(model, context) if plain else forward
-        objective = build_objective(config.prompt, model, step, loss_of, cached=part is not None)
-        validated = validate if val_batches is not None else None
-        return TrainingParts(train_batches, objective, validated, before_epoch, loaders)
+        return update
 
     def measure(
         self,
@@ -174,11 +128,7 @@ class Classification(Task[PromptedModel]):
         folder: Path | None = None,
     ) -> ClassificationMetrics:
         """Metrics of a trained model on records; with a folder, predictions are written there as CSV."""
-        loader: Loader = context.loader(model, records, split, distributed=True)
-        try:
-            found, labels = collect(outputs(model), loader, context, f"evaluating {split}")
-        finally:
-            loader.close()
+        found, labels = self.outputs(model, context, records, split)
         logits, unknown = found.split([len(context.data.classes), found.shape[1] - len(context.data.classes)], 1)
         measured = _metrics(logits, labels, context)
         if unknown.numel():
@@ -212,7 +162,7 @@ class Classification(Task[PromptedModel]):
             plotting.confusion_png(shown["confusion"], context.data.classes, folder / "confusion.png")
 
 
-def loss_for(context: RunContext) -> Callable[[Tensor, Tensor], Tensor]:
+def loss_for(context: RunContext) -> Loss:
     """The loss function of a run, with its label smoothing and class weights."""
     data, config = context.data, context.config
     counts = [0] * len(data.classes)
@@ -222,24 +172,6 @@ def loss_for(context: RunContext) -> Callable[[Tensor, Tensor], Tensor]:
     weights = class_weights(config.train.class_weights, counts)
     labels = LabelInfo(tuple(data.classes), data.multilabel, config.train.label_smoothing, weights)
     return classification_loss(config.train.loss, labels)
-
-
-def _replayed(model: PromptedModel, context: RunContext) -> Forward:
-    """The model's forward pass in training, replayed from a CUDA graph on a GPU if possible."""
-    train = context.config.train
-    small = model.backbone.tower is not None and not isinstance(context.config.tuning, FullTuning)
-    if context.device.type != "cuda" or train.compile == "none" or train.recompute or train.shard or not small:
-        return model
-    # As large as the batches of this process, or their parts.
-    count = min(context.batch_size, len(context.data.train))
-    count = -(-count // (ranks().count * train.accumulate))
-    shape = (count, model.image_channels, model.image_size, model.image_size)
-    example = torch.zeros(shape, dtype=torch.uint8, device=context.device)
-    learning = [parameter for _, _, parameter in model.trainable()]
-    model.train()
-    with context.autocast():
-        features = Replayed(model.features, learning, example, context.console.say)
-    return lambda images: model.head(features(images))
 
 
 def _of_scores(
@@ -252,6 +184,11 @@ def _of_scores(
     truth, at = labels.numpy(), config.metrics.at
     found: dict[str, Any] = dict(score_metrics(chance, truth, at, positive))
     limits = intervals(chance, truth, [record.group for record in records], at, positive)
+    if isinstance(config.head, OrdinalHead):
+        groups = [record.group for record in records]
+        ranks_found, rank_limits = rank_metrics(chance.argmax(1), truth, len(context.data.classes), groups)
+        found |= ranks_found
+        limits = {**limits, **rank_limits}
     found["intervals"] = {name: list(edges) for name, edges in limits.items()}  # as JSON has them
     if split == "val":
         found |= choose_thresholds(chance, truth, config.metrics.threshold or "youden", at, positive)

@@ -1,16 +1,18 @@
-"""Heads that are computed from data instead of trained: label mappings and Tip-Adapter."""
+"""Heads that are computed from data instead of trained: label mappings, Tip-Adapter, neighbours and prototypes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vpt.backbones.builtin_names import OPEN_CLIP
 from vpt.backbones.factory import load_backbone
-from vpt.config import BackboneConfig, LabelMapHead, TipHead
+from vpt.config import BackboneConfig, KnnHead, LabelMapHead, MemoryHead, TipHead
+from vpt.data.dataset import Record
 from vpt.heads.imagenet_names import source_names
 from vpt.heads.label_mapping import LabelMap, confusion_counts, frequency_map, random_map, semantic_map
 from vpt.heads.tip_adapter import TipAdapter
@@ -24,8 +26,10 @@ from vpt.utils.errors import UserError
 def make_head(model: PromptedModel, context: RunContext) -> None:
     """Compute a head from data before training."""
     head, config, data = model.head, context.config.head, context.data
-    if isinstance(head, TipAdapter | LabelMap) and data.multilabel:
+    if data.multilabel:
         raise UserError(f"head.kind={config.kind} needs one label per image; choose head=linear for several")
+    if isinstance(config, MemoryHead):
+        _store(config, model, context)
     if isinstance(head, TipAdapter):
         _remember(head, model, context)
     if not isinstance(head, LabelMap) or not isinstance(config, LabelMapHead):
@@ -71,6 +75,39 @@ def _map_by_names(model: PromptedModel, head: LabelMapHead, classes: Sequence[st
     sources = source_names(model.backbone.net, model.backbone.name)
     mine, theirs = (class_features(clip.text, clip.fingerprint, names, ["{}"]) for names in (classes, sources))
     return semantic_map(mine @ theirs.T, head.sources)
+
+
+def _store(config: MemoryHead, model: PromptedModel, context: RunContext) -> None:
+    """Compute the features of training images, and what the head keeps of them."""
+    records: Sequence[Record] = context.data.train
+    if isinstance(config, KnnHead):
+        records = drawn(records, config.images, context.config.train.seed)
+    loader = context.loader(model, records, "train" if records is context.data.train else "", distributed=True)
+    model.eval()
+    try:
+        features, labels = collect(model.features, loader, context, "features of train")
+    finally:
+        loader.close()
+    if not torch.isfinite(features).all():
+        raise UserError(f"the features of {model.backbone.name} are not finite; use another backbone or precision")
+    head: Any = model.head
+    head.remember(features.to(context.device), labels.to(context.device))
+    context.console.say(f"head: features of {len(records)} training images")
+
+
+def drawn(records: Sequence[Record], most: int, seed: int) -> Sequence[Record]:
+    """At most `most` records in their order, drawn at random, but one of each class.
+
+    >>> records = [Record(f"{at}", Path(), (int(at > 8),)) for at in range(10)]
+    >>> [record.labels[0] for record in drawn(records, 3, seed=0)]
+    [0, 0, 1]
+    """
+    if len(records) <= most:
+        return records
+    order = torch.randperm(len(records), generator=torch.Generator().manual_seed(seed)).tolist()
+    firsts = {records[at].labels[0]: at for at in reversed(order)}
+    kept = list(dict.fromkeys([*firsts.values(), *order]))[: max(most, len(firsts))]
+    return [records[at] for at in sorted(kept)]
 
 
 @torch.no_grad()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from vpt.config import NoPrompt
 from vpt.data.dataset import Record
 from vpt.heads.logistic import Logistic, Targets, cross_validated, fit, validated
+from vpt.heads.ordinal import Ordinal
+from vpt.heads.regression import Floats, fit_ridge
 from vpt.metrics import classification as metrics
 from vpt.models.classifier import PromptedModel, plan_for
 from vpt.prompts.base import TokenPrompts
@@ -25,6 +29,7 @@ MOST_WORK = 2e9  # maximum number of multiplications per evaluation of the objec
 # Minimum regularisation of the initial head. The probe itself often fits its images without error; starting from it,
 # prompts get almost no gradient and learn little (benchmarks/accuracy/suite, docs/defaults.md).
 START_STRENGTH = 1.0
+SHARPEST = 0.3  # least standard deviation of the residuals of ranks; training images are fitted too well
 
 
 def fit_head(model: PromptedModel, context: RunContext) -> Baseline | None:
@@ -65,6 +70,57 @@ def fit_head(model: PromptedModel, context: RunContext) -> Baseline | None:
     if probe.strength < START_STRENGTH:
         _put(model, fit(features.numpy(), targets, START_STRENGTH))
     return Baseline(score, state)
+
+
+def fit_ordinal(model: PromptedModel, context: RunContext) -> Baseline | None:
+    """Initialise an ordinal head by ridge regression of the ranks; None if the settings do not ask for it.
+
+    Thresholds are where as many training images are above them as have a higher class; the slope is that of a logistic
+    distribution with the variance of the residuals.
+    """
+    if not context.config.starts_from_probe:
+        return None
+    head, classes, console = model.head, len(context.data.classes), context.console
+    assert isinstance(head, Ordinal)
+    (features, ranks), val = features_of(model, context, _ranks)
+    weight, bias, penalty = fit_ridge(features, ranks, val)
+    found = features @ weight + bias
+    least = 0.5 / len(ranks)
+    above = np.clip([(ranks > rank).mean() for rank in range(classes - 1)], least, 1 - least)
+    slope = math.pi / math.sqrt(3) / max(float((found - ranks).std()), SHARPEST)
+    biases = slope * (bias - np.quantile(found, 1 - above))
+    head.put(torch.from_numpy(slope * weight), torch.from_numpy(biases))
+    if val is None:
+        console.say(f"head: ridge regression of ranks on features of {len(ranks)} images (L2 {penalty:.2g})")
+        return Baseline(None, {})
+    with torch.inference_mode():
+        logits = head(torch.from_numpy(val[0]).float().to(context.device)).cpu()
+    score = float((logits.argmax(1).numpy() == val[1]).mean())
+    console.say(f"epoch 0: ridge regression of ranks, validation accuracy {score:.4f} (L2 {penalty:.2g})")
+    return Baseline(score, {name: value.to("cpu", copy=True) for name, value in model.owned_state().items()})
+
+
+def features_of(
+    model: PromptedModel, context: RunContext, target: Callable[[Sequence[Record]], Floats]
+) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats] | None]:
+    """Features (N, D) and targets (N,) of at most `MOST_IMAGES` training images, and of validation, if there is any."""
+    train, data = context.data.train, context.data
+    if len(train) > MOST_IMAGES:
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(context.config.train.seed))
+        train = tuple(train[at] for at in sorted(order[:MOST_IMAGES].tolist()))
+    model.eval()
+    with torch.inference_mode():
+        read = _reader(model)
+        found = [
+            (_collected(model, context, read, records, split)[0].double().numpy(), target(records))
+            for split, records in (("train", train), ("val", data.val))
+            if records
+        ]
+    return found[0], found[1] if data.val else None
+
+
+def _ranks(records: Sequence[Record]) -> Floats:
+    return np.array([float(record.labels[0]) for record in records])
 
 
 def without_prompt(model: PromptedModel, context: RunContext) -> tuple[PromptedModel, RunContext]:
