@@ -56,7 +56,7 @@ def words(bars: Path, out: Path, *more: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def run(bars: Path, tmp_path_factory: pytest.TempPathFactory, small_net) -> TrainResult:
-    return train(load_config(overrides=words(bars, tmp_path_factory.mktemp("runs"), "name=run")), QUIET)
+    return train(load_config(overrides=words(bars, tmp_path_factory.mktemp("runs"), "name=run", "compare=none")), QUIET)
 
 
 def test_metrics_are_those_of_its_predictions(run: TrainResult, bars: Path):
@@ -130,8 +130,8 @@ def test_a_report_shows_and_compares(run: TrainResult, bars: Path, tmp_path: Pat
     assert "the mean absolute error is" in page
     assert "predicted height by true height" in page
     assert page.count("data:image/jpeg") + page.count("data:image/png") >= 10
-    other = train(load_config(overrides=words(bars, tmp_path, "prompt=none", "head.loss=l1", "name=other")), QUIET)
-    page = write_report([run.folder, other.folder], tmp_path / "two.html", console=QUIET).read_text(encoding="utf-8")
+    both = [run.folder, run.folder / "compare-none"]
+    page = write_report(both, tmp_path / "two.html", console=QUIET).read_text(encoding="utf-8")
     assert "R² of the other" in page
     assert "paired bootstrap" in page
 

@@ -66,7 +66,7 @@ def compare(context: RunContext, result: TrainResult, others: Sequence[TrainResu
     say_comparison(context.console, [each.metrics for each in results])
     split = "test" if context.data.test else "val"
     files = {method_name(each.metrics): each.folder / f"predictions-{split}.csv" for each in results}
-    if all(file.is_file() for file in files.values()):
+    if context.config.task == "classification" and all(file.is_file() for file in files.values()):
         answers = {name: read_answers(file) for name, file in files.items()}
         path = result.folder / "comparison.png"
         comparison_png(answers, context.data.split(split), context.config.data.max_pixels, path)
