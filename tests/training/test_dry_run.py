@@ -14,6 +14,7 @@ from vpt.training.dry_run import dry_run
 from vpt.training.trainer import Trainer
 from vpt.utils.errors import UserError
 
+MAPPED = ["backbone=test_classifier_32", "prompt=pixel", "prompt.size=4", "head=labelmap"]
 pytestmark = pytest.mark.usefixtures("small_net")
 
 
@@ -44,7 +45,7 @@ def test_it_says_what_would_be_trained_and_writes_nothing(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("more", [["prompt=none", "augment=none"], ["head=label_map"], ["seed=1,2"], ["data.folds=3"]])
+@pytest.mark.parametrize("more", [["prompt=none", "augment=none"], MAPPED, ["seed=1,2"], ["data.folds=3"]])
 def test_heads_caches_seeds_and_folds(
     shapes: Path, tmp_path: Path, more: list[str], capsys: pytest.CaptureFixture[str]
 ):

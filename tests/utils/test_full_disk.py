@@ -234,7 +234,7 @@ def test_the_reason_behind_an_error_is_found():
 def test_a_run_that_was_kept_from_finishing_keeps_its_old_artifact(shapes: Path, tmp_path: Path):
     result = train(settings(shapes, tmp_path, "train.epochs=1"), QUIET)
     before = result.artifact.read_bytes()
-    with small_disk(tmp_path / "disk", 400):
+    with small_disk(tmp_path / "disk", 2000):
         for file in result.folder.iterdir():
             if file.is_file():
                 (tmp_path / "disk" / file.name).write_bytes(file.read_bytes())
