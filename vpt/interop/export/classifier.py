@@ -282,7 +282,7 @@ def compare(folded: FoldedModel, run: Run, batches: Sequence[Tensor]) -> float:
     for batch in batches:
         found = folded(batch)
         mine = found if isinstance(found, tuple) else (found,)
-        for name, one, other in zip(folded.outputs, mine, run(batch), strict=False):
+        for name, one, other in zip(folded.outputs, mine, run(batch), strict=True):
             if name != "decision":  # a score that differs in its last digit may be on the other side of a threshold
                 worst = max(worst, float((one - other).abs().max()))
     return worst
