@@ -48,7 +48,7 @@ def described(section: str = "") -> list[Described]:
     for one in _of(RunConfig, RunConfig(), "", ()):
         if not section or one.key == section or one.key.startswith(f"{section}."):
             merged.setdefault((one.key, one.default, one.meaning, one.choices), []).extend(one.kinds)
-    return [Described(*fields, tuple(kinds), choices) for (*fields, choices), kinds in merged.items()]
+    return [Described(*fields[:3], tuple(kinds), fields[3]) for fields, kinds in merged.items()]
 
 
 def _of(model: type[BaseModel], defaults: BaseModel | None, prefix: str, kinds: tuple[str, ...]) -> Iterator[Described]:
