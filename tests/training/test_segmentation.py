@@ -60,7 +60,7 @@ def test_a_run_learns_and_writes_its_results(trained: Path, data: Path):
     epochs = [row for row in read_rows(trained) if row["kind"] == "epoch" and "val_miou" in row]
     assert epochs
     assert all(row["val_loss"] > 0 for row in epochs)
-    for name in ("val_predictions.jpg", "confusion.png", "curves.png"):
+    for name in ("val_batch.jpg", "val_predictions.jpg", "confusion.png", "curves.png"):
         with Image.open(trained / name) as picture:
             assert picture.size[0] > 100
 

@@ -177,7 +177,7 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _whole_passes(self) -> TrainConfig:
-        if self.batch_size != "auto" and self.batch_size % self.accumulate:
+        if isinstance(self.batch_size, int) and self.batch_size % self.accumulate:
             raise ValueError(f"batch_size={self.batch_size} must be a multiple of accumulate={self.accumulate}")
         if self.average is not None and self.patience is not None:
             raise ValueError("average needs every epoch; leave out patience")

@@ -56,7 +56,7 @@ class RunContext:
     def batch_size(self) -> int:
         """Number of images in one optimiser step."""
         count = self.config.train.batch_size
-        assert count != "auto", "`prepare` resolves it"
+        assert not isinstance(count, str), "`prepare` resolves it"
         return count
 
     @property

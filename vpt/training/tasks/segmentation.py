@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from vpt.backbones.backbone import Backbone
@@ -125,7 +126,9 @@ class Segmentation(Task[Segmenter]):
         classes, found = data.classes, []
         for image, mask in list(zip(batch.images, batch.labels, strict=True))[:most]:
             shown = [classes[index] for index in mask.unique().tolist() if index < len(classes)]
-            found.append((overlay(image.permute(1, 2, 0).numpy(), mask.numpy(), classes), ", ".join(shown)))
+            size = (image.shape[2], image.shape[1])  # masks of evaluation have the size of the file
+            drawn = np.asarray(Image.fromarray(mask.numpy()).resize(size, Image.Resampling.NEAREST))
+            found.append((overlay(image.permute(1, 2, 0).numpy(), drawn, classes), ", ".join(shown)))
         return found
 
     def training_parts(self, model: Segmenter, context: RunContext) -> TrainingParts:
