@@ -108,7 +108,7 @@ class ClassifierExport(TaskExport):
 
     def fit(self, image: np.ndarray) -> np.ndarray:
         """See TaskExport.fit; as the file's description says, if it neither resizes nor crops."""
-        return self.predictor.transform(image, 0).permute(1, 2, 0).numpy() if self.folded.prepared else super().fit(image)
+        return self.predictor.view(image).permute(1, 2, 0).numpy() if self.folded.prepared else super().fit(image)
 
     def reference(self, image: np.ndarray) -> Outputs:
         """See TaskExport.reference."""
