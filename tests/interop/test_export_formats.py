@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +155,25 @@ def test_tensorrt_is_given_a_model_without_uint8(run: Path, others: dict[str, Pa
     assert {part.dtype for part in mine} == {np.dtype("float32")}
     for part, wanted in zip(mine, made.reference(photo(40, 56)), strict=True):
         assert np.mean(np.abs(part - wanted.numpy()) > 0.01) < 0.02
+
+
+def test_a_file_that_does_not_run_here_says_so(run: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setitem(formats.FORMATS, "torch", replace(formats.FORMATS["torch"], runs_here=lambda: False))
+    assert main(["export", str(run), "--format", "torch", "--size", "32x32"]) == 0
+    assert "not compared with vpt predict: this machine does not run torch" in capsys.readouterr().out
+    assert (run / "artifact.pt2-not-compared").exists()
+    assert not (run / "artifact.pt2").exists()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_coreml_is_converted(run: Path, tmp_path: Path, precision):
+    coremltools = pytest.importorskip("coremltools")
+    done = export(run, tmp_path / "made", format="coreml", precision=precision, size=(32, 32))
+    assert done.compared == (sys.platform == "darwin")
+    model = coremltools.models.MLModel(str(done.path / "model.mlpackage"), skip_model_load=True)
+    description = model.get_spec().description
+    assert [list(each.type.multiArrayType.shape) for each in description.input] == [[1, 32, 32, 3]]
+    assert [each.name for each in description.output] == ["scores"]
 
 
 def test_what_a_format_needs_is_named(run: Path, monkeypatch: pytest.MonkeyPatch, capsys):
