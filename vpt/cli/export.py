@@ -81,6 +81,9 @@ def _export(options: argparse.Namespace) -> int:
         options.max_drop,
     )
     print(found.path)
+    if not found.compared:
+        print(f"{found.bytes / 1e6:.1f} MB, not compared with vpt predict: this machine does not run {options.format}")
+        return 0
     print(f"{found.bytes / 1e6:.1f} MB, {found.milliseconds:.1f} ms per image on this machine, {_agreement(found)}")
     if found.recipe:
         print(f"this file neither resizes nor crops; before, as in its metadata: {found.recipe}")

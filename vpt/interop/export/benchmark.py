@@ -124,6 +124,9 @@ def benchmark(
                     try:
                         write(made.program, target, path)
                         row.bytes = size_of(path)
+                        if not FORMATS[format].runs_here():
+                            row.note = f"{row.bytes / 1e6:.1f} MB, does not run on this machine"
+                            continue
                         runs[row.format] = opened(path, target)
                     except (UserError, RuntimeError) as error:
                         row.note = str(error).strip().splitlines()[0]

@@ -64,6 +64,8 @@ def export(
     predictor = load(artifact, device="cpu", weights=weights, dtype="fp32", precision="fp32", backbone=backbone)
     made = task_export(predictor, size)
     path = Path(output) if output is not None else _place(predictor.artifact.path, format, precision)
+    if not FORMATS[format].runs_here():
+        path = path.with_name(f"{path.name}-not-compared")
     target = Target(format)
     images: LabelledImages | None = None
     if precision != "fp32":
@@ -74,7 +76,9 @@ def export(
         settings = predictor.artifact.config.data
         samples += [made.fit(image) for image in decoded(check, settings.window, settings.channels)]
 
-    def tried(run: Run) -> Exported:
+    def tried(run: Run | None) -> Exported:
+        if run is None:
+            return Exported(path, 0, math.nan, math.nan, compared=False)
         return made.verify(run, path, samples) if images is None else _measured(made, run, path, images, max_drop)
 
     return replace(written(made.program, target, path, tried), bytes=size_of(path))

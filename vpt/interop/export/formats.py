@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vpt.interop.export.coreml import open_coreml, write_coreml
+from vpt.interop.export.coreml import open_coreml, runs_here, write_coreml
 from vpt.interop.export.onnx import open_onnx, write_onnx
 from vpt.interop.export.openvino import open_openvino, write_openvino
 from vpt.interop.export.program import Program, Run, quiet
@@ -31,6 +31,7 @@ class FormatEntry:
         precisions: those it can be written in.
         packages: imported by it.
         folder: a folder is written, with the metadata in `vpt.json`.
+        runs_here: whether this machine can run it; if not, files are written, but not compared.
     """
 
     suffix: str
@@ -39,6 +40,7 @@ class FormatEntry:
     precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
     packages: tuple[str, ...] = ("onnx", "onnxruntime", "onnxscript")
     folder: bool = False
+    runs_here: Callable[[], bool] = lambda: True
 
 
 def missing(format: Format) -> str:
@@ -102,5 +104,5 @@ FORMATS: dict[Format, FormatEntry] = {
     "tensorrt": FormatEntry(
         "_tensorrt", write_tensorrt, open_tensorrt, ("fp32", "fp16"), ("onnx", "onnxscript", "tensorrt"), folder=True
     ),
-    "coreml": FormatEntry("_coreml", write_coreml, open_coreml, ("fp32", "fp16"), ("coremltools",), folder=True),
+    "coreml": FormatEntry("_coreml", write_coreml, open_coreml, ("fp32", "fp16"), ("coremltools",), True, runs_here),
 }

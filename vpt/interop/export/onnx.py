@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from vpt.interop.export.program import Program, Run, quiet
+from vpt.interop.export.quantise import SCOPES, to_fp16, to_int8
 from vpt.interop.export.target import Target, needed
 
 
@@ -42,13 +43,19 @@ def _whole(program: Program) -> Any:
         verbose=False,
     )
     assert made is not None
-    return made.model_proto
+    model = made.model_proto
+    for (
+        node
+    ) in model.graph.node:  # without stack traces, which name files of this machine and are larger than the graph
+        scopes = [each.value for each in node.metadata_props if each.key == SCOPES]
+        del node.metadata_props[:]
+        for value in scopes:
+            node.metadata_props.add(key=SCOPES, value=value)
+    return model
 
 
 def _reduced(program: Program, target: Target) -> Any:
-    from vpt.interop.export import quantise
-
-    reduce = {"fp16": quantise.to_fp16, "int8": quantise.to_int8}[target.precision]
+    reduce = {"fp16": to_fp16, "int8": to_int8}[target.precision]
     return reduce(deepcopy(model_of(program, Target("onnx"))), program.input, target.calibration)
 
 

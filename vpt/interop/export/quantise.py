@@ -19,6 +19,7 @@ from vpt.utils.errors import UserError
 LAYERS = ("Conv", "Gemm", "MatMul")
 RESIZING = ("square", "resize")  # modules of the exported program that multiply images by weights of a resizing filter
 ANY_SIZE = 1 << 40
+SCOPES = "pkg.torch.onnx.name_scopes"  # metadata of a node: the modules that it belongs to
 
 
 def to_fp16(model: Any, name: str, calibration: Sequence[Tensor]) -> Any:
@@ -86,7 +87,7 @@ def layers_of(model: Any) -> set[str]:
 
 
 def _resizes(node: Any) -> bool:
-    scopes = next((each.value for each in node.metadata_props if each.key == "pkg.torch.onnx.name_scopes"), "")
+    scopes = next((each.value for each in node.metadata_props if each.key == SCOPES), "")
     return any(f"'{name}'" in scopes for name in RESIZING)
 
 

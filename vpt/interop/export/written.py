@@ -71,6 +71,7 @@ class Exported:
         equal: fraction of the pixels of photos that get the same class as with `vpt predict`; None but for a segmenter.
         fixed: takes images of one size, although none was requested.
         accuracy: of a file in reduced precision.
+        compared: whether the file was run and compared.
     """
 
     path: Path
@@ -84,11 +85,12 @@ class Exported:
     equal: float | None = None
     fixed: bool = False
     accuracy: Accuracy | None = None
+    compared: bool = True
 
 
-def written(program: Program, target: Target, path: Path, tried: Callable[[Run], T]) -> T:
+def written(program: Program, target: Target, path: Path, tried: Callable[[Run | None], T]) -> T:
     """Write a file, or a folder, and return the result of `tried`; what fails is not put in place, and what was there
-    stays.
+    stays. `tried` is given None if the format does not run on this machine.
 
     Raises:
         UserError: a folder with that name that was not exported, or an error of the disk.
@@ -97,7 +99,7 @@ def written(program: Program, target: Target, path: Path, tried: Callable[[Run],
 
     def fill(temporary: Path) -> None:
         write(program, target, temporary)
-        given.append(tried(opened(temporary, target)))
+        given.append(tried(opened(temporary, target) if FORMATS[target.format].runs_here() else None))
 
     if FORMATS[target.format].folder:
         _write_folder(path, fill)
