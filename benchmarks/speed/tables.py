@@ -74,6 +74,43 @@ def speed_all(device: str) -> str:
     return f"{rows(header, body)}\n\n{caption}{marks}"
 
 
+FORMS = {
+    "released form": "released form",
+    "concatenation": "concatenation, fused attention",
+    "vpt": "vpt",
+    "vpt, bf16": "vpt, bf16",
+    "lora": "LoRA (peft)",
+    "full": "full",
+}
+
+
+def forms(part: str) -> str:
+    """Prompting as published, by concatenation and here, of `part` "training" or "inference"; each step is compared
+    with its bound, which is twice the plain forward pass of its precision in training, and once in inference."""
+    if not (RESULTS / "speed-cpu-forms.json").is_file():
+        return "Not measured yet."
+    found = read("speed-cpu-forms")
+    times, bound = (2, "plain forward") if part == "training" else (1, "plain backbone")
+    names = [name for name in FORMS if (part, name) != ("inference", "full")]
+    body, series = [], {}
+    for case in found["cases"]:
+        series = case["series"][0]
+        steps = series[part]
+        bounds = {name: steps[f"{bound}, bf16" if name.endswith("bf16") else bound] for name in names}
+        plain = [f"{1000 * times * steps[name]['seconds']:.0f}" for name in (bound, f"{bound}, bf16")]
+        cells = [f"{1000 * steps[n]['seconds']:.0f} ({ratio(steps[n], bounds[n]) / times:.2f}x)" for n in names]
+        body.append([case["model"], str(case["tokens"]), *plain, *cells])
+    machine = found["machine"]
+    caption = (
+        f"Milliseconds, in brackets relative to the bound of the same precision. {machine['device']}, "
+        f"{machine['threads']} threads, torch {machine['torch']}, batch {found['cases'][0]['batch']}, medians of "
+        f"{series['rounds']} alternating rounds (`benchmarks/speed/steps.py --preset forms`)."
+    ).replace(" 1 threads", " 1 thread")
+    caption += f" {series['note'].capitalize()}." if series["note"] else ""
+    header = ["model", "tokens", "bound", "bound, bf16", *(FORMS[name] for name in names)]
+    return f"{rows(header, body)}\n\n{caption}"
+
+
 def _speed_cells(series: dict[str, Any], name: str, rate: float | None) -> list[str]:
     def of(part: str, reference: str) -> tuple[dict[str, Any], str, str]:
         one, base = series[part].get(name, {}), series[part].get(reference, {})
