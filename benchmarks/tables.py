@@ -20,7 +20,8 @@ from benchmarks.accuracy.suite_tables import search as search_suite
 from benchmarks.results_files import RESULTS, read, rows, words_of
 from benchmarks.robustness import tables as robustness_tables
 from benchmarks.speed import gpu_tables
-from benchmarks.speed.tables import speed, speed_all, startup, vtab_sized
+from benchmarks.speed import tables as speed_tables
+from benchmarks.speed.tables import forms, speed, speed_all, startup, vtab_sized
 from vpt.config.describe import described
 from vpt.utils.atomic_io import write_text
 
@@ -422,6 +423,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed-all-cpu": lambda: speed_all("cpu"),
     "speed-all-busy": lambda: speed_all("cpu-busy"),
     "speed-all-cuda": lambda: speed_all("cuda"),
+    "speed-forms-training": lambda: forms("training"),
+    "speed-forms-inference": lambda: forms("inference"),
+    "shared-trunk": speed_tables.shared_trunk,
+    "serving-precision": speed_tables.serving_precision,
+    "decoding": speed_tables.decoding,
     "startup-busy": lambda: startup("cpu-busy"),
     "startup-cuda": lambda: startup("cuda"),
     "vtab-sized": lambda: vtab_sized("cuda"),

@@ -3,16 +3,18 @@
     nice -n 10 python -m benchmarks.speed.steps  # ViT-S and ViT-B at 224 px, 50 and 100 tokens
     python -m benchmarks.speed.steps --preset gpu  # ViT-S/B/L, 10 to 200 tokens, batch 1 to 128, ...
     python -m benchmarks.speed.steps --models vit_small_patch16_224 --tokens 50 --batch 1 8 --precision fp32 bf16
+    OMP_NUM_THREADS=1 python -m benchmarks.speed.steps --preset forms  # prompting as published and here, on a CPU
 
 Variants: the plain backbone, a linear probe, shallow prompts, deep prompts by concatenation (the reference that the
 tests compare with, tests/helpers/concatenation_twin.py), deep prompts here, LoRA by peft, full fine-tuning. All
 variants of a case take turns in one process, so that other load on the machine affects them alike; medians are
-reported. Weights are random, because speed does not depend on them.
+reported. Weights are random, because speed does not depend on them. A variant named "vpt, bf16" is computed in bf16
+whatever the precision of its case, so that precisions take turns, too.
 
-Results go to benchmarks/results/speed-<device>.json, one series of alternating rounds after another. Cases that are
-already complete are skipped. Missing variants of a case are measured in a separate series together with `vpt` and the
-plain backbone, so that ratios never cross series. `--note` is stored with the series, as in --note 'machine shared
-with other work'.
+Results go to benchmarks/results/speed-<device>.json (of the preset "forms" to speed-<device>-forms.json), one series of
+alternating rounds after another. Cases that are already complete are skipped. Missing variants of a case are measured
+in a separate series together with `vpt` and the plain backbone, so that ratios never cross series. `--note` is stored
+with the series, as in --note 'machine shared with other work'.
 """
 
 from __future__ import annotations
@@ -51,7 +53,22 @@ PRESETS: dict[str, dict[str, list[Any]]] = {
         "precision": ["fp32", "bf16"],
         "mode": ["eager", "graphs", "compiled"],
     },
+    "forms": {
+        "models": [f"vit_{size}_patch16_224" for size in ("tiny", "small", "base")],
+        "tokens": [10, 50, 100],
+        "batch": [4],
+        "precision": ["fp32"],
+        "mode": ["eager"],
+        "variants": [
+            *("plain backbone", "plain backbone, bf16", "plain forward", "plain forward, bf16"),
+            *("released form", "concatenation", "vpt", "vpt, bf16", "lora", "full"),
+        ],
+        "rounds": 3,
+        "memory": False,
+        "startup": False,
+    },
 }
+DEFAULTS = {"variants": list(VARIANTS), "rounds": 7, "memory": True, "startup": True}
 REFERENCES = ("plain backbone", "vpt")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 START = {
@@ -70,7 +87,7 @@ with torch.inference_mode():
 def main(words: Sequence[str] | None = None) -> None:
     options = parsed(words)
     device = pick_device(options.device)
-    out = options.out or RESULTS / f"speed-{device.type}.json"
+    out = options.out or RESULTS / f"speed-{device.type}{'-forms' if options.preset == 'forms' else ''}.json"
     found = read(out, device)
     for setting in product(options.models, options.tokens, options.batch, options.precision, options.mode):
         case = of_setting(found, setting)
@@ -93,7 +110,8 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line; what is not given comes from the preset."""
+    """The command line; what is not given comes from the preset, and what that does not name from `DEFAULTS`."""
+    names = [*SETTINGS, *(f"{name}, {precision}" for name, precision in product(SETTINGS, DTYPES))]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=list(PRESETS), default="cpu")
     parser.add_argument("--models", nargs="+")
@@ -101,16 +119,18 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", nargs="+", type=int)
     parser.add_argument("--precision", nargs="+", choices=list(DTYPES))
     parser.add_argument("--mode", nargs="+", choices=["eager", "graphs", "compiled"])
-    parser.add_argument("--variants", nargs="+", choices=list(SETTINGS), default=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", choices=names, metavar="NAME", help=f"of {', '.join(SETTINGS)}")
     parser.add_argument("--parts", nargs="+", choices=["training", "inference"], default=["training", "inference"])
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int)
+    memory = "count memory and operations, too, which takes one step more"
+    parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=None, help=memory)
     parser.add_argument("--joules-s", type=float, default=2.0, help="seconds over which energy is counted")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--startup", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--startup", action=argparse.BooleanOptionalAction, default=None)
     parser.add_argument("--note", default="")
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args(words)
-    for key, values in PRESETS[options.preset].items():
+    for key, values in {**DEFAULTS, **PRESETS[options.preset]}.items():
         if getattr(options, key) is None:
             setattr(options, key, values)
     return options
@@ -146,21 +166,34 @@ def missing(case: dict[str, Any], variants: Sequence[str]) -> list[str]:
     """Variants missing from all series of the case, with the references."""
     known = {name for series in case["series"] for part in ("training", "inference") for name in series[part]}
     wanted = [name for name in variants if name not in known]
-    return [name for name in SETTINGS if name in wanted or name in REFERENCES] if wanted else []
+    return (
+        [name for name in dict.fromkeys([*REFERENCES, *variants]) if name in [*wanted, *REFERENCES]] if wanted else []
+    )
 
 
 def measure(
     case: dict[str, Any], variants: Sequence[str], options: argparse.Namespace, device: torch.device
 ) -> dict[str, Any]:
     """One series of alternating rounds: every variant's median time, peak memory, energy and operations."""
-    made = Case(case["model"], case["tokens"], case["batch"], case["precision"], case["mode"], device)
+    names = {name: name.partition(", ")[::2] for name in variants}
+    made = {
+        precision: Case(case["model"], case["tokens"], case["batch"], precision, case["mode"], device)
+        for precision in dict.fromkeys(own or case["precision"] for _, own in names.values())
+    }
+
+    def steps(part: str) -> dict[str, Step]:
+        found: dict[str, Step] = {}
+        for name, (variant, own) in names.items() if part in options.parts else ():
+            of = getattr(made[own or case["precision"]], part)([variant])
+            found |= dict(zip([name] * len(of), of.values(), strict=True))
+        return found
+
     return {
         "rounds": options.rounds,
         "note": options.note,
         "optimizer": "adamw",
         **{
-            part: alternate(steps(variants) if part in options.parts else {}, options, device, case["mode"] == "eager")
-            for part, steps in (("training", made.training), ("inference", made.inference))
+            part: alternate(steps(part), options, device, case["mode"] == "eager") for part in ("training", "inference")
         },
     }
 
@@ -177,7 +210,7 @@ def alternate(
             if name in found:
                 continue
             try:
-                before = reset_peak(device)
+                before = reset_peak(device) if options.memory else 0
                 started = time.perf_counter()
                 step()
                 settle(device)
@@ -186,15 +219,15 @@ def alternate(
                 continue
             if turn:  # the first turn warms up
                 seconds[name].append(time.perf_counter() - started)
-                peaks[name].append(peak(device) - before)
+                peaks[name].append(peak(device) - before if options.memory else 0)
     for name, step in steps.items():
         if name not in found:
             found[name] = {
                 "seconds": statistics.median(seconds[name]),
                 "rounds": seconds[name],  # ratios are medians over rounds, so that one slow round counts once
                 # What a recorded pass needs is reserved for it all the time.
-                "peak_bytes": statistics.median(peaks[name]) if eager else None,
-                "operations": _counted(step),
+                "peak_bytes": statistics.median(peaks[name]) if eager and options.memory else None,
+                "operations": _counted(step) if options.memory else None,
                 "joules": joules(step, device, options.joules_s),
             }
     return found

@@ -46,6 +46,7 @@ SETTINGS: dict[str, list[str] | None] = {
     "lora": ["prompt=none", "tuning=lora"],
     "full": ["prompt=none", "tuning=full"],
     # Only on request (--variants):
+    "plain forward": None,  # of the plain backbone, in turns with the training steps, of which twice this is a bound
     "released form": ["prompt=deep"],  # as KMnP/vpt computes it: concatenation, attention written out, no graphs
     "recompute": ["prompt=deep", "train.recompute=true"],
     "sharded": ["prompt=deep", "train.shard=true"],  # needs a process group, which may be of one process
@@ -80,13 +81,14 @@ class Case:
         self.context = autocast(precision, device)
 
     def training(self, variants: Iterable[str]) -> dict[str, Step]:
-        """A complete training step of each trained variant: forward, backward, AdamW."""
-        return {name: self._learn(name) for name in variants if SETTINGS[name] is not None}
+        """A complete training step of each trained variant: forward, backward, AdamW; and the plain forward pass."""
+        steps = {name: self._learn(name) for name in variants if SETTINGS[name] is not None}
+        return {**steps, **({"plain forward": self._infer("plain backbone")} if "plain forward" in variants else {})}
 
     def inference(self, variants: Iterable[str]) -> dict[str, Step]:
         """Scores of each; a probe and a fully tuned network cost what the plain backbone costs, and are left out, as is
         what differs in training alone."""
-        only_trained = ("linear", "full", "recompute", "sharded", "last quarter, cached")
+        only_trained = ("linear", "full", "recompute", "sharded", "last quarter, cached", "plain forward")
         return {name: self._infer(name) for name in variants if name not in only_trained}
 
     def _learn(self, name: str) -> Step:

@@ -129,3 +129,34 @@ def test_a_float8_layer_is_the_layer_to_two_digits():
     (mine,), (theirs,) = torch.autograd.grad(found, x, pull.bfloat16()), torch.autograd.grad(wanted, x, pull)
     assert 1e-3 < relative(found, wanted) < 0.06
     assert 1e-3 < relative(mine, theirs) < 0.06
+
+
+def test_precisions_take_turns_in_one_series(
+    speed: ModuleType, small_net: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from benchmarks.speed import tables
+
+    words = ["--preset", "forms", "--batch", "1", "--rounds", "1"]
+    out = tmp_path / "speed-cpu-forms.json"
+    (case,) = run(speed, monkeypatch, out, *words)["cases"]
+    (series,) = case["series"]
+    variants = speed.PRESETS["forms"]["variants"]
+    assert {*series["training"], *series["inference"]} == {*variants}
+    assert not any("error" in one for part in ("training", "inference") for one in series[part].values())
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(tables, "read", lambda name: json.loads((tmp_path / f"{name}.json").read_text()))
+    training, inference = (tables.forms(part).splitlines() for part in ("training", "inference"))
+    bounds = [2e3 * series["training"][f"plain forward{suffix}"]["seconds"] for suffix in ("", ", bf16")]
+    assert training[2].split(" | ")[2:4] == [f"{bound:.0f}" for bound in bounds]
+    assert (training[2].count("x)"), inference[2].count("x)")) == (6, 5)
+
+
+def test_a_variant_of_another_precision_is_computed_in_it(small_net: None):
+    from benchmarks.speed.variants import Case
+
+    torch.manual_seed(0)
+    (full,), (half,) = (
+        Case("test_vit_patch8_32", 3, 2, precision, "eager", torch.device("cpu")).inference(["vpt"]).values()
+        for precision in ("fp32", "bf16")
+    )
+    assert (full().dtype, half().dtype) == (torch.float32, torch.bfloat16)

@@ -6,6 +6,7 @@ import gc
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -138,6 +139,51 @@ def test_tasks_of_one_shape_share_a_pass(bank: Bank, photos: list[np.ndarray], m
     passes.clear()
     bank.predict([photos[0]] * 3, ["deep", "shallow", "probe"])
     assert sorted(passes) == [1, 1, 1]
+
+
+LAST: dict[str, list[str]] = {
+    "last": ["prompt.layers=last:1", "prompt.tokens=3"],
+    "last-longer": ["prompt.layers=last:1", "prompt.tokens=6", "head.pool=avg"],
+    "last-two": ["prompt.layers=last:2", "prompt.tokens=2"],
+    "last-cvpt": ["prompt=cvpt", "prompt.tokens=3", "prompt.layers=last:2"],
+    "last-vqt": ["prompt=vqt", "prompt.tokens=2", "prompt.layers=last:1"],
+    "last-plain-pixels": ["prompt.layers=last:1", "prompt.tokens=2", "backbone.normalise=none"],
+    "last-small": ["prompt.layers=last:1", "prompt.tokens=2", "backbone.image_size=32"],
+    "other-probe": ["prompt=none", "head=mlp", "head.hidden=[8]"],
+}
+
+
+def test_layers_below_the_prompts_are_computed_once_for_an_image(
+    artifacts: dict[str, Path], photos: list[np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from vpt.inference.bank import forward_groups
+
+    paths = {name: make(tmp_path, name, seed, *words) for seed, (name, words) in enumerate(LAST.items())}
+    paths |= {name: artifacts[name] for name in ("deep", "probe", "pixels", "boxes")}
+    bank = Bank(device="cpu")
+    for name, path in paths.items():
+        bank.add(name, path)
+    depth = len(bank._use(["probe"])["probe"].predictor.model.steps)
+    passes: list[tuple[int, int | None, int]] = []
+    usual = forward_groups.execute
+
+    def count(*args: Any, start: int, stop: int) -> Any:
+        passes.append((start, stop, len(args[2])))
+        return usual(*args, start=start, stop=stop)
+
+    monkeypatch.setattr(forward_groups, "execute", count)
+    own = {name: vpt.load(path, device="cpu") for name, path in paths.items()}
+    tasks = [*paths, "last", "last-two", "probe"]
+    images = [photos[number >= len(paths)] for number in range(len(tasks))]
+    for image, name, mine in zip(images, tasks, bank.predict(images, tasks), strict=True):
+        same(mine, own[name].predict(image)[0])
+    # Two photos in the usual size, and one of them once more, normalised otherwise, and once more with a border.
+    assert sum((stop - start) * rows for start, stop, rows in passes) <= 2 * (depth - 1) + 2 * (depth - 1)
+    assert max(rows for _, _, rows in passes) <= 4
+    passes.clear()
+    bank.predict([photos[0], photos[1]], ["last", "last-longer"])  # nothing in common
+    bank.predict([photos[0]] * 2, ["deep", "last"])
+    assert passes == []
 
 
 @pytest.mark.parametrize("order", ["01", "10"])

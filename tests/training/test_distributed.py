@@ -61,7 +61,8 @@ def test_the_parts(tmp_path: Path):
 @pytest.mark.parametrize(
     "more",
     [
-        ["train.batch_size=7"],  # 30 images: a last batch of two, one for each process
+        # 30 images: a last batch of two, one for each process, and the layers below the prompts computed once.
+        ["train.batch_size=7", "prompt.layers=last:2", "data.views=1"],
         ["train.batch_size=29", "prompt=none", "tuning=full", "compare=[deep]"],  # a last batch of one image
     ],
     ids=["deep", "full"],

@@ -60,7 +60,13 @@ def test_nothing_is_below_these(words: list[str]):
     assert model_of("vit", *words).first_prompted == 0
 
 
-@pytest.mark.parametrize("words", [["prompt.init=sample"], ["head.init=probe"], ["prompt.init=vipamin"]])
+VIEWS = ("prompt.layers=last:1", "data.views=2")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["prompt.init=sample"], ["head.init=probe"], ["prompt.init=vipamin"], VIEWS, ["prompt=none", "data.views=2"]],
+)
 def test_a_run_is_the_same_with_and_without(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
 ):
@@ -68,27 +74,38 @@ def test_a_run_is_the_same_with_and_without(
     said: list[str] = []
     console = Console(quiet=True)
     monkeypatch.setattr(console, "say", said.append)
-    train(settings(shapes, tmp_path / "cached", *LAST, *words), console)
-    assert "no augmentation: computing the first layer only once" in said
+    words = [*(() if "data.views=2" in words else LAST), *words]
+    train(settings(shapes, tmp_path / "cached", *words), console)
+    why = "2 views of each image" if "data.views=2" in words else "no augmentation"
+    what = "features" if "prompt=none" in words else "the first layer"
+    assert f"{why}: computing {what} only once" in said
     cached = list(states)
     states.clear()
     monkeypatch.setattr("vpt.training.tasks.pooled.frozen_part", lambda model, context: None)
-    train(settings(shapes, tmp_path / "plain", *LAST, *words), QUIET)
+    train(settings(shapes, tmp_path / "plain", *words), QUIET)
     assert len(cached) == len(states) == 3
     for one, other in zip(cached, states, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
-def test_a_stopped_run_resumes_exactly(shapes: Path, tmp_path: Path):
-    whole = train(settings(shapes, tmp_path / "whole", *LAST), QUIET)
+@pytest.mark.parametrize("words", [LAST, VIEWS])
+def test_a_stopped_run_resumes_exactly(shapes: Path, tmp_path: Path, words: list[str]):
+    whole = train(settings(shapes, tmp_path / "whole", *words), QUIET)
     with interrupted(7, save=True):
-        train(settings(shapes, tmp_path / "cut", *LAST), QUIET)
+        train(settings(shapes, tmp_path / "cut", *words), QUIET)
     again = resume(tmp_path / "cut" / "run", console=QUIET)
     assert (again.folder / "artifact.safetensors").read_bytes() == (whole.folder / "artifact.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize(
-    "words", [["data.augment=light"], ["tuning=lora"], ["prompt.layers=all"], ["train.drop_path=0.1"]]
+    "words",
+    [
+        ["data.augment=light"],
+        ["tuning=lora"],
+        ["prompt.layers=all"],
+        ["train.drop_path=0.1"],
+        ["data.augment=light", "data.views=2", "tuning=bias"],
+    ],
 )
 def test_what_changes_is_not_cached(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]):
     def refuse(*_: object) -> None:
@@ -98,10 +115,11 @@ def test_what_changes_is_not_cached(shapes: Path, tmp_path: Path, monkeypatch: p
     train(settings(shapes, tmp_path, *LAST, "train.epochs=1", *words), QUIET)
 
 
-def test_on_disk_as_in_memory(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    one = train(settings(shapes, tmp_path / "memory", *LAST), QUIET)
+@pytest.mark.parametrize("words", [LAST, VIEWS])
+def test_on_disk_as_in_memory(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]):
+    one = train(settings(shapes, tmp_path / "memory", *words), QUIET)
     monkeypatch.setattr(feature_cache, "available_memory", lambda: 0)
-    other = train(settings(shapes, tmp_path / "disk", *LAST), QUIET)
+    other = train(settings(shapes, tmp_path / "disk", *words), QUIET)
     assert one.artifact.read_bytes() == other.artifact.read_bytes()
 
 
@@ -113,3 +131,18 @@ def test_without_room_every_step_computes_it(shapes: Path, tmp_path: Path, monke
     monkeypatch.setattr(console, "say", said.append)
     train(settings(shapes, tmp_path, *LAST, "train.epochs=1"), console)
     assert "too little memory and disk is free to cache the output of the first layer" in said
+
+
+def test_each_process_reads_its_part_of_a_batch():
+    features, labels = torch.arange(14.0)[:, None], torch.arange(7)
+    whole, first, second = (
+        feature_cache.FeatureLoader(features, labels, batch_size=3, seed=1, shuffle=True, rank=rank, ranks=ranks)
+        for rank, ranks in ((0, 1), (0, 2), (1, 2))
+    )
+    for epoch in range(3):
+        for all_, one, other in zip(whole.epoch(epoch), first.epoch(epoch), second.epoch(epoch), strict=True):
+            assert all_.images.flatten().tolist() == [index + 7 * (epoch % 2) for index in all_.index.tolist()]
+            assert [*one.index.tolist(), *other.index.tolist()] == [
+                *all_.index[::2].tolist(),
+                *all_.index[1::2].tolist(),
+            ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -55,3 +55,13 @@ class LayerPrompt:
 
 
 NOTHING = LayerPrompt()
+
+
+def lowest_prompted(layers: Sequence[LayerPrompt] | None, depth: int) -> int:
+    """The lowest of `depth` layers in which a prompt does something; the last one if it does nothing.
+
+    >>> import torch
+    >>> lowest_prompted([NOTHING, LayerPrompt(gate=torch.ones(1))], 2)
+    1
+    """
+    return next((n for n, each in enumerate(layers or ()) if not each.is_empty), max(0, depth - 1))

@@ -107,6 +107,13 @@ class DataConfig(Section):
         description="smallest fraction of the area that a random crop keeps; default: 0.7 with augment=light, 0.35 "
         "with standard and strong, 0.08 with crop",
     )
+    views: int | None = Field(
+        None,
+        ge=1,
+        le=MANY,
+        description="random views of each training image that epochs take in turn, so that what is below the first "
+        "prompt is computed only once for each; default: a new one in every epoch",
+    )
     resize: Literal["crop", "squash", "pad"] = Field("crop", description="how images are made square")
     crop_pct: float | None = Field(
         None, ge=0.05, le=1, description="fraction kept by the centre crop; default: the backbone's"

@@ -48,6 +48,7 @@ class _Items(Dataset[Any]):
         cache: ImageCache | None,
         max_pixels: int,
         status: WorkerStatus,
+        views: int | None,
     ) -> None:
         self.records = records
         self.maker = maker
@@ -55,6 +56,7 @@ class _Items(Dataset[Any]):
         self.cache = cache
         self.max_pixels = max_pixels
         self.status = status
+        self.views = views
 
     def __getitems__(self, keys: list[_Key]) -> Any:
         try:
@@ -72,8 +74,9 @@ class _Items(Dataset[Any]):
         record = self.records[key.at]
         self.status.note(key.at)
         pixels = self.cache[key.at] if self.cache else read(record, self.max_pixels).pixels
+        view = key.epoch if self.views is None else key.epoch % self.views
         try:
-            return self.maker.one(record, pixels, sample_seed(self.seed, key.epoch, key.at))
+            return self.maker.one(record, pixels, sample_seed(self.seed, view, key.at))
         except MemoryError:
             raise BadImage(record.name, "there is not enough memory to transform it") from None
         except UserError as error:
@@ -266,11 +269,13 @@ def loader_of(
     ranks: int = 1,
     whole: bool = False,
     epochs: int = 1,
+    views: int | None = None,
 ) -> Loader:
     """Create a loader of whatever `maker` makes from decoded images; the other arguments are as in `make_loader`.
 
     `whole` splits by batch instead of by image: rank r gets batches r, r + ranks, ..., exactly as a single process
     would form them. This matters if results depend on the other images in the batch, for example through padding.
+    `views` is the number of random views of an image, which the epochs take in turn; None for a new one in every epoch.
     """
     if not records:
         raise UserError("there are no images to load; check data.path")
@@ -280,7 +285,7 @@ def loader_of(
         raise ValueError(f"the cache contains {len(cache)} images, not {len(records)}")
     if not 0 <= rank < ranks:
         raise ValueError(f"rank {rank} of {ranks}")
-    items = _Items(records, maker, seed, cache, max_pixels, WorkerStatus(workers))
+    items = _Items(records, maker, seed, cache, max_pixels, WorkerStatus(workers), views)
     batches = _Batches(len(records), batch_size, seed, shuffle, drop_last, rank, ranks, whole, epochs)
     loader: DataLoader[Any] = DataLoader(
         items,

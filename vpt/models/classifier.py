@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vpt.backbones.backbone import LATE, Backbone, Pool
 from vpt.backbones.factory import load_backbone
-from vpt.backbones.layer_prompt import LayerPrompt
+from vpt.backbones.layer_prompt import LayerPrompt, lowest_prompted
 from vpt.backbones.liveness import Step, plan
 from vpt.backbones.peft import apply_tuning
 from vpt.backbones.pos_embed import refuse_many_patches
@@ -96,9 +96,7 @@ class PromptedModel(Prompted):
     def first_prompted(self) -> int:
         """The lowest layer in which the prompt does something; 0 without token prompts."""
         layers = self.constants()
-        if layers is None:
-            return 0
-        return next((n for n, each in enumerate(layers) if not each.is_empty), len(layers) - 1)
+        return 0 if layers is None else lowest_prompted(layers, len(layers))
 
     def tokens_below(self, layer: int, images: Tensor) -> Tensor:
         """Tokens (B, N, C) of uint8 images at the input of a layer; they are constant if no layer below has prompts."""

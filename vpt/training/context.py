@@ -126,6 +126,7 @@ class RunContext:
             ranks=ranks().count if distributed else 1,
             whole=whole,
             epochs=(config.train.epochs or 1) if training else 1,
+            views=config.data.views,
         )
 
 

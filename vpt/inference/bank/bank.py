@@ -19,7 +19,7 @@ from vpt.inference.bank.answers import Prepared, Result, answer_each, broken, pr
 from vpt.inference.bank.attention import look_at
 from vpt.inference.bank.deadline import Deadline, TooSlowError
 from vpt.inference.bank.entry import Entry, TaskInfo
-from vpt.inference.bank.forward_groups import Group, normalised, rows_of
+from vpt.inference.bank.forward_groups import Group, logits_of
 from vpt.inference.bank.shared_backbone import SharedBackbone
 from vpt.inference.bank.task import (
     LoadedClassifier,
@@ -281,29 +281,12 @@ class Bank:
     @torch.inference_mode()
     def _scores(self, images: Tensor, tasks: Sequence[LoadedClassifier], alone: bool = False) -> list[Tensor]:
         """Result of `logits` for images (B, 3, S, S) and their tasks; with `alone`, without other loaded tasks."""
-        images = images.to(self._device)
-        found: dict[int, Tensor] = {}
-        shapes: dict[Hashable, list[int]] = {}
-        for index, task in enumerate(tasks):
-            shapes.setdefault(task.shape, []).append(index)
-        for places in shapes.values():
-            mine = [tasks[index] for index in places]
-            group = Group({task.name: task for task in mine}) if alone else self._group(mine)
-            found |= zip(places, self._pass(rows_of(images, places), mine, group), strict=True)
-        return [found[index] for index in range(len(tasks))]
 
-    def _pass(self, images: Tensor, tasks: Sequence[LoadedClassifier], group: Group) -> list[Tensor]:
-        """Logits of images whose tasks are in one group, by one pass through the backbone."""
-        model = tasks[0].model
-        ids = torch.tensor([group.place[task.name] for task in tasks], device=self._device)
-        found: dict[int, Tensor] = {}
+        def group(mine: Sequence[LoadedClassifier]) -> Group:
+            return Group({task.name: task for task in mine}) if alone else self._group(mine)
+
         with self._autocast():
-            seen = normalised(images, tasks)
-            features = model.backbone.features(seen, model.steps, model.pool, group.stack.of(ids))
-            for name, task in {task.name: task for task in tasks}.items():
-                rows = [row for row, other in enumerate(tasks) if other.name == name]
-                found |= zip(rows, task.head(rows_of(features, rows)).float().cpu(), strict=True)
-        return [found[row] for row in range(len(tasks))]
+            return logits_of(images, tasks, group, self._device)
 
     def _group(self, tasks: Sequence[LoadedClassifier]) -> Group:
         """Group of all loaded tasks with this shape; created again after tasks are added or removed."""

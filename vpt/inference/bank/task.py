@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vpt.backbones.backbone import Backbone
-from vpt.backbones.layer_prompt import LayerPrompt
+from vpt.backbones.layer_prompt import LayerPrompt, lowest_prompted
 from vpt.config import TptPrompt
 from vpt.inference.classification import Classification
 from vpt.inference.classifier import Classifier
@@ -82,12 +82,14 @@ class LoadedClassifier(LoadedTask):
 
     Args:
         layers: token prompts of each layer; None without token prompts.
+        first_prompted: the lowest layer with a prompt, the last one without prompts; 0 without layers.
         head: maps features (B, D) to logits (B, K), and the score of unknown images if there is one.
     """
 
     predictor: Classifier
     model: PromptedModel
     layers: list[LayerPrompt] | None
+    first_prompted: int
     head: Callable[[Tensor], Tensor]
 
     @property
@@ -206,6 +208,7 @@ def load_task(
         # Layers count twice, because the stacked prompts of a group contain them again.
         bytes=own + 2 * sum(_layer_bytes(layer) for layer in layers or ()),
         layers=layers,
+        first_prompted=lowest_prompted(layers, len(model.steps)),
         model=model,
         head=head,
     )

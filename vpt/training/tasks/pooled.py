@@ -101,7 +101,8 @@ class PooledTask(Task[PromptedModel]):
         forward: Forward = model
         part = frozen_part(model, context)
         if part is not None:
-            context.console.say(f"no augmentation: computing {part.what} only once")
+            views = "no augmentation" if config.data.augment == "none" else f"{config.data.views} views of each image"
+            context.console.say(f"{views}: computing {part.what} only once")
             train_batches = feature_loader(part, model, context, "train")
             val_batches = feature_loader(part, model, context, "val") if data.val else None
             forward = part.rest
