@@ -111,7 +111,7 @@ def frozen_part(model: PromptedModel, context: RunContext) -> FrozenPart | None:
         return None
     if model.channels is not None and model.channels.learned:
         return None
-    shape = (1, model.image_channels, model.image_size, model.image_size)
+    shape: tuple[int, ...] = (1, model.image_channels, model.image_size, model.image_size)
     blank = torch.zeros(shape, dtype=torch.uint8, device=context.device)
     fixed: Forward = model.features
     rest: Forward = model.head
