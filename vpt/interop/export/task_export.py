@@ -69,7 +69,7 @@ class TaskExport(ABC):
         """An image (H, W, 3) in a size that the file takes."""
         if self.size is None or image.shape[:2] == self.size:
             return image
-        return np.asarray(Image.fromarray(image).resize(self.size[::-1]))
+        return np.array(Image.fromarray(image).resize(self.size[::-1]))
 
     def input(self, image: np.ndarray) -> Tensor:
         """The file's input for a fitted image: by default a batch of one."""
