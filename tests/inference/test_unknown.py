@@ -23,7 +23,8 @@ from vpt.inference.classifier import Classifier
 from vpt.inference.evaluate import evaluate
 from vpt.inference.server.json_results import row_of
 from vpt.interop.export.export import export
-from vpt.interop.export.onnx import opened
+from vpt.interop.export.formats import opened
+from vpt.interop.export.target import Target
 from vpt.models.artifact import read_artifact
 from vpt.training.run import train
 from vpt.training.run_folder import TrainResult
@@ -114,7 +115,7 @@ def test_exported_files_say_it(run: TrainResult, images: Path, tmp_path: Path, f
     file = tmp_path / f"file.{format}"
     export(run.folder, file, format=format, size=(32, 32))
     pictures = [picture(np.random.default_rng(number), level) for number, level in enumerate((60, 110, 118, 180, 255))]
-    scores, unknown, decided = opened(file, format)(torch.from_numpy(np.stack(pictures)))
+    scores, unknown, decided = opened(file, Target(format))(torch.from_numpy(np.stack(pictures)))
     squares = [torch.from_numpy(each).permute(2, 0, 1) for each in pictures]  # taken as they are, as by the file
     for number, found in enumerate(predictor.answer(list("abcde"), squares, [(32, 32)] * 5, 2)):
         by_name = dict(zip(found.labels, found.scores))

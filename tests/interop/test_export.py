@@ -55,7 +55,7 @@ pytestmark = pytest.mark.usefixtures("small_net")
 
 def make(folder: Path, kind: str, seed: int, *words: str) -> Path:
     """An artifact on a network of two layers, for tracing takes as long as a model has layers."""
-    return bank_tasks.make(folder, kind, seed, *NET, *words)
+    return bank_tasks.make(folder, kind, seed, *NET, "data.crop_pct=1.0", *words)
 
 
 @pytest.fixture(scope="module")

@@ -74,7 +74,7 @@ def test_photos_of_any_size(tmp_path: Path):
     ("head", "words"),
     [
         ("query_segmentation", ("head.queries=20",)),
-        ("linear_segmentation", ("head.window=32", "head.taps=1,-1")),
+        ("linear_segmentation", ("head.window=32", "head.taps=0,-1")),
     ],
 )
 def test_photos_of_one_size(tmp_path: Path, head: str, words: tuple[str, ...]):

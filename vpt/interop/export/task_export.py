@@ -71,7 +71,7 @@ class TaskExport(ABC):
         if self.size is None or image.shape[:2] == self.size:
             return image
         height, width = self.size
-        return in_threes(image, lambda pixels: np.asarray(Image.fromarray(pixels).resize((width, height))))
+        return in_threes(image, lambda pixels: np.array(Image.fromarray(pixels).resize((width, height))))
 
     def input(self, image: np.ndarray) -> Tensor:
         """The file's input for a fitted image: by default a batch of one."""
