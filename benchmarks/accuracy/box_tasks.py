@@ -3,10 +3,9 @@
 | task | objects | what is asked of the features |
 | --- | --- | --- |
 | `largest` | the largest of three to five digits; others are background | a comparison with the rest of the picture |
+| `largest-any` | the same, but the largest has 24 to 60 pixels, so that a size alone does not tell | the same |
 | `upright` | digits the right way up and upside down, two classes | which way up |
-| `six-nine` | 6 and 9, two classes; other digits are background | one of two similar kinds |
 | `parity` | even and odd digits, two classes | a class that is not a likeness |
-| `few` | all ten digits, as `data=scenes`, in 50 images | nothing special, from few images |
 """
 
 from __future__ import annotations
@@ -33,15 +32,13 @@ class BoxTask(NamedTuple):
     Args:
         classes: names of the classes.
         one: random numbers and the digits of the split to what an image shows.
-        images: how many for training.
     """
 
     classes: list[str]
     one: Callable[[np.random.Generator, np.ndarray], Labelled]
-    images: int = 100
 
 
-HELD_OUT = {"val": 80, "test": 200}
+COUNTS = {"train": 100, "val": 80, "test": 200}
 
 
 def _figures(rng: np.random.Generator, members: np.ndarray, sides: list[int]) -> list[Figure]:
@@ -54,6 +51,13 @@ def _largest(rng: np.random.Generator, members: np.ndarray) -> Labelled:
     """Three to five digits; the others are at least a quarter smaller than the largest."""
     side = int(rng.integers(32, 57))
     others = [int(s) for s in rng.integers(20, side * 3 // 4 + 1, int(rng.integers(2, 5)))]
+    return _figures(rng, members, [side, *others]), [0, *[None] * len(others)]
+
+
+def _largest_any(rng: np.random.Generator, members: np.ndarray) -> Labelled:
+    """As `_largest`, but sizes of largest and others overlap, and all others are at least two fifths of the largest."""
+    side = int(rng.integers(24, 61))
+    others = [int(s) for s in rng.integers(max(14, side * 2 // 5), side * 3 // 4 + 1, int(rng.integers(2, 5)))]
     return _figures(rng, members, [side, *others]), [0, *[None] * len(others)]
 
 
@@ -73,34 +77,16 @@ def _upright(rng: np.random.Generator, members: np.ndarray) -> Labelled:
     return [replace(one, degrees=180.0 * turn) for one, turn in zip(found, turns, strict=True)], turns
 
 
-def _labels(found: list[Figure]) -> list[int]:
-    return [int(digits()[1][figure.index]) for figure in found]
-
-
-def _six_nine(rng: np.random.Generator, members: np.ndarray) -> Labelled:
-    """Two to four digits, of which about half are 6 or 9."""
-    pools = (_of(members, 6, 9), _of(members, 0, 1, 2, 3, 4, 5, 7, 8))
-    found = _some(rng, members)
-    found = [replace(one, index=int(rng.choice(pools[int(rng.integers(2))]))) for one in found]
-    return found, [{6: 0, 9: 1}.get(label) for label in _labels(found)]
-
-
 def _parity(rng: np.random.Generator, members: np.ndarray) -> Labelled:
     found = _some(rng, members)
-    return found, [label % 2 for label in _labels(found)]
-
-
-def _plain(rng: np.random.Generator, members: np.ndarray) -> Labelled:
-    found = _some(rng, members)
-    return found, list(_labels(found))
+    return found, [int(digits()[1][figure.index]) % 2 for figure in found]
 
 
 BOX_TASKS = {
     "largest": BoxTask(["largest"], _largest),
+    "largest-any": BoxTask(["largest"], _largest_any),
     "upright": BoxTask(["upright", "upside down"], _upright),
-    "six-nine": BoxTask(["6", "9"], _six_nine),
     "parity": BoxTask(["even", "odd"], _parity),
-    "few": BoxTask([str(digit) for digit in range(10)], _plain, 50),
 }
 
 
@@ -117,7 +103,7 @@ def box_of(figure: Figure) -> Box:
 def written(name: str, folder: Path) -> Path:
     """The task's images and annotations in `folder`, drawn unless they are there."""
     task = BOX_TASKS[name]
-    for number, (split, count) in enumerate({"train": task.images, **HELD_OUT}.items()):
+    for number, (split, count) in enumerate(COUNTS.items()):
         file = folder / "annotations" / f"instances_{split}.json"
         if file.exists():
             continue
