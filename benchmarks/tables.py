@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.accuracy.box_tables import small_boxes
 from benchmarks.accuracy.released import PEERS
 from benchmarks.accuracy.suite_tables import duration, rules, shipped, starts, suite_short, suite_ti
 from benchmarks.accuracy.suite_tables import search as search_suite
@@ -460,6 +461,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "camvid-small": lambda: methods("camvid-vit_small_patch16_224"),
     "scenes": lambda: methods("scenes-vpt_nano"),
     "scenes-gain": lambda: gain("scenes-vpt_nano", "deep", "head only"),
+    "small-boxes": small_boxes,
     "raccoon": lambda: methods("raccoon-vit_small_patch16_224"),
     "raccoon-gain": lambda: gain("raccoon-vit_small_patch16_224", "deep", "head only"),
     "raccoon-small": lambda: methods("raccoon-vit_small_patch16_224-small-head"),
