@@ -133,8 +133,8 @@ def read_artifact(path: str | Path) -> Artifact:
     path = find_artifact(path)
     with open_tensors(path) as file:
         header = parse_header(ArtifactHeader, file)
-        if header.config.tuning.kind == "frozen" and file.nbytes > MAX_FROZEN:
-            raise FileError(path, f"is larger than {MAX_FROZEN >> 30} GiB, although its backbone is frozen")
+        if header.config.tuning.kind != "full" and file.nbytes > MAX_FROZEN:
+            raise FileError(path, f"is larger than {MAX_FROZEN >> 30} GiB, although the backbone's weights are frozen")
         tensors = file.tensors()
     return Artifact(
         path=path,
