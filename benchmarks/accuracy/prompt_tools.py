@@ -20,20 +20,21 @@ from scipy.stats import ttest_rel
 import vpt
 from benchmarks.machine import machine
 from benchmarks.results_files import RESULTS
+from vpt.models.artifact import read_artifact
 from vpt.utils.atomic_io import write_json
 from vpt.utils.console import Console
 from vpt.utils.device import pick_device
 
-TASKS = ("digits", "digit-distances")
+TASKS = {"digits": 4, "digit-distances": 32}  # images of a class
 SETTINGS = [
     "backbone=vpt_nano",
     "prompt=deep",
-    "data.shots=16",
     "data.augment=none",
-    "train.epochs=30",
+    "train.epochs=12",
+    "train.eval_every=12",
     "train.keep=last",
 ]
-HERE = ["data.workers=0", "train.device=cpu", "train.precision=fp32"]
+HERE = ["data.workers=0", "train.device=cpu"]
 QUIET = Console(quiet=True)
 
 
@@ -43,7 +44,13 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", type=Path, default=Path(tempfile.gettempdir()) / "vpt-prompt-tools")
     options = parser.parse_args(words)
     rows = [row for task in TASKS for row in measured(task, options.seeds, options.runs)]
-    found = {"machine": machine(pick_device("cpu")), "settings": SETTINGS, "seeds": options.seeds, "rows": rows}
+    found = {
+        "machine": machine(pick_device("cpu")),
+        "settings": SETTINGS,
+        "shots": TASKS,
+        "seeds": options.seeds,
+        "rows": rows,
+    }
     write_json(RESULTS / "prompt-tools.json", found)
     print(*rows, sep="\n")
 
@@ -53,15 +60,14 @@ def measured(task: str, seeds: int, runs: Path) -> list[dict[str, object]]:
     other = next(name for name in TASKS if name != task)
     new = [trained(task, seed, runs) for seed in range(seeds)]
     sources = [trained(other, seed, runs) for seed in range(seeds)]
-    alone = [accuracy(path) for path in new]
+    alone = [tested(path) for path in new]
     rows: list[dict[str, object]] = [{"task": task, "prompt": "new", "test": alone}]
-    for quarter in (1, 2, 3):
-        pairs = zip(new, [*new[1:], new[0]], strict=True)
-        found = [mean([one, two], runs / "mean.safetensors", [4 - quarter, quarter]) for one, two in pairs]
-        rows.append({"task": task, "prompt": f"{4 - quarter}/4 of a seed, {quarter}/4 of the next", "test": found})
+    pairs = zip(new, [*new[1:], new[0]], strict=True)
+    halves = [mean(pair, runs / "mean.safetensors") for pair in pairs]
+    rows.append({"task": task, "prompt": "half of a seed, half of the next", "test": halves})
     whole = mean(new, runs / "mean.safetensors")
     rows.append({"task": task, "prompt": f"mean of all {seeds} seeds", "test": [whole]})
-    continued = [accuracy(trained(task, seed, runs, sources[seed])) for seed in range(seeds)]
+    continued = [tested(trained(task, seed, runs, sources[seed])) for seed in range(seeds)]
     rows.append({"task": task, "prompt": f"continued from {other}", "test": continued})
     for row in rows:
         test = row["test"]
@@ -79,21 +85,31 @@ def trained(task: str, seed: int, runs: Path, source: Path | None = None) -> Pat
     path = runs / name / "artifact.safetensors"
     if not (runs / name / "metrics.json").exists():
         more = [f"train.prompt_from={source}"] if source else []
-        names = [f"data={task}", f"name={name}", f"out={runs}", f"train.seed={seed}", *more]
-        vpt.train(vpt.load_config(overrides=[*SETTINGS, *HERE, *names]), QUIET)
+        names = [
+            f"data={task}",
+            f"data.shots={TASKS[task]}",
+            f"name={name}",
+            f"out={runs}",
+            f"train.seed={seed}",
+            *more,
+        ]
+        if (runs / name).exists():
+            vpt.resume(runs / name, console=QUIET)
+        else:
+            vpt.train(vpt.load_config(overrides=[*SETTINGS, *HERE, *names]), QUIET)
         print("trained", name, flush=True)
     return path
 
 
-def mean(paths: Sequence[Path], target: Path, weights: Sequence[float] | None = None) -> float:
-    """Accuracy of the mean of artifacts."""
+def mean(paths: Sequence[Path], target: Path) -> float:
+    """Accuracy of the mean of artifacts on the test images."""
     target.unlink(missing_ok=True)
-    return accuracy(vpt.average(paths, target, weights))
+    return float(vpt.evaluate(vpt.average(paths, target), "test", console=QUIET)["accuracy"])
 
 
-def accuracy(path: Path) -> float:
-    """Accuracy on the test images."""
-    return float(vpt.evaluate(path, "test", console=QUIET)["accuracy"])
+def tested(path: Path) -> float:
+    """Accuracy of a run on the test images."""
+    return float(read_artifact(path).metrics["test"]["accuracy"])
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@
 
 Each task has deep prompts of its own length and a head of its own; with --lora every second one has low-rank changes of
 the backbone instead of prompts. "One task" is the whole batch of a single task, with --lora the mean time of one of
-either kind; "mixed" is a batch in which every image belongs to another task; "task by task" asks for the same images one
-task after another; "own models" the same with a separate model a task, as one would without a bank. Decoding is left
+either kind; "mixed" is a batch in which every image belongs to another task; "task by task" asks for the same images a
+task at a time; "own models" the same with a separate model a task, as one would without a bank. Decoding is left
 out. Results go to benchmarks/results/bank-<device>.json, with --lora to bank-lora-<device>.json.
 """
 

@@ -81,7 +81,10 @@ def layer_changes(tuning: Tuning, backbone: Backbone, tensors: Mapping[str, Tens
     changes = {}
     for name, bias in biases.items():
         owner, _, ending = name.rpartition(".")
-        if "attn_pool" in owner or not adds_bias(backbone.net.get_submodule(owner), ending):
+        around = [backbone.net.get_submodule(one) for one in (owner, owner.rpartition(".")[0])]
+        # A pooling layer that the library runs reads its weights without calling its parts.
+        whole = "attn_pool" in owner and any(isinstance(one, nn.MultiheadAttention) for one in around)
+        if whole or not adds_bias(around[0], ending):
             raise UserError(f"the bias {name} of {backbone.name} cannot differ between images; use vpt.load instead")
         changes[owner] = LayerChange(bias=found[name] - bias.detach().float().cpu())
     return changes
