@@ -99,7 +99,7 @@ def test_whole_numbers_must_agree(seeds: list[Path], tmp_path: Path):
 
 
 @pytest.mark.usefixtures("small_net")
-def test_a_prompt_is_continued_on_another_task(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_prompt_is_continued_on_another_task(shapes: Path, tmp_path: Path):
     first = vpt.train(settings(shapes, tmp_path / "first", "train.seed=5"), QUIET)
     words = [
         f"train.prompt_from={first.folder}",
@@ -113,7 +113,6 @@ def test_a_prompt_is_continued_on_another_task(shapes: Path, tmp_path: Path, mon
     torch.testing.assert_close(mine, source, atol=1e-6, rtol=0)
     assert (other - source).abs().max() > 1e-3
     assert read_artifact(second.artifact).config.train.prompt_from is None  # a file of this machine
-    assert (load_file(second.artifact)["head.weight"] - load_file(first.artifact)["head.weight"]).abs().max() > 1e-3
 
 
 @pytest.mark.usefixtures("small_net")
