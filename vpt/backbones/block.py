@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vpt.backbones.kernels import split_heads
+from vpt.backbones.layer_changes import CHANGED
 from vpt.backbones.quantization.linear import linear
 
 Part = Literal["q", "kv", "qkv"]
@@ -82,7 +83,10 @@ class FusedProjection:
         wanted = PARTS[part]
         weight, bias = getattr(self.module, self.weight), getattr(self.module, self.bias)
         width = weight.shape[0] // 3
-        return linear(tokens, weight, bias, slice(wanted.start * width, wanted.stop * width))
+        span = slice(wanted.start * width, wanted.stop * width)
+        out = linear(tokens, weight, bias, span)
+        add = vars(self.module).get(CHANGED)
+        return out if add is None else add(tokens, out, span)
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,9 @@ def shape_of(steps: Sequence[Step], layers: Sequence[LayerPrompt] | None) -> Has
     >>> shape_of([], None) == shape_of([], None)
     True
     """
+    keeps = tuple(step.keep for step in steps)
     if layers is None:
-        return tuple(steps)
+        return keeps
     if any(layer.adapt is not None or layer.seen is not None for layer in layers):
         return (id(layers), "alone")
     ports = tuple(
@@ -39,7 +40,7 @@ def shape_of(steps: Sequence[Step], layers: Sequence[LayerPrompt] | None) -> Has
         )
         for layer in layers
     )
-    return (tuple(steps), ports)
+    return (keeps, ports)
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,8 @@ def _extra(pairs: Sequence[KeyValue]) -> tuple[KeyValue | None, Tensor | None]:
         return None, None
     counts = [pair.key.shape[2] for pair in pairs]
     longest = max(counts)
+    if not longest:
+        return None, None
     padded = [
         torch.cat([torch.nn.functional.pad(part, (0, 0, 0, longest - part.shape[2])) for part in parts])
         for parts in zip(*pairs, strict=True)
