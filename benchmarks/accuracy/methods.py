@@ -65,6 +65,7 @@ METHODS: dict[str, tuple[list[str], str, tuple[float, ...]]] = {
     "da-vpt+": (["prompt=davpt", "prompt.value_bias=true"], *PROMPT),
     "vqt": (["prompt=vqt"], *PROMPT),
     "pro-vpt": (["prompt=provpt"], *PROMPT),
+    "tcpa": (["prompt=tcpa", "prompt.random_epochs=1"], *PROMPT),
     "adapter": (["prompt=adapter"], *PROMPT),
     "pixel frame": (["prompt=pixel"], "pixels", (1e-2, 3e-2, 1e-1)),
     "pixels of low rank": (["prompt=pixel", "prompt.shape=lowrank"], "pixels", (1e-2, 3e-2, 1e-1)),

@@ -29,6 +29,7 @@ METHODS: dict[str, list[str]] = {
     "vqt": ["prompt=vqt"],
     "pro-vpt": ["prompt=provpt"],
     "pro-vpt, thompson": ["prompt=provpt", "prompt.policy=thompson"],
+    "tcpa": ["prompt=tcpa", "prompt.class_tokens=3", "prompt.chosen=2", "prompt.random_epochs=1"],
     "adapter": ["prompt=adapter", "prompt.rank=3"],
     "adapter-after": ["prompt=adapter", "prompt.rank=3", "prompt.place=after"],
 }

@@ -41,6 +41,7 @@ KINDS = [
     "davpt",
     "vqt",
     "provpt",
+    "tcpa",
     "adapter",
     "adapter-after",
     "pixels",

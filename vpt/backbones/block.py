@@ -170,6 +170,20 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
 
+def attend_weighted(query: Tensor, key: Tensor, value: Tensor, factors: Tensor, mask: Tensor | None) -> Tensor:
+    """As `attend`, but attention weights on the first P keys are multiplied by `factors` (B, N, P) after the softmax.
+
+    >>> rows = torch.ones(1, 2, 3, 4)
+    >>> attend_weighted(rows, rows, rows, torch.zeros(1, 3, 3), None).sum().item()
+    0.0
+    """
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    factors = F.pad(factors, (0, key.shape[2] - factors.shape[2]), value=1.0)[:, None]
+    return (scores.float().softmax(-1) * factors).to(value.dtype) @ value
+
+
 def select_tokens(tokens: Tensor, queries: slice | Tensor | None) -> Tensor:
     """Select tokens (B, N, C): a contiguous range, or one per image, (B, 1, C).
 
@@ -252,6 +266,7 @@ class Block:
         mask: Tensor | None = None,
         value_bias: Tensor | None = None,
         adapter: Adapter | None = None,
+        factors: Tensor | None = None,
     ) -> Tensor:
         """Run the layer.
 
@@ -268,6 +283,7 @@ class Block:
                 (B, 1, 1, M) per image, or (B, 1, N, M) per image and token.
             value_bias: added to all values; (C,) or (B, 1, C).
             adapter: added beside or after the MLP.
+            factors: of the attention weights of all tokens on the first keys, (B, N, P), after the softmax.
 
         Returns:
             (B, selected tokens, C).
@@ -281,7 +297,11 @@ class Block:
             mask = mask[queries] if isinstance(queries, slice) else mask[queries][:, None, None]
         elif mask is not None and mask.shape[-2] > 1 and queries is not None:
             mask = select_tokens(mask.expand(x.shape[0], -1, -1, -1)[:, 0], queries)[:, None]
-        mixed = attend(query, key, value, mask).transpose(1, 2).flatten(2)
+        if factors is None:
+            mixed = attend(query, key, value, mask)
+        else:
+            mixed = attend_weighted(query, key, value, select_tokens(factors, queries), mask)
+        mixed = mixed.transpose(1, 2).flatten(2)
         if value_bias is not None:  # attention weights sum to one
             mixed = mixed + value_bias.to(mixed.dtype)
         return self._finished(kept, kept_tokens, mixed, branch, adapter)

@@ -21,6 +21,8 @@ class LayerPrompt:
         seen: key mask, True to attend, over the keys of `extra` followed by those of the prompt tokens in the sequence:
             per image (B, P), or per image token (B, N, P), class and register tokens first; None for all. Keys beyond
             it are attended to, and prompt tokens attend to all.
+        weigh: function from image tokens (B, N, C), class and register tokens first, to factors (B, N, P) of their
+            attention weights on the first P keys, `extra` followed by prompt tokens, after the softmax.
         adapt: function from image tokens (B, N, C), class and register tokens first, to fresh prompt tokens (B, P, C)
             for each image.
         branch: keys and values for cross-attention after self-attention, with the layer's own weights.
@@ -38,6 +40,7 @@ class LayerPrompt:
     tokens: Tensor | None = None
     extra: KeyValue | None = None
     seen: Tensor | None = None
+    weigh: Callable[[Tensor], Tensor] | None = None
     adapt: Callable[[Tensor], Tensor] | None = None
     branch: KeyValue | None = None
     temperature: Tensor | None = None

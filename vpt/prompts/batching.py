@@ -24,7 +24,7 @@ def shape_of(steps: Sequence[Step], layers: Sequence[LayerPrompt] | None) -> Has
     """
     if layers is None:
         return tuple(steps)
-    if any(layer.adapt is not None or layer.seen is not None for layer in layers):
+    if any(layer.adapt or layer.weigh or layer.seen is not None for layer in layers):
         return (id(layers), "alone")
     ports = tuple(
         (
@@ -86,6 +86,7 @@ def _each(layer: LayerPrompt, change: Callable[[Tensor, int], Tensor]) -> LayerP
         tokens=one(layer.tokens, 3),
         extra=pair(layer.extra),
         seen=one(layer.seen, 2 if layer.seen is None else layer.seen.ndim),
+        weigh=layer.weigh,
         adapt=layer.adapt,
         branch=pair(layer.branch),
         temperature=one(layer.temperature, 4),
