@@ -31,6 +31,8 @@ KINDS: dict[str, list[str]] = {
     "vqt-mlp": ["prompt=vqt", "prompt.tokens=2", "head=mlp", "head.hidden=[8]"],
     "provpt": ["prompt=provpt", "prompt.tokens=3"],
     "tcpa": ["prompt=tcpa", "prompt.tokens=4", "prompt.class_tokens=3", "prompt.chosen=2"],
+    "viapt": ["prompt=viapt", "prompt.tokens=2", "prompt.instance_tokens=2", "prompt.width=8"],
+    "ship": ["prompt=ship", "prompt.tokens=2", "prompt.shared_tokens=2", "prompt.centres=4"],
     "adapter": ["prompt=adapter", "prompt.rank=3"],
     "adapter-mlp": ["prompt=adapter", "prompt.rank=3", "head=mlp", "head.hidden=[8]"],
     "adapter-after": ["prompt=adapter", "prompt.rank=3", "prompt.place=after"],

@@ -30,6 +30,8 @@ METHODS: dict[str, list[str]] = {
     "pro-vpt": ["prompt=provpt"],
     "pro-vpt, thompson": ["prompt=provpt", "prompt.policy=thompson"],
     "tcpa": ["prompt=tcpa", "prompt.class_tokens=3", "prompt.chosen=2", "prompt.random_epochs=1"],
+    "viapt": ["prompt=viapt", "prompt.instance_tokens=2", "prompt.width=8"],
+    "ship": ["prompt=ship", "prompt.shared_tokens=2", "prompt.attribute_tokens=3", "prompt.threshold=1.0"],
     "adapter": ["prompt=adapter", "prompt.rank=3"],
     "adapter-after": ["prompt=adapter", "prompt.rank=3", "prompt.place=after"],
 }

@@ -42,6 +42,8 @@ KINDS = [
     "vqt",
     "provpt",
     "tcpa",
+    "viapt",
+    "ship",
     "adapter",
     "adapter-after",
     "pixels",

@@ -16,6 +16,7 @@ from timm.layers import apply_rot_embed_cat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vpt.backbones.attention import attend, attend_weighted
 from vpt.backbones.kernels import split_heads
 from vpt.backbones.quantization.linear import linear
 
@@ -28,6 +29,14 @@ class KeyValue(NamedTuple):
 
     key: Tensor
     value: Tensor
+
+
+class Beside(NamedTuple):
+    """Keys and values of a second attention, (1 or B, heads, P, head_dim), and its share in the sum of both."""
+
+    key: Tensor
+    value: Tensor
+    share: float
 
 
 class Adapter(NamedTuple):
@@ -152,38 +161,6 @@ class Gain:
         return tokens * getattr(self.owner, self.name)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention; arguments are (B, heads, N or M, head_dim), `mask` (..., N, M) is True to attend.
-
-    Uses torch's fused kernel, except in bfloat16 on a CPU, where two plain matmuls are two to five times faster while
-    the weights (B, heads, N, M) are small.
-
-    >>> attend(torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 5, 4), torch.ones(1, 2, 5, 4)).shape
-    torch.Size([1, 2, 3, 4])
-    """
-    small = query.shape[2] * key.shape[2] <= 512 * 512
-    if query.device.type == "cpu" and query.dtype is torch.bfloat16 and small:
-        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
-        if mask is not None:
-            scores = scores.masked_fill(~mask, -torch.inf)
-        return scores.softmax(dim=-1).to(value.dtype) @ value
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-
-
-def attend_weighted(query: Tensor, key: Tensor, value: Tensor, factors: Tensor, mask: Tensor | None) -> Tensor:
-    """As `attend`, but attention weights on the first P keys are multiplied by `factors` (B, N, P) after the softmax.
-
-    >>> rows = torch.ones(1, 2, 3, 4)
-    >>> attend_weighted(rows, rows, rows, torch.zeros(1, 3, 3), None).sum().item()
-    0.0
-    """
-    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    factors = F.pad(factors, (0, key.shape[2] - factors.shape[2]), value=1.0)[:, None]
-    return (scores.float().softmax(-1) * factors).to(value.dtype) @ value
-
-
 def select_tokens(tokens: Tensor, queries: slice | Tensor | None) -> Tensor:
     """Select tokens (B, N, C): a contiguous range, or one per image, (B, 1, C).
 
@@ -267,6 +244,7 @@ class Block:
         value_bias: Tensor | None = None,
         adapter: Adapter | None = None,
         factors: Tensor | None = None,
+        beside: Beside | None = None,
     ) -> Tensor:
         """Run the layer.
 
@@ -284,6 +262,7 @@ class Block:
             value_bias: added to all values; (C,) or (B, 1, C).
             adapter: added beside or after the MLP.
             factors: of the attention weights of all tokens on the first keys, (B, N, P), after the softmax.
+            beside: second attention of the same queries, mixed with the first one before the output projection.
 
         Returns:
             (B, selected tokens, C).
@@ -301,10 +280,18 @@ class Block:
             mixed = attend(query, key, value, mask)
         else:
             mixed = attend_weighted(query, key, value, select_tokens(factors, queries), mask)
+        if beside is not None:
+            second = (part.to(value.dtype).expand(x.shape[0], -1, -1, -1) for part in beside[:2])
+            mixed = (1 - beside.share) * mixed + beside.share * attend(query, *second)
         mixed = mixed.transpose(1, 2).flatten(2)
         if value_bias is not None:  # attention weights sum to one
             mixed = mixed + value_bias.to(mixed.dtype)
         return self._finished(kept, kept_tokens, mixed, branch, adapter)
+
+    def unattended(self, tokens: Tensor) -> Tensor:
+        """Outputs of tokens (B, P, C) that do not attend: their normed inputs take the place of the attention's."""
+        normed = self.before1(tokens)
+        return self._finished(tokens, normed, normed)
 
     def queried(self, tokens: Tensor, x: Tensor, rope: Tensor | None = None, prefix: int = 0) -> Tensor:
         """Outputs (B, T, C) of tokens (T, C) or (B, T, C) without a position, which attend to `x` (B, N, C) only; see

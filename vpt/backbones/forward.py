@@ -47,6 +47,9 @@ def execute(
     for layer in range(start, len(plan) if stop is None else stop):
         block, step, prompt = tower.blocks[layer], plan[layer], layers[layer]
         tokens, extra = prompt.tokens, prompt.extra
+        if prompt.carry is not None and num_prompts:
+            carried = prompt.carry(sequence[:, :num_prompts]).to(sequence.dtype)
+            sequence = torch.cat([carried, sequence[:, num_prompts:]], dim=1)
         if prompt.adapt is not None:
             adapted = prompt.adapt(sequence[:, num_prompts:])
             if step.as_rows:
@@ -76,6 +79,7 @@ def execute(
             prompt.value_bias,
             prompt.adapter,
             key_factors(prompt, sequence, num_prompts),
+            None if prompt.beside is None else prompt.beside(sequence[:, num_prompts:], rope),
         )
         kept = num_prompts if step.keep in ("all", "prompts") else 0
         if kept and prompt.gate is not None:

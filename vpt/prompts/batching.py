@@ -24,7 +24,7 @@ def shape_of(steps: Sequence[Step], layers: Sequence[LayerPrompt] | None) -> Has
     """
     if layers is None:
         return tuple(steps)
-    if any(layer.adapt or layer.weigh or layer.seen is not None for layer in layers):
+    if any(each.adapt or each.carry or each.beside or each.weigh or each.seen is not None for each in layers):
         return (id(layers), "alone")
     ports = tuple(
         (
@@ -88,6 +88,8 @@ def _each(layer: LayerPrompt, change: Callable[[Tensor, int], Tensor]) -> LayerP
         seen=one(layer.seen, 2 if layer.seen is None else layer.seen.ndim),
         weigh=layer.weigh,
         adapt=layer.adapt,
+        carry=layer.carry,
+        beside=layer.beside,
         branch=pair(layer.branch),
         temperature=one(layer.temperature, 4),
         gate=one(layer.gate, 3),
