@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from vpt.config.base import MANY, Sentence
 from vpt.config.prompts_base import ClipPrompt, Layers, PromptSection, TokenPrompt, WithLayers, WithTokens
+from vpt.config.prompts_image import ShipPrompt, TcpaPrompt, ViaptPrompt
 from vpt.config.registry import Registry
 
 WORDS = "words whose embeddings initialise the context; null: random initialisation"
@@ -353,6 +354,9 @@ PROMPTS: Registry[PromptSection] = Registry(
         DavptPrompt,
         VqtPrompt,
         ProvptPrompt,
+        TcpaPrompt,
+        ViaptPrompt,
+        ShipPrompt,
         AdapterPrompt,
         PixelPrompt,
         CoopPrompt,

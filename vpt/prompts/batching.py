@@ -25,7 +25,7 @@ def shape_of(steps: Sequence[Step], layers: Sequence[LayerPrompt] | None) -> Has
     keeps = tuple(step.keep for step in steps)
     if layers is None:
         return keeps
-    if any(layer.adapt is not None or layer.seen is not None for layer in layers):
+    if any(each.adapt or each.carry or each.beside or each.weigh or each.seen is not None for each in layers):
         return (id(layers), "alone")
     ports = tuple(
         (
@@ -87,7 +87,10 @@ def _each(layer: LayerPrompt, change: Callable[[Tensor, int], Tensor]) -> LayerP
         tokens=one(layer.tokens, 3),
         extra=pair(layer.extra),
         seen=one(layer.seen, 2 if layer.seen is None else layer.seen.ndim),
+        weigh=layer.weigh,
         adapt=layer.adapt,
+        carry=layer.carry,
+        beside=layer.beside,
         branch=pair(layer.branch),
         temperature=one(layer.temperature, 4),
         gate=one(layer.gate, 3),
