@@ -37,14 +37,15 @@ class DataConfig(Section):
     path: Place = Field(
         "digits",
         description="class folders, a CSV, 'torchvision:NAME', 'dassl:NAME' (CoOp's layout), 'vtab:NAME' (VTAB-1k), "
-        "'fgvc:NAME' (VPT's split files), 'FORMAT:NAME' of an installed package, or embedded: digits, digit-distances",
+        "'fgvc:NAME' (VPT's split files), 'hf:NAME' (Hugging Face's datasets, or a folder of theirs), 'wds:SHARDS' "
+        "(WebDataset), 'FORMAT:NAME' of an installed package, or embedded: digits, digit-distances",
     )
     val: Place | None = Field(
         None, description="validation folder or CSV; default: found next to the training data, or split off"
     )
     test: Place | None = Field(None, description="test folder or CSV; never used for model selection")
     root: Place = Field("data", description="folder of data sets that are given by name")
-    download: bool = Field(False, description="allow torchvision to download the data")
+    download: bool = Field(False, description="allow torchvision and Hugging Face's datasets to download the data")
     val_fraction: float = Field(0.1, gt=0, lt=1, description="fraction split off for validation if there is none")
     test_fraction: float | None = Field(None, gt=0, lt=1, description="fraction split off for test if there is none")
     shots: int | None = Field(None, ge=1, le=MANY, description="training images per class (k-shot)")
@@ -78,7 +79,9 @@ class DataConfig(Section):
     )
     fold: int | None = Field(None, ge=0, lt=100, description="the only fold to test on, from 0; default: all, in turn")
     label_column: Word | None = Field(
-        None, description="column of a CSV with the labels, or the numbers of task=regression; default: by its name"
+        None,
+        description="column with the labels in a CSV or in hf: data, key in the .json of wds: data, or column of the "
+        "numbers of task=regression; default: by its name",
     )
     classes: Annotated[
         Literal["ordered"] | Annotated[list[Sentence], Field(min_length=2, max_length=MOST_CLASSES)] | None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 
 from vpt.data.dataset import Item, LabelledData, Record
 from vpt.data.medical.files import without_slice
@@ -35,10 +36,14 @@ def refuse_other_pictures(measured: Mapping[str, LabelledData], split: str) -> N
 
 def _digest(record: Record) -> object:
     """Identity of an image: a digest of its file; images of torchvision's data sets are identified by their names."""
-    if isinstance(record.source, Item):
-        return type(record.source.dataset).__name__, record.source.at
     try:
+        if isinstance(record.source, Item):
+            content = record.source.dataset[record.source.at][0]
+            if isinstance(content, bytes):
+                return hashlib.sha256(content).digest()
+            return type(record.source.dataset).__name__, record.source.at
         file, number = without_slice(record.source)
         return hashlib.sha256(file.read_bytes()).digest(), number
     except OSError as error:
-        raise UserError(f"{record.source} cannot be read: {error.strerror}") from None
+        what = record.source if isinstance(record.source, Path) else record.name
+        raise UserError(f"{what} cannot be read: {error.strerror or error}") from None

@@ -22,6 +22,7 @@ _ALSO = {
     "label": "labels class classes class_name classname label_name category categories category_name target targets "
     "tag tags species diagnosis",
 }
+LABEL_NAMES = frozenset({"label", *_ALSO["label"].split()})
 _SPLITS = {"set", "subset", "partition", "phase", "fold", "dataset", "data_set", "usage"}
 _BOXES = ({"xmin", "ymin"}, {"x_min", "y_min"}, {"x1", "y1"}, {"bbox"}, {"bbox_x", "bbox_y"})
 _INDEX = re.compile(r"|index|unnamed:_\d+")  # as pandas writes its index

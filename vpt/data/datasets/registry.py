@@ -18,10 +18,12 @@ from vpt.data.datasets.digit_distances import read_digit_distances
 from vpt.data.datasets.digits import read_digits
 from vpt.data.datasets.entries import Entry, Found, clean_names, entries_for, listed, number_of
 from vpt.data.datasets.fgvc import read_fgvc
+from vpt.data.datasets.hugging_face import read_hugging_face
 from vpt.data.datasets.image_folder import read_folder, read_split_folder
 from vpt.data.datasets.paths import file_identity
 from vpt.data.datasets.torchvision import read_torchvision
 from vpt.data.datasets.vtab import read_vtab
+from vpt.data.datasets.webdataset import read_webdataset
 from vpt.data.groups import shared_groups, with_groups
 from vpt.data.splits import TEST, VALIDATION, draw_shots, set_apart, split_off, with_fold, with_slices
 from vpt.utils.atomic_io import at_home
@@ -35,6 +37,8 @@ FORMATS: dict[str, Reader] = {
     "vtab": lambda name, config: read_vtab(name, at_home(config.root)),
     "fgvc": lambda name, config: read_fgvc(name, at_home(config.root)),
     "torchvision": lambda name, config: read_torchvision(name, at_home(config.root), config.download),
+    "hf": read_hugging_face,
+    "wds": lambda name, config: read_webdataset(name, config.label_column),
 }
 GROUP = "vpt.datasets"
 # Data sets that are created on first use, without a download.
