@@ -305,6 +305,7 @@ CLIP = {
     "coop": (0.002, 32, 200),
     "cocoop": (0.002, 1, 10),
     "kgcoop": (0.002, 128, 100),
+    "prograd": (0.002, 32, 200),
     "maple": (0.0035, 4, 5),
     "ivlp": (0.0025, 4, 20),
     "promptsrc": (0.0025, 4, 20),
@@ -361,6 +362,56 @@ def test_maples_transfer_and_promptsrcs_few_shots():
         config = recipe("clip/promptsrc", f"data=dassl:{data}", "data.shots=4")
         check(config, {"train.epochs": 50, "train.average.mean": mean, "train.average.std": std})
     check(recipe("clip/promptsrc", "data=dassl:dtd", "data.half=base", "data.shots=16"), {"train.average.mean": 15})
+
+
+ADAMW = {"train.optimizer.kind": "adamw", "train.keep": "last", "train.clip_norm": None, "data.augment": "crop"}
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "expected"),
+    [
+        (
+            "taskres",
+            ["data.shots=4"],
+            {"train.epochs": 100, "train.optimizer.lr.prompt": 2e-3, "train.batch_size": 256},
+        ),
+        ("taskres", ["data=dassl:oxford_flowers", "data.shots=8"], {"train.epochs": 200, "prompt.scale": 1.0}),
+        ("taskres", ["data=dassl:imagenet"], {"train.optimizer.lr.prompt": 2e-4, "head.templates": "simple"}),
+        ("tcp", [], {"train.optimizer.eps": 1e-3, "train.optimizer.lr.prompt": 2e-3, "prompt.weight": 8.0}),
+        ("tcp", [], {"train.epochs": 50, "train.batch_size": 32, "prompt.layer": 8, "prompt.width": 128}),
+        ("clip-lora", [], {"prompt.rank": 2, "prompt.alpha": 1.0, "prompt.dropout": 0.25, "data.crop_scale": 0.08}),
+        ("clip-lora", [], {"train.optimizer.lr.prompt": 2e-4, "train.optimizer.weight_decay.prompt": 1e-2}),
+    ],
+)
+def test_later_recipes_with_adam(name: str, words: list[str], expected: dict[str, object]):
+    check(recipe(f"clip/{name}", *words), {**ADAMW, **expected})
+
+
+@pytest.mark.parametrize("data", ["imagenet", "sun397", "stanford_cars", "dtd", "oxford_pets", "eurosat", "food101"])
+def test_clip_loras_epochs_are_500_steps_for_each_shot(data: str):
+    from vpt.data.datasets.dassl import SETS
+
+    steps = recipe("clip/clip-lora", f"data=dassl:{data}").train.epochs * SETS[data].classes * 16 / 32
+    assert steps == pytest.approx(500 * 16, rel=0.02)
+
+
+def test_prograds_templates_and_strength():
+    words = ["data=dassl:dtd", "data.shots=16"]
+    expected = {"prompt.words": "a texture of", "head.templates": "a texture of {}.", "prompt.strength": 0.8}
+    check(recipe("clip/prograd", *words), {**expected, "train.epochs": 200})
+    check(recipe("clip/prograd", "data=dassl:dtd", "data.shots=1"), {"prompt.strength": 1.0, "train.epochs": 50})
+
+
+# dassl's name -> weight and sharpness of the certain images: TDA's configs/*.yaml.
+TDA = {"imagenet": (2, 5), "imagenet_a": (2, 5), "imagenet_r": (1, 8), "imagenet_sketch": (2.363, 7.45)}
+TDA |= {"caltech101": (5, 5), "dtd": (2, 3), "eurosat": (4, 8), "fgvc_aircraft": (2, 2), "food101": (1, 1)}
+TDA |= {"oxford_flowers": (1, 5), "oxford_pets": (2, 7), "stanford_cars": (1, 7), "sun397": (2, 3), "ucf101": (3, 8)}
+
+
+def test_tda():
+    usual = {"head.shots": 3, "head.minus_shots": 2, "head.minus": 0.117, "head.minus_beta": 1.0, "head.rare": 0.03}
+    for data, (alpha, beta) in TDA.items():
+        check(recipe("clip/tda", f"data=dassl:{data}"), {**usual, "head.alpha": alpha, "head.beta": beta})
 
 
 # dassl's name -> alpha while keys learn, largest beta and alpha that are tried: Tip-Adapter's configs/*.yaml.

@@ -10,6 +10,7 @@ from torch import Tensor
 from vpt.backbones.block import KeyValue, join
 from vpt.backbones.layer_prompt import LayerPrompt
 from vpt.backbones.liveness import Step
+from vpt.backbones.low_rank import with_low_rank
 from vpt.backbones.vit_spec import Tower
 
 
@@ -46,6 +47,8 @@ def execute(
     num_prompts = 0  # number of prompt tokens at the front of the sequence
     for layer in range(start, len(plan) if stop is None else stop):
         block, step, prompt = tower.blocks[layer], plan[layer], layers[layer]
+        if prompt.low_rank is not None:
+            block = with_low_rank(block, prompt.low_rank)
         tokens, extra = prompt.tokens, prompt.extra
         if prompt.carry is not None and num_prompts:
             carried = prompt.carry(sequence[:, :num_prompts]).to(sequence.dtype)

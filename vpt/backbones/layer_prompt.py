@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from vpt.backbones.block import Adapter, Beside, KeyValue
+from vpt.backbones.low_rank import LowRank
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class LayerPrompt:
             layer; a scalar or (B, 1, 1).
         value_bias: added to the values of all tokens and prompts; (C,) or (B, 1, C).
         adapter: a bottleneck beside or after the MLP, for all tokens.
+        low_rank: updates of the queries, keys and values of all tokens.
         queries: tokens (T, C) or (B, T, C) that attend to the image tokens entering the layer and to nothing else;
             their outputs are features for the head.
         entering: called with the image tokens (B, N, C) that enter the layer, for a loss in training.
@@ -52,6 +54,7 @@ class LayerPrompt:
     gate: Tensor | None = None
     value_bias: Tensor | None = None
     adapter: Adapter | None = None
+    low_rank: LowRank | None = None
     queries: Tensor | None = None
     entering: Callable[[Tensor], None] | None = None
     leaving: Callable[[Tensor], None] | None = None

@@ -59,7 +59,7 @@ def with_head(tree: Tree) -> Tree:
     """
     head = _section(tree, "head", "linear")
     kind = None if head is None else head["kind"]
-    if kind in ("knn", "prototype"):
+    if kind in ("knn", "prototype", "tda"):
         return {"prompt": "none", **tree}
     if kind == "ordinal":
         data = tree.get("data", {})

@@ -11,6 +11,7 @@ from torch import Tensor
 from vpt.backbones.block import Adapter, KeyValue
 from vpt.backbones.layer_prompt import LayerPrompt
 from vpt.backbones.liveness import Step
+from vpt.backbones.low_rank import LowRank
 
 
 def shape_of(steps: Sequence[Step], layers: Sequence[LayerPrompt] | None) -> Hashable:
@@ -37,6 +38,7 @@ def shape_of(steps: Sequence[Step], layers: Sequence[LayerPrompt] | None) -> Has
             layer.value_bias is not None,
             None if layer.queries is None else layer.queries.shape[-2],
             None if layer.adapter is None else (layer.adapter.down.shape[-1], layer.adapter.after),
+            None if layer.low_rank is None else layer.low_rank.down.shape[-1],
         )
         for layer in layers
     )
@@ -83,6 +85,9 @@ def _each(layer: LayerPrompt, change: Callable[[Tensor, int], Tensor]) -> LayerP
         down, down_bias, up, up_bias = (change(part, 3) for part in values[:4])
         return Adapter(down, down_bias, up, up_bias, values.after)
 
+    def low_rank(values: LowRank | None) -> LowRank | None:
+        return None if values is None else LowRank(change(values.down, 4), change(values.up, 4))
+
     return LayerPrompt(
         tokens=one(layer.tokens, 3),
         extra=pair(layer.extra),
@@ -97,6 +102,7 @@ def _each(layer: LayerPrompt, change: Callable[[Tensor, int], Tensor]) -> LayerP
         value_bias=one(layer.value_bias, 3),
         queries=one(layer.queries, 3),
         adapter=bottleneck(layer.adapter),
+        low_rank=low_rank(layer.low_rank),
     )
 
 
@@ -115,6 +121,7 @@ def _stacked(layers: Sequence[LayerPrompt]) -> LayerPrompt:
         value_bias=_rows([layer.value_bias[None] for layer in layers if layer.value_bias is not None]),
         queries=_rows([layer.queries for layer in layers if layer.queries is not None]),
         adapter=_adapter([layer.adapter for layer in layers if layer.adapter is not None]),
+        low_rank=_low_rank([layer.low_rank for layer in layers if layer.low_rank is not None]),
     )
 
 
@@ -132,6 +139,12 @@ def _adapter(adapters: Sequence[Adapter]) -> Adapter | None:
         torch.stack([each.up_bias[None] for each in adapters]),
         adapters[0].after,
     )
+
+
+def _low_rank(updates: Sequence[LowRank]) -> LowRank | None:
+    if not updates:
+        return None
+    return LowRank(torch.stack([each.down for each in updates]), torch.stack([each.up for each in updates]))
 
 
 def _scalars(values: Sequence[Tensor], axes: int) -> Tensor | None:

@@ -155,6 +155,8 @@ def check_shares(name: str, artifact: Artifact) -> None:
         raise UserError(f"task {name} changes all weights of the backbone (tuning=full), which a bank shares")
     if isinstance(config.prompt, TptPrompt):
         raise UserError(f"task {name} is tuned on every image (prompt=tpt); load it with vpt.load instead")
+    if config.head.in_order:
+        raise UserError(f"task {name} has scores that depend on the images before (head={config.head.kind})")
     if config.head.needs_classifier or config.head.complete:
         raise UserError(f"task {name} needs its own backbone (head={config.head.kind}); serve it separately")
 
@@ -256,6 +258,6 @@ def _own_bytes(model: Prompted) -> int:
 
 
 def _layer_bytes(layer: LayerPrompt) -> int:
-    groups = (layer.extra, layer.branch, layer.adapter)
+    groups = (layer.extra, layer.branch, layer.adapter, layer.low_rank)
     parts = [layer.tokens, layer.queries, layer.value_bias, *(part for group in groups for part in group or ())]
     return sum(part.nbytes for part in parts if isinstance(part, Tensor))
