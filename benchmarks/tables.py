@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.accuracy.box_tables import small_boxes
 from benchmarks.accuracy.released import PEERS
 from benchmarks.accuracy.suite_tables import duration, rules, shipped, starts, suite_short, suite_ti
 from benchmarks.accuracy.suite_tables import search as search_suite
@@ -318,6 +319,41 @@ def bank() -> str:
     return f"{rows(['batch', 'images/s', 'relative to one task'], body)}\n\n{caption}"
 
 
+def bank_lora() -> str:
+    found = read("bank-lora-cpu")
+    names = {
+        "one prompted task": "one task with prompts for the whole batch",
+        "one LoRA task": "one task tuned by LoRA for the whole batch",
+        "mixed": "a different task for every image, half with prompts, half by LoRA",
+        "task by task": "the same, one task at a time",
+    }
+    rate, base = found["images_per_second"], "one prompted task"
+    body = [[text, f"{rate[way]:.1f}", f"{rate[way] / rate[base]:.2f}x"] for way, text in names.items()]
+    caption = (
+        f"{found['tasks']} tasks on {found['backbone']} with random weights in a batch of {found['batch']}, prompts of "
+        f"{found['tokens'][0]} to {found['tokens'][1]} tokens, rank {found['lora']}, medians of {found['rounds']} "
+        f"alternating rounds on {_place(found)}; scores differ from each task's own model by "
+        f"{found['largest_difference']:.0e} at most (`benchmarks/speed/bank.py --lora`)."
+    )
+    return f"{rows(['batch', 'images/s', 'relative to one task with prompts'], body)}\n\n{caption}"
+
+
+def prompt_tools() -> str:
+    found = read("prompt-tools")
+    body = []
+    for row in found["rows"]:
+        points = [f"{100 * value:+.1f}" for value in row.get("gain", [])]
+        gain = f"{points[0]} ({points[1]} to {points[2]})" if points else ""
+        body.append([row["task"], row["prompt"], f"{100 * row['mean']:.1f}", gain])
+    shots = ", ".join(f"{task} with {count} images a class" for task, count in found["shots"].items())
+    caption = (
+        f"Accuracy on test images in percent, mean of {found['seeds']} seeds, and the difference from new prompts with "
+        f"its 95% interval (paired t-test); {shots}. Settings: {words_of(found['settings'])} "
+        "(`benchmarks/accuracy/prompt_tools.py`)."
+    )
+    return f"{rows(['task', 'prompt', 'accuracy', 'difference'], body)}\n\n{caption}"
+
+
 def load() -> str:
     found = read("load-cpu")
     answers = found["answers"]
@@ -460,11 +496,14 @@ TABLES: dict[str, Callable[[], str]] = {
     "camvid-small": lambda: methods("camvid-vit_small_patch16_224"),
     "scenes": lambda: methods("scenes-vpt_nano"),
     "scenes-gain": lambda: gain("scenes-vpt_nano", "deep", "head only"),
+    "small-boxes": small_boxes,
     "raccoon": lambda: methods("raccoon-vit_small_patch16_224"),
     "raccoon-gain": lambda: gain("raccoon-vit_small_patch16_224", "deep", "head only"),
     "raccoon-small": lambda: methods("raccoon-vit_small_patch16_224-small-head"),
     "raccoon-small-gain": lambda: gain("raccoon-vit_small_patch16_224-small-head", "deep", "head only"),
     "bank": bank,
+    "bank-lora": bank_lora,
+    "prompt-tools": prompt_tools,
     "load": load,
     "clip-cache": clip_cache,
     "partial-depth": partial_depth,

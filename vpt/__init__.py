@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vpt.inference.regression import NumberResult
     from vpt.inference.results import Detections
     from vpt.inference.segmentation import Segmentation
+    from vpt.models.combine import average
     from vpt.models.wrap import Wrapped, load_prompt, wrap
     from vpt.report.build import write_report
     from vpt.training.run import resume, train
@@ -43,6 +44,7 @@ _HOME = {
     "UserError": "vpt.utils.errors",
     "Wrapped": "vpt.models.wrap",
     "add_class": "vpt.inference.add_class",
+    "average": "vpt.models.combine",
     "evaluate": "vpt.inference.evaluate",
     "load": "vpt.inference.predictor",
     "load_config": "vpt.config",
@@ -65,6 +67,7 @@ __all__ = [
     "UserError",
     "Wrapped",
     "add_class",
+    "average",
     "evaluate",
     "load",
     "load_config",

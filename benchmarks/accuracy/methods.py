@@ -36,6 +36,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.accuracy.box_tasks import BOX_TASKS, written
 from benchmarks.accuracy.train_and_measure import trained
 from benchmarks.machine import machine, peak, reset_peak
 from benchmarks.results_files import RESULTS
@@ -65,6 +66,9 @@ METHODS: dict[str, tuple[list[str], str, tuple[float, ...]]] = {
     "da-vpt+": (["prompt=davpt", "prompt.value_bias=true"], *PROMPT),
     "vqt": (["prompt=vqt"], *PROMPT),
     "pro-vpt": (["prompt=provpt"], *PROMPT),
+    "tcpa": (["prompt=tcpa", "prompt.random_epochs=1"], *PROMPT),
+    "viapt": (["prompt=viapt"], *PROMPT),
+    "ship": (["prompt=ship", "prompt.tokens=10"], *PROMPT),
     "adapter": (["prompt=adapter"], *PROMPT),
     "pixel frame": (["prompt=pixel"], "pixels", (1e-2, 3e-2, 1e-1)),
     "pixels of low rank": (["prompt=pixel", "prompt.shape=lowrank"], "pixels", (1e-2, 3e-2, 1e-1)),
@@ -88,7 +92,14 @@ MASKS: dict[str, tuple[list[str], str, tuple[float, ...]]] = {
     "lora": (["prompt=none", "tuning=lora"], "lora", (3e-4, 1e-3)),
     "full": (["prompt=none", "tuning=full"], "backbone", (3e-5, 1e-4)),
 }
-KNOWN = {"scenes": BOXES, "raccoon": BOXES, "mask-scenes": MASKS, "camvid": MASKS}  # other tasks: METHODS
+# Sets of box_tasks.py: the rate of the head is searched alone first, and prompts keep it.
+SMALL_BOXES: dict[str, tuple[list[str], str, tuple[float, ...]]] = {
+    "head only": (["prompt=none"], "head", (1e-3, 3e-3, 1e-2)),
+    "deep": (["prompt=deep"], "prompt", (1e-3, 3e-3, 1e-2)),
+}
+# Other tasks: METHODS.
+KNOWN = {"scenes": BOXES, "raccoon": BOXES, "mask-scenes": MASKS, "camvid": MASKS}
+KNOWN |= dict.fromkeys(BOX_TASKS, SMALL_BOXES)
 BASELINES = ("linear", "shallow", "deep", "bias", "lora", "full")
 
 
@@ -120,11 +131,16 @@ def main() -> None:
     for method in chosen(options.methods, known):
         if options.again:
             record.forget(method)
-        row = record.row(method, known[method][0])
+        settings, role, rates = known[method]
+        if options.task in BOX_TASKS and method != "head only":
+            settings = [*settings, f"train.optimizer.lr.{record.chosen('head only')}"]
+        row = record.row(method, settings)
         if row is not None and len(row["test"]) >= options.seeds:
             print(f"{label} {method}: already measured", flush=True)
             continue
-        bench = Bench(method, *known[method], [*place, *shared], options.runs / label, record)
+        bench = Bench(
+            method, settings, role, rates, [*place, *shared], options.runs / label, record, options.task in BOX_TASKS
+        )
         row = bench.search() if row is None else row
         row = bench.repeat(row, options.seeds)
         record.add(row, list(known))
@@ -152,6 +168,10 @@ class Record:
         """What is known of a method, with the same settings."""
         rows = self.read()["rows"]
         return next((row for row in rows if row["method"] == method and row["words"] == words), None)
+
+    def chosen(self, method: str) -> str:
+        """The role and rate that were chosen for a method."""
+        return next(str(row["chosen"]) for row in self.read()["rows"] if row["method"] == method)
 
     def forget(self, method: str) -> None:
         found = self.read()
@@ -212,12 +232,16 @@ def words_of(options: argparse.Namespace) -> tuple[list[str], list[str]]:
         shared += ["task=segmentation", "data=scenes", "head.taps=[1,3,5]", "data.augment=light"]
     elif options.task == "scenes":
         shared += ["task=detection", "data=scenes", "head.taps=[1,3,5]", "data.augment=light"]
+    elif options.task in BOX_TASKS:
+        place.append(f"data.path={written(options.task, options.runs / 'box-tasks' / options.task)}")
+        shared += ["task=detection", "head.taps=[1,3,5]", "head.scales=[1,0.5]", "data.augment=none"]
+        shared += ["train.batch_size=4"]
     elif options.task == "fashion":
         place.append(f"data.root={fashion(options.runs)}")
         shared += ["data=torchvision:FashionMNIST", "data.shots=100", "data.val_fraction=0.0167", "data.augment=light"]
     else:
         shared += ["data=digits", "data.augment=none"]
-    epochs = 20 if options.task in ("clothing", "fashion") else 12
+    epochs = 20 if options.task in ("clothing", "fashion") else 16 if options.task in BOX_TASKS else 12
     shared += [f"train.epochs={epochs}", "train.eval_every=1000", "data.cache=true", "train.keep=last"]
     given = {word.partition("=")[0] for word in options.settings}
     return place, [*(word for word in shared if word.partition("=")[0] not in given), *options.settings]
@@ -250,6 +274,7 @@ class Bench:
         words: settings of every run.
         runs: where run folders go.
         record: what is measured already, and where results go.
+        widen: whether further rates are tried while the best is the lowest or highest.
     """
 
     method: str
@@ -259,11 +284,16 @@ class Bench:
     words: list[str]
     runs: Path
     record: Record
+    widen: bool = False
 
     def search(self) -> dict[str, Any]:
         """The best rate on validation, with one seed."""
         tried = {rate: self.measured(rate, 0) for rate in self.rates}
-        best = max(self.rates, key=lambda rate: (tried[rate]["val"], -(tried[rate]["val_loss"] or 0.0)))
+        best = _best(tried)
+        while self.widen and len(tried) < 2 * len(self.rates) and best in (min(tried), max(tried)):
+            rate = float(f"{best * (3 if best == max(tried) else 1 / 3):.1g}")
+            tried[rate] = self.measured(rate, 0)
+            best = _best(tried)
         found = tried[best]
         return {
             "method": self.method,
@@ -302,6 +332,11 @@ class Bench:
             found = {"method": self.method, "words": own, **run([*self.words, *own], self.runs / name)}
             self.record.add_run(name, found)
         return found
+
+
+def _best(tried: dict[float, dict[str, Any]]) -> float:
+    """The rate of the best validation score; among equals, of the lowest loss."""
+    return max(tried, key=lambda rate: (tried[rate]["val"], -(tried[rate]["val_loss"] or 0.0)))
 
 
 def timed(rows: list[dict[str, Any]], words: list[str], runs: Path) -> dict[str, float]:

@@ -14,10 +14,14 @@ VIT = ["backbone=vit_base_patch16_224", "backbone.pretrained=false"]
 CLIP = ["backbone=open_clip:ViT-B-16", "backbone.pretrained=false", "head=zeroshot"]
 METHODS = {
     **{f"prompt={kind}": VIT for kind in ("shallow", "deep", "vfpt", "e2vpt", "cvpt", "vapt", "gated", "bpt", "pixel")},
-    **{f"prompt={kind}": VIT for kind in ("davpt", "davpt prompt.value_bias=true", "vqt", "provpt", "adapter")},
+    **{
+        f"prompt={kind}": VIT
+        for kind in ("davpt", "davpt prompt.value_bias=true", "vqt", "provpt", "tcpa", "viapt", "adapter")
+    },
     "prompt=pixel prompt.shape=lowrank": VIT,
     **{f"tuning={kind} prompt=none": VIT for kind in ("bias", "lora", "full")},
     **{f"prompt={kind}": CLIP for kind in ("coop", "cocoop", "kgcoop", "ivlp", "maple", "promptsrc", "tpt")},
+    **{f"prompt={kind}": CLIP for kind in ("clip_lora", "prograd", "tcp")},
 }
 
 

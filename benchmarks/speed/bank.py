@@ -2,16 +2,19 @@
 
     python -m benchmarks.speed.bank
     python -m benchmarks.speed.bank --backbone vit_small_patch16_224 --weights ../shared/weights/FILE --tasks 64
+    python -m benchmarks.speed.bank --backbone vit_tiny_patch16_224 --random --lora 8 --own 4 --rounds 5
 
-Each task has deep prompts of its own length and a head of its own. "One task" is the whole batch of a single task;
-"mixed" is a batch in which every image belongs to another task; "task by task" asks for the same images one task after
-another; "own models" the same with a separate model a task, as one would without a bank. Decoding is left out. Results
-go to benchmarks/results/bank-<device>.json.
+Each task has deep prompts of its own length and a head of its own; with --lora every second one has low-rank changes of
+the backbone instead of prompts. "One task" is the whole batch of a single task, with --lora the mean time of one of
+either kind; "mixed" is a batch in which every image belongs to another task; "task by task" asks for the same images a
+task at a time; "own models" the same with a separate model a task, as one would without a bank. Decoding is left
+out. Results go to benchmarks/results/bank-<device>.json, with --lora to bank-lora-<device>.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import tempfile
 import time
@@ -35,6 +38,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="vpt_nano")
     parser.add_argument("--weights", help="file of the backbone's weights")
+    parser.add_argument("--random", action="store_true", help="a backbone with random weights")
+    parser.add_argument("--lora", type=int, metavar="RANK", help="tune every second task by LoRA of this rank")
     parser.add_argument("--tasks", type=int, default=64)
     parser.add_argument("--tokens", type=int, nargs=2, default=(5, 20), help="shortest and longest prompt")
     parser.add_argument("--rounds", type=int, default=9)
@@ -66,6 +71,7 @@ def main(words: Sequence[str] | None = None) -> None:
         ways: dict[str, Callable[[], object]] = {
             "one task": lambda: bank.logits(images, [names[0]] * len(names)),
             "mixed": lambda: bank.logits(images, names),
+            **({"one LoRA task": lambda: bank.logits(images, [names[1]] * len(names))} if options.lora else {}),
             "task by task": by_task,
             **({"own models": by_model} if len(own) == len(artifacts) else {}),
         }
@@ -74,6 +80,10 @@ def main(words: Sequence[str] | None = None) -> None:
             alone = [own[names[row]]._forward(images[row : row + 1].to(device)) for row in seen]
             difference = check([bank.logits(images, names)[row] for row in seen], alone)
             times = measure(ways, options.rounds, device)
+    if options.lora:
+        times["one prompted task"] = times["one task"]
+        pairs = zip(times["one task"], times["one LoRA task"], strict=True)
+        times["one task"] = [(one + other) / 2 for one, other in pairs]
     rate = {way: len(names) / statistics.median(each) for way, each in times.items()}
     result = {
         "machine": machine(device),
@@ -82,6 +92,7 @@ def main(words: Sequence[str] | None = None) -> None:
         "batch": batch,
         "tokens": list(options.tokens),
         "rounds": options.rounds,
+        "lora": options.lora,
         "images_per_second": rate,
         "mixed_over_one_task": rate["mixed"] / rate["one task"],
         "mixed_over_task_by_task": rate["mixed"] / rate["task by task"],
@@ -89,7 +100,7 @@ def main(words: Sequence[str] | None = None) -> None:
         "bytes_of_a_task": statistics.median(bank.info(name).bytes for name in names),
         "largest_difference": difference,
     }
-    write_json(options.out or RESULTS / f"bank-{device.type}.json", result)
+    write_json(options.out or RESULTS / f"bank-{'lora-' if options.lora else ''}{device.type}.json", result)
     print(result)
 
 
@@ -98,15 +109,19 @@ def make(options: argparse.Namespace, folder: Path) -> dict[str, Path]:
     low, high = options.tokens
     artifacts = {}
     words = [f"backbone={options.backbone}"] + ([f"backbone.weights={options.weights}"] if options.weights else [])
+    words += ["backbone.pretrained=false"] if options.random else []
     backbone = task_of(load_config(overrides=words)).backbone(load_config(overrides=words))
     for number in range(options.tasks):
         tokens = low + number % (high - low + 1)
-        config = load_config(overrides=[*words, f"prompt.tokens={tokens}", f"train.seed={number}"])
+        lora = options.lora and number % 2
+        own = ["prompt=none", "tuning=lora", f"tuning.rank={options.lora}"] if lora else [f"prompt.tokens={tokens}"]
+        config = load_config(overrides=[*words, *own, f"train.seed={number}"])
         classes = [f"class {index}" for index in range(2 + number % 19)]
-        model = task_of(config).build(config, classes, None if backbone is None else backbone.view())
+        shared = backbone and (copy.deepcopy(backbone) if lora else backbone.view())
+        model = task_of(config).build(config, classes, shared)
         with torch.no_grad():
             for _, _, parameter in model.trainable():
-                parameter.add_(0.1 * torch.randn_like(parameter))
+                parameter.add_((0.02 if lora else 0.1) * torch.randn_like(parameter))
         name = f"task {number}"
         artifacts[name] = save_artifact(folder / f"{name}.safetensors", model, config, classes)
     return artifacts

@@ -105,6 +105,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path)
+    parser.set_defaults(memory=True)
     options = parser.parse_args(words)
     device = pick_device(options.device)
     rows = []

@@ -175,7 +175,7 @@ def measure(
     case: dict[str, Any], variants: Sequence[str], options: argparse.Namespace, device: torch.device
 ) -> dict[str, Any]:
     """One series of alternating rounds: every variant's median time, peak memory, energy and operations."""
-    names = {name: name.partition(", ")[::2] for name in variants}
+    names = {name: (name, "") if name in SETTINGS else name.partition(", ")[::2] for name in variants}
     made = {
         precision: Case(case["model"], case["tokens"], case["batch"], precision, case["mode"], device)
         for precision in dict.fromkeys(own or case["precision"] for _, own in names.values())

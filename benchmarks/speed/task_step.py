@@ -42,6 +42,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--joules-s", type=float, default=0.5)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path)
+    parser.set_defaults(memory=True)
     options = parser.parse_args(words)
     device = pick_device(options.device)
     out = options.out or RESULTS / f"step-{options.task}-{device.type}.json"

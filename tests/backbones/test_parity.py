@@ -8,8 +8,8 @@ import torch
 from tests.helpers.concatenation_twin import twin_features
 from tests.helpers.tensors import close, images_for
 from tests.helpers.vit_families import BUILDERS, build_backbone, library_features
+from vpt.backbones.attention import attend
 from vpt.backbones.backbone import Backbone, Pool
-from vpt.backbones.block import attend
 from vpt.backbones.liveness import plan
 from vpt.config import DeepPrompt, ShallowPrompt
 from vpt.models.classifier import plan_for

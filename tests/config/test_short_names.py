@@ -63,6 +63,7 @@ def test_every_setting_that_can_be_told_by_its_last_part_has_a_short_name():
         (["rank=2", "prompt=bpt"], "prompt.rank=2"),
         (["momentum=0.5", "optimizer=sgd"], "train.optimizer.momentum=0.5"),
         (["size=64", "task=detection"], "head.size=64"),
+        (["tokens=5", "task=detection"], "prompt.tokens=5"),
         (["size=64", "prompt=pixel"], "prompt.size=64"),
     ],
 )

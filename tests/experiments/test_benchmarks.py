@@ -287,6 +287,7 @@ class TestPublished:
             "vapt": "VAPT",
             "davpt": "DA-VPT",
             "provpt": "PRO-VPT",
+            "ship": "SHIP",
             "adapter": "AdaptFormer",
         }.items():
             config = load_config(overrides=[f"prompt={kind}"])

@@ -136,6 +136,55 @@ BENCH: dict[str, dict[str, Any]] = {
         "train.warmup": 0.1,
         "train.batch_size": 32,
     },
+    "fgvc-tcpa": {
+        "backbone.name": "vit_base_patch16_224.augreg_in21k",
+        "prompt.kind": "tcpa",
+        "prompt.tokens": 18,
+        "prompt.class_tokens": 18,
+        "prompt.chosen": 10,
+        "prompt.weight": 0.01,
+        "prompt.random_epochs": 10,
+        "prompt.fourier": True,
+        "prompt.dropout": 0.1,
+        "train.optimizer.kind": "adamw",
+        "train.optimizer.lr.prompt": 0.0015,
+        "train.optimizer.weight_decay.prompt": 0.5,
+        "train.epochs": 100,
+        "train.warmup": 0.2,
+        "train.batch_size": 128,
+        "train.label_smoothing": 0.1,
+    },
+    "vtab-viapt": {
+        "prompt.kind": "viapt",
+        "prompt.tokens": 4,
+        "prompt.instance_tokens": 4,
+        "prompt.width": 256,
+        "prompt.kept": 0.5,
+        "train.optimizer.kind": "adamw",
+        "train.optimizer.lr.prompt": 0.0005,
+        "train.optimizer.weight_decay.prompt": 0.05,
+        "train.epochs": 50,
+        "train.batch_size": 32,
+    },
+    "vtab-ship": {
+        "backbone.name": "vit_base_patch16_224.orig_in21k",
+        "backbone.normalise": "own",
+        "prompt.kind": "ship",
+        "prompt.tokens": 50,
+        "prompt.shared_tokens": 10,
+        "prompt.attribute_tokens": 10,
+        "prompt.threshold": 0.95,
+        "prompt.centres": 200,
+        "prompt.scale": 0.1,
+        "prompt.weight": 0.5,
+        "prompt.dropout": 0.0,
+        "train.optimizer.kind": "adamw",
+        "train.optimizer.lr.prompt": 0.001,
+        "train.optimizer.weight_decay.prompt": 0.001,
+        "train.epochs": 100,
+        "train.warmup": 0.1,
+        "train.batch_size": 64,
+    },
     "vtab-pro-vpt": {
         **VPT,
         "prompt.kind": "provpt",
@@ -196,7 +245,7 @@ def test_every_recipe_of_a_benchmark_is_checked():
 def test_a_recipe_of_a_benchmark_has_the_released_constants(name: str):
     suite = SUITES[name.partition("-")[0]]
     config = settings_of(suite, str(CONFIGS / "bench" / f"{name}.yaml"))
-    check(config, {**BENCH[name], "backbone.normalise": "imagenet"})
+    check(config, {"backbone.normalise": "imagenet", **BENCH[name]})
 
 
 @pytest.mark.parametrize("name", BENCH)
@@ -256,6 +305,7 @@ CLIP = {
     "coop": (0.002, 32, 200),
     "cocoop": (0.002, 1, 10),
     "kgcoop": (0.002, 128, 100),
+    "prograd": (0.002, 32, 200),
     "maple": (0.0035, 4, 5),
     "ivlp": (0.0025, 4, 20),
     "promptsrc": (0.0025, 4, 20),
@@ -312,6 +362,56 @@ def test_maples_transfer_and_promptsrcs_few_shots():
         config = recipe("clip/promptsrc", f"data=dassl:{data}", "data.shots=4")
         check(config, {"train.epochs": 50, "train.average.mean": mean, "train.average.std": std})
     check(recipe("clip/promptsrc", "data=dassl:dtd", "data.half=base", "data.shots=16"), {"train.average.mean": 15})
+
+
+ADAMW = {"train.optimizer.kind": "adamw", "train.keep": "last", "train.clip_norm": None, "data.augment": "crop"}
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "expected"),
+    [
+        (
+            "taskres",
+            ["data.shots=4"],
+            {"train.epochs": 100, "train.optimizer.lr.prompt": 2e-3, "train.batch_size": 256},
+        ),
+        ("taskres", ["data=dassl:oxford_flowers", "data.shots=8"], {"train.epochs": 200, "prompt.scale": 1.0}),
+        ("taskres", ["data=dassl:imagenet"], {"train.optimizer.lr.prompt": 2e-4, "head.templates": "simple"}),
+        ("tcp", [], {"train.optimizer.eps": 1e-3, "train.optimizer.lr.prompt": 2e-3, "prompt.weight": 8.0}),
+        ("tcp", [], {"train.epochs": 50, "train.batch_size": 32, "prompt.layer": 8, "prompt.width": 128}),
+        ("clip-lora", [], {"prompt.rank": 2, "prompt.alpha": 1.0, "prompt.dropout": 0.25, "data.crop_scale": 0.08}),
+        ("clip-lora", [], {"train.optimizer.lr.prompt": 2e-4, "train.optimizer.weight_decay.prompt": 1e-2}),
+    ],
+)
+def test_later_recipes_with_adam(name: str, words: list[str], expected: dict[str, object]):
+    check(recipe(f"clip/{name}", *words), {**ADAMW, **expected})
+
+
+@pytest.mark.parametrize("data", ["imagenet", "sun397", "stanford_cars", "dtd", "oxford_pets", "eurosat", "food101"])
+def test_clip_loras_epochs_are_500_steps_for_each_shot(data: str):
+    from vpt.data.datasets.dassl import SETS
+
+    steps = recipe("clip/clip-lora", f"data=dassl:{data}").train.epochs * SETS[data].classes * 16 / 32
+    assert steps == pytest.approx(500 * 16, rel=0.02)
+
+
+def test_prograds_templates_and_strength():
+    words = ["data=dassl:dtd", "data.shots=16"]
+    expected = {"prompt.words": "a texture of", "head.templates": "a texture of {}.", "prompt.strength": 0.8}
+    check(recipe("clip/prograd", *words), {**expected, "train.epochs": 200})
+    check(recipe("clip/prograd", "data=dassl:dtd", "data.shots=1"), {"prompt.strength": 1.0, "train.epochs": 50})
+
+
+# dassl's name -> weight and sharpness of the certain images: TDA's configs/*.yaml.
+TDA = {"imagenet": (2, 5), "imagenet_a": (2, 5), "imagenet_r": (1, 8), "imagenet_sketch": (2.363, 7.45)}
+TDA |= {"caltech101": (5, 5), "dtd": (2, 3), "eurosat": (4, 8), "fgvc_aircraft": (2, 2), "food101": (1, 1)}
+TDA |= {"oxford_flowers": (1, 5), "oxford_pets": (2, 7), "stanford_cars": (1, 7), "sun397": (2, 3), "ucf101": (3, 8)}
+
+
+def test_tda():
+    usual = {"head.shots": 3, "head.minus_shots": 2, "head.minus": 0.117, "head.minus_beta": 1.0, "head.rare": 0.03}
+    for data, (alpha, beta) in TDA.items():
+        check(recipe("clip/tda", f"data=dassl:{data}"), {**usual, "head.alpha": alpha, "head.beta": beta})
 
 
 # dassl's name -> alpha while keys learn, largest beta and alpha that are tried: Tip-Adapter's configs/*.yaml.
@@ -372,6 +472,9 @@ def test_the_table_of_released_code_names_recipes_that_are_there():
     not_run = {
         "bench/fgvc-pae",
         "bench/fgvc-da-vpt",
+        "bench/fgvc-tcpa",
+        "bench/vtab-viapt",
+        "bench/vtab-ship",
         "bench/vtab-vqt",
         "bench/vtab-adaptformer",
         "bench/vtab-pro-vpt",

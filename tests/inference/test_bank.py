@@ -100,7 +100,7 @@ def test_in_half_precision_every_kind_stays_near_its_full_precision(
         assert mine == pytest.approx(exact, abs=0.03), name
         assert theirs == pytest.approx(mine, abs=0.02), name
         changed += mine != exact
-    assert changed == len(names) - 2  # all but the boxes and the masks
+    assert changed == len(names) - 4  # all but the boxes and the masks
     with pytest.raises(UserError, match="precision fp16 needs a CUDA device, not cpu"):
         Bank(device="cpu", precision="fp16")
     with pytest.raises(UserError, match="precision 'half' is unknown"):
@@ -345,7 +345,7 @@ def test_bytes_are_what_a_loaded_task_holds(artifacts: dict[str, Path], photos: 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["prompt=none", "tuning=bias"], "changes weights of the backbone"),
+        (["prompt=none", "tuning=full"], "changes all weights of the backbone"),
         (
             ["backbone=vit_tiny_patch16_224", "backbone.pretrained=false", "backbone.image_size=32"],
             "was trained on backbone vit_tiny",

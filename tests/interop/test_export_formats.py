@@ -179,7 +179,10 @@ def test_coreml_is_converted(run: Path, tmp_path: Path, precision):
 def test_what_a_format_needs_is_named(run: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     usual = formats.find_spec
     monkeypatch.setattr(formats, "find_spec", lambda name: None if name in ("tensorrt", "openvino") else usual(name))
-    for name, install in {"tensorrt": "pip install tensorrt", "openvino": r"pip install 'vpt\[openvino\]'"}.items():
+    for name, install in {
+        "tensorrt": "pip install tensorrt",
+        "openvino": r"pip install 'visual-prompt-tuning\[openvino\]'",
+    }.items():
         with pytest.raises(UserError, match=f"--format {name} needs packages that are not installed: {install}"):
             export(run, format=name)
     with pytest.raises(UserError, match="torch is written in fp32, not in int8"):

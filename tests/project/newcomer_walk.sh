@@ -19,19 +19,19 @@ vpt report runs/tags-vpt_nano-deep
 # Pascal VOC, with its lists of images.
 vpt data check VOC task=detection > check-VOC.txt
 vpt train task=detection data=VOC backbone=vpt_nano head.size=64 epochs=1 workers=0
-vpt predict runs/VOC-vpt_nano-deep new/ --draw drawn --format json > VOC.json
-vpt report runs/VOC-vpt_nano-deep
+vpt predict runs/VOC-vpt_nano-none new/ --draw drawn --format json > VOC.json
+vpt report runs/VOC-vpt_nano-none
 vpt data convert VOC --to coco --output VOC-coco
 
 # YOLO, with its YAML file.
 vpt data check yard/data.yaml task=detection > check-yard.txt
 vpt train task=detection data=yard/data.yaml backbone=vpt_nano head.size=64 epochs=1 workers=0
-vpt predict runs/yard-vpt_nano-deep new/*.jpg --format json > yard.json
-vpt report runs/yard-vpt_nano-deep
+vpt predict runs/yard-vpt_nano-none new/*.jpg --format json > yard.json
+vpt report runs/yard-vpt_nano-none
 
 # Files for other programs. "quick" ends before.
 if [ "${1:-}" = quick ]; then
   exit 0
 fi
 vpt export runs/flowers-vpt_nano-deep --output flowers.onnx
-vpt export runs/yard-vpt_nano-deep --size 64x80 --output yard.onnx --check new/*.jpg
+vpt export runs/yard-vpt_nano-none --size 64x80 --output yard.onnx --check new/*.jpg

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from tests.helpers.clip_models import register_tiny
 from tests.helpers.doc_commands import (
     accepts,
     backbone_named,
@@ -208,6 +209,24 @@ def archive(folder: Path, patients: int) -> None:
                     **inverted,
                 )
         (folder / name / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
+
+
+def test_clip_on_ones_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """The first part of docs/clip.md, with a CLIP of two layers."""
+    page = (ROOT / "docs" / "clip.md").read_text(encoding="utf-8")
+    part = page[page.index("## CLIP on my own folder") : page.index("## Learners")]
+    draw(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    small = [f"backbone={register_tiny(tmp_path, 'tiny-own', 2)}", "backbone.pretrained=false", "data.workers=0"]
+    ran = []
+    for line in console_lines(part):
+        words = [word for word in vpt_words(line) or [] if not word.startswith(("backbone=", "train.epochs="))]
+        words += small if words[0] != "predict" else []
+        words += ["train.epochs=1", "train.batch_size=8"] if words[0] == "train" else []
+        assert main(words) == 0, f"{shlex.join(words)}: {capsys.readouterr().err}"
+        ran.append(words[0])
+    assert ran == ["eval"] * 3 + ["train"] * 4 + ["predict"]
 
 
 @pytest.mark.parametrize("name", RUN)

@@ -100,9 +100,10 @@ def test_the_walk(shell: str, commands: Path, place: Path):
         Image.open(place / preview[1]).verify()
 
     runs = {folder.name for folder in (place / "runs").iterdir()}
-    assert runs >= {f"{name}-vpt_nano-deep" for name in ("flowers", "tags", "VOC", "yard")}
-    for name in ("flowers", "tags", "VOC", "yard"):
-        folder = place / "runs" / f"{name}-vpt_nano-deep"
+    kinds = {"flowers": "deep", "tags": "deep", "VOC": "none", "yard": "none"}
+    assert runs >= {f"{name}-vpt_nano-{kind}" for name, kind in kinds.items()}
+    for name, kind in kinds.items():
+        folder = place / "runs" / f"{name}-vpt_nano-{kind}"
         assert (folder / "artifact.safetensors").is_file()
         assert (folder / "report.html").stat().st_size > 10_000
     assert re.search(r"^accuracy +[01]\.\d{4}", (place / "eval-flowers.txt").read_text(), flags=re.M)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -172,6 +173,26 @@ def test_visual_prompts_of_any_method_with_names():
     pixel, _, _ = built("prompt=pixel", "prompt.size=4")
     pixel(IMAGES).sum().backward()
     assert pixel.prompt.pixels.grad.abs().sum() > 0
+
+
+def test_taskres():
+    """Row by row: features of the templates, neither normalised before nor after their mean, and a residual."""
+    templates = ["a photo of a {}.", "an old drawing of a {}"]
+    model, clip, _ = built("prompt=taskres", "prompt.scale=0.7", f"head.templates={json.dumps(templates)}")
+    assert model.head.contexts.residual.shape == (4, 20)
+    rows = []
+    for name, residual in zip(NAMES, model.head.contexts.residual, strict=True):
+        texts = tokenizer()([each.replace("{}", name.replace("_", " ")) for each in templates])
+        rows.append(clip.encode_text(texts).mean(0).detach() + 0.7 * residual)
+    theirs = scores(clip, image_features(clip), torch.stack(rows))
+    same(model, model(IMAGES), theirs)
+    close(model.ready()(IMAGES), theirs)
+    with torch.no_grad():  # without a residual it is zero-shot, with templates that weigh by their length
+        model.head.contexts.residual.zero_()
+    plain, _, _ = built("prompt=none", "head.templates=an old drawing of a {}")
+    single, _, _ = built("prompt=taskres", "head.templates=an old drawing of a {}")
+    torch.nn.init.zeros_(single.head.contexts.residual)
+    close(single(IMAGES), plain(IMAGES))
 
 
 def loss_and_gradients(model: PromptedModel, config: RunConfig, cached: bool = False) -> tuple[torch.Tensor, list]:

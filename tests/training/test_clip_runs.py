@@ -15,6 +15,7 @@ from tests.helpers.runs import QUIET, interrupted, states_of_epochs
 from vpt.backbones.factory import load_backbone
 from vpt.config import load_config
 from vpt.data.datasets.digits import NAMES
+from vpt.inference.bank.bank import Bank
 from vpt.inference.evaluate import evaluate, evaluate_untrained
 from vpt.inference.predictor import load
 from vpt.interop.export.export import export
@@ -63,7 +64,7 @@ def test_every_learner_improves_the_base_classes(
     again = evaluate(result.artifact, console=QUIET)
     assert again["accuracy"] == result.metrics["test"]["accuracy"]
     assert result.metrics["artifact_bytes"] < 500_000
-    if learner in ("coop, own context", "tip", "tip, finetuned"):
+    if learner in ("coop, own context", "taskres", "tip", "tip, finetuned"):
         with pytest.raises(UserError, match="own classes only"):
             evaluate(result.artifact, overrides=["data.half=new"], console=QUIET)
     else:
@@ -72,7 +73,7 @@ def test_every_learner_improves_the_base_classes(
         assert [row["class"] for row in new["per_class"]] == list(NAMES[5:])
 
 
-@pytest.mark.parametrize("learner", ["cocoop", "maple", "promptsrc", "tip, finetuned"])
+@pytest.mark.parametrize("learner", ["cocoop", "maple", "promptsrc", "tip, finetuned", "clip-lora"])
 def test_learners_resume_bit_identically(digits_clip: list[str], tmp_path: Path, learner: str):
     words = [*LEARNERS[learner], "data.shots=10", "train.epochs=3", "train.batch_size=32"]
     whole = train(settings(digits_clip, tmp_path / "whole", *words), QUIET)
@@ -107,8 +108,9 @@ def test_a_cached_epoch_reads_no_image(digits_clip: list[str], tmp_path: Path, m
     result = train(settings(digits_clip, tmp_path, "prompt=coop", "train.epochs=3", "data.shots=10"), QUIET)
     text = (result.folder / "log.txt").read_text()
     assert "computing features only once" in text
-    # Train and val once for training, two images for the budget twice, then val and test for the result.
-    assert sum(seen) <= 100 + 360 + 3 + 360 + 359
+    # Train and val once for training, two images for the budget twice, one for the size of the features, then val and
+    # test for the result.
+    assert sum(seen) <= 100 + 360 + 4 + 360 + 359
 
 
 def test_other_names_at_the_command_line(digits_clip: list[str], tmp_path: Path):
@@ -144,6 +146,66 @@ def test_a_context_that_depends_on_the_image_is_exported(digits_clip: list[str],
     """In batches larger and smaller than a chunk; `export` compares them."""
     done = export(untrained(digits_clip, tmp_path, *LEARNERS["cocoop"], "prompt.chunk=2"), format=form)
     assert done.difference < 1e-4
+
+
+LATER = ["taskres", "clip-lora", "prograd", "tcp"]
+
+
+@pytest.mark.parametrize("learner", LATER)
+def test_later_learners_in_a_bank_and_exported(digits_clip: list[str], tmp_path: Path, learner: str):
+    one = untrained(digits_clip, tmp_path / "one", *LEARNERS[learner])
+    two = untrained(digits_clip, tmp_path / "two", *LEARNERS[learner], "train.seed=5")
+    photo = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    alone = [load(file, device="cpu").predict(photo, top=10)[0] for file in (one, two)]
+    bank = Bank(device="cpu")
+    bank.add("one", one)
+    bank.add("two", two)
+    for found, own in zip(bank.predict([photo, photo], ["one", "two"], top=10), alone, strict=True):
+        expected = dict(zip(own.labels, own.scores, strict=True))
+        assert dict(zip(found.labels, found.scores, strict=True)) == pytest.approx(expected, abs=1e-4)
+    if learner == "clip-lora":  # the others have nothing in the image tower
+        assert export(one, format="torch").difference < 1e-4
+
+
+@pytest.mark.parametrize("learner", LATER)
+def test_later_learners_through_the_protocols(
+    digits_clip: list[str], tmp_path: Path, shapes: Path, learner: str, monkeypatch: pytest.MonkeyPatch
+):
+    from vpt.experiments.protocols import base_to_new, few_shot, transfer
+
+    config = settings(digits_clip, tmp_path, *LEARNERS[learner], "train.epochs=1")
+    assert few_shot(config, shots=[1], seeds=[1], console=QUIET)["rows"][0]["mean"] > 0.3
+    if learner == "taskres":  # before anything is trained
+        monkeypatch.setattr(Trainer, "train_step", lambda *_: pytest.fail("trained"))
+        with pytest.raises(UserError, match="prompt=taskres supports the classes of its training only"):
+            base_to_new(config, shots=1, seeds=[1], console=QUIET)
+        monkeypatch.undo()
+        with pytest.raises(UserError, match="own classes only"):
+            transfer(config, [str(shapes)], shots=1, seeds=[1], console=QUIET)
+        return
+    assert base_to_new(config, shots=1, seeds=[1], console=QUIET)["new"]["mean"] > 0.2
+    assert transfer(config, [str(shapes)], shots=1, seeds=[1], console=QUIET)["rows"][0]["data"] == str(shapes)
+
+
+def test_tda_through_the_protocols(digits_clip: list[str], tmp_path: Path, zero_shot: dict[str, float]):
+    """Without training, in an order that does not depend on the batches."""
+    from vpt.experiments.protocols import base_to_new
+
+    words = ["head=tda", "data.val_shots=2", "data.shots=1", "head.shots=8", "head.alpha=4"]
+    config = settings(digits_clip, tmp_path, *words)
+    first = evaluate_untrained(config, console=QUIET)
+    again = evaluate_untrained(config.with_({"train.batch_size": 7}), console=QUIET)
+    assert again["loss"] == pytest.approx(first["loss"], abs=1e-5)
+    assert evaluate_untrained(config.with_({"train.seed": 3}), console=QUIET)["loss"] != first["loss"]
+    assert first["accuracy"] > zero_shot["all"]
+    assert base_to_new(config, shots=1, seeds=[0], console=QUIET)["base"]["mean"] > zero_shot["base"] - 0.05
+    with pytest.raises(UserError, match="nothing to train"):
+        train(config.with_(name="trained"), QUIET)
+    file = untrained(digits_clip, tmp_path, "head=tda")
+    with pytest.raises(UserError, match="depend on the images before"):
+        export(file, format="torch")
+    with pytest.raises(UserError, match="depend on the images before"):
+        Bank(device="cpu").add("one", file)
 
 
 class TestTestTimeTuning:

@@ -645,6 +645,26 @@ def test_the_default_head_is_fcos():
     assert load_config(overrides=["task=detection", "head.channels=96"]).head.channels == 96
 
 
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ([], "none"),
+        (["head=retinanet"], "none"),
+        (["head.kind=faster_rcnn"], "none"),
+        (["tuning=lora"], "none"),
+        (["prompt=deep"], "deep"),
+        (["prompt.tokens=4"], "deep"),
+        (["head=owl", "backbone=open_clip:ViT-B-32"], "deep"),
+    ],
+)
+def test_pyramids_have_no_prompt_unless_it_is_requested(words: list[str], kind: str):
+    config = load_config(overrides=["task=detection", *words])
+    assert config.prompt.kind == kind
+    assert load_config(base=config.model_dump(mode="json")).prompt == config.prompt
+    earlier = {**config.model_dump(mode="json"), "prompt": {"kind": "deep", "tokens": 10}}
+    assert load_config(base=earlier).prompt.kind == "deep"  # a run folder names its prompt
+
+
 @pytest.mark.parametrize("convs", [0, 1, 4])
 def test_the_towers_of_fcos(convs: int):
     config = FcosHead(convs=convs, scales=[1.0, 0.5])

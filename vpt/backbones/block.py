@@ -16,7 +16,9 @@ from timm.layers import apply_rot_embed_cat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vpt.backbones.attention import attend, attend_weighted
 from vpt.backbones.kernels import split_heads
+from vpt.backbones.layer_changes import CHANGED
 from vpt.backbones.quantization.linear import linear
 
 Part = Literal["q", "kv", "qkv"]
@@ -28,6 +30,14 @@ class KeyValue(NamedTuple):
 
     key: Tensor
     value: Tensor
+
+
+class Beside(NamedTuple):
+    """Keys and values of a second attention, (1 or B, heads, P, head_dim), and its share in the sum of both."""
+
+    key: Tensor
+    value: Tensor
+    share: float
 
 
 class Adapter(NamedTuple):
@@ -82,7 +92,10 @@ class FusedProjection:
         wanted = PARTS[part]
         weight, bias = getattr(self.module, self.weight), getattr(self.module, self.bias)
         width = weight.shape[0] // 3
-        return linear(tokens, weight, bias, slice(wanted.start * width, wanted.stop * width))
+        span = slice(wanted.start * width, wanted.stop * width)
+        out = linear(tokens, weight, bias, span)
+        add = vars(self.module).get(CHANGED)
+        return out if add is None else add(tokens, out, span)
 
 
 @dataclass(frozen=True)
@@ -150,24 +163,6 @@ class Gain:
 
     def __call__(self, tokens: Tensor) -> Tensor:
         return tokens * getattr(self.owner, self.name)
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention; arguments are (B, heads, N or M, head_dim), `mask` (..., N, M) is True to attend.
-
-    Uses torch's fused kernel, except in bfloat16 on a CPU, where two plain matmuls are two to five times faster while
-    the weights (B, heads, N, M) are small.
-
-    >>> attend(torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 5, 4), torch.ones(1, 2, 5, 4)).shape
-    torch.Size([1, 2, 3, 4])
-    """
-    small = query.shape[2] * key.shape[2] <= 512 * 512
-    if query.device.type == "cpu" and query.dtype is torch.bfloat16 and small:
-        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
-        if mask is not None:
-            scores = scores.masked_fill(~mask, -torch.inf)
-        return scores.softmax(dim=-1).to(value.dtype) @ value
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
 
 def select_tokens(tokens: Tensor, queries: slice | Tensor | None) -> Tensor:
@@ -252,6 +247,8 @@ class Block:
         mask: Tensor | None = None,
         value_bias: Tensor | None = None,
         adapter: Adapter | None = None,
+        factors: Tensor | None = None,
+        beside: Beside | None = None,
     ) -> Tensor:
         """Run the layer.
 
@@ -268,6 +265,8 @@ class Block:
                 (B, 1, 1, M) per image, or (B, 1, N, M) per image and token.
             value_bias: added to all values; (C,) or (B, 1, C).
             adapter: added beside or after the MLP.
+            factors: of the attention weights of all tokens on the first keys, (B, N, P), after the softmax.
+            beside: second attention of the same queries, mixed with the first one before the output projection.
 
         Returns:
             (B, selected tokens, C).
@@ -281,10 +280,22 @@ class Block:
             mask = mask[queries] if isinstance(queries, slice) else mask[queries][:, None, None]
         elif mask is not None and mask.shape[-2] > 1 and queries is not None:
             mask = select_tokens(mask.expand(x.shape[0], -1, -1, -1)[:, 0], queries)[:, None]
-        mixed = attend(query, key, value, mask).transpose(1, 2).flatten(2)
+        if factors is None:
+            mixed = attend(query, key, value, mask)
+        else:
+            mixed = attend_weighted(query, key, value, select_tokens(factors, queries), mask)
+        if beside is not None:
+            second = (part.to(value.dtype).expand(x.shape[0], -1, -1, -1) for part in beside[:2])
+            mixed = (1 - beside.share) * mixed + beside.share * attend(query, *second)
+        mixed = mixed.transpose(1, 2).flatten(2)
         if value_bias is not None:  # attention weights sum to one
             mixed = mixed + value_bias.to(mixed.dtype)
         return self._finished(kept, kept_tokens, mixed, branch, adapter)
+
+    def unattended(self, tokens: Tensor) -> Tensor:
+        """Outputs of tokens (B, P, C) that do not attend: their normed inputs take the place of the attention's."""
+        normed = self.before1(tokens)
+        return self._finished(tokens, normed, normed)
 
     def queried(self, tokens: Tensor, x: Tensor, rope: Tensor | None = None, prefix: int = 0) -> Tensor:
         """Outputs (B, T, C) of tokens (T, C) or (B, T, C) without a position, which attend to `x` (B, N, C) only; see

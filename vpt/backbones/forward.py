@@ -10,6 +10,7 @@ from torch import Tensor
 from vpt.backbones.block import KeyValue, join
 from vpt.backbones.layer_prompt import LayerPrompt
 from vpt.backbones.liveness import Step
+from vpt.backbones.low_rank import with_low_rank
 from vpt.backbones.vit_spec import Tower
 
 
@@ -46,7 +47,12 @@ def execute(
     num_prompts = 0  # number of prompt tokens at the front of the sequence
     for layer in range(start, len(plan) if stop is None else stop):
         block, step, prompt = tower.blocks[layer], plan[layer], layers[layer]
+        if prompt.low_rank is not None:
+            block = with_low_rank(block, prompt.low_rank)
         tokens, extra = prompt.tokens, prompt.extra
+        if prompt.carry is not None and num_prompts:
+            carried = prompt.carry(sequence[:, :num_prompts]).to(sequence.dtype)
+            sequence = torch.cat([carried, sequence[:, num_prompts:]], dim=1)
         if prompt.adapt is not None:
             adapted = prompt.adapt(sequence[:, num_prompts:])
             if step.as_rows:
@@ -75,6 +81,8 @@ def execute(
             key_mask(prompt.seen, extra, sequence, num_prompts),
             prompt.value_bias,
             prompt.adapter,
+            key_factors(prompt, sequence, num_prompts),
+            None if prompt.beside is None else prompt.beside(sequence[:, num_prompts:], rope),
         )
         kept = num_prompts if step.keep in ("all", "prompts") else 0
         if kept and prompt.gate is not None:
@@ -109,6 +117,19 @@ def key_mask(seen: Tensor | None, extra: KeyValue | None, sequence: Tensor, num_
     if seen.ndim == 3 and num_prompts:
         by_query = torch.cat([by_query.new_ones(by_query.shape[0], num_prompts, keys), by_query], dim=1)
     return by_query[:, None]
+
+
+def key_factors(prompt: LayerPrompt, sequence: Tensor, num_prompts: int) -> Tensor | None:
+    """Factors (B, N, P) of the attention weights of all tokens on the first P keys; those of prompt tokens are 1. See
+    `LayerPrompt.weigh`; `sequence` and `num_prompts` are as in `key_mask`.
+
+    >>> key_factors(LayerPrompt(weigh=lambda rows: torch.zeros(1, 2, 1)), torch.zeros(1, 3, 8), 1).flatten().tolist()
+    [1.0, 0.0, 0.0]
+    """
+    if prompt.weigh is None:
+        return None
+    factors = prompt.weigh(sequence[:, num_prompts:])
+    return torch.nn.functional.pad(factors, (0, 0, num_prompts, 0), value=1.0)
 
 
 def _queries(step: Step, num_prompts: int, total: int, lead: int, prefix: int) -> slice | None:

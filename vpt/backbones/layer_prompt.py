@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vpt.backbones.block import Adapter, KeyValue
+from vpt.backbones.block import Adapter, Beside, KeyValue
+from vpt.backbones.low_rank import LowRank
 
 
 @dataclass(frozen=True)
@@ -21,14 +22,20 @@ class LayerPrompt:
         seen: key mask, True to attend, over the keys of `extra` followed by those of the prompt tokens in the sequence:
             per image (B, P), or per image token (B, N, P), class and register tokens first; None for all. Keys beyond
             it are attended to, and prompt tokens attend to all.
+        weigh: function from image tokens (B, N, C), class and register tokens first, to factors (B, N, P) of their
+            attention weights on the first P keys, `extra` followed by prompt tokens, after the softmax.
         adapt: function from image tokens (B, N, C), class and register tokens first, to fresh prompt tokens (B, P, C)
             for each image.
+        carry: function from the prompt outputs of the layer below (B, P, C) to the tokens that enter this layer.
+        beside: function from image tokens (B, N, C) and the layer's rotary embedding to keys and values of a second
+            attention, which is mixed with that of the layer.
         branch: keys and values for cross-attention after self-attention, with the layer's own weights.
         temperature: divides the attention scores of the whole layer; a scalar or (B, 1, 1, 1).
         gate: fraction of a prompt token's output that is carried to the next layer, the rest being its input to this
             layer; a scalar or (B, 1, 1).
         value_bias: added to the values of all tokens and prompts; (C,) or (B, 1, C).
         adapter: a bottleneck beside or after the MLP, for all tokens.
+        low_rank: updates of the queries, keys and values of all tokens.
         queries: tokens (T, C) or (B, T, C) that attend to the image tokens entering the layer and to nothing else;
             their outputs are features for the head.
         entering: called with the image tokens (B, N, C) that enter the layer, for a loss in training.
@@ -38,12 +45,16 @@ class LayerPrompt:
     tokens: Tensor | None = None
     extra: KeyValue | None = None
     seen: Tensor | None = None
+    weigh: Callable[[Tensor], Tensor] | None = None
     adapt: Callable[[Tensor], Tensor] | None = None
+    carry: Callable[[Tensor], Tensor] | None = None
+    beside: Callable[[Tensor, Tensor | None], Beside] | None = None
     branch: KeyValue | None = None
     temperature: Tensor | None = None
     gate: Tensor | None = None
     value_bias: Tensor | None = None
     adapter: Adapter | None = None
+    low_rank: LowRank | None = None
     queries: Tensor | None = None
     entering: Callable[[Tensor], None] | None = None
     leaving: Callable[[Tensor], None] | None = None

@@ -77,6 +77,7 @@ def encode(
     shared: int = 0,
     deep: Mapping[int, Tensor] | None = None,
     place: int = 1,
+    own: Mapping[int, Tensor] | None = None,
 ) -> Tensor:
     """Text features of embedded texts, with position embeddings already added.
 
@@ -89,18 +90,21 @@ def encode(
         deep: layer -> tokens (M, C) or (G, M, C) that replace those at `place` before this layer (IVLP, MaPLe); they
             must lie within the shared tokens if the tower is causal.
         place: position of the deep tokens.
+        own: as `deep`, but (K, M, C), tokens of each text (TCP); nothing is shared from this layer on.
 
     Returns:
         (G, K, D), not normalised.
     """
     groups, texts, length, _ = tokens.shape
-    deep = deep or {}
+    deep, own = deep or {}, own or {}
     if not tower.causal:
         tokens = tokens.flatten(0, 1)
         for layer, block in enumerate(tower.blocks):
             if layer in deep:
                 fresh = deep[layer].expand(groups, -1, -1).repeat_interleave(texts, 0)
-                tokens = torch.cat([tokens[:, :place], fresh, tokens[:, place + fresh.shape[1] :]], dim=1)
+                tokens = _replaced(tokens, fresh, place)
+            if layer in own:
+                tokens = _replaced(tokens, own[layer].repeat(groups, 1, 1), place)
             queries = (ends.repeat(groups)) if layer == len(tower.blocks) - 1 else None
             tokens = block.forward(tokens, queries=queries)
         return tower.project(tower.norm(tokens)[:, 0]).unflatten(0, (groups, texts))
@@ -110,7 +114,10 @@ def encode(
         last = layer == len(tower.blocks) - 1
         if layer in deep:
             fresh = deep[layer].to(prefix.dtype).expand(groups, -1, -1)
-            prefix = torch.cat([prefix[:, :place], fresh, prefix[:, place + fresh.shape[1] :]], dim=1)
+            prefix = _replaced(prefix, fresh, place)
+        if layer in own:
+            suffix, shared = torch.cat([prefix.repeat_interleave(texts, 0), suffix], dim=1), 0
+            suffix = _replaced(suffix, own[layer].to(suffix.dtype).repeat(groups, 1, 1), place)
         extra = None
         if shared:
             extra = block.keys_values(prefix)
@@ -120,6 +127,10 @@ def encode(
         if shared and not last:
             prefix = block.forward(prefix, mask=seen[:shared, :shared])
     return tower.project(tower.norm(suffix)[:, 0]).unflatten(0, (groups, texts))
+
+
+def _replaced(tokens: Tensor, fresh: Tensor, place: int) -> Tensor:
+    return torch.cat([tokens[:, :place], fresh, tokens[:, place + fresh.shape[1] :]], dim=1)
 
 
 def leading_equal(slots: Sequence[Sequence[int]] | Tensor) -> int:

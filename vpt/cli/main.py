@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from vpt.cli import (
     add_class,
+    average,
     backbones,
     bench,
     benchmark,
@@ -180,6 +181,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
         push,
         serve,
         add_class,
+        average,
         data,
         config,
         backbones,

@@ -52,6 +52,7 @@ from vpt.config.prompts import (
     VqtPrompt,
 )
 from vpt.config.prompts_base import ClipPrompt, PromptSection, TokenPrompt
+from vpt.config.prompts_image import ShipPrompt, TcpaPrompt, ViaptPrompt
 from vpt.config.run import RunConfig
 from vpt.config.templates import names_a_file
 from vpt.config.training import AdamWConfig, Optimizer, PerRole, SgdConfig, TrainConfig
@@ -118,6 +119,8 @@ __all__ = [
     "Section",
     "SgdConfig",
     "ShallowPrompt",
+    "ShipPrompt",
+    "TcpaPrompt",
     "TipHead",
     "TokenPrompt",
     "TptPrompt",
@@ -125,6 +128,7 @@ __all__ = [
     "Tuning",
     "VaptPrompt",
     "VfptPrompt",
+    "ViaptPrompt",
     "VqtPrompt",
     "ZeroShotHead",
     "full_words",

@@ -93,6 +93,7 @@ class ZeroShotHead(HeadSection):
 
     kind: Literal["zeroshot"] = "zeroshot"
     needs_text: ClassVar[bool] = True
+    new_names: ClassVar[bool] = True
     at_evaluation: ClassVar[tuple[str, ...]] = ("templates",)
     templates: Templates = Field(
         "auto",
@@ -106,6 +107,7 @@ class TipHead(ZeroShotHead):
 
     kind: Literal["tip"] = "tip"  # type: ignore[assignment]
     from_images: ClassVar[bool] = True
+    new_names: ClassVar[bool] = False
     finetune: bool = Field(False, description="train the keys of the cache (Tip-Adapter-F)")
     passes: int = Field(10, ge=1, le=MANY, description="augmented views of each training image, averaged to its key")
     alpha: float = Field(10.0, gt=0.1, le=MANY, description="largest weight of the cache tried on validation")
@@ -114,6 +116,31 @@ class TipHead(ZeroShotHead):
         1.0, ge=0, le=MANY, description="weight of the cache during training, and without validation"
     )
     first_beta: float = Field(5.5, ge=0, le=MANY, description="sharpness during training, and without validation")
+
+
+class TdaHead(ZeroShotHead):
+    """Zero-shot scores and caches of the test images before, without training (TDA, Karmanov et al. 2024)."""
+
+    kind: Literal["tda"] = "tda"  # type: ignore[assignment]
+    in_order: ClassVar[bool] = True
+    shots: int = Field(3, ge=1, le=1000, description="most certain images kept for each predicted class")
+    alpha: float = Field(2.0, ge=0, le=MANY, description="weight of their scores")
+    beta: float = Field(5.0, ge=0, le=MANY, description="their sharpness")
+    minus_shots: int = Field(2, ge=1, le=1000, description="uncertain images kept for each predicted class")
+    minus: float = Field(0.117, ge=0, le=MANY, description="weight of what their scores lower")
+    minus_beta: float = Field(1.0, ge=0, le=MANY, description="their sharpness")
+    lowest: float = Field(0.2, ge=0, le=1, description="uncertain images: entropy in nats divided by log2 K, above")
+    highest: float = Field(0.5, ge=0, le=1, description="and below")
+    rare: float = Field(0.03, ge=0, le=1, description="they lower classes of a larger probability than this")
+
+    def check_run(self, config: Any) -> None:
+        """Refuse what would have to be trained, several labels, and the score of unknown images."""
+        if config.prompt.kind != "none" or config.tuning.kind != "frozen":
+            raise ValueError("head=tda trains nothing; set prompt=none and tuning=frozen")
+        if config.data.multilabel:
+            raise ValueError("head=tda needs one class an image; leave out data.multilabel")
+        if config.metrics.unknown is not None:
+            raise ValueError("metrics.unknown is fitted after training, and head=tda trains nothing; leave it out")
 
 
 class OrdinalHead(FeatureHead):
@@ -234,6 +261,7 @@ HEADS: Registry[HeadSection] = Registry(
         LabelMapHead,
         ZeroShotHead,
         TipHead,
+        TdaHead,
         OrdinalHead,
         KnnHead,
         PrototypeHead,

@@ -21,6 +21,8 @@ class HeadSection(KindSection):
     needs_classifier: ClassVar[bool] = False  # load the backbone with its pretrained classifier
     needs_text: ClassVar[bool] = False  # load the backbone with its text tower
     any_size: ClassVar[bool] = False  # reads images of any size
+    new_names: ClassVar[bool] = False  # has scores for class names that were not trained
+    in_order: ClassVar[bool] = False  # scores depend on the images before
     complete: ClassVar[bool] = False  # the whole network, which resizes images itself
     at_evaluation: ClassVar[tuple[str, ...]] = ()  # settings that may differ from those of training
 

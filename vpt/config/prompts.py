@@ -11,6 +11,8 @@ from pydantic import Field, model_validator
 
 from vpt.config.base import MANY, Sentence
 from vpt.config.prompts_base import ClipPrompt, Layers, PromptSection, TokenPrompt, WithLayers, WithTokens
+from vpt.config.prompts_clip import ClipLoraPrompt, ProgradPrompt, TaskresPrompt, TcpPrompt
+from vpt.config.prompts_image import ShipPrompt, TcpaPrompt, ViaptPrompt
 from vpt.config.registry import Registry
 
 WORDS = "words whose embeddings initialise the context; null: random initialisation"
@@ -245,6 +247,11 @@ class CoopPrompt(_Words):
     position: Literal["end", "middle", "front"] = Field("end", description="position of the class name")
     class_specific: bool = Field(False, description="a separate context for every class")
 
+    @property
+    def has_own_classes(self) -> bool:
+        """Whether every class has a context."""
+        return self.class_specific
+
 
 class CocoopPrompt(_Words):
     """A context that depends on the image (CoCoOp, Zhou et al. 2022)."""
@@ -353,6 +360,9 @@ PROMPTS: Registry[PromptSection] = Registry(
         DavptPrompt,
         VqtPrompt,
         ProvptPrompt,
+        TcpaPrompt,
+        ViaptPrompt,
+        ShipPrompt,
         AdapterPrompt,
         PixelPrompt,
         CoopPrompt,
@@ -362,6 +372,10 @@ PROMPTS: Registry[PromptSection] = Registry(
         MaplePrompt,
         PromptsrcPrompt,
         TptPrompt,
+        TaskresPrompt,
+        ClipLoraPrompt,
+        ProgradPrompt,
+        TcpPrompt,
     ],
 )
 

@@ -34,6 +34,11 @@ class PromptSection(KindSection):
         """Whether the prompt uses the classes of training images."""
         return False
 
+    @property
+    def has_own_classes(self) -> bool:
+        """Whether a trained prompt supports the classes of its training only, whatever the head."""
+        return False
+
 
 class TokenPrompt(PromptSection):
     """Base of the settings of token prompts: `build(shape)` creates the `TokenPrompts` for a backbone."""

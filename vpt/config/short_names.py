@@ -176,7 +176,8 @@ def chosen_settings(tree: Mapping[str, Any]) -> list[Described]:
     True
     """
     task = str(tree.get("task"))
-    usual = RunConfig.model_validate({"task": task} if task in TASKS else {})
+    # Detection has no prompt unless one of its settings is given.
+    usual = RunConfig.model_validate({"prompt": {}, **({"task": task} if task in TASKS else {})})
     kinds = {section: _kind(section, tree) or _kind(section, usual.model_dump()) for section in SECTIONS}
     return [one for one in described() if not one.kinds or kinds.get(_section_of(one.key)) in one.kinds]
 

@@ -19,6 +19,7 @@ Tree = Mapping[str, Any]  # settings of a run before validation
 PROBE_LR = {"prompt": 5e-3, "head": 1e-3, "lora": 3e-3, "bias": 1e-2}
 PROBE_DECAY = {"head": 0.0}
 PROBE_BATCH = 16
+PYRAMID_HEADS = ("fcos", "retinanet", "faster_rcnn")
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def with_head(tree: Tree) -> Tree:
     """
     head = _section(tree, "head", "linear")
     kind = None if head is None else head["kind"]
-    if kind in ("knn", "prototype"):
+    if kind in ("knn", "prototype", "tda"):
         return {"prompt": "none", **tree}
     if kind == "ordinal":
         data = tree.get("data", {})
@@ -112,12 +113,17 @@ def with_probe(tree: Mapping[str, Any], kind: str = "linear") -> Mapping[str, An
 
 
 def with_scenes(tree: Tree) -> Tree:
-    """Fill in the defaults of detection: head, embedded data set, batch size and learning rate of the head.
+    """Fill in the defaults of detection: head, embedded data set, batch size, learning rate of the head, and no prompt
+    with a head that learns much by itself.
 
     >>> with_scenes({"data": "photos"})["head"], with_scenes({})["data"]
     ({'kind': 'fcos'}, 'scenes')
+    >>> with_scenes({})["prompt"], with_scenes({"prompt": {"tokens": 5}})["prompt"]
+    ('none', {'tokens': 5})
     """
-    return _with_scenes(tree, "fcos", 5e-4)
+    head = _section(tree, "head", "fcos")
+    learns = head is not None and head["kind"] in PYRAMID_HEADS
+    return _with_scenes({"prompt": "none", **tree} if learns else tree, "fcos", 5e-4)
 
 
 def with_mask_scenes(tree: Tree) -> Tree:

@@ -175,6 +175,12 @@ class TrainConfig(Section):
         0, ge=0, lt=2**32, description="seed of initialisation, order of the images, augmentation and dropout"
     )
 
+    prompt_from: str | None = Field(
+        None,
+        max_length=1000,
+        description="run folder or artifact whose prompt is trained further on this task; null: a new prompt",
+    )
+
     @model_validator(mode="after")
     def _whole_passes(self) -> TrainConfig:
         if isinstance(self.batch_size, int) and self.batch_size % self.accumulate:

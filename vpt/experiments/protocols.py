@@ -53,6 +53,7 @@ def base_to_new(
 
     As in the papers, the harmonic mean is computed from mean accuracies.
     """
+    _refuse_own_classes(config)
     with _begun(config):
         base, new = [], []
         for seed in seeds:
@@ -129,6 +130,20 @@ def harmonic(first: float, second: float) -> float:
     return 2 * first * second / (first + second) if first + second else 0.0
 
 
+def _refuse_own_classes(config: RunConfig) -> None:
+    """Refuse what has no scores for classes that it was not trained on."""
+    fixed = None
+    if not config.head.new_names:
+        fixed = f"head={config.head.kind}"
+    elif config.prompt.has_own_classes:
+        fixed = f"prompt={config.prompt.kind}"
+    if fixed is not None:
+        raise UserError(
+            f"{fixed} supports the classes of its training only, so it has no accuracy on new ones; use vpt protocol "
+            "few-shot, or head=zeroshot with a prompt such as prompt=kgcoop"
+        )
+
+
 def _seed(seed: int) -> list[str]:
     return [f"data.split_seed={seed}", f"train.seed={seed}"]
 
@@ -194,7 +209,7 @@ def _elsewhere(config: RunConfig, name: str, words: Sequence[str], console: Cons
 
 def _learns(config: RunConfig) -> bool:
     fixed = config.prompt.kind in ("none", "tpt") and config.tuning.kind == "frozen"
-    return not (fixed and config.head.kind == "zeroshot")
+    return not (fixed and config.head.kind in ("zeroshot", "tda"))
 
 
 def _once(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:

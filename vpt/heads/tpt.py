@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vpt.heads.zero_shot import ZeroShot
+from vpt.prompts.clip.text_context import Contexts
 
 
 def tuned_scores(head: ZeroShot, views: Tensor, share: float, rate: float, steps: int) -> Tensor:
@@ -18,7 +19,7 @@ def tuned_scores(head: ZeroShot, views: Tensor, share: float, rate: float, steps
     their mean prediction; the unaugmented view is scored with the tuned context, which is then reset.
     """
     contexts = head.contexts
-    assert contexts is not None
+    assert isinstance(contexts, Contexts)
     before = contexts.tokens.detach().clone()
     with torch.inference_mode(False), torch.enable_grad():
         views = views.clone()  # autograd does not accept features created in inference mode

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vpt.backbones.text_encoder import TextEncoder
 from vpt.prompts.clip.templates import cleaned
-from vpt.prompts.clip.text_context import Contexts
+from vpt.prompts.clip.text_context import Texts
 from vpt.utils.cache_dir import cache_dir
 from vpt.utils.errors import UserError
 from vpt.utils.tensor_io import read_tensors, write_tensors
@@ -28,9 +28,14 @@ Scorer = Callable[[Tensor], Tensor]
 
 
 def class_features(
-    encoder: TextEncoder, fingerprint: str, names: Sequence[str], templates: Sequence[str], each_normal: bool = True
+    encoder: TextEncoder,
+    fingerprint: str,
+    names: Sequence[str],
+    templates: Sequence[str],
+    each_normal: bool = True,
+    normal: bool = True,
 ) -> Tensor:
-    """Normalised text features (K, D): the mean over templates for every name.
+    """Text features (K, D): the mean over templates for every name.
 
     They are computed once and cached in the user's cache folder, with a key of all inputs.
 
@@ -40,6 +45,7 @@ def class_features(
         names: class names.
         templates: texts with `{}`.
         each_normal: normalise the features of single texts before the mean, as CLIP does.
+        normal: normalise the mean.
 
     Raises:
         UserError: too many texts, or a name that is too long.
@@ -49,7 +55,8 @@ def class_features(
             f"{len(names)} class names in {len(templates)} templates are more than {MAX_TEXTS} texts; give fewer "
             "templates, as in head.templates=single"
         )
-    key = hashlib.sha256(json.dumps([fingerprint, list(names), list(templates), each_normal]).encode()).hexdigest()
+    inputs = [fingerprint, list(names), list(templates), each_normal, *([] if normal else ["not normal"])]
+    key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
     path = cache_dir() / "text" / f"{key[:32]}.safetensors"
     if path.is_file():
         try:
@@ -66,7 +73,8 @@ def class_features(
         texts = [template.replace("{}", name) for name in some for template in templates]
         features = encoder.features(texts).unflatten(0, (len(some), len(templates)))
         found.append((F.normalize(features, dim=-1) if each_normal else features).mean(1))
-    features = F.normalize(torch.cat(found), dim=-1)
+    features = torch.cat(found)
+    features = F.normalize(features, dim=-1) if normal else features
     with contextlib.suppress(UserError):  # failure to write the cache is not an error
         write_tensors(path, {"features": features}, {"kind": "vpt text features"})
     return features
@@ -99,7 +107,7 @@ class ZeroShot(nn.Module):
         self.fingerprint = fingerprint
         self.templates = tuple(templates)
         self.each_normal = each_normal
-        self.contexts: Contexts | None = None  # a learned context instead of the fixed features
+        self.contexts: Texts | None = None  # learned text features instead of the fixed ones
         self.chunk = 4  # number of images whose texts are computed at once, if the context depends on the image
         self.register_buffer("fixed", torch.zeros(0), persistent=False)
         self.set_names(names)
@@ -110,12 +118,27 @@ class ZeroShot(nn.Module):
         Raises:
             UserError: names that are too long, or contexts that are specific to their classes.
         """
-        self.templates = self.templates if templates is None else tuple(templates)
+        self.templates, self.names = self.templates if templates is None else tuple(templates), tuple(names)
         encoder: TextEncoder = self.__dict__["encoder"]
         if self.contexts is not None:
             self.contexts.set_names(names)
         found = class_features(encoder, self.fingerprint, names, self.templates, self.each_normal)
         self.fixed = found.to(encoder.scale.device)
+        if self.contexts is not None:
+            self._show_templates(self.contexts)
+
+    def learn(self, contexts: Texts) -> None:
+        """Use learned text features instead of those of the templates."""
+        self.contexts = contexts
+        self._show_templates(contexts)
+
+    def _show_templates(self, contexts: Texts) -> None:
+        encoder: TextEncoder = self.__dict__["encoder"]
+
+        def raw() -> Tensor:
+            return class_features(encoder, self.fingerprint, self.names, self.templates, False, normal=False)
+
+        contexts.read_templates(self.names, self.templates, self.fixed, raw)
 
     @property
     def conditional(self) -> bool:

@@ -9,7 +9,6 @@ import numpy as np
 
 from vpt.data.class_counts import WORDS
 from vpt.data.dataset import SPLITS, LabelledData
-from vpt.data.detection.dataset import BoxRecord
 from vpt.utils.bar_chart import MOST, bar_chart
 
 EDGES = (8, 16, 32, 64, 96, 128, 256, 512)  # pixels; COCO's small boxes are below 32, its large ones from 96 on
@@ -22,7 +21,8 @@ def label_picture(data: LabelledData) -> np.ndarray:
     3
     """
     records = {split: data.split(split) for split in SPLITS}
-    boxes = any(isinstance(record, BoxRecord) for each in records.values() for record in each)
+    # By its field, because a run of another task does not import detection.
+    boxes = any(hasattr(record, "boxes") for each in records.values() for record in each)
     counts = [Counter(label for one in records[split] for label in (one.labels or (-1,))) for split in SPLITS]
     order = list(range(len(data.classes)))
     title = f"{'boxes' if boxes else 'images'} by class"
@@ -44,7 +44,7 @@ def _sizes(data: LabelledData) -> np.ndarray:
     """Boxes by the side of a square of the same area, in pixels of the images."""
     counts = []
     for split in SPLITS:
-        corners = [box for one in data.split(split) if isinstance(one, BoxRecord) for box in one.boxes]
+        corners = [box for one in data.split(split) for box in getattr(one, "boxes", ())]
         x1, y1, x2, y2 = np.asarray(corners, dtype=np.float64).reshape(-1, 4).T
         places = np.searchsorted(EDGES, np.sqrt(np.maximum(0, (x2 - x1) * (y2 - y1))), side="right")
         counts.append(np.bincount(places, minlength=len(EDGES) + 1).tolist())

@@ -50,20 +50,31 @@ def save_artifact(
 
     The backbone is recorded as named by the user, so that the artifact can be loaded without naming it again.
     """
+    config, net = _with_texts(_shareable(config), model), model.backbone
+    named = {"name": net.name, "fingerprint": net.fingerprint}
+    found = Artifact(
+        Path(path), config, tuple(classes), multilabel, net.preprocess, named, metrics or {}, model.stored_state()
+    )
+    path = write_artifact(found)
+    remember(net.fingerprint, config.backbone)
+    return path
+
+
+def write_artifact(artifact: Artifact) -> Path:
+    """Write an artifact to its path atomically, then verify it by reading it back."""
     header = {
         "kind": ArtifactHeader.KIND,
         "format": ArtifactHeader.FORMAT,
         "vpt": own_version(),
-        "config": _with_texts(_shareable(config), model).model_dump(mode="json"),
-        "classes": list(classes),
-        "multilabel": multilabel,
-        "backbone": {"name": model.backbone.name, "fingerprint": model.backbone.fingerprint},
-        "preprocess": asdict(model.backbone.preprocess),
-        "metrics": dict(metrics or {}),
+        "config": artifact.config.model_dump(mode="json"),
+        "classes": list(artifact.classes),
+        "multilabel": artifact.multilabel,
+        "backbone": dict(artifact.backbone),
+        "preprocess": asdict(artifact.preprocess),
+        "metrics": dict(artifact.metrics),
     }
-    path = write_tensors(path, model.stored_state(), header)
+    path = write_tensors(artifact.path, artifact.tensors, header)
     read_artifact(path)
-    remember(model.backbone.fingerprint, config.backbone)
     return path
 
 
@@ -72,7 +83,7 @@ def _shareable(config: RunConfig) -> RunConfig:
     data, train, plain = DataConfig(), TrainConfig(), RunConfig()
     return config.with_(
         {f"data.{key}": getattr(data, key) for key in ("workers", "cache")}
-        | {f"train.{key}": getattr(train, key) for key in ("device", "checkpoint_minutes")}
+        | {f"train.{key}": getattr(train, key) for key in ("device", "checkpoint_minutes", "prompt_from")}
         | {key: getattr(plain, key) for key in ("out", "name", "compare", "cases", "log")}
     )
 
@@ -133,8 +144,8 @@ def read_artifact(path: str | Path) -> Artifact:
     path = find_artifact(path)
     with open_tensors(path) as file:
         header = parse_header(ArtifactHeader, file)
-        if header.config.tuning.kind == "frozen" and file.nbytes > MAX_FROZEN:
-            raise FileError(path, f"is larger than {MAX_FROZEN >> 30} GiB, although its backbone is frozen")
+        if header.config.tuning.kind != "full" and file.nbytes > MAX_FROZEN:
+            raise FileError(path, f"is larger than {MAX_FROZEN >> 30} GiB, although the backbone's weights are frozen")
         tensors = file.tensors()
     return Artifact(
         path=path,

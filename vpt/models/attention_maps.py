@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vpt.backbones.block import Block, KeyValue, join
-from vpt.backbones.forward import execute, key_mask
+from vpt.backbones.forward import execute, key_factors, key_mask
 from vpt.backbones.layer_prompt import NOTHING, LayerPrompt
 from vpt.models.classifier import PromptedModel
 from vpt.utils.errors import UserError
@@ -91,7 +91,11 @@ def _weights(
     mask = key_mask(prompt.seen, extra, tokens, prompts)
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
-    return scores.float().softmax(-1).mean(1)
+    weights = scores.float().softmax(-1).mean(1)
+    factors = key_factors(prompt, tokens, prompts)
+    if factors is None:
+        return weights
+    return weights * torch.nn.functional.pad(factors, (0, weights.shape[2] - factors.shape[2]), value=1.0)
 
 
 def _rolled(before: Tensor | None, weights: Tensor) -> Tensor:

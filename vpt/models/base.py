@@ -140,10 +140,11 @@ class Prompted(nn.Module):
 
     def stored_state(self) -> dict[str, Tensor]:
         """Tensors to store in an artifact: `owned_state` without pruned and training-only values."""
-        kept = {name: value for name, value in self.owned_state().items() if not self._training_only(name)}
+        kept = {name: value for name, value in self.owned_state().items() if not self.is_training_only(name)}
         return _changed(self.prompt, kept, "packed")
 
-    def _training_only(self, name: str) -> bool:
+    def is_training_only(self, name: str) -> bool:
+        """Whether a tensor of the prompt is excluded from artifacts, by its name."""
         part, _, rest = name.partition(".")
         return part == "prompt" and self.prompt is not None and self.prompt.is_training_only(rest)
 
@@ -157,7 +158,7 @@ class Prompted(nn.Module):
         if hasattr(head, "resize_for") and "head.labels" in tensors:  # it gets as many keys as the file
             head.resize_for(keys_in(tensors, head.width))
         owned, tensors = self.owned_state(), unpacked(self.prompt, tensors)
-        owned = {name: value for name, value in owned.items() if name in tensors or not self._training_only(name)}
+        owned = {name: value for name, value in owned.items() if name in tensors or not self.is_training_only(name)}
         if wrong := misfits(owned, tensors):
             raise UserError(f"the artifact does not fit the model its own header describes: see {shown(wrong)}")
         load_into(owned, tensors)

@@ -9,14 +9,16 @@ from torch import nn
 
 from vpt.backbones.backbone import Backbone
 from vpt.config import ClipPrompt, RunConfig, TipHead, ZeroShotHead
+from vpt.config.heads import TdaHead
 from vpt.config.prompts import PROMPTS
 from vpt.data.datasets.dassl import template_of
+from vpt.heads.tda import Tda
 from vpt.heads.tip_adapter import TipAdapter
 from vpt.heads.zero_shot import ZeroShot
 from vpt.prompts.base import TokenPrompts
 from vpt.prompts.clip.learners import Learner, encoder_of
 from vpt.prompts.clip.templates import read_templates
-from vpt.prompts.clip.text_context import Contexts
+from vpt.prompts.clip.text_context import Texts
 from vpt.utils.errors import UserError
 
 
@@ -31,6 +33,8 @@ def build_zero_shot(config: RunConfig, backbone: Backbone, classes: Sequence[str
     if isinstance(config.head, TipHead):
         mix = (config.head.first_alpha, config.head.first_beta)
         return TipAdapter(encoder, backbone.fingerprint, classes, templates, config.head.finetune, mix)
+    if isinstance(config.head, TdaHead):
+        return Tda(encoder, backbone.fingerprint, classes, templates, config.head)
     return ZeroShot(encoder, backbone.fingerprint, classes, templates)
 
 
@@ -51,7 +55,7 @@ def build_learner(
     """
     prompt = config.prompt
     assert isinstance(prompt, ClipPrompt)
-    if not isinstance(config.head, ZeroShotHead) or isinstance(config.head, TipHead):
+    if type(config.head) is not ZeroShotHead:
         raise UserError(f"prompt={prompt.kind} is part of the text of class names; set head=zeroshot")
     if prompt.source_templates:
         import open_clip
@@ -62,7 +66,7 @@ def build_learner(
         head = build_zero_shot(config, backbone, classes)
     learner: Learner = PROMPTS.built(prompt, backbone, classes)
     if learner.contexts is not None:
-        head.contexts = cast(Contexts, learner.contexts)
+        head.learn(cast(Texts, learner.contexts))
     if learner.chunk is not None:
         head.chunk = learner.chunk
     return learner.vision, head

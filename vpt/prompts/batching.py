@@ -11,6 +11,7 @@ from torch import Tensor
 from vpt.backbones.block import Adapter, KeyValue
 from vpt.backbones.layer_prompt import LayerPrompt
 from vpt.backbones.liveness import Step
+from vpt.backbones.low_rank import LowRank
 
 
 def shape_of(steps: Sequence[Step], layers: Sequence[LayerPrompt] | None) -> Hashable:
@@ -22,9 +23,10 @@ def shape_of(steps: Sequence[Step], layers: Sequence[LayerPrompt] | None) -> Has
     >>> shape_of([], None) == shape_of([], None)
     True
     """
+    keeps = tuple(step.keep for step in steps)
     if layers is None:
-        return tuple(steps)
-    if any(layer.adapt is not None or layer.seen is not None for layer in layers):
+        return keeps
+    if any(each.adapt or each.carry or each.beside or each.weigh or each.seen is not None for each in layers):
         return (id(layers), "alone")
     ports = tuple(
         (
@@ -36,10 +38,11 @@ def shape_of(steps: Sequence[Step], layers: Sequence[LayerPrompt] | None) -> Has
             layer.value_bias is not None,
             None if layer.queries is None else layer.queries.shape[-2],
             None if layer.adapter is None else (layer.adapter.down.shape[-1], layer.adapter.after),
+            None if layer.low_rank is None else layer.low_rank.down.shape[-1],
         )
         for layer in layers
     )
-    return (tuple(steps), ports)
+    return (keeps, ports)
 
 
 @dataclass(frozen=True)
@@ -82,17 +85,24 @@ def _each(layer: LayerPrompt, change: Callable[[Tensor, int], Tensor]) -> LayerP
         down, down_bias, up, up_bias = (change(part, 3) for part in values[:4])
         return Adapter(down, down_bias, up, up_bias, values.after)
 
+    def low_rank(values: LowRank | None) -> LowRank | None:
+        return None if values is None else LowRank(change(values.down, 4), change(values.up, 4))
+
     return LayerPrompt(
         tokens=one(layer.tokens, 3),
         extra=pair(layer.extra),
         seen=one(layer.seen, 2 if layer.seen is None else layer.seen.ndim),
+        weigh=layer.weigh,
         adapt=layer.adapt,
+        carry=layer.carry,
+        beside=layer.beside,
         branch=pair(layer.branch),
         temperature=one(layer.temperature, 4),
         gate=one(layer.gate, 3),
         value_bias=one(layer.value_bias, 3),
         queries=one(layer.queries, 3),
         adapter=bottleneck(layer.adapter),
+        low_rank=low_rank(layer.low_rank),
     )
 
 
@@ -111,6 +121,7 @@ def _stacked(layers: Sequence[LayerPrompt]) -> LayerPrompt:
         value_bias=_rows([layer.value_bias[None] for layer in layers if layer.value_bias is not None]),
         queries=_rows([layer.queries for layer in layers if layer.queries is not None]),
         adapter=_adapter([layer.adapter for layer in layers if layer.adapter is not None]),
+        low_rank=_low_rank([layer.low_rank for layer in layers if layer.low_rank is not None]),
     )
 
 
@@ -130,6 +141,12 @@ def _adapter(adapters: Sequence[Adapter]) -> Adapter | None:
     )
 
 
+def _low_rank(updates: Sequence[LowRank]) -> LowRank | None:
+    if not updates:
+        return None
+    return LowRank(torch.stack([each.down for each in updates]), torch.stack([each.up for each in updates]))
+
+
 def _scalars(values: Sequence[Tensor], axes: int) -> Tensor | None:
     return torch.cat([value.reshape(-1, *[1] * (axes - 1)) for value in values]) if values else None
 
@@ -140,6 +157,8 @@ def _extra(pairs: Sequence[KeyValue]) -> tuple[KeyValue | None, Tensor | None]:
         return None, None
     counts = [pair.key.shape[2] for pair in pairs]
     longest = max(counts)
+    if not longest:
+        return None, None
     padded = [
         torch.cat([torch.nn.functional.pad(part, (0, 0, 0, longest - part.shape[2])) for part in parts])
         for parts in zip(*pairs, strict=True)

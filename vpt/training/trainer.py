@@ -13,6 +13,7 @@ import torch
 
 from vpt.data.dataset import SPLITS
 from vpt.models.base import Prompted
+from vpt.models.combine import prompt_of
 from vpt.models.header import CHECKPOINT
 from vpt.training.batch_pictures import BatchPictures
 from vpt.training.callbacks import Callback, default_callbacks
@@ -41,6 +42,7 @@ from vpt.utils.distributed import agreed, is_first, ranks, wait
 from vpt.utils.errors import NotFinite, UserError
 from vpt.utils.folder_lock import LockedFolder
 from vpt.utils.run_log import NoLog, RunLog, open_log
+from vpt.utils.tensor_state import load_into
 
 
 def build_model(context: RunContext) -> Prompted:
@@ -107,7 +109,11 @@ class Trainer:
         self.is_new = checkpoint is None or not checkpoint.is_file()
         wait()  # before the first of several processes writes one
         if self.is_new:
-            self.rank_untrained(self.task.initialize(self.model, context))
+            known = prompt_of(self.config.prompt_from, self.model, context.config)
+            baseline = self.task.initialize(self.model, context)
+            owned = self.model.owned_state()
+            load_into({name: owned[name] for name in known}, known)
+            self.rank_untrained(baseline)
             for callback in self.callbacks:
                 callback.at_start(self)
         else:

@@ -43,14 +43,14 @@ def draw(figures: list[Figure], rng: np.random.Generator) -> np.ndarray:
     ground = ends[0] + (ends[1] - ends[0]) * np.broadcast_to(fraction, (SIDE, SIDE))[..., None]
     ground = ground + rng.normal(0, 4, ground.shape)
     for figure in figures:
-        ink = _ink(figure)
+        ink = ink_of(figure)
         colour = rng.uniform(0, 110, 3)
         part = ground[figure.top : figure.top + figure.side, figure.left : figure.left + figure.side]
         part += (colour - part) * ink[..., None]
     return ground.clip(0, 255).astype(np.uint8)
 
 
-def _ink(figure: Figure) -> np.ndarray:
+def ink_of(figure: Figure) -> np.ndarray:
     image = Image.fromarray(np.rint(digits()[0][figure.index] * (255 / 16)).astype(np.uint8))
     if figure.degrees is None:
         return np.asarray(image.resize((figure.side,) * 2, Image.Resampling.BICUBIC), dtype=np.float64) / 255

@@ -29,7 +29,7 @@ def is_patchwise(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
 
 def worthwhile(layer: nn.Module, images: Tensor) -> bool:
     """Whether `patchify` can replace the layer for these images, and is faster."""
-    if not images.is_cuda or not is_patchwise(layer):
+    if not images.is_cuda or layer._forward_hooks or not is_patchwise(layer):
         return False
     return all(side % patch == 0 for side, patch in zip(images.shape[2:], layer.kernel_size, strict=True))
 

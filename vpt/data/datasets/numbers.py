@@ -113,7 +113,7 @@ def _refuse_blank(found: Found) -> None:
     _refuse(
         several, "with several labels", lambda entry: one_line("|".join(entry.labels)), "; regression needs one number"
     )
-    _refuse(bare, "without a number", lambda entry: "", "; fill the numbers in, or remove the rows")
+    _refuse(bare, "without a number", lambda entry: "", "; fill the numbers in")
     _refuse(other, "whose label is no number", lambda entry: f"'{one_line(entry.labels[0][:40])}'", advice)
 
 

@@ -91,7 +91,7 @@ def _members(raw: IO[bytes], file: Path, whole: int) -> list[Member]:
     try:
         with tarfile.open(fileobj=cast(Any, _Headers(raw)), mode="r:") as archive:
             while (member := archive.next()) is not None:
-                archive.members = []  # tarfile would keep all of them
+                archive.members = []  # type: ignore[attr-defined]  # tarfile would keep all of them
                 if member.offset_data + member.size > whole:
                     raise UserError(f"{file} is truncated: it ends inside {member.name[:100]!r}; use another copy")
                 if member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and member.sparse is None:

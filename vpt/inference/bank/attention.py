@@ -28,7 +28,8 @@ def look_at(task: LoadedTask, image: Prepared, device: torch.device) -> dict[str
     # Scores of all heads in float32, and the softmax of them.
     if 3 * 4 * tower.blocks[0].heads * patches**2 > MAX_BYTES:
         raise TaskError(f"the images of task {task.name} have {patches} patches, too many for attention maps")
-    (maps,) = attention_of(model, image.pixels[None].to(device))
+    with task.alone():
+        (maps,) = attention_of(model, image.pixels[None].to(device))
     found = [maps.rollout, maps.prompts, *([] if maps.cls is None else [maps.cls])]
     if not all(bool(torch.isfinite(each).all()) for each in found):
         raise TaskError(f"task {task.name} has attention maps that are not finite; train it again")

@@ -76,7 +76,7 @@ class Bank:
         """Add a task from an artifact file or run folder, or replace the task of that name.
 
         Raises:
-            UserError: the artifact is damaged, belongs to another backbone, or changes backbone weights.
+            UserError: the artifact is damaged, belongs to another backbone, or changes all weights of the backbone.
         """
         if not name or len(name) > 200:
             raise UserError("a task needs a name of at most 200 characters")
@@ -353,7 +353,7 @@ class Bank:
         backbone = self._backbone.fitting(name, artifact)
         try:
             with self._deadline.within(self._load_s):
-                loaded = load_task(name, artifact, backbone, self._device, self._precision)
+                loaded = load_task(name, artifact, backbone, self._backbone.changes, self._device, self._precision)
         except TooSlowError:
             raise UserError(f"task {name} takes longer than {self._load_s:g} seconds to prepare") from None
         self._deadline.watch(loaded.predictor.model)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vpt.backbones.forward import execute
+from vpt.backbones.layer_changes import StackedChanges
 from vpt.backbones.layer_prompt import NOTHING, LayerPrompt
 from vpt.inference.bank.task import LoadedClassifier
 from vpt.prompts.batching import Stack, stack
@@ -23,6 +24,7 @@ class Group:
         self.members = members
         self.place = {name: place for place, name in enumerate(members)}
         self.stack: Stack = stack([member.layers for member in members.values()])
+        self.changes = StackedChanges([member.own for member in members.values()])
 
     def layers(self, tasks: Sequence[LoadedClassifier], device: torch.device) -> list[LayerPrompt] | None:
         """The prompts for a batch of images of these tasks."""
@@ -80,8 +82,16 @@ def logits_of(
 def _features(images: Tensor, tasks: Sequence[LoadedClassifier], group: Group) -> Tensor:
     """Features (B, D) of images of one group, by one whole pass."""
     model = tasks[0].model
+    if group.changes.is_empty:
+        layers = group.layers(tasks, images.device)
+        return model.backbone.features(normalised(images, tasks), model.steps, model.pool, layers)
+    order = group.changes.order([group.place[task.name] for task in tasks])
+    tasks = [tasks[at] for at in order]
     layers = group.layers(tasks, images.device)
-    return model.backbone.features(normalised(images, tasks), model.steps, model.pool, layers)
+    at = torch.tensor(order, device=images.device)
+    with tasks[0].changes.during(group.changes.of([group.place[task.name] for task in tasks])):
+        found = model.backbone.features(normalised(images[at], tasks), model.steps, model.pool, layers)
+    return found[at.argsort()]
 
 
 class Trunk:

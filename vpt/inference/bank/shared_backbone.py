@@ -8,6 +8,7 @@ import torch
 
 from vpt.backbones.backbone import Backbone
 from vpt.backbones.factory import load_backbone
+from vpt.backbones.layer_changes import LayerChanges
 from vpt.config import BackboneConfig
 from vpt.inference.bank.deadline import Deadline
 from vpt.inference.bank.task import check_fits, reads_names
@@ -31,6 +32,7 @@ class SharedBackbone:
     ) -> None:
         self.chosen = config is not None
         self.loading = threading.RLock()  # does not block predictions
+        self.changes = LayerChanges()  # of its layers, by the tasks
         self._config = config
         self._device, self._precision, self._deadline = device, precision, deadline
         self._loaded: Backbone | None = None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import torch
 from torch import Tensor
 
 from vpt.backbones.backbone import Backbone
+from vpt.backbones.layer_changes import Changes, LayerChange, LayerChanges, StackedChanges, changes_bytes
 from vpt.backbones.layer_prompt import LayerPrompt, lowest_prompted
-from vpt.config import TptPrompt
+from vpt.backbones.peft import layer_changes
+from vpt.config import FrozenTuning, TptPrompt
 from vpt.inference.classification import Classification
 from vpt.inference.classifier import Classifier
 from vpt.inference.predictor import Predictor, predictor_type
@@ -47,6 +50,8 @@ class LoadedTask:
         predictor: its model on the shared backbone.
         shape: tasks with equal shape share passes through the backbone.
         bytes: memory that it uses besides the backbone.
+        own: its changes of the backbone's layers.
+        changes: applies them in the backbone.
     """
 
     name: str
@@ -54,6 +59,12 @@ class LoadedTask:
     predictor: Predictor
     shape: Hashable
     bytes: int
+    own: Changes = field(kw_only=True)
+    changes: LayerChanges = field(kw_only=True)
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Context in which all images of a pass belong to this task."""
+        return self.changes.during(StackedChanges([self.own]).of([0]))
 
     @property
     def view(self) -> Any:
@@ -67,7 +78,8 @@ class LoadedTask:
             TaskError: the outputs are not finite.
         """
         try:
-            return self.predictor.answer([image.name], [image.pixels], [(image.width, image.height)], top)[0]
+            with self.alone():
+                return self.predictor.answer([image.name], [image.pixels], [(image.width, image.height)], top)[0]
         except UserError as error:
             raise self.not_finite() from error
 
@@ -82,7 +94,8 @@ class LoadedClassifier(LoadedTask):
 
     Args:
         layers: token prompts of each layer; None without token prompts.
-        first_prompted: the lowest layer with a prompt, the last one without prompts; 0 without layers.
+        first_prompted: the lowest layer with a prompt, the last one without prompts; 0 without layers, or if the task
+            changes layers of the backbone.
         head: maps features (B, D) to logits (B, K), and the score of unknown images if there is one.
     """
 
@@ -138,12 +151,12 @@ def check_shares(name: str, artifact: Artifact) -> None:
         UserError: the task changes weights of the backbone, or needs its own backbone.
     """
     config = artifact.config
-    if config.tuning.kind != "frozen":
-        raise UserError(
-            f"task {name} changes weights of the backbone (tuning={config.tuning.kind}), which a bank shares"
-        )
+    if config.tuning.kind == "full":
+        raise UserError(f"task {name} changes all weights of the backbone (tuning=full), which a bank shares")
     if isinstance(config.prompt, TptPrompt):
         raise UserError(f"task {name} is tuned on every image (prompt=tpt); load it with vpt.load instead")
+    if config.head.in_order:
+        raise UserError(f"task {name} has scores that depend on the images before (head={config.head.kind})")
     if config.head.needs_classifier or config.head.complete:
         raise UserError(f"task {name} needs its own backbone (head={config.head.kind}); serve it separately")
 
@@ -175,43 +188,67 @@ def check_fits(name: str, artifact: Artifact, backbone: Backbone) -> None:
 
 
 def load_task(
-    name: str, artifact: Artifact, backbone: Backbone, device: torch.device, precision: Precision = "fp32"
+    name: str,
+    artifact: Artifact,
+    backbone: Backbone,
+    changes: LayerChanges,
+    device: torch.device,
+    precision: Precision = "fp32",
 ) -> LoadedTask:
-    """Build the model of a task on the shared backbone, in the given precision.
+    """Build the model of a task on the shared backbone, in the given precision; `changes` applies those of its layers.
 
     Raises:
         UserError: the artifact does not fit the model that its header describes, or names a file.
     """
     config, mine = artifact.config.with_(head=head_of(artifact)), backbone.at_size(artifact.preprocess)
     check_tensors(artifact.path, config, artifact.classes, artifact.tensors, mine)
+    found = layer_changes(config.tuning, mine, artifact.tensors)
+    own = {
+        key: LayerChange(*(None if part is None else part.to(device) for part in each)) for key, each in found.items()
+    }
+    changes.watch(mine.net, own)
+    config = config.with_(tuning=FrozenTuning())
     model = task_of(config).build(config, artifact.classes, mine)
     model.set_preprocess(artifact.preprocess)
-    model.load_owned(dict(artifact.tensors))
+    model.load_owned({key: value for key, value in artifact.tensors.items() if not key.startswith("backbone.")})
     model.requires_grad_(False)
     model.to(device).eval()
     # The tensors are already in the model.
     artifact = without_tensors(artifact)
-    own = _own_bytes(model)
+    # Changes and layers count twice, because those of a group are stacked.
+    taken = _own_bytes(model) + 2 * changes_bytes(own)
     kind = predictor_type(config.task)
     if not issubclass(kind, Classifier):
-        return LoadedTask(name, artifact, kind(model, artifact, precision=precision), (config.task, name), own)
+        predictor, shape = kind(model, artifact, precision=precision), (config.task, name)
+        return LoadedTask(name, artifact, predictor, shape, taken, own=own, changes=changes)
     assert isinstance(model, PromptedModel)
-    with torch.inference_mode():
+    with torch.inference_mode(), changes.during(StackedChanges([own]).of([0])):
         layers = model.constants()
         head = model.ready_outputs()
+        if own and layers is None:
+            layers = _no_tokens(mine)
+    first = 0 if own else lowest_prompted(layers, len(model.steps))
     return LoadedClassifier(
         name=name,
         artifact=artifact,
         predictor=Classifier(model, artifact, lambda images: head(model.features(images, layers)), precision),
         # The size must match too: a prompt around the image makes it larger.
-        shape=(model.pool, artifact.preprocess.size, model.image_channels, shape_of(model.steps, layers)),
-        # Layers count twice, because the stacked prompts of a group contain them again.
-        bytes=own + 2 * sum(_layer_bytes(layer) for layer in layers or ()),
+        shape=(model.pool, artifact.preprocess.size, model.image_channels, first, shape_of(model.steps, layers)),
+        bytes=taken + 2 * sum(_layer_bytes(layer) for layer in layers or ()),
+        own=own,
+        changes=changes,
         layers=layers,
-        first_prompted=lowest_prompted(layers, len(model.steps)),
+        first_prompted=first,
         model=model,
         head=head,
     )
+
+
+def _no_tokens(backbone: Backbone) -> list[LayerPrompt]:
+    """Prompts of no tokens, so that a task is batched together with tasks that have some in every layer."""
+    tower = backbone.require_tower("token prompts")
+    empty = torch.empty(0, tower.width, device=next(backbone.net.parameters()).device)
+    return [LayerPrompt(extra=block.keys_values(empty)) for block in tower.blocks]
 
 
 def _own_bytes(model: Prompted) -> int:
@@ -221,6 +258,6 @@ def _own_bytes(model: Prompted) -> int:
 
 
 def _layer_bytes(layer: LayerPrompt) -> int:
-    groups = (layer.extra, layer.branch, layer.adapter)
+    groups = (layer.extra, layer.branch, layer.adapter, layer.low_rank)
     parts = [layer.tokens, layer.queries, layer.value_bias, *(part for group in groups for part in group or ())]
     return sum(part.nbytes for part in parts if isinstance(part, Tensor))

@@ -18,6 +18,7 @@ from vpt.heads.zero_shot import ZeroShot
 from vpt.interop.convert.base import fit
 from vpt.interop.convert.clip_checkpoint import LEARNER, ClipFile
 from vpt.models.classifier import PromptedModel
+from vpt.prompts.clip.text_context import Contexts
 from vpt.utils.errors import UserError
 
 META = {"0": "linear1", "2": "linear2"}
@@ -59,7 +60,7 @@ class Coop(ClipFile):
         """The context and the meta-net."""
         assert isinstance(model.head, ZeroShot)
         contexts = model.head.contexts
-        assert contexts is not None
+        assert isinstance(contexts, Contexts)
         self.check_towers(model, learned="ctx")
         name = model.backbone.name
         context = self.take("ctx")

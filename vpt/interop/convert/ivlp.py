@@ -18,6 +18,7 @@ from vpt.heads.zero_shot import ZeroShot
 from vpt.interop.convert.base import fit
 from vpt.interop.convert.clip_checkpoint import USUAL_WORDS, ClipFile
 from vpt.models.classifier import PromptedModel
+from vpt.prompts.clip.text_context import Contexts
 from vpt.prompts.clip.vision import ClipVisionPrompts
 from vpt.utils.errors import UserError
 
@@ -61,7 +62,7 @@ class Ivlp(ClipFile):
         found = {}
         if isinstance(model.prompt, ClipVisionPrompts):
             found["prompt.tokens"] = self._stack("image_encoder", "image_encoder.VPT", model.prompt.tokens, model)
-        if model.head.contexts is not None:
+        if isinstance(model.head.contexts, Contexts):
             found["head.contexts.tokens"] = self._stack("text_encoder", "ctx", model.head.contexts.tokens, model)
         return found
 

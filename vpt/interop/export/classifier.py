@@ -50,6 +50,8 @@ class FoldedModel(nn.Module):
         model = predictor.model
         if model.test_time is not None:
             raise UserError("prompt=tpt tunes its context for every image, so it cannot be exported")
+        if predictor.artifact.config.head.in_order:
+            raise UserError("head=tda has scores that depend on the images before, so it cannot be exported")
         self.model = model.eval()
         self.size = size
         transform = predictor.view

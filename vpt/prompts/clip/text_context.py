@@ -3,7 +3,7 @@ text side of IVLP and MaPLe, with separate tokens in deeper layers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -76,7 +76,38 @@ def layout(
     return Layout(torch.tensor([row + [0] * (longest - len(row)) for row in rows]), torch.tensor(ends))
 
 
-class Contexts(nn.Module):
+class Texts(nn.Module):
+    """Base of learned text features of class names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meta: nn.Module | None = None  # makes them depend on image features
+
+    def set_names(self, names: Sequence[str]) -> None:
+        """Use other class names.
+
+        Raises:
+            UserError: features that are specific to their classes, or texts that are too long.
+        """
+
+    def read_templates(
+        self, names: Sequence[str], templates: Sequence[str], fixed: Tensor, raw: Callable[[], Tensor]
+    ) -> None:
+        """Called after `set_names` with the templates of the head.
+
+        Args:
+            names: class names.
+            templates: texts with `{}`.
+            fixed: their normalised features for all class names, (K, D).
+            raw: computes means of features that are not normalised, before and after the mean.
+        """
+
+    def forward(self, condition: Tensor | None = None) -> Tensor:
+        """Text features (1, K, D), or (B, K, D) for normalised image features (B, D); not normalised."""
+        raise NotImplementedError
+
+
+class Contexts(Texts):
     """A learned context for a list of class names.
 
     Args:
@@ -119,7 +150,6 @@ class Contexts(nn.Module):
             self.tokens = nn.Parameter(0.02 * torch.randn(len(names), count, tower.width))
         else:
             self.tokens = nn.Parameter(start_context(encoder, depth, count, words))
-        self.meta: nn.Module | None = None
         if condition:
             self.meta = meta_net(condition, tower.width)
         self.slots: Tensor
@@ -164,6 +194,14 @@ class Contexts(nn.Module):
         """Text features (1, K, D), or (B, K, D) for normalised image features (B, D); not normalised."""
         encoder: TextEncoder = self.__dict__["encoder"]
         tower = encoder.require_tower("learned context")
+        rows = self.rows(condition)
+        deep = {} if self.class_specific else {layer: rows_ for layer, rows_ in enumerate(self.tokens) if layer > 0}
+        return encode(tower, rows, self.ends, self.shared, deep)
+
+    def rows(self, condition: Tensor | None = None) -> Tensor:
+        """Embedded texts with their context and positions, (1 or B, K, T, C)."""
+        encoder: TextEncoder = self.__dict__["encoder"]
+        tower = encoder.require_tower("learned context")
         own = self.slots < 0
         which = (-1 - self.slots).clamp_min(0)
         # (groups, K or 1, M, C)
@@ -173,9 +211,7 @@ class Contexts(nn.Module):
         positions = tower.positions()[: self.slots.shape[1]]
         texts = torch.arange(len(self.slots), device=self.slots.device)[:, None].expand_as(which)
         placed = context[:, texts if self.class_specific else torch.zeros_like(texts), which] + positions
-        rows = torch.where(own[..., None], placed, self.base)
-        deep = {} if self.class_specific else {layer: rows_ for layer, rows_ in enumerate(self.tokens) if layer > 0}
-        return encode(tower, rows, self.ends, self.shared, deep)
+        return torch.where(own[..., None], placed, self.base)
 
 
 def meta_net(condition: int, width: int) -> nn.Sequential:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vpt.backbones.block import Block, attend
+from vpt.backbones.attention import attend
+from vpt.backbones.block import Block
 from vpt.backbones.vit_spec import Tower
 from vpt.prompts.init.whitening import affine
 

@@ -125,9 +125,14 @@ class PooledTask(Task[PromptedModel]):
         self, model: PromptedModel, context: RunContext, records: Sequence[Record], split: str
     ) -> tuple[Tensor, Tensor]:
         """Outputs of a model on records, the last column a score of unknown images if it has one, and labels."""
-        loader = context.loader(model, records, split, distributed=True)
+        order = torch.arange(len(records))
+        if in_order := context.config.head.in_order:  # images of a class may follow each other in the data
+            order = torch.randperm(len(records), generator=torch.Generator().manual_seed(context.config.train.seed))
+            records, split = [records[place] for place in order.tolist()], ""
+        loader = context.loader(model, records, split, distributed=not in_order)
         try:
-            return collect(outputs(model), loader, context, f"evaluating {split}")
+            found, labels = collect(outputs(model), loader, context, f"evaluating {split}".rstrip())
+            return found[order.argsort()], labels[order.argsort()]
         finally:
             loader.close()
 
