@@ -438,7 +438,7 @@ def test_a_checkpoint_without_weights_tells_its_keys(tmp_path: Path):
     torch.save({"epoch": 1, "optimizer": {}}, tmp_path / "a.pth")
     with pytest.raises(UserError, match=r"contains no named weights: its keys are epoch, optimizer"):
         load(tmp_path / "a.pth")
-    with pytest.raises(UserError, match="is a folder; give the file in it"):
+    with pytest.raises(UserError, match=r"is a folder without model\.safetensors; give the file in it"):
         load(tmp_path)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import pickle
 import tarfile
@@ -12,14 +11,13 @@ import numpy as np
 import pytest
 
 from tests.helpers.image_files import encoded, photo
+from tests.helpers.shards import Files, clip_benchmark, samples, shard
 from vpt.config import DataConfig
 from vpt.data.dataset import LabelledData
 from vpt.data.datasets.registry import load_data
 from vpt.data.datasets.tar_index import tar_index
 from vpt.data.decode import BadImage, read
 from vpt.utils.errors import UserError
-
-Files = dict[str, bytes]
 
 
 def load(path: Path | str, **settings: object) -> LabelledData:
@@ -29,25 +27,6 @@ def load(path: Path | str, **settings: object) -> LabelledData:
 def fails(message: str, path: Path | str, **settings: object) -> None:
     with pytest.raises(UserError, match=message):
         load(path, **settings)
-
-
-def shard(file: Path, contents: Files) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(file, "w") as archive:
-        for name, content in contents.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return file
-
-
-def samples(labels: list[int], start: int = 0, kind: str = "cls") -> Files:
-    found: Files = {}
-    for at, label in enumerate(labels, start):
-        found[f"{at:06d}.png"] = encoded("PNG", photo(8, 8, seed=at))
-        text = json.dumps({"label": label, "width": 8}) if kind == "json" else str(label)
-        found[f"{at:06d}.{kind}"] = text.encode()
-    return found
 
 
 def numbered(folder: Path, shards: int = 3) -> Path:
@@ -112,23 +91,6 @@ def test_splits_by_folder_and_by_name(tmp_path: Path) -> None:
         data = load(tmp_path / layout)
         assert [len(data.train), len(data.val), len(data.test)] == [6, 6, 6]
     assert data.test[0].name == "birds-test-000000.tar/000000.png"
-
-
-def clip_benchmark(root: Path) -> Path:
-    """As `clip_benchmark`'s webdataset exporter writes a data set of classes."""
-    for split, count in (("train", 2), ("test", 1)):
-        for at in range(count):
-            files: Files = {}
-            for number, name in enumerate(("cls", "webp")):
-                for sample in range(4):
-                    content = str(sample % 2).encode() if name == "cls" else encoded("WEBP", photo(8, 8, seed=sample))
-                    files[f"s{4 * at + sample:07d}.{name}"] = content
-                assert number < 2
-            shard(root / split / f"{at}.tar", files)
-        (root / split / "nshards.txt").write_text(str(count))
-    (root / "classnames.txt").write_text("barn owl\nguinea fowl\n")
-    (root / "zeroshot_classification_templates.txt").write_text("a photo of a {c}.\na sketch of a {c}.\n")
-    return root
 
 
 def test_clip_benchmark(tmp_path: Path) -> None:

@@ -174,6 +174,8 @@ class TestFiles:
         given: list[tuple[str, dict[str, object]]] = [
             ("clip-none", {"head__templates": str(secret)}),
             ("clip-none", {"head__templates": f"{secret}{{}}"}),
+            ("clip-none", {"head__templates": "auto", "data__path": f"wds:{tmp_path / 'images'}"}),
+            ("nano-deep", {"data__path": f"hf:{tmp_path / 'images'}", "data__download": True}),
             ("boxes-owl", {"head__templates": str(secret)}),
             ("clip-coop", {"head__templates": str(secret)}),
             ("clip-tip", {"head__templates": str(secret)}),

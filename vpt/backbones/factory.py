@@ -21,6 +21,7 @@ from vpt.backbones.fingerprint import fingerprint
 from vpt.backbones.pos_embed import fit_size
 from vpt.backbones.quantization.linear import reduce_precision
 from vpt.backbones.state_dict import load_strictly, load_weights, no_weights, not_built, seeded
+from vpt.backbones.weight_files import weight_file
 from vpt.config import BackboneConfig
 from vpt.data.normalization import Preprocess
 from vpt.utils.errors import UserError, nearest
@@ -102,8 +103,12 @@ def check_backbone(config: BackboneConfig) -> None:
     ...
     vpt.utils.errors.UserError: ...; did you mean 'vit_tiny_patch16_224'?; list names with: vpt backbones
     """
-    if config.weights is not None and not config.weights.is_file():
-        what = "is a folder; give the file in it" if config.weights.is_dir() else "there is no such file"
+    if config.weights is not None and not weight_file(config.weights).is_file():
+        what = (
+            "is a folder without model.safetensors; give the file in it"
+            if config.weights.is_dir()
+            else "there is no such file"
+        )
         raise UserError(f"backbone.weights={config.weights}: {what}")
     if config.name.startswith(OPEN_CLIP):
         check_open_clip(config)

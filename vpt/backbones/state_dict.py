@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vpt.backbones.weight_files import is_npz, npz_shapes, read_weights
+from vpt.backbones.transformers_names import is_of_transformers, refuse_other_activation, timm_name, to_timm
+from vpt.backbones.weight_files import is_npz, npz_shapes, read_weights, weight_file
 from vpt.backbones.weight_names import converted, unwrapped
 from vpt.config import BackboneConfig
 from vpt.utils.errors import UserError
@@ -38,7 +39,10 @@ def load_weights(net: nn.Module, config: BackboneConfig) -> list[str]:
         return _load_npz(net, path, config)
     wanted = net.state_dict()
     notes: list[str] = []
-    state, outside = unwrapped(read_weights(path, notes), wanted)
+    state = read_weights(path, notes)
+    if is_of_transformers(state):
+        return [*notes, *_load_transformers(net, state, config)]
+    state, outside = unwrapped(state, wanted)
     if outside:
         parts = sorted({name.split(".")[0] for name in outside})
         notes.append(f"{path}: {len(outside)} tensors outside the backbone are not loaded ({', '.join(parts[:6])})")
@@ -46,6 +50,23 @@ def load_weights(net: nn.Module, config: BackboneConfig) -> list[str]:
     fitting = converted(state, net, config.name)
     notes += _resampled(state, wanted, path)
     load_strictly(net, fitting, config)
+    return notes
+
+
+def _load_transformers(net: nn.Module, state: Mapping[str, Tensor], config: BackboneConfig) -> list[str]:
+    """Load the image tower of a checkpoint of transformers."""
+    assert config.weights is not None
+    act = getattr(getattr(next(iter(getattr(net, "blocks", [])), None), "mlp", None), "act", None)
+    refuse_other_activation(weight_file(config.weights), state, "Quick" in type(act).__name__, config.name)
+    wanted = net.state_dict()
+    named = to_timm(state, wanted)
+    name = timm_name(named)
+    notes = _resampled(named, wanted, config.weights)
+    try:
+        _refuse_other_patch(named.get(PATCHES), wanted.get(PATCHES), config)
+        load_strictly(net, converted(named, net, config.name), config)
+    except UserError as error:
+        raise UserError(f"{error}{f'; it looks like backbone={name}' if name else ''}") from None
     return notes
 
 

@@ -41,6 +41,7 @@ def read_weights(path: Path, notes: list[str] | None = None) -> dict[str, Tensor
     ...
     vpt.utils.errors.UserError: backbone.weights=no/such.pth: there is no such file
     """
+    path = weight_file(path)
     if path.name.endswith(INDEX):
         return _sharded(path)
     if not path.is_file():
@@ -54,6 +55,16 @@ def read_weights(path: Path, notes: list[str] | None = None) -> dict[str, Tensor
         raise UserError(f"backbone.weights={path} {other}")
     state: Any = _safetensors(path) if _is_safetensors(head) else read_torch_file(path)
     return _named(state, path, notes if notes is not None else [])
+
+
+def weight_file(path: Path) -> Path:
+    """The weights in a folder that `save_pretrained` of transformers wrote; another path as it is.
+
+    >>> weight_file(Path("weights.pth"))
+    PosixPath('weights.pth')
+    """
+    found = [path / name for name in ("model.safetensors", f"model.safetensors{INDEX}") if path.is_dir()]
+    return next((file for file in found if file.is_file()), path)
 
 
 def is_npz(path: Path) -> bool:

@@ -19,7 +19,8 @@ class BackboneConfig(Section):
     )
     weights: Path | None = Field(
         None,
-        description="local file, loaded strictly: .safetensors, .pth, a trainer's checkpoint, a sharded index, .npz",
+        description="local file, loaded strictly: .safetensors, .pth, a trainer's checkpoint, a sharded index, .npz; "
+        "or a folder written by transformers",
     )
     image_size: int | None = Field(None, ge=1, le=4096, description="input size in pixels; default: the backbone's own")
     normalise: Literal["own", "imagenet", "none"] = Field(

@@ -97,7 +97,7 @@ class ZeroShotHead(HeadSection):
     at_evaluation: ClassVar[tuple[str, ...]] = ("templates",)
     templates: Templates = Field(
         "auto",
-        description="auto (the data set's own if it has one, else single), single ('a photo of a {}.'), simple (7), "
+        description="auto (the data set's own if it has any, else single), single ('a photo of a {}.'), simple (7), "
         "openai (80), a text with {}, a list of them, or a file with one per line",
     )
 

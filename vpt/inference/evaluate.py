@@ -31,7 +31,7 @@ from vpt.data.validation import CheckReport
 from vpt.heads.zero_shot import ZeroShot
 from vpt.inference.load_model import load_model
 from vpt.models.artifact import BEST, LAST, Artifact, read_artifact
-from vpt.models.clip import templates_of
+from vpt.models.clip import templates_of, with_own_templates
 from vpt.models.trusted_settings import Named, settings_for
 from vpt.training.context import RunContext
 from vpt.training.tasks import task_of
@@ -104,7 +104,7 @@ def evaluate(
     if data.classes != stored.classes:
         assert isinstance(model.head, ZeroShot)
         console.say(f"the head uses the {len(data.classes)} class names of the data instead of the artifact's")
-        model.head.set_names(data.classes, templates_of(config))
+        model.head.set_names(data.classes, templates_of(with_own_templates(config)))
     context = RunContext(config, data, device, precision, console)
     return dict(task_of(config).measure(model, context, data.split(split), split))
 
@@ -201,7 +201,7 @@ def evaluate_untrained(config: RunConfig, split: str | None = None, console: Con
             raise
         data, split = task.load_for_evaluation(config, EvaluationRequest(split, None))
     data, report = checked(data, config)
-    config = with_window(config, resolved(config.data.window, report))
+    config = with_own_templates(with_window(config, resolved(config.data.window, report)))
     data = data.with_window(config.data.window)
     _say(console, data, report, config)
     model = task.build(config, data.classes).to(device)

@@ -9,6 +9,7 @@ from vpt.config import RunConfig, load_config
 from vpt.config.prompts import PROMPTS
 from vpt.metrics.comparison import comparison_png, method_name, say_comparison
 from vpt.metrics.predictions import read_answers
+from vpt.models.clip import with_own_templates
 from vpt.training.context import RunContext
 from vpt.training.run_folder import TrainResult
 from vpt.utils.distributed import is_first
@@ -55,7 +56,7 @@ def folder_name(config: RunConfig) -> str:
 def with_config(context: RunContext, other: RunConfig) -> RunContext:
     """Context of a compared run: that of the main run, with the same training and data settings."""
     decided = {"train": context.config.train, "data": context.config.data}
-    return replace(context, config=other.model_copy(update=decided))
+    return replace(context, config=with_own_templates(other.model_copy(update=decided)))
 
 
 def compare(context: RunContext, result: TrainResult, others: Sequence[TrainResult]) -> None:

@@ -19,6 +19,7 @@ from vpt.data.transforms.classification import Transform, eval_transform, train_
 from vpt.data.transforms.multi_view import Views
 from vpt.data.worker_processes import default_workers
 from vpt.models.classifier import PromptedModel
+from vpt.models.clip import with_own_templates
 from vpt.training.lr_schedule import default_epochs, probe_epochs
 from vpt.utils.console import Console
 from vpt.utils.device import Autocast, autocast, pick_device, pick_precision
@@ -161,7 +162,7 @@ def prepare(config: RunConfig, load: Load, console: Console, cache: DataCache | 
         console.warn(loaded.warning)
     console.say(f"data: {config.data.path}: {data.summary()}")
     # The window is stored with the run, so that predictions and a resumed run use the same one.
-    config = with_window(config, loaded.window)
+    config = with_own_templates(with_window(config, loaded.window))
     context = RunContext(config, data, device, precision, console, loaded.caches)
     if config.train.batch_size == "auto":
         from vpt.training.auto_batch_size import measured_batch_size

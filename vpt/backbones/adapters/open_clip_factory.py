@@ -12,7 +12,8 @@ from vpt.backbones.adapters.open_clip_repository import check_repository, tokeni
 from vpt.backbones.builtin_names import ADDRESSES, OPEN_CLIP, in_open_clip
 from vpt.backbones.state_dict import load_strictly, no_weights, not_built, seeded
 from vpt.backbones.text_encoder import TextEncoder
-from vpt.backbones.weight_files import read_weights
+from vpt.backbones.transformers_names import is_of_transformers, refuse_other_activation, to_open_clip
+from vpt.backbones.weight_files import read_weights, weight_file
 from vpt.config import BackboneConfig
 from vpt.data.normalization import Preprocess
 from vpt.utils.errors import UserError, nearest
@@ -101,6 +102,14 @@ def _tag(config: BackboneConfig, name: str) -> str | None:
 def _load_file(clip: Any, state: dict[str, Tensor], config: BackboneConfig, text: bool) -> None:
     """Load the file of a whole model, or of an image tower alone if no text is needed."""
     state = clean_state_dict(state)
+    if is_of_transformers(state):
+        assert config.weights is not None
+        act = getattr(
+            next(iter(getattr(getattr(clip.visual, "transformer", None), "resblocks", [])), None), "mlp", None
+        )
+        quick = any("Quick" in type(module).__name__ for module in (act.modules() if act is not None else ()))
+        refuse_other_activation(weight_file(config.weights), state, quick, config.name)
+        state = to_open_clip(state, clip.state_dict())
     if set(OPENAI) <= set(state):
         _refuse_other_activation(config)
         state = {key: value for key, value in state.items() if key not in OPENAI}

@@ -45,7 +45,9 @@ def read_templates(setting: str | Sequence[str]) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not a text file"
         raise UserError(f"cannot read the templates {path}: {reason}") from None
-    return _with_places([line.strip() for line in text.splitlines() if line.strip()], str(path))
+    # CLIP_benchmark writes {c} for the class name.
+    lines = [line.strip().replace("{c}", "{}") for line in text.splitlines() if line.strip()]
+    return _with_places(lines, str(path))
 
 
 def _with_places(lines: Sequence[str], where: str) -> tuple[str, ...]:
