@@ -57,15 +57,11 @@ def read_hugging_face(name: str, config: DataConfig) -> Found:
     Raises:
         UserError: the package is not installed, the data set cannot be found or read, or has no such column.
 
-    >>> read_hugging_face("owner/name", DataConfig())  # doctest: +SKIP
+    >>> read_hugging_face("owner/name", DataConfig())
     Traceback (most recent call last):
     ...
     vpt.utils.errors.UserError: data.path=hf:owner/name: there is no such folder; set data.download=true to get ...
     """
-    try:
-        import datasets
-    except ImportError:
-        raise UserError(f"data.path={PREFIX}{name} needs the package datasets: {install('hf')}") from None
     path = at_home(name)
     local = path.exists() or name.startswith(("/", "./", "../", "~"))
     if local and not path.is_dir():
@@ -75,6 +71,10 @@ def read_hugging_face(name: str, config: DataConfig) -> Found:
             f"data.path={PREFIX}{name}: there is no such folder; set data.download=true to get the data set of this "
             "name from the Hugging Face hub (or from its cache)"
         )
+    try:
+        import datasets
+    except ImportError:
+        raise UserError(f"data.path={PREFIX}{name} needs the package datasets: {install('hf')}") from None
     with _failures_named(name), _quiet(datasets):
         tables = _local(datasets, path) if local else _hub(datasets, name)
         return _found(datasets, name, tables, config, path if local else None)

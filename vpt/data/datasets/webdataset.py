@@ -69,7 +69,7 @@ def read_webdataset(name: str, label_column: str | None = None) -> Found:
     >>> read_webdataset("no/such")
     Traceback (most recent call last):
     ...
-    vpt.utils.errors.UserError: data.path=wds:no/such: there are no tar files there
+    vpt.utils.errors.UserError: data.path=wds:no/such: there are no tar files there; ...
     """
     splits, root = _shards(name)
     names = _class_names(root)
