@@ -83,7 +83,10 @@ def test_the_kinds_of_a_file_decide_too(tmp_path: Path):
         ("lr=0.1", ["'train.optimizer.lr'", "'train.optimizer.lr.prompt'", "or 'train.optimizer.lr.backbone'?"]),
         ("learning_rate=0.1", ["unknown key 'learning_rate'", "'train.optimizer.lr.head'"]),
         ("init=probe", ["did you mean 'prompt.init' or 'head.init'?"]),
-        ("rank=2", ["did you mean 'prompt.rank' of prompt=bpt, adapter, pixel, clip_lora or 'tuning.rank' of tuning=lora?"]),
+        (
+            "rank=2",
+            ["did you mean 'prompt.rank' of prompt=bpt, adapter, pixel, clip_lora or 'tuning.rank' of tuning=lora?"],
+        ),
         ("epoch=3", ["did you mean 'train.epochs'?"]),
         ("batchsize=3", ["did you mean 'train.batch_size'?"]),
         ("modle=a", ["did you mean 'backbone'?"]),

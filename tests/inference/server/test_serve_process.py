@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -85,8 +86,9 @@ def children(process: int) -> set[int]:
     """Processes that a process started and that compute: their command line names spawn's main."""
     found = set()
     for number in Path(f"/proc/{process}/task/{process}/children").read_text().split():
-        if b"spawn_main" in Path(f"/proc/{number}/cmdline").read_bytes():
-            found.add(int(number))
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            if b"spawn_main" in Path(f"/proc/{number}/cmdline").read_bytes():
+                found.add(int(number))
     return found
 
 
