@@ -161,7 +161,7 @@ def _until_ready(process: subprocess.Popen[bytes], port: int) -> None:
 def made(folder: Path, tasks: int) -> dict[str, Path]:
     """A new folder of tasks on vpt_nano."""
     folder.mkdir()
-    wanted = argparse.Namespace(backbone="vpt_nano", weights=None, random=False, tasks=tasks, tokens=(5, 20))
+    wanted = argparse.Namespace(backbone="vpt_nano", weights=None, random=False, lora=0, tasks=tasks, tokens=(5, 20))
     return make(wanted, folder)
 
 

@@ -51,7 +51,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path)
-    parser.set_defaults(random=False)
+    parser.set_defaults(random=False, lora=0)
     options = parser.parse_args(words)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place, "tasks")

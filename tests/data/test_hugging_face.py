@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import gc
 import pickle
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +24,12 @@ datasets = pytest.importorskip("datasets")
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+    yield
+    with warnings.catch_warnings():  # the package leaves a metadata.csv open
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def load(path: Path | str, **settings: object) -> LabelledData:
