@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,9 @@ torch.set_num_threads(1)
 # At its first backward pass autograd looks which devices there are, and starts threads for all but the CPU; a process
 # with such threads cannot be forked. Tests make up devices, and others fork, so it looks now.
 torch.ones(1, requires_grad=True).sum().backward()
+
+# A shell starts what runs in the background with interrupts ignored; tests send them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -339,7 +339,7 @@ def test_coops_epochs_and_tokens(words: list[str], epochs: int, tokens: int, con
 
 
 def test_templates():
-    from vpt.models.clip import templates_of
+    from vpt.models.class_templates import templates_of
 
     def of(name: str, data: str) -> tuple[str, ...]:
         return templates_of(recipe(f"clip/{name}", f"data=dassl:{data}"))
