@@ -13,6 +13,9 @@ import torch
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
+from vpt.data.detection.synthetic_scenes import COUNTS, read_scenes
+from vpt.data.segmentation.scenes import read_mask_scenes
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # No test depends on a busy machine's pace.
 settings.register_profile("any pace", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -31,7 +34,18 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+        with patch.context() as fewer:
+            for split, count in {"train": 120, "val": 16, "test": 24}.items():
+                fewer.setitem(COUNTS, split, count)
+            read_scenes()
+            read_mask_scenes()
         yield
+
+
+@pytest.fixture
+def all_scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The data sets `scenes` as they are; other tests find a quarter of them, for measuring all takes time."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture(autouse=True, scope="session")
