@@ -86,11 +86,11 @@ BOXES: dict[str, tuple[list[str], str, tuple[float, ...]]] = {
     "full": (["prompt=none", "tuning=full"], "backbone", (3e-5, 1e-4)),
 }
 MASKS: dict[str, tuple[list[str], str, tuple[float, ...]]] = {
-    "head only": (["prompt=none"], "head", (1e-3, 3e-3)),
-    "shallow": (["prompt=shallow"], *BOX_PROMPT),
-    "deep": (["prompt=deep"], *BOX_PROMPT),
-    "lora": (["prompt=none", "tuning=lora"], "lora", (3e-4, 1e-3)),
-    "full": (["prompt=none", "tuning=full"], "backbone", (3e-5, 1e-4)),
+    "head only": (["prompt=none"], "head", (3e-3, 1e-2, 3e-2)),
+    "shallow": (["prompt=shallow"], "prompt", (1e-3, 3e-3, 1e-2)),
+    "deep": (["prompt=deep"], "prompt", (3e-3, 1e-2, 3e-2)),
+    "lora": (["prompt=none", "tuning=lora"], "lora", (3e-4, 1e-3, 3e-3)),
+    "full": (["prompt=none", "tuning=full"], "backbone", (3e-5, 1e-4, 3e-4)),
 }
 # Sets of box_tasks.py: the rate of the head is searched alone first, and prompts keep it.
 SMALL_BOXES: dict[str, tuple[list[str], str, tuple[float, ...]]] = {
@@ -139,7 +139,14 @@ def main() -> None:
             print(f"{label} {method}: already measured", flush=True)
             continue
         bench = Bench(
-            method, settings, role, rates, [*place, *shared], options.runs / label, record, options.task in BOX_TASKS
+            method,
+            settings,
+            role,
+            rates,
+            [*place, *shared],
+            options.runs / label,
+            record,
+            known in (MASKS, SMALL_BOXES),
         )
         row = bench.search() if row is None else row
         row = bench.repeat(row, options.seeds)

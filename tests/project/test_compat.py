@@ -83,7 +83,12 @@ def test_artifacts_keep_their_scores(file: Path, weights: Path) -> None:
 
 @pytest.mark.parametrize("name", STOPPED)
 def test_stopped_runs_go_on(
-    name: str, version: tuple[Path, dict[str, Any]], weights: Path, tmp_path: Path, small_net: None
+    name: str,
+    version: tuple[Path, dict[str, Any]],
+    weights: Path,
+    tmp_path: Path,
+    small_net: None,
+    all_scenes: None,
 ) -> None:
     folder, _ = version
     run = tmp_path / name
