@@ -13,7 +13,9 @@ import torch
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
-from vpt.data.detection.synthetic_scenes import COUNTS, read_scenes
+from vpt.data.datasets import digit_distances
+from vpt.data.datasets.digits import NAMES, read_digits
+from vpt.data.detection import synthetic_scenes
 from vpt.data.segmentation.scenes import read_mask_scenes
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -35,16 +37,23 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
         with patch.context() as fewer:
-            for split, count in {"train": 120, "val": 16, "test": 24}.items():
-                fewer.setitem(COUNTS, split, count)
-            read_scenes()
+            for counts in (synthetic_scenes.COUNTS, digit_distances.COUNTS):
+                for split, count in {"train": 120, "val": 16, "test": 24}.items():
+                    fewer.setitem(counts, split, count)
+            synthetic_scenes.read_scenes()
             read_mask_scenes()
+            digit_distances.read_distances()
+        for split in ("val", "test"):
+            entries = read_digits().splits[split]
+            for name in NAMES:
+                for entry in [entry for entry in entries if entry.labels == (name,)][8:]:
+                    entry.source.unlink()
         yield
 
 
 @pytest.fixture
-def all_scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The data sets `scenes` as they are; other tests find a quarter of them, for measuring all takes time."""
+def whole_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Embedded data sets as they are; other tests find a quarter of their images, for measuring all takes time."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 

@@ -85,6 +85,7 @@ BOXES: dict[str, tuple[list[str], str, tuple[float, ...]]] = {
     "lora": (["prompt=none", "tuning=lora"], "lora", (3e-4, 1e-3)),
     "full": (["prompt=none", "tuning=full"], "backbone", (3e-5, 1e-4)),
 }
+# Masks and small sets of boxes: the rate of the head is searched alone first, and the other methods keep it.
 MASKS: dict[str, tuple[list[str], str, tuple[float, ...]]] = {
     "head only": (["prompt=none"], "head", (3e-3, 1e-2, 3e-2)),
     "shallow": (["prompt=shallow"], "prompt", (1e-3, 3e-3, 1e-2)),
@@ -92,7 +93,7 @@ MASKS: dict[str, tuple[list[str], str, tuple[float, ...]]] = {
     "lora": (["prompt=none", "tuning=lora"], "lora", (3e-4, 1e-3, 3e-3)),
     "full": (["prompt=none", "tuning=full"], "backbone", (3e-5, 1e-4, 3e-4)),
 }
-# Sets of box_tasks.py: the rate of the head is searched alone first, and prompts keep it.
+# Sets of box_tasks.py.
 SMALL_BOXES: dict[str, tuple[list[str], str, tuple[float, ...]]] = {
     "head only": (["prompt=none"], "head", (1e-3, 3e-3, 1e-2)),
     "deep": (["prompt=deep"], "prompt", (1e-3, 3e-3, 1e-2)),
@@ -132,7 +133,7 @@ def main() -> None:
         if options.again:
             record.forget(method)
         settings, role, rates = known[method]
-        if options.task in BOX_TASKS and method != "head only":
+        if known in (MASKS, SMALL_BOXES) and method != "head only":
             settings = [*settings, f"train.optimizer.lr.{record.chosen('head only')}"]
         row = record.row(method, settings)
         if row is not None and len(row["test"]) >= options.seeds:

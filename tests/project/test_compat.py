@@ -88,7 +88,7 @@ def test_stopped_runs_go_on(
     weights: Path,
     tmp_path: Path,
     small_net: None,
-    all_scenes: None,
+    whole_data: None,
 ) -> None:
     folder, _ = version
     run = tmp_path / name
