@@ -129,7 +129,7 @@ def test_exports_keep_their_scores(version: tuple[Path, dict[str, Any]], weights
     np.testing.assert_allclose(run_onnx(tmp_path / "new.onnx"), expected["onnx"], atol=2e-5)
 
 
-def test_finished_runs_are_read(version: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_finished_runs_are_read(version: tuple[Path, dict[str, Any]], tmp_path: Path, whole_data: None) -> None:
     folder, expected = version
     run = tmp_path / "nano-deep"
     shutil.copytree(folder / "run", run)

@@ -187,7 +187,7 @@ def test_later_learners_through_the_protocols(
     assert transfer(config, [str(shapes)], shots=1, seeds=[1], console=QUIET)["rows"][0]["data"] == str(shapes)
 
 
-def test_tda_through_the_protocols(digits_clip: list[str], tmp_path: Path, zero_shot: dict[str, float]):
+def test_tda_through_the_protocols(digits_clip: list[str], tmp_path: Path, whole_data: None):
     """Without training, in an order that does not depend on the batches."""
     from vpt.experiments.protocols import base_to_new
 
@@ -197,8 +197,10 @@ def test_tda_through_the_protocols(digits_clip: list[str], tmp_path: Path, zero_
     again = evaluate_untrained(config.with_({"train.batch_size": 7}), console=QUIET)
     assert again["loss"] == pytest.approx(first["loss"], abs=1e-5)
     assert evaluate_untrained(config.with_({"train.seed": 3}), console=QUIET)["loss"] != first["loss"]
-    assert first["accuracy"] > zero_shot["all"]
-    assert base_to_new(config, shots=1, seeds=[0], console=QUIET)["base"]["mean"] > zero_shot["base"] - 0.05
+    zero_shot = settings(digits_clip, tmp_path, "prompt=none")
+    assert first["accuracy"] > evaluate_untrained(zero_shot, console=QUIET)["accuracy"]
+    base = evaluate_untrained(zero_shot.with_({"data.half": "base"}), console=QUIET)["accuracy"]
+    assert base_to_new(config, shots=1, seeds=[0], console=QUIET)["base"]["mean"] > base - 0.05
     with pytest.raises(UserError, match="nothing to train"):
         train(config.with_(name="trained"), QUIET)
     file = untrained(digits_clip, tmp_path, "head=tda")
