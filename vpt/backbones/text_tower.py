@@ -79,7 +79,7 @@ def encode(
     place: int = 1,
     own: Mapping[int, Tensor] | None = None,
     joined: Mapping[int, Tensor] | None = None,
-    fresh: float = 1.0,
+    fraction: float = 1.0,
 ) -> Tensor:
     """Text features of embedded texts, with position embeddings already added.
 
@@ -95,7 +95,7 @@ def encode(
         own: as `deep`, but (K, M, C), tokens of each text (TCP); nothing is shared from this layer on.
         joined: layer -> tokens (M, C) that join the sequence behind its first token before the first of these layers,
             and replace their outputs before the others (MMRL); at least one token is shared if the tower is causal.
-        fresh: fraction of them in these layers, the rest being the outputs (MMRL++).
+        fraction: of them in these other layers, the rest being the outputs (MMRL++).
 
     Returns:
         (G, K, D), not normalised.
@@ -112,7 +112,7 @@ def encode(
             if layer in own:
                 tokens = _replaced(tokens, own[layer].repeat(groups, 1, 1), place)
             if layer in joined:
-                tokens = _joined(tokens, joined[layer], added, fresh)
+                tokens = _joined(tokens, joined[layer], added, fraction)
                 added = len(joined[layer])
             queries = (ends + added).repeat(groups) if layer == len(tower.blocks) - 1 else None
             tokens = block.forward(tokens, queries=queries)
@@ -129,7 +129,7 @@ def encode(
             suffix, shared = torch.cat([prefix.repeat_interleave(texts, 0), suffix], dim=1), 0
             suffix = _replaced(suffix, own[layer].to(suffix.dtype).repeat(groups, 1, 1), place)
         if layer in joined:
-            prefix = _joined(prefix, joined[layer], added, fresh)
+            prefix = _joined(prefix, joined[layer], added, fraction)
             added, shared = len(joined[layer]), prefix.shape[1]
         extra = None
         if shared:
@@ -146,11 +146,11 @@ def _replaced(tokens: Tensor, fresh: Tensor, place: int) -> Tensor:
     return torch.cat([tokens[:, :place], fresh, tokens[:, place + fresh.shape[1] :]], dim=1)
 
 
-def _joined(tokens: Tensor, given: Tensor, added: int, fresh: float) -> Tensor:
-    """Insert tokens behind the first one, or replace those that were added, by a fraction `fresh`."""
+def _joined(tokens: Tensor, given: Tensor, added: int, fraction: float) -> Tensor:
+    """Insert tokens behind the first one, or replace a fraction of those that were added."""
     given = given.to(tokens.dtype).expand(len(tokens), -1, -1)
-    if added and fresh != 1:
-        given = fresh * given + (1 - fresh) * tokens[:, 1 : 1 + added]
+    if added and fraction != 1:
+        given = fraction * given + (1 - fraction) * tokens[:, 1 : 1 + added]
     return torch.cat([tokens[:, :1], given, tokens[:, 1 + added :]], dim=1)
 
 

@@ -79,8 +79,9 @@ class RepresentationTokens(TokenPrompts):
     """
 
     def __init__(self, config: MmrlPrompt, backbone: Backbone) -> None:
-        tower, text = (each.require_tower("representation tokens") for each in (backbone, encoder_of(backbone)))
-        counts = [len(each.blocks) - config.layer for each in (tower, text)]
+        tower = backbone.require_tower("representation tokens")
+        text = encoder_of(backbone).require_tower("representation tokens")
+        counts = [len(blocks) - config.layer for blocks in (tower.blocks, text.blocks)]
         if min(counts) < 1:
             raise UserError(
                 f"prompt.layer={config.layer}: the image tower has {len(tower.blocks)} layers and the text tower "

@@ -152,10 +152,10 @@ class TemplateTexts(Texts):
         self.shared = min(leading_equal(ids), int(ends.min())) if tower.causal else 0
         self.slots, self.ends = ids.to(encoder.scale.device), ends.to(encoder.scale.device)
 
-    def encoded(self, tower: TextTower, joined: Mapping[int, Tensor] | None = None, fresh: float = 1.0) -> Tensor:
+    def encoded(self, tower: TextTower, joined: Mapping[int, Tensor] | None = None, fraction: float = 1.0) -> Tensor:
         """Means over the templates of normalised features by a changed tower, (1, K, D); see text_tower.encode."""
         rows = tower.embed(self.slots) + tower.positions()[: self.slots.shape[1]]
-        found = encode(tower, rows[None], self.ends, self.shared, joined=joined, fresh=fresh)
+        found = encode(tower, rows[None], self.ends, self.shared, joined=joined, fraction=fraction)
         return F.normalize(found, dim=-1).unflatten(1, (-1, self.templates)).mean(2)
 
 
