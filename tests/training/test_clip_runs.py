@@ -151,6 +151,25 @@ def test_a_context_that_depends_on_the_image_is_exported(digits_clip: list[str],
 LATER = ["taskres", "clip-lora", "prograd", "tcp", "mmrl", "mmrl++"]
 
 
+def test_tasks_of_later_learners_share_the_batches_of_a_bank(digits_clip: list[str], tmp_path: Path):
+    """Two of each kind, which differ."""
+    photo = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    bank, expected = Bank(device="cpu"), {}
+    for learner in LATER:
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            name = f"{learner}-{seed}".replace("+", "p")
+            file = untrained(digits_clip, tmp_path / name, *LEARNERS[learner], f"train.seed={seed}")
+            bank.add(name, file)
+            own = load(file, device="cpu").predict(photo, top=10)[0]
+            expected[name] = dict(zip(own.labels, own.scores, strict=True))
+    assert len({tuple(sorted(scores.items())) for scores in expected.values()}) == 2 * len(LATER)
+    for found, own in zip(
+        bank.predict([photo] * len(expected), list(expected), top=10), expected.values(), strict=True
+    ):
+        assert dict(zip(found.labels, found.scores, strict=True)) == pytest.approx(own, abs=1e-4)
+
+
 @pytest.mark.parametrize("learner", LATER)
 def test_later_learners_through_the_protocols(
     digits_clip: list[str], tmp_path: Path, shapes: Path, learner: str, monkeypatch: pytest.MonkeyPatch
