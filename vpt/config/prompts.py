@@ -11,7 +11,14 @@ from pydantic import Field, model_validator
 
 from vpt.config.base import MANY, Sentence
 from vpt.config.prompts_base import ClipPrompt, Layers, PromptSection, TokenPrompt, WithLayers, WithTokens
-from vpt.config.prompts_clip import ClipLoraPrompt, ProgradPrompt, TaskresPrompt, TcpPrompt
+from vpt.config.prompts_clip import (
+    ClipLoraPrompt,
+    MmrlPlusPrompt,
+    MmrlPrompt,
+    ProgradPrompt,
+    TaskresPrompt,
+    TcpPrompt,
+)
 from vpt.config.prompts_image import ShipPrompt, TcpaPrompt, ViaptPrompt
 from vpt.config.registry import Registry
 
@@ -376,6 +383,8 @@ PROMPTS: Registry[PromptSection] = Registry(
         ClipLoraPrompt,
         ProgradPrompt,
         TcpPrompt,
+        MmrlPrompt,
+        MmrlPlusPrompt,
     ],
 )
 
