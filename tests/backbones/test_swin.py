@@ -25,7 +25,7 @@ Patches = dict[tuple[int, int], Tensor]  # place in the grid -> (C,)
 
 
 def swin(size: int = 32, windows: tuple[tuple[int, int], ...] = ((4, 4), (2, 2))) -> Backbone:
-    """Grids of 8 and 4 patches, in 4 windows each; every second layer is shifted. Weights so large that mistakes show."""
+    """Grids of 8 and 4 patches, in 4 windows each; every second layer is shifted. Large weights make mistakes show."""
     torch.manual_seed(0)
     net = SwinTransformer(
         img_size=size, embed_dim=16, depths=(2, 2), num_heads=(2, 4), window_size=windows, num_classes=0

@@ -163,7 +163,9 @@ class Backbone(nn.Module):
         """The tower, or a UserError if `purpose` needs the same patch grid and width in all layers."""
         tower = self.require_tower(purpose)
         if tower.stage_widths:
-            raise UserError(f"backbone {self.name} does not support {purpose}: its patch grid changes between layers; choose a ViT")
+            raise UserError(
+                f"backbone {self.name} does not support {purpose}: its patch grid changes between layers; choose a ViT"
+            )
         return tower
 
     def reads(self, pool: Pool) -> Reads:

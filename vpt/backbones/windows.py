@@ -48,7 +48,7 @@ class Windows:
         full = self._padded
         grid = F.pad(grid, (0, 0, 0, full[1] - width, 0, full[0] - height))
         windows = window_partition(grid, self.block.window_size)
-        windows = windows.reshape(len(tokens), self.count * self.block.window_area, -1)
+        windows = windows.reshape(tokens.shape[0], self.count * self.block.window_area, tokens.shape[2])
         return torch.cat([tokens[:, :prompts], windows], dim=1) if prompts else windows
 
     def attend(
@@ -76,7 +76,7 @@ class Windows:
         query = torch.cat([own, patches], dim=3) * query.shape[-1] ** -0.5  # (B, heads, windows, P + area, head_dim)
         first = [part[:, :, :prompts] for part in (key, value)]
         if extra is not None:
-            batch = len(query)
+            batch = query.shape[0]  # not len, which would fix the batch size of an export
             first = [
                 torch.cat([new.to(old.dtype).expand(batch, -1, -1, -1), old], 2)
                 for new, old in zip(extra, first, strict=True)

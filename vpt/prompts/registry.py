@@ -25,8 +25,8 @@ def build_tokens(config: TokenPrompt, shape: Shape) -> TokenPrompts:
     """
     if shape.stage_widths and not config.any_widths:
         raise UserError(
-            f"prompt={config.kind} needs layers of one width, and those of this backbone differ; choose prompt=shallow, "
-            "prompt=deep or prompt=pixel, or a ViT"
+            f"prompt={config.kind} needs layers of one width, and those of this backbone differ; choose "
+            "prompt=shallow, prompt=deep or prompt=pixel, or a ViT"
         )
     made = PROMPTS.built(config, shape)
     if not isinstance(made, TokenPrompts):

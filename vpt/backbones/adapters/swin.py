@@ -57,11 +57,9 @@ def read_swin(net: Any) -> Tower:
 
 def _block(block: Any, merge: nn.Module | None) -> Block:
     attention = block.attn
-    if wrong := next(
-        (part for part, kind in ((block, SwinTransformerBlock), (attention, WindowAttention)) if type(part) is not kind),
-        None,
-    ):
-        raise UnreadableError(f"{type(wrong).__module__}.{type(wrong).__name__}")
+    for part, kind in ((block, SwinTransformerBlock), (attention, WindowAttention)):
+        if type(part) is not kind:
+            raise UnreadableError(f"{type(part).__module__}.{type(part).__name__}")
     if block.dynamic_mask:
         raise UnreadableError("SwinTransformerBlock for images of any size; create it without dynamic_img_size")
     return Block(

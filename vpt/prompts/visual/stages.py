@@ -1,4 +1,4 @@
-"""VPT in hierarchical transformers, whose layers differ in width (Jia et al. 2022, section 3.2 and its released code)."""
+"""VPT in hierarchical transformers, whose layers differ in width (Jia et al. 2022, and the released code)."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def build_stages(config: ShallowPrompt | DeepPrompt, shape: Shape, inserted: Map
         wrong.append("after=insert")
     if wrong:
         raise UserError(
-            f"prompt.{wrong[0]} needs layers of one width, and those of this backbone differ; leave it out, or choose a "
-            "ViT"
+            f"prompt.{wrong[0]} needs layers of one width, and those of this backbone differ; leave it out, or "
+            "choose a ViT"
         )
     return StagePrompts(shape, inserted, config.tokens, config.dropout, config.after)
