@@ -36,8 +36,6 @@ METHODS: dict[str, list[str]] = {
     "lora": ["prompt=none", "tuning=lora", "tuning.rank=2"],
     "bias": ["prompt=none", "tuning=bias"],
     "swin, deep": ["prompt=deep", "backbone=test_swin_32", "head.pool=all"],
-    "swin, shallow": ["prompt=shallow", "backbone=test_swin_32"],
-    "swin, lora": ["prompt=none", "tuning=lora", "tuning.rank=2", "backbone=test_swin_32"],
     "swin, bias": ["prompt=none", "tuning=bias", "backbone=test_swin_32"],
     "adapter-after": ["prompt=adapter", "prompt.rank=3", "prompt.place=after"],
 }
