@@ -8,7 +8,7 @@ from vpt.backbones.builtin_names import EMBEDDED, OPEN_CLIP
 
 
 def known_names() -> list[str]:
-    """Names of the embedded backbone, timm's vision and Swin transformers with weight tags, and open_clip's image towers.
+    """Names of the embedded backbone, timm's ViTs and Swins with weight tags, and open_clip's image towers.
 
     >>> known_names()[0]
     'vpt_nano'
