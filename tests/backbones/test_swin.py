@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 import torch
 from timm.models.swin_transformer import SwinTransformer
+from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import Tensor
 
 from tests.helpers.tensors import close
@@ -24,19 +25,17 @@ from vpt.utils.errors import UserError
 Patches = dict[tuple[int, int], Tensor]  # place in the grid -> (C,)
 
 
-def swin(size: int = 32, windows: tuple[tuple[int, int], ...] = ((4, 4), (2, 2))) -> Backbone:
+def swin(kind: type = SwinTransformer, size: int = 32, windows: tuple = ((4, 4), (2, 2))) -> Backbone:
     """Grids of 8 and 4 patches, in 4 windows each; every second layer is shifted. Large weights make mistakes show."""
     torch.manual_seed(0)
-    net = SwinTransformer(
-        img_size=size, embed_dim=16, depths=(2, 2), num_heads=(2, 4), window_size=windows, num_classes=0
-    )
+    net = kind(img_size=size, embed_dim=16, depths=(2, 2), num_heads=(2, 4), window_size=windows, num_classes=0)
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
     return Backbone(net.eval().requires_grad_(False), "timm", "swin", Preprocess(size=size), fingerprint="test")
 
 
-def twin(net: SwinTransformer, image: Tensor, sets: Mapping[int, Tensor], after: str, pool: str) -> Tensor:
+def twin(net: torch.nn.Module, image: Tensor, sets: Mapping[int, Tensor], after: str, pool: str) -> Tensor:
     """Features of one image (3, S, S); `sets`: layer -> tokens (P, C) that replace what the layers below left."""
     grid = net.patch_embed(image[None])[0]
     patches = {(y, x): grid[y, x] for y in range(grid.shape[0]) for x in range(grid.shape[1])}
@@ -60,19 +59,36 @@ def merged(merge: torch.nn.Module, patches: Patches, prompts: list[Tensor]) -> t
         for y, x in patches
         if y % 2 == x % 2 == 0
     }
-    reduce = lambda four: merge.reduction(merge.norm(four))  # noqa: E731
+    post = merge.norm.normalized_shape == (merge.reduction.out_features,)  # the second version
+
+    def reduce(four: Tensor) -> Tensor:
+        return merge.norm(merge.reduction(four)) if post else merge.reduction(merge.norm(four))
+
     return {place: reduce(four) for place, four in joined.items()}, [reduce(torch.cat([one] * 4)) for one in prompts]
 
 
 def run(block: torch.nn.Module, patches: Patches, prompts: list[Tensor]) -> tuple[Patches, list[Tensor]]:
+    second = hasattr(block.attn, "cpb_mlp")
     attention, side = block.attn, max(y for y, _ in patches) + 1
     size, shift, heads = block.window_size[0], block.shift_size[0], attention.num_heads
 
     def parts(token: Tensor) -> list[Tensor]:  # query, key, value, each (heads, head_dim)
-        return [part.view(heads, -1) for part in attention.qkv(block.norm1(token)).chunk(3)]
+        if not second:
+            query, key, value = (part.view(heads, -1) for part in attention.qkv(block.norm1(token)).chunk(3))
+            return [query * query.shape[-1] ** -0.5, key, value]
+        biases = torch.cat([attention.q_bias, torch.zeros_like(attention.q_bias), attention.v_bias])
+        query, key, value = (part.view(heads, -1) for part in (attention.qkv.weight @ token + biases).chunk(3))
+        scale = attention.logit_scale[:, :, 0].exp().clamp(max=100)
+        return [query / query.norm(dim=1, keepdim=True) * scale, key / key.norm(dim=1, keepdim=True), value]
+
+    def bias(down: int, right: int) -> Tensor:  # of a key so far above and left of the query
+        if not second:
+            return attention.relative_position_bias_table[(down + size - 1) * (2 * size - 1) + right + size - 1]
+        steps = 8 * torch.tensor([down, right]) / (size - 1)
+        return 16 * attention.cpb_mlp(steps.sign() * (steps.abs() + 1).log2() / 3).sigmoid()
 
     def attended(query: Tensor, seen: Sequence[tuple[Tensor, Tensor, Tensor | float]]) -> Tensor:
-        scores = torch.stack([(query * key).sum(-1) * query.shape[-1] ** -0.5 + bias for key, _, bias in seen])
+        scores = torch.stack([(query * key).sum(-1) + added for key, _, added in seen])
         values = torch.stack([value for _, value, _ in seen])
         return attention.proj((scores.softmax(0)[:, :, None] * values).sum(0).flatten())
 
@@ -93,14 +109,16 @@ def run(block: torch.nn.Module, patches: Patches, prompts: list[Tensor]) -> tupl
                 seen = list(always)
                 for other in window:
                     if wrapped(one) == wrapped(other):  # neighbours in the image
-                        row = (one[0] - other[0] + size - 1) * (2 * size - 1) + one[1] - other[1] + size - 1
                         _, key, value = cut[places[other]]
-                        seen.append((key, value, attention.relative_position_bias_table[row]))
+                        seen.append((key, value, bias(one[0] - other[0], one[1] - other[1])))
                 mixed[places[one]] = attended(cut[places[one]][0], seen)
             for (query, _, _), found in zip(own, mixed_prompts, strict=True):
                 found.append(attended(query, [*always, *((*cut[place][1:], 0.0) for place in places.values())]))
 
     def finished(token: Tensor, added: Tensor) -> Tensor:
+        if second:
+            token = token + block.norm1(added)
+            return token + block.norm2(block.mlp(token))
         token = token + added
         return token + block.mlp(block.norm2(token))
 
@@ -119,11 +137,17 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_prompts_equal_the_definition(case: str):
+KINDS = [SwinTransformer, SwinTransformerV2]
+
+
+@pytest.mark.parametrize(
+    ("kind", "case"),
+    [*((SwinTransformer, case) for case in CASES), *((SwinTransformerV2, case) for case in list(CASES)[1::3])],
+)
+def test_prompts_equal_the_definition(kind: type, case: str):
     """Image by image, so a batch whose images see each other's prompts fails."""
     config, pool = CASES[case]
-    backbone = swin()
+    backbone = swin(kind)
     tower = backbone.require_tower("prompts")
     prompt = build_tokens(config, Shape.of(tower))
     torch.manual_seed(1)
@@ -143,9 +167,10 @@ def test_prompts_equal_the_definition(case: str):
 
 
 @pytest.mark.parametrize(("size", "windows"), [(32, ((4, 4), (2, 2))), (60, ((4, 4), (3, 3))), (32, ((7, 7), (7, 7)))])
-def test_without_prompts_equals_timm(size: int, windows: tuple[tuple[int, int], ...]):
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_prompts_equals_timm(kind: type, size: int, windows: tuple):
     """Also where the grid is no multiple of the window, or odd, or smaller than the window."""
-    backbone, images = swin(size, windows), torch.randn(2, 3, size, size)
+    backbone, images = swin(kind, size, windows), torch.randn(2, 3, size, size)
     for pool in ("native", "avg"):
         close(backbone.features(images, plan(4, {}, "drop", backbone.reads(pool)), pool), backbone.net(images))
 

@@ -14,7 +14,8 @@ def known_names() -> list[str]:
     'vpt_nano'
     """
     names = list(EMBEDDED)
-    for module in ("vision_transformer", "eva", "deit", "vision_transformer_hybrid", "swin_transformer"):
+    swins = ("swin_transformer", "swin_transformer_v2")
+    for module in ("vision_transformer", "eva", "deit", "vision_transformer_hybrid", *swins):
         names += timm.list_models(module=module, pretrained=True)
     try:
         import open_clip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +20,13 @@ class Windows:
     are computed once an image; only their attention differs, and their outputs are averaged over the windows.
 
     Args:
-        block: timm's `SwinTransformerBlock`, which owns sizes, shift, position bias and mask.
+        block: timm's `SwinTransformerBlock` or `SwinTransformerV2Block`, which owns sizes, shift and mask.
+        bias: position bias of the keys of a window for its queries, (1, heads, area, area).
         merge: timm's `PatchMerging` between this layer and the next one; None if the grid stays.
     """
 
     block: Any
+    bias: Callable[[], Tensor]
     merge: nn.Module | None = None
 
     @property
@@ -86,7 +89,7 @@ class Windows:
         far, near = query @ prompt_key.transpose(-2, -1), query @ key.transpose(-2, -1)
         if mask is not None:
             far = far.masked_fill(~mask[:, :, None, :, : far.shape[-1]], -torch.inf)
-        scores = torch.cat([far, near + F.pad(self._bias(), (0, 0, prompts, 0))], dim=-1)
+        scores = torch.cat([far, near + F.pad(self._scores(), (0, 0, prompts, 0))], dim=-1)
         weights = scores.softmax(-1).to(value.dtype)
         count = far.shape[-1]
         mixed = weights[..., :count] @ prompt_value + weights[..., count:] @ value
@@ -99,17 +102,17 @@ class Windows:
         and four copies of each prompt token."""
         if self.merge is None:
             return tokens
-        merge: Any = self.merge
         height, width = self.block.input_resolution
         prompts = tokens.shape[1] - height * width
-        patches = merge(tokens[:, prompts:].unflatten(1, (height, width))).flatten(1, 2)
+        patches = self.merge(tokens[:, prompts:].unflatten(1, (height, width))).flatten(1, 2)
         if not prompts:
             return patches
-        return torch.cat([merge.reduction(merge.norm(tokens[:, :prompts].repeat(1, 1, 4))), patches], dim=1)
+        fours = tokens[:, :prompts].repeat_interleave(2, dim=1)[:, None].expand(-1, 2, -1, -1)  # (B, 2, 2 P, C)
+        return torch.cat([self.merge(fours).flatten(1, 2), patches], dim=1)
 
-    def _bias(self) -> Tensor:
-        """Position bias and mask of the shift, (1, heads, 1 or windows, area, area)."""
-        bias: Tensor = self.block.attn._get_rel_pos_bias()[:, :, None]
+    def _scores(self) -> Tensor:
+        """What is added to scores: position bias, and the mask of the shift, (1, heads, 1 or windows, area, area)."""
+        bias = self.bias()[:, :, None]
         shifted: Tensor | None = self.block.attn_mask
         return bias if shifted is None else bias + shifted
 

@@ -1,23 +1,33 @@
-"""Adapter for timm's `SwinTransformer`: layers with windows, whose grid and width change between stages."""
+"""Adapter for timm's `SwinTransformer` and `SwinTransformerV2`, whose grid and width change between stages.
+
+Uses private members of timm; tests/backbones/test_swin.py compares it with timm's own forward pass.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
-from timm.models.swin_transformer import PatchMerging, SwinTransformer, SwinTransformerBlock, WindowAttention
+from timm.models import swin_transformer as v1
+from timm.models import swin_transformer_v2 as v2
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vpt.backbones.adapters.timm import UnreadableError, fused, patch_embed, patch_of
-from vpt.backbones.block import Block, chain
+from vpt.backbones.block import BiasedProjection, Block, chain
 from vpt.backbones.vit_spec import Tower
 from vpt.backbones.windows import Windows
 
+PARTS = (v1.PatchMerging, v1.SwinTransformerBlock, v1.WindowAttention)
+PARTS_V2 = (v2.PatchMerging, v2.SwinTransformerV2Block, v2.WindowAttention)
+
 
 def is_swin(net: nn.Module) -> bool:
-    """Whether `net` is a Swin transformer of timm, of the first version."""
-    return isinstance(net, SwinTransformer)
+    """Whether `net` is a Swin transformer of timm."""
+    return isinstance(net, v1.SwinTransformer | v2.SwinTransformerV2)
 
 
 def read_swin(net: Any) -> Tower:
@@ -27,14 +37,10 @@ def read_swin(net: Any) -> Tower:
         UnreadableError: an unknown part, or windows that depend on the image.
     """
     stages = list(net.layers)
-    merges = [stage.downsample for stage in stages[1:]]
-    if wrong := next((merge for merge in merges if type(merge) is not PatchMerging), None):
-        raise UnreadableError(f"{type(wrong).__module__}.{type(wrong).__name__}")
-    blocks: list[Block] = []
+    blocks = []
     for stage, after in pairwise([*stages, None]):
-        for block in stage.blocks:
-            last = after is not None and block is stage.blocks[-1]
-            blocks.append(_block(block, after.downsample if last else None))
+        ends = [None] * (len(stage.blocks) - 1) + [None if after is None else after.downsample]
+        blocks += [_block(block, merge) for block, merge in zip(stage.blocks, ends, strict=True)]
     return Tower(
         embed=_Embed(net),
         pre=nn.Identity(),
@@ -56,26 +62,52 @@ def read_swin(net: Any) -> Tower:
 
 
 def _block(block: Any, merge: nn.Module | None) -> Block:
+    """A layer, and what merges patches after it."""
     attention = block.attn
-    for part, kind in ((block, SwinTransformerBlock), (attention, WindowAttention)):
-        if type(part) is not kind:
+    for part in (block, attention, *([] if merge is None else [merge])):
+        if type(part) not in (*PARTS, *PARTS_V2):
             raise UnreadableError(f"{type(part).__module__}.{type(part).__name__}")
     if block.dynamic_mask:
-        raise UnreadableError("SwinTransformerBlock for images of any size; create it without dynamic_img_size")
+        raise UnreadableError(f"{type(block).__name__} for images of any size; leave out dynamic_img_size")
+    second = type(block) in PARTS_V2  # post-norm, cosines as scores, and a network that computes the position bias
+    project = fused(attention.qkv)
+    scale1, scale2 = [block.norm1, block.drop_path1], [block.norm2, block.drop_path2]
     return Block(
-        before1=chain(block.norm1),
-        project=fused(attention.qkv),
-        query_norm=chain(),
-        key_norm=chain(),
+        before1=chain(None if second else block.norm1),
+        project=BiasedProjection(project, attention) if getattr(attention, "q_bias", None) is not None else project,
+        query_norm=chain(_ScaledCosine(attention) if second else None),
+        key_norm=chain(partial(F.normalize, dim=-1) if second else None),
         out=chain(attention.proj),
-        after1=chain(block.drop_path1),
-        before2=chain(block.norm2),
+        after1=chain(*scale1[0 if second else 1 :]),
+        before2=chain(None if second else block.norm2),
         mlp=block.mlp,
-        after2=chain(block.drop_path2),
+        after2=chain(*scale2[0 if second else 1 :]),
         heads=attention.num_heads,
         layer=block,
-        windows=Windows(block, merge),
+        windows=Windows(block, _ComputedBias(attention) if second else attention._get_rel_pos_bias, merge),
     )
+
+
+@dataclass(frozen=True)
+class _ScaledCosine:
+    """Norms of queries in the second version; attention divides by the square root of head_dim."""
+
+    attention: Any
+
+    def __call__(self, query: Tensor) -> Tensor:
+        scale = self.attention.logit_scale.clamp(max=math.log(100)).exp()
+        return F.normalize(query, dim=-1) * (scale * query.shape[-1] ** 0.5)
+
+
+@dataclass(frozen=True)
+class _ComputedBias:
+    """The position bias of the second version."""
+
+    attention: Any
+
+    def __call__(self) -> Tensor:
+        table = self.attention.cpb_mlp(self.attention.relative_coords_table).flatten(0, 2)
+        return 16 * table[self.attention.relative_position_index].permute(2, 0, 1)[None].sigmoid()
 
 
 @dataclass(frozen=True)
