@@ -175,6 +175,13 @@ def test_without_prompts_equals_timm(kind: type, size: int, windows: tuple):
         close(backbone.features(images, plan(4, {}, "drop", backbone.reads(pool)), pool), backbone.net(images))
 
 
+def test_the_classifier_equals_timm():
+    """For label mapping."""
+    net = SwinTransformer(32, embed_dim=16, depths=(1, 1), num_heads=(2, 4), window_size=4, num_classes=5).eval()
+    backbone, images = Backbone(net, "timm", "swin", Preprocess(size=32)), torch.randn(2, 3, 32, 32)
+    close(backbone.features(images, plan(2, {}, "drop", backbone.reads("classifier")), "classifier"), net(images))
+
+
 def test_every_image_with_its_own_prompts_and_mask():
     """The way a bank serves tasks with different numbers of tokens in one batch."""
     backbone = swin()
