@@ -14,10 +14,11 @@ from tests.helpers.tensors import close
 from vpt.backbones.backbone import Backbone
 from vpt.backbones.liveness import plan
 from vpt.backbones.parallel.activation_checkpoint import Recomputed
-from vpt.config import DeepPrompt, E2vptPrompt, ShallowPrompt
+from vpt.config import DeepPrompt, E2vptPrompt, ShallowPrompt, load_config
 from vpt.data.normalization import Preprocess
 from vpt.models.attention_maps import require_attention
 from vpt.models.classifier import PromptedModel
+from vpt.models.detection.detector import dynamic_backbone
 from vpt.prompts.base import Shape
 from vpt.prompts.registry import build_tokens
 from vpt.utils.errors import UserError
@@ -235,6 +236,14 @@ def test_counts_and_initialisation_of_the_paper():
 def test_what_needs_layers_of_one_width_is_refused(config, sentence: str):
     with pytest.raises(UserError, match=sentence):
         build_tokens(config, Shape.of(swin().require_tower("prompts")))
+
+
+@pytest.mark.parametrize("task", ["detection", "segmentation"])
+@pytest.mark.usefixtures("small_net")
+def test_dense_tasks_are_refused(task: str):
+    config = load_config(overrides=[f"task={task}", "backbone=test_swin_32", "backbone.pretrained=false", "data=some"])
+    with pytest.raises(UserError, match=r"detection and segmentation: its patch grid changes between layers; choose a"):
+        dynamic_backbone(config)
 
 
 def test_what_needs_one_grid_is_refused():
