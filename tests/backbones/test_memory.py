@@ -102,6 +102,8 @@ def test_held_weights_compute_as_what_they_are_rounded_to(dtype: str, more: list
     wanted, others = passed(twin)
     # bfloat16 has three digits.
     assert (out - wanted).norm() < 0.02 * wanted.norm()
+    with torch.inference_mode():
+        assert (held(images()) - out).norm() < 1e-5 * out.norm()
     for name, gradient in others.items():
         assert (gradients[name] - gradient).norm() < 0.03 * gradient.norm(), name
 

@@ -7,11 +7,13 @@ computes in bfloat16 and returns the dtype of its input, so the code around it d
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from vpt.backbones.quantization import nf4
 from vpt.utils.errors import UserError
@@ -39,7 +41,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, span: slice | None = 
         out = nf4.packed_linear(x.to(weight.dtype), weight, rounded, span)
         return out.to(asked_dtype(x))
     if span is not None:
-        weight = weight[span]
+        # torchao's weights cannot be divided in inference mode; they are frozen, so no gradient is recorded outside of it.
+        with torch.inference_mode(False) if is_traceable_wrapper_subclass(weight) else nullcontext():
+            weight = weight[span]
     if weight.dtype is torch.float32:
         return F.linear(x, weight, bias)
     out = F.linear(x.to(weight.dtype), weight, None if bias is None else bias.to(weight.dtype))
