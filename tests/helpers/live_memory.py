@@ -1,5 +1,5 @@
-"""Memory that a computation holds, from the objects themselves: the same in any process, unlike resident memory, in which
-the heap keeps what was freed."""
+"""Memory that a computation holds, counted by objects: the same in any process, unlike resident memory, in which the
+heap keeps what was freed."""
 
 from __future__ import annotations
 
