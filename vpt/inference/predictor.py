@@ -22,7 +22,7 @@ from vpt.inference.result import Result
 from vpt.models.artifact import Artifact
 from vpt.models.base import Prompted
 from vpt.models.trusted_settings import Named
-from vpt.utils.device import autocast, inference_precision, pick_device, pick_precision
+from vpt.utils.device import autocast, inference_precision, pick_device
 from vpt.utils.errors import UserError
 from vpt.utils.plugins import imported
 from vpt.utils.precision import Precision
@@ -60,11 +60,9 @@ def load(
         UserError: the artifact is missing or damaged, the backbone is not available or another one, or the device does
             not support the precision.
     """
-    place = pick_device(device)
-    wanted = None if precision is None else pick_precision(precision, place)
     named = Named(backbone, weights, templates)
-    model, artifact = load_model(path, device, named, dtype, precision=wanted, overlap=overlap)
-    used = wanted or inference_precision(artifact.config.train.precision, place)
+    model, artifact = load_model(path, device, named, dtype, precision=precision, overlap=overlap)
+    used = inference_precision(artifact.config.train.precision, pick_device(device), precision)
     return predictor_type(artifact.config.task)(model, artifact, precision=used)
 
 
