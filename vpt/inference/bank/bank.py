@@ -158,13 +158,19 @@ class Bank:
         loaded = self._use(tasks)
         found: list[Result | UserError | None] = [None] * len(images)
         ready: list[tuple[int, Prepared]] = []
+        before: tuple[Picture, tuple[Any, ...]] | None = None
         for index, (image, name) in enumerate(zip(images, tasks, strict=True)):
             task, label = loaded[name], name_of(image, index)
-            try:
-                pixels = _decoded(image, task.artifact, label)
-            except BadImage as error:
-                found[index] = error
-                continue
+            data = task.artifact.config.data
+            options = data.max_pixels, data.window, data.channels
+            if before is None or before[0] is not image or before[1] != options:  # else decoded for the task before
+                before = None
+                try:
+                    pixels = _decoded(image, task.artifact, label)
+                except BadImage as error:
+                    found[index] = error
+                    continue
+                before = image, options
             ready.append((index, prepare(pixels, label, [task])[0]))
         mine = [loaded[tasks[index]] for index, _ in ready]
         answers = answer_each([image for _, image in ready], mine, top, self._scores)
