@@ -87,9 +87,9 @@ def transfer(
         raise UserError("transfer needs other data sets to test on: --to DATA [DATA ...]")
     others: dict[str, list[float]] = {target: [] for target in targets}
     wanted = {target: [word("data.path", target), *(f"data.{key}=null" for key in PLACES)] for target in others}
-    for words in wanted.values():  # before long work
-        there = _with(config, words)
-        task_of(there).load_for_evaluation(there, EvaluationRequest("test", None))
+    for each in wanted.values():  # before long work
+        target_config = _with(config, each)
+        task_of(target_config).load_for_evaluation(target_config, EvaluationRequest("test", None))
     with _begun(config, [] if shots is None else [shots], seeds):
         words = [] if shots is None else [f"data.shots={shots}", f"data.val_shots={min(shots, 4)}"]
         source: list[float] = []
