@@ -22,7 +22,7 @@ from benchmarks.speed.steps import alternate
 from benchmarks.speed.variants import Step
 from vpt.config import load_config
 from vpt.config.tasks import TASKS
-from vpt.training.parallelize import arrange
+from vpt.training.parallelize import prepare_for_training
 from vpt.training.tasks import task_of
 from vpt.utils.atomic_io import write_json
 from vpt.utils.device import autocast, pick_device
@@ -61,7 +61,7 @@ def step(prompt: str, options: argparse.Namespace, device: torch.device) -> Step
     config = load_config(overrides=words)
     task = task_of(config)
     model = task.build(config, CLASSES)
-    arrange(model, config.train, device, options.precision)
+    prepare_for_training(model, config.train, device, options.precision)
     context = autocast(options.precision, device)
     optimizer = torch.optim.AdamW([parameter for _, _, parameter in model.trainable()], lr=1e-6)
 

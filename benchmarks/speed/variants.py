@@ -19,7 +19,7 @@ from vpt.backbones.layer_prompt import NOTHING
 from vpt.config import load_config
 from vpt.models.classifier import PromptedModel, build_model
 from vpt.training.cuda_graphs import Replayed
-from vpt.training.parallelize import arrange
+from vpt.training.parallelize import prepare_for_training
 from vpt.utils.device import autocast
 
 Forward = Callable[[Tensor], Tensor]
@@ -129,7 +129,7 @@ class Case:
         words += ["train.compile=default"] if self.mode == "compiled" and name in OURS else []
         config = load_config(overrides=words)
         model = build_model(config, self._own(name), CLASSES)
-        arrange(model, config.train, self.device, self.precision)
+        prepare_for_training(model, config.train, self.device, self.precision)
         return model
 
     def _own(self, name: str) -> Backbone:

@@ -18,7 +18,7 @@ from vpt.config import DeepPrompt, ShallowPrompt, load_config
 from vpt.models.classifier import backbone_for, build_model
 from vpt.prompts.base import Shape
 from vpt.prompts.registry import build_tokens
-from vpt.training.parallelize import arrange
+from vpt.training.parallelize import prepare_for_training
 
 CPU = torch.device("cpu")
 
@@ -144,7 +144,7 @@ def test_only_what_is_frozen_is_rounded(words: list[str]):
     def model_of(precision: str):
         config = load_config(overrides=["backbone=vpt_nano", "prompt.tokens=3", *words])
         model = build_model(config, backbone_for(config), ["cat", "dog"])
-        arrange(model, config.train, CPU, precision)
+        prepare_for_training(model, config.train, CPU, precision)
         return model.eval()
 
     plain, rounded = model_of("fp32"), model_of("bf16")

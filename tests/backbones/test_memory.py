@@ -21,7 +21,7 @@ from vpt.backbones.quantization.nf4 import BLOCK, is_packed, packed_linear, pack
 from vpt.config import BackboneConfig, load_config
 from vpt.models.classifier import PromptedModel, backbone_for, build_model
 from vpt.training.memory_estimate import estimate
-from vpt.training.parallelize import arrange
+from vpt.training.parallelize import prepare_for_training
 from vpt.utils.console import Console
 
 PROMPTS = ["deep", "shallow", "vapt", "cvpt", "e2vpt", "gated"]
@@ -30,7 +30,7 @@ PROMPTS = ["deep", "shallow", "vapt", "cvpt", "e2vpt", "gated"]
 def model_of(*words: str) -> PromptedModel:
     config = load_config(overrides=["backbone=vpt_nano", "prompt.tokens=3", *words])
     model = build_model(config, backbone_for(config), ["cat", "dog", "owl"])
-    arrange(model, config.train, torch.device("cpu"))
+    prepare_for_training(model, config.train, torch.device("cpu"))
     return model.eval()
 
 
@@ -229,7 +229,7 @@ def test_a_compiled_backbone_gives_the_same(more: list[str]):
         backbone.net.blocks = backbone.net.blocks[:2]
         backbone.tower = backbone._read()
         model = build_model(small, backbone, ["cat", "dog"]).eval()
-        arrange(model, config.train.model_copy(update={"compile": mode}), torch.device("cpu"))
+        prepare_for_training(model, config.train.model_copy(update={"compile": mode}), torch.device("cpu"))
         out = model(images()[:, :, :32, :32])
         out.square().sum().backward()
         outs.append((out.detach(), [value.grad for _, _, value in model.trainable()]))

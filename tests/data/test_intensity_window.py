@@ -323,7 +323,7 @@ def test_training_measuring_and_predicting_see_the_same_pixels(
     # A bank, and a bank's attention.
     bank = Bank(device="cpu")
     bank.add("xrays", run)
-    assert bank.window("xrays") == (0.0, 4095.0)
+    assert bank.read_options("xrays") == ((0.0, 4095.0), None)
     [banked] = bank.predict([file], ["xrays"])
     assert banked.scores == pytest.approx(found.scores, abs=1e-5)  # type: ignore[union-attr]
     # Measured again, from the artifact alone.

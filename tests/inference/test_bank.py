@@ -186,6 +186,42 @@ def test_layers_below_the_prompts_are_computed_once_for_an_image(
     assert passes == []
 
 
+def test_an_image_is_decoded_once_for_several_tasks(
+    artifacts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """But again for a task that reads it otherwise."""
+    from vpt.inference.bank import bank as bank_module
+
+    paths = {name: artifacts[name] for name in ("deep", "probe")}
+    paths["grey"] = make(tmp_path, "grey", 1, "data.channels=1")
+    paths["small"] = make(tmp_path, "small", 1, "data.max_pixels=100")
+    paths["window"] = make(tmp_path, "window", 1, "data.window=[0,100]")
+    files = [tmp_path / "a.png", tmp_path / "b.png"]
+    for seed, file in enumerate(files):
+        grey = np.random.default_rng(seed).integers(0, 60_000, (40, 48)).astype(np.uint16)
+        Image.fromarray(grey).save(file)
+    bank = Bank(device="cpu")
+    for name, path in paths.items():
+        bank.add(name, path)
+    decoded: list[Any] = []
+    usual = bank_module._decoded
+
+    def counted(image: Any, *given: Any) -> np.ndarray:
+        decoded.append(image)
+        return usual(image, *given)
+
+    monkeypatch.setattr(bank_module, "_decoded", counted)
+    one, other = files
+    given = [(one, "deep"), (one, "probe"), (one, "grey"), (one, "window"), (one, "small"), (one, "probe")]
+    given += [(other, "probe"), (other, "deep")]
+    found = bank.predict(*map(list, zip(*given, strict=True)))  # type: ignore[arg-type]
+    assert decoded == [one] * 5 + [other]
+    assert [isinstance(each, BadImage) for each in found] == [name == "small" for _, name in given]
+    for (image, name), mine in zip(given, found, strict=True):
+        if name != "small":
+            same(mine, vpt.load(paths[name], device="cpu").predict(image)[0])
+
+
 @pytest.mark.parametrize("order", ["01", "10"])
 def test_zero_shot_tasks_and_probes_on_one_clip(tmp_path: Path, photos: list[np.ndarray], order: str):
     """The text tower comes with the first task that reads names, whether or not that is the first of all."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from tests.helpers.runs import QUIET
 from vpt.cli.main import main
 from vpt.data.segmentation.run_lengths import encode, mask_of, segments
 from vpt.inference.segmentation import Segmentation
+from vpt.inference.segmenter import MaskPredictor
 from vpt.models.segmentation.read_out import read_out
 
 
@@ -153,3 +155,62 @@ def test_the_command_line_writes_every_form(trained: Path, photo: Path, tmp_path
     assert "background" in capsys.readouterr().out
     assert main(["predict", str(trained), str(photo), "--score", "0.5"]) == 2
     assert "--score cannot be used with an artifact of task=segmentation" in capsys.readouterr().err
+
+
+@pytest.fixture
+def alive(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of masks that existed whenever one was made."""
+    counts: list[int] = []
+    masks: set[int] = set()
+    usual = MaskPredictor._result
+
+    def made(*given: object) -> Segmentation:
+        found = usual(*given)  # type: ignore[arg-type]
+        masks.add(id(found))
+        weakref.finalize(found, masks.discard, id(found))
+        counts.append(len(masks))
+        return found
+
+    monkeypatch.setattr(MaskPredictor, "_result", made)
+    return counts
+
+
+@pytest.mark.parametrize("form", ["table", "json", "csv", "coco"])
+def test_results_of_a_folder_are_written_one_by_one(
+    trained: Path, form: str, tmp_path: Path, alive: list[int], capsys: pytest.CaptureFixture[str]
+):
+    """All masks of the folder were kept until the last one."""
+    folder = squares(tmp_path / "photos", 9) / "images"
+    more = ["--draw", f"{tmp_path}/drawn", "--masks", f"{tmp_path}/masks", "--batch-size", "4"]
+    capsys.readouterr()
+    assert main(["predict", str(trained), str(folder), "--format", form, *more]) == 0
+    shown = capsys.readouterr().out
+    assert len(alive) == 9
+    assert max(alive) <= 3
+    assert len(list((tmp_path / "drawn").iterdir())) == len(list((tmp_path / "masks").iterdir())) == 9
+    found = vpt.load(trained)(folder)
+    if form in ("json", "coco"):
+        rows = [one.to_dict() for one in found] if form == "json" else [row for one in found for row in one.to_coco()]
+        assert shown == json.dumps(rows, indent=2) + "\n"
+    elif form == "csv":
+        assert list(csv.reader(io.StringIO(shown)))[1:] == [[*map(str, row)] for one in found for row in one.rows()]
+    else:
+        assert [line.split()[0] for line in shown.splitlines()] == [one.image for one in found]
+
+
+def test_a_stream_predicts_when_results_are_needed(trained: Path, tmp_path: Path, alive: list[int]):
+    folder = squares(tmp_path, 9) / "images"
+    model = vpt.load(trained)
+    whole = model(folder)
+    alive.clear()
+    stream = model(folder, batch_size=4, stream=True)
+    assert alive == []
+    first = next(stream)
+    assert len(alive) == 1
+    assert [first, *stream] == whole
+    del first
+    alive.clear()
+    assert [one.image for one in model(folder, batch_size=4, stream=True)] == [one.image for one in whole]
+    assert max(alive) - len(whole) <= 2
+    with pytest.raises(vpt.UserError, match="there is no such file"):
+        model(tmp_path / "absent", stream=True)

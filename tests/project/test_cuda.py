@@ -20,7 +20,7 @@ from vpt.models.classifier import PromptedModel, backbone_for, build_model
 from vpt.prompts.base import Shape
 from vpt.prompts.registry import build_tokens
 from vpt.training.cuda_graphs import Replayed
-from vpt.training.parallelize import arrange
+from vpt.training.parallelize import prepare_for_training
 from vpt.training.run import train
 from vpt.utils.device import autocast
 from vpt.utils.run_log import read_rows
@@ -66,7 +66,7 @@ def test_families_equal_their_twins(family: str, config: DeepPrompt | ShallowPro
 def model_of(*words: str, precision: str = "fp32") -> PromptedModel:
     config = load_config(overrides=["backbone=vpt_nano", "prompt.tokens=3", *words])
     model = build_model(config, backbone_for(config), ["cat", "dog", "owl"])
-    arrange(model, config.train, GPU, precision)
+    prepare_for_training(model, config.train, GPU, precision)
     return model.train()
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +18,13 @@ from timm.models.vision_transformer import VisionTransformer
 from torch.nn import functional as F
 
 import vpt
+from tests.helpers.bank_tasks import make
 from tests.helpers.medical_files import npy
 from tests.helpers.runs import NET, QUIET, interrupted
 from tests.helpers.tensors import close
 from vpt.cli.main import main
 from vpt.config import RunConfig, load_config
-from vpt.data.decode import BadImage, decode, examine
+from vpt.data.decode import BadImage, decode, examine, read_header
 from vpt.data.normalization import Preprocess
 from vpt.data.transforms.classification import eval_transform, train_transform
 from vpt.inference.bank.bank import Bank
@@ -131,6 +134,7 @@ def test_a_run_learns_what_only_the_last_channels_show(trained: Path, stains: Pa
     files = sorted((stains / "test").rglob("*.npy"))
     results = vpt.load(trained, device="cpu").predict(files)
     assert [one.labels[0] for one in results] == [file.parent.name for file in files]
+    assert results[0].plot().width >= 32
     drawn = trained / "drawn"
     assert main(["predict", str(trained), str(files[0]), "--draw", str(drawn), "--prompted", str(drawn / "seen")]) == 0
     assert len(list(drawn.rglob("*.png"))) == 2
@@ -191,8 +195,56 @@ def test_a_bank_gives_each_task_its_own_channels(trained: Path, stains: Path, tm
     (wrong,) = bank.predict([images["colours"]], ["summed"])
     assert isinstance(wrong, BadImage)
     assert bank.attention(images["learned"], "learned")["square"].shape == (32, 32, 3)
-    with pytest.raises(UserError, match="5 channels, and a server only photos"):
-        Bank(device="cpu", photos=True).add("learned", trained)
+
+
+@pytest.mark.usefixtures("small_net")
+def test_a_server_takes_what_predict_reads(trained: Path, stains: Path, tmp_path: Path) -> None:
+    """Such tasks were refused, because a photo cannot hold their images: arrays and pages can."""
+    testclient = pytest.importorskip("fastapi.testclient")
+    from tests.helpers.serving import ask, png, ready
+    from vpt.inference.server.app import create_app
+    from vpt.inference.server.settings import TAKEN, ServeSettings
+
+    shutil.copy(trained / "artifact.safetensors", tmp_path / "stains.safetensors")
+    shutil.copy(make(tmp_path / "made", "deep", 0, *NET), tmp_path / "photos.safetensors")
+    file = next((stains / "test" / "red").iterdir())
+    values = np.load(file)
+    pages = [Image.fromarray(values[..., channel]) for channel in range(CHANNELS)]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    wanted = vpt.load(trained, device="cpu").predict([file, tmp_path / "pages.tif"])
+    contents = [file.read_bytes(), (tmp_path / "pages.tif").read_bytes()]
+    settings = ServeSettings(folder=tmp_path, device="cpu", reload_s=0, formats=(*TAKEN, "TIFF"))
+    with testclient.TestClient(create_app(settings)) as client:
+        assert ready(client)
+        rows = ask(client, contents, ["stains"]).json()["results"]
+        for row, one in zip(rows, wanted, strict=True):
+            assert row["scores"] == pytest.approx(dict(zip(one.labels, one.scores, strict=True)), abs=1e-5)
+        rows = ask(client, [png(), contents[0]], ["stains", "photos"]).json()["results"]
+        assert ["error" in row for row in rows] == [True, False, False, True]
+        assert "it has 3 channels, not data.channels=5" in rows[0]["error"]
+        assert "it has 5 channels" in rows[3]["error"]
+        for damaged in (contents[0][:-8], contents[0][:40], b"\x93NUMPY" + bytes(100)):
+            assert ask(client, [damaged], ["stains"]).status_code == 422
+        huge = contents[0].replace(b"(32, 32, 5)", b"(32000, 32000, 5)")
+        assert "more than data.max_pixels" in ask(client, [huge], ["stains"]).json()["detail"]
+    settings = ServeSettings(folder=tmp_path, device="cpu", reload_s=0, formats=("PNG",))
+    with testclient.TestClient(create_app(settings)) as client:
+        assert ready(client)
+        assert "it is not an image file of these formats: PNG" in ask(client, contents[:1], ["stains"]).text
+
+
+def test_many_channels_of_an_upload_count_as_pixels() -> None:
+    from vpt.data.decode import ARRAY, Header
+    from vpt.inference.bank.entry import ReadOptions
+    from vpt.inference.server.decode_uploads import _cost
+
+    array = io.BytesIO()
+    np.save(array, np.zeros((200, 100, 64), np.int8))
+    header = read_header(array.getvalue(), formats=(ARRAY,))
+    assert header[:3] == (ARRAY, 100, 200)
+    assert _cost(header, {ReadOptions("full", 64): str})[0] > 10 * 100 * 200  # type: ignore[dict-item]
+    tiff, options = Header("TIFF", 10, 10, 1000), {ReadOptions("full"): str, ReadOptions("full", 8): str}
+    assert _cost(tiff, options)[0] == 800  # type: ignore[arg-type]
 
 
 def test_an_exported_file_takes_the_channels(trained: Path, stains: Path, tmp_path: Path) -> None:

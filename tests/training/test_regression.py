@@ -31,6 +31,7 @@ from vpt.training.run import resume, train
 from vpt.training.run_folder import TrainResult
 from vpt.training.tasks.regression import number_loss
 from vpt.utils.errors import UserError
+from vpt.utils.image_grid import grid, tile
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,18 @@ def words(bars: Path, out: Path, *more: str) -> list[str]:
 @pytest.fixture(scope="module")
 def run(bars: Path, tmp_path_factory: pytest.TempPathFactory, small_net) -> TrainResult:
     return train(load_config(overrides=words(bars, tmp_path_factory.mktemp("runs"), "name=run", "compare=none")), QUIET)
+
+
+def test_predictions_are_drawn_beside_the_truth(run: TrainResult) -> None:
+    files = sorted(file.name for file in run.folder.glob("*_predictions.jpg"))
+    assert files == ["val_predictions.jpg"]
+    tiles = grid(
+        [tile(np.zeros((9, 9, 3), np.uint8), ["a", "b"])] * len(read_numbers(run.folder / "predictions-val.csv"))
+    )
+    with Image.open(run.folder / files[0]) as found:
+        assert found.size == tiles.shape[1::-1]
+        assert np.asarray(found).std() > 20
+    assert "true: " in write_report([run.folder], output=run.folder / "page.html").read_text()
 
 
 def test_metrics_are_those_of_its_predictions(run: TrainResult, bars: Path):

@@ -65,6 +65,23 @@ def test_a_run_learns_and_writes_its_results(trained: Path, data: Path):
             assert picture.size[0] > 100
 
 
+def test_validation_images_are_drawn_at_another_size_than_that_of_their_masks(data: Path, tmp_path: Path):
+    """Masks of evaluation have the size of the file, images that of the head."""
+    config = mask_settings(data, tmp_path, "head.size=64", "head=linear_segmentation", "train.epochs=1")
+    folder = train(config, QUIET).folder
+    assert "is not drawn" not in (folder / "log.txt").read_text()
+    shown = _pixels(folder / "val_batch.jpg")[6:226, 238:458].astype(int)  # the second of two images
+    mask = _pixels(data / "masks" / "val" / "4.png")
+    found = []
+    for label in (1, 2):  # the red and the blue square
+        rows, columns = np.nonzero(mask == label)
+        y, x = (round((rows.mean() + 0.5) * 220 / 48 + 37), round((columns.mean() + 0.5) * 220 / 48))
+        found.append(shown[y - 4 : y + 4, x - 4 : x + 4].mean((0, 1)))
+    red, blue = found
+    assert red[2] < 45  # half of the image's colour and half of the class's: red and green, blue and yellow
+    assert blue[2] > 80
+
+
 def _pixels(path: Path) -> np.ndarray:
     with Image.open(path) as picture:
         return np.array(picture)

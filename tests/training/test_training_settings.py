@@ -93,13 +93,13 @@ class TestDropPath:
         )
 
     def test_a_model_draws_only_while_it_trains(self):
-        from vpt.training.parallelize import arrange
+        from vpt.training.parallelize import prepare_for_training
 
         words = ["backbone=test_vit_patch8_32", "backbone.pretrained=false", "train.drop_path=0.5"]
         config = load_config(overrides=words)
         model = build_model(config, backbone_for(config), ["a", "b"])
         before = set(model.owned_state())
-        arrange(model, config.train, torch.device("cpu"))
+        prepare_for_training(model, config.train, torch.device("cpu"))
         assert set(model.owned_state()) == before
         images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
         torch.nn.init.normal_(model.head[1].weight)

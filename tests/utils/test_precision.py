@@ -10,6 +10,7 @@ import torch
 import vpt
 from tests.helpers.runs import QUIET, settings
 from vpt.inference.evaluate import evaluate
+from vpt.inference.load_model import load_model
 from vpt.models.artifact import read_artifact
 from vpt.training.run import train
 from vpt.utils import device as devices
@@ -73,6 +74,11 @@ def test_a_run_in_bf16_says_so_and_is_used_in_bf16(
     image = next((shapes / "test" / "square").iterdir())
     half, full = vpt.load(result.folder, device="cpu"), vpt.load(result.folder, device="cpu", precision="fp32")
     assert (half.precision, full.precision) == ("bf16", "fp32")
+    for named in ({}, {"precision": "auto"}, {"precision": "fp32"}):  # one rule for both
+        model, loaded = load_model(result.folder, "cpu", **named)[0], vpt.load(result.folder, "cpu", **named).model
+        types = [{one.dtype for one in each.backbone.state_dict().values()} for each in (model, loaded)]
+        assert types[0] == types[1]
+        assert (torch.bfloat16 in types[0]) == (named != {"precision": "fp32"})
     one, other = (each.predict(image, top=9)[0].scores for each in (half, full))
     assert (one != other).any()
     assert one == pytest.approx(other, abs=0.05)

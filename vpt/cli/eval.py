@@ -71,6 +71,8 @@ def _eval(options: argparse.Namespace) -> int:
         if isinstance(value, float | int):
             between = f"  (95%: {limits[name][0]:.4f} to {limits[name][1]:.4f})" if name in limits else ""
             print(f"{name:<{width}} {value:.4f}{between}" if isinstance(value, float) else f"{name:<{width}} {value}")
+        elif value is None:
+            print(f"{name:<{width}} -")
     if "per_class" in found:
         show(f"\n{_by_class(found['per_class'])}")
     return 0

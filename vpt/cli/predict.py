@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from vpt.cli.parser import USAGE
-from vpt.utils.atomic_io import write_text
+from vpt.utils.atomic_io import write_atomic
 from vpt.utils.csv_cells import to_csv
 from vpt.utils.errors import UserError
-from vpt.utils.file_names import one_line, original
+from vpt.utils.file_names import one_line
 from vpt.utils.precision import PRECISIONS
 from vpt.utils.std_streams import say, speaks_utf8
 
@@ -96,11 +96,10 @@ def _predict(options: argparse.Namespace) -> int:
     from vpt.data.deep_images import explained
     from vpt.inference.image_inputs import find_images
     from vpt.inference.predictor import load
-    from vpt.inference.url_image import is_url
     from vpt.metrics.best_score import shown_score
     from vpt.models.artifact import unfinished
 
-    find_images(options.images)  # report a misspelt path before building the backbone
+    named = find_images(options.images)  # report a misspelt path before building the backbone
     predictor = load(
         options.artifact,
         options.device,
@@ -114,38 +113,40 @@ def _predict(options: argparse.Namespace) -> int:
         say(f"vpt: {note}")
     _refuse(options, predictor)
     if options.classes is not None:
-        named = [name.strip() for name in options.classes.split(",") if name.strip()]
-        predictor = cast("Classifier", predictor).with_classes(named)
+        classes = [name.strip() for name in options.classes.split(",") if name.strip()]
+        predictor = cast("Classifier", predictor).with_classes(classes)
     if options.threshold is not None:
         given = None if options.threshold == "validation" else options.threshold
         predictor = cast("Classifier", predictor).with_threshold(given)
     least = shown_score(predictor.artifact.metrics) if options.score is None else options.score
-    results: list[Any] = []
     bad: list[BadImage] = []
-    for found in predictor.predict_each(options.images, options.batch_size, options.top):
-        if isinstance(found, BadImage):
-            bad.append(found)
-        else:
-            results.append(found.above(least))
-    text = _text(results, predictor.columns, options.format, unicode=options.output is not None or speaks_utf8())
+    predicted = 0
+
+    def results() -> Iterator[Result]:
+        nonlocal predicted
+        for found in predictor.predict_each(options.images, options.batch_size, options.top):
+            if isinstance(found, BadImage):
+                bad.append(found)
+                continue
+            predicted += 1
+            found = found.above(least)
+            _write_pictures(predictor, found, predicted, options)
+            yield found
+
+    unicode, width = options.output is not None or speaks_utf8(), max(len(name) for name, _ in named)
+    parts = _text(results(), predictor.columns, options.format, unicode, width)
     if options.output is not None:
-        write_text(options.output, text)
+        write_atomic(options.output, lambda temporary: _write(temporary, parts))
     else:
-        sys.stdout.write(text)
+        for part in parts:
+            sys.stdout.write(part)
     for note in [*predictor.model.backbone.notes, *explained(predictor.artifact.config.data.window, predictor.deep)]:
         print(f"vpt: {note}", file=sys.stderr)
     if "score" in predictor.options and options.score is None:
         say(f"vpt: boxes with a score of at least {least:g}; --score changes that")
     for error in bad:
         say(f"vpt: not predicted: {error}")
-    if options.prompted is not None:
-        images = [result.image if is_url(result.image) else original(result.image) for result in results]
-        _write_prompted(cast("Classifier", predictor), images, options.prompted)
-    if options.draw is not None:
-        _write_drawn(predictor, results, options.draw)
-    if options.masks is not None:
-        _write_masks(results, options.masks)
-    if bad and not results:
+    if bad and not predicted:
         return USAGE
     return 1 if bad else 0
 
@@ -160,49 +161,53 @@ def _refuse(options: argparse.Namespace, predictor: Predictor) -> None:
         raise UserError(f"{words} cannot be used with an artifact of task={predictor.artifact.config.task}")
 
 
-def _write_prompted(predictor: Classifier, images: Sequence[str | Path], folder: Path) -> None:
+def _write_pictures(predictor: Predictor, found: Result, number: int, options: argparse.Namespace) -> None:
+    """Write the pictures of a result that the options request."""
+    import numpy as np
+
     from vpt.inference.draw import file_name
     from vpt.utils.plotting import picture_png
 
-    for number, (name, pixels) in enumerate(predictor.prompted(list(images)), 1):
-        picture_png(pixels, folder / file_name(number, name))
+    name = file_name(number, found.image)
+    if options.prompted is not None:
+        assert found.read is not None
+        ((_, pixels),) = cast("Classifier", predictor).prompted([found.read()])
+        picture_png(pixels, options.prompted / name)
+    if options.draw is not None:
+        picture_png(np.asarray(found.plot()), options.draw / name)
+    if options.masks is not None:
+        cast("Segmentation", found).save_mask(options.masks / name)
 
 
-def _write_drawn(predictor: Predictor, results: Sequence[Result], folder: Path) -> None:
-    from vpt.data.decode import decode
-    from vpt.inference.draw import file_name
-    from vpt.inference.url_image import UrlImage, is_url
-    from vpt.utils.image_grid import rgb_of
-    from vpt.utils.plotting import picture_png
-
-    data = predictor.artifact.config.data
-    for number, found in enumerate(results, 1):
-        source: Any = UrlImage(found.image) if is_url(found.image) else original(found.image)
-        pixels = decode(source, data.max_pixels, found.image, window=data.window, channels=data.channels)
-        picture_png(found.drawn(rgb_of(pixels)), folder / file_name(number, found.image))
+def _write(path: Path, parts: Iterable[str]) -> None:
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        file.writelines(parts)
 
 
-def _write_masks(results: Sequence[Segmentation], folder: Path) -> None:
-    from vpt.inference.draw import file_name
-
-    for number, found in enumerate(results, 1):
-        found.save_mask(folder / file_name(number, found.image))
-
-
-def _text(results: Sequence[Any], columns: Sequence[str], form: str, unicode: bool) -> str:
+def _text(results: Iterable[Any], columns: Sequence[str], form: str, unicode: bool, width: int) -> Iterator[str]:
+    """The text of results in parts, one result at a time; a table is aligned for names of that width."""
     if form == "json":
-        return _as_json([result.to_dict() for result in results], unicode)
-    if form == "coco":
-        return _as_json([row for result in results for row in result.to_coco()], unicode)
-    if form == "csv":
-        return to_csv([columns, *(row for result in results for row in result.rows())])
-    width = max((len(result.image) for result in results), default=0)
-    lines = [f"{result.image:<{width}}  {line}" for result in results for line in result.lines()]
-    return "".join(one_line(line) + "\n" for line in lines)
+        yield from _json_list((found.to_dict() for found in results), unicode)
+    elif form == "coco":
+        yield from _json_list((row for found in results for row in found.to_coco()), unicode)
+    elif form == "csv":
+        yield to_csv([columns])
+        yield from (to_csv(found.rows()) for found in results)
+    else:
+        for found in results:
+            yield "".join(one_line(f"{found.image:<{width}}  {line}") + "\n" for line in found.lines())
 
 
-def _as_json(rows: Sequence[Any], unicode: bool) -> str:
-    """Format as JSON, escaping non-ASCII characters unless `unicode`."""
+def _json_list(rows: Iterable[Any], unicode: bool) -> Iterator[str]:
+    """The text of a list as `json.dumps(list(rows), indent=2)`, escaping non-ASCII characters unless `unicode`.
+
+    >>> "".join(_json_list([{"a": 1}, []], True)) == '[\\n  {\\n    "a": 1\\n  },\\n  []\\n]\\n'
+    True
+    """
     import json
 
-    return json.dumps(rows, indent=2, ensure_ascii=not unicode) + "\n"
+    before = "[\n  "
+    for row in rows:
+        yield before + json.dumps(row, indent=2, ensure_ascii=not unicode).replace("\n", "\n  ")
+        before = ",\n  "
+    yield "[]\n" if before == "[\n  " else "\n]\n"

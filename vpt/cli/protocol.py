@@ -34,8 +34,12 @@ def _protocol(options: argparse.Namespace) -> int:
 
     config = load_config(*file_and_overrides(options.words))
     from vpt.experiments.protocols import SHOTS, as_table, base_to_new, few_shot, transfer
-    from vpt.utils.errors import WriteError
+    from vpt.utils.errors import UserError, WriteError
 
+    if options.to and options.protocol != "transfer":
+        raise UserError(f"--to names data sets for vpt protocol transfer; leave it out for {options.protocol}")
+    if options.protocol != "few-shot" and len(options.shots or ()) > 1:
+        raise UserError(f"--shots: {options.protocol} takes one number")
     shots = options.shots or SHOTS
     try:
         if options.protocol == "few-shot":

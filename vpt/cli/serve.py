@@ -69,7 +69,7 @@ def add(commands: Any) -> None:
         help="accepted Host headers, such as *.example.com (default: any; on 127.0.0.1, names of this machine)",
     )
     parser.add_argument(
-        "--formats", nargs="+", metavar="NAME", help="accepted image formats (default: JPEG PNG WEBP BMP GIF)"
+        "--formats", nargs="+", metavar="NAME", help="accepted image formats (default: JPEG PNG WEBP BMP GIF NPY)"
     )
     for name, kind in NUMBERS.items():
         parser.add_argument(f"--{name}", type=kind, metavar="N", help=argparse.SUPPRESS)

@@ -25,6 +25,7 @@ from vpt.data.dataset import Item, Record
 from vpt.data.file_structure import examine_structure
 from vpt.data.intensity_window import Depth
 from vpt.data.medical.files import KINDS, kind_of
+from vpt.data.medical.numpy_file import MAGIC, NumpyFile
 from vpt.data.medical.read import read_slice, slice_size
 from vpt.data.medical.slices import Slice, named_failures
 from vpt.data.pillow_compat import pillow_settings
@@ -37,9 +38,11 @@ FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "JPEG2000"
 _SUFFIXES = "jpg jpeg jpe jfif png apng gif webp bmp dib tif tiff ppm pgm pbm pnm jp2 j2k avif ico qoi"
 EXTENSIONS = frozenset("." + suffix for suffix in _SUFFIXES.split()) | KINDS.keys()
 MAX_PIXELS = 100_000_000
+ARRAY = "NPY"  # the format of .npy files in uploads
 _TILE_TAGS = (322, 323)  # TIFF tags: width and height of a tile
 # Bytes per pixel during decoding, measured over the whole of `decode`.
 _BYTES_A_PIXEL = {"WEBP": 20, "JPEG": 14}
+_BYTES_A_BYTE = 28  # of a .npy file
 _TILE = 1 << 22  # maximum pixels of a TIFF tile, whatever the size of the image
 
 Source = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | np.ndarray
@@ -128,6 +131,10 @@ def examine(
     name = _name_of(source) if name is None else name
     if isinstance(source, np.ndarray):
         return _from_array(source, max_pixels, name, channels)
+    if isinstance(source, bytes) and ARRAY in formats and source.startswith(MAGIC):
+        with _failures_named(name), named_failures("NumPy"):
+            found = NumpyFile(io.BytesIO(source), max_pixels).read(0)
+            return _from_slice(found, ARRAY, (), window, measure, channels)
     if isinstance(source, str | os.PathLike) and formats is FORMATS and kind_of(source):
         with _failures_named(name):
             return _from_volume(source, max_pixels, window, measure, channels)
@@ -151,6 +158,9 @@ def read_header(
     >>> read_header(file.getvalue())[:3]
     ('PNG', 4, 3)
     """
+    if ARRAY in formats and content.startswith(MAGIC):
+        with _failures_named(name), named_failures("NumPy"):
+            return Header(ARRAY, *NumpyFile(io.BytesIO(content), max_pixels).size, _BYTES_A_BYTE * len(content))
     found = examine_structure(content)
     if found.reason:
         raise BadImage(name, found.reason)

@@ -20,11 +20,11 @@ from vpt.data.datasets.registry import (
     EMBEDDED,
     Readers,
     clean_labels,
-    once,
     read_source,
     record_of,
     refuse_unlabelled,
     renamed,
+    unique_files,
     unknown_classes,
 )
 from vpt.data.groups import with_groups
@@ -74,7 +74,7 @@ def load_measured(config: DataConfig, request: EvaluationRequest) -> tuple[Label
     clean_labels(found)
     clean_names(found)
     split = chosen(found.splits, found.divided, request.split, path)
-    entries = once(found.splits[split], config.separator, found)
+    entries = unique_files(found.splits[split], config.separator, found)
     notes = [*found.notes, *choice_notes(found.splits, found.divided, split, request.split, path)]
     left_out = found.left_out + others_of(found, split)
     split = request.split or (split if found.divided else "test")

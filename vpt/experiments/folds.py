@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from vpt.config import RunConfig
-from vpt.config.tasks import in_percent, task_entry
+from vpt.config.tasks import in_percent, ranking, task_entry
 from vpt.experiments.seeds import methods_in, sentence, summary, train_each
 from vpt.metrics.metrics_file import AGAIN, read_metrics
 from vpt.metrics.number_predictions import NumberAnswer, read_numbers, write_numbers
@@ -52,6 +52,8 @@ def train_folds(config: RunConfig, console: Console | None = None) -> Path:
     with lock_folder(folder):
         title = f"fold {{}} of 0 to {count - 1}:".format
         runs = train_each(config, folder, described, "data.fold", range(count), title, console)
+        if any(found["test"].get(ranking(found["test"])) is None for found in map(_metrics_of, runs)):
+            raise UserError(f"a fold of {folder} has nothing to measure: no labelled box or pixel; use fewer folds")
         rows = [{**row, "interval": mean_interval(row["scores"])} for row in summary(runs)]
         for name, row in zip(methods_in(runs[0]), rows, strict=True):
             folders = [run / name for run in runs]
@@ -78,6 +80,10 @@ def train_folds(config: RunConfig, console: Console | None = None) -> Path:
             if any(isinstance(value, float) for value in row["pooled"].values()):
                 console.say(f"{row['method']}: {_in_words(row['pooled'])}")
     return folder
+
+
+def _metrics_of(run: Path) -> dict[str, Any]:
+    return read_metrics(run / "metrics.json")
 
 
 def mean_interval(scores: Sequence[float]) -> tuple[float, float]:

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from vpt.config import RunConfig, load_config, word
+from vpt.data.evaluation_data import EvaluationRequest
 from vpt.inference.evaluate import evaluate, evaluate_untrained
 from vpt.metrics.metrics_file import read_split
 from vpt.training.run import train_or_resume
 from vpt.training.run_folder import identity, refuse_other, stem_of
+from vpt.training.tasks import task_of
 from vpt.utils.atomic_io import write_json
 from vpt.utils.console import Console
 from vpt.utils.errors import UserError
@@ -24,6 +26,7 @@ from vpt.utils.folder_lock import lock_folder
 
 SHOTS = (1, 2, 4, 8, 16)
 SEEDS = (1, 2, 3)
+PLACES = ("val", "test", "shots", "val_shots")  # settings of the training data, not of others
 GIVEN = {"data": ("half", "shots", "val_shots", "split_seed"), "train": ("seed",)}
 LAST = {"harmonic mean": "harmonic_mean", "average of the others": "average"}
 
@@ -35,7 +38,7 @@ def few_shot(
 
     Validation has as many images per class, but at most four.
     """
-    with _begun(config):
+    with _begun(config, shots, seeds):
         rows = []
         for count in shots:
             found = []
@@ -54,7 +57,7 @@ def base_to_new(
     As in the papers, the harmonic mean is computed from mean accuracies.
     """
     _refuse_own_classes(config)
-    with _begun(config):
+    with _begun(config, [shots], seeds):
         base, new = [], []
         for seed in seeds:
             words = ["data.half=base", f"data.shots={shots}", f"data.val_shots={min(shots, 4)}", *_seed(seed)]
@@ -82,21 +85,18 @@ def transfer(
     """
     if not targets:
         raise UserError("transfer needs other data sets to test on: --to DATA [DATA ...]")
-    with _begun(config):
+    others: dict[str, list[float]] = {target: [] for target in targets}
+    wanted = {target: [word("data.path", target), *(f"data.{key}=null" for key in PLACES)] for target in others}
+    for each in wanted.values():  # before long work
+        target_config = _with(config, each)
+        task_of(target_config).load_for_evaluation(target_config, EvaluationRequest("test", None))
+    with _begun(config, [] if shots is None else [shots], seeds):
         words = [] if shots is None else [f"data.shots={shots}", f"data.val_shots={min(shots, 4)}"]
         source: list[float] = []
-        others: dict[str, list[float]] = {target: [] for target in targets}
         for seed in seeds:
             name = f"{'all' if shots is None else shots}-shot-transfer-seed{seed}"
             source.append(measured(config, name, [*words, *_seed(seed)], console)["accuracy"])
-            for target in targets:
-                there = [
-                    word("data.path", target),
-                    "data.val=null",
-                    "data.test=null",
-                    "data.shots=null",
-                    "data.val_shots=null",
-                ]
+            for target, there in wanted.items():
                 others[target].append(_elsewhere(config, name, there, console)["accuracy"])
         rows = [{"data": target, **_mean(found)} for target, found in others.items()]
         average = statistics.mean(row["mean"] for row in rows)
@@ -161,10 +161,22 @@ def _folder(config: RunConfig) -> Path:
 
 
 @contextmanager
-def _begun(config: RunConfig) -> Iterator[None]:
-    """Lock the folder, and write its settings, without those that a protocol sets itself."""
+def _begun(config: RunConfig, shots: Sequence[int], seeds: Sequence[int]) -> Iterator[None]:
+    """Check everything before long work, lock the folder, and write its settings, without those that a protocol sets
+    itself."""
     if config.task != "classification":
         raise UserError(f"vpt protocol measures accuracy, which task={config.task} does not have")
+    for name, values, least in (("shots", shots, 1), ("seeds", seeds, 0)):
+        if min(values, default=least) < least or len(set(values)) < len(values):
+            raise UserError(f"{name} {' '.join(map(str, values))}: give different numbers of at least {least}")
+    if not seeds:
+        raise UserError("a protocol needs at least one seed")
+    if _learns(config):
+        data = task_of(config).load(config)
+        if data.multilabel:
+            raise UserError("vpt protocol measures accuracy, which data with several labels an image does not have")
+        if not data.test:
+            raise UserError(f"{config.data.path} has no test split, which a protocol needs; set data.test=FOLDER")
     described = identity(config)
     for section, keys in GIVEN.items():
         for key in keys:

@@ -75,7 +75,7 @@ def summary(runs: Sequence[Path]) -> list[dict[str, Any]]:
     rows = []
     for name in methods_in(runs[0]):
         found = [read_metrics(run / name / "metrics.json") for run in runs]
-        split = next((split for split in ("test", "val") if all(one.get(split) for one in found)), None)
+        split = next((split for split in ("test", "val") if all(_is_measured(one.get(split)) for one in found)), None)
         if split is None:
             continue
         metric = ranking(found[0][split])
@@ -84,6 +84,10 @@ def summary(runs: Sequence[Path]) -> list[dict[str, Any]]:
         row = {"method": method_name(found[0]), "split": split, "metric": metric, "scores": scores}
         rows.append({**row, "mean": statistics.mean(scores), "std": spread})
     return rows
+
+
+def _is_measured(found: Mapping[str, Any] | None) -> bool:
+    return found is not None and found.get(ranking(found)) is not None
 
 
 def sentence(row: Mapping[str, Any], what: str = "seeds") -> str:

@@ -24,7 +24,7 @@ def load_model(
     named: Named = NOTHING,
     dtype: Dtype | None = None,
     config: RunConfig | None = None,
-    precision: Precision | None = "fp32",
+    precision: Precision | None = None,
     overlap: float | None = None,
 ) -> tuple[Prompted, Artifact]:
     """Build the model of an artifact and load its tensors, ready for prediction.
@@ -38,14 +38,15 @@ def load_model(
         named: backbone, weight file and templates named by the user.
         dtype: store the backbone's weights in another type than in training: fp32, bf16, int8, nf4.
         config: settings chosen by the user, if they differ from those of the artifact.
-        precision: precision of the passes; frozen layers are stored in the type that autocast would cast them to. None:
-            that of training, if the device computes it natively, else fp32.
+        precision: precision of the passes, as in `vpt.load`; frozen layers are stored in the type that autocast would
+            cast them to.
         overlap: of a detector, the IoU threshold of non-maximum suppression, instead of the artifact's.
 
     Raises:
         UserError: errors of `read_artifact`, or the backbone is not available or not the one it was trained on.
     """
-    artifact = read_artifact(path)
+    artifact, place = read_artifact(path), pick_device(device)
+    used = inference_precision(artifact.config.train.precision, place, precision)
     config = config or settings_for(artifact, named)
     if dtype is not None:
         config = config.with_({"backbone.dtype": dtype})
@@ -65,9 +66,8 @@ def load_model(
     model.load_owned(dict(artifact.tensors))
     if named != NOTHING:
         remember(artifact.backbone["fingerprint"], config.backbone)
-    place = pick_device(device)
     # While trained parameters can still be distinguished.
-    model.backbone.round_to(precision or inference_precision(artifact.config.train.precision, place))
+    model.backbone.round_to(used)
     model.requires_grad_(False)
     return model.to(place).eval(), artifact
 

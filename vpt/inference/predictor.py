@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, overload
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from vpt.inference.result import Result
 from vpt.models.artifact import Artifact
 from vpt.models.base import Prompted
 from vpt.models.trusted_settings import Named
-from vpt.utils.device import autocast, inference_precision, pick_device, pick_precision
+from vpt.utils.device import autocast, inference_precision, pick_device
 from vpt.utils.errors import UserError
 from vpt.utils.plugins import imported
 from vpt.utils.precision import Precision
@@ -60,11 +60,9 @@ def load(
         UserError: the artifact is missing or damaged, the backbone is not available or another one, or the device does
             not support the precision.
     """
-    place = pick_device(device)
-    wanted = None if precision is None else pick_precision(precision, place)
     named = Named(backbone, weights, templates)
-    model, artifact = load_model(path, device, named, dtype, precision=wanted, overlap=overlap)
-    used = wanted or inference_precision(artifact.config.train.precision, place)
+    model, artifact = load_model(path, device, named, dtype, precision=precision, overlap=overlap)
+    used = inference_precision(artifact.config.train.precision, pick_device(device), precision)
     return predictor_type(artifact.config.task)(model, artifact, precision=used)
 
 
@@ -118,13 +116,33 @@ class Predictor(ABC):
             UserError: an output that is not finite.
         """
 
-    def predict(self, images: Picture | Sequence[Picture], batch_size: int = 32, top: int = 5) -> list[Any]:
+    def answers(
+        self, names: Sequence[str], inputs: Sequence[torch.Tensor], sizes: Sequence[tuple[int, ...]], top: int
+    ) -> Iterator[Result]:
+        """Like `answer`, one result at a time; tasks with large results compute them when they are needed."""
+        yield from self.answer(names, inputs, sizes, top)
+
+    @overload
+    def predict(
+        self, images: Picture | Sequence[Picture], batch_size: int = 32, top: int = 5, stream: Literal[False] = False
+    ) -> list[Any]: ...
+
+    @overload
+    def predict(
+        self, images: Picture | Sequence[Picture], batch_size: int = 32, top: int = 5, *, stream: Literal[True]
+    ) -> Iterator[Any]: ...
+
+    def predict(
+        self, images: Picture | Sequence[Picture], batch_size: int = 32, top: int = 5, stream: bool = False
+    ) -> list[Any] | Iterator[Any]:
         """Predict a file, a folder, a glob, a web address, a PIL image, an array (H, W, 3) uint8, or a list of these.
 
         Args:
             images: images to predict; files of a folder and matches of a glob are sorted by name.
             batch_size: number of images per batch.
             top: number of classes in a classification result.
+            stream: return an iterator that predicts the next batch when its results are needed, so that a large folder
+                takes no more memory than a batch.
 
         Returns:
             The result of each image, such as a Classification or Detections.
@@ -132,12 +150,8 @@ class Predictor(ABC):
         Raises:
             UserError: there are no images, or an image cannot be read (BadImage).
         """
-        found = []
-        for result in self.predict_each(images, batch_size, top):
-            if isinstance(result, BadImage):
-                raise result
-            found.append(result)
-        return found
+        found = map(_raise_bad, self.predict_each(images, batch_size, top))
+        return found if stream else list(found)
 
     __call__ = predict
 
@@ -147,29 +161,35 @@ class Predictor(ABC):
         """Like `predict`, one result at a time; an image that cannot be read gives a BadImage instead of a result."""
         if batch_size < 1 or top < 1:
             raise UserError(f"batch_size={batch_size} and top={top} must be at least 1")
-        pictures = with_slices(find_images(images), self._data)
+        return self._each(find_images(images), batch_size, top)
+
+    def _each(self, found: list[tuple[str, Any]], batch_size: int, top: int) -> Iterator[Result | BadImage]:
+        pictures, data = with_slices(_emptied(found), self._data), self._data
         while chunk := list(itertools.islice(pictures, batch_size)):
-            decoded: list[np.ndarray | BadImage] = []
-            for name, source in chunk:
+            inputs: list[torch.Tensor | BadImage] = []
+            sizes: list[tuple[int, ...]] = []
+            for name, source in chunk:  # of each image only the input of the model is kept
                 try:
-                    data = self._data
-                    found = examine(source, data.max_pixels, name, window=data.window, channels=data.channels)
-                    decoded.append(found.pixels)
-                    if found.depth is not None:
-                        self.deep.append(Deep("", name, found.depth))
+                    image = examine(source, data.max_pixels, name, window=data.window, channels=data.channels)
                 except BadImage as error:
-                    decoded.append(error)
-            good = [
-                (name, each) for (name, _), each in zip(chunk, decoded, strict=True) if isinstance(each, np.ndarray)
-            ]
-            results = iter(self.batch([name for name, _ in good], [pixels for _, pixels in good], top) if good else [])
-            for (name, source), each in zip(chunk, decoded, strict=True):
+                    inputs.append(error)
+                    continue
+                inputs.append(self.view(image.pixels))
+                sizes.append(image.pixels.shape[1::-1])
+                if image.depth is not None:
+                    self.deep.append(Deep("", name, image.depth))
+                del image
+            good = [each for each in inputs if isinstance(each, torch.Tensor)]
+            names = [name for (name, _), each in zip(chunk, inputs, strict=True) if isinstance(each, torch.Tensor)]
+            results = self.answers(names, good, sizes, top) if good else iter(())
+            for (name, source), each in zip(chunk, inputs, strict=True):
                 if isinstance(each, BadImage):
                     yield each
-                else:
-                    result = next(results)
-                    result.read = partial(decode, source, self._data.max_pixels, name, window=self._data.window)
-                    yield result
+                    continue
+                result = next(results)
+                result.read = partial(decode, source, data.max_pixels, name, window=data.window, channels=data.channels)
+                yield result
+                del result  # before the next one is computed
 
     def batch(self, names: Sequence[str], pixels: Sequence[np.ndarray], top: int) -> Sequence[Result]:
         """Predict decoded images (H, W, 3) uint8 with their names."""
@@ -177,3 +197,16 @@ class Predictor(ABC):
 
     def _not_finite(self) -> UserError:
         return UserError(f"{self.artifact.path} predicts {self.outputs} that are not finite; train it again")
+
+
+def _raise_bad(found: Result | BadImage) -> Result:
+    if isinstance(found, BadImage):
+        raise found
+    return found
+
+
+def _emptied(found: list[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """The elements of a list, which are removed from it: a downloaded image is kept no longer than needed."""
+    found.reverse()
+    while found:
+        yield found.pop()

@@ -16,6 +16,7 @@ from PIL import Image
 from vpt.utils.atomic_io import write_atomic
 from vpt.utils.errors import UserError
 from vpt.utils.file_names import one_line
+from vpt.utils.image_grid import rgb_of
 from vpt.utils.plotting import data_uri
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Result(ABC):
             if self.read is None:
                 raise UserError(f"{self.image}: only `predict` of a model knows the image; give it: plot(pixels)")
             pixels = self.read()
-        return Image.fromarray(self.drawn(pixels))
+        return Image.fromarray(self.drawn(rgb_of(pixels)))
 
     def save(self, path: str | Path, pixels: np.ndarray | None = None) -> Path:
         """Write the image that `plot` returns, in the format of the file's ending, and return the path.

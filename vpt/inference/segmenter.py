@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,14 +43,18 @@ class MaskPredictor(Predictor):
         self, names: Sequence[str], inputs: Sequence[torch.Tensor], sizes: Sequence[tuple[int, ...]], top: int
     ) -> list[Segmentation]:
         """See Predictor.answer."""
-        results = []
+        return list(self.answers(names, inputs, sizes, top))
+
+    def answers(
+        self, names: Sequence[str], inputs: Sequence[torch.Tensor], sizes: Sequence[tuple[int, ...]], top: int
+    ) -> Iterator[Segmentation]:
+        """See Predictor.answers: a mask has the size of its image."""
         # Memory depends on the largest image of a batch, so batches are small.
         for start in range(0, len(inputs), 8):
             with self._autocast():
                 scores = self.model.scores([image.to(self._device) for image in inputs[start : start + 8]])
             for at, one in enumerate(scores, start):
-                results.append(self._result(names[at], one, *sizes[at]))
-        return results
+                yield self._result(names[at], one, *sizes[at])
 
     def _result(self, name: str, scores: torch.Tensor, width: int, height: int) -> Segmentation:
         """The mask, one byte a pixel, and sums over parts of it, so that large images need little more memory."""

@@ -57,7 +57,7 @@ def say_comparison(console: Console, runs: Sequence[Mapping[str, Any]]) -> None:
         rows.append(
             [
                 method_name(metrics),
-                shown_score(metric, found[metric]) if metric else "-",
+                shown_score(metric, found[metric]) if metric and found[metric] is not None else "-",
                 f"{wrong} of {found['images']}" if wrong is not None else "-",
                 f"{metrics['parameters']['learning']:,}",
                 f"{metrics['artifact_bytes'] / 1e6:.2f} MB",

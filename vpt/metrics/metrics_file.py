@@ -77,7 +77,7 @@ class _Split(BaseModel):
 
     @model_validator(mode="after")
     def _is_whole(self) -> _Split:
-        there = [name for name in main_metrics() if self.__pydantic_extra__.get(name) is not None]
+        there = [name for name in main_metrics() if name in self.__pydantic_extra__]  # None: nothing to measure
         if not there:
             raise ValueError("a split needs its main metric, such as accuracy or map")
         if not self.per_class and there[0] in ("accuracy", "map", "miou"):

@@ -1,4 +1,4 @@
-"""Images with predicted and true classes."""
+"""Images with predicted and true classes or numbers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from vpt.data.dataset import Record
 from vpt.data.decode import BadImage, read
+from vpt.metrics.number_predictions import NumberAnswer
 from vpt.metrics.predictions import Answer
 from vpt.utils.image_grid import SIDE, grid, scaled, tile
 from vpt.utils.plotting import BLUE, ORANGE
@@ -33,4 +34,17 @@ def answers_picture(records: Sequence[Record], answers: Sequence[Answer], max_pi
             f"{'' if answer.right else 'wrong, '}true: {true}",
         ]
         tiles.append(tile(frame, lines))
+    return grid(tiles) if tiles else np.full((SIDE, SIDE, 3), 255, np.uint8)
+
+
+def numbers_picture(records: Sequence[Record], answers: Sequence[NumberAnswer], max_pixels: int) -> np.ndarray:
+    """A grid (H, W, 3) uint8 of images with the predicted and the true number; images that cannot be read any more are
+    left out."""
+    tiles = []
+    for record, answer in zip(records, answers, strict=True):
+        try:
+            photo = scaled(read(record, max_pixels).pixels, SIDE)[0]
+        except BadImage:
+            continue
+        tiles.append(tile(photo, [f"predicted: {answer.predicted:.5g}", f"true: {answer.true:.5g}"]))
     return grid(tiles) if tiles else np.full((SIDE, SIDE, 3), 255, np.uint8)

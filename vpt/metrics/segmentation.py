@@ -54,10 +54,10 @@ ClassMetrics = TypedDict(
 class SplitMetrics(TypedDict):
     """Metrics of a split in metrics.json; undefined ones are None. `loss` is the cross-entropy of a pixel."""
 
-    miou: float
-    mean_dice: float
-    pixel_accuracy: float
-    mean_accuracy: float
+    miou: float | None
+    mean_dice: float | None
+    pixel_accuracy: float | None
+    mean_accuracy: float | None
     boundary_f: float | None
     loss: float
     per_class: list[ClassMetrics]
@@ -80,10 +80,10 @@ def split_metrics(found: SegmentationMetrics, loss: float) -> SplitMetrics:
     pixels = found.confusion.sum(1).tolist()
     rows = zip(found.classes, found.iou, found.dice, found.boundary, pixels, strict=True)
     return {
-        "miou": _defined(found.miou) or 0.0,
-        "mean_dice": _defined(found.mean_dice) or 0.0,
-        "pixel_accuracy": _defined(found.pixel_accuracy) or 0.0,
-        "mean_accuracy": _defined(found.mean_accuracy) or 0.0,
+        "miou": _defined(found.miou),
+        "mean_dice": _defined(found.mean_dice),
+        "pixel_accuracy": _defined(found.pixel_accuracy),
+        "mean_accuracy": _defined(found.mean_accuracy),
         "boundary_f": _defined(found.boundary_f),
         "loss": loss,
         "per_class": [

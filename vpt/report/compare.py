@@ -110,7 +110,7 @@ def table_section(named: Mapping[str, Source]) -> Section:
 
 def lead(named: Mapping[str, Source], pairs: Sequence[tuple[str, str, Paired | Gain]]) -> str:
     """The main result in a sentence or two; `pairs` are the differences that are known."""
-    finished = {name: source for name, source in named.items() if source.measured}
+    finished = {name: one for name, one in named.items() if one.measured.get(one.metric) is not None}
     if len(finished) < 2 or len({source.metric for source in finished.values()}) > 1:
         return ""
     score = {name: float(source.measured[source.metric]) for name, source in finished.items()}

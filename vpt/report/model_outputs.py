@@ -61,7 +61,7 @@ class Observer:
             raise UserError(f"{source.folder} has no readable artifact, so there is no model")
         where = pick_device(device)
         precision = inference_precision(source.artifact.config.train.precision, where)
-        model, self.artifact = load_model(source.folder, device, named, precision=precision)
+        model, self.artifact = load_model(source.folder, device, named)
         if not isinstance(model, PromptedModel):
             raise UserError("features and attention are shown for classifiers only")
         if model.test_time is not None:

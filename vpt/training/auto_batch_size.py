@@ -13,7 +13,7 @@ import torch
 from vpt.data.image_cache import available_memory
 from vpt.training.context import RunContext
 from vpt.training.memory_estimate import estimate, size
-from vpt.training.parallelize import arrange
+from vpt.training.parallelize import prepare_for_training
 from vpt.training.run_results import OPTIMIZER_STATE
 from vpt.training.tasks import task_of
 from vpt.training.trainer import build_model
@@ -51,7 +51,7 @@ def measured_batch_size(context: RunContext) -> int:
     given = config.with_({"train.batch_size": LEAST, "train.accumulate": 1})
     few = RunContext(given, context.data.thinned(LEAST), device, context.precision, Console(quiet=True))
     model = build_model(few)
-    arrange(model, config.train, device, context.precision)
+    prepare_for_training(model, config.train, device, context.precision)
     task.initialize(model, few)
     cuda = device.type == "cuda"
     free = torch.cuda.mem_get_info(device)[0] if cuda else available_memory() or 0

@@ -14,7 +14,7 @@ from vpt.models.base import Prompted
 from vpt.utils.distributed import ranks
 
 
-def arrange(model: Prompted, config: TrainConfig, device: torch.device, precision: str = "fp32") -> None:
+def prepare_for_training(model: Prompted, config: TrainConfig, device: torch.device, precision: str = "fp32") -> None:
     """Move a model to its device and apply `train.recompute`, `train.shard` and `train.compile`, in place.
 
     Args:

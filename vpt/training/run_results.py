@@ -139,6 +139,9 @@ def _write(
     write_json(folder / "metrics.json", {**summary, "artifact_bytes": size})
     trainer.log.row("end", step=progress.step, **numbers)
     for split, found in numbers.items():
+        if metric not in found:
+            console.say(f"{split}: no {metric}, because there is nothing to measure: no labelled box or pixel")
+            continue
         loss = f", loss {found['loss']:.4f}" if "loss" in found else ""
         console.say(f"{split}: {metric} {found[metric]:.4f}{loss}")
     console.say(f"artifact: {artifact} ({size / 1e6:.2f} MB), trained in {progress.seconds:.0f} s")

@@ -22,7 +22,7 @@ from vpt.training.checkpoint import Baseline, Progress, TrainState, load_checkpo
 from vpt.training.context import RunContext
 from vpt.training.lr_schedule import rate
 from vpt.training.optimizer import build_optimizer, set_rates
-from vpt.training.parallelize import arrange
+from vpt.training.parallelize import prepare_for_training
 from vpt.training.run_folder import TrainResult, identity, write_config
 from vpt.training.run_results import introduce, write_results
 from vpt.training.signals import Stopped, stop_requests
@@ -83,7 +83,7 @@ class Trainer:
         self.context, self.config, self.task = context, context.config.train, task_of(context.config)
         self.metric = self.task.metric(context.data)  # of the validation split; larger is better
         self.model = build_model(context)
-        arrange(self.model, self.config, context.device, context.precision)
+        prepare_for_training(self.model, self.config, context.device, context.precision)
         scaler = torch.amp.GradScaler(context.device.type, enabled=context.precision == "fp16")
         self.state = TrainState(self.model, build_optimizer(self.model, self.config.optimizer), scaler, Progress())
         self.callbacks = [

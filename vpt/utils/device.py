@@ -88,16 +88,23 @@ def trained_precision(recorded: str, device: torch.device) -> Precision:
     return pick_precision("fp32" if recorded == "fp16" and device.type != "cuda" else recorded, device)
 
 
-def inference_precision(recorded: str, device: torch.device) -> Precision:
-    """The precision in which an artifact was trained, if the device computes it natively; else fp32.
+def inference_precision(recorded: str, device: torch.device, named: str | None = None) -> Precision:
+    """The precision to use an artifact in: the named one, or that of training if the device computes it natively, else
+    fp32.
 
     Args:
         recorded: `train.precision` of the artifact; "auto" in those of version 0.1, which are used in fp32.
         device: the device.
+        named: the user's choice, as in `pick_precision`; None: as recorded.
+
+    Raises:
+        UserError: errors of `pick_precision`.
 
     >>> inference_precision("fp16", torch.device("cpu"))
     'fp32'
     """
+    if named is not None:
+        return pick_precision(named, device)
     if recorded == "fp16" and device.type == "cuda":
         return "fp16"
     return "bf16" if recorded == "bf16" and native_precision(device) == "bf16" else "fp32"

@@ -20,6 +20,7 @@ from tests.helpers.serving import ask, live, png, ready, until
 from benchmarks.robustness import requests as hostile
 from benchmarks.robustness.uploads import LARGE, SMALL, picture, plain, uploads
 from vpt.data.decode import examine
+from vpt.inference.bank.entry import ReadOptions
 from vpt.inference.server import decode_uploads
 from vpt.inference.server.app import create_app
 from vpt.inference.server.decode_queue import Turns
@@ -41,7 +42,9 @@ def client(folder: Path) -> Iterator[TestClient]:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the images that were decoded."""
     names: list[str] = []
-    monkeypatch.setattr(decode_uploads, "examine", lambda *words: (names.append(words[2]), examine(*words))[1])
+    monkeypatch.setattr(
+        decode_uploads, "examine", lambda *words, **more: (names.append(words[2]), examine(*words, **more))[1]
+    )
     return names
 
 
@@ -87,7 +90,7 @@ def test_hostile_uploads(client: TestClient):
 def test_formats(folder: Path, client: TestClient):
     answer = ask(client, [picture("TIFF")], ["deep"])
     assert answer.status_code == 422
-    assert "it is not an image file of these formats: BMP, GIF, JPEG, PNG, WEBP" in answer.json()["detail"]
+    assert "it is not an image file of these formats: BMP, GIF, JPEG, NPY, PNG, WEBP" in answer.json()["detail"]
     for kind in ("JPEG", "PNG", "WEBP", "BMP", "GIF"):
         assert ask(client, [picture(kind)], ["deep"]).status_code == 200
     with TestClient(create_app(ServeSettings(folder=folder, device="cpu", formats=("tiff",)))) as other:
@@ -141,12 +144,12 @@ class TestGivenUp:
                 return name
 
             images = [Upload(f"{number}", plain(1100, 1000, "PNG")) for number in range(4)]
-            request = asyncio.create_task(decoder.run(images, {"full": finish}))
+            request = asyncio.create_task(decoder.run(images, {ReadOptions("full"): finish}))
             await asyncio.to_thread(begun.wait, 60)
             request.cancel()
             await asyncio.gather(request, return_exceptions=True)
             gate.set()
-            await decoder.run([Upload("other", plain(1100, 1000, "PNG"))], {"full": finish})
+            await decoder.run([Upload("other", plain(1100, 1000, "PNG"))], {ReadOptions("full"): finish})
             return decoder.waiting
 
         assert asyncio.run(scenario()) == 0
@@ -176,12 +179,14 @@ class TestGivenUp:
         async def scenario() -> None:
             decoder = small_decoder(limit=2)
             with pytest.raises(FullError):
-                await decoder.run([Upload("a", png())] * 3, {"full": lambda pixels, name: name})
+                await decoder.run([Upload("a", png())] * 3, {ReadOptions("full"): lambda pixels, name: name})
             with pytest.raises(TooManyPixelsError, match="12500000"):
-                await decoder.run([Upload("a", plain(2500, 2500, "PNG"))] * 2, {"full": lambda pixels, name: name})
+                await decoder.run(
+                    [Upload("a", plain(2500, 2500, "PNG"))] * 2, {ReadOptions("full"): lambda pixels, name: name}
+                )
             decoder.close()
             with pytest.raises(ClosedError):
-                await decoder.run([Upload("a", png())], {"full": lambda pixels, name: name})
+                await decoder.run([Upload("a", png())], {ReadOptions("full"): lambda pixels, name: name})
 
         asyncio.run(scenario())
         assert not decoded

@@ -16,6 +16,7 @@ from tests.helpers.serving import png
 from benchmarks.robustness.uploads import plain
 from vpt.data.decode import BadImage
 from vpt.inference.bank.answers import BrokenTaskError
+from vpt.inference.bank.entry import ReadOptions
 from vpt.inference.server import memory
 from vpt.inference.server.decode_uploads import Decoder
 from vpt.inference.server.dynamic_batching import Batcher, Work
@@ -57,7 +58,7 @@ def test_the_error_of_a_task_that_rests_keeps_no_frames():
 )
 def test_the_error_of_an_image_keeps_no_frames(content: bytes):
     decoder = Decoder(1, 10**9, 8, 10**7, 10**7, ("PNG",))
-    (found,) = asyncio.run(decoder.run([Upload("a", content)], {"full": lambda pixels, name: name}))
+    (found,) = asyncio.run(decoder.run([Upload("a", content)], {ReadOptions("full"): lambda pixels, name: name}))
     assert isinstance(found, BadImage)
     assert found.__traceback__ is None
     assert found.__cause__ is None
@@ -71,7 +72,7 @@ class TestFreedMemory:
         async def scenario(size: tuple[int, int]) -> None:
             decoder = Decoder(1, 10**9, 8, 10**7, 10**7, ("PNG",))
             upload = Upload("a", plain(*size, "PNG"))
-            await decoder.run([upload], {"full": lambda pixels, name: np.zeros(1)})
+            await decoder.run([upload], {ReadOptions("full"): lambda pixels, name: np.zeros(1)})
 
         asyncio.run(scenario((900, 900)))
         assert threads == []

@@ -11,7 +11,7 @@ from vpt.data.dataset import SPLITS, NumberData, NumberRecord
 from vpt.data.datasets.digit_distances import read_distances
 from vpt.data.datasets.digits import NAMES, read_digits
 from vpt.data.datasets.entries import Entry, Found, NoTrainingImages, clean_names, listed, number_of
-from vpt.data.datasets.registry import Readers, divided, once, read_splits
+from vpt.data.datasets.registry import Readers, divided, read_splits, unique_files
 from vpt.data.evaluation_data import EvaluationRequest, choice_notes, chosen, found_for, others_of
 from vpt.data.groups import with_groups
 from vpt.data.splits import with_slices
@@ -70,7 +70,7 @@ def load_numbers_measured(config: DataConfig, request: EvaluationRequest) -> tup
     _refuse_blank(found)
     clean_names(found)
     split = chosen(found.splits, found.divided, request.split, path)
-    entries = once(found.splits[split], config.separator, found)
+    entries = unique_files(found.splits[split], config.separator, found)
     notes = (*found.notes, *choice_notes(found.splits, found.divided, split, request.split, path))
     left_out = tuple(sorted((+(found.left_out + others_of(found, split))).items()))
     split = request.split or (split if found.divided else "test")

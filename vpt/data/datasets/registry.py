@@ -99,7 +99,7 @@ def read_splits(
     clean_labels(found)
     clean_names(found)
     for split, entries in found.splits.items():
-        found.splits[split] = once(entries, config.separator, found)
+        found.splits[split] = unique_files(entries, config.separator, found)
     _refuse_shared(found.splits)
     return found
 
@@ -251,7 +251,7 @@ def clean_labels(found: Found) -> None:
         )
 
 
-def once(entries: list[Entry], separator: str, found: Found) -> list[Entry]:
+def unique_files(entries: list[Entry], separator: str, found: Found) -> list[Entry]:
     """Drop repetitions of a file: otherwise a random split could put the same image on both sides.
 
     Raises:

@@ -81,7 +81,7 @@ def _described(entry: BoxEntry, raw: RawBox) -> str:
     return f"{entry.name} {numbers}{place}"
 
 
-def once(splits: Mapping[str, Sequence[BoxEntry]], notes: list[str]) -> dict[str, list[BoxEntry]]:
+def unique_images(splits: Mapping[str, Sequence[BoxEntry]], notes: list[str]) -> dict[str, list[BoxEntry]]:
     """Splits in which every image file occurs once.
 
     Raises:

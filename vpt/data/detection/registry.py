@@ -11,7 +11,7 @@ from vpt.data.annotation_text import escaped, legible
 from vpt.data.class_names import visible
 from vpt.data.dataset import SPLITS, LabelledData
 from vpt.data.datasets.entries import clean_names, entries_for, listed, number_of
-from vpt.data.detection.box_validation import once, within_images
+from vpt.data.detection.box_validation import unique_images, within_images
 from vpt.data.detection.coco import read_coco
 from vpt.data.detection.coco_files import coco_files, dataset_folder, unsplit_note
 from vpt.data.detection.darknet import find_darknet, read_darknet
@@ -120,7 +120,7 @@ def finished(
         UserError: an image in two splits; images that are missing or whose size differs from the annotation, unless
             `config.on_bad` is "skip".
     """
-    single = once(splits, notes)
+    single = unique_images(splits, notes)
     entries = [entry for split in single.values() for entry in split]
     entries = within_images(placed(entries, config.max_pixels, notes), notes)
     if config.on_bad == "error":

@@ -9,7 +9,7 @@ import numpy as np
 from vpt.data.medical.slices import Slice, Unreadable, Volume, check_size
 
 MOST_CHANNELS = 64
-_MAGIC = b"\x93NUMPY"
+MAGIC = b"\x93NUMPY"
 
 
 class NumpyFile(Volume):
@@ -18,7 +18,7 @@ class NumpyFile(Volume):
     def __init__(self, file: IO[bytes], max_pixels: int) -> None:
         self._file = file
         form = np.lib.format
-        if file.read(len(_MAGIC)) != _MAGIC:
+        if file.read(len(MAGIC)) != MAGIC:
             raise Unreadable("it is not a .npy file of NumPy; save it with numpy.save")
         file.seek(0)
         version = form.read_magic(file)

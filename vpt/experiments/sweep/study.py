@@ -315,7 +315,10 @@ def _run(config: RunConfig, folder: Path, trial: optuna.Trial, shared: Shared) -
     if measured is None:
         raise UserError(f"{folder} was not evaluated on validation; remove it")
     trial.set_user_attr("loss", measured.get("loss"))
-    return float(measured[ranking(measured)])
+    score = measured[ranking(measured)]
+    if score is None:
+        raise UserError(f"the validation images of {folder} have nothing to measure: no labelled box or pixel")
+    return float(score)
 
 
 def _conclude(study: optuna.Study, plan: Sweep, folder: Path, console: Console) -> Chosen:

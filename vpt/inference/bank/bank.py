@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from vpt.config import BackboneConfig
-from vpt.config.data import Window
 from vpt.data.decode import BadImage, decode
 from vpt.inference.bank.answers import Prepared, Result, answer_each, broken, prepare
 from vpt.inference.bank.attention import look_at
 from vpt.inference.bank.deadline import Deadline, TooSlowError
-from vpt.inference.bank.entry import Entry, TaskInfo
+from vpt.inference.bank.entry import Entry, ReadOptions, TaskInfo
 from vpt.inference.bank.forward_groups import Group, logits_of
 from vpt.inference.bank.shared_backbone import SharedBackbone
 from vpt.inference.bank.task import (
@@ -59,9 +58,8 @@ class Bank:
         memory: int | None = None,
         precision: Precision = "fp32",
         load_s: float | None = None,
-        photos: bool = False,
     ) -> None:
-        self._load_s, self._photos = load_s, photos
+        self._load_s = load_s
         self._device = pick_device(device)
         self._precision = pick_precision(precision, self._device)
         self._autocast = autocast(self._precision, self._device)
@@ -129,11 +127,13 @@ class Bank:
         with self._lock:
             return self._entry(name).info(name)
 
-    def window(self, name: str) -> Window:
-        """`data.window` of a task, for reading images deeper than 8 bits; "full" if the task was removed."""
+    def read_options(self, name: str) -> ReadOptions:
+        """How images are read for a task; window "full" and three channels if it was removed."""
         # Without the lock: the event loop of a server must not wait for a task that is being loaded.
         entry = self._tasks.get(name)
-        return "full" if entry is None else entry.artifact.config.data.window
+        if entry is None:
+            return ReadOptions("full")
+        return ReadOptions(entry.artifact.config.data.window, entry.artifact.config.data.channels)
 
     def bytes(self) -> int:
         """Bytes used by loaded tasks besides the backbone."""
@@ -158,13 +158,19 @@ class Bank:
         loaded = self._use(tasks)
         found: list[Result | UserError | None] = [None] * len(images)
         ready: list[tuple[int, Prepared]] = []
+        before: tuple[Picture, tuple[Any, ...]] | None = None
         for index, (image, name) in enumerate(zip(images, tasks, strict=True)):
             task, label = loaded[name], name_of(image, index)
-            try:
-                pixels = _decoded(image, task.artifact, label)
-            except BadImage as error:
-                found[index] = error
-                continue
+            data = task.artifact.config.data
+            options = data.max_pixels, data.window, data.channels
+            if before is None or before[0] is not image or before[1] != options:  # else decoded for the task before
+                before = None
+                try:
+                    pixels = _decoded(image, task.artifact, label)
+                except BadImage as error:
+                    found[index] = error
+                    continue
+                before = image, options
             ready.append((index, prepare(pixels, label, [task])[0]))
         mine = [loaded[tasks[index]] for index, _ in ready]
         answers = answer_each([image for _, image in ready], mine, top, self._scores)
@@ -345,11 +351,6 @@ class Bank:
         """Load a task from the current content of its file; this also applies to evicted tasks."""
         artifact = read_artifact(path)
         check_shares(name, artifact)
-        if self._photos and artifact.config.data.channels not in (None, 3):
-            raise UserError(
-                f"task {name} takes images of {artifact.config.data.channels} channels, and a server only photos; use "
-                "vpt predict or vpt.Bank"
-            )
         backbone = self._backbone.fitting(name, artifact)
         try:
             with self._deadline.within(self._load_s):

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+from vpt.config.data import Window
 from vpt.inference.bank.task import LoadedTask
 from vpt.models.artifact import Artifact
+
+
+class ReadOptions(NamedTuple):
+    """How images are read for a task: its `data.window` and `data.channels`."""
+
+    window: Window
+    channels: int | None = None
 
 
 @dataclass(frozen=True)

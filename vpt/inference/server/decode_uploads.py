@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from vpt.config.data import Window
-from vpt.data.decode import BadImage, Header, examine, read_header
+from vpt.data.decode import ARRAY, BadImage, Decoded, Header, examine, read_header
+from vpt.inference.bank.entry import ReadOptions
 from vpt.inference.server.decode_queue import Turns
 from vpt.inference.server.fair_queue import ClosedError, FullError
 from vpt.inference.server.memory import FreedMemory
@@ -22,8 +22,10 @@ from vpt.inference.server.multipart_frames import bare
 
 T = TypeVar("T")
 Finish = Callable[[np.ndarray, str], T]  # maps an image and its name to a result
-Finishes = Mapping[Window, Finish[T]]  # by window for reading images deeper than 8 bits
+Finishes = Mapping[ReadOptions, Finish[T]]
+Made = dict[ReadOptions, T | BadImage] | BadImage  # an error for each way to read it, or for all
 
+_BYTES_A_PAGE = 32  # per pixel of a TIFF page that is a channel
 QUICK = 1_000_000  # maximum pixels of a request that is decoded immediately, without waiting in the queue
 QUICK_BYTES = 4_000_000  # maximum bytes of a request whose headers are read together with those of small ones
 
@@ -67,8 +69,8 @@ class Decoder:
         for pool in (self._quick, self._large):
             pool.shutdown(wait=False, cancel_futures=True)
 
-    async def run(self, uploads: Sequence[Upload], finishes: Finishes[T]) -> list[dict[Window, T] | BadImage]:
-        """Apply each of `finishes` to each image, in the thread that decoded it; an error for unusable images.
+    async def run(self, uploads: Sequence[Upload], finishes: Finishes[T]) -> list[Made[T]]:
+        """Apply each of `finishes` to each image, in the thread that decoded it; errors for unusable images.
 
         Raises:
             FullError: too many images are waiting.
@@ -98,7 +100,7 @@ class Decoder:
 
     def _begin(
         self, uploads: Sequence[Upload], finishes: Finishes[T], given_up: threading.Event
-    ) -> tuple[list[Header | BadImage], list[dict[Window, T] | BadImage] | None]:
+    ) -> tuple[list[Header | BadImage], list[Made[T]] | None]:
         """Read the headers of all images, and decode them if they are small."""
         headers: list[Header | BadImage] = []
         for upload in uploads:
@@ -106,7 +108,7 @@ class Decoder:
                 headers.append(read_header(upload.content, self._max_pixels, upload.name, self._formats))
             except BadImage as error:
                 headers.append(bare(error))
-        pixels = sum(header.width * header.height for header in headers if isinstance(header, Header))
+        pixels = sum(_cost(header, finishes)[0] for header in headers if isinstance(header, Header))
         if pixels > self._request_pixels:
             raise TooManyPixelsError(pixels)
         if pixels > QUICK or given_up.is_set():
@@ -118,16 +120,14 @@ class Decoder:
 
     def _begin_large(
         self, uploads: Sequence[Upload], finishes: Finishes[T], given_up: threading.Event
-    ) -> tuple[list[Header | BadImage], list[dict[Window, T] | BadImage] | None]:
+    ) -> tuple[list[Header | BadImage], list[Made[T]] | None]:
         try:
             return self._begin(uploads, finishes, given_up)
         finally:
             self._freed.give_back()
 
-    async def _decode_in_turn(
-        self, upload: Upload, header: Header, finishes: Finishes[T]
-    ) -> dict[Window, T] | BadImage:
-        amount = await self._turns.take(header.width * header.height, header.memory)
+    async def _decode_in_turn(self, upload: Upload, header: Header, finishes: Finishes[T]) -> Made[T]:
+        amount = await self._turns.take(*_cost(header, finishes))
         loop = asyncio.get_running_loop()
 
         def done(_: Any) -> None:
@@ -141,24 +141,41 @@ class Decoder:
         future.add_done_callback(done)
         return await asyncio.wrap_future(future)
 
-    def _decode_large(self, upload: Upload, finishes: Finishes[T]) -> dict[Window, T] | BadImage:
+    def _decode_large(self, upload: Upload, finishes: Finishes[T]) -> Made[T]:
         try:
             return self._decode(upload, finishes)
         finally:
             self._freed.give_back()  # before the next image is decoded
 
-    def _decode(self, upload: Upload, finishes: Finishes[T]) -> dict[Window, T] | BadImage:
-        made: dict[Window, T] = {}
-        found = None
+    def _decode(self, upload: Upload, finishes: Finishes[T]) -> Made[T]:
+        made: dict[ReadOptions, T | BadImage] = {}
+        read: dict[int | None, Decoded | BadImage] = {}  # by channels, only the last one
+        for options in sorted(finishes, key=lambda options: options.channels or 3):
+            found = read.get(options.channels)
+            # Once for all windows, unless the image is deeper than 8 bits.
+            if found is None or (isinstance(found, Decoded) and found.deep):
+                found = self._examined(upload, options)
+                read = {options.channels: found}
+            made[options] = found if isinstance(found, BadImage) else finishes[options](found.pixels, upload.name)
+        failed = [each for each in made.values() if isinstance(each, BadImage)]
+        return failed[0] if len(failed) == len(made) else made
+
+    def _examined(self, upload: Upload, options: ReadOptions) -> Decoded | BadImage:
         try:
-            for window, finish in finishes.items():
-                # Once for all windows, unless the image is deeper than 8 bits.
-                if found is None or found.deep:
-                    found = examine(upload.content, self._max_pixels, upload.name, self._formats, window)
-                made[window] = finish(found.pixels, upload.name)
-            return made
+            window, channels = options
+            return examine(upload.content, self._max_pixels, upload.name, self._formats, window, channels=channels)
         except BadImage as error:
             return bare(error)
+
+
+def _cost(header: Header, finishes: Finishes[T]) -> tuple[int, int]:
+    """Pixels and memory of decoding an image: those of as many pages as there may be channels."""
+    pixels, most = header.width * header.height, max((options.channels or 1 for options in finishes), default=1)
+    if header.format == ARRAY:  # it may have many channels
+        return max(pixels, header.memory // 100), header.memory
+    if header.format != "TIFF" or most == 1:
+        return pixels, header.memory
+    return most * pixels, most * pixels * _BYTES_A_PAGE
 
 
 def _step_back() -> None:

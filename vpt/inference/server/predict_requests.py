@@ -12,9 +12,9 @@ import numpy as np
 from fastapi import HTTPException, Request
 from starlette.requests import ClientDisconnect
 
-from vpt.config.data import Window
 from vpt.data.decode import BadImage
 from vpt.inference.bank.answers import BrokenTaskError, Prepared, ReplacedTaskError
+from vpt.inference.bank.entry import ReadOptions
 from vpt.inference.bank.task import TaskError
 from vpt.inference.server.batched_work import Attention, Prediction
 from vpt.inference.server.decode_uploads import Finish, TooManyPixelsError
@@ -191,10 +191,10 @@ async def _prepared(
 ) -> list[list[Prepared | UserError] | BadImage]:
     """Decode images and prepare them for each task in one step; files and full images are released."""
 
-    windows = {task: service.bank.window(task) for task in tasks}
+    options = {task: service.bank.read_options(task) for task in tasks}
 
-    def finishing(window: Window) -> Finish[dict[str, Prepared | UserError]]:
-        mine = [task for task in tasks if windows[task] == window]
+    def finishing(own: ReadOptions) -> Finish[dict[str, Prepared | UserError]]:
+        mine = [task for task in tasks if options[task] == own]
 
         def finish(pixels: np.ndarray, name: str) -> dict[str, Prepared | UserError]:
             made = service.bank.prepare(pixels, name, mine)
@@ -204,10 +204,17 @@ async def _prepared(
 
         return finish
 
-    decoded = await service.decoder.run(asked.form.images, {window: finishing(window) for window in windows.values()})
+    decoded = await service.decoder.run(asked.form.images, {own: finishing(own) for own in options.values()})
     asked.form.images.clear()
     asked.holding.release()
-    return [each if isinstance(each, BadImage) else [each[windows[task]][task] for task in tasks] for each in decoded]
+    results: list[list[Prepared | UserError] | BadImage] = []
+    for each in decoded:
+        if isinstance(each, BadImage):
+            results.append(each)
+            continue
+        found = [(task, each[options[task]]) for task in tasks]
+        results.append([made if isinstance(made, BadImage) else made[task] for task, made in found])
+    return results
 
 
 async def predict(service: Service, asked: Asked) -> dict[str, Any]:

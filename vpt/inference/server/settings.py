@@ -10,10 +10,10 @@ from pydantic import Field, field_validator
 
 from vpt.config import BackboneConfig, Section
 from vpt.config.base import short
-from vpt.data.decode import FORMATS
+from vpt.data.decode import ARRAY, FORMATS
 from vpt.utils.precision import Precision
 
-TAKEN = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # default image formats of uploads
+TAKEN = ("JPEG", "PNG", "WEBP", "BMP", "GIF", ARRAY)  # default image formats of uploads
 
 
 class ServeSettings(Section):
@@ -67,9 +67,9 @@ class ServeSettings(Section):
     @classmethod
     def _known(cls, formats: tuple[str, ...]) -> tuple[str, ...]:
         wanted = tuple(name.strip().upper().replace("JPG", "JPEG") for name in formats)
-        unknown = [name for name in wanted if name not in FORMATS]
+        unknown = [name for name in wanted if name not in (*FORMATS, ARRAY)]
         if unknown or not wanted:
-            raise ValueError(f"known formats are {', '.join(FORMATS)}")
+            raise ValueError(f"known formats are {', '.join((*FORMATS, ARRAY))}")
         return wanted
 
     @field_validator("allowed_hosts")

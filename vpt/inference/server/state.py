@@ -38,7 +38,7 @@ class Service:
     def __init__(self, settings: ServeSettings) -> None:
         self.settings = settings
         memory = settings.memory_mb * 1_000_000 if settings.memory_mb else None
-        self.bank = Bank(settings.backbone, settings.device, memory, settings.precision, settings.load_s, photos=True)
+        self.bank = Bank(settings.backbone, settings.device, memory, settings.precision, settings.load_s)
         self.folder = TaskFolder(settings.folder, self.bank)
         self.keys = KeyFile(settings.keys) if settings.keys is not None else None
         self.metrics = ServerMetrics()

@@ -158,7 +158,6 @@ class Detection(Task[AnyDetector]):
         measured = detection_metrics(predicted, wanted, context.data.classes)
         if folder is not None:
             write_json(folder / f"predictions-{split}.json", _rows(records, predicted, context.data.classes))
-        measured["map"] = measured["map"] or 0.0
         measured["best_f1"], measured["best_f1_score"] = best_f1(predicted, wanted)
         return measured
 

@@ -16,7 +16,8 @@ from vpt.data.dataset import LabelledData, NumberRecord, Record
 from vpt.data.datasets.numbers import load_numbers, load_numbers_measured
 from vpt.data.evaluation_data import EvaluationRequest
 from vpt.heads.regression import Number, fit_ridge
-from vpt.metrics.number_predictions import NumberAnswer, numbered_groups, write_numbers
+from vpt.metrics.number_predictions import NumberAnswer, numbered_groups, read_numbers, write_numbers
+from vpt.metrics.predictions_plot import numbers_picture
 from vpt.metrics.regression import regression_metrics
 from vpt.models.base import Prompted
 from vpt.models.classifier import PromptedModel
@@ -105,10 +106,16 @@ class Regression(PooledTask):
         out: Tensor = model(torch.zeros(count, model.image_channels, size, size, dtype=torch.uint8, device=device))
         return out.float().square().mean()
 
+    def predictions_picture(
+        self, context: RunContext, measured: Mapping[str, Metrics], split: str, places: Sequence[int], folder: Path
+    ) -> np.ndarray | None:
+        """Images with predicted and true numbers."""
+        found = read_numbers(folder / f"predictions-{split}.csv")
+        records = [context.data.split(split)[place] for place in places]
+        return numbers_picture(records, [found[place] for place in places], context.config.data.max_pixels)
+
     def plots(self, model: PromptedModel, context: RunContext, measured: Mapping[str, Metrics], folder: Path) -> None:
         """Plot predicted against true numbers."""
-        from vpt.metrics.number_predictions import read_numbers
-
         split = next((split for split in ("test", "val") if measured.get(split)), None)
         if split is not None:
             found = read_numbers(folder / f"predictions-{split}.csv")

@@ -150,7 +150,7 @@ class Segmentation(Task[Segmenter]):
 
         def validate() -> Score:
             found, _ = self._measured(model, context, data.val, "val", rows=False)
-            return Score(found["miou"], found["loss"], {"pixel_accuracy": found["pixel_accuracy"]})
+            return Score(found["miou"] or 0.0, found["loss"], {"pixel_accuracy": found["pixel_accuracy"] or 0.0})
 
         return TrainingParts(loader, objective, validate if data.val else None, loaders=[loader], collective=several)
 
