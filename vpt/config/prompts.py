@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from vpt.config.base import MANY, Sentence
 from vpt.config.prompts_base import ClipPrompt, Layers, PromptSection, TokenPrompt, WithLayers, WithTokens
 from vpt.config.prompts_clip import ClipLoraPrompt, ProgradPrompt, TaskresPrompt, TcpPrompt
-from vpt.config.prompts_image import ShipPrompt, TcpaPrompt, ViaptPrompt
+from vpt.config.prompts_image import Sa2vpPrompt, ShipPrompt, TcpaPrompt, ViaptPrompt
 from vpt.config.registry import Registry
 
 WORDS = "words whose embeddings initialise the context; null: random initialisation"
@@ -363,6 +363,7 @@ PROMPTS: Registry[PromptSection] = Registry(
         TcpaPrompt,
         ViaptPrompt,
         ShipPrompt,
+        Sa2vpPrompt,
         AdapterPrompt,
         PixelPrompt,
         CoopPrompt,

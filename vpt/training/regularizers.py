@@ -11,10 +11,12 @@ from torch.nn import functional as F
 from vpt.config import KgcoopPrompt, PromptsrcPrompt
 from vpt.heads.zero_shot import ZeroShot
 from vpt.models.classifier import PromptedModel, plan_for
-from vpt.training.losses import Loss, Objective, hits
+from vpt.training.losses import Count, Loss, Objective, hits
 
 
-def knowledge_guided(prompt: KgcoopPrompt, model: PromptedModel, loss_of: Loss, cached: bool) -> Objective:
+def knowledge_guided(
+    prompt: KgcoopPrompt, model: PromptedModel, loss_of: Loss, cached: bool, count: Count = hits
+) -> Objective:
     """Objective of KgCoOp (Yao et al. 2023): adds `prompt.weight` times one minus the mean cosine similarity
     between learned and fixed text features.
 
@@ -22,24 +24,26 @@ def knowledge_guided(prompt: KgcoopPrompt, model: PromptedModel, loss_of: Loss, 
     """
     head = cast(ZeroShot, model.head)
 
-    def objective(inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def objective(inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
         features = inputs if cached else model.features(inputs)
         text = head.text()
         scores = head.scores(features, text)
         apart = 1 - (text.float() * head.fixed.float()).sum(-1).mean()
-        return loss_of(scores, labels) + prompt.weight * apart, hits(scores.detach(), labels)
+        return loss_of(scores, labels) + prompt.weight * apart, count(scores.detach(), labels)
 
     return objective
 
 
-def self_regulating(prompt: PromptsrcPrompt, model: PromptedModel, loss_of: Loss, cached: bool) -> Objective:
+def self_regulating(
+    prompt: PromptsrcPrompt, model: PromptedModel, loss_of: Loss, cached: bool, count: Count = hits
+) -> Objective:
     """Objective of PromptSRC (Khattak et al. 2023, section 3.2.1): adds the mean absolute differences of normalised
     image and text features from those of the frozen model, and the divergence of its scores from the prompted ones,
     divided by images and classes as in the released code."""
     head = cast(ZeroShot, model.head)
     steps = plan_for(model.backbone, None, "native")
 
-    def objective(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def objective(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
         features, text = model.features(images), head.text()
         scores = head.scores(features, text)
         with torch.no_grad():
@@ -50,6 +54,6 @@ def self_regulating(prompt: PromptsrcPrompt, model: PromptedModel, loss_of: Loss
         mine, theirs = scores.float().log_softmax(1), frozen_scores.float().log_softmax(1)
         apart = F.kl_div(mine, theirs, log_target=True, reduction="sum") / mine.numel()
         regularizer = prompt.image_weight * image + prompt.text_weight * words + prompt.score_weight * apart
-        return loss_of(scores, labels) + regularizer, hits(scores.detach(), labels)
+        return loss_of(scores, labels) + regularizer, count(scores.detach(), labels)
 
     return objective
