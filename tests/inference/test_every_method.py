@@ -32,6 +32,7 @@ METHODS: dict[str, list[str]] = {
     "tcpa": ["prompt=tcpa", "prompt.class_tokens=3", "prompt.chosen=2", "prompt.random_epochs=1"],
     "viapt": ["prompt=viapt", "prompt.instance_tokens=2", "prompt.width=8"],
     "ship": ["prompt=ship", "prompt.shared_tokens=2", "prompt.attribute_tokens=3", "prompt.threshold=1.0"],
+    "sa2vp": ["prompt=sa2vp", "prompt.rank=3", "prompt.every=2", "prompt.scale=1"],
     "adapter": ["prompt=adapter", "prompt.rank=3"],
     "lora": ["prompt=none", "tuning=lora", "tuning.rank=2"],
     "bias": ["prompt=none", "tuning=bias"],
@@ -43,7 +44,7 @@ DEEP = ["prompt.tokens=4", "prompt.dropout=0.1"]
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_goes_through_all_commands(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str):
     words = METHODS[method]
-    plain = words[0] in ("prompt=pixel", "prompt=adapter", "prompt=none")
+    plain = words[0] in ("prompt=pixel", "prompt=adapter", "prompt=none", "prompt=sa2vp")
 
     def config(out: Path) -> vpt.config.RunConfig:
         usual = ["train.epochs=2", "train.checkpoint_minutes=0", "head.init=small", "data.crop_pct=1.0"]
