@@ -60,7 +60,9 @@ def test_every_setting_is_explained():
     assert {key: usual[key] for key, value in flat if type(value) is int} == {
         key: str(value) for key, value in flat if type(value) is int
     }
-    assert [one.kinds for one in described("prompt.rank")] == [("bpt",), ("adapter",), ("pixel",), ("clip_lora",)]
+    assert [one.kinds for one in described("prompt.rank")] == [
+        (kind,) for kind in ("bpt", "sa2vp", "adapter", "pixel", "clip_lora")
+    ]
 
 
 def test_a_home_folder_is_one_everywhere(monkeypatch: pytest.MonkeyPatch):
