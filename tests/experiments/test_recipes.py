@@ -224,6 +224,8 @@ BENCH: dict[str, dict[str, Any]] = {
     "vtab-vqt": {
         "prompt.kind": "vqt",
         "prompt.tokens": 1,
+        "prompt.keep_features": 0.7,
+        "prompt.feature_penalty": 1e-4,
         "prompt.dropout": 0.1,
         "train.epochs": 100,
         "train.warmup": 0.1,

@@ -26,7 +26,7 @@ METHODS: dict[str, list[str]] = {
     "pae": ["prompt.pae=paper", "prompt.pae.width=8"],
     "da-vpt": ["prompt=davpt", "prompt.guided=last:1", "prompt.patch_weight=0.5"],
     "da-vpt+": ["prompt=davpt", "prompt.value_bias=true"],
-    "vqt": ["prompt=vqt"],
+    "vqt": ["prompt=vqt", "prompt.keep_features=0.7"],
     "pro-vpt": ["prompt=provpt"],
     "pro-vpt, thompson": ["prompt=provpt", "prompt.policy=thompson"],
     "tcpa": ["prompt=tcpa", "prompt.class_tokens=3", "prompt.chosen=2", "prompt.random_epochs=1"],

@@ -172,6 +172,12 @@ class VqtPrompt(WithTokens):
     adds_features: ClassVar[bool] = True
     layers: Layers = Field("all", description="'all', 'first:N', 'last:N' or a list, counted from 0")
     tokens: int = Field(1, ge=1, le=1000, description="query tokens per layer; the head reads all of their outputs")
+    keep_features: float = Field(
+        1.0, gt=0, le=1, description="share of the features to which a linear head is fitted anew after training"
+    )
+    feature_penalty: float = Field(
+        1e-4, ge=0, le=MANY, description="group penalty of the head whose weights say which features are kept"
+    )
 
 
 class ProvptPrompt(WithTokens):
