@@ -15,6 +15,8 @@ from vpt.training.losses import Loss
 from vpt.training.lr_schedule import rate
 from vpt.training.predict_loop import collect
 
+MOST_IMAGES = 20_000  # training images whose features are kept in memory
+
 
 def select_features(model: PromptedModel, context: RunContext, loss_of: Loss) -> None:
     """Fit a head with a group penalty to the features of the training images, then another one to those of them whose
@@ -26,7 +28,10 @@ def select_features(model: PromptedModel, context: RunContext, loss_of: Loss) ->
     assert isinstance(last, nn.Linear)
     model.eval()
     layers = model.constants()
-    loader = context.loader(model, context.data.train, "train", distributed=True)
+    train = context.data.train
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(config.train.seed))[:MOST_IMAGES]
+    records, split = (train, "train") if len(order) == len(train) else ([train[at] for at in order.sort().values], "")
+    loader = context.loader(model, records, split, distributed=True)
     try:
         with torch.inference_mode():
             features, labels = collect(lambda each: model.features(each, layers), loader, context, "features of train")
