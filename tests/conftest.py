@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from PIL import Image
+
+from vpt.data.datasets import digit_distances
+from vpt.data.datasets.digits import NAMES, read_digits
+from vpt.data.detection import synthetic_scenes
+from vpt.data.segmentation.scenes import read_mask_scenes
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # No test depends on a busy machine's pace.
@@ -22,12 +28,33 @@ torch.set_num_threads(1)
 # with such threads cannot be forked. Tests make up devices, and others fork, so it looks now.
 torch.ones(1, requires_grad=True).sum().backward()
 
+# A shell starts what runs in the background with interrupts ignored; tests send them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+        with patch.context() as fewer:
+            for counts in (synthetic_scenes.COUNTS, digit_distances.COUNTS):
+                for split, count in {"train": 120, "val": 16, "test": 24}.items():
+                    fewer.setitem(counts, split, count)
+            synthetic_scenes.read_scenes()
+            read_mask_scenes()
+            digit_distances.read_distances()
+        for split in ("val", "test"):
+            entries = read_digits().splits[split]
+            for name in NAMES:
+                for entry in [entry for entry in entries if entry.labels == (name,)][8:]:
+                    entry.source.unlink()
         yield
+
+
+@pytest.fixture
+def whole_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Embedded data sets as they are; other tests find a quarter of their images, for measuring all takes time."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture(autouse=True, scope="session")

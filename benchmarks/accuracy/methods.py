@@ -86,14 +86,15 @@ BOXES: dict[str, tuple[list[str], str, tuple[float, ...]]] = {
     "lora": (["prompt=none", "tuning=lora"], "lora", (3e-4, 1e-3)),
     "full": (["prompt=none", "tuning=full"], "backbone", (3e-5, 1e-4)),
 }
+# Masks and small sets of boxes: the rate of the head is searched alone first, and the other methods keep it.
 MASKS: dict[str, tuple[list[str], str, tuple[float, ...]]] = {
-    "head only": (["prompt=none"], "head", (1e-3, 3e-3)),
-    "shallow": (["prompt=shallow"], *BOX_PROMPT),
-    "deep": (["prompt=deep"], *BOX_PROMPT),
-    "lora": (["prompt=none", "tuning=lora"], "lora", (3e-4, 1e-3)),
-    "full": (["prompt=none", "tuning=full"], "backbone", (3e-5, 1e-4)),
+    "head only": (["prompt=none"], "head", (3e-3, 1e-2, 3e-2)),
+    "shallow": (["prompt=shallow"], "prompt", (1e-3, 3e-3, 1e-2)),
+    "deep": (["prompt=deep"], "prompt", (3e-3, 1e-2, 3e-2)),
+    "lora": (["prompt=none", "tuning=lora"], "lora", (3e-4, 1e-3, 3e-3)),
+    "full": (["prompt=none", "tuning=full"], "backbone", (3e-5, 1e-4, 3e-4)),
 }
-# Sets of box_tasks.py: the rate of the head is searched alone first, and prompts keep it.
+# Sets of box_tasks.py.
 SMALL_BOXES: dict[str, tuple[list[str], str, tuple[float, ...]]] = {
     "head only": (["prompt=none"], "head", (1e-3, 3e-3, 1e-2)),
     "deep": (["prompt=deep"], "prompt", (1e-3, 3e-3, 1e-2)),
@@ -133,14 +134,21 @@ def main() -> None:
         if options.again:
             record.forget(method)
         settings, role, rates = known[method]
-        if options.task in BOX_TASKS and method != "head only":
+        if known in (MASKS, SMALL_BOXES) and method != "head only":
             settings = [*settings, f"train.optimizer.lr.{record.chosen('head only')}"]
         row = record.row(method, settings)
         if row is not None and len(row["test"]) >= options.seeds:
             print(f"{label} {method}: already measured", flush=True)
             continue
         bench = Bench(
-            method, settings, role, rates, [*place, *shared], options.runs / label, record, options.task in BOX_TASKS
+            method,
+            settings,
+            role,
+            rates,
+            [*place, *shared],
+            options.runs / label,
+            record,
+            known in (MASKS, SMALL_BOXES),
         )
         row = bench.search() if row is None else row
         row = bench.repeat(row, options.seeds)

@@ -21,7 +21,7 @@ METHODS = {
     "prompt=pixel prompt.shape=lowrank": VIT,
     **{f"tuning={kind} prompt=none": VIT for kind in ("bias", "lora", "full")},
     **{f"prompt={kind}": CLIP for kind in ("coop", "cocoop", "kgcoop", "ivlp", "maple", "promptsrc", "tpt")},
-    **{f"prompt={kind}": CLIP for kind in ("clip_lora", "prograd", "tcp")},
+    **{f"prompt={kind}": CLIP for kind in ("clip_lora", "prograd", "tcp", "mmrl", "mmrlpp")},
 }
 
 

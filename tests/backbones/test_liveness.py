@@ -48,7 +48,7 @@ def test_plan_keeps_exactly_the_rows_that_are_read(depth, chosen, after, prompts
         wanted_image = image if top else "all"
         expected = {
             (True, "all"): "all",
-            (True, "lead"): "all",
+            (True, "lead"): "prompts_lead",
             (True, "none"): "prompts",
             (False, "all"): "image",
             (False, "lead"): "lead",

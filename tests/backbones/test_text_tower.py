@@ -34,6 +34,26 @@ def test_embedded_words_give_the_librarys_features(kind: str, shared: int):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_tokens_join_behind_the_first_one_and_are_carried(kind: str):
+    model = build_clip(kind)
+    ids = tokenizer()([f"a photo of a {name}." for name in NAMES])
+    tower = clip_backbone(model).text.require_tower("tokens")
+    given = torch.randn(2, 3, tower.width)
+    out = start = tower.embed(ids) + tower.positions()
+    for layer, block in enumerate(tower.blocks):
+        if layer > 0:
+            fresh = given[layer - 1].expand(4, -1, -1)
+            fresh = fresh if layer == 1 else 0.6 * fresh + 0.4 * out[:, 1:4]
+            out = torch.cat([out[:, :1], fresh, out[:, 1 if layer == 1 else 4 :]], dim=1)
+        side = out.shape[1]
+        out = block.layer(out, attn_mask=torch.full((side, side), -torch.inf).triu(1) if tower.causal else None)
+    ends = torch.full((4,), tower.length - 1) if tower.pools_last else ids.argmax(1)
+    theirs = tower.project(tower.norm(out)[torch.arange(4), ends + 3])
+    joined, shared = dict(enumerate(given, 1)), 5 if tower.causal else 0
+    close(encode(tower, start[None], ends, shared, joined=joined, fraction=0.6)[0], theirs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_context_that_is_the_words_own_embeddings_changes_nothing(kind: str):
     model = build_clip(kind)
     texts = [f"a photo of a {name.replace('_', ' ')}." for name in NAMES]

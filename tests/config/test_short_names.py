@@ -85,7 +85,10 @@ def test_the_kinds_of_a_file_decide_too(tmp_path: Path):
         ("init=probe", ["did you mean 'prompt.init' or 'head.init'?"]),
         (
             "rank=2",
-            ["'prompt.rank' of prompt=bpt, sa2vp, adapter, pixel, clip_lora or 'tuning.rank' of tuning=lora?"],
+            [
+                "did you mean 'prompt.rank' of prompt=bpt, sa2vp, adapter, pixel, clip_lora, mmrlpp or "
+                "'tuning.rank' of tuning=lora?"
+            ],
         ),
         ("epoch=3", ["did you mean 'train.epochs'?"]),
         ("batchsize=3", ["did you mean 'train.batch_size'?"]),

@@ -341,6 +341,7 @@ def test_torchvision_that_is_missing(tmp_path: Path) -> None:
 # The embedded digits
 
 
+@pytest.mark.usefixtures("whole_data")
 def test_digits() -> None:
     data = load("digits")
     assert data.classes == digits.NAMES

@@ -358,7 +358,7 @@ def test_coops_epochs_and_tokens(words: list[str], epochs: int, tokens: int, con
 
 
 def test_templates():
-    from vpt.models.clip import templates_of
+    from vpt.models.class_templates import templates_of
 
     def of(name: str, data: str) -> tuple[str, ...]:
         return templates_of(recipe(f"clip/{name}", f"data=dassl:{data}"))
@@ -398,6 +398,11 @@ ADAMW = {"train.optimizer.kind": "adamw", "train.keep": "last", "train.clip_norm
         ("taskres", ["data=dassl:imagenet"], {"train.optimizer.lr.prompt": 2e-4, "head.templates": "simple"}),
         ("tcp", [], {"train.optimizer.eps": 1e-3, "train.optimizer.lr.prompt": 2e-3, "prompt.weight": 8.0}),
         ("tcp", [], {"train.epochs": 50, "train.batch_size": 32, "prompt.layer": 8, "prompt.width": 128}),
+        ("mmrl", [], {"train.epochs": 10, "train.batch_size": 4, "prompt.layer": 5, "prompt.alpha": 0.7}),
+        ("mmrl", ["data=dassl:imagenet", "data.shots=16"], {"train.epochs": 5, "prompt.weight": 0.5}),
+        ("mmrl", ["data=dassl:eurosat", "data.shots=16"], {"prompt.width": 2048, "train.epochs": 50}),
+        ("mmrlpp", ["data=dassl:dtd", "data.half=base", "data.shots=16"], {"prompt.weight": 7.0, "train.epochs": 10}),
+        ("mmrlpp", ["data=dassl:food101"], {"prompt.beta": 0.1, "train.optimizer.weight_decay.prompt": 5e-4}),
         ("clip-lora", [], {"prompt.rank": 2, "prompt.alpha": 1.0, "prompt.dropout": 0.25, "data.crop_scale": 0.08}),
         ("clip-lora", [], {"train.optimizer.lr.prompt": 2e-4, "train.optimizer.weight_decay.prompt": 1e-2}),
     ],

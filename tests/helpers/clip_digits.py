@@ -81,6 +81,11 @@ LEARNERS = {
     "clip-lora": ["prompt=clip_lora", "train.optimizer.lr.prompt=0.01", "train.epochs=3"],
     "prograd": ["prompt=prograd", "prompt.tokens=8", WORDS, "train.epochs=3"],
     "tcp": ["prompt=tcp", "prompt.tokens=5", WORDS, "prompt.layer=1", "prompt.weight=1", "train.epochs=3"],
+    "mmrl": ["prompt=mmrl", "prompt.width=16", "prompt.layer=1", "train.optimizer.lr.prompt=0.01", "train.epochs=3"],
+    "mmrl++": [
+        *["prompt=mmrlpp", "prompt.width=16", "prompt.layer=1", "prompt.projection_rank=8"],
+        *["train.optimizer.lr.prompt=0.01", "train.epochs=3"],
+    ],
     "visual prompts": ["prompt=deep"],
     "pixels": ["prompt=pixel", "prompt.size=4"],
     "ivlp": ["prompt=ivlp", "prompt.depth=2", "prompt.text_depth=2", WORDS],

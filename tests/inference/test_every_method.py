@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 import vpt
+from tests.helpers.clip_models import register_tiny
 from tests.helpers.reports import report
 from tests.helpers.runs import QUIET, settings
 from tests.helpers.serving import ask, ready
@@ -39,17 +40,43 @@ METHODS: dict[str, list[str]] = {
     "adapter-after": ["prompt=adapter", "prompt.rank=3", "prompt.place=after"],
 }
 DEEP = ["prompt.tokens=4", "prompt.dropout=0.1"]
+LEARNERS: dict[str, list[str]] = {
+    "taskres": ["prompt=taskres"],
+    "clip-lora": ["prompt=clip_lora"],
+    "prograd": ["prompt=prograd"],
+    "tcp": ["prompt=tcp", "prompt.layer=1", "prompt.width=8"],
+    "mmrl": ["prompt=mmrl", "prompt.layer=1", "prompt.width=8"],
+    "mmrl++": ["prompt=mmrlpp", "prompt.layer=0", "prompt.width=8", "prompt.projection_rank=4"],
+}
+
+
+@pytest.fixture(scope="module")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The smallest CLIP with two layers in each tower, with random weights."""
+    return register_tiny(tmp_path_factory.mktemp("tiny"), "tiny-every", 2)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_goes_through_all_commands(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str):
-    words = METHODS[method]
-    plain = words[0] in ("prompt=pixel", "prompt=adapter", "prompt=none", "prompt=sa2vp")
+    plain = METHODS[method][0] in ("prompt=pixel", "prompt=adapter", "prompt=none", "prompt=sa2vp")
+    through_all_commands(shapes, tmp_path, monkeypatch, ["head.init=small", *METHODS[method], *([] if plain else DEEP)])
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_a_learner_of_clip_goes_through_all_commands(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_clip: str, learner: str
+):
+    words = [f"backbone={tiny_clip}", "backbone.pretrained=false", "head=zeroshot", *LEARNERS[learner]]
+    through_all_commands(shapes, tmp_path, monkeypatch, [*words, "train.optimizer.lr.prompt=0.01"])
+
+
+def through_all_commands(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    """A run that is interrupted and resumed, and all that can be done with its artifact."""
 
     def config(out: Path) -> vpt.config.RunConfig:
-        usual = ["train.epochs=2", "train.checkpoint_minutes=0", "head.init=small", "data.crop_pct=1.0"]
-        base = settings(shapes, out).model_dump(mode="json", exclude={"prompt"})
-        return vpt.load_config(base=base, overrides=[*usual, *words, *([] if plain else DEEP)])
+        usual = ["train.epochs=2", "train.checkpoint_minutes=0", "data.crop_pct=1.0"]
+        base = settings(shapes, out).model_dump(mode="json", exclude={"prompt", "head"})
+        return vpt.load_config(base=base, overrides=[*usual, *words])
 
     whole = vpt.train(config(tmp_path / "whole"), QUIET)
     usual = Trainer.train_step

@@ -83,7 +83,12 @@ def test_artifacts_keep_their_scores(file: Path, weights: Path) -> None:
 
 @pytest.mark.parametrize("name", STOPPED)
 def test_stopped_runs_go_on(
-    name: str, version: tuple[Path, dict[str, Any]], weights: Path, tmp_path: Path, small_net: None
+    name: str,
+    version: tuple[Path, dict[str, Any]],
+    weights: Path,
+    tmp_path: Path,
+    small_net: None,
+    whole_data: None,
 ) -> None:
     folder, _ = version
     run = tmp_path / name
@@ -124,7 +129,7 @@ def test_exports_keep_their_scores(version: tuple[Path, dict[str, Any]], weights
     np.testing.assert_allclose(run_onnx(tmp_path / "new.onnx"), expected["onnx"], atol=2e-5)
 
 
-def test_finished_runs_are_read(version: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_finished_runs_are_read(version: tuple[Path, dict[str, Any]], tmp_path: Path, whole_data: None) -> None:
     folder, expected = version
     run = tmp_path / "nano-deep"
     shutil.copytree(folder / "run", run)

@@ -151,6 +151,9 @@ def test_tcp(layer: int):
         ("prompt=clip_lora", 184_320),
         ("prompt=prograd", 8_192),
         ("prompt=tcp", 331_904),
+        ("prompt=mmrl", 4_992_256),
+        ("prompt=mmrl prompt.width=2048", 18_762_496),
+        ("prompt=mmrlpp", 813_312),
     ],
 )
 def test_parameters_are_those_of_the_papers(words: str, count: int):

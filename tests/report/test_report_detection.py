@@ -53,7 +53,7 @@ def sure(run: Path, tmp_path: Path) -> Path:
     data = load_boxes(load_config(overrides=["task=detection"]).data)
     rows = []
     least = shown_score(read_metrics(folder / "metrics.json"))
-    for number, record in enumerate(data.test[:30]):
+    for number, record in enumerate(data.test):
         boxes = []
         for label, box in zip(record.labels, record.boxes, strict=True):
             shift = 40.0 if number % 2 else 1.0
@@ -88,7 +88,7 @@ def test_errors_are_counted_and_names_are_only_text(sure: Path, tmp_path: Path):
             found[name] += hit
     assert sum(found.values()) > 0
     there = dict.fromkeys(data.classes, 0)
-    for record in data.test[:30]:
+    for record in data.test:
         for label in record.labels:
             there[data.classes[label]] += 1
     text = page.told("pictures")
@@ -129,7 +129,7 @@ def test_two_runs(run: Path, sure: Path, tmp_path: Path):
     page = report([run, sure], tmp_path / "page.html")
     assert "mAP by class" in page.told("classes")
     assert "precision, mean over classes" in page.told("curves")
-    assert "On the same 30 images" in page.told("differences")
+    assert "On the same 24 images" in page.told("differences")
     assert "statistically significant" in page.told("differences")  # truth with a few shifts beside a run of one epoch
     assert "has the highest mean average precision" in page.told("")
 
@@ -142,7 +142,7 @@ def test_the_score_by_matches_is_that_of_the_run(run: Path, sure: Path):
     assert source.measured["map"] > 0
     assert [verdict(gain) for _, _, gain in found.pairs] == ["equal scores"]
     less = scored({"one": (source.predictions, data), "other": (read_source(sure).predictions, data)}, "test")
-    assert less.images == 30
+    assert less.images == 24
 
 
 def test_the_interval_of_one_run(run: Path, sure: Path, tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Sharded backbones, detectors and segmenters, trained in two processes, equal one process."""
+"""Classifiers, detectors and segmenters, trained in two processes, equal one process."""
 
 from __future__ import annotations
 
@@ -38,6 +38,8 @@ MASKS = [
 
 CLASSIFIERS = {
     "deep": [*SHARDED, "train.batch_size=29"],
+    # A last batch of two images, one for each process, and the layers below the prompts computed once.
+    "last layers": ["train.batch_size=7", "prompt.layers=last:2", "data.views=1"],
     "low precision": [*SHARDED, "train.batch_size=29", "backbone.dtype=bf16", "prompt=bpt"],
     "trainable layers": [*SHARDED, "train.recompute=true", "train.accumulate=2", "prompt=none", "tuning=lora"],
     "both towers": [*SHARDED, *CLIP, "train.batch_size=29", "prompt=maple", "prompt.depth=2", "head=zeroshot"],

@@ -24,7 +24,9 @@ from vpt.data.normalization import Preprocess
 from vpt.utils.device import HALVES
 from vpt.utils.errors import UserError
 
-Pool = Literal["native", "cls", "avg", "prompts", "all", "mean_then_norm", "mean_then_own_norm", "classifier"]
+Pool = Literal[
+    "native", "cls", "avg", "prompts", "all", "mean_then_norm", "mean_then_own_norm", "native_prompts", "classifier"
+]
 LATE = ("mean_then_norm", "mean_then_own_norm")  # mean over patches, and prompts if there are any, before the norm
 EPS = 1e-6  # of the norm without weights, equal to that of MAE's own norms
 
@@ -165,6 +167,8 @@ class Backbone(nn.Module):
             if not self.require_tower("head.pool=cls").has_class_row:
                 raise UserError(f"backbone {self.name} has no class token; use head.pool=native or head.pool=avg")
             return Reads(image="lead")
+        if pool == "native_prompts":
+            return replace(self.reads("native"), prompts=True)
         return {
             "avg": Reads(),
             "prompts": Reads(prompts=True, image="none"),
@@ -176,6 +180,9 @@ class Backbone(nn.Module):
         """Channels of the pooled features, or number of classes of the backbone's own classifier."""
         if pool == "classifier":
             return int(self.library_net.num_classes)
+        if pool == "native_prompts":
+            tower = self.require_tower("prompt tokens as features")
+            return tower.features + tower.width
         if self.tower is not None:
             return self.tower.features if pool == "native" else self.tower.width
         if self.library == "open_clip":
@@ -224,7 +231,7 @@ class Backbone(nn.Module):
     ) -> Tensor:
         """Pooled features (B, features) of what `tokens_below` returned for that layer; arguments as in `features`."""
         tower = self.require_tower("token prompts")
-        lead = (tower.pool_rows or 1) if pool in ("native", "classifier") else 1
+        lead = (tower.pool_rows or 1) if pool in ("native", "native_prompts", "classifier") else 1
         outputs: list[Tensor] = []
         layers = layers or [NOTHING] * len(plan)
         tokens, num_prompts = execute(tower, plan, tokens, rotary, layers, lead, outputs=outputs, start=layer)
@@ -240,6 +247,9 @@ class Backbone(nn.Module):
         tower = self.require_tower("pooling")
         if pool in ("native", "classifier"):
             return tower.pool(tokens) if pool == "native" else tower.classify(tokens)
+        if pool == "native_prompts":
+            prompts = tower.norm(tokens[:, :num_prompts]).mean(1)
+            return torch.cat([tower.pool(tokens[:, num_prompts:]), prompts], dim=1)
         if pool in LATE:
             mean = torch.cat([tokens[:, :num_prompts], tokens[:, num_prompts + tower.prefix :]], dim=1).mean(1)
             if pool == "mean_then_norm":

@@ -88,7 +88,7 @@ def execute(
             key_factors(prompt, sequence, num_prompts),
             None if prompt.beside is None else prompt.beside(sequence[:, num_prompts:], rope),
         )
-        kept = num_prompts if step.keep in ("all", "prompts") else 0
+        kept = num_prompts if step.keep in ("all", "prompts", "prompts_lead") else 0
         if added is not None:
             added = added.to(out.dtype)
             out = torch.cat([out[:, :kept], out[:, kept:] + added], dim=1) if kept else out + added
@@ -146,6 +146,7 @@ def _queries(step: Step, num_prompts: int, total: int, lead: int, prefix: int) -
         "image": (num_prompts, total),
         "prompts": (0, num_prompts),
         "lead": (num_prompts, num_prompts + lead),
+        "prompts_lead": (0, num_prompts + lead),
         "patches": (num_prompts + prefix, total),
     }[step.keep]
     return None if (start, stop) == (0, total) else slice(start, stop)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 After = Literal["carry", "drop", "insert"]
-Keep = Literal["all", "image", "prompts", "lead", "patches"]
+Keep = Literal["all", "image", "prompts", "lead", "prompts_lead", "patches"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Step:
     insert: int | None  # index of the prompt tokens inserted before this layer, replacing any carried ones
     as_rows: bool  # these tokens join the sequence, because their outputs are read; else they are keys and values only
     carried: bool  # prompt outputs of the layer below are in the sequence of this one
-    # Outputs that are read: all tokens, image tokens, prompt tokens, the leading image tokens, or patch tokens.
+    # Outputs that are read: all tokens, image tokens, prompt tokens, the leading image tokens, both, or patch tokens.
     keep: Keep
 
 
@@ -74,8 +74,8 @@ def plan(depth: int, inserted: Mapping[int, int], after: After, reads: Reads) ->
 
 def _keep(prompts: bool, image: Literal["all", "lead", "patches", "none"]) -> Keep:
     if prompts:
-        # Prompt tokens precede the image tokens; a head that reads both reads all, because kept tokens are contiguous.
-        return "prompts" if image == "none" else "all"
+        # Prompt tokens precede the image tokens, and kept tokens are contiguous.
+        return "prompts" if image == "none" else "prompts_lead" if image == "lead" else "all"
     return image if image in ("lead", "patches") else "image"
 
 

@@ -1,4 +1,7 @@
-"""Low-rank updates of a frozen layer's attention, which tasks may have their own of in a batch."""
+"""Low-rank updates of queries, keys and values that a prompt trains, of which the tasks of a batch may have their own.
+
+layer_changes.py adds those of `tuning=lora` in a bank: without gradients, in any layer of a network, by its name.
+"""
 
 from __future__ import annotations
 

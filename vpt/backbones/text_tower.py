@@ -78,6 +78,8 @@ def encode(
     deep: Mapping[int, Tensor] | None = None,
     place: int = 1,
     own: Mapping[int, Tensor] | None = None,
+    joined: Mapping[int, Tensor] | None = None,
+    fraction: float = 1.0,
 ) -> Tensor:
     """Text features of embedded texts, with position embeddings already added.
 
@@ -91,12 +93,16 @@ def encode(
             must lie within the shared tokens if the tower is causal.
         place: position of the deep tokens.
         own: as `deep`, but (K, M, C), tokens of each text (TCP); nothing is shared from this layer on.
+        joined: layer -> tokens (M, C) that join the sequence behind its first token before the first of these layers,
+            and replace their outputs before the others (MMRL); at least one token is shared if the tower is causal.
+        fraction: of them in these other layers, the rest being the outputs (MMRL++).
 
     Returns:
         (G, K, D), not normalised.
     """
     groups, texts, length, _ = tokens.shape
-    deep, own = deep or {}, own or {}
+    deep, own, joined = deep or {}, own or {}, joined or {}
+    added = 0  # number of tokens that have joined
     if not tower.causal:
         tokens = tokens.flatten(0, 1)
         for layer, block in enumerate(tower.blocks):
@@ -105,11 +111,15 @@ def encode(
                 tokens = _replaced(tokens, fresh, place)
             if layer in own:
                 tokens = _replaced(tokens, own[layer].repeat(groups, 1, 1), place)
-            queries = (ends.repeat(groups)) if layer == len(tower.blocks) - 1 else None
+            if layer in joined:
+                tokens = _joined(tokens, joined[layer], added, fraction)
+                added = len(joined[layer])
+            queries = (ends + added).repeat(groups) if layer == len(tower.blocks) - 1 else None
             tokens = block.forward(tokens, queries=queries)
         return tower.project(tower.norm(tokens)[:, 0]).unflatten(0, (groups, texts))
     prefix, suffix = tokens[:, 0, :shared], tokens[:, :, shared:].flatten(0, 1)
-    seen = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()
+    longest = length + len(next(iter(joined.values()), ()))
+    seen = torch.ones(longest, longest, dtype=torch.bool, device=tokens.device).tril()
     for layer, block in enumerate(tower.blocks):
         last = layer == len(tower.blocks) - 1
         if layer in deep:
@@ -118,12 +128,15 @@ def encode(
         if layer in own:
             suffix, shared = torch.cat([prefix.repeat_interleave(texts, 0), suffix], dim=1), 0
             suffix = _replaced(suffix, own[layer].to(suffix.dtype).repeat(groups, 1, 1), place)
+        if layer in joined:
+            prefix = _joined(prefix, joined[layer], added, fraction)
+            added, shared = len(joined[layer]), prefix.shape[1]
         extra = None
         if shared:
             extra = block.keys_values(prefix)
             extra = type(extra)(*(part.repeat_interleave(texts, 0) for part in extra)) if groups > 1 else extra
-        queries = (ends - shared).repeat(groups) if last else None
-        suffix = block.forward(suffix, extra, queries, mask=seen[shared:])
+        queries = (ends + added - shared).repeat(groups) if last else None
+        suffix = block.forward(suffix, extra, queries, mask=seen[shared : length + added, : length + added])
         if shared and not last:
             prefix = block.forward(prefix, mask=seen[:shared, :shared])
     return tower.project(tower.norm(suffix)[:, 0]).unflatten(0, (groups, texts))
@@ -131,6 +144,14 @@ def encode(
 
 def _replaced(tokens: Tensor, fresh: Tensor, place: int) -> Tensor:
     return torch.cat([tokens[:, :place], fresh, tokens[:, place + fresh.shape[1] :]], dim=1)
+
+
+def _joined(tokens: Tensor, given: Tensor, added: int, fraction: float) -> Tensor:
+    """Insert tokens behind the first one, or replace a fraction of those that were added."""
+    given = given.to(tokens.dtype).expand(len(tokens), -1, -1)
+    if added and fraction != 1:
+        given = fraction * given + (1 - fraction) * tokens[:, 1 : 1 + added]
+    return torch.cat([tokens[:, :1], given, tokens[:, 1 + added :]], dim=1)
 
 
 def leading_equal(slots: Sequence[Sequence[int]] | Tensor) -> int:

@@ -11,7 +11,14 @@ from pydantic import Field, model_validator
 
 from vpt.config.base import MANY, Sentence
 from vpt.config.prompts_base import ClipPrompt, Layers, PromptSection, TokenPrompt, WithLayers, WithTokens
-from vpt.config.prompts_clip import ClipLoraPrompt, ProgradPrompt, TaskresPrompt, TcpPrompt
+from vpt.config.prompts_clip import (
+    ClipLoraPrompt,
+    MmrlPlusPrompt,
+    MmrlPrompt,
+    ProgradPrompt,
+    TaskresPrompt,
+    TcpPrompt,
+)
 from vpt.config.prompts_image import Sa2vpPrompt, ShipPrompt, TcpaPrompt, ViaptPrompt
 from vpt.config.registry import Registry
 
@@ -172,12 +179,8 @@ class VqtPrompt(WithTokens):
     adds_features: ClassVar[bool] = True
     layers: Layers = Field("all", description="'all', 'first:N', 'last:N' or a list, counted from 0")
     tokens: int = Field(1, ge=1, le=1000, description="query tokens per layer; the head reads all of their outputs")
-    keep_features: float = Field(
-        1.0, gt=0, le=1, description="share of the features to which a linear head is fitted anew after training"
-    )
-    feature_penalty: float = Field(
-        1e-4, ge=0, le=MANY, description="group penalty of the head whose weights say which features are kept"
-    )
+    keep_features: float = Field(1.0, gt=0, le=1, description="share of features that a head fitted afterwards keeps")
+    feature_penalty: float = Field(1e-4, ge=0, le=MANY, description="group penalty of the head that ranks features")
 
 
 class ProvptPrompt(WithTokens):
@@ -383,6 +386,8 @@ PROMPTS: Registry[PromptSection] = Registry(
         ClipLoraPrompt,
         ProgradPrompt,
         TcpPrompt,
+        MmrlPrompt,
+        MmrlPlusPrompt,
     ],
 )
 

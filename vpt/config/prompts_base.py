@@ -22,6 +22,7 @@ class PromptSection(KindSection):
     """Base of the settings of every prompt."""
 
     objective: ClassVar[str] = ""  # builds the training objective, if it is more than a loss of the scores
+    reads: ClassVar[str] = ""  # what the head reads of the last layer, instead of `head.pool`
     init_images: ClassVar[int] = 64  # largest number of training images for an initialisation
 
     @property

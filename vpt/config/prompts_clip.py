@@ -77,3 +77,53 @@ class TcpPrompt(ClipPrompt):
     weight: float = Field(
         8.0, ge=0, le=MANY, description="loss weight of one minus the mean cosine to the fixed text features"
     )
+
+
+class MmrlPrompt(ClipPrompt):
+    """Tokens of one space that both towers see in their upper layers, and a second image feature from their outputs
+    (MMRL, Guo and Gu 2025)."""
+
+    kind: Literal["mmrl"] = "mmrl"
+    make: ClassVar[str] = "vpt.prompts.clip.mmrl:Mmrl"
+    objective: ClassVar[str] = "vpt.training.regularizers:two_features"
+    reads: ClassVar[str] = "native_prompts"
+    tokens: int = Field(5, ge=1, le=64, description="representation tokens in each layer")
+    width: int = Field(512, ge=1, le=65_536, description="their width, before the maps to both towers")
+    layer: int = Field(5, ge=0, le=1000, description="first layer of both towers with representation tokens, from 0")
+    alpha: float = Field(
+        0.7,
+        ge=0,
+        le=1,
+        description="weight of the scores of the class feature; the rest is that of the tokens' feature",
+    )
+    weight: float = Field(
+        0.5, ge=0, le=MANY, description="loss weight of one minus the mean cosine to frozen features, image and text"
+    )
+
+    @property
+    def replaces_templates(self) -> bool:
+        """Never: the tokens join the texts of the templates."""
+        return False
+
+    @property
+    def fresh(self) -> float:
+        """Fraction of new tokens in a layer, the rest being outputs of the layer below."""
+        return 1.0
+
+
+class MmrlPlusPrompt(MmrlPrompt):
+    """MMRL whose maps share a weight, and whose tokens are carried from layer to layer (MMRL++, Guo and Gu 2025)."""
+
+    kind: Literal["mmrlpp"] = "mmrlpp"  # type: ignore[assignment]
+    beta: float = Field(
+        0.9, ge=0, le=1, description="fraction of fresh tokens; the rest is carried from the layer below"
+    )
+    rank: int = Field(4, ge=1, le=4096, description="rank of each layer's difference from the shared map")
+    projection_rank: int = Field(
+        64, ge=1, le=4096, description="rank of the difference of the tokens' projection from that of the class token"
+    )
+
+    @property
+    def fresh(self) -> float:
+        """See MmrlPrompt.fresh."""
+        return self.beta

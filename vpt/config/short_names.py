@@ -77,7 +77,7 @@ def meant(key: str, tree: Mapping[str, Any], siblings: Iterable[str] = ()) -> st
     >>> meant("epoch", {})
     "; did you mean 'train.epochs'?"
     >>> meant("rank", {"prompt": "deep"})
-    "; did you mean 'prompt.rank' of prompt=bpt, adapter, pixel or 'tuning.rank' of tuning=lora?"
+    "; did you mean 'prompt.rank' of prompt=bpt, adapter, pixel, clip_lora or 'tuning.rank' of tuning=lora?"
     """
     last = _without_alias(key.rpartition(".")[2])
     if is_full(last) and last != key:

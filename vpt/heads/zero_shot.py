@@ -151,8 +151,12 @@ class ZeroShot(nn.Module):
 
     def scores(self, features: Tensor, text: Tensor) -> Tensor:
         """Scores (B, K) of image features (B, D) with normalised text features (K, D) or (B, K, D)."""
+        normal = F.normalize(features, dim=-1) if self.contexts is None else self.contexts.directions(features)
+        return self.similarities(normal, text)
+
+    def similarities(self, normal: Tensor, text: Tensor) -> Tensor:
+        """Scores (B, K) of normalised image features (B, D); see `scores`."""
         encoder: TextEncoder = self.__dict__["encoder"]
-        normal = F.normalize(features, dim=-1)
         text = text.to(normal.dtype)
         cosines = normal @ text.T if text.ndim == 2 else (text @ normal[..., None])[..., 0]
         return encoder.scale.to(normal.dtype) * cosines

@@ -31,7 +31,7 @@ from vpt.data.validation import CheckReport
 from vpt.heads.zero_shot import ZeroShot
 from vpt.inference.load_model import load_model
 from vpt.models.artifact import BEST, LAST, Artifact, read_artifact
-from vpt.models.clip import templates_of, with_own_templates
+from vpt.models.class_templates import templates_of, with_own_templates
 from vpt.models.trusted_settings import Named, settings_for
 from vpt.training.context import RunContext
 from vpt.training.tasks import task_of

@@ -172,7 +172,7 @@ def plan_for(backbone: Backbone, prompt: nn.Module | None, pool: Pool) -> tuple[
         UserError: token prompts on such a network, or a head that reads missing tokens.
     """
     if not isinstance(prompt, TokenPrompts):
-        if pool in ("prompts", "all"):
+        if pool in ("prompts", "all", "native_prompts"):
             raise UserError(f"head.pool={pool} reads prompt tokens, but there are none; use head.pool=native")
         if backbone.tower is None:
             if pool not in ("native", "classifier"):
@@ -218,6 +218,7 @@ def build_model(config: RunConfig, backbone: Backbone, classes: Sequence[str]) -
     5187
     """
     head: nn.Module
+    pool = pool_of(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         if isinstance(config.prompt, ClipPrompt):
@@ -227,13 +228,12 @@ def build_model(config: RunConfig, backbone: Backbone, classes: Sequence[str]) -
             backbone = apply_tuning(config.tuning, backbone)
             test_time = config.prompt if isinstance(config.prompt, TptPrompt) else None
             full, unknown = isinstance(config.tuning, FullTuning), unknown_of(config, backbone, prompt)
-            model = PromptedModel(backbone, prompt, head, owns_buffers=full, test_time=test_time, unknown=unknown)
+            model = PromptedModel(backbone, prompt, head, pool, full, test_time, unknown)
             return _with_channels(model, config)
         own = build_prompt(config.prompt, backbone)
         if own is not None:
             own.set_classes(len(classes))
         backbone = apply_tuning(config.tuning, backbone)
-        pool = pool_of(config)
         if isinstance(config.head, ZeroShotHead):
             from vpt.models.clip import build_zero_shot
 
@@ -287,5 +287,5 @@ def classifier_skeleton(
 
 
 def pool_of(config: RunConfig) -> Pool:
-    """Pooling of the head of a run."""
-    return cast(Pool, config.head.reads)
+    """What the head of a run reads."""
+    return cast(Pool, config.prompt.reads or config.head.reads)

@@ -11,14 +11,12 @@ from vpt.backbones.backbone import Backbone
 from vpt.config import ClipPrompt, RunConfig, TipHead, ZeroShotHead
 from vpt.config.heads import TdaHead
 from vpt.config.prompts import PROMPTS
-from vpt.data.datasets.dassl import template_of
-from vpt.data.datasets.webdataset import own_templates
 from vpt.heads.tda import Tda
 from vpt.heads.tip_adapter import TipAdapter
 from vpt.heads.zero_shot import ZeroShot
+from vpt.models.class_templates import templates_of
 from vpt.prompts.base import TokenPrompts
 from vpt.prompts.clip.learners import Learner, encoder_of
-from vpt.prompts.clip.templates import read_templates
 from vpt.prompts.clip.text_context import Texts
 from vpt.utils.errors import UserError
 
@@ -37,32 +35,6 @@ def build_zero_shot(config: RunConfig, backbone: Backbone, classes: Sequence[str
     if isinstance(config.head, TdaHead):
         return Tda(encoder, backbone.fingerprint, classes, templates, config.head)
     return ZeroShot(encoder, backbone.fingerprint, classes, templates)
-
-
-def templates_of(config: RunConfig) -> tuple[str, ...]:
-    """The templates of a run: those in its settings, or the default template of its data set."""
-    assert isinstance(config.head, ZeroShotHead)
-    own = template_of(config.data.path) if config.head.templates == "auto" else None
-    return (own,) if own is not None else read_templates(config.head.templates)
-
-
-def with_own_templates(config: RunConfig) -> RunConfig:
-    """The settings with the texts of a templates file next to the data, for `head.templates=auto`. An artifact contains
-    them, so that no file is opened because its header names the data.
-
-    Raises:
-        UserError: a file that cannot be read.
-
-    >>> with_own_templates(RunConfig()) == RunConfig()
-    True
-    """
-    head, prompt = config.head, config.prompt
-    if not isinstance(head, ZeroShotHead) or head.templates != "auto":
-        return config
-    if isinstance(prompt, ClipPrompt) and prompt.replaces_templates:
-        return config
-    file = own_templates(config.data.path)
-    return config if file is None else config.with_({"head.templates": list(read_templates(str(file)))})
 
 
 def build_learner(

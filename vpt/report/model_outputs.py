@@ -84,7 +84,7 @@ class Observer:
         backbone = model.backbone
         if not frozen:
             backbone = backbone_for(settings_for(self.artifact, named))
-        pool = "native" if model.pool in ("prompts", "all") else model.pool
+        pool = "native" if model.pool in ("prompts", "all", "native_prompts") else model.pool
         plain = PromptedModel(backbone, None, nn.Identity(), pool)
         plain.channels = None if mix is None else ChannelMix(mix.count, learned=False)
         plain = plain.to(self.device).eval()

@@ -9,7 +9,7 @@ from vpt.config import RunConfig, load_config
 from vpt.config.prompts import PROMPTS
 from vpt.metrics.comparison import comparison_png, method_name, say_comparison
 from vpt.metrics.predictions import read_answers
-from vpt.models.clip import with_own_templates
+from vpt.models.class_templates import with_own_templates
 from vpt.training.context import RunContext
 from vpt.training.run_folder import TrainResult
 from vpt.utils.distributed import is_first

@@ -18,8 +18,8 @@ from vpt.data.image_cache import ImageCache
 from vpt.data.transforms.classification import Transform, eval_transform, train_transform
 from vpt.data.transforms.multi_view import Views
 from vpt.data.worker_processes import default_workers
+from vpt.models.class_templates import with_own_templates
 from vpt.models.classifier import PromptedModel
-from vpt.models.clip import with_own_templates
 from vpt.training.lr_schedule import default_epochs, probe_epochs
 from vpt.utils.console import Console
 from vpt.utils.device import Autocast, autocast, pick_device, pick_precision

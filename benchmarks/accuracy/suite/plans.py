@@ -122,7 +122,6 @@ SHIPPED = {"average": 0.0, "head": "start", "factor": 20.0}  # vpt's default rec
 
 # Where deep prompts and LoRA are compared at equal steps, and where the probe's penalty was found to matter, first.
 FEW_SHOT = ("clothing-4", "digits-16", "fashion-100", "clothing-16", "clothing-100")
-UNDECIDED = ("how-far", "count", "digits-all", "tilt", "same-digit")
 
 
 def shipped() -> Plan:
@@ -133,7 +132,7 @@ def shipped() -> Plan:
     pairs = [*first, ("nano", "lora"), ("vit_s", "lora"), ("nano", "bias"), ("vit_s", "bias")]
 
     def priority(pair: int, task: str, method: str, seed: int) -> int:
-        early = task in FEW_SHOT or (task in UNDECIDED and method == "deep")
+        early = task in FEW_SHOT or method == "deep"
         return 4 * pair + 6 * (not early) + 5 * (seed >= 3)
 
     return [

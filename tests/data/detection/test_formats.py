@@ -327,6 +327,7 @@ def test_batches_are_the_same_for_any_number_of_workers(tmp_path: Path):
         assert sum(len(part.index) for part in parts) == len(one.index)
 
 
+@pytest.mark.usefixtures("whole_data")
 def test_the_embedded_scenes():
     data = load_boxes(DataConfig(path="scenes"))
     assert [len(part) for part in (data.train, data.val, data.test)] == [400, 80, 120]

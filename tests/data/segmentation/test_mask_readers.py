@@ -273,6 +273,7 @@ def test_yolo_polygons(tmp_path: Path):
         load(tmp_path)
 
 
+@pytest.mark.usefixtures("whole_data")
 def test_embedded_scenes():
     data = load("scenes")
     assert (len(data.classes), data.classes[0]) == (11, "background")

@@ -28,8 +28,8 @@ def read_mask_scenes() -> MaskFound:
     folder = made_once(f"mask-scenes-{_VERSION}", "scenes with masks", _write)
     table = ValueTable({value: value for value in range(len(CLASSES))})
     splits = {}
-    for split, count in COUNTS.items():
-        names = [f"{split}/{number:04d}.png" for number in range(count)]
+    for split in COUNTS:
+        names = [f"{split}/{file.name}" for file in sorted((folder / "images" / split).iterdir())]
         splits[split] = [
             MaskEntry(name, folder / "images" / name, MaskFile(folder / "masks" / name, table)) for name in names
         ]

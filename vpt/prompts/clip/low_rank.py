@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vpt.backbones.backbone import Backbone
 from vpt.backbones.block import Block
 from vpt.backbones.layer_prompt import LayerPrompt
 from vpt.backbones.low_rank import LowRank, with_low_rank
 from vpt.backbones.text_encoder import TextEncoder
-from vpt.backbones.text_tower import encode, leading_equal
 from vpt.config.prompts_clip import ClipLoraPrompt
 from vpt.prompts.base import TokenPrompts
 from vpt.prompts.clip.learners import Learner, encoder_of
-from vpt.prompts.clip.templates import cleaned
-from vpt.prompts.clip.text_context import Texts
+from vpt.prompts.clip.text_context import TemplateTexts
 
 
 class ClipLora:
@@ -78,7 +75,7 @@ class LowRankPrompts(TokenPrompts):
         return replace(plain, low_rank=self.updates.of(layer))
 
 
-class LowRankTexts(Texts):
+class LowRankTexts(TemplateTexts):
     """Text features of the head's templates, by a text tower with low-rank updates.
 
     In training the dropout of leading tokens that are equal in all texts is drawn once for all of them.
@@ -88,39 +85,12 @@ class LowRankTexts(Texts):
         encoder: a CLIP's text encoder; not a submodule of this module.
     """
 
-    slots: Tensor
-    ends: Tensor
-
     def __init__(self, config: ClipLoraPrompt, encoder: TextEncoder) -> None:
-        super().__init__()
-        self.__dict__["encoder"] = encoder  # not a submodule: it belongs to the backbone
-        tower = encoder.require_tower("low-rank updates")
-        self.updates = Updates(config, len(tower.blocks), tower.width)
-        self.names: tuple[str, ...] = ()
-        self.templates, self.shared = 1, 0
-        self.register_buffer("slots", torch.zeros(0), persistent=False)
-        self.register_buffer("ends", torch.zeros(0), persistent=False)
-
-    def read_templates(
-        self, names: Sequence[str], templates: Sequence[str], fixed: Tensor, raw: Callable[[], Tensor]
-    ) -> None:
-        """Tokenise the class names in all templates."""
-        encoder: TextEncoder = self.__dict__["encoder"]
-        tower = encoder.require_tower("low-rank updates")
-        ids = encoder.token_ids([each.replace("{}", name) for name in cleaned(names) for each in templates])
-        self.templates = len(templates)
-        ends = (ids == encoder.tokenizer.eot_token_id).int().argmax(1)
-        ends = torch.full_like(ends, ids.shape[1] - 1) if tower.pools_last else ends
-        if tower.causal:
-            ids = ids[:, : int(ends.max()) + 1]
-        self.shared = min(leading_equal(ids), int(ends.min())) if tower.causal else 0
-        self.slots, self.ends = ids.to(encoder.scale.device), ends.to(encoder.scale.device)
+        super().__init__(encoder, "low-rank updates")
+        self.updates = Updates(config, len(self.tower.blocks), self.tower.width)
 
     def forward(self, condition: Tensor | None = None) -> Tensor:
         """See Texts.forward."""
-        encoder: TextEncoder = self.__dict__["encoder"]
-        tower = encoder.require_tower("low-rank updates")
+        tower = self.tower
         blocks = tuple(with_low_rank(block, self.updates.of(layer)) for layer, block in enumerate(tower.blocks))
-        rows = tower.embed(self.slots) + tower.positions()[: self.slots.shape[1]]
-        found = encode(replace(tower, blocks=blocks), rows[None], self.ends, self.shared)
-        return F.normalize(found, dim=-1).unflatten(1, (-1, self.templates)).mean(2)
+        return self.encoded(replace(tower, blocks=blocks))

@@ -3,15 +3,16 @@ text side of IVLP and MaPLe, with separate tokens in deeper layers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vpt.backbones.text_encoder import TextEncoder
-from vpt.backbones.text_tower import encode, leading_equal
+from vpt.backbones.text_tower import TextTower, encode, leading_equal
 from vpt.prompts.clip.templates import cleaned
 from vpt.utils.errors import UserError
 
@@ -102,9 +103,60 @@ class Texts(nn.Module):
             raw: computes means of features that are not normalised, before and after the mean.
         """
 
+    def directions(self, features: Tensor) -> Tensor:
+        """Vectors (B, D) whose products with the normalised text features are cosine similarities to images, for what
+        the head reads of them."""
+        return F.normalize(features, dim=-1)
+
     def forward(self, condition: Tensor | None = None) -> Tensor:
         """Text features (1, K, D), or (B, K, D) for normalised image features (B, D); not normalised."""
         raise NotImplementedError
+
+
+class TemplateTexts(Texts):
+    """Base of the text features of the head's templates, encoded by a text tower that a prompt changes.
+
+    Args:
+        encoder: a CLIP's text encoder; not a submodule of this module.
+        purpose: of the prompt, for messages.
+    """
+
+    slots: Tensor
+    ends: Tensor
+
+    def __init__(self, encoder: TextEncoder, purpose: str) -> None:
+        super().__init__()
+        self.__dict__["encoder"] = encoder  # not a submodule: it belongs to the backbone
+        self.purpose, self.templates, self.shared = purpose, 1, 0
+        self.register_buffer("slots", torch.zeros(0), persistent=False)
+        self.register_buffer("ends", torch.zeros(0), persistent=False)
+
+    @property
+    def tower(self) -> TextTower:
+        """The text tower, unchanged."""
+        encoder: TextEncoder = self.__dict__["encoder"]
+        return encoder.require_tower(self.purpose)
+
+    def read_templates(
+        self, names: Sequence[str], templates: Sequence[str], fixed: Tensor, raw: Callable[[], Tensor]
+    ) -> None:
+        """Tokenise the class names in all templates."""
+        encoder: TextEncoder = self.__dict__["encoder"]
+        tower = self.tower
+        ids = encoder.token_ids([each.replace("{}", name) for name in cleaned(names) for each in templates])
+        self.templates = len(templates)
+        ends = (ids == encoder.tokenizer.eot_token_id).int().argmax(1)
+        ends = torch.full_like(ends, ids.shape[1] - 1) if tower.pools_last else ends
+        if tower.causal:
+            ids = ids[:, : int(ends.max()) + 1]
+        self.shared = min(leading_equal(ids), int(ends.min())) if tower.causal else 0
+        self.slots, self.ends = ids.to(encoder.scale.device), ends.to(encoder.scale.device)
+
+    def encoded(self, tower: TextTower, joined: Mapping[int, Tensor] | None = None, fraction: float = 1.0) -> Tensor:
+        """Means over the templates of normalised features by a changed tower, (1, K, D); see text_tower.encode."""
+        rows = tower.embed(self.slots) + tower.positions()[: self.slots.shape[1]]
+        found = encode(tower, rows[None], self.ends, self.shared, joined=joined, fraction=fraction)
+        return F.normalize(found, dim=-1).unflatten(1, (-1, self.templates)).mean(2)
 
 
 class Contexts(Texts):
