@@ -85,8 +85,9 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_net() -> None:
-    """Two-layer ViTs under names of their own in timm, so that whole runs take a second; one has seven classes."""
+    """Two-layer networks under names of their own in timm, so that whole runs take a second; one has seven classes."""
     from timm.models import register_model
+    from timm.models.swin_transformer import SwinTransformer
     from timm.models.vision_transformer import VisionTransformer
 
     def build(classes: int) -> VisionTransformer:
@@ -104,6 +105,13 @@ def small_net() -> None:
             torch.nn.init.normal_(net.head.weight)
         return net
 
-    for builder in (test_vit_patch8_32, test_classifier_32):
+    def test_swin_32(pretrained: bool = False, num_classes: int = 0, **_: object) -> SwinTransformer:
+        net = SwinTransformer(32, embed_dim=16, depths=(2, 2), num_heads=(2, 4), window_size=4, num_classes=num_classes)
+        net.pretrained_cfg = {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+        net.pretrained_cfg |= {"fixed_input_size": True}
+        net.default_cfg = net.pretrained_cfg
+        return net
+
+    for builder in (test_vit_patch8_32, test_classifier_32, test_swin_32):
         builder.__module__ = "timm.models.vision_transformer"
         register_model(builder)

@@ -232,6 +232,12 @@ BENCH: dict[str, dict[str, Any]] = {
         "train.batch_size": 128,
         "train.keep": "last",
     },
+    "vtab-vpt-deep-swin": {
+        **VPT,
+        "backbone.name": "swin_base_patch4_window7_224.ms_in22k",
+        "prompt.kind": "deep",
+        "head.pool": "all",
+    },
     "fgvc-spt-mae": {
         **WANG,
         "prompt.kind": "deep",
@@ -516,6 +522,7 @@ def test_the_table_of_released_code_names_recipes_that_are_there():
         "bench/vtab-ship",
         "bench/vtab-sa2vp",
         "bench/vtab-vqt",
+        "bench/vtab-vpt-deep-swin",
         "bench/vtab-adaptformer",
         "bench/vtab-pro-vpt",
     }  # described where the methods are

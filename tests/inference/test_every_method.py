@@ -37,6 +37,8 @@ METHODS: dict[str, list[str]] = {
     "adapter": ["prompt=adapter", "prompt.rank=3"],
     "lora": ["prompt=none", "tuning=lora", "tuning.rank=2"],
     "bias": ["prompt=none", "tuning=bias"],
+    "swin, deep": ["prompt=deep", "backbone=test_swin_32", "head.pool=all"],
+    "swin, bias": ["prompt=none", "tuning=bias", "backbone=test_swin_32"],
     "adapter-after": ["prompt=adapter", "prompt.rank=3", "prompt.place=after"],
 }
 DEEP = ["prompt.tokens=4", "prompt.dropout=0.1"]

@@ -91,7 +91,7 @@ def test_gradients_do_not_reach_below_the_first_prompt():
         (["prompt=none", "tuning=lora", "tuning.targets=[nothing]"], "matches no linear layer"),
         (["backbone=vit_base_patch16_siglip_224", "head.pool=cls"], "has no class token"),
         (["backbone=resnet10t"], "does not support token prompts: ResNet is not a vision transformer"),
-        (["backbone=swin_tiny_patch4_window7_224", "backbone.image_size=null"], "SwinTransformer is not"),
+        (["backbone=convnext_atto"], "ConvNeXt is not"),
         (["backbone=vit_dwee_patch16_reg1_gap_256"], "DiffAttention"),
         (["backbone=vit_tny_patch16_224"], "did you mean 'vit_tiny_patch16_224'"),
         (["backbone.image_size=100"], "use 96 or 112"),

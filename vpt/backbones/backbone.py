@@ -12,6 +12,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from vpt.backbones.adapters.open_clip import read_open_clip
+from vpt.backbones.adapters.swin import is_swin, read_swin
 from vpt.backbones.adapters.timm import UnreadableError, is_timm_vit, read_timm
 from vpt.backbones.block import Block
 from vpt.backbones.forward import execute
@@ -77,6 +78,8 @@ class Backbone(nn.Module):
                 return None
             elif is_timm_vit(self.net):
                 return read_timm(self.net)
+            elif is_swin(self.net):
+                return read_swin(self.net)
             self.refusal = f"{type(self.net).__name__} is not a vision transformer with one patch sequence"
         except UnreadableError as error:
             self.refusal = f"its layers are of a type unknown to vpt: {error}"
@@ -157,6 +160,15 @@ class Backbone(nn.Module):
                 "choose a ViT, or prompt=none with tuning=frozen or tuning=full"
             )
         return self.tower
+
+    def require_grid(self, purpose: str) -> Tower:
+        """The tower, or a UserError if `purpose` needs the same patch grid and width in all layers."""
+        tower = self.require_tower(purpose)
+        if tower.stage_widths:
+            raise UserError(
+                f"backbone {self.name} does not support {purpose}: its patch grid changes between layers; choose a ViT"
+            )
+        return tower
 
     def reads(self, pool: Pool) -> Reads:
         """Which tokens of the last layer pooling reads."""
@@ -281,7 +293,7 @@ class Backbone(nn.Module):
             taps: layer indices from 0; the last layer must be among them.
             layers: what a prompt does in each layer; None for no prompt.
         """
-        tower = self.require_tower("patch grids")
+        tower = self.require_grid("patch grids")
         height, width = images.shape[2] // tower.patch[0], images.shape[3] // tower.patch[1]
         found: dict[int, Tensor] = {}
 

@@ -21,6 +21,7 @@ from vpt.backbones.chain import IDENTITY, Chain
 from vpt.backbones.kernels import split_heads
 from vpt.backbones.layer_changes import CHANGED
 from vpt.backbones.quantization.linear import linear
+from vpt.backbones.windows import Windows
 
 Part = Literal["q", "kv", "qkv"]
 PARTS: dict[Part, slice] = {"q": slice(0, 1), "kv": slice(1, 3), "qkv": slice(0, 3)}
@@ -170,6 +171,7 @@ class Block:
     inner_norm: Chain = IDENTITY
     rotate_half: bool = False
     drop: nn.Module | None = None  # stochastic depth: in training, drops what a branch adds, per image
+    windows: Windows | None = None  # attention within windows, and what merges patches after the layer
 
     def parts(self) -> dict[str, Any]:
         """Fields of this view, to create another view of the same layer."""
@@ -227,7 +229,7 @@ class Block:
             queries: tokens whose output is needed: a contiguous slice with both ends, or the index (B,) of one token
                 per image; None for all.
             rope: rotary embedding of the tokens from `prefix` on, (N - prefix, 2 * head_dim) or (heads, ...).
-            prefix: number of leading tokens without rotary embedding.
+            prefix: number of leading tokens without rotary embedding, or outside the windows.
             branch: keys and values for cross-attention between attention and MLP.
             temperature: divides the attention scores; a scalar or (B, 1, 1, 1).
             mask: boolean, True to attend, over the keys of `extra` followed by those of the tokens: (N, M) per token,
@@ -242,6 +244,10 @@ class Block:
         """
         tokens = self.before1(x)
         kept, kept_tokens = select_tokens(x, queries), select_tokens(tokens, queries)
+        if self.windows is not None:
+            parts = self._projected(self.windows.cut(tokens, prefix), None, None, 0)
+            mixed = select_tokens(self.windows.attend(*parts, extra, prefix, mask), queries)
+            return self.windows.merged(self._finished(kept, kept_tokens, mixed, branch, adapter))
         query, key, value = self._projected(tokens, queries, rope, prefix, extra)
         if temperature is not None:
             query = (query / temperature).to(query.dtype)

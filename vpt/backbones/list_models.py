@@ -8,13 +8,14 @@ from vpt.backbones.builtin_names import EMBEDDED, OPEN_CLIP
 
 
 def known_names() -> list[str]:
-    """Names of the embedded backbone, timm's vision transformers with weight tags, and open_clip's image towers.
+    """Names of the embedded backbone, timm's ViTs and Swins with weight tags, and open_clip's image towers.
 
     >>> known_names()[0]
     'vpt_nano'
     """
     names = list(EMBEDDED)
-    for module in ("vision_transformer", "eva", "deit", "vision_transformer_hybrid"):
+    swins = ("swin_transformer", "swin_transformer_v2")
+    for module in ("vision_transformer", "eva", "deit", "vision_transformer_hybrid", *swins):
         names += timm.list_models(module=module, pretrained=True)
     try:
         import open_clip

@@ -13,6 +13,7 @@ from timm.layers.format import Format
 from torch import Tensor, nn
 
 from vpt.backbones.adapters.open_clip import is_open_clip_vit
+from vpt.backbones.adapters.swin import is_swin
 from vpt.backbones.adapters.timm import is_timm_vit, patch_of
 from vpt.utils.errors import UserError
 
@@ -54,7 +55,7 @@ def fit_size(net: Any, native: int, size: int, dynamic: bool, name: str) -> bool
 
 
 def _check_patch(net: Any, size: int, name: str) -> None:
-    if is_timm_vit(net):
+    if is_timm_vit(net) or is_swin(net):
         patch = patch_of(net)[0]
     elif _is_clip_vit(net):
         patch = int(net.patch_size[0])

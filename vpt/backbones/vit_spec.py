@@ -26,11 +26,17 @@ class Tower:
     pool_rows: int | None  # number of leading tokens that `pool` reads; None for all
     prefix: int  # number of class and register tokens before the patches
     has_class_row: bool  # whether there is a class token
-    width: int  # C
+    width: int  # C, of the last layer
     features: int  # width of pooled features
     patch: tuple[int, int]  # pixels
     grid: tuple[int, int]  # patches
     rope_per_layer: bool = False  # the rotary embedding has a leading axis over layers
+    stage_widths: tuple[int, ...] = ()  # C of each layer, if width and grid change between layers
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """C of each layer."""
+        return self.stage_widths or (self.width,) * len(self.blocks)
 
     def rope(self, rotary: Tensor | None, layer: int) -> Tensor | None:
         """The rotary embedding of one layer."""

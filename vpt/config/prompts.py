@@ -32,6 +32,7 @@ class NoPrompt(PromptSection):
 
 
 class _VptTokens(WithTokens):
+    any_widths: ClassVar[bool] = True
     project: int | None = Field(
         None, ge=1, le=65_536, description="bottleneck width: tokens have it and are projected by one linear layer"
     )

@@ -45,6 +45,7 @@ class TokenPrompt(PromptSection):
     """Base of the settings of token prompts: `build(shape)` creates the `TokenPrompts` for a backbone."""
 
     adds_features: ClassVar[bool] = False  # for a head that is trained: linear or mlp
+    any_widths: ClassVar[bool] = False  # for backbones whose layers differ in width: `shape.stage_widths`
 
     def build(self, shape: Any) -> Any:
         """Create the `vpt.prompts.base.TokenPrompts` for a backbone.

@@ -38,7 +38,7 @@ def attention_of(model: PromptedModel, images: Tensor) -> list[Attention]:
     Raises:
         UserError: a backbone without a patch sequence.
     """
-    tower = model.backbone.require_tower("attention maps")
+    tower = model.backbone.require_grid("attention maps")
     embedded, rotary = tower.embed(model.normalise(images))
     layers = model.constants() or [NOTHING] * len(tower.blocks)
     size = model.backbone.preprocess.size
@@ -120,4 +120,5 @@ def require_attention(model: Any) -> PromptedModel:
     """Return the model, or raise a UserError if it has no attention maps."""
     if not isinstance(model, PromptedModel) or model.backbone.tower is None:
         raise UserError("attention maps are available only for classifiers on a vision transformer")
+    model.backbone.require_grid("attention maps")
     return model

@@ -26,17 +26,19 @@ class Shape:
     """Shape of a backbone, as far as prompts depend on it."""
 
     depth: int  # layers
-    width: int  # channels C
+    width: int  # channels C, of the last layer
     heads: int
     patch: tuple[int, int]  # pixels
     grid: tuple[int, int]  # patches
     prefix: int = 1  # class and register tokens before the patches
+    stage_widths: tuple[int, ...] = ()  # channels of each layer, if width and grid change between layers
 
     @classmethod
     def of(cls, tower: Tower, size: int | None = None) -> Shape:
         """The shape of a tower for square inputs of `size` pixels; default: its own input size."""
         grid = tower.grid if size is None else (size // tower.patch[0], size // tower.patch[1])
-        return cls(len(tower.blocks), tower.width, tower.blocks[0].heads, tower.patch, grid, tower.prefix)
+        heads = tower.blocks[0].heads
+        return cls(len(tower.blocks), tower.width, heads, tower.patch, grid, tower.prefix, tower.stage_widths)
 
 
 @dataclass(frozen=True)

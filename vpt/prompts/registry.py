@@ -23,6 +23,11 @@ def build_tokens(config: TokenPrompt, shape: Shape) -> TokenPrompts:
     >>> build_tokens(DeepPrompt(tokens=3, shared=True), shape).tokens.shape
     torch.Size([1, 3, 8])
     """
+    if shape.stage_widths and not config.any_widths:
+        raise UserError(
+            f"prompt={config.kind} needs layers of one width, and those of this backbone differ; choose "
+            "prompt=shallow, prompt=deep or prompt=pixel, or a ViT"
+        )
     made = PROMPTS.built(config, shape)
     if not isinstance(made, TokenPrompts):
         raise UserError(f"prompt={config.kind} builds a {type(made).__name__}, not a vpt.prompts.base.TokenPrompts")

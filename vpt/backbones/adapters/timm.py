@@ -199,9 +199,15 @@ def _projection(attention: Any) -> Projection:
         raise UnreadableError(f"{kind.__module__}.{kind.__name__}" + (" with grouped queries" if grouped else ""))
     if attention.qkv is None:
         return SplitProjection(attention.q_proj, attention.k_proj, attention.v_proj)
-    fused: Projection = (
-        FusedProjection(attention.qkv) if type(attention.qkv) in PLAIN else WrappedProjection(attention.qkv)
-    )
     if getattr(attention, "q_bias", None) is not None:
-        return BiasedProjection(fused, attention)
-    return fused
+        return BiasedProjection(fused(attention.qkv), attention)
+    return fused(attention.qkv)
+
+
+def fused(layer: nn.Module) -> Projection:
+    """The projection of a layer that computes queries, keys and values together.
+
+    >>> fused(nn.Linear(2, 6))(nn.Linear(2, 2).weight[None], "kv")[0].shape
+    torch.Size([1, 2, 2])
+    """
+    return FusedProjection(layer) if type(layer) in PLAIN else WrappedProjection(layer)

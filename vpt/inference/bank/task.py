@@ -247,8 +247,9 @@ def load_task(
 def _no_tokens(backbone: Backbone) -> list[LayerPrompt]:
     """Prompts of no tokens, so that a task is batched together with tasks that have some in every layer."""
     tower = backbone.require_tower("token prompts")
-    empty = torch.empty(0, tower.width, device=next(backbone.net.parameters()).device)
-    return [LayerPrompt(extra=block.keys_values(empty)) for block in tower.blocks]
+    empty = torch.empty(0, max(tower.widths), device=next(backbone.net.parameters()).device)
+    layers = zip(tower.blocks, tower.widths, strict=True)
+    return [LayerPrompt(extra=block.keys_values(empty[:, :width])) for block, width in layers]
 
 
 def _own_bytes(model: Prompted) -> int:

@@ -48,7 +48,9 @@ class OriginalVpt(Source):
     def settings(self) -> dict[str, Any]:
         """Shallow, deep, or deep in some layers, with the head's input as in the original code."""
         if self.under("layers.") or any(name[-1].isdigit() for name in self.under("deep_prompt_embeddings")):
-            raise UserError(f"{self.title} is for a Swin transformer, which vpt does not support; use one for a ViT")
+            raise UserError(
+                f"{self.title} is for a Swin transformer, which cannot be converted; train it again, prompt=deep"
+            )
         if self.under("head.projection."):
             raise UserError(
                 f"{self.title} has a head of several layers with batch norm (MODEL.MLP_NUM above 0), which vpt does "

@@ -214,6 +214,8 @@ def dynamic_backbone(config: RunConfig) -> Backbone:
         UserError: a backbone without patches, or one that accepts images of one size only.
     """
     backbone = load_backbone(config.backbone, text=config.head.needs_text, dynamic=True)
+    if backbone.tower is not None:
+        backbone.require_grid("detection and segmentation")
     if backbone.tower is None or not backbone.any_size:
         reason = backbone.refusal or f"its patch does not divide its own size of {backbone.preprocess.size} pixels"
         raise UserError(

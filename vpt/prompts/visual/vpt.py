@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vpt.backbones.liveness import After
 from vpt.config import DeepPrompt, ShallowPrompt
 from vpt.prompts.base import Shape, TokenPrompts, TrainingImages, dropped, prompted_layers
+from vpt.prompts.visual.stages import build_stages
 from vpt.utils.errors import UserError
 
 
@@ -71,12 +72,12 @@ class VisualPrompts(TokenPrompts):
         return dropped(tokens, self.dropout, batch, self.training).unbind(0)
 
 
-def build_shallow(config: ShallowPrompt, shape: Shape) -> VisualPrompts:
+def build_shallow(config: ShallowPrompt, shape: Shape) -> TokenPrompts:
     """The prompt of `prompt=shallow`."""
     return _built(config, shape, {0: 0})
 
 
-def build_deep(config: DeepPrompt, shape: Shape) -> VisualPrompts:
+def build_deep(config: DeepPrompt, shape: Shape) -> TokenPrompts:
     """The prompt of `prompt=deep`.
 
     Raises:
@@ -90,7 +91,9 @@ def build_deep(config: DeepPrompt, shape: Shape) -> VisualPrompts:
     return _built(config, shape, {layer: 0 if config.shared else index for index, layer in enumerate(layers)})
 
 
-def _built(config: DeepPrompt | ShallowPrompt, shape: Shape, inserted: Mapping[int, int]) -> VisualPrompts:
+def _built(config: DeepPrompt | ShallowPrompt, shape: Shape, inserted: Mapping[int, int]) -> TokenPrompts:
+    if shape.stage_widths:
+        return build_stages(config, shape, inserted)
     if config.project is not None and config.project >= shape.width:
         raise UserError(f"prompt.project={config.project} must be below the backbone's width {shape.width}")
     return VisualPrompts(shape, inserted, config.tokens, config.dropout, config.project, config.after)
