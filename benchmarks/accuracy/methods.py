@@ -69,6 +69,7 @@ METHODS: dict[str, tuple[list[str], str, tuple[float, ...]]] = {
     "tcpa": (["prompt=tcpa", "prompt.random_epochs=1"], *PROMPT),
     "viapt": (["prompt=viapt"], *PROMPT),
     "ship": (["prompt=ship", "prompt.tokens=10"], *PROMPT),
+    "sa2vp": (["prompt=sa2vp"], *PROMPT),
     "adapter": (["prompt=adapter"], *PROMPT),
     "pixel frame": (["prompt=pixel"], "pixels", (1e-2, 3e-2, 1e-1)),
     "pixels of low rank": (["prompt=pixel", "prompt.shape=lowrank"], "pixels", (1e-2, 3e-2, 1e-1)),

@@ -16,7 +16,7 @@ METHODS = {
     **{f"prompt={kind}": VIT for kind in ("shallow", "deep", "vfpt", "e2vpt", "cvpt", "vapt", "gated", "bpt", "pixel")},
     **{
         f"prompt={kind}": VIT
-        for kind in ("davpt", "davpt prompt.value_bias=true", "vqt", "provpt", "tcpa", "viapt", "adapter")
+        for kind in ("davpt", "davpt prompt.value_bias=true", "vqt", "provpt", "tcpa", "viapt", "sa2vp", "adapter")
     },
     "prompt=pixel prompt.shape=lowrank": VIT,
     **{f"tuning={kind} prompt=none": VIT for kind in ("bias", "lora", "full")},

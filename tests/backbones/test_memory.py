@@ -24,7 +24,7 @@ from vpt.training.memory_estimate import estimate
 from vpt.training.parallelize import prepare_for_training
 from vpt.utils.console import Console
 
-PROMPTS = ["deep", "shallow", "vapt", "cvpt", "e2vpt", "gated"]
+PROMPTS = ["deep", "shallow", "vapt", "cvpt", "e2vpt", "gated", "sa2vp"]
 
 
 def model_of(*words: str) -> PromptedModel:

@@ -14,7 +14,7 @@ from tests.helpers.tensors import close
 from vpt.backbones.backbone import Backbone
 from vpt.backbones.liveness import plan
 from vpt.backbones.parallel.activation_checkpoint import Recomputed
-from vpt.config import DeepPrompt, E2vptPrompt, ShallowPrompt, load_config
+from vpt.config import DeepPrompt, E2vptPrompt, Sa2vpPrompt, ShallowPrompt, load_config
 from vpt.data.normalization import Preprocess
 from vpt.models.attention_maps import require_attention
 from vpt.models.classifier import PromptedModel
@@ -226,6 +226,7 @@ def test_counts_and_initialisation_of_the_paper():
     ("config", "sentence"),
     [
         (E2vptPrompt(), "prompt=e2vpt needs layers of one width.*prompt=deep or prompt=pixel"),
+        (Sa2vpPrompt(), "prompt=sa2vp needs layers of one width"),
         (DeepPrompt(shared=True), "prompt.shared needs"),
         (DeepPrompt(init="sample"), "prompt.init needs"),
         (DeepPrompt(pae="paper"), "prompt.pae needs"),

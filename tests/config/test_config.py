@@ -61,11 +61,7 @@ def test_every_setting_is_explained():
         key: str(value) for key, value in flat if type(value) is int
     }
     assert [one.kinds for one in described("prompt.rank")] == [
-        ("bpt",),
-        ("adapter",),
-        ("pixel",),
-        ("clip_lora",),
-        ("mmrlpp",),
+        (kind,) for kind in ("bpt", "sa2vp", "adapter", "pixel", "clip_lora", "mmrlpp")
     ]
 
 

@@ -86,7 +86,7 @@ def test_the_kinds_of_a_file_decide_too(tmp_path: Path):
         (
             "rank=2",
             [
-                "did you mean 'prompt.rank' of prompt=bpt, adapter, pixel, clip_lora, mmrlpp or "
+                "did you mean 'prompt.rank' of prompt=bpt, sa2vp, adapter, pixel, clip_lora, mmrlpp or "
                 "'tuning.rank' of tuning=lora?"
             ],
         ),

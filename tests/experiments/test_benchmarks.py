@@ -288,6 +288,7 @@ class TestPublished:
             "davpt": "DA-VPT",
             "provpt": "PRO-VPT",
             "ship": "SHIP",
+            "sa2vp": "SA2VP",
             "adapter": "AdaptFormer",
         }.items():
             config = load_config(overrides=[f"prompt={kind}"])
@@ -311,6 +312,7 @@ class TestPublished:
             ("bench/vtab-cvpt", "vtab", {"CVPT"}),
             ("bench/vtab-pro-vpt", "vtab", {"PRO-VPT"}),
             ("bench/vtab-adaptformer", "vtab", {"AdaptFormer"}),
+            ("bench/vtab-sa2vp", "vtab", {"SA2VP"}),
             ("bench/fgvc-pae", "fgvc", {"VPT-deep with PAE"}),
             ("bench/fgvc-da-vpt", "fgvc", {"DA-VPT"}),
             ("bench/vtab-vipamin-mae", "vtab", {"VIPAMIN"}),

@@ -185,6 +185,23 @@ BENCH: dict[str, dict[str, Any]] = {
         "train.warmup": 0.1,
         "train.batch_size": 64,
     },
+    "vtab-sa2vp": {
+        "backbone.name": "vit_base_patch16_224.orig_in21k",
+        "backbone.normalise": "own",
+        "prompt.kind": "sa2vp",
+        "prompt.rank": 8,
+        "prompt.scale": 0.1,
+        "prompt.every": 4,
+        "prompt.weight": 0.2,
+        "prompt.dropout": 0.1,
+        "train.optimizer.kind": "adamw",
+        "train.optimizer.lr.prompt": 0.001,
+        "train.optimizer.lr.head": 0.001,
+        "train.optimizer.weight_decay.prompt": 0.0001,
+        "train.epochs": 100,
+        "train.warmup": 0.1,
+        "train.batch_size": 64,
+    },
     "vtab-pro-vpt": {
         **VPT,
         "prompt.kind": "provpt",
@@ -207,6 +224,8 @@ BENCH: dict[str, dict[str, Any]] = {
     "vtab-vqt": {
         "prompt.kind": "vqt",
         "prompt.tokens": 1,
+        "prompt.keep_features": 0.7,
+        "prompt.feature_penalty": 1e-4,
         "prompt.dropout": 0.1,
         "train.epochs": 100,
         "train.warmup": 0.1,
@@ -413,6 +432,21 @@ def test_prograds_templates_and_strength():
     check(recipe("clip/prograd", "data=dassl:dtd", "data.shots=1"), {"prompt.strength": 1.0, "train.epochs": 50})
 
 
+# VTAB's tasks that differ from the others of their group: rank, scale, rate in the README of SA2VP's code.
+SA2VP = {"oxford_iiit_pet": (8, 0.1, 5e-4), "svhn": (16, 0.5, 1e-3), "resisc45": (16, 0.5, 1e-3)}
+SA2VP |= {"clevr_count": (32, 1.5, 5e-4), "dsprites_ori": (16, 0.1, 1e-3), "smallnorb_ele": (32, 0.5, 1e-3)}
+
+
+def test_sa2vps_settings_of_each_task():
+    groups = {"natural": (8, 0.1, 1e-3), "specialized": (16, 1.5, 1e-3), "structured": (32, 1.5, 1e-3)}
+    for task, found in SUITES["vtab"].tasks.items():
+        rank, scale, rate = SA2VP.get(task, groups[found.group])
+        batch = 64 if found.group == "natural" else 40
+        expected = {"prompt.rank": rank, "prompt.scale": scale, "train.batch_size": batch}
+        rates = {"train.optimizer.lr.prompt": rate, "train.optimizer.lr.head": rate}
+        check(recipe("bench/vtab-sa2vp", f"data=vtab:{task}"), {**expected, **rates})
+
+
 # dassl's name -> weight and sharpness of the certain images: TDA's configs/*.yaml.
 TDA = {"imagenet": (2, 5), "imagenet_a": (2, 5), "imagenet_r": (1, 8), "imagenet_sketch": (2.363, 7.45)}
 TDA |= {"caltech101": (5, 5), "dtd": (2, 3), "eurosat": (4, 8), "fgvc_aircraft": (2, 2), "food101": (1, 1)}
@@ -486,6 +520,7 @@ def test_the_table_of_released_code_names_recipes_that_are_there():
         "bench/fgvc-tcpa",
         "bench/vtab-viapt",
         "bench/vtab-ship",
+        "bench/vtab-sa2vp",
         "bench/vtab-vqt",
         "bench/vtab-vpt-deep-swin",
         "bench/vtab-adaptformer",

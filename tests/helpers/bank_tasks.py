@@ -33,6 +33,7 @@ KINDS: dict[str, list[str]] = {
     "tcpa": ["prompt=tcpa", "prompt.tokens=4", "prompt.class_tokens=3", "prompt.chosen=2"],
     "viapt": ["prompt=viapt", "prompt.tokens=2", "prompt.instance_tokens=2", "prompt.width=8"],
     "ship": ["prompt=ship", "prompt.tokens=2", "prompt.shared_tokens=2", "prompt.centres=4"],
+    "sa2vp": ["prompt=sa2vp", "prompt.rank=2", "prompt.every=2"],
     "adapter": ["prompt=adapter", "prompt.rank=3"],
     "adapter-mlp": ["prompt=adapter", "prompt.rank=3", "head=mlp", "head.hidden=[8]"],
     "adapter-after": ["prompt=adapter", "prompt.rank=3", "prompt.place=after"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -168,8 +168,13 @@ def _parts(layer: nn.Module) -> dict[str, object]:
         "k_norm": attention.k_norm,
         "heads": attention.num_heads,
         "out": attention.proj,
-        "scale1": layer.ls1,
+        "scale1": _scale(layer, 1),
         "norm2": layer.norm2,
         "mlp": layer.mlp,
-        "scale2": layer.ls2,
+        "scale2": _scale(layer, 2),
     }
+
+
+def _scale(layer: nn.Module, number: int) -> Callable[[Tensor], Tensor]:
+    gain = getattr(layer, f"gamma_{number}", None)
+    return getattr(layer, f"ls{number}", nn.Identity()) if gain is None else lambda rows: rows * gain

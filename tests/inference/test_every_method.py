@@ -27,12 +27,13 @@ METHODS: dict[str, list[str]] = {
     "pae": ["prompt.pae=paper", "prompt.pae.width=8"],
     "da-vpt": ["prompt=davpt", "prompt.guided=last:1", "prompt.patch_weight=0.5"],
     "da-vpt+": ["prompt=davpt", "prompt.value_bias=true"],
-    "vqt": ["prompt=vqt"],
+    "vqt": ["prompt=vqt", "prompt.keep_features=0.7"],
     "pro-vpt": ["prompt=provpt"],
     "pro-vpt, thompson": ["prompt=provpt", "prompt.policy=thompson"],
     "tcpa": ["prompt=tcpa", "prompt.class_tokens=3", "prompt.chosen=2", "prompt.random_epochs=1"],
     "viapt": ["prompt=viapt", "prompt.instance_tokens=2", "prompt.width=8"],
     "ship": ["prompt=ship", "prompt.shared_tokens=2", "prompt.attribute_tokens=3", "prompt.threshold=1.0"],
+    "sa2vp": ["prompt=sa2vp", "prompt.rank=3", "prompt.every=2", "prompt.scale=1"],
     "adapter": ["prompt=adapter", "prompt.rank=3"],
     "lora": ["prompt=none", "tuning=lora", "tuning.rank=2"],
     "bias": ["prompt=none", "tuning=bias"],
@@ -59,7 +60,7 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_goes_through_all_commands(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str):
-    plain = METHODS[method][0] in ("prompt=pixel", "prompt=adapter", "prompt=none")
+    plain = METHODS[method][0] in ("prompt=pixel", "prompt=adapter", "prompt=none", "prompt=sa2vp")
     through_all_commands(shapes, tmp_path, monkeypatch, ["head.init=small", *METHODS[method], *([] if plain else DEEP)])
 
 

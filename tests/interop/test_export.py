@@ -44,6 +44,7 @@ KINDS = [
     "tcpa",
     "viapt",
     "ship",
+    "sa2vp",
     "adapter",
     "adapter-after",
     "pixels",

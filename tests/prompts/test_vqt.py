@@ -18,9 +18,12 @@ from vpt.backbones.backbone import Backbone
 from vpt.backbones.forward import execute
 from vpt.backbones.liveness import plan
 from vpt.config import VqtPrompt, load_config
+from vpt.heads.registry import build_head
+from vpt.models.artifact import read_artifact
 from vpt.models.classifier import backbone_for, build_model
 from vpt.prompts.base import Shape
 from vpt.prompts.registry import build_tokens
+from vpt.training.tasks.select_features import fit
 from vpt.utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("small_net")
@@ -108,6 +111,40 @@ def test_heads_that_do_not_read_its_features_are_refused(words: list[str]):
         load_config(overrides=["prompt=vqt", *words])
     with pytest.raises(UserError, match="vpt train prompt=vqt"):
         vpt.wrap(build_net("vit"), "vqt")
+
+
+def test_a_head_is_fitted_with_a_group_penalty_by_the_optimizer_of_the_run():
+    """Two steps of gradient descent on all images, the gradient of the penalty written column by column."""
+    words = ["train.optimizer=sgd", "train.optimizer.lr=0.5", "train.optimizer.momentum=0", "train.warmup=0"]
+    words += ["train.optimizer.weight_decay=0.1", "train.schedule=constant", "train.epochs=2", "train.clip_norm=null"]
+    config = load_config(overrides=["prompt=vqt", "prompt.keep_features=0.5", *words])
+    torch.manual_seed(1)
+    features, labels = torch.randn(9, 6), torch.arange(9) % 3
+    loss_of = torch.nn.functional.cross_entropy
+    found = fit(features, labels, 3, config, 9, loss_of, penalty=0.3)
+    torch.manual_seed(config.train.seed)
+    twin = build_head(config.head, 6, 3)[-1].requires_grad_(False)
+    for _ in range(2):
+        apart = (features @ twin.weight.T + twin.bias).softmax(1) - torch.eye(3)[labels]
+        columns = [0.3 * column / column.norm() for column in twin.weight.T]
+        change = apart.T @ features / 9 + torch.stack(columns, dim=1) + 0.1 * twin.weight
+        twin.weight -= 0.5 * change
+        twin.bias -= 0.5 * (apart.mean(0) + 0.1 * twin.bias)
+    close(found.weight.detach(), twin.weight, "the weights")
+    close(found.bias.detach(), twin.bias, "the biases")
+
+
+def test_a_run_keeps_a_share_of_the_features(shapes: Path, tmp_path: Path):
+    base = settings(shapes, tmp_path).model_dump(mode="json", exclude={"prompt", "head", "train"})
+    words = ["prompt=vqt", "prompt.keep_features=0.3", "train.epochs=2", "train.batch_size=8"]
+    run = vpt.train(load_config(base=base, overrides=words), QUIET)
+    tensors = read_artifact(run.artifact).tensors
+    [weight] = [value for name, value in tensors.items() if name.startswith("head.") and value.ndim == 2]
+    assert int((weight != 0).any(0).sum()) == int(0.3 * weight.shape[1])
+    measured = vpt.evaluate(run.artifact, "test", console=QUIET)
+    assert measured["accuracy"] == run.metrics["test"]["accuracy"]
+    with pytest.raises(UserError, match="inputs of head=linear"):
+        load_config(base=base, overrides=[*words, "head=mlp"])
 
 
 def test_the_probe_of_epoch_0_reads_the_queries_too(shapes: Path, tmp_path: Path):

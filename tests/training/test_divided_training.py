@@ -43,6 +43,7 @@ CLASSIFIERS = {
     "low precision": [*SHARDED, "train.batch_size=29", "backbone.dtype=bf16", "prompt=bpt"],
     "trainable layers": [*SHARDED, "train.recompute=true", "train.accumulate=2", "prompt=none", "tuning=lora"],
     "both towers": [*SHARDED, *CLIP, "train.batch_size=29", "prompt=maple", "prompt.depth=2", "head=zeroshot"],
+    "two branches": [*SHARDED, "prompt=sa2vp", "prompt.dropout=0", "train.batch_size=29"],
     "two losses": [*SHARDED, *CLIP, "prompt=promptsrc", "prompt.depth=2", "prompt.text_depth=2", "head=zeroshot"],
 }
 # Nine images of different sizes in batches of four: the last batch has one.

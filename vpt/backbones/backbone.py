@@ -247,13 +247,15 @@ class Backbone(nn.Module):
         outputs: list[Tensor] = []
         layers = layers or [NOTHING] * len(plan)
         tokens, num_prompts = execute(tower, plan, tokens, rotary, layers, lead, outputs=outputs, start=layer)
-        pooled = self._pooled(tokens, num_prompts, pool)
+        pooled = self.pooled(tokens, num_prompts, pool)
         if not outputs:
             return pooled
         pieces = [pooled, *(each.flatten(1) for each in outputs)]
         return torch.cat([nn.functional.normalize(piece, dim=1) for piece in pieces], dim=1)
 
-    def _pooled(self, tokens: Tensor, num_prompts: int, pool: Pool) -> Tensor:
+    def pooled(self, tokens: Tensor, num_prompts: int, pool: Pool) -> Tensor:
+        """Pooled features of the tokens of the last layer that its plan keeps, before the final norm; the first
+        `num_prompts` of them are prompt tokens."""
         tower = self.require_tower("pooling")
         if pool in ("native", "classifier"):
             return tower.pool(tokens) if pool == "native" else tower.classify(tokens)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vpt.backbones.attention import attend, attend_weighted
+from vpt.backbones.chain import IDENTITY, Chain
 from vpt.backbones.kernels import split_heads
 from vpt.backbones.layer_changes import CHANGED
 from vpt.backbones.quantization.linear import linear
@@ -134,38 +135,6 @@ class SplitProjection:
         return tuple(layer(tokens) for layer in layers[PARTS[part]])
 
 
-@dataclass(frozen=True)
-class Chain:
-    """Callables applied one after the other; created by `chain`, which omits None."""
-
-    parts: tuple[Callable[[Tensor], Tensor], ...]
-
-    def __call__(self, tokens: Tensor) -> Tensor:
-        for part in self.parts:
-            tokens = part(tokens)
-        return tokens
-
-
-def chain(*parts: Callable[[Tensor], Tensor] | None) -> Chain:
-    """Compose modules, omitting None and identities.
-
-    >>> chain(nn.Identity(), None, nn.ReLU())(torch.tensor([-1.0]))
-    tensor([0.])
-    """
-    return Chain(tuple(part for part in parts if part is not None and not isinstance(part, nn.Identity)))
-
-
-@dataclass(frozen=True)
-class Gain:
-    """A learned scale per channel that the library stores as a bare parameter of `owner`."""
-
-    owner: nn.Module
-    name: str
-
-    def __call__(self, tokens: Tensor) -> Tensor:
-        return tokens * getattr(self.owner, self.name)
-
-
 def select_tokens(tokens: Tensor, queries: slice | Tensor | None) -> Tensor:
     """Select tokens (B, N, C): a contiguous range, or one per image, (B, 1, C).
 
@@ -199,7 +168,7 @@ class Block:
     heads: int
     layer: nn.Module  # the library's own layer
     gate: nn.Module | None = None  # gated attention: its sigmoid multiplies the attention output
-    inner_norm: Chain = Chain(())
+    inner_norm: Chain = IDENTITY
     rotate_half: bool = False
     drop: nn.Module | None = None  # stochastic depth: in training, drops what a branch adds, per image
     windows: Windows | None = None  # attention within windows, and what merges patches after the layer
@@ -308,12 +277,50 @@ class Block:
         `forward`."""
         tokens = (tokens if tokens.ndim == 3 else tokens[None]).to(x.dtype).expand(x.shape[0], -1, -1)
         normed = self.before1(tokens)
+        return self._finished(tokens, normed, self._across(normed, x, rope, prefix))
+
+    def attended(
+        self,
+        tokens: Tensor,
+        x: Tensor,
+        mask: Tensor | None = None,
+        queries: slice | None = None,
+        rope: Tensor | None = None,
+        prefix: int = 0,
+    ) -> Tensor:
+        """What attention adds to tokens (1 or B, N, C), or those of them in `queries`, that attend to the tokens `x`
+        (B, N, C) at the same positions instead of to themselves; `mask` (N, N) and the rest as in `forward`."""
+        normed = select_tokens(self.before1(tokens), queries)
+        start = 0 if queries is None else queries.start
+        mask = mask if mask is None or queries is None else mask[queries]
+        return self._attention_output(normed, self._across(normed, x, rope, prefix, start, mask))
+
+    def _across(
+        self,
+        normed: Tensor,
+        x: Tensor,
+        rope: Tensor | None,
+        prefix: int,
+        start: int | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Attention, with heads concatenated, of normed tokens to tokens `x` (B, N, C). The first of them is at
+        position `start` of the sequence; None: they have no position."""
         (query,) = (self._heads(part) for part in self.project(normed, "q"))
         key, value = (self._heads(part) for part in self.project(self.before1(x), "kv"))
-        query, key = self.query_norm(query).to(value.dtype), self.key_norm(key)
+        query, key = self.query_norm(query), self.key_norm(key)
         if rope is not None:
+            query = query if start is None else self._rotate(query, rope, start - prefix)
             key = self._rotate(key, rope, -prefix).to(value.dtype)
-        return self._finished(tokens, normed, attend(query, key, value).transpose(1, 2).flatten(2))
+        query = query.to(value.dtype).expand(x.shape[0], -1, -1, -1)
+        return attend(query, key, value, mask).transpose(1, 2).flatten(2)
+
+    def _attention_output(self, normed: Tensor, mixed: Tensor) -> Tensor:
+        """What attention adds to tokens, whose heads are concatenated in `mixed`."""
+        mixed = self.inner_norm(mixed)
+        if self.gate is not None:
+            mixed = mixed * self.gate(normed).sigmoid()
+        return self.after1(self.out(mixed))
 
     def _finished(
         self,
@@ -324,10 +331,7 @@ class Block:
         adapter: Adapter | None = None,
     ) -> Tensor:
         """The layer after the attention of tokens, whose heads are concatenated in `mixed`."""
-        mixed = self.inner_norm(mixed)
-        if self.gate is not None:
-            mixed = mixed * self.gate(normed).sigmoid()
-        x = x + self._dropped(self.after1(self.out(mixed)))
+        x = x + self._dropped(self._attention_output(normed, mixed))
         if branch is not None:
             x = x + self.cross(x, branch)
         added = self.after2(self.mlp(self.before2(x)))

@@ -70,10 +70,14 @@ def execute(
         rope = tower.rope(rotary, layer)
         if prompt.queries is not None and outputs is not None:
             outputs.append(block.queried(prompt.queries, sequence[:, num_prompts:], rope, tower.prefix))
+        queries, added = _queries(step, num_prompts, sequence.shape[1], lead, tower.prefix), None
+        if prompt.added is not None:
+            read = queries and slice(max(0, queries.start - num_prompts), queries.stop - num_prompts)
+            added = prompt.added(sequence[:, num_prompts:], rope, read)
         out = block.forward(
             sequence,
             extra,
-            _queries(step, num_prompts, sequence.shape[1], lead, tower.prefix),
+            queries,
             rope,
             num_prompts + tower.prefix,
             prompt.branch,
@@ -85,6 +89,9 @@ def execute(
             None if prompt.beside is None else prompt.beside(sequence[:, num_prompts:], rope),
         )
         kept = num_prompts if step.keep in ("all", "prompts", "prompts_lead") else 0
+        if added is not None:
+            added = added.to(out.dtype)
+            out = torch.cat([out[:, :kept], out[:, kept:] + added], dim=1) if kept else out + added
         if kept and prompt.gate is not None:
             blended = prompt.gate * out[:, :kept] + (1 - prompt.gate) * sequence[:, :kept]
             out = torch.cat([blended.to(out.dtype), out[:, kept:]], dim=1)

@@ -29,6 +29,8 @@ class LayerPrompt:
         carry: function from the prompt outputs of the layer below (B, P, C) to the tokens that enter this layer.
         beside: function from image tokens (B, N, C) and the layer's rotary embedding to keys and values of a second
             attention, which is mixed with that of the layer.
+        added: function from image tokens (B, N, C), the layer's rotary embedding, and which of these tokens are read
+            (a slice, or None for all), to what is added to the layer's outputs of those, (B, M, C), or None.
         branch: keys and values for cross-attention after self-attention, with the layer's own weights.
         temperature: divides the attention scores of the whole layer; a scalar or (B, 1, 1, 1).
         gate: fraction of a prompt token's output that is carried to the next layer, the rest being its input to this
@@ -49,6 +51,7 @@ class LayerPrompt:
     adapt: Callable[[Tensor], Tensor] | None = None
     carry: Callable[[Tensor], Tensor] | None = None
     beside: Callable[[Tensor, Tensor | None], Beside] | None = None
+    added: Callable[[Tensor, Tensor | None, slice | None], Tensor | None] | None = None
     branch: KeyValue | None = None
     temperature: Tensor | None = None
     gate: Tensor | None = None

@@ -16,6 +16,7 @@ class Tower:
 
     embed: Callable[[Tensor], tuple[Tensor, Tensor | None]]  # (B, 3, S, S) -> tokens (B, N, C), rotary embedding
     pre: Callable[[Tensor], Tensor]  # norm already applied to embedded tokens (CLIP), or nothing
+    positions: Callable[[], tuple[Tensor | None, Tensor | None]]  # position (1, N, C), rotary embedding of all tokens
     patches: Callable[[Tensor], Tensor]  # (B, 3, S, S) -> patch embeddings (B, N, C), no position, no class token
     blocks: tuple[Block, ...]
     norm: Callable[[Tensor], Tensor]  # of the last layer's tokens, before pooling

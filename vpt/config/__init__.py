@@ -52,7 +52,7 @@ from vpt.config.prompts import (
     VqtPrompt,
 )
 from vpt.config.prompts_base import ClipPrompt, PromptSection, TokenPrompt
-from vpt.config.prompts_image import ShipPrompt, TcpaPrompt, ViaptPrompt
+from vpt.config.prompts_image import Sa2vpPrompt, ShipPrompt, TcpaPrompt, ViaptPrompt
 from vpt.config.run import RunConfig
 from vpt.config.templates import names_a_file
 from vpt.config.training import AdamWConfig, Optimizer, PerRole, SgdConfig, TrainConfig
@@ -116,6 +116,7 @@ __all__ = [
     "RegressionHead",
     "RetinaHead",
     "RunConfig",
+    "Sa2vpPrompt",
     "Section",
     "SgdConfig",
     "ShallowPrompt",

@@ -19,7 +19,7 @@ from vpt.config.prompts_clip import (
     TaskresPrompt,
     TcpPrompt,
 )
-from vpt.config.prompts_image import ShipPrompt, TcpaPrompt, ViaptPrompt
+from vpt.config.prompts_image import Sa2vpPrompt, ShipPrompt, TcpaPrompt, ViaptPrompt
 from vpt.config.registry import Registry
 
 WORDS = "words whose embeddings initialise the context; null: random initialisation"
@@ -180,6 +180,8 @@ class VqtPrompt(WithTokens):
     adds_features: ClassVar[bool] = True
     layers: Layers = Field("all", description="'all', 'first:N', 'last:N' or a list, counted from 0")
     tokens: int = Field(1, ge=1, le=1000, description="query tokens per layer; the head reads all of their outputs")
+    keep_features: float = Field(1.0, gt=0, le=1, description="share of features that a head fitted afterwards keeps")
+    feature_penalty: float = Field(1e-4, ge=0, le=MANY, description="group penalty of the head that ranks features")
 
 
 class ProvptPrompt(WithTokens):
@@ -371,6 +373,7 @@ PROMPTS: Registry[PromptSection] = Registry(
         TcpaPrompt,
         ViaptPrompt,
         ShipPrompt,
+        Sa2vpPrompt,
         AdapterPrompt,
         PixelPrompt,
         CoopPrompt,

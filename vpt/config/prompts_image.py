@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from vpt.config.base import MANY
-from vpt.config.prompts_base import Layers, WithTokens
+from vpt.config.prompts_base import Layers, TokenPrompt, WithTokens
 
 
 class TcpaPrompt(WithTokens):
@@ -65,3 +65,18 @@ class ShipPrompt(WithTokens):
     def needs_images(self) -> bool:
         """Levels and attributes are those of training images."""
         return True
+
+
+class Sa2vpPrompt(TokenPrompt):
+    """A map of prompt tokens, aligned with those of the image, in a branch of its own (SA2VP, Pei et al. 2024)."""
+
+    kind: Literal["sa2vp"] = "sa2vp"
+    make: ClassVar[str] = "vpt.prompts.visual.sa2vp:AlignedPrompts"
+    objective: ClassVar[str] = "vpt.training.two_branches:both_branches"
+    rank: int = Field(8, ge=1, le=65_536, description="channels of the prompt maps and of the bottlenecks")
+    scale: float = Field(0.1, ge=0, le=MANY, description="of what one branch adds to the other")
+    every: int = Field(
+        4, ge=2, le=1000, description="in every so many layers the prompt reads the image; in others, the reverse"
+    )
+    weight: float = Field(0.2, ge=0, lt=1, description="share of the prompt branch in the loss")
+    dropout: float = Field(0.1, ge=0, lt=1, description="dropout on the first prompt map and where branches are added")

@@ -129,6 +129,8 @@ class RunConfig(Section):
                 f"prompt={self.prompt.kind} adds features that head={self.head.kind} does not read; "
                 "choose head=linear or head=mlp"
             )
+        if getattr(self.prompt, "keep_features", 1) < 1 and self.head.kind != "linear":
+            raise ValueError("prompt.keep_features chooses among the inputs of head=linear; leave it out")
         if self.data.folds is not None and self.task not in TASKS:
             raise ValueError(f"data.folds is for {', '.join(f'task={name}' for name in TASKS)}")
         if self.data.channels is not None or self.backbone.channels != "summed":

@@ -238,6 +238,8 @@ def _settings(kind: str, settings: dict[str, Any]) -> Any:
         )
     if getattr(config, "adds_features", False):
         raise UserError(f"prompt={kind} adds features for a head of its own; train it with: vpt train prompt={kind}")
+    if config.objective:
+        raise UserError(f"prompt={kind} has a training objective of its own; train it with: vpt train prompt={kind}")
     if getattr(config, "prune_tokens", 0) or getattr(config, "prune_segments", 0):
         raise UserError("pruning trains twice; use: vpt train prompt=e2vpt")
     if getattr(config, "shrink", False):

@@ -26,7 +26,8 @@ def shape_of(steps: Sequence[Step], layers: Sequence[LayerPrompt] | None) -> Has
     keeps = tuple(step.keep for step in steps)
     if layers is None:
         return keeps
-    if any(each.adapt or each.carry or each.beside or each.weigh or each.seen is not None for each in layers):
+    own = ("adapt", "carry", "beside", "added", "weigh", "seen")
+    if any(getattr(each, name) is not None for each in layers for name in own):
         return (id(layers), "alone")
     ports = tuple(
         (
@@ -96,6 +97,7 @@ def _each(layer: LayerPrompt, change: Callable[[Tensor, int], Tensor]) -> LayerP
         adapt=layer.adapt,
         carry=layer.carry,
         beside=layer.beside,
+        added=layer.added,
         branch=pair(layer.branch),
         temperature=one(layer.temperature, 4),
         gate=one(layer.gate, 3),

@@ -17,6 +17,7 @@ from vpt.utils.errors import UserError
 from vpt.utils.plugins import imported
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+Count = Callable[[Tensor, Tensor], Tensor | None]  # maps scores and labels to the number of correct images
 # Maps images or features, and labels, to the loss and the number of correct images; both stay on their device.
 Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
 
@@ -58,7 +59,7 @@ def build_objective(
     forward: Callable[[Tensor], Tensor],
     loss_of: Loss,
     cached: bool,
-    correct: Callable[[Tensor, Tensor], Tensor | None] | None = None,
+    correct: Count | None = None,
 ) -> Objective:
     """Training objective of a prompt.
 
@@ -72,7 +73,7 @@ def build_objective(
     """
     count = correct or hits
     if prompt.objective:
-        regularized: Objective = imported(prompt.objective)(prompt, model, loss_of, cached)
+        regularized: Objective = imported(prompt.objective)(prompt, model, loss_of, cached, count)
         return regularized
 
     def plain(inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -11,10 +11,12 @@ from torch import Tensor
 from vpt.config.prompts_clip import ProgradPrompt
 from vpt.heads.zero_shot import ZeroShot
 from vpt.models.classifier import PromptedModel
-from vpt.training.losses import Loss, Objective, hits
+from vpt.training.losses import Count, Loss, Objective, hits
 
 
-def projected(prompt: ProgradPrompt, model: PromptedModel, loss_of: Loss, cached: bool) -> Objective:
+def projected(
+    prompt: ProgradPrompt, model: PromptedModel, loss_of: Loss, cached: bool, count: Count = hits
+) -> Objective:
     """Objective whose value is the loss, and whose gradient is `without_opposing` of the gradients of the loss and of
     the cross-entropy to the scores of the templates.
 
@@ -22,10 +24,10 @@ def projected(prompt: ProgradPrompt, model: PromptedModel, loss_of: Loss, cached
     """
     head = cast(ZeroShot, model.head)
 
-    def objective(inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def objective(inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
         features = inputs if cached else model.features(inputs)
         scores = head.scores(features, head.text())
-        loss, correct = loss_of(scores, labels), hits(scores.detach(), labels)
+        loss, correct = loss_of(scores, labels), count(scores.detach(), labels)
         learned = [parameter for _, _, parameter in model.trainable()]
         if not loss.requires_grad:
             return loss, correct

@@ -13,10 +13,12 @@ from vpt.config.prompts_clip import MmrlPrompt
 from vpt.heads.zero_shot import ZeroShot
 from vpt.models.classifier import PromptedModel, plan_for
 from vpt.prompts.clip.mmrl import RepresentationTexts
-from vpt.training.losses import Loss, Objective, hits
+from vpt.training.losses import Count, Loss, Objective, hits
 
 
-def knowledge_guided(prompt: KgcoopPrompt, model: PromptedModel, loss_of: Loss, cached: bool) -> Objective:
+def knowledge_guided(
+    prompt: KgcoopPrompt, model: PromptedModel, loss_of: Loss, cached: bool, count: Count = hits
+) -> Objective:
     """Objective of KgCoOp (Yao et al. 2023): adds `prompt.weight` times one minus the mean cosine similarity
     between learned and fixed text features.
 
@@ -24,24 +26,26 @@ def knowledge_guided(prompt: KgcoopPrompt, model: PromptedModel, loss_of: Loss, 
     """
     head = cast(ZeroShot, model.head)
 
-    def objective(inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def objective(inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
         features = inputs if cached else model.features(inputs)
         text = head.text()
         scores = head.scores(features, text)
         apart = 1 - (text.float() * head.fixed.float()).sum(-1).mean()
-        return loss_of(scores, labels) + prompt.weight * apart, hits(scores.detach(), labels)
+        return loss_of(scores, labels) + prompt.weight * apart, count(scores.detach(), labels)
 
     return objective
 
 
-def self_regulating(prompt: PromptsrcPrompt, model: PromptedModel, loss_of: Loss, cached: bool) -> Objective:
+def self_regulating(
+    prompt: PromptsrcPrompt, model: PromptedModel, loss_of: Loss, cached: bool, count: Count = hits
+) -> Objective:
     """Objective of PromptSRC (Khattak et al. 2023, section 3.2.1): adds the mean absolute differences of normalised
     image and text features from those of the frozen model, and the divergence of its scores from the prompted ones,
     divided by images and classes as in the released code."""
     head = cast(ZeroShot, model.head)
     steps = plan_for(model.backbone, None, "native")
 
-    def objective(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def objective(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
         features, text = model.features(images), head.text()
         scores = head.scores(features, text)
         with torch.no_grad():
@@ -52,12 +56,14 @@ def self_regulating(prompt: PromptsrcPrompt, model: PromptedModel, loss_of: Loss
         mine, theirs = scores.float().log_softmax(1), frozen_scores.float().log_softmax(1)
         apart = F.kl_div(mine, theirs, log_target=True, reduction="sum") / mine.numel()
         regularizer = prompt.image_weight * image + prompt.text_weight * words + prompt.score_weight * apart
-        return loss_of(scores, labels) + regularizer, hits(scores.detach(), labels)
+        return loss_of(scores, labels) + regularizer, count(scores.detach(), labels)
 
     return objective
 
 
-def two_features(prompt: MmrlPrompt, model: PromptedModel, loss_of: Loss, cached: bool) -> Objective:
+def two_features(
+    prompt: MmrlPrompt, model: PromptedModel, loss_of: Loss, cached: bool, count: Count = hits
+) -> Objective:
     """Objective of MMRL (Guo and Gu 2025): the losses of the class feature and of the representation tokens' feature,
     weighted by `prompt.alpha` and the rest, and `prompt.weight` times one minus the mean cosine similarity of class and
     text features to those of the frozen model. The layers below the tokens run once for both models."""
@@ -65,7 +71,7 @@ def two_features(prompt: MmrlPrompt, model: PromptedModel, loss_of: Loss, cached
     texts = cast(RepresentationTexts, head.contexts)
     plain = plan_for(backbone, None, "native")
 
-    def objective(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def objective(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
         below = backbone.tokens_below(prompt.layer, model.normalise(images), plain)
         layers = model.constants(len(images))
         found = backbone.features_above(prompt.layer, *below, model.steps, model.pool, layers)
@@ -77,6 +83,6 @@ def two_features(prompt: MmrlPrompt, model: PromptedModel, loss_of: Loss, cached
         pairs = ((own, F.normalize(frozen, dim=-1)), (text, head.fixed))
         apart = sum(1 - (one.float() * there.float()).sum(-1).mean() for one, there in pairs)
         fused = alpha * scores[0] + (1 - alpha) * scores[1]
-        return loss + prompt.weight * apart, hits(fused.detach(), labels)
+        return loss + prompt.weight * apart, count(fused.detach(), labels)
 
     return objective

@@ -14,7 +14,8 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from vpt.backbones.adapters.timm import UnreadableError, is_timm_vit, read_timm
-from vpt.backbones.block import Block, FusedProjection, chain
+from vpt.backbones.block import Block, FusedProjection
+from vpt.backbones.chain import chain
 from vpt.backbones.kernels import patch_matmul
 from vpt.backbones.vit_spec import Tower
 
@@ -46,6 +47,7 @@ def read_open_clip(visual: Any) -> Tower:
     return Tower(
         embed=_Embed(visual),
         pre=visual.ln_pre,
+        positions=_Positions(visual),
         patches=_Patches(visual),
         blocks=blocks,
         norm=visual.ln_post if visual.attn_pool is None else nn.Identity(),
@@ -108,6 +110,14 @@ class _Embed:
         if wanted != grid:
             positions = resample_abs_pos_embed(positions, list(wanted), list(grid), num_prefix_tokens=1)
         return visual.ln_pre(torch.cat([first, tokens], dim=1) + positions.to(tokens.dtype)), None
+
+
+@dataclass(frozen=True)
+class _Positions:
+    visual: Any
+
+    def __call__(self) -> tuple[Tensor | None, Tensor | None]:
+        return self.visual.positional_embedding[None], None
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vpt.backbones.adapters.timm import UnreadableError, fused, patch_embed, patch_of
-from vpt.backbones.block import BiasedProjection, Block, chain
+from vpt.backbones.block import BiasedProjection, Block
+from vpt.backbones.chain import chain
 from vpt.backbones.vit_spec import Tower
 from vpt.backbones.windows import Windows
 
@@ -44,6 +45,7 @@ def read_swin(net: Any) -> Tower:
     return Tower(
         embed=_Embed(net),
         pre=nn.Identity(),
+        positions=lambda: (None, None),
         patches=lambda images: _Embed(net)(images)[0],
         blocks=tuple(blocks),
         norm=net.norm,

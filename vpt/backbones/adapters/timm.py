@@ -21,12 +21,11 @@ from vpt.backbones.block import (
     BiasedProjection,
     Block,
     FusedProjection,
-    Gain,
     Projection,
     SplitProjection,
     WrappedProjection,
-    chain,
 )
+from vpt.backbones.chain import Gain, chain
 from vpt.backbones.kernels import patch_matmul
 from vpt.backbones.quantization.linear import PLAIN
 from vpt.backbones.vit_spec import Tower
@@ -64,6 +63,7 @@ def read_timm(net: Any) -> Tower:
     return Tower(
         embed=_EmbedWithRope(net) if rope else _Embed(net),
         pre=net.norm_pre,
+        positions=_Positions(net),
         patches=_Patches(net),
         blocks=blocks,
         norm=net.norm,
@@ -120,6 +120,23 @@ class _EmbedWithRope:
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         tokens, rotary = self.net._pos_embed(patch_embed(self.net.patch_embed, images))
         return self.net.norm_pre(tokens), rotary
+
+
+@dataclass(frozen=True)
+class _Positions:
+    net: Any
+
+    def __call__(self) -> tuple[Tensor | None, Tensor | None]:
+        net, found, rotary = self.net, self.net.pos_embed, None
+        height, width = net.patch_embed.grid_size
+        if isinstance(net, Eva):
+            like = next(each for each in net.parameters() if each.is_floating_point())
+            grid = (height, width) if net.dynamic_img_size else (height * width,)
+            rotary = net._pos_embed(like.new_zeros(1, *grid, net.embed_dim))[1]
+        if found is not None:  # some networks have none for class and register tokens
+            missing = net.num_prefix_tokens + height * width - found.shape[1]
+            found = nn.functional.pad(found, (0, 0, missing, 0))
+        return found, rotary
 
 
 @dataclass(frozen=True)

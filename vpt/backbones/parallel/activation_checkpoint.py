@@ -38,3 +38,7 @@ class Recomputed(Block):
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """See Block.forward."""
         return recomputed(super().forward, *args, **kwargs)
+
+    def attended(self, *args: Any, **kwargs: Any) -> Tensor:
+        """See Block.attended."""
+        return recomputed(super().attended, *args, **kwargs)

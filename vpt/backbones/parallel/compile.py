@@ -36,7 +36,7 @@ class Compiler:
         """`block.forward(tokens, ...)`."""
         if not torch.is_grad_enabled():
             return Block.forward(block, tokens, *args, **kwargs)
-        if self._batch is None:
+        if self._batch is None and len(tokens) > 1:  # a single sequence may be that of a prompt
             self._batch = len(tokens)
         forward = self._compiled if len(tokens) == self._batch else Block.forward
         return forward(block, tokens, *args, **kwargs)

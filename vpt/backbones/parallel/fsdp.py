@@ -112,6 +112,14 @@ class Sharded(Block):
         """See Block.queried."""
         return self._gathered(self.inner.queried, *args, **kwargs)
 
+    def attended(self, *args: Any, **kwargs: Any) -> Tensor:
+        """See Block.attended."""
+        return self._gathered(self.inner.attended, *args, **kwargs)
+
+    def unattended(self, *args: Any, **kwargs: Any) -> Tensor:
+        """See Block.unattended."""
+        return self._gathered(self.inner.unattended, *args, **kwargs)
+
     def queries_keys_values(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
         """See Block.queries_keys_values."""
         return self._gathered(self.inner.queries_keys_values, *args, **kwargs)

@@ -92,6 +92,10 @@ class Classification(PooledTask):
             from vpt.training.tasks.fit_heads import finish_head
 
             finish_head(model, context)
+        if getattr(context.config.prompt, "keep_features", 1) < 1:
+            from vpt.training.tasks.select_features import select_features
+
+            select_features(model, context, self.loss(model, context))
         fit_unknown(model, context)
 
     def is_trainable(self, model: PromptedModel) -> bool:
