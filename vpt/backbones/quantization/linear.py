@@ -41,7 +41,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, span: slice | None = 
         out = nf4.packed_linear(x.to(weight.dtype), weight, rounded, span)
         return out.to(asked_dtype(x))
     if span is not None:
-        # torchao's weights cannot be divided in inference mode; they are frozen, so no gradient is recorded outside of it.
+        # torchao's weights cannot be divided in inference mode. They are frozen: no gradient is recorded outside of it.
         with torch.inference_mode(False) if is_traceable_wrapper_subclass(weight) else nullcontext():
             weight = weight[span]
     if weight.dtype is torch.float32:
