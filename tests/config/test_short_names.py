@@ -113,6 +113,14 @@ def test_files_keep_full_names(tmp_path: Path):
         load_config(base={"epochs": 3})
 
 
+def test_a_section_in_a_wrong_place_is_answered_with_some_of_its_settings():
+    with pytest.raises(
+        UserError, match=r"unknown key 'train'; did you mean 'train\.\w+'.* or another of \d+\?"
+    ) as error:
+        load_config(base={"train": {"train": {}}})
+    assert len(str(error.value)) < 300
+
+
 def test_keywords_of_python():
     config = load_config(data="flowers", epochs=3, prompt=DeepPrompt(tokens=4), seed=2)
     assert config == load_config(overrides=["data=flowers", "train.epochs=3", "prompt.tokens=4", "train.seed=2"])

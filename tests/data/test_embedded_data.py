@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from PIL import Image
 from scipy import ndimage
 
@@ -11,6 +12,7 @@ from vpt.data.datasets import digit_distances
 from vpt.data.datasets.registry import EMBEDDED, load_data
 
 
+@pytest.mark.usefixtures("whole_data")
 def test_every_one_loads():
     for name in EMBEDDED:
         data = load_data(load_config(overrides=[f"data={name}"]).data)

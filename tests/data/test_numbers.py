@@ -126,6 +126,7 @@ def test_a_label_column_is_for_classes_too(tmp_path: Path):
     assert load_data(DataConfig(path=str(file), label_column="kind")).classes == ("a", "b")
 
 
+@pytest.mark.usefixtures("whole_data")
 def test_embedded_numbers():
     digits = load_numbers(load_config(overrides=["head=regression"]).data)
     assert {record.number for record in digits.train} == set(range(10))

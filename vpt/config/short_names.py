@@ -162,6 +162,8 @@ def _ending(key: str, tree: Mapping[str, Any]) -> list[str]:
 
 
 def _one_of(names: list[str]) -> str:
+    if names[9:]:  # as many as a section has
+        return ", ".join(f"'{name}'" for name in names[:5]) + f" or another of {len(names)}"
     return ", ".join(f"'{name}'" for name in names[:-1]) + (" or " if names[1:] else "") + f"'{names[-1]}'"
 
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from vpt.backbones.liveness import After
 from vpt.config import DeepPrompt, ShallowPrompt
 from vpt.prompts.base import Shape, TokenPrompts, TrainingImages, dropped, prompted_layers
-from vpt.prompts.visual.stages import build_stages
 from vpt.utils.errors import UserError
 
 
@@ -93,6 +92,8 @@ def build_deep(config: DeepPrompt, shape: Shape) -> TokenPrompts:
 
 def _built(config: DeepPrompt | ShallowPrompt, shape: Shape, inserted: Mapping[int, int]) -> TokenPrompts:
     if shape.stage_widths:
+        from vpt.prompts.visual.stages import build_stages
+
         return build_stages(config, shape, inserted)
     if config.project is not None and config.project >= shape.width:
         raise UserError(f"prompt.project={config.project} must be below the backbone's width {shape.width}")
