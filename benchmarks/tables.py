@@ -270,6 +270,36 @@ def detectors_photos() -> str:
     return f"{rows(header, body)}\n\n{seeds} seeds at the best learning rate. Settings: {settings}."
 
 
+def mask_heads() -> str:
+    """Heads of segmentation on street scenes, without prompts, best validation score first."""
+    stem = "methods-camvid-vit_tiny_patch16_224"
+    files = {"linear": stem, "fpn": f"{stem}-fpn", "query": f"{stem}-query"}
+    if not all((RESULTS / f"{name}.json").is_file() for name in files.values()):
+        return NOT_MEASURED
+    alone = {
+        head: next(row for row in read(name)["rows"] if row["method"] == "head only") for head, name in files.items()
+    }
+    seeds = min(len(row["val"]) for row in alone.values())
+    body = []
+    for head, row in sorted(alone.items(), key=lambda item: -statistics.mean(item[1]["val"][:seeds])):
+        val, test = ([100 * score for score in row[split][:seeds]] for split in ("val", "test"))
+        body.append(
+            [
+                f"`head={head}_segmentation`",
+                *(f"{statistics.mean(scores):.1f} ± {statistics.stdev(scores):.1f}" for scores in (val, test)),
+                ", ".join(f"`lr.{rate}` {100 * score:.1f}" for rate, score in row["searched"].items()),
+                f"{row['parameters']['learning']:,}",
+                f"{row['artifact_bytes'] / 1e6:.2f} MB",
+                f"{row['seconds_per_epoch']:.1f} s",
+            ]
+        )
+    header = ["head", "validation mean IoU", "test", "search, one seed", "trainable parameters", "artifact", "epoch"]
+    settings = words_of(word for word in read(files["linear"])["settings"] if not word.startswith("head="))
+    return (
+        f"{rows(header, body)}\n\n{seeds} seeds at the best learning rate. Settings: {settings}."
+    )
+
+
 def _seeds(measured: Sequence[dict[str, Any]]) -> str:
     """Number of seeds per method: "3 seeds", or "3 seeds (8 of deep, linear)"."""
     names: dict[int, list[str]] = {}
@@ -491,6 +521,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "clothing-nano": lambda: methods("clothing-vpt_nano", "clothing-random"),
     "detectors": detectors,
     "detectors-photos": detectors_photos,
+    "camvid-heads": mask_heads,
     "camvid-tiny": lambda: methods("camvid-vit_tiny_patch16_224"),
     "camvid-tiny-gain": lambda: gain("camvid-vit_tiny_patch16_224", "deep", "head only"),
     "camvid-small": lambda: methods("camvid-vit_small_patch16_224"),
