@@ -295,9 +295,7 @@ def mask_heads() -> str:
         )
     header = ["head", "validation mean IoU", "test", "search, one seed", "trainable parameters", "artifact", "epoch"]
     settings = words_of(word for word in read(files["linear"])["settings"] if not word.startswith("head="))
-    return (
-        f"{rows(header, body)}\n\n{seeds} seeds at the best learning rate. Settings: {settings}."
-    )
+    return f"{rows(header, body)}\n\n{seeds} seeds at the best learning rate. Settings: {settings}."
 
 
 def _seeds(measured: Sequence[dict[str, Any]]) -> str:

@@ -12,7 +12,7 @@ from vpt.cli.main import main
 from vpt.cli.train import COMMON
 from vpt.config import DeepPrompt, full_words, load_config
 from vpt.config.describe import described
-from vpt.config.short_names import ALIASES, chosen_settings, full_name, is_full, shortest
+from vpt.config.short_names import ALIASES, chosen_settings, full_name, is_full, meant, shortest
 from vpt.utils.console import Console
 from vpt.utils.errors import UserError
 
@@ -113,12 +113,16 @@ def test_files_keep_full_names(tmp_path: Path):
         load_config(base={"epochs": 3})
 
 
-def test_a_section_in_a_wrong_place_is_answered_with_some_of_its_settings():
-    with pytest.raises(
-        UserError, match=r"unknown key 'train'; did you mean 'train\.\w+'.* or another of \d+\?"
-    ) as error:
-        load_config(base={"train": {"train": {}}})
-    assert len(str(error.value)) < 300
+def test_a_name_of_very_many_settings_is_answered_with_some_of_them():
+    """As when a section is named where there is none."""
+    said = meant("train", {})
+    assert re.search(r"did you mean 'train\.\w+', .* or another of \d+\?", said)
+    assert len(said) < 300
+
+
+@pytest.mark.parametrize("one", [*{part for one in described() for part in one.key.split(".")}])
+def test_every_part_of_a_name_is_answered(one: str):
+    assert len(meant(one, {})) < 1000
 
 
 def test_keywords_of_python():

@@ -45,13 +45,15 @@ def install(folder: Path, files: dict[str, str], entry_points: str, name: str = 
 
 @contextmanager
 def nothing_named() -> Iterator[pytest.MonkeyPatch]:
-    """A process in which the user has named no plug-in yet; modules that are imported meanwhile are forgotten."""
+    """A process in which the user has named no plug-in yet; modules of the user imported meanwhile are forgotten."""
     before = set(sys.modules)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "path", list(sys.path))
         for registry in REGISTRIES:
             patch.setattr(registry, "_named", {})
         yield patch
-    for module in set(sys.modules) - before:
-        if not module.startswith(("vpt", "torch", "timm", "numpy")):
-            del sys.modules[module]
+    for name in set(sys.modules) - before:
+        # Libraries stay: of one that is imported twice, the second does not know the classes of the first.
+        file = getattr(sys.modules[name], "__file__", None)
+        if file and not any(Path(file).is_relative_to(root) for root in (sys.prefix, sys.base_prefix, ROOT)):
+            del sys.modules[name]

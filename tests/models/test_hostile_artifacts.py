@@ -113,6 +113,7 @@ class TestMutations:
             assert "bug in vpt" not in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("whole_data")
 class TestCheckpoints:
     @pytest.mark.parametrize("name", ["nano-deep", "small-e2vpt-pruned"])
     def test_headers_go_on_or_are_refused(

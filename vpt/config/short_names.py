@@ -77,7 +77,7 @@ def meant(key: str, tree: Mapping[str, Any], siblings: Iterable[str] = ()) -> st
     >>> meant("epoch", {})
     "; did you mean 'train.epochs'?"
     >>> meant("rank", {"prompt": "deep"})
-    "; did you mean 'prompt.rank' of prompt=bpt, adapter, pixel, clip_lora or 'tuning.rank' of tuning=lora?"
+    "; did you mean 'prompt.rank' of prompt=bpt, ... or 'tuning.rank' of tuning=lora?"
     """
     last = _without_alias(key.rpartition(".")[2])
     if is_full(last) and last != key:
@@ -93,7 +93,8 @@ def meant(key: str, tree: Mapping[str, Any], siblings: Iterable[str] = ()) -> st
     if not found:
         return ""
     name = _without_alias(found[0])
-    return f"; did you mean {_one_of([name] if is_full(name) else _ending(name, tree))}?"
+    full = [name] if is_full(name) else _ending(name, tree)
+    return f"; did you mean {_one_of(full)}?" if full else ""
 
 
 def _of_other_kinds(last: str) -> list[str]:
