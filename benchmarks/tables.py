@@ -187,7 +187,7 @@ def quickstart() -> str:
 def methods(*stems: str) -> str:
     """A row per method; accuracy for each backbone, the other columns from the first."""
     every = [read(f"methods-{stem}") for stem in stems if (RESULTS / f"methods-{stem}.json").is_file()]
-    if not every:
+    if not every or not every[0]["rows"]:
         return NOT_MEASURED
     boxes, masks = (f"task={task}" in every[0]["settings"] for task in ("detection", "segmentation"))
     body = []

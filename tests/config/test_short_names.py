@@ -120,9 +120,9 @@ def test_a_name_of_very_many_settings_is_answered_with_some_of_them():
     assert len(said) < 300
 
 
-@pytest.mark.parametrize("one", [*{part for one in described() for part in one.key.split(".")}])
-def test_every_part_of_a_name_is_answered(one: str):
-    assert len(meant(one, {})) < 1000
+def test_every_part_of_a_name_is_answered():
+    for part in {part for one in described() for part in one.key.split(".")}:
+        assert len(meant(part, {})) < 300, part
 
 
 def test_keywords_of_python():
