@@ -523,6 +523,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "camvid-tiny": lambda: methods("camvid-vit_tiny_patch16_224"),
     "camvid-tiny-gain": lambda: gain("camvid-vit_tiny_patch16_224", "deep", "head only"),
     "camvid-small": lambda: methods("camvid-vit_small_patch16_224"),
+    "camvid-small-gain": lambda: gain("camvid-vit_small_patch16_224", "deep", "head only"),
     "scenes": lambda: methods("scenes-vpt_nano"),
     "scenes-gain": lambda: gain("scenes-vpt_nano", "deep", "head only"),
     "small-boxes": small_boxes,
