@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,9 +37,20 @@ def build_optimizer(model: Prompted, config: AdamWConfig | SgdConfig) -> torch.o
     ]
     if not groups:  # a head computed from data; the optimiser has nothing to do
         groups = [{"params": [], "role": "none", "base_lr": 0.0, "lr": 0.0, "weight_decay": 0.0}]
+    # Fused on a GPU: with so few parameters, kernel launches would dominate the step.
+    return optimizer_of(groups, config, any(parameter.is_cuda for group in roles.values() for parameter in group))
+
+
+def optimizer_of(
+    groups: list[dict[str, Any]], config: AdamWConfig | SgdConfig, fused: bool = False
+) -> torch.optim.Optimizer:
+    """The optimiser that the settings name, of given parameter groups.
+
+    >>> groups = [{"params": [torch.zeros(1)], "weight_decay": 0.1}]
+    >>> type(optimizer_of(groups, SgdConfig())).__name__
+    'SGD'
+    """
     if isinstance(config, AdamWConfig):
-        # Fused on a GPU: with so few parameters, kernel launches would dominate the step.
-        fused = any(parameter.is_cuda for group in roles.values() for parameter in group)
         return torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, fused=fused or None)
     return torch.optim.SGD(groups, momentum=config.momentum)
 

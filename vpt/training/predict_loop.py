@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from vpt.data.dataset import Record
 from vpt.models.classifier import PromptedModel
 from vpt.training.context import RunContext
 from vpt.training.step import Batches, Forward
@@ -29,6 +32,30 @@ def collect(forward: Forward, loader: Batches, context: RunContext, what: str) -
         return torch.cat(outputs), torch.cat(labels)
     order = torch.cat(index)
     return gathered(torch.cat(outputs), order), gathered(torch.cat(labels), order)
+
+
+def collect_features(
+    model: PromptedModel, context: RunContext, read: Forward, records: Sequence[Record], split: str
+) -> tuple[Tensor, Tensor]:
+    """What `read` computes of records of a split, all or some of them, and their labels, as `collect` does."""
+    whole = len(records) == len(context.data.split(split))
+    loader = context.loader(model, records, split if whole else "", distributed=True)
+    try:
+        return collect(read, loader, context, f"features of {split}")
+    finally:
+        loader.close()
+
+
+def some_of(records: Sequence[Record], most: int, seed: int) -> Sequence[Record]:
+    """At most `most` records in their order, drawn at random.
+
+    >>> some_of(range(10), 3, seed=0), some_of(range(2), 3, seed=0)
+    ([1, 4, 7], range(0, 2))
+    """
+    if len(records) <= most:
+        return records
+    order = torch.randperm(len(records), generator=torch.Generator().manual_seed(seed))
+    return [records[place] for place in sorted(order[:most].tolist())]
 
 
 def inference(model: PromptedModel) -> Forward:

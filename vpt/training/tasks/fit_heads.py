@@ -19,7 +19,7 @@ from vpt.heads.tip_adapter import TipAdapter
 from vpt.heads.zero_shot import class_features
 from vpt.models.classifier import PromptedModel
 from vpt.training.context import RunContext
-from vpt.training.predict_loop import collect
+from vpt.training.predict_loop import collect, collect_features
 from vpt.utils.errors import UserError
 
 
@@ -82,12 +82,8 @@ def _store(config: MemoryHead, model: PromptedModel, context: RunContext) -> Non
     records: Sequence[Record] = context.data.train
     if isinstance(config, KnnHead):
         records = drawn(records, config.images, context.config.train.seed)
-    loader = context.loader(model, records, "train" if records is context.data.train else "", distributed=True)
     model.eval()
-    try:
-        features, labels = collect(model.features, loader, context, "features of train")
-    finally:
-        loader.close()
+    features, labels = collect_features(model, context, model.features, records, "train")
     if not torch.isfinite(features).all():
         raise UserError(f"the features of {model.backbone.name} are not finite; use another backbone or precision")
     head: Any = model.head

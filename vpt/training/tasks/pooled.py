@@ -125,16 +125,19 @@ class PooledTask(Task[PromptedModel]):
         self, model: PromptedModel, context: RunContext, records: Sequence[Record], split: str
     ) -> tuple[Tensor, Tensor]:
         """Outputs of a model on records, the last column a score of unknown images if it has one, and labels."""
-        order = torch.arange(len(records))
-        if in_order := context.config.head.in_order:  # images of a class may follow each other in the data
+        order = None
+        if context.config.head.in_order:  # images of a class may follow each other in the data
             order = torch.randperm(len(records), generator=torch.Generator().manual_seed(context.config.train.seed))
             records, split = [records[place] for place in order.tolist()], ""
-        loader = context.loader(model, records, split, distributed=not in_order)
+        loader = context.loader(model, records, split, distributed=order is None)
         try:
             found, labels = collect(outputs(model), loader, context, f"evaluating {split}".rstrip())
-            return found[order.argsort()], labels[order.argsort()]
         finally:
             loader.close()
+        if order is None:
+            return found, labels
+        back = order.argsort()
+        return found[back], labels[back]
 
 
 def _replayed(model: PromptedModel, context: RunContext) -> Forward:

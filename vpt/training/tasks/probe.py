@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from vpt.config import NoPrompt
 from vpt.data.dataset import Record
@@ -21,7 +21,7 @@ from vpt.prompts.base import TokenPrompts
 from vpt.training.checkpoint import Baseline
 from vpt.training.context import RunContext
 from vpt.training.losses import class_weights
-from vpt.training.predict_loop import collect
+from vpt.training.predict_loop import collect_features, some_of
 from vpt.training.step import Forward
 
 MOST_IMAGES = 20_000  # maximum number of images that a head is fitted to
@@ -44,8 +44,8 @@ def fit_head(model: PromptedModel, context: RunContext) -> Baseline | None:
     model.eval()
     with torch.inference_mode():
         read = _reader(model)
-        features, labels = _collected(model, context, read, _chosen(model, context), "train")
-        val = _collected(model, context, read, data.val, "val") if data.val else None
+        features, labels = collect_features(model, context, read, _chosen(model, context), "train")
+        val = collect_features(model, context, read, data.val, "val") if data.val else None
     counts = [sum(label in record.labels for record in data.train) for label in range(len(data.classes))]
     weights = class_weights(context.config.train.class_weights, counts)
     targets = Targets.of(labels.numpy(), len(data.classes), None if weights is None else weights.numpy())
@@ -104,15 +104,13 @@ def features_of(
     model: PromptedModel, context: RunContext, target: Callable[[Sequence[Record]], Floats]
 ) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats] | None]:
     """Features (N, D) and targets (N,) of at most `MOST_IMAGES` training images, and of validation, if there is any."""
-    train, data = context.data.train, context.data
-    if len(train) > MOST_IMAGES:
-        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(context.config.train.seed))
-        train = tuple(train[at] for at in sorted(order[:MOST_IMAGES].tolist()))
+    data = context.data
+    train = some_of(data.train, MOST_IMAGES, context.config.train.seed)
     model.eval()
     with torch.inference_mode():
         read = _reader(model)
         found = [
-            (_collected(model, context, read, records, split)[0].double().numpy(), target(records))
+            (collect_features(model, context, read, records, split)[0].double().numpy(), target(records))
             for split, records in (("train", train), ("val", data.val))
             if records
         ]
@@ -154,21 +152,7 @@ def _chosen(model: PromptedModel, context: RunContext) -> Sequence[Record]:
     records, classes = context.data.train, len(context.data.classes)
     last = _last(model)
     most = min(MOST_IMAGES, max(10 * classes, int(MOST_WORK / (last.in_features * classes))))
-    if len(records) <= most:
-        return records
-    order = torch.randperm(len(records), generator=torch.Generator().manual_seed(context.config.train.seed))
-    return [records[place] for place in sorted(order[:most].tolist())]
-
-
-def _collected(
-    model: PromptedModel, context: RunContext, read: Forward, records: Sequence[Record], split: str
-) -> tuple[Tensor, Tensor]:
-    whole = len(records) == len(context.data.split(split))
-    loader = context.loader(model, records, split if whole else "", distributed=True)
-    try:
-        return collect(read, loader, context, f"features of {split}")
-    finally:
-        loader.close()
+    return some_of(records, most, context.config.train.seed)
 
 
 def _last(model: PromptedModel) -> nn.Linear:

@@ -7,13 +7,14 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from vpt.config import AdamWConfig, LinearHead, RunConfig, VqtPrompt
+from vpt.config import LinearHead, RunConfig, VqtPrompt
 from vpt.heads.linear import build_linear
 from vpt.models.classifier import PromptedModel
 from vpt.training.context import RunContext
 from vpt.training.losses import Loss
 from vpt.training.lr_schedule import rate
-from vpt.training.predict_loop import collect
+from vpt.training.optimizer import optimizer_of
+from vpt.training.predict_loop import collect_features, some_of
 
 MOST_IMAGES = 20_000  # training images whose features are kept in memory
 
@@ -28,15 +29,8 @@ def select_features(model: PromptedModel, context: RunContext, loss_of: Loss) ->
     assert isinstance(last, nn.Linear)
     model.eval()
     layers = model.constants()
-    train = context.data.train
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(config.train.seed))[:MOST_IMAGES]
-    records, split = (train, "train") if len(order) == len(train) else ([train[at] for at in order.sort().values], "")
-    loader = context.loader(model, records, split, distributed=True)
-    try:
-        with torch.inference_mode():
-            features, labels = collect(lambda each: model.features(each, layers), loader, context, "features of train")
-    finally:
-        loader.close()
+    records = some_of(context.data.train, MOST_IMAGES, config.train.seed)
+    features, labels = collect_features(model, context, lambda each: model.features(each, layers), records, "train")
     features, labels = features.clone().to(context.device).float(), labels.clone().to(context.device)
     ranked = fit(features, labels, last.out_features, config, context.batch_size, loss_of, prompt.feature_penalty)
     kept = ranked.weight.detach().norm(dim=0).topk(max(1, int(prompt.keep_features * features.shape[1]))).indices
@@ -62,12 +56,7 @@ def fit(
         torch.manual_seed(train.seed)
         head = build_linear(config.head, features.shape[1], classes).to(device).train()
         last, step = cast(nn.Linear, head[-1]), 0
-        decay = how.weight_decay.head
-        optimizer: torch.optim.Optimizer
-        if isinstance(how, AdamWConfig):
-            optimizer = torch.optim.AdamW(head.parameters(), betas=how.betas, eps=how.eps, weight_decay=decay)
-        else:
-            optimizer = torch.optim.SGD(head.parameters(), momentum=how.momentum, weight_decay=decay)
+        optimizer = optimizer_of([{"params": [*head.parameters()], "weight_decay": how.weight_decay.head}], how)
         for _ in range(train.epochs):
             for chosen in torch.randperm(len(features), generator=order).to(device).split(size):
                 optimizer.param_groups[0]["lr"] = rate(how.lr.head, step, batches, train)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from vpt.data.dataset import LabelledData
+from vpt.data.dataset import LabelledData, Record
 from vpt.models.classifier import PromptedModel
 from vpt.training.context import RunContext
-from vpt.training.predict_loop import collect
+from vpt.training.predict_loop import collect_features, some_of
 from vpt.utils.errors import UserError
 
 MOST_IMAGES = 20_000  # training images that it is fitted to
@@ -29,27 +31,23 @@ def fit_unknown(model: PromptedModel, context: RunContext) -> None:
         return
     data = context.data
     refuse_without_validation(data)
-    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(context.config.train.seed))
+    train = some_of(data.train, MOST_IMAGES, context.config.train.seed)
     model.eval()
-    model.unknown.fit(*_features(model, context, order[:MOST_IMAGES].sort().values, "train"))
-    model.unknown.accept(*_features(model, context, torch.arange(len(data.val)), "val"), 1 - fraction)
+    model.unknown.fit(*_features(model, context, train, "train"))
+    model.unknown.accept(*_features(model, context, data.val, "val"), 1 - fraction)
 
 
-def _features(model: PromptedModel, context: RunContext, chosen: Tensor, split: str) -> tuple[Tensor, Tensor]:
-    """Input (N, D) and output (N, K) of the head for chosen images of a split."""
-    records = context.data.split(split)
-    whole = len(chosen) == len(records)
-    loader = context.loader(model, [records[at] for at in chosen], split if whole else "", distributed=True)
-    try:
-        with torch.inference_mode():
-            layers, head = model.constants(), model.ready_head()
+def _features(
+    model: PromptedModel, context: RunContext, records: Sequence[Record], split: str
+) -> tuple[Tensor, Tensor]:
+    """Input (N, D) and output (N, K) of the head for records of a split."""
+    with torch.inference_mode():
+        layers, head = model.constants(), model.ready_head()
 
-        def both(images: Tensor) -> Tensor:
-            features = model.features(images, layers)
-            return torch.cat([features.float(), head(features).float()], 1)
+    def both(images: Tensor) -> Tensor:
+        features = model.features(images, layers)
+        return torch.cat([features.float(), head(features).float()], 1)
 
-        found, _ = collect(both, loader, context, f"features of {split}")
-        width = len(model.unknown.center) if model.unknown is not None else 0
-        return found[:, :width], found[:, width:]
-    finally:
-        loader.close()
+    found, _ = collect_features(model, context, both, records, split)
+    width = len(model.unknown.center) if model.unknown is not None else 0
+    return found[:, :width], found[:, width:]
