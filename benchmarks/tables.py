@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -240,9 +240,9 @@ def detectors() -> str:
     body = [
         [
             f"`head={row['head']}`",
-            f"{100 * statistics.mean(row['val']['map']):.1f} ± {100 * statistics.stdev(row['val']['map']):.1f}",
+            _of_seeds(row["val"]["map"]),
             f"{100 * statistics.mean(row['val']['map50']):.1f}",
-            ", ".join(f"`lr.{rate}` {100 * score:.1f}" for rate, score in row["searched"].items()),
+            _searched(row),
             f"{row['learning']:,}",
             f"{row['seconds_per_epoch']:.0f} s",
         ]
@@ -255,18 +255,15 @@ def detectors() -> str:
 def detectors_photos() -> str:
     """The two best detectors on real photos, without prompts, on validation, over the seeds that both have."""
     stem = "methods-raccoon-vit_small_patch16_224"
-    both = {head: read(name) for head, name in (("fcos", stem), ("faster_rcnn", f"{stem}-faster"))}
-    alone = {head: next(row for row in found["rows"] if row["method"] == "head only") for head, found in both.items()}
-    seeds = min(len(row["val"]) for row in alone.values())
+    files = {"fcos": stem, "faster_rcnn": f"{stem}-faster"}
+    alone, seeds = _without_prompts(files)
     body = []
     for head, row in alone.items():
-        scores = [100 * score for score in row["val"][:seeds]]
-        searched = ", ".join(f"`lr.{rate}` {100 * score:.1f}" for rate, score in row["searched"].items())
-        mean = f"{statistics.mean(scores):.1f} ± {statistics.stdev(scores):.1f}"
         size = f"{row['artifact_bytes'] / 1e6:.2f} MB"
-        body.append([f"`head={head}`", mean, searched, f"{row['parameters']['learning']:,}", size])
+        learning = f"{row['parameters']['learning']:,}"
+        body.append([f"`head={head}`", _of_seeds(row["val"][:seeds]), _searched(row), learning, size])
     header = ["head", "validation mAP", "search, one seed", "trainable parameters", "artifact"]
-    settings = words_of(word for word in both["faster_rcnn"]["settings"] if not word.startswith("head="))
+    settings = words_of(word for word in read(files["faster_rcnn"])["settings"] if not word.startswith("head="))
     return f"{rows(header, body)}\n\n{seeds} seeds at the best learning rate. Settings: {settings}."
 
 
@@ -276,18 +273,14 @@ def mask_heads() -> str:
     files = {"linear": stem, "fpn": f"{stem}-fpn", "query": f"{stem}-query"}
     if not all((RESULTS / f"{name}.json").is_file() for name in files.values()):
         return NOT_MEASURED
-    alone = {
-        head: next(row for row in read(name)["rows"] if row["method"] == "head only") for head, name in files.items()
-    }
-    seeds = min(len(row["val"]) for row in alone.values())
+    alone, seeds = _without_prompts(files)
     body = []
     for head, row in sorted(alone.items(), key=lambda item: -statistics.mean(item[1]["val"][:seeds])):
-        val, test = ([100 * score for score in row[split][:seeds]] for split in ("val", "test"))
         body.append(
             [
                 f"`head={head}_segmentation`",
-                *(f"{statistics.mean(scores):.1f} ± {statistics.stdev(scores):.1f}" for scores in (val, test)),
-                ", ".join(f"`lr.{rate}` {100 * score:.1f}" for rate, score in row["searched"].items()),
+                *(_of_seeds(row[split][:seeds]) for split in ("val", "test")),
+                _searched(row),
                 f"{row['parameters']['learning']:,}",
                 f"{row['artifact_bytes'] / 1e6:.2f} MB",
                 f"{row['seconds_per_epoch']:.1f} s",
@@ -296,6 +289,22 @@ def mask_heads() -> str:
     header = ["head", "validation mean IoU", "test", "search, one seed", "trainable parameters", "artifact", "epoch"]
     settings = words_of(word for word in read(files["linear"])["settings"] if not word.startswith("head="))
     return f"{rows(header, body)}\n\n{seeds} seeds at the best learning rate. Settings: {settings}."
+
+
+def _without_prompts(files: Mapping[str, str]) -> tuple[dict[str, dict[str, Any]], int]:
+    """The row of each head alone, and the number of seeds that all of them have."""
+    alone = {
+        head: next(row for row in read(name)["rows"] if row["method"] == "head only") for head, name in files.items()
+    }
+    return alone, min(len(row["val"]) for row in alone.values())
+
+
+def _of_seeds(scores: Sequence[float]) -> str:
+    return f"{100 * statistics.mean(scores):.1f} ± {100 * statistics.stdev(scores):.1f}"
+
+
+def _searched(row: dict[str, Any]) -> str:
+    return ", ".join(f"`lr.{rate}` {100 * score:.1f}" for rate, score in row["searched"].items())
 
 
 def _seeds(measured: Sequence[dict[str, Any]]) -> str:
