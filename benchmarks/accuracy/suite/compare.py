@@ -97,9 +97,7 @@ def rates_of(method: str, rows: Rows) -> tuple[list[float], float | None]:
         runs = {rate: [Run(method, task, rate, 0) for task in SEARCHED] for rate in tried}
         if not all(run in rows for one in runs.values() for run in one):
             return tried, None
-        scores = {
-            r: (mean(rows[o]["val"] for o in one), -mean(rows[o]["loss"] for o in one)) for r, one in runs.items()
-        }
+        scores = {rate: _score([rows[run] for run in one]) for rate, one in runs.items()}
         best = max(scores, key=scores.__getitem__)
         if len(tried) == MOST or best not in (tried[0], tried[-1]):
             return tried, best
