@@ -17,6 +17,9 @@ from vpt.data.datasets import digit_distances
 from vpt.data.datasets.digits import NAMES, read_digits
 from vpt.data.detection import synthetic_scenes
 from vpt.data.segmentation.scenes import read_mask_scenes
+from vpt.utils import plotting
+
+PLOTS = {"curves_png": plotting.curves_png, "confusion_png": plotting.confusion_png}
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # No test depends on a busy machine's pace.
@@ -62,6 +65,28 @@ def _same_precision() -> Iterator[None]:
     """`train.precision=auto` is fp32 here, whatever the CPU; tests/utils/test_precision.py tests the others."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vpt.utils.device.cpu_has_bf16", lambda: False)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _small_plots() -> Iterator[None]:
+    """Curves and confusion matrices are one pixel: to draw them is half of a small run's time. See `drawn_plots`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plotting, "curves_png", lambda rows, path, metric, probe=None: _one_pixel(path))
+        patch.setattr(plotting, "confusion_png", lambda matrix, classes, path: _one_pixel(path))
+        yield
+
+
+def _one_pixel(path: Path) -> Path:
+    return plotting.picture_png(np.zeros((1, 1, 3), np.uint8), path)
+
+
+@pytest.fixture(scope="module")
+def drawn_plots() -> Iterator[None]:
+    """Curves and confusion matrices as a user gets them, to the end of the module."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, drawn in PLOTS.items():
+            patch.setattr(plotting, name, drawn)
         yield
 
 

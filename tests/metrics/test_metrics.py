@@ -70,7 +70,7 @@ def test_labels_that_hold():
 
 
 @pytest.mark.parametrize("size", [2, 10, 60])
-def test_pictures_are_drawn(tmp_path: Path, size: int):
+def test_pictures_are_drawn(drawn_plots: None, tmp_path: Path, size: int):
     history = [{"epoch": e, "train_loss": 1 / e, "train_accuracy": 0.5, "val_loss": 1.1 / e} for e in range(1, 4)]
     history[1]["val_accuracy"] = 0.4
     plotting.curves_png(history, tmp_path / "curves.png", "accuracy")

@@ -247,7 +247,7 @@ def test_head_that_reads_prompts_is_fitted_to_them(shapes: Path, tmp_path: Path,
 
 
 @pytest.mark.parametrize(("probe", "title"), [(0.9, "best 0.900 on validation, epoch 0"), (0.1, "epoch 2")])
-def test_curves_show_the_probe(monkeypatch: pytest.MonkeyPatch, probe: float, title: str) -> None:
+def test_curves_show_the_probe(drawn_plots: None, monkeypatch: pytest.MonkeyPatch, probe: float, title: str) -> None:
     figures: list[Any] = []
     monkeypatch.setattr(plotting, "save", lambda figure, path: figures.append(figure) or path)
     rows = [{"epoch": at, "train_loss": 1.0, "val_accuracy": score} for at, score in ((1, 0.5), (2, 0.6))]

@@ -36,7 +36,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(data: Path, drawn_plots: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["train.epochs=12", "data.augment=none", "head.loss=[cross_entropy,dice]", "train.eval_every=4"]
     return train(mask_settings(data, tmp_path_factory.mktemp("runs"), *words), QUIET).folder
 

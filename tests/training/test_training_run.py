@@ -53,7 +53,7 @@ def rows(folder: Path) -> list[dict]:
     return [{key: value for key, value in row.items() if key != "seconds"} for row in read_rows(folder)]
 
 
-def test_a_run_leaves_everything_a_user_expects(shapes: Path, tmp_path: Path):
+def test_a_run_leaves_everything_a_user_expects(shapes: Path, drawn_plots: None, tmp_path: Path):
     words = ["train.epochs=20", "data.augment=none", "tuning=full", "train.optimizer.lr=0.003"]
     config = settings(shapes, tmp_path, *words)
     result = train(config, QUIET)
@@ -78,6 +78,9 @@ def test_a_run_leaves_everything_a_user_expects(shapes: Path, tmp_path: Path):
         "predictions-val.csv",
         "tensorboard",
     }
+    for name in ("confusion.png", "curves.png"):
+        with Image.open(result.folder / name) as picture:
+            assert picture.width > 300
     assert json.loads((result.folder / "metrics.json").read_text()) == result.metrics
     assert result.metrics["test"]["accuracy"] > 0.6  # chance is a third
     assert result.metrics["artifact_bytes"] == result.artifact.stat().st_size

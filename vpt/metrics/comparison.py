@@ -14,7 +14,7 @@ from vpt.data.decode import BadImage, read
 from vpt.metrics.predictions import Answer
 from vpt.utils.console import Console
 from vpt.utils.image_grid import rgb_of
-from vpt.utils.plotting import BLUE, GREY, ORANGE, save
+from vpt.utils.plotting import BLUE, GREY, ORANGE, literal, save
 
 TILES = 8
 
@@ -83,7 +83,7 @@ def comparison_png(
     halves: Any = figure.subfigures(1, 2, width_ratios=[1, 2.1])
     left, right = halves
     axes = left.subplots()
-    wrong = {name: sum(not answer.right for answer in found) for name, found in answers.items()}
+    wrong = {literal(name): sum(not answer.right for answer in found) for name, found in answers.items()}
     colours = [BLUE, ORANGE, GREY, "#009E73"]
     bars = axes.barh(list(wrong), list(wrong.values()), color=[colours[at % 4] for at in range(len(wrong))], height=0.5)
     axes.bar_label(bars, padding=4)
@@ -107,7 +107,7 @@ def comparison_png(
         lines += [
             f"{name}: {found[at].predicted}{'' if found[at].right else ' (wrong)'}" for name, found in answers.items()
         ]
-        place.set_title("\n".join(lines), fontsize=8, loc="left")
+        place.set_title(literal("\n".join(lines)), fontsize=8, loc="left")
     return save(figure, path)
 
 

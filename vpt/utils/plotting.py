@@ -67,8 +67,9 @@ def confusion_png(matrix: Sequence[Sequence[int]], classes: Sequence[str], path:
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, shrink=0.8, label="fraction of the true class")
     text = float(np.clip(11 - size / 8, 4, 10))
-    axes.set_xticks(range(size), classes, rotation=90 if size > 6 else 0, fontsize=text)
-    axes.set_yticks(range(size), classes, fontsize=text)
+    names = [literal(name) for name in classes]
+    axes.set_xticks(range(size), names, rotation=90 if size > 6 else 0, fontsize=text)
+    axes.set_yticks(range(size), names, fontsize=text)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.set_title(f"{int(np.trace(counts))} of {int(counts.sum())} correct")
@@ -91,8 +92,8 @@ def scatter_png(points: Sequence[tuple[float, float]], name: str, title: str, pa
     edges = [min(*true, *predicted), max(*true, *predicted)]
     axes.plot(edges, edges, color=GREY, linewidth=1, linestyle=":")
     axes.scatter(true, predicted, s=10, alpha=0.5, color=BLUE)
-    axes.set_xlabel(f"true {name}".replace("$", r"\$"))
-    axes.set_ylabel(f"predicted {name}".replace("$", r"\$"))
+    axes.set_xlabel(f"true {literal(name)}")
+    axes.set_ylabel(f"predicted {literal(name)}")
     axes.set_title(title)
     axes.spines[["top", "right"]].set_visible(False)
     return save(figure, path)
@@ -128,6 +129,15 @@ def data_uri(pixels: np.ndarray, form: str = "PNG", **options: int | bool) -> st
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, form, **options)
     return f"data:image/{form.lower()};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+
+
+def literal(text: str) -> str:
+    """A text that matplotlib shows as it is; it would read what stands between two dollar signs as a formula.
+
+    >>> print(literal("$5 to $10"))
+    \\$5 to \\$10
+    """
+    return text.replace("$", r"\$")
 
 
 def save(figure: Any, path: Path) -> Path:

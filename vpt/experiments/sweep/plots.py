@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vpt.utils.plotting import BLUE, GREY, ORANGE, save
+from vpt.utils.plotting import BLUE, GREY, ORANGE, literal, save
 
 
 def sweep_png(rows: Sequence[dict[str, Any]], axes: Sequence[str], path: Path) -> Path:
@@ -36,7 +36,7 @@ def sweep_png(rows: Sequence[dict[str, Any]], axes: Sequence[str], path: Path) -
         known = [row for row in scored if key in row["params"]]
         values = [row["params"][key] for row in known]
         numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-        _dots(place, known, values if numeric else [str(value) for value in values])
+        _dots(place, known, values if numeric else [literal(str(value)) for value in values])
         if numeric and values and min(values) > 0 and max(values) / min(values) >= 20:
             place.set_xscale("log")
         place.set_xlabel(key.removeprefix("train.optimizer."))
