@@ -150,10 +150,11 @@ def written(task: str, seed: int, size: int, folder: Path) -> Path:
 def words_of(run: Run, setting: Setting, images: int) -> list[str]:
     """Settings of a run but where things lie."""
     settings, role, _ = METHODS[run.method]
+    augment = "none" if role == "head" else TASKS[run.task].augment  # the features of a head alone are computed once
     epochs = max(1, round(setting.factor * math.sqrt(images) / math.ceil(images / 16)))
     return [
         f"backbone={setting.backbone}", f"backbone.image_size={setting.size}", "data.resize=squash", "data.cache=true",
-        "data.workers=0", f"data.augment={TASKS[run.task].augment}", f"train.epochs={epochs}",
+        "data.workers=0", f"data.augment={augment}", f"train.epochs={epochs}",
         f"train.eval_every={epochs}", "train.keep=last", "train.batch_size=16", "train.precision=bf16",
         *settings, f"train.optimizer.lr.{role}={run.rate}", f"train.seed={run.seed}",
     ]  # fmt: skip
