@@ -114,9 +114,11 @@ def clothing() -> str:
         ]
         for row in found["rows"]
     ]
-    settings = words_of(found["settings"])
+    settings = "; ".join(
+        [words_of(found["settings"]), *(f"{row['method']} {words_of(row['words'])}" for row in found["rows"])]
+    )
     header = ["method", "test accuracy", "validation", "trainable parameters", "artifact", "epochs", "time"]
-    return f"{rows(header, body)}\n\nSettings other than the defaults: {settings}."
+    return f"{rows(header, body)}\n\nSettings other than the defaults of then: {settings}."
 
 
 def search() -> str:

@@ -97,6 +97,7 @@ def shipped() -> str:
         )
         both = sorted(found["deep"].keys() & found["lora"].keys())
         if len(both) > 1:
+            cells[1] += f", LoRA {len(both)}" if len(both) < len(seeds) else ""
             deep, lora = ([found[method][seed] for seed in both] for method in ("deep", "lora"))
             cells += [
                 f"{np.mean(lora):.1f} ({difference(lora, [100 * probe[s] for s in both])})",

@@ -120,7 +120,7 @@ class GatedPrompt(WithTokens):
 
     kind: Literal["gated"] = "gated"
     make: ClassVar[str] = "vpt.prompts.visual.gated:GatedPrompts.from_config"
-    gate: float = Field(5.0, ge=-MANY, le=MANY, description="negative initial logit of the gates")
+    gate: float = Field(5.0, ge=-MANY, le=MANY, description="gates start at a logit of minus this value")
     temperature: bool = Field(True, description="learn an attention temperature for every layer")
 
 
@@ -151,7 +151,12 @@ class DavptPrompt(WithTokens):
     init_images: ClassVar[int] = 512
     layers: Layers = Field("all", description="'all', 'first:N', 'last:N' or a list, counted from 0")
     guided: Layers = Field("last:1", description="layers whose tokens stand for groups of classes, as in layers")
-    guided_tokens: int = Field(10, ge=1, le=10_000, description="how many of their tokens do; at most all")
+    guided_tokens: int = Field(
+        10,
+        ge=1,
+        le=10_000,
+        description="tokens of a guided layer that stand for groups of classes; at most `prompt.tokens`",
+    )
     patch_weight: float = Field(0.01, ge=0, le=MANY, description="loss weight between tokens and the mean patch token")
     class_weight: float = Field(0.01, ge=0, le=MANY, description="loss weight between tokens and the class token")
     scale: float = Field(32.0, gt=0, le=1000, description="scale of the metric loss")
@@ -180,7 +185,9 @@ class VqtPrompt(WithTokens):
     adds_features: ClassVar[bool] = True
     layers: Layers = Field("all", description="'all', 'first:N', 'last:N' or a list, counted from 0")
     tokens: int = Field(1, ge=1, le=1000, description="query tokens per layer; the head reads all of their outputs")
-    keep_features: float = Field(1.0, gt=0, le=1, description="share of features that a head fitted afterwards keeps")
+    keep_features: float = Field(
+        1.0, gt=0, le=1, description="fraction of features that a head fitted afterwards keeps"
+    )
     feature_penalty: float = Field(1e-4, ge=0, le=MANY, description="group penalty of the head that ranks features")
 
 

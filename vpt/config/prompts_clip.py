@@ -34,8 +34,8 @@ class ClipLoraPrompt(ClipPrompt):
     kind: Literal["clip_lora"] = "clip_lora"
     make: ClassVar[str] = "vpt.prompts.clip.low_rank:ClipLora"
     rank: int = Field(2, ge=1, le=4096, description="rank of the updates, in all layers of both towers")
-    alpha: float = Field(1.0, ge=0, le=MANY, description="they are multiplied by alpha / sqrt(rank)")
-    dropout: float = Field(0.25, ge=0, lt=1, description="dropout on their input")
+    alpha: float = Field(1.0, ge=0, le=MANY, description="updates are multiplied by alpha / sqrt(rank)")
+    dropout: float = Field(0.25, ge=0, lt=1, description="dropout on the input of the updates")
 
     @property
     def replaces_templates(self) -> bool:
@@ -88,7 +88,9 @@ class MmrlPrompt(ClipPrompt):
     objective: ClassVar[str] = "vpt.training.regularizers:two_features"
     reads: ClassVar[str] = "native_prompts"
     tokens: int = Field(5, ge=1, le=64, description="representation tokens in each layer")
-    width: int = Field(512, ge=1, le=65_536, description="their width, before the maps to both towers")
+    width: int = Field(
+        512, ge=1, le=65_536, description="width of the representation tokens, before the maps to both towers"
+    )
     layer: int = Field(5, ge=0, le=1000, description="first layer of both towers with representation tokens, from 0")
     alpha: float = Field(
         0.7,

@@ -18,7 +18,7 @@ class TcpaPrompt(WithTokens):
     layers: Layers = Field("all", description="'all', 'first:N', 'last:N' or a list, counted from 0")
     tokens: int = Field(18, ge=1, le=10_000, description="prompt tokens per prompted layer for patches")
     class_tokens: int = Field(18, ge=1, le=10_000, description="prompt tokens per prompted layer for the class token")
-    chosen: int = Field(10, ge=1, le=10_000, description="how many of these each token attends to; at most all")
+    chosen: int = Field(10, ge=1, le=10_000, description="tokens of its pool that each token attends to; at most all")
     weight: float = Field(0.01, ge=0, le=MANY, description="loss weight of the distance between tokens and chosen keys")
     random_epochs: int = Field(10, ge=0, le=1_000_000, description="first epochs, in which the choice is random")
     fourier: bool = Field(False, description="Fourier transform of the prompt tokens of a layer, as in VFPT")
@@ -33,7 +33,10 @@ class ViaptPrompt(WithTokens):
     instance_tokens: int = Field(4, ge=1, le=10_000, description="prompt tokens computed from the image")
     width: int = Field(256, ge=1, le=65_536, description="channels of the encoder of the image")
     kept: float = Field(
-        0.5, ge=0, le=1, description="share of the channels that is carried to the next layer, by principal components"
+        0.5,
+        ge=0,
+        le=1,
+        description="fraction of the channels that is carried to the next layer, by principal components",
     )
 
     @property
@@ -58,7 +61,7 @@ class ShipPrompt(WithTokens):
         description="a level ends where the mean cosine of class tokens to those of its start is less",
     )
     centres: int = Field(200, ge=1, le=10_000, description="attributes: k-means centres of class tokens of the images")
-    scale: float = Field(0.1, ge=0, le=1, description="share of the attention to prompts")
+    scale: float = Field(0.1, ge=0, le=1, description="fraction of the attention that goes to prompts")
     weight: float = Field(0.5, ge=0, le=MANY, description="loss weight of the distance between prompts and tokens")
 
     @property
@@ -74,9 +77,9 @@ class Sa2vpPrompt(TokenPrompt):
     make: ClassVar[str] = "vpt.prompts.visual.sa2vp:AlignedPrompts"
     objective: ClassVar[str] = "vpt.training.two_branches:both_branches"
     rank: int = Field(8, ge=1, le=65_536, description="channels of the prompt maps and of the bottlenecks")
-    scale: float = Field(0.1, ge=0, le=MANY, description="of what one branch adds to the other")
+    scale: float = Field(0.1, ge=0, le=MANY, description="factor of what one branch adds to the other")
     every: int = Field(
         4, ge=2, le=1000, description="in every so many layers the prompt reads the image; in others, the reverse"
     )
-    weight: float = Field(0.2, ge=0, lt=1, description="share of the prompt branch in the loss")
+    weight: float = Field(0.2, ge=0, lt=1, description="fraction of the loss that is the prompt branch's")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout on the first prompt map and where branches are added")

@@ -167,8 +167,8 @@ class TrainConfig(Section):
         None,
         ge=1,
         le=MANY,
-        description="epochs between validations; default: five or six validations per run if the head is initialised "
-        "by a probe, else 1",
+        description="epochs between validations; default: a fifth of the epochs, rounded down, if the head is "
+        "initialised by a probe, else 1",
     )
     checkpoint_minutes: float = Field(1.0, ge=0, le=1e12, description="minutes between checkpoints within an epoch")
     seed: int = Field(

@@ -1,1 +1,1 @@
-"""A suite of small tasks that decides which settings are the defaults: see README.md in this folder."""
+"""A suite of small tasks that decides which settings are the defaults: see docs/defaults.md."""
