@@ -152,10 +152,7 @@ class DavptPrompt(WithTokens):
     layers: Layers = Field("all", description="'all', 'first:N', 'last:N' or a list, counted from 0")
     guided: Layers = Field("last:1", description="layers whose tokens stand for groups of classes, as in layers")
     guided_tokens: int = Field(
-        10,
-        ge=1,
-        le=10_000,
-        description="tokens of a guided layer that stand for groups of classes; at most `prompt.tokens`",
+        10, ge=1, le=10_000, description="tokens of guided layers that stand for groups; at most all"
     )
     patch_weight: float = Field(0.01, ge=0, le=MANY, description="loss weight between tokens and the mean patch token")
     class_weight: float = Field(0.01, ge=0, le=MANY, description="loss weight between tokens and the class token")
@@ -185,9 +182,7 @@ class VqtPrompt(WithTokens):
     adds_features: ClassVar[bool] = True
     layers: Layers = Field("all", description="'all', 'first:N', 'last:N' or a list, counted from 0")
     tokens: int = Field(1, ge=1, le=1000, description="query tokens per layer; the head reads all of their outputs")
-    keep_features: float = Field(
-        1.0, gt=0, le=1, description="fraction of features that a head fitted afterwards keeps"
-    )
+    keep_features: float = Field(1.0, gt=0, le=1, description="fraction of features that a head fitted later keeps")
     feature_penalty: float = Field(1e-4, ge=0, le=MANY, description="group penalty of the head that ranks features")
 
 

@@ -32,12 +32,7 @@ class ViaptPrompt(WithTokens):
     tokens: int = Field(4, ge=1, le=10_000, description="prompt tokens that are the same for all images")
     instance_tokens: int = Field(4, ge=1, le=10_000, description="prompt tokens computed from the image")
     width: int = Field(256, ge=1, le=65_536, description="channels of the encoder of the image")
-    kept: float = Field(
-        0.5,
-        ge=0,
-        le=1,
-        description="fraction of the channels that is carried to the next layer, by principal components",
-    )
+    kept: float = Field(0.5, ge=0, le=1, description="fraction of the channels carried on, by principal components")
 
     @property
     def needs_images(self) -> bool:
