@@ -217,3 +217,25 @@ def test_a_word_is_a_kind_only_where_there_are_kinds():
     for given, found in (("dice", ["dice"]), ("cross_entropy,dice", ["cross_entropy", "dice"])):
         assert load_config(overrides=["task=segmentation", head, f"head.loss={given}"]).head.loss == found
     assert load_config(overrides=["train.loss=cross_entropy"]).train.loss.kind == "cross_entropy"
+
+
+@pytest.mark.parametrize("text", ["1", "007", "no", "on", "1e3", "2024-01-02", "0x10", ".5"])
+@pytest.mark.parametrize("key", ["data.positive", "data.label_column", "data.group", "name", "positive"])
+def test_a_text_is_what_was_written_whatever_yaml_makes_of_it(key: str, text: str):
+    config = load_config(overrides=[f"{key}={text}"])
+    place = config if key == "name" else config.data
+    assert getattr(place, key.rpartition(".")[2]) == text
+
+
+def test_a_section_takes_such_a_word_too():
+    assert load_config(overrides=["data=2024"]).data.path == "2024"
+    assert load_config(data=2024, positive=1).data.positive == "1"
+    assert load_config(overrides=["data.positive=null"]).data.positive is None
+    with pytest.raises(UserError, match=r"prompt\.kind=1 does not exist"):
+        load_config(overrides=["prompt=1"])
+
+
+def test_in_a_file_quotes_are_the_way(tmp_path: Path):
+    (tmp_path / "a.yaml").write_text("data: {positive: 1}")
+    with pytest.raises(UserError, match=r"data\.positive=1: write it in quotes"):
+        load_config(tmp_path / "a.yaml")

@@ -67,7 +67,8 @@ def parquet(folder: Path) -> Path:
 def test_saved_and_parquet(tmp_path: Path) -> None:
     three().save_to_disk(str(tmp_path / "saved"))
     parquet(tmp_path / "parquet")
-    for kind in ("saved", "parquet"):
+    parquet(tmp_path / "par[q]uet*")
+    for kind in ("saved", "parquet", "par[q]uet*"):
         data = load(tmp_path / kind)
         assert data.classes == ("hen", "owl")
         assert [len(data.train), len(data.val), len(data.test)] == [6, 4, 2]
@@ -78,13 +79,14 @@ def test_saved_and_parquet(tmp_path: Path) -> None:
         assert load(tmp_path / kind).fingerprint() == data.fingerprint()
 
 
-def test_image_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["birds", "birds[2024]", "birds *"])
+def test_image_folder(tmp_path: Path, name: str) -> None:
     for split in ("train", "test"):
-        class_folders(tmp_path / "birds" / split, {"hen": 3, "owl": 3}, seed=len(split))
-    data = load(tmp_path / "birds", val_fraction=0.4)
+        class_folders(tmp_path / name / split, {"hen": 3, "owl": 3}, seed=len(split))
+    data = load(tmp_path / name, val_fraction=0.4)
     assert data.classes == ("hen", "owl")
     assert [len(data.train), len(data.val), len(data.test)] == [4, 2, 6]
-    assert data.test[3].source == tmp_path / "birds" / "test" / "owl" / "0.png"
+    assert data.test[3].source == tmp_path / name / "test" / "owl" / "0.png"
     assert data.test[3].name == "test/owl/0.png"
 
 

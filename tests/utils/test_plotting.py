@@ -1,9 +1,12 @@
-"""Names in plots are a stranger's: matplotlib must not read them as formulas, or the run ends without its results."""
+"""Names in plots are a stranger's, and matplotlib's settings a user's: neither may cost a run its results."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -12,8 +15,10 @@ from tests.helpers.runs import QUIET, settings
 from vpt.data.dataset import Record
 from vpt.experiments.sweep.plots import sweep_png
 from vpt.metrics.comparison import comparison_png
+from vpt.metrics.detection_plots import precision_png
 from vpt.metrics.predictions import Answer
-from vpt.utils.plotting import confusion_png, literal, scatter_png
+from vpt.utils import plotting
+from vpt.utils.plotting import confusion_png, curves_png, literal, scatter_png
 
 NAME = r"$\x$"
 
@@ -69,3 +74,37 @@ def test_a_run_with_such_a_class_has_its_results(
     result = vpt.train(settings(folder, tmp_path, "train.epochs=1"), QUIET)
     assert NAME in vpt.load(result.artifact).classes
     assert (result.folder / "confusion.png").stat().st_size > 1000
+
+
+def curves(path: Path) -> Path:
+    return curves_png([{"epoch": 1, "train_loss": 1.0, "val_loss": 1.0, "val_accuracy": 0.5}], path, "accuracy", 0.4)
+
+
+def precision(path: Path) -> Path:
+    return precision_png({"0.50": [1.0, 0.5], "0.75": [1.0, 0.2], "mean": [0.5, 0.1]}, path)
+
+
+@pytest.mark.parametrize("draw", [curves, confusion, scatter, precision, comparison, sweep])
+def test_a_user_who_sets_all_texts_by_latex_gets_plots(draw: Callable[[Path], Path], tmp_path: Path):
+    with rc_context({"text.usetex": True}):
+        assert draw(tmp_path / "out.png").stat().st_size > 1000
+
+
+def test_a_name_of_many_letters_leaves_room_for_the_matrix(tmp_path: Path):
+    confusion_png([[1, 0], [0, 2]], ["x" * 300, "y"], tmp_path / "out.png")
+    with Image.open(tmp_path / "out.png") as picture:
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    assert (pixels[..., 2] > pixels[..., 0] + 60).mean() > 0.05  # of the picture is blue
+
+
+@pytest.mark.parametrize("name", ["curves_png", "confusion_png"])
+def test_a_plot_that_fails_is_a_warning_and_the_run_has_its_results(
+    shapes: Path, small_net: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    def broken(*_: object) -> None:
+        raise ValueError("Key backend: 'Qt4Agg' is not a valid value")
+
+    monkeypatch.setattr(plotting, name, broken)
+    result = vpt.train(settings(shapes, tmp_path, "train.epochs=1"), QUIET)
+    assert json.loads((result.folder / "metrics.json").read_text()) == result.metrics
+    assert "is not drawn: Key backend: 'Qt4Agg' is not a valid value" in (result.folder / "log.txt").read_text()

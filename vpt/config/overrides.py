@@ -13,6 +13,7 @@ from vpt.config.base import Section
 from vpt.config.plugins import REGISTRIES, use_named
 from vpt.config.run import RunConfig
 from vpt.config.short_names import check_cases, full_name, is_full, meant, section_name
+from vpt.config.text_settings import as_texts
 from vpt.config.training import Optimizer, PerRole
 from vpt.config.tuning import Tuning
 from vpt.config.words import read_value
@@ -53,7 +54,9 @@ def load_config(
         written = read_yaml(file)
         use_named(written)
         tree = _merge(tree, written)
-    words = _tree(_full([*_pairs(overrides), *settings.items()], tree))
+    pairs = _full([*_pairs(overrides), *settings.items()], tree)
+    texts = [*(word.partition("=")[2] for word in overrides), *map(str, settings.values())]
+    words = _tree(as_texts(pairs, texts, _SHORTHAND))
     use_named(words)
     tree = _merge(tree, words)
     if wrong := list(itertools.islice(_unencodable("", tree), MOST_LINES)):
@@ -286,6 +289,8 @@ def _explain(error: ValidationError, tree: Mapping[str, Any]) -> Iterator[str]:
         elif item["type"] == "plugin_not_named":
             kind = _short(one_line(item["ctx"]["kind"]))
             yield f"{key}={kind}: {text.replace('MODULE:CLASS', kind)}"
+        elif item["type"] == "string_type" and isinstance(item["input"], int | float):
+            yield f"{key}={_short(item['input'])}: write it in quotes, because YAML reads it as a number or truth value"
         else:
             given = item["input"]
             shown = f"={_short(given)}" if isinstance(given, str | int | float | bool | list) else ""

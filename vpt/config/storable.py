@@ -13,12 +13,13 @@ from vpt.utils.tensor_io import MAX_TEXT
 MAX_CLASSES = 100_000
 
 
-def refuse_unstorable(config: RunConfig, classes: Sequence[str]) -> None:
+def refuse_unstorable(config: RunConfig, classes: Sequence[str], multilabel: bool = False) -> None:
     """Refuse settings and class names that cannot be stored in the header of an artifact, before training starts.
 
     Args:
         config: settings of the run.
         classes: class names.
+        multilabel: whether an image may have several, which files of predictions join by |.
 
     Raises:
         UserError: too many classes, or a name or setting that is too long or contains control characters.
@@ -32,6 +33,11 @@ def refuse_unstorable(config: RunConfig, classes: Sequence[str]) -> None:
             raise UserError(
                 f"the class name '{ascii(name)[1:61]}' is empty, has more than 1000 characters, or contains control "
                 "characters or bytes that are not UTF-8; rename the class"
+            )
+        if multilabel and "|" in name:
+            raise UserError(
+                f"the class name '{name[:60]}' contains |, which separates the labels of an image in files of "
+                "predictions; rename the class"
             )
     for key, value in _texts(config.model_dump(mode="json"), ""):
         if not is_clean(value):

@@ -21,7 +21,11 @@ def clean(label: str) -> str:
     >>> clean(" cat\u200b ") == clean("\ufeffcat") == "cat", clean("e\u0301") == "\u00e9", clean("black\u00a0cat")
     (True, True, 'black cat')
     """
-    label = label.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    try:
+        code = label.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half of a pair that no file name contains, as JSON may
+        code = label.encode("utf-8", "backslashreplace")
+    label = code.decode("utf-8", "backslashreplace")
     kept = "".join(" " if _is_space(sign) else sign for sign in label if not _is_invisible(sign))
     return unicodedata.normalize("NFC", kept).strip(" " + _JOINERS)
 

@@ -51,7 +51,7 @@ def read(config: RunConfig, load: Load) -> RunData:
     loaded = load(config)
     if not loaded.train:
         raise UserError(f"data.path={config.data.path} has only test images; train on another data set")
-    refuse_unstorable(config, loaded.classes)
+    refuse_unstorable(config, loaded.classes, loaded.multilabel)
     data, report = checked(loaded, config)
     window = resolved(config.data.window, report)
     data = data.with_window(window)

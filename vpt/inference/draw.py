@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from vpt.utils import fonts
+from vpt.utils.file_names import cut
 
 
 def file_name(number: int, name: str) -> str:
@@ -19,7 +20,7 @@ def file_name(number: int, name: str) -> str:
     ('0003-cat.png', '0001-cat.png')
     """
     path = urlsplit(name).path if name.startswith(("http://", "https://")) else name
-    return f"{number:04d}-{Path(path).stem or 'image'}.png"
+    return f"{number:04d}-{cut(Path(path).stem) or 'image'}.png"
 
 
 def with_strip(

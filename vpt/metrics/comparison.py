@@ -14,7 +14,7 @@ from vpt.data.decode import BadImage, read
 from vpt.metrics.predictions import Answer
 from vpt.utils.console import Console
 from vpt.utils.image_grid import rgb_of
-from vpt.utils.plotting import BLUE, GREY, ORANGE, literal, save
+from vpt.utils.plotting import BLUE, GREY, ORANGE, literal, own_style, save
 
 TILES = 8
 
@@ -66,6 +66,7 @@ def say_comparison(console: Console, runs: Sequence[Mapping[str, Any]]) -> None:
     console.table("comparison", ["method", "correct", "wrong", "trainable parameters", "artifact"], rows)
 
 
+@own_style
 def comparison_png(
     answers: Mapping[str, Sequence[Answer]], records: Sequence[Record], max_pixels: int, path: Path
 ) -> Path:

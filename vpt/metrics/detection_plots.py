@@ -15,7 +15,7 @@ from vpt.data.detection.dataset import BoxRecord
 from vpt.metrics.best_score import DEFAULT
 from vpt.utils import fonts
 from vpt.utils.image_grid import scaled
-from vpt.utils.plotting import BLUE, GREY, ORANGE, save
+from vpt.utils.plotting import BLUE, GREY, ORANGE, own_style, save
 
 # Distinguishable for colour-blind readers too (Okabe and Ito); classes use them in turn.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
@@ -144,6 +144,7 @@ def pairs(
     return np.concatenate([np.asarray(head), *spaced])
 
 
+@own_style
 def precision_png(curves: Mapping[str, Sequence[float]], path: Path) -> Path:
     """Precision-recall curves at two overlaps and averaged over overlaps."""
     from matplotlib.figure import Figure

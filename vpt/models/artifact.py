@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -110,10 +111,10 @@ def find_artifact(path: str | Path) -> Path:
     if path.is_dir():
         inside = path / BEST
         if not inside.is_file():
+            resume = f"finish the run with: vpt train resume={shlex.quote(str(path))}"
             unfinished = (path / CHECKPOINT).is_file()
             raise UserError(
-                f"{path} contains no artifact.safetensors; "
-                + (f"finish the run with: vpt train resume={path}" if unfinished else "is it a run folder?")
+                f"{path} contains no artifact.safetensors; " + (resume if unfinished else "is it a run folder?")
             )
         return inside
     if not path.is_file():

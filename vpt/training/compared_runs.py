@@ -10,6 +10,7 @@ from vpt.config.prompts import PROMPTS
 from vpt.metrics.comparison import comparison_png, method_name, say_comparison
 from vpt.metrics.predictions import read_answers
 from vpt.models.class_templates import with_own_templates
+from vpt.training.batch_pictures import attempt
 from vpt.training.context import RunContext
 from vpt.training.run_folder import TrainResult
 from vpt.utils.distributed import is_first
@@ -70,5 +71,6 @@ def compare(context: RunContext, result: TrainResult, others: Sequence[TrainResu
     if context.config.task == "classification" and all(file.is_file() for file in files.values()):
         answers = {name: read_answers(file) for name, file in files.items()}
         path = result.folder / "comparison.png"
-        comparison_png(answers, context.data.split(split), context.config.data.max_pixels, path)
-        context.console.say(f"picture: {path}")
+        records, most = context.data.split(split), context.config.data.max_pixels
+        if attempt(context.console, path.name, lambda: comparison_png(answers, records, most, path)):
+            context.console.say(f"picture: {path}")

@@ -6,6 +6,7 @@ Folders of several runs contain a file with the settings they were started with,
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from vpt.metrics.metrics_file import read_metrics
 from vpt.models.header import CHECKPOINT
 from vpt.utils.atomic_io import at_home, make_folder, read_json, write_text
 from vpt.utils.errors import UserError
+from vpt.utils.file_names import cut
 from vpt.utils.folder_lock import is_lock
 
 _DATA_FILES = (".yaml", ".yml", ".json", ".csv", ".tsv", ".data")
@@ -267,7 +269,8 @@ def remove_leftovers(folder: Path) -> None:
 
 def _taken(folder: Path) -> UserError:
     return UserError(
-        f"{folder} exists and is not overwritten; choose another name=..., or resume with: vpt train resume={folder}"
+        f"{folder} exists and is not overwritten; choose another name=..., or resume with: "
+        f"vpt train resume={shlex.quote(str(folder))}"
     )
 
 
@@ -289,6 +292,6 @@ def data_name(path: str) -> str:
 
 def stem_of(config: RunConfig) -> str:
     """Data, backbone and method, as part of a folder's name."""
-    stem = "-".join([data_name(config.data.path), config.backbone.name, config.prompt.kind])
+    stem = "-".join([cut(data_name(config.data.path)), config.backbone.name, config.prompt.kind])
     stem += "" if config.tuning.kind == "frozen" else f"-{config.tuning.kind}"
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in stem)

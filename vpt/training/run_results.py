@@ -107,6 +107,13 @@ def _summary(trainer: Trainer) -> dict[str, Any]:
     }
 
 
+def _draw_prompt(model: Prompted, path: Path) -> None:
+    from vpt.prompts.pixel.to_image import prompt_picture
+
+    prompt: Any = model.prompt
+    plotting.picture_png(prompt_picture(prompt), path)
+
+
 def _write(
     trainer: Trainer,
     model: Prompted,
@@ -127,13 +134,11 @@ def _write(
         folder / "artifact.safetensors", model, recorded, data.classes, data.multilabel, metrics=numbers
     )
     size = artifact.stat().st_size
-    plotting.curves_png(progress.history, folder / "curves.png", metric, progress.probe)
+    curves = folder / "curves.png"
+    attempt(console, curves.name, lambda: plotting.curves_png(progress.history, curves, metric, progress.probe))
     if config.prompt.kind == "pixel":
-        from vpt.prompts.pixel.to_image import prompt_picture
-
-        prompt: Any = model.prompt
-        plotting.picture_png(prompt_picture(prompt), folder / "prompt.png")
-    trainer.task.plots(model, context, measured, folder)
+        attempt(console, "prompt.png", lambda: _draw_prompt(model, folder / "prompt.png"))
+    attempt(console, "a plot of the results", lambda: trainer.task.plots(model, context, measured, folder))
     attempt(console, "the picture of predictions", lambda: draw_predictions(trainer.task, context, measured, folder))
     # Written last: if it exists, the run has finished.
     write_json(folder / "metrics.json", {**summary, "artifact_bytes": size})

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vpt.utils.errors import UserError, WriteError
+from vpt.utils.file_names import cut
 
 # Errors of the disk or the folder, from any library.
 _STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
@@ -39,7 +40,7 @@ def write_atomic(path: str | Path, write: Callable[[Path], object]) -> Path:
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path), suffix=".tmp")
             os.close(handle)
             temporary = Path(name)
             write(temporary)
@@ -121,6 +122,11 @@ def _cannot_take_more(folder: Path) -> str | None:
     return None
 
 
+def _prefix(path: Path) -> str:
+    """Start of a temporary name, cut so that it is no longer than a file system takes when the path is not."""
+    return f".{cut(path.name)}."
+
+
 def _remove(path: Path) -> None:
     """Remove a temporary file; failures are ignored, so that the original error is reported."""
     with suppress(OSError):
@@ -153,7 +159,7 @@ def make_folder(path: str | Path, fill: Callable[[Path], object]) -> bool:
         with writing(path):
             path = Path(path).resolve()  # a link to an empty folder counts as that folder
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+            temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path), suffix=".tmp"))
             fill(temporary)
             temporary.chmod(mode_for_all(0o777))
             return _renamed(temporary, path)

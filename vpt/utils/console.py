@@ -64,7 +64,13 @@ class Console:
     """
 
     def __init__(self, quiet: bool = False) -> None:
-        self._terminal = rich.console.Console(file=Messages(), quiet=quiet, highlight=False, soft_wrap=True)  # type: ignore[arg-type]
+        self._terminal = rich.console.Console(
+            file=Messages(),  # type: ignore[arg-type]
+            quiet=quiet,
+            highlight=False,
+            emoji=False,  # a path may contain :car:
+            soft_wrap=True,
+        )
         # The root logger's handlers would print each line twice. Not set at import: `logging.config`, as of a server in
         # this process, resets it.
         ALL_RUNS.propagate = False

@@ -50,6 +50,15 @@ def original(text: str) -> Path:
         return Path(name)
 
 
+def cut(name: str, most: int = 100) -> str:
+    """The start of a name, of at most so many bytes: with what is added, file systems take 255.
+
+    >>> cut("x" * 300) == "x" * 100, cut("déjà", 4)
+    (True, 'déj')
+    """
+    return name.encode("utf-8", "ignore")[:most].decode("utf-8", "ignore")
+
+
 def as_utf8(name: str) -> str:
     """A file name decoded as UTF-8, even if the locale has another encoding; invalid bytes become surrogates.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -103,6 +104,15 @@ def push(artifact: Path, header: Mapping[str, Any], name: str, private: bool = F
     return PREFIX + name
 
 
+def _literal(text: str) -> str:
+    r"""A text that Markdown shows as it is.
+
+    >>> print(_literal("a*b <c>"))
+    a\*b \<c\>
+    """
+    return re.sub(r"([\\`*_{}\[\]<>#|!~])", r"\\\1", text)
+
+
 def card(header: Mapping[str, Any], name: str) -> str:
     """Model card of an artifact in Markdown.
 
@@ -116,7 +126,7 @@ def card(header: Mapping[str, Any], name: str) -> str:
         for key, value in found.items()
     ]
     table = ["| split | metric | value |", "| --- | --- | ---: |", *metrics, ""] if metrics else []
-    shown = ", ".join(classes[:50]) + (f" and {len(classes) - 50} more" if len(classes) > 50 else "")
+    shown = ", ".join(map(_literal, classes[:50])) + (f" and {len(classes) - 50} more" if len(classes) > 50 else "")
     lines = [
         "---",
         "library_name: vpt",

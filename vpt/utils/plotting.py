@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
 from vpt.utils.atomic_io import write_atomic
 
+P = ParamSpec("P")
+R = TypeVar("R")
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"  # distinguishable for colour-blind readers too
+MOST = 40  # letters of a name beside an axis
 
 
+def own_style(draw: Callable[P, R]) -> Callable[P, R]:
+    """Draw texts as they are, even if the user's matplotlibrc has them set by LaTeX."""
+
+    @functools.wraps(draw)
+    def drawn(*arguments: P.args, **options: P.kwargs) -> R:
+        from matplotlib import rc_context
+
+        with rc_context({"text.usetex": False, "text.parse_math": True}):
+            return draw(*arguments, **options)
+
+    return drawn
+
+
+@own_style
 def curves_png(rows: Sequence[Mapping[str, Any]], path: Path, metric: str, probe: float | None = None) -> Path:
     """Plot loss and metric over epochs, from the history of a run, with the best epoch and the linear probe's
     validation score, if there is one."""
@@ -54,6 +72,7 @@ def _line(axes: Any, rows: Sequence[Mapping[str, Any]], key: str, label: str, co
         axes.plot(*zip(*points, strict=True), label=label, color=color, marker="o", markersize=3)
 
 
+@own_style
 def confusion_png(matrix: Sequence[Sequence[int]], classes: Sequence[str], path: Path) -> Path:
     """Plot a confusion matrix with true classes in rows; colours are fractions of each row, numbers are counts."""
     from matplotlib.figure import Figure
@@ -61,14 +80,15 @@ def confusion_png(matrix: Sequence[Sequence[int]], classes: Sequence[str], path:
     counts = np.asarray(matrix)
     share = counts / np.maximum(1, counts.sum(1, keepdims=True))
     size = len(classes)
-    side = float(np.clip(2.5 + 0.45 * size, 4, 24))
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    text = float(np.clip(11 - size / 8, 4, 10))
+    names = [literal(name if len(name) <= MOST else f"{name[: MOST // 2]}...{name[-MOST // 2 :]}") for name in classes]
+    longest = max(map(len, names))
+    side, room = float(np.clip(2.5 + 0.45 * size, 4, 24)), longest * text / 120  # inches
+    figure = Figure(figsize=(side + 1 + room, side + room), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, shrink=0.8, label="fraction of the true class")
-    text = float(np.clip(11 - size / 8, 4, 10))
-    names = [literal(name) for name in classes]
-    axes.set_xticks(range(size), names, rotation=90 if size > 6 else 0, fontsize=text)
+    axes.set_xticks(range(size), names, rotation=90 if size > 6 or longest > 10 else 0, fontsize=text)
     axes.set_yticks(range(size), names, fontsize=text)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
@@ -82,6 +102,7 @@ def confusion_png(matrix: Sequence[Sequence[int]], classes: Sequence[str], path:
     return save(figure, path)
 
 
+@own_style
 def scatter_png(points: Sequence[tuple[float, float]], name: str, title: str, path: Path) -> Path:
     """Plot pairs of a true and a predicted number, and the line where they are equal."""
     from matplotlib.figure import Figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from shlex import quote
 
 from vpt.config import DataConfig
 from vpt.data.class_names import alike, clean, number_in
@@ -24,7 +25,7 @@ def classes_of(found: Found, config: DataConfig) -> tuple[str, ...]:
     if not train:
         raise NoTrainingImages(
             f"data.path={path} has no training images; give some of them the split 'train', or evaluate a run on it: "
-            f"vpt eval RUN data={path}"
+            f"vpt eval RUN data={quote(str(path))}"
         )
     classes = _in_order(found.classes or sorted({label for entry in train for label in entry.labels}), found, config)
     if len(classes) < 2:

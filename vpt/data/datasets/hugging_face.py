@@ -6,6 +6,7 @@ The package finds and stores the encoded images; they are decoded here, one at a
 
 from __future__ import annotations
 
+import glob
 import os
 import warnings
 from collections.abc import Iterator
@@ -85,11 +86,12 @@ def _local(datasets: Any, folder: Path) -> dict[str, Any]:
     if any((folder / name).is_file() for name in _SAVED):
         saved = datasets.load_from_disk(str(folder))
         return dict(saved) if isinstance(saved, dict) else {"train": saved}
+    place = glob.escape(str(folder))  # the package reads brackets as a pattern
     kinds = {Path(name).suffix.lower() for _, _, names in os.walk(folder) for name in names if name[0] != "."}
     for kind, suffix in (("parquet", ".parquet"), ("arrow", ".arrow")):
         if suffix in kinds and not (folder / "metadata.parquet").is_file():
-            return dict(datasets.load_dataset(kind, data_dir=str(folder)))
-    return dict(datasets.load_dataset("imagefolder", data_dir=str(folder)))
+            return dict(datasets.load_dataset(kind, data_dir=place))
+    return dict(datasets.load_dataset("imagefolder", data_dir=place))
 
 
 def _hub(datasets: Any, name: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
+from shlex import quote
 
 from vpt.data.class_names import clean
 from vpt.data.datasets.entries import (
@@ -125,7 +126,8 @@ def _split_folders(
             return None
         raise NoTrainingImages(
             f"{root} contains {listed([path.name for path in splits.values()])} but no train folder with class folders"
-            f"; name the folder with the training images 'train', or evaluate a run on it: vpt eval RUN data={root}"
+            f"; name the folder with the training images 'train', or evaluate a run on it: "
+            f"vpt eval RUN data={quote(str(root))}"
         )
     return splits or None
 

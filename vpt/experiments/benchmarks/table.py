@@ -317,7 +317,7 @@ def _counts(numbers: Sequence[int]) -> str:
 
 
 def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def _cell(cell: dict[str, Any] | None, mean: bool) -> str:

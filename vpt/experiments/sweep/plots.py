@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vpt.utils.plotting import BLUE, GREY, ORANGE, literal, save
+from vpt.utils.plotting import BLUE, GREY, ORANGE, literal, own_style, save
 
 
+@own_style
 def sweep_png(rows: Sequence[dict[str, Any]], axes: Sequence[str], path: Path) -> Path:
     """Plot the progress of the sweep, and validation by the values of each setting.
 

@@ -26,6 +26,7 @@ from vpt.experiments.sweep.plots import sweep_png
 from vpt.experiments.sweep.prune_trial import PruneTrial
 from vpt.experiments.sweep.reuse import Shared
 from vpt.experiments.sweep.search_space import TRIALS, Axis, Choices, grid_of, suggest, words_of
+from vpt.training.batch_pictures import attempt
 from vpt.training.context import RunContext
 from vpt.training.run import train_or_resume
 from vpt.training.run_folder import TrainResult, data_name, identity, refuse_changed, refuse_other
@@ -327,7 +328,7 @@ def _conclude(study: optuna.Study, plan: Sweep, folder: Path, console: Console) 
     rows = [_row(trial, plan) for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
     rows.sort(key=lambda row: _rank(row, plan))
     write_json(folder / "sweep.json", {"axes": list(plan.axes), "trials": rows})
-    sweep_png(rows, list(plan.axes), folder / "sweep.png")
+    attempt(console, "sweep.png", lambda: sweep_png(rows, list(plan.axes), folder / "sweep.png"))
     shown = [row for row in rows if row["state"] == "complete"][:10]
     console.table(
         f"the best of {len(rows)} trials",

@@ -41,7 +41,9 @@ class Keys:
     def allowed(self, key: str, tasks: Iterable[str]) -> list[str]:
         """Tasks among `tasks` that the key may use."""
         patterns = self._patterns(key) or ()
-        return [task for task in tasks if any(fnmatchcase(task, pattern) for pattern in patterns)]
+        # Only * and ? are wildcards: brackets occur in names of tasks, and would be sets of characters.
+        literal = [pattern.replace("[", "[[]") for pattern in patterns]
+        return [task for task in tasks if any(fnmatchcase(task, pattern) for pattern in literal)]
 
     def _patterns(self, key: str) -> Sequence[str] | None:
         digest = digest_of(key)
