@@ -20,11 +20,13 @@ from tests.helpers.paths import ROOT
 from tests.helpers.photo import photo
 from tests.helpers.runs import NET, QUIET, settings
 from vpt.cli.main import main
+from vpt.data.transforms.classification import EvalTransform
 from vpt.interop.export import benchmark as benchmarks
 from vpt.interop.export import formats
 from vpt.interop.export.export import export, task_export
 from vpt.interop.export.formats import opened
 from vpt.interop.export.onnx import model_of
+from vpt.interop.export.preprocess import Square
 from vpt.interop.export.target import Target
 from vpt.interop.export.tensorrt import without_uint8
 from vpt.utils.errors import UserError
@@ -228,3 +230,20 @@ def test_the_benchmark_of_boxes_and_masks(others: dict[str, Path]):
         reference, row = found.rows
         assert row.accuracy == pytest.approx(reference.accuracy, abs=0.02)
         assert row.agreement > 0.95
+
+
+@pytest.mark.parametrize("resize", ["crop", "squash", "pad"])
+def test_openvino_makes_the_squares_of_prediction_from_photos_of_any_size(tmp_path: Path, resize: str):
+    """A side of 61 pixels, resized to 64: 64 x 61 by 61 is 63 for a runtime that multiplies by a rounded inverse."""
+    square = Square(EvalTransform(size=64, resize=resize)).eval()
+    sides = {2: torch.export.Dim("h", min=2, max=4000), 3: torch.export.Dim("w", min=2, max=4000)}
+    example = torch.zeros(1, 3, 70, 80, dtype=torch.uint8)
+    program = torch.export.export(square, (example,), dynamic_shapes=(sides,))
+    torch.onnx.export(program, f=tmp_path / "square.onnx", dynamo=True, verbose=False)
+    compiled = openvino.Core().compile_model(tmp_path / "square.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for short in (*range(41, 64, 2), *range(64, 190, 11)):
+        pixels = np.random.default_rng(short).integers(0, 256, (1, 3, short, short + 5), dtype=np.uint8)
+        (mine,) = compiled([pixels]).values()
+        apart = np.abs(mine.astype(int) - square(torch.from_numpy(pixels)).numpy().astype(int))
+        assert apart.max() <= 1, short
+        assert (apart > 0).mean() < 0.01

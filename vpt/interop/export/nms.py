@@ -9,6 +9,8 @@ import torch
 import torchvision  # noqa: F401  (registers torch.ops.torchvision.nms)
 from torch import Tensor
 
+from vpt.interop.export.integer_division import quotient
+
 
 class Candidates(NamedTuple):
     """Boxes (N, 4) x1, y1, x2, y2 in pixels, scores (N,) and labels (N,) from 0.
@@ -72,5 +74,6 @@ def _apart(labels: Tensor, rule: Rule) -> Tensor:
     errors.
     """
     columns = math.ceil(math.sqrt(rule.labels))
-    place = torch.stack([labels % columns, torch.div(labels, columns, rounding_mode="floor")], dim=1)
+    row = quotient(labels, columns)
+    place = torch.stack([labels - row * columns, row], dim=1)
     return (place * (rule.reach + 1.0)).repeat(1, 2)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vpt.data.transforms.classification import EvalTransform
+from vpt.interop.export.integer_division import quotient
 
 # Halves are rounded up, as in Pillow; the small offset makes runtimes agree about them.
 HALF = 0.5 + 1e-4
@@ -64,13 +65,13 @@ class Square(nn.Module):
         else:
             part, least = torch.minimum(long, 4 * wide), torch.minimum(long, wide)
             short = math.floor(self.transform.size / self.transform.crop_pct)
-            new = _floor(short * part, least)
+            new = quotient(short * part, least)
             start, first = _middle(long - part), _middle(new - side)
         there = torch.arange(self.transform.size)[:, None] + first  # pixels of the resized part
         read = torch.arange(length)[None] - start
         shown = (there >= 0) & (there < new)
         if self.transform.interpolation == "nearest":
-            weights = (read == _floor((2 * there + 1) * part, 2 * new)).float()
+            weights = (read == quotient((2 * there + 1) * part, 2 * new)).float()
         else:
             # In integers up to the division, so that large photos lose no digits.
             distance = (new * (2 * read + 1) - part * (2 * there + 1)).float() / (2 * torch.maximum(part, new)).float()
@@ -122,10 +123,6 @@ FILTERS = {"bilinear": _bilinear, "bicubic": _bicubic, "lanczos": _lanczos}
 
 def _rounded(pixels: Tensor) -> Tensor:
     return (pixels + HALF).floor().clamp(0, 255)
-
-
-def _floor(value: Tensor, by: Tensor) -> Tensor:
-    return torch.div(value, by, rounding_mode="floor")
 
 
 def _halved(value: Tensor) -> Tensor:

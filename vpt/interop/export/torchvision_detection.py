@@ -19,6 +19,7 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.ops import clip_boxes_to_image, roi_align
 from torchvision.ops.poolers import initLevelMapper
 
+from vpt.interop.export.integer_division import quotient
 from vpt.interop.export.nms import Candidates, Rule, best
 from vpt.utils.errors import UserError
 
@@ -112,9 +113,9 @@ def _by_level(net: Any, heads: dict[str, Tensor], anchors: Sequence[Tensor], sha
         anchors, heads["bbox_regression"][0].split(sizes), scores.split(sizes), strict=True
     ):
         values, pairs = chance.flatten().topk(min(net.topk_candidates, chance.numel()))
-        places = torch.div(pairs, chance.shape[1], rounding_mode="floor")
+        places = quotient(pairs, chance.shape[1])
         boxes = clip_boxes_to_image(decode(shifts[places], some[places]), shape)
-        parts.append((boxes, values, pairs % chance.shape[1]))
+        parts.append((boxes, values, pairs - places * chance.shape[1]))
     boxes, values, labels = (torch.cat(part) for part in zip(*parts, strict=True))
     return Candidates(boxes, values, labels).where(values > net.score_thresh)
 
