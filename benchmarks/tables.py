@@ -18,6 +18,7 @@ from benchmarks.accuracy.box_tables import small_boxes
 from benchmarks.accuracy.released import PEERS
 from benchmarks.accuracy.suite_tables import duration, rules, shipped, starts, suite_short, suite_ti
 from benchmarks.accuracy.suite_tables import search as search_suite
+from benchmarks.accuracy.where_methods_work import where
 from benchmarks.results_files import RESULTS, read, rows, words_of
 from benchmarks.robustness import tables as robustness_tables
 from benchmarks.speed import gpu_tables
@@ -510,6 +511,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "gpu-goals": gpu_tables.goals,
     "gpu-outside": gpu_tables.outside,
     "released": released,
+    "where": where,
     "unknown": unknown,
     "clothing": clothing,
     "search": search,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
+from statistics import mean, median
 
 from benchmarks.accuracy.methods import METHODS
 from benchmarks.accuracy.suite.compare import COMPARED, MEASURED, RESULTS, Rows, Run, rates_of, read
@@ -10,47 +10,54 @@ from benchmarks.accuracy.suite.tasks import TASKS
 from benchmarks.accuracy.suite_tables import difference
 from benchmarks.results_files import rows, words_of
 
-GROUPS = ("natural", "structured")
+LEAST = 3  # seeds of a row
+Accuracies = dict[str, list[float]]  # task -> test accuracy in percent, seed by seed
 
 
-def accuracies(found: Rows, method: str, rate: float) -> dict[str, list[float]]:
-    """Task to test accuracies in percent, of the seeds 0, 1, ... that have all tasks."""
+def accuracies(found: Rows, method: str, rate: float) -> Accuracies:
+    """Of the seeds 0, 1, ... that have all tasks; a run that failed counts as zero."""
     seeds = 0
     while all(Run(method, task, rate, seeds) in found for task in MEASURED):
         seeds += 1
     return {task: [100 * (found[Run(method, task, rate, s)]["test"] or 0) for s in range(seeds)] for task in MEASURED}
 
 
-def means(tasks: dict[str, list[float]], group: str) -> list[float]:
-    """Mean over the tasks of a group, seed by seed."""
-    return np.mean([tasks[task] for task in tasks if TASKS[task].group == group], axis=0).tolist()
+def compared_with(mine: Accuracies, other: Accuracies, group: str) -> str:
+    """Difference of the means over the tasks of a group, over the seeds that both have."""
+    tasks = [task for task in MEASURED if TASKS[task].group == group]
+    seeds = min(len(each[tasks[0]]) for each in (mine, other))
+    values, others = ([mean(each[task][seed] for task in tasks) for seed in range(seeds)] for each in (mine, other))
+    return difference(values, others)
+
+
+def slower(found: Rows, method: str, rate: float, deep: float) -> str:
+    """Time of a run as a multiple of that of deep prompts on the same images, median over tasks and seeds."""
+    pairs = [(row, found.get(Run("deep", run.task, deep, run.seed))) for run, row in found.items()
+             if (run.method, run.rate) == (method, rate) and row["test"] is not None]  # fmt: skip
+    return f"{median(one['seconds'] / other['seconds'] for one, other in pairs if other):.1f}x"
 
 
 def compared() -> str:
-    """A line for each method whose rate is known and that has at least two seeds."""
+    """A line for each method whose rate is known and that has enough seeds."""
     found = read(RESULTS / "cpu/methods.jsonl")
     chosen = {method: rates_of(method, found) for method in COMPARED}
-    measured = {method: accuracies(found, method, rate) for method, (_, rate) in chosen.items() if rate is not None}
+    rates = {method: rate for method, (_, rate) in chosen.items() if rate is not None}
+    measured = {method: accuracies(found, method, rate) for method, rate in rates.items()}
     body = []
-    for method, tasks in measured.items():
-        tried, rate = chosen[method]
-        seeds = len(tasks[MEASURED[0]])
-        if rate is None or seeds < 2:
+    for method, mine in measured.items():
+        tried, rate = chosen[method][0], rates[method]
+        if (seeds := len(mine[MEASURED[0]])) < LEAST:
             continue
-        cells = [method, str(seeds), *(f"{np.mean(tasks[task]):.1f}" for task in MEASURED)]
-        for group in GROUPS:
-            both = list(zip(means(tasks, group), means(measured["deep"], group), strict=False))
-            cells.append("" if method == "deep" else difference(*map(list, zip(*both, strict=True))))
+        cells = [words_of(METHODS[method][0]), str(seeds)]
+        for group in ("natural", "structured"):
+            cells += [f"{mean(mine[task]):.1f}" for task in MEASURED if TASKS[task].group == group]
+            for other in ("linear", "deep"):
+                cells.append("" if method == other else compared_with(mine, measured[other], group))
         end = " †" if rate in (tried[0], tried[-1]) else ""
         number = found[Run(method, "digits-16", rate, 0)]["parameters"]["learning"]
-        body.append([*cells, f"`{METHODS[method][1]}={rate:g}`{end}", f"{number:,}"])
-    header = [
-        "method",
-        "seeds",
-        *MEASURED,
-        *(f"{group}, minus deep" for group in GROUPS),
-        "learning rate",
-        "parameters",
-    ]
-    extra = "; ".join(f"{method} {words_of(METHODS[method][0])}" for method in measured)
-    return f"{rows(header, body)}\n\nSettings: {extra}."
+        time = "" if method == "linear" else slower(found, method, rate, rates["deep"])
+        body.append([*cells, f"`{METHODS[method][1]}={rate:g}`{end}", f"{number:,}", time])
+    header = ["setting", "seeds"]
+    for group in ("natural", "structured"):
+        header += [task for task in MEASURED if TASKS[task].group == group] + ["minus linear", "minus deep"]
+    return rows([*header, "learning rate", "trainable parameters, with head", "time"], body)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.accuracy import compare_tables
 from benchmarks.accuracy.suite import compare
 from benchmarks.accuracy.suite.compare import COMPARED, MOST, RATES, SEARCHED, Run, Setting, rates_of, wanted
 from vpt.config import DataConfig, load_config
@@ -113,3 +114,27 @@ def test_a_run_that_cannot_be_trained_says_why(tmp_path: Path, monkeypatch: pyte
     row = compare.measured(Run("deep", "digits-16", 1e30, 0), Setting("vpt_nano", None, 64, (), 0.8, tmp_path))
     assert row["test"] is None
     assert "not finite" in row["error"] or "loss" in row["error"]
+
+
+def test_the_table_compares_seeds_that_both_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    found = rows(lambda rate: float(rate == 0.005), RATES["prompt"]) | rows(
+        lambda rate: float(rate == 0.001), RATES["head"], "linear"
+    )
+    found |= {
+        Run(method, task, rate, seed): {"val": float(rate in (0.005, 0.001)), "loss": 1.0, "test": test + seed / 10}
+        for method, rate, test, seeds in (("deep", 0.005, 0.5, 3), ("linear", 0.001, 0.3, 4))
+        for task in compare.MEASURED
+        for seed in range(seeds)
+    }
+    (tmp_path / "cpu").mkdir()
+    rest = {"seconds": 2.0, "parameters": {"learning": 1234}}
+    lines = [json.dumps({**vars(run), "test": 0.0, **rest, **row}) for run, row in found.items()]
+    (tmp_path / "cpu/methods.jsonl").write_text("\n".join(lines))
+    monkeypatch.setattr(compare_tables, "RESULTS", tmp_path)
+    linear, deep = compare_tables.compared().splitlines()[2:]
+    assert linear == (
+        "| `prompt=none` `train.epochs=60` | 4 | 45.0 | 45.0 |  | -20.0 ± 0.0 | 45.0 | 45.0 |  | -20.0 ± 0.0 "
+        "| `head=0.001` | 1,234 |  |"
+    )
+    assert deep.startswith("| `prompt=deep` | 3 | 60.0 | 60.0 | +20.0 ± 0.0 |  | 60.0 |")
+    assert deep.endswith("| `prompt=0.005` | 1,234 | 1.0x |")
