@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import mean, median
 
 from benchmarks.accuracy.methods import METHODS
-from benchmarks.accuracy.suite.compare import COMPARED, MEASURED, RESULTS, Rows, Run, rates_of, read
+from benchmarks.accuracy.suite.compare import COMPARED, DEFAULT, MEASURED, RESULTS, Rows, Run, rates_of, read
 from benchmarks.accuracy.suite.tasks import TASKS
 from benchmarks.accuracy.suite_tables import difference
 from benchmarks.results_files import rows, words_of
@@ -38,25 +38,26 @@ def slower(found: Rows, method: str, rate: float, deep: float) -> str:
 
 
 def compared() -> str:
-    """A line for each method whose rate is known and that has enough seeds."""
+    """A line for each method whose rate is known and that has enough seeds, and for the default rate of deep prompts."""
     found = read(RESULTS / "cpu/methods.jsonl")
-    chosen = {method: rates_of(method, found) for method in COMPARED}
-    rates = {method: rate for method, (_, rate) in chosen.items() if rate is not None}
-    measured = {method: accuracies(found, method, rate) for method, rate in rates.items()}
+    searched = {method: rates_of(method, found) for method in COMPARED}
+    rates = {method: rate for method, (_, rate) in searched.items() if rate is not None}
+    others = {method: accuracies(found, method, rates[method]) for method in ("linear", "deep")}
     body = []
-    for method, mine in measured.items():
-        tried, rate = chosen[method][0], rates[method]
-        if (seeds := len(mine[MEASURED[0]])) < LEAST:
-            continue
-        cells = [words_of(METHODS[method][0]), str(seeds)]
-        for group in ("natural", "structured"):
-            cells += [f"{mean(mine[task]):.1f}" for task in MEASURED if TASKS[task].group == group]
-            for other in ("linear", "deep"):
-                cells.append("" if method == other else compared_with(mine, measured[other], group))
-        end = " †" if rate in (tried[0], tried[-1]) else ""
-        number = found[Run(method, "digits-16", rate, 0)]["parameters"]["learning"]
-        time = "" if method == "linear" else slower(found, method, rate, rates["deep"])
-        body.append([*cells, f"`{METHODS[method][1]}={rate:g}`{end}", f"{number:,}", time])
+    for method, chosen in rates.items():
+        for rate in dict.fromkeys([DEFAULT.get(method, chosen), chosen]):
+            mine = accuracies(found, method, rate)
+            if (seeds := len(mine[MEASURED[0]])) < LEAST:
+                continue
+            cells = [words_of(METHODS[method][0]), str(seeds)]
+            for group in ("natural", "structured"):
+                cells += [f"{mean(mine[task]):.1f}" for task in MEASURED if TASKS[task].group == group]
+                cells += ["" if mine == other else compared_with(mine, other, group) for other in others.values()]
+            tried = searched[method][0]
+            note = " (default)" if rate != chosen else " †" if rate in (tried[0], tried[-1]) else ""
+            number = found[Run(method, "digits-16", rate, 0)]["parameters"]["learning"]
+            time = "" if method == "linear" else slower(found, method, rate, rates["deep"])
+            body.append([*cells, f"`{METHODS[method][1]}={rate:g}`{note}", f"{number:,}", time])
     header = ["setting", "seeds"]
     for group in ("natural", "structured"):
         header += [task for task in MEASURED if TASKS[task].group == group] + ["minus linear", "minus deep"]

@@ -70,6 +70,12 @@ def test_searches_come_first_and_then_seed_after_seed_of_all_methods():
     assert [(run.method, run.seed) for run in order[6:]] == [("deep", 0), ("lora", 0), ("deep", 1), ("lora", 1)]
 
 
+def test_deep_prompts_are_measured_with_the_default_rate_too():
+    found = rows(lambda rate: float(rate == 0.015), (*RATES["prompt"], 0.04))
+    order = wanted(found, ["deep"], ["tilt"], 2)
+    assert [(run.rate, run.seed) for run in order] == [(0.015, 0), (0.005, 0), (0.015, 1), (0.005, 1)]
+
+
 def test_a_run_belongs_to_one_process(tmp_path: Path):
     path, arguments = tmp_path / "a.jsonl", (["deep", "lora"], ["tilt"], 2, tmp_path / "locks")
     first, lock = compare.next_run(path, *arguments) or pytest.fail("no run is missing")

@@ -48,6 +48,7 @@ RATES = {
     "lora": (1e-3, 3e-3, 1e-2),
     "backbone": (3e-5, 1e-4, 3e-4),
 }
+DEFAULT = {"deep": 5e-3}  # measured too, whatever the search chooses: what vpt does without settings
 SEARCHED = ("digits-16", "count")  # tasks on whose validation images the rate is chosen
 MEASURED = ("clothing-16", "digits-16", "count", "tilt")
 MOST = 6  # rates that are tried, if the best ones lie at an end
@@ -119,7 +120,8 @@ def wanted(rows: Rows, methods: Iterable[str], tasks: Iterable[str], seeds: int)
         if chosen is None:
             first += [Run(method, task, rate, 0) for rate in tried for task in SEARCHED]
         else:
-            rest += [Run(method, task, chosen, seed) for seed in range(seeds) for task in tasks]
+            known = dict.fromkeys([chosen, DEFAULT.get(method, chosen)])
+            rest += [Run(method, task, rate, seed) for seed in range(seeds) for rate in known for task in tasks]
     return [run for run in [*first, *sorted(rest, key=lambda run: run.seed)] if run not in rows]
 
 
