@@ -38,7 +38,7 @@ def slower(found: Rows, method: str, rate: float, deep: float) -> str:
 
 
 def compared() -> str:
-    """A line for each method whose rate is known and that has enough seeds, and for the default rate of deep prompts."""
+    """A line for each method that has enough seeds, and for deep prompts with the default rate."""
     found = read(RESULTS / "cpu/methods.jsonl")
     searched = {method: rates_of(method, found) for method in COMPARED}
     rates = {method: rate for method, (_, rate) in searched.items() if rate is not None}
