@@ -89,7 +89,7 @@ def test_a_run_leaves_everything_a_user_expects(shapes: Path, drawn_plots: None,
     assert "trainable parameters: " in text
     assert "estimated peak memory of this process: " in text
     assert "artifact size: " in text
-    measured = evaluate(result.artifact, "test", console=QUIET)
+    measured = evaluate(result, "test", console=QUIET)  # a path to its folder
     assert measured["accuracy"] == result.metrics["test"]["accuracy"]
     assert measured["confusion"] == result.metrics["test"]["confusion"]
 

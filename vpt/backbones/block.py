@@ -64,7 +64,7 @@ def join(first: KeyValue | None, second: KeyValue) -> KeyValue:
     """Concatenate keys and values, in the dtype and batch size of the second."""
     if first is None:
         return second
-    batch = max(first.key.shape[0], second.key.shape[0])
+    batch = first.key.shape[0] if second.key.shape[0] == 1 else second.key.shape[0]
     parts = [
         [part.to(second.value.dtype).expand(batch, -1, -1, -1) for part in pair]
         for pair in zip(first, second, strict=True)

@@ -94,7 +94,7 @@ class Predictor(ABC):
         self._device = next(model.parameters()).device
         self._autocast = autocast(precision, self._device)
         self._data = artifact.config.data
-        self.deep: list[Deep] = []  # predicted images deeper than 8 bits
+        self.deep: list[Deep] = []  # images deeper than 8 bits of the last call of `predict` or `predict_each`
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -161,6 +161,7 @@ class Predictor(ABC):
         """Like `predict`, one result at a time; an image that cannot be read gives a BadImage instead of a result."""
         if batch_size < 1 or top < 1:
             raise UserError(f"batch_size={batch_size} and top={top} must be at least 1")
+        self.deep = []
         return self._each(find_images(images), batch_size, top)
 
     def _each(self, found: list[tuple[str, Any]], batch_size: int, top: int) -> Iterator[Result | BadImage]:

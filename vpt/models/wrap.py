@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from vpt.data.normalization import Preprocess, denormalise
 from vpt.models.base import Prompted, Role, owned_parts
 from vpt.models.classifier import plan_for
 from vpt.models.header import PromptHeader, parse_header
-from vpt.prompts.base import Shape, TokenPrompts
+from vpt.prompts.base import PromptModule, Shape, TokenPrompts
 from vpt.prompts.init.initialize import start
 from vpt.prompts.pixel.prompt import PixelPrompts
 from vpt.prompts.registry import build_tokens
@@ -32,18 +34,37 @@ from vpt.utils.version import own_version
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # what torchvision's networks expect
 Method = str | Callable[[Shape], TokenPrompts]
+HOOKS = {
+    "with_extra_losses": "loss = model.with_extra_losses(loss, images, labels) before loss.backward()",
+    "before_epoch": "model.before_epoch(epoch, epochs) before each epoch",
+}
 
 
 class Wrapped(Prompted):
     """A network with a prompt. Its inputs and outputs are those of the network.
 
-    Created by `wrap`. All parameters that require a gradient when it is saved belong to the task: prompt, classifier,
-    and parameters unfrozen by the user.
+    Created by `wrap`. Prompt and classifier belong to the task, and parameters of the network that require a gradient
+    when it is saved, because the user has unfrozen them.
+
+    Args:
+        backbone: the network.
+        prompt: its prompt.
+        settings: of the prompt, for the file.
+        classifier: names of the parameters of the network's classifier; empty if it is not trained.
     """
 
-    def __init__(self, backbone: Backbone, prompt: TokenPrompts | PixelPrompts, settings: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        prompt: TokenPrompts | PixelPrompts,
+        settings: dict[str, Any],
+        classifier: Collection[str] = (),
+    ) -> None:
         super().__init__(backbone, prompt, nn.Identity())
         self.settings = settings
+        self.classifier = frozenset(classifier)
+        self.missed = _hooks_of(prompt)
+        self.register_load_state_dict_post_hook(_identify)
         self.pool: Pool = "native" if backbone.library == "open_clip" else "classifier"
         self.steps = plan_for(backbone, prompt, self.pool)
         pre = backbone.preprocess
@@ -62,7 +83,10 @@ class Wrapped(Prompted):
         if isinstance(self.prompt, PixelPrompts):
             mean, std = self.pixel_mean, self.pixel_std
             return self.net(self.prompt(denormalise(images, mean, std), mean, std).to(images.dtype))
-        return self.backbone.features(images, self.steps, self.pool, self.layers(self.steps, len(images)))
+        size = getattr(getattr(self.net, "patch_embed", None), "img_size", None)
+        if size is not None and not self.tokens.any_size and tuple(images.shape[2:]) != tuple(size):
+            raise UserError(f"this prompt needs images of {size[0]} x {size[1]} pixels, those of the network")
+        return self.backbone.features(images, self.steps, self.pool, self.layers(self.steps, images.shape[0]))
 
     def grids(self, images: Tensor, layers: Sequence[int] = (-1,)) -> list[Tensor]:
         """Normalised patch grids (B, C, h, w) of each of `layers`, for dense tasks such as segmentation and depth.
@@ -77,7 +101,7 @@ class Wrapped(Prompted):
             )
         steps = plan(depth, tokens.inserted, tokens.after, Reads(image="patches"))
         taps = [layer % depth for layer in layers]
-        return self.backbone.grids(images, steps, taps, self.layers(steps, len(images)))
+        return self.backbone.grids(images, steps, taps, self.layers(steps, images.shape[0]))
 
     @property
     def tokens(self) -> TokenPrompts:
@@ -89,12 +113,52 @@ class Wrapped(Prompted):
     def _role(self, name: str) -> Role:
         return "head" if name.startswith("backbone.") else super()._role(name)
 
+    @property
+    def pretrained_cfg(self) -> Any:
+        """That of the network, for timm's `resolve_model_data_config`."""
+        return self.net.pretrained_cfg
+
+    @property
+    def num_classes(self) -> int:
+        """Number of the network's outputs, 0 without a classifier."""
+        return int(self.net.num_classes)
+
+    def owned_state(self) -> dict[str, Tensor]:
+        """All tensors of the task, those that are frozen at the moment too."""
+        mine = {name: value for name, value in self.named_parameters() if self._is_own(name)}
+        return {**{name: value.detach() for name, value in mine.items()}, **super().owned_state()}
+
+    def _is_own(self, name: str) -> bool:
+        return name.startswith("prompt.") or name.removeprefix("backbone.net.") in self.classifier
+
+    def before_epoch(self, epoch: int, epochs: int) -> None:
+        """See Prompted.before_epoch."""
+        self.missed -= {"before_epoch"}
+        super().before_epoch(epoch, epochs)
+
+    def with_extra_losses(self, loss: Tensor, images: Any, labels: Any) -> Tensor:
+        """See Prompted.with_extra_losses."""
+        self.missed -= {"with_extra_losses"}
+        return super().with_extra_losses(loss, images, labels)
+
+    def after_step(self) -> None:
+        """See Prompted.after_step. Warns, once, if the training loop leaves out what the prompt needs."""
+        if self.missed:
+            calls = [text for name, text in HOOKS.items() if name in self.missed]
+            warnings.warn(
+                f"this prompt is trained as its paper says only if the loop also calls {' and '.join(calls)}: see "
+                "docs/own-loop.md",
+                stacklevel=2,
+            )
+            self.missed = frozenset()
+        super().after_step()
+
     def learning(self) -> Iterator[nn.Parameter]:
         """Trainable parameters, for an optimiser."""
         return (parameter for _, _, parameter in self.trainable())
 
     def save(self, path: str | Path) -> Path:
-        """Save trainable parameters to a safetensors file, atomically; `load_prompt` loads it into a new network."""
+        """Save prompt, classifier and unfrozen parameters to a safetensors file, atomically; see `load_prompt`."""
         kind = {"kind": PromptHeader.KIND, "format": PromptHeader.FORMAT, "vpt": own_version()}
         header: dict[str, Any] = {**kind, **self.settings}
         header["backbone"] = {"name": self.backbone.name, "fingerprint": self.backbone.fingerprint}
@@ -135,18 +199,53 @@ def wrap(
     >>> model(torch.zeros(2, 3, 224, 224)).shape
     torch.Size([2, 3])
     """
-    model, config = _wrapped(net, prompt, head, image_size, settings)
-    made = model.prompt
-    if isinstance(made, TokenPrompts) and config is not None and config.needs_images:
-        if images is None:
-            how = f"init={config.init}" if hasattr(config, "init") else f"prompt={config.kind}"
-            other = ", or init='uniform'" if hasattr(config, "init") else ""
-            if getattr(config, "pae", None):
-                how, other = "pae", ", or pae={'from_images': False}"
-            raise UserError(f"{how} is initialised from images: use wrap(..., images=BATCH){other}")
-        label_batches = [] if labels is None else [labels]
-        start(made, config, model.backbone, [images], torch.initial_seed() % 2**31, label_batches)
+    with _unchanged_on_error(net):
+        model, config = _wrapped(net, prompt, head, image_size, settings)
+        made = model.prompt
+        if isinstance(made, TokenPrompts) and config is not None and config.needs_images:
+            if images is None:
+                how = f"init={config.init}" if hasattr(config, "init") else f"prompt={config.kind}"
+                other = ", or init='uniform'" if hasattr(config, "init") else ""
+                if getattr(config, "pae", None):
+                    how, other = "pae", ", or pae={'from_images': False}"
+                raise UserError(f"{how} is initialised from images: use wrap(..., images=BATCH){other}")
+            label_batches = [] if labels is None else [torch.as_tensor(labels)]
+            start(made, config, model.backbone, [images], torch.initial_seed() % 2**31, label_batches)
     return model
+
+
+@contextmanager
+def _unchanged_on_error(net: nn.Module) -> Iterator[None]:
+    """Give a network back as it was, if it cannot be wrapped."""
+    learning = [(parameter, parameter.requires_grad) for parameter in net.parameters()]
+    training = [(module, module.training) for module in net.modules()]
+    try:
+        yield
+    except BaseException:
+        for parameter, before in learning:
+            parameter.requires_grad_(before)
+        for module, mode in training:
+            module.training = mode
+        raise
+
+
+def _hooks_of(prompt: nn.Module) -> frozenset[str]:
+    """What a prompt needs of a training loop besides `after_step`."""
+    found = set()
+    if isinstance(prompt, PromptModule):
+        found |= {"with_extra_losses"} if prompt.has_extra_losses else set()
+        found |= {"before_epoch"} if type(prompt).before_epoch is not PromptModule.before_epoch else set()
+    return frozenset(found)
+
+
+def _identify(model: nn.Module, _: Any) -> None:
+    """Take the fingerprint anew after `load_state_dict`, unless the user trains the network itself."""
+    assert isinstance(model, Wrapped)
+    backbone = model.backbone
+    names = {name.removeprefix("backbone.net.") for name, _, _ in model.trainable() if name.startswith("backbone.")}
+    if names <= model.classifier:
+        backbone.fingerprint = fingerprint(backbone.net, without=model.classifier)
+        backbone.fingerprints = {backbone.fingerprint}
 
 
 def _wrapped(
@@ -167,14 +266,14 @@ def _wrapped(
     for parameter in learned.values():
         parameter.requires_grad_(True)
     described = {"prompt": None if config is None else config.model_dump(mode="json"), "head": head, "image_size": side}
-    return Wrapped(backbone, made, described).to(next(net.parameters()).device), config
+    return Wrapped(backbone, made, described, learned).to(next(net.parameters()).device), config
 
 
 def load_prompt(net: nn.Module, path: str | Path, prompt: Method | None = None) -> Wrapped:
-    """Load a saved prompt into a new network.
+    """Load a saved prompt into a new network. The result is in evaluation mode; call `.train()` to go on training.
 
     Args:
-        net: a network created like the wrapped one, with the same pretrained weights.
+        net: a network created like the wrapped one, with the same pretrained weights, and not wrapped already.
         path: file written by `Wrapped.save`.
         prompt: the function that created a custom prompt.
 
@@ -189,19 +288,21 @@ def load_prompt(net: nn.Module, path: str | Path, prompt: Method | None = None) 
         raise UserError(f"{path} contains a custom prompt: use load_prompt(..., prompt=FUNCTION)")
     if isinstance(kind, str):
         _check_size(Path(path), net, _settings(kind, settings), header.image_size, tensors)
-    model, _ = _wrapped(net, kind, header.head, header.image_size, settings)
-    if model.backbone.fingerprint != header.backbone.fingerprint:
-        raise UserError(
-            f"{path} was trained in {header.backbone.name} with other weights, or "
-            f"another activation, pooling or image size (fingerprint {header.backbone.fingerprint[:12]}, here "
-            f"{model.backbone.fingerprint[:12]}); create the network it was trained in"
-        )
-    model.settings = header.model_dump(mode="json", include=set(model.settings))
-    for name in set(tensors) - set(model.owned_state()):  # parameters unfrozen by the user
-        if name in dict(model.named_parameters()):
-            model.get_parameter(name).requires_grad_(True)
-    model.load_owned(tensors)
-    return model
+    with _unchanged_on_error(net):
+        model, _ = _wrapped(net, kind, header.head, header.image_size, settings)
+        if model.backbone.fingerprint != header.backbone.fingerprint:
+            raise UserError(
+                f"{path} was trained in {header.backbone.name} with other weights, or another precision, activation, "
+                f"pooling or image size (fingerprint {header.backbone.fingerprint[:12]}, here "
+                f"{model.backbone.fingerprint[:12]}); create the network it was trained in, and change its precision "
+                "afterwards"
+            )
+        model.settings = header.model_dump(mode="json", include=set(model.settings))
+        for name in set(tensors) - set(model.owned_state()):  # parameters unfrozen by the user
+            if name in dict(model.named_parameters()):
+                model.get_parameter(name).requires_grad_(True)
+        model.load_owned(tensors)
+    return model.eval()
 
 
 def _check_size(path: Path, net: nn.Module, config: Any, side: int, tensors: Mapping[str, Tensor]) -> None:
@@ -274,7 +375,8 @@ def _classifier(net: Any) -> dict[str, nn.Parameter]:
         heads = net.get_classifier()
         heads = heads if isinstance(heads, tuple | list) else (heads,)
     else:
-        heads = (getattr(net, "fc", None) or getattr(net, "classifier", None),)  # both names used by torchvision
+        # Names in torchvision, and in transformers.
+        heads = tuple(getattr(net, name, None) for name in ("fc", "classifier", "heads", "head"))
     wanted = {id(parameter) for head in heads if isinstance(head, nn.Module) for parameter in head.parameters()}
     return {name: parameter for name, parameter in net.named_parameters() if id(parameter) in wanted}
 

@@ -77,7 +77,13 @@ class PromptModule(nn.Module):
 
     # Names of this module's parameters, buffers and submodules that are needed in training only and not stored.
     training_only: tuple[str, ...] = ()
+    # Names of attributes with tensors of the step that is being computed: copies and pickles have none.
+    of_step: tuple[str, ...] = ()
     added_features = 0  # channels added to the input of the head
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        return state | {name: {} if isinstance(state[name], dict) else None for name in self.of_step}
 
     def set_classes(self, count: int) -> None:
         """Called with the number of classes when a classifier is built."""

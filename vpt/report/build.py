@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def write_report(
     Raises:
         UserError: not a run folder, or invalid options. Problems of a single section are reported in that section.
     """
-    folders = [Path(run) for run in ([runs] if isinstance(runs, str | Path) else runs)]
+    folders = [Path(run) for run in ([runs] if isinstance(runs, str | os.PathLike) else runs)]
     if not folders:
         raise UserError("name one or more run folders")
     if images < 0:

@@ -50,6 +50,10 @@ def train(
     Raises:
         UserError: a mistake in configuration, data or backbone, before training starts; a loss that diverges.
     """
+    if not isinstance(config, RunConfig | None):
+        raise UserError(
+            "give settings by name, as in vpt.train(data='photos', epochs=3), or a RunConfig of load_config"
+        )
     config = load_config(**settings) if config is None else config.with_(settings) if settings else config
     with joined():
         console = console or Console(quiet=not is_first())

@@ -66,11 +66,17 @@ ADDED: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A finished run: its folder, its artifact, and the content of metrics.json."""
+    """A finished run: its folder, its artifact, and the content of metrics.json.
+
+    It is a path too, that of the folder: `vpt.load(result)` and `vpt.write_report([result])` take it.
+    """
 
     folder: Path
     artifact: Path
     metrics: dict[str, Any]
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
 
 
 def finished(folder: Path) -> TrainResult | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -114,4 +115,4 @@ def autocast(precision: str, device: torch.device) -> Autocast:
     """Autocast context for a forward pass in that precision."""
     if precision == "fp32":
         return contextlib.nullcontext
-    return lambda: torch.autocast(device.type, dtype=HALVES[precision])
+    return functools.partial(torch.autocast, device.type, dtype=HALVES[precision])

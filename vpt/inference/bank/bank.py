@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,9 @@ class Bank:
         answers = answer_each([image for _, image in ready], mine, top, self._scores)
         for (index, _), answer in zip(ready, answers, strict=True):
             found[index] = answer
+            if isinstance(answer, Result):
+                artifact, label = loaded[tasks[index]].artifact, name_of(images[index], index)
+                answer.read = partial(_decoded, images[index], artifact, label)
         with self._lock:
             self._make_room(keep=set())  # a batch may have needed more tasks than fit into memory
         results: list[Result | BadImage] = []

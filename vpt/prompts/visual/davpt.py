@@ -42,6 +42,7 @@ class DistributionPrompts(VisualPrompts):
     True
     """
 
+    of_step = ("_seen", "_leaving")
     training_only = ("group", "centroids", "sums", "counts", "grouped")
     group: Tensor  # (classes,) index of the token of each class
     centroids: Tensor  # (guided tokens, C)

@@ -51,6 +51,8 @@ class HierarchicalPrompts(TokenPrompts):
     starts: Tensor  # (L,) 1 where a level starts
     centres: Tensor  # (K, C)
 
+    of_step = ("_match",)
+
     def __init__(self, config: ShipPrompt, shape: Shape) -> None:
         super().__init__({})
         if not shape.prefix:

@@ -38,6 +38,8 @@ class CoordinatedPrompts(TokenPrompts):
     663552
     """
 
+    of_step = ("_distances",)
+
     def __init__(self, config: TcpaPrompt, shape: Shape) -> None:
         super().__init__(set_per_layer(config.layers, shape))
         if not shape.prefix:
