@@ -29,6 +29,7 @@ from vpt.interop.export.onnx import model_of
 from vpt.interop.export.preprocess import Square
 from vpt.interop.export.target import Target
 from vpt.interop.export.tensorrt import without_uint8
+from vpt.interop.export.written import Accuracy
 from vpt.utils.errors import UserError
 
 openvino = pytest.importorskip("openvino")
@@ -128,7 +129,7 @@ def test_int8_is_calibrated_on_training_images(run: Path, tmp_path: Path, format
         made = {each.output[0]: each for each in nodes}
         layers = [each for each in nodes if each.op_type in ("MatMul", "Gemm", "Conv")]
         reduced = [each for each in layers if each.input[1] in made and made[each.input[1]].op_type.startswith("Deq")]
-        assert len(reduced) >= 8  # of two blocks, the patch embedding and the head
+        assert len(reduced) >= 8  # of two blocks, and the head
 
 
 def test_a_less_accurate_file_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch, capsys):
@@ -215,7 +216,8 @@ def test_the_benchmark_compares_all_formats(run: Path, monkeypatch: pytest.Monke
     for name in ("PyTorch", "onnx", "onnx fp16", "onnx int8"):
         assert 0 < rows[name]["median_ms"] <= rows[name]["p95_ms"]
         assert rows[name]["bytes"] > 10_000
-        assert rows[name]["accuracy"] == pytest.approx(rows["PyTorch"]["accuracy"], abs=0.1)
+        near = 0.2 if "int8" in name else 0.05  # of twelve images
+        assert rows[name]["accuracy"] == pytest.approx(rows["PyTorch"]["accuracy"], abs=near)
     assert rows["onnx"]["agreement"] == 1
     assert rows["onnx int8"]["bytes"] < rows["onnx fp16"]["bytes"] < rows["onnx"]["bytes"]
     shown = benchmarks.table(benchmarks.Benchmark("miou", "pixels", 2, "val", 1, (benchmarks.Row("a", note="why"),)))
@@ -241,9 +243,52 @@ def test_openvino_makes_the_squares_of_prediction_from_photos_of_any_size(tmp_pa
     program = torch.export.export(square, (example,), dynamic_shapes=(sides,))
     torch.onnx.export(program, f=tmp_path / "square.onnx", dynamo=True, verbose=False)
     compiled = openvino.Core().compile_model(tmp_path / "square.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    for short in (*range(41, 64, 2), *range(64, 190, 11)):
-        pixels = np.random.default_rng(short).integers(0, 256, (1, 3, short, short + 5), dtype=np.uint8)
+    # In the last ones half a pixel is left where the long side becomes 64, which floats would round either way.
+    for short, long in [(n, n + 5) for n in (*range(41, 64, 2), *range(64, 190, 11))] + [(915, 1920), (315, 896)]:
+        pixels = np.random.default_rng(short).integers(0, 256, (1, 3, short, long), dtype=np.uint8)
         (mine,) = compiled([pixels]).values()
         apart = np.abs(mine.astype(int) - square(torch.from_numpy(pixels)).numpy().astype(int))
         assert apart.max() <= 1, short
         assert (apart > 0).mean() < 0.01
+    theirs = EvalTransform(size=64, resize=resize)(pixels[0].transpose(1, 2, 0)).numpy()
+    assert np.abs(mine[0].astype(int) - theirs.astype(int)).max() <= 1
+
+
+@pytest.fixture(scope="module")
+def nano(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier on the default backbone, with 64 pixels and two classes more."""
+    words = ["backbone=vpt_nano", f"data={shapes}", "train.epochs=1", "prompt.tokens=4", "data.workers=0"]
+    return vpt.train(vpt.load_config(overrides=[*words, f"out={tmp_path_factory.mktemp('nano')}"]), QUIET).folder
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_half_precision_reads_photos_of_a_camera(nano: Path, tmp_path: Path, format):
+    """64 x 640 is more than the largest half; and OpenVINO computes in bf16 if nobody asks for more."""
+    path = export(nano, tmp_path / "made", format=format, precision="fp16").path
+    run = opened(path, Target(format, "fp16"))
+    pictures = [photo(480, 640, 1), photo(480, 640, 2), photo(61, 61, 3), photo(127, 97, 4), photo(1080, 1920, 5)]
+    expected = scores_of(vpt.load(nano, "cpu", precision="fp32"), pictures)
+    found = np.concatenate([run(torch.from_numpy(each.copy())[None])[0].numpy() for each in pictures])
+    assert np.abs(found - expected).max() < 0.02
+    assert np.abs(found[0] - found[1]).max() > 0.02
+
+
+def test_int8_of_one_size_is_that_of_onnx(nano: Path, tmp_path: Path):
+    pictures = [photo(64, 64, seed) for seed in range(9)]
+    expected = scores_of(vpt.load(nano, "cpu", precision="fp32"), pictures)
+    for format in ("onnx", "openvino"):
+        path = export(nano, tmp_path / format, format=format, precision="int8", size=(64, 64), max_drop=1).path
+        run = opened(path, Target(format, "int8"))
+        found = np.concatenate([run(torch.from_numpy(each.copy())[None])[0].numpy() for each in pictures])
+        assert np.abs(found - expected).max() < 0.15, format
+
+
+def test_half_precision_that_answers_otherwise_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its metric alone could be as high by chance."""
+
+    def other(*_: object, **__: object) -> dict[str, Accuracy]:
+        return {"file": Accuracy("accuracy", 0.5, 0.5, 0.5, 12, "test", "images")}
+
+    monkeypatch.setattr("vpt.interop.export.export.accuracies", other)
+    with pytest.raises(UserError, match=r"only 50\.0% of the images of 12 test images are as predicted"):
+        export(run, precision="fp16")

@@ -82,3 +82,14 @@ def test_push_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["push", str(artifact), "some/body"]) == 2  # no way to the hub from the tests
     assert "cannot be pushed" in capsys.readouterr().err
     assert main(["push", str(tmp_path / "none"), "some/body"]) == 2
+
+
+def test_without_a_network_a_push_says_so(tmp_path: Path):
+    httpx = pytest.importorskip("httpx")
+
+    class Unreachable(Double):
+        def create_repo(self, *_: object, **__: object) -> None:
+            raise httpx.ConnectError("[Errno -2] Name or service not known")
+
+    with pytest.raises(UserError, match=r"somebody/flowers cannot be pushed: .* Name or service not known"):
+        push(tmp_path / "a", {}, "somebody/flowers", api=Unreachable(tmp_path))

@@ -51,8 +51,17 @@ def pull(address: str) -> Path:
         ) from None
     except EntryNotFoundError:
         raise UserError(f"{address} contains no {FILE}; it was not pushed by vpt") from None
-    except (HfHubHTTPError, OSError) as error:
+    except (HfHubHTTPError, OSError, _network_error()) as error:
         raise UserError(f"Could not download {address}: {' '.join(str(error).split())[:200]}") from None
+
+
+def _network_error() -> type[Exception]:
+    """The error of the library that huggingface_hub reaches the network with, since its version 1."""
+    try:
+        from httpx import HTTPError
+    except ImportError:
+        return OSError
+    return HTTPError
 
 
 def _refuse_large(address: str, name: str, revision: str | None) -> None:
@@ -97,7 +106,7 @@ def push(artifact: Path, header: Mapping[str, Any], name: str, private: bool = F
             there.upload_file(path_or_fileobj=content, path_in_repo=path, repo_id=name, commit_message=f"vpt: {path}")
     except HFValidationError:
         raise UserError(f"{name}: give the repository as owner/name") from None
-    except (HfHubHTTPError, OSError) as error:
+    except (HfHubHTTPError, OSError, _network_error()) as error:
         raise UserError(
             f"{name} cannot be pushed: {' '.join(str(error).split())[:200]}; is there a token? hf auth login"
         ) from None

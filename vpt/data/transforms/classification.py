@@ -99,11 +99,21 @@ class EvalTransform:
         return _middle(picture, self.size, self.size)
 
     def _pad(self, picture: Image.Image, method: Image.Resampling) -> Image.Image:
-        scale = self.size / max(picture.size)
-        width, height = (max(1, min(self.size, round(side * scale))) for side in picture.size)
+        longest = max(picture.size)
+        width, height = (max(1, min(self.size, rounded(side * self.size, longest))) for side in picture.size)
         square = Image.new("RGB", (self.size, self.size), self.fill)
         square.paste(picture.resize((width, height), method), ((self.size - width) // 2, (self.size - height) // 2))
         return square
+
+
+def rounded(value: int, by: int) -> int:
+    """The nearest integer to a fraction, halves to even, exactly.
+
+    >>> rounded(5, 2), rounded(7, 2), rounded(8, 3)
+    (2, 4, 3)
+    """
+    found, rest = divmod(2 * value + by, 2 * by)
+    return found - 1 if rest == 0 and found % 2 else found
 
 
 @dataclass(frozen=True)

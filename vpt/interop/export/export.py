@@ -79,7 +79,9 @@ def export(
     def tried(run: Run | None) -> Exported:
         if run is None:
             return Exported(path, 0, math.nan, math.nan, compared=False)
-        return made.verify(run, path, samples) if images is None else _measured(made, run, path, images, max_drop)
+        if images is None:
+            return made.verify(run, path, samples)
+        return _measured(made, run, path, images, max_drop, almost_equal=precision == "fp16" and max_drop < 1)
 
     return replace(written(made.program, target, path, tried), bytes=size_of(path))
 
@@ -102,12 +104,25 @@ def _place(artifact: Path, format: Format, precision: Precision) -> Path:
     return artifact.with_name(name + FORMATS[format].suffix)
 
 
-def _measured(made: TaskExport, run: Run, path: Path, images: LabelledImages, max_drop: float) -> Exported:
+def _measured(
+    made: TaskExport, run: Run, path: Path, images: LabelledImages, max_drop: float, almost_equal: bool
+) -> Exported:
+    """A file in reduced precision on labelled images. Where it should be `almost_equal`, equal metrics are not enough:
+    other answers may happen to be right as often.
+
+    Raises:
+        UserError: it is less accurate, or disagrees with prediction.
+    """
     found = accuracies(made, {"file": run}, images)["file"]
     if found.reference - found.value > max_drop:
         raise UserError(
             f"{path} was not written: {found.metric} on {found.images} {found.split} images would fall from "
             f"{found.reference:.3f} to {found.value:.3f}; allow it with --max-drop {found.reference - found.value:.3f}"
+        )
+    if almost_equal and found.images * (1 - found.agreement) > max(2, found.images / 20):
+        raise UserError(
+            f"{path} was not written: only {found.agreement:.1%} of the {found.unit} of {found.images} "
+            f"{found.split} images are as predicted in full precision; please report this"
         )
     taken = float(np.median(latencies(run, made.input(made.samples[0]))))
     return Exported(path, 0, math.nan, taken, accuracy=found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
+from xml.etree import ElementTree
 
 import torch
 from torch import Tensor
@@ -27,6 +28,27 @@ def write_openvino(program: Program, target: Target, path: Path) -> None:
         for key, value in {**program.metadata, "precision": target.precision}.items():
             model.set_rt_info(value if isinstance(value, str) else json.dumps(value), ["model_info", key])
         openvino.save_model(model, path / FILE, compress_to_fp16=half)
+    _keep_resizing_exact(path / FILE)
+
+
+def _keep_resizing_exact(file: Path) -> None:
+    """Mark what comes before the first convolution, so that OpenVINO computes it in fp32; the rest may be bf16, its
+    default: the weights of a resizing filter are differences of large numbers."""
+    tree = ElementTree.parse(file)
+    root = tree.getroot()
+    layers = {layer.get("id", ""): layer for layer in root.iterfind("layers/layer")}
+    edges = [(edge.get("from-layer", ""), edge.get("to-layer", "")) for edge in root.iterfind("edges/edge")]
+    first = next((name for name, layer in layers.items() if layer.get("type") == "Convolution"), None)
+    before = {first}
+    while more := {start for start, end in edges if end in before} - before:
+        before |= more
+    for name in before - {first, None}:
+        layer = layers[str(name)]
+        if layer.get("type") not in ("Const", "Parameter", "Result"):
+            info = layer.find("rt_info")
+            info = ElementTree.SubElement(layer, "rt_info") if info is None else info
+            ElementTree.SubElement(info, "attribute", name="precise", version="0")
+    tree.write(file)
 
 
 def open_openvino(path: Path, target: Target) -> Run:

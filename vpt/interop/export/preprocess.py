@@ -59,8 +59,7 @@ class Square(nn.Module):
         if self.transform.resize == "squash":
             new = side
         elif self.transform.resize == "pad":
-            scale = self.transform.size / torch.maximum(long, wide).double()
-            new = (long.double() * scale).round().long().clamp(1, self.transform.size)
+            new = _rounded_quotient(long * side, torch.maximum(long, wide)).clamp(1, self.transform.size)
             first = -_halved(side - new)
         else:
             part, least = torch.minimum(long, 4 * wide), torch.minimum(long, wide)
@@ -123,6 +122,13 @@ FILTERS = {"bilinear": _bilinear, "bicubic": _bicubic, "lanczos": _lanczos}
 
 def _rounded(pixels: Tensor) -> Tensor:
     return (pixels + HALF).floor().clamp(0, 255)
+
+
+def _rounded_quotient(value: Tensor, by: Tensor) -> Tensor:
+    """See `vpt.data.transforms.classification.rounded`; in integers, for not all runtimes have double precision."""
+    found = quotient(2 * value + by, 2 * by)
+    is_half = found * 2 * by == 2 * value + by
+    return found - (is_half & (found - 2 * quotient(found, 2) == 1)).long()
 
 
 def _halved(value: Tensor) -> Tensor:

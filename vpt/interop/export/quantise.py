@@ -19,6 +19,7 @@ from vpt.utils.errors import UserError
 LAYERS = ("Conv", "Gemm", "MatMul")
 RESIZING = ("square", "resize")  # modules of the exported program that multiply images by weights of a resizing filter
 ANY_SIZE = 1 << 40
+FLOAT, FLOAT16 = 1, 10  # of onnx.TensorProto
 SCOPES = "pkg.torch.onnx.name_scopes"  # metadata of a node: the modules that it belongs to
 
 
@@ -27,8 +28,37 @@ def to_fp16(model: Any, name: str, calibration: Sequence[Tensor]) -> Any:
     float16, model = needed("onnxruntime.transformers.float16"), folded(model)
     layers = layers_of(model)
     inside = _reached(model, layers, forward=True) & _reached(model, layers, forward=False)
-    kept = [node.name for node in model.graph.node if node.name not in inside]
-    return float16.convert_float_to_float16(model, keep_io_types=True, node_block_list=kept)
+    own = {node.name for node in model.graph.node}
+    half = float16.convert_float_to_float16(model, keep_io_types=True, node_block_list=sorted(own - inside))
+    return without_detours(half, own)
+
+
+def without_detours(model: Any, own: set[str]) -> Any:
+    """The model without casts to half precision and back, which the converter puts between any two nodes: what is kept
+    in full precision may be larger than 65504, the largest half, and an index must be exact.
+
+    Args:
+        model: a converted ONNX model.
+        own: names of the nodes that it had before.
+    """
+    casts = {each.output[0]: each for each in model.graph.node if each.op_type == "Cast" and each.name not in own}
+    down = {name: cast for name, cast in casts.items() if cast.attribute[0].i == FLOAT16}
+    back = {name: cast for name, cast in casts.items() if cast.attribute[0].i == FLOAT and cast.input[0] in down}
+    source = {name: down[cast.input[0]].input[0] for name, cast in back.items()}
+    results = {each.name for each in model.graph.output}
+    for node in model.graph.node:
+        if node.output[0] in back and node.output[0] in results:  # a result keeps its name
+            node.op_type = "Identity"
+            del node.attribute[:]
+            node.input[0] = source[node.output[0]]
+        for place, name in enumerate(node.input):
+            node.input[place] = source.get(name, name)
+    read = results.union(*(node.input for node in model.graph.node))
+    while unread := [node for node in model.graph.node if not read.intersection(node.output)]:
+        for node in unread:
+            model.graph.node.remove(node)
+        read = results.union(*(node.input for node in model.graph.node))
+    return model
 
 
 def to_int8(model: Any, name: str, calibration: Sequence[Tensor]) -> Any:
@@ -58,7 +88,7 @@ def to_int8(model: Any, name: str, calibration: Sequence[Tensor]) -> Any:
             model,
             file,
             reader,
-            nodes_to_quantize=sorted(layers_of(model)),
+            nodes_to_quantize=sorted(layers_of(model) - _embedding(model)),
             op_types_to_quantize=list(LAYERS),
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
@@ -66,6 +96,12 @@ def to_int8(model: Any, name: str, calibration: Sequence[Tensor]) -> Any:
             extra_options={"MatMulConstBOnly": True},
         )
         return onnx.load(file)
+
+
+def _embedding(model: Any) -> set[str]:
+    """Name of the first convolution, which embeds patches: OpenVINO computes it wrongly in int8 where images have one
+    size, and it is a small part of the arithmetic."""
+    return set([node.name for node in model.graph.node if node.op_type == "Conv"][:1])
 
 
 def folded(model: Any) -> Any:
