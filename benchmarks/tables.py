@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy.box_tables import small_boxes
+from benchmarks.accuracy.compare_tables import compared
 from benchmarks.accuracy.released import PEERS
 from benchmarks.accuracy.suite_tables import duration, rules, shipped, starts, suite_short, suite_ti
 from benchmarks.accuracy.suite_tables import search as search_suite
@@ -119,7 +120,7 @@ def clothing() -> str:
         [words_of(found["settings"]), *(f"{row['method']} {words_of(row['words'])}" for row in found["rows"])]
     )
     header = ["method", "test accuracy", "validation", "trainable parameters", "artifact", "epochs", "time"]
-    return f"{rows(header, body)}\n\nSettings other than the defaults of then: {settings}."
+    return f"{rows(header, body)}\n\nSettings other than the defaults of that time: {settings}."
 
 
 def search() -> str:
@@ -512,6 +513,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "gpu-outside": gpu_tables.outside,
     "released": released,
     "where": where,
+    "compare": compared,
     "unknown": unknown,
     "clothing": clothing,
     "search": search,

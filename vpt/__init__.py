@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from vpt.inference.results import Detections
     from vpt.inference.segmentation import Segmentation
     from vpt.models.combine import average
-    from vpt.models.wrap import Wrapped, load_prompt, wrap
+    from vpt.models.wrap import load_prompt, wrap
+    from vpt.models.wrapped import Wrapped
     from vpt.report.build import write_report
     from vpt.training.run import resume, train
     from vpt.training.run_folder import TrainResult
@@ -42,7 +43,7 @@ _HOME = {
     "Segmentation": "vpt.inference.segmentation",
     "TrainResult": "vpt.training.run_folder",
     "UserError": "vpt.utils.errors",
-    "Wrapped": "vpt.models.wrap",
+    "Wrapped": "vpt.models.wrapped",
     "add_class": "vpt.inference.add_class",
     "average": "vpt.models.combine",
     "evaluate": "vpt.inference.evaluate",

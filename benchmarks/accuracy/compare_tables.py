@@ -32,9 +32,10 @@ def compared_with(mine: Accuracies, other: Accuracies, group: str) -> str:
 
 def slower(found: Rows, method: str, rate: float, deep: float) -> str:
     """Time of a run as a multiple of that of deep prompts on the same images, median over tasks and seeds."""
-    pairs = [(row, found.get(Run("deep", run.task, deep, run.seed))) for run, row in found.items()
-             if (run.method, run.rate) == (method, rate) and row["test"] is not None]  # fmt: skip
-    return f"{median(one['seconds'] / other['seconds'] for one, other in pairs if other):.1f}x"
+    done = {run: row["seconds"] for run, row in found.items() if row["test"] is not None}
+    mine = {run: seconds for run, seconds in done.items() if (run.method, run.rate) == (method, rate)}
+    theirs = {run: done.get(Run("deep", run.task, deep, run.seed)) for run in mine}
+    return f"{median(seconds / theirs[run] for run, seconds in mine.items() if theirs[run]):.1f}x"
 
 
 def compared() -> str:
@@ -55,7 +56,8 @@ def compared() -> str:
                 cells += ["" if mine == other else compared_with(mine, other, group) for other in others.values()]
             tried = searched[method][0]
             note = " (default)" if rate != chosen else " †" if rate in (tried[0], tried[-1]) else ""
-            number = found[Run(method, "digits-16", rate, 0)]["parameters"]["learning"]
+            runs = [found[Run(method, "digits-16", rate, seed)] for seed in range(seeds)]
+            number = next(run["parameters"]["learning"] for run in runs if run["test"] is not None)
             time = "" if method == "linear" else slower(found, method, rate, rates["deep"])
             body.append([*cells, f"`{METHODS[method][1]}={rate:g}`{note}", f"{number:,}", time])
     header = ["setting", "seeds"]

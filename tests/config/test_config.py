@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.helpers.paths import ROOT
-from vpt.config import DeepPrompt, NoPrompt, SgdConfig, load_config, parse_overrides, split_values, word
+from vpt.config import DeepPrompt, NoPrompt, SgdConfig, given_keys, load_config, parse_overrides, split_values, word
 from vpt.config.describe import described
 from vpt.utils.errors import UserError
 
@@ -220,22 +220,29 @@ def test_a_word_is_a_kind_only_where_there_are_kinds():
 
 
 @pytest.mark.parametrize("text", ["1", "007", "no", "on", "1e3", "2024-01-02", "0x10", ".5"])
-@pytest.mark.parametrize("key", ["data.positive", "data.label_column", "data.group", "name", "positive"])
+@pytest.mark.parametrize(
+    "key", ["data.positive", "data.label_column", "data.group", "name", "positive", "out", "backbone.weights"]
+)
 def test_a_text_is_what_was_written_whatever_yaml_makes_of_it(key: str, text: str):
     config = load_config(overrides=[f"{key}={text}"])
-    place = config if key == "name" else config.data
-    assert getattr(place, key.rpartition(".")[2]) == text
+    place = config.backbone if "backbone" in key else config if key in ("name", "out") else config.data
+    assert str(getattr(place, key.rpartition(".")[2])) == text
 
 
 def test_a_section_takes_such_a_word_too():
     assert load_config(overrides=["data=2024"]).data.path == "2024"
     assert load_config(data=2024, positive=1).data.positive == "1"
+    assert load_config().with_(positive=1).data.positive == "1"
+    assert given_keys(["data=2024"]) == ["data.path"]
+    assert parse_overrides(["data.test=2024"]) == {"data": {"test": "2024"}}
     assert load_config(overrides=["data.positive=null"]).data.positive is None
     with pytest.raises(UserError, match=r"prompt\.kind=1 does not exist"):
         load_config(overrides=["prompt=1"])
 
 
 def test_in_a_file_quotes_are_the_way(tmp_path: Path):
-    (tmp_path / "a.yaml").write_text("data: {positive: 1}")
-    with pytest.raises(UserError, match=r"data\.positive=1: write it in quotes"):
-        load_config(tmp_path / "a.yaml")
+    found = {"data: {positive: 1}": "data.positive=1", "out: 7": "out=7", "name: 2024-01-02": "name=2024"}
+    for text, shown in found.items():
+        (tmp_path / "a.yaml").write_text(text)
+        with pytest.raises(UserError, match=re.escape(shown) + ".*: write it in quotes"):
+            load_config(tmp_path / "a.yaml")

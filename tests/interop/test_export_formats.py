@@ -290,5 +290,5 @@ def test_half_precision_that_answers_otherwise_is_refused(run: Path, monkeypatch
         return {"file": Accuracy("accuracy", 0.5, 0.5, 0.5, 12, "test", "images")}
 
     monkeypatch.setattr("vpt.interop.export.export.accuracies", other)
-    with pytest.raises(UserError, match=r"only 50\.0% of the images of 12 test images are as predicted"):
+    with pytest.raises(UserError, match=r"on 12 test images only 50\.0% of the answers \(images\)"):
         export(run, precision="fp16")

@@ -17,7 +17,10 @@ from torch import nn
 import vpt
 from tests.helpers.tensors import close
 from tests.models.test_wrap import loud, photos, small
+from vpt.config import Sa2vpPrompt
 from vpt.models.wrap import load_prompt, wrap
+from vpt.prompts.base import Shape
+from vpt.prompts.registry import build_tokens
 from vpt.utils.errors import UserError
 
 WITH_LOSSES = ["tcpa", "davpt", "ship"]
@@ -38,6 +41,51 @@ def test_what_is_frozen_is_saved_too(frozen: str, tmp_path: Path):
     part.requires_grad_(False)
     again = load_prompt(small(), model.save(tmp_path / "a.safetensors"))
     close(again(photos()), model(photos()))
+
+
+def test_what_a_method_freezes_is_not_the_tasks(tmp_path: Path):
+    model = wrap(small(), "gated", tokens=3, temperature=False).eval()
+    assert "prompt.temperatures" not in model.stored_state()
+    again = load_prompt(small(), model.save(tmp_path / "a.safetensors"))
+    close(again(photos()), model(photos()))
+
+
+def test_what_was_unfrozen_is_saved_after_it_is_frozen_again(tmp_path: Path):
+    model = loud(wrap(small(), "deep", tokens=3)).eval()
+    model.net.norm.requires_grad_(True)
+    optimizer = torch.optim.SGD(model.learning(), lr=0.1)
+    model(photos()).square().sum().backward()
+    optimizer.step()
+    model.requires_grad_(False)
+    again = load_prompt(small(), model.save(tmp_path / "a.safetensors"))
+    close(again(photos()), model(photos()))
+
+
+def test_weights_in_lower_precision_are_still_those_of_the_network(tmp_path: Path):
+    model = loud(wrap(small(), "deep", tokens=3)).eval()
+    best = copy.deepcopy(model.state_dict())
+    model.bfloat16().load_state_dict(best)
+    load_prompt(small(), model.save(tmp_path / "a.safetensors"))
+
+
+def test_the_projection_of_clip_is_no_classifier():
+    from open_clip.timm_model import TimmModel
+
+    tower = TimmModel("vit_tiny_patch16_224", embed_dim=16, image_size=32, pool="token", proj="linear")
+    assert [role for _, role, _ in wrap(tower, "pixel", size=3, image_size=32).trainable()] == ["pixels"]
+
+
+def test_a_file_without_the_classifier_is_of_a_version_that_did_not_know_it(tmp_path: Path):
+    def net() -> nn.Module:
+        torch.manual_seed(0)
+        made = torchvision.models.VisionTransformer(32, 8, 1, 2, 16, 32, num_classes=5)
+        nn.init.normal_(made.heads.head.weight)
+        return made
+
+    model = wrap(net(), "pixel", size=3, image_size=32, head=False)
+    model.settings["head"] = True  # as 0.2.0 wrote
+    again = load_prompt(net(), model.save(tmp_path / "a.safetensors"))
+    close(again(photos()), model.eval()(photos()))
 
 
 @pytest.mark.parametrize("kind", ["deep", "vapt", "viapt"])
@@ -157,8 +205,20 @@ def test_timm_reads_how_images_are_normalised():
 @pytest.mark.parametrize("kind", ["vapt", "viapt"])
 def test_images_of_another_size_are_refused_by_prompts_of_one_size(kind: str):
     model = wrapped(kind).eval()
-    with pytest.raises(UserError, match="needs images of 32 x 32 pixels"):
-        model(photos(2, 48, 48))
+    for read in (model, model.grids):
+        with pytest.raises(UserError, match="needs images of 32 x 32 pixels"):
+            read(photos(2, 48, 48))
+
+
+def test_labels_in_words_are_refused():
+    with pytest.raises(UserError, match="labels must be class indices"):
+        wrap(small(), "davpt", images=photos(2), labels=["cat", "dog"])
+
+
+def test_a_prompt_with_a_tensor_of_the_step_is_copied():
+    prompt = build_tokens(Sa2vpPrompt(), Shape(depth=2, width=48, heads=3, patch=(8, 8), grid=(4, 4)))
+    prompt._outputs = torch.zeros(1, requires_grad=True) * 2
+    assert copy.deepcopy(prompt)._outputs is None
 
 
 def test_settings_are_given_by_name():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -55,8 +56,7 @@ def load_config(
         use_named(written)
         tree = _merge(tree, written)
     pairs = _full([*_pairs(overrides), *settings.items()], tree)
-    texts = [*(word.partition("=")[2] for word in overrides), *map(str, settings.values())]
-    words = _tree(as_texts(pairs, texts, _SHORTHAND))
+    words = _tree(as_texts(pairs, [*_written(overrides), *map(str, settings.values())], _SHORTHAND))
     use_named(words)
     tree = _merge(tree, words)
     if wrong := list(itertools.islice(_unencodable("", tree), MOST_LINES)):
@@ -71,7 +71,7 @@ def changed(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
     for key, value in pairs:
         if isinstance(value, Mapping):
             _drop(tree, key)
-    words = _tree(pairs)
+    words = _tree(as_texts(pairs, list(map(str, changes.values())), _SHORTHAND))
     return _resolved(_merge(tree, words), words)
 
 
@@ -136,7 +136,7 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
     >>> parse_overrides(["train.epochs=3", "prompt=deep", "prompt.layers=[0, 1]"])
     {'train': {'epochs': 3}, 'prompt': {'kind': 'deep', 'layers': [0, 1]}}
     """
-    return _tree(_pairs(words))
+    return _tree(as_texts(_pairs(words), _written(words), _SHORTHAND))
 
 
 def full_words(words: Sequence[str], base: Mapping[str, Any] | None = None) -> list[str]:
@@ -159,6 +159,10 @@ def _pairs(words: Sequence[str]) -> list[tuple[str, Any]]:
         if not equals or not key:
             raise UserError(f"'{word}' is not of the form key=value, as in train.epochs=10")
     return [(key, read_value(text)) for key, _, text in pairs]
+
+
+def _written(words: Sequence[str]) -> list[str]:
+    return [word.partition("=")[2] for word in words]
 
 
 def _tree(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -289,8 +293,8 @@ def _explain(error: ValidationError, tree: Mapping[str, Any]) -> Iterator[str]:
         elif item["type"] == "plugin_not_named":
             kind = _short(one_line(item["ctx"]["kind"]))
             yield f"{key}={kind}: {text.replace('MODULE:CLASS', kind)}"
-        elif item["type"] == "string_type" and isinstance(item["input"], int | float):
-            yield f"{key}={_short(item['input'])}: write it in quotes, because YAML reads it as a number or truth value"
+        elif item["type"] in ("string_type", "path_type") and isinstance(item["input"], int | float | date):
+            yield f"{key}={_short(item['input'])}: write it in quotes, because YAML does not read it as text"
         else:
             given = item["input"]
             shown = f"={_short(given)}" if isinstance(given, str | int | float | bool | list) else ""

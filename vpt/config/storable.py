@@ -22,7 +22,8 @@ def refuse_unstorable(config: RunConfig, classes: Sequence[str], multilabel: boo
         multilabel: whether an image may have several, which files of predictions join by |.
 
     Raises:
-        UserError: too many classes, or a name or setting that is too long or contains control characters.
+        UserError: too many classes, or a name or setting that is too long or contains control characters;
+            with several labels an image also |.
 
     >>> refuse_unstorable(RunConfig(), ["cat", "dog"])
     """

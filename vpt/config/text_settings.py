@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -33,7 +34,7 @@ def as_texts(
 
 
 def is_text(key: str) -> bool:
-    """Whether a setting takes texts and nothing else; False for settings of a kind, as of a prompt.
+    """Whether a setting takes texts or paths and nothing else; False for settings of a kind, as of a prompt.
 
     >>> is_text("data.positive"), is_text("train.epochs"), is_text("train.seed"), is_text("no.such")
     (True, False, False, False)
@@ -46,7 +47,8 @@ def is_text(key: str) -> bool:
         if not (isinstance(model, type) and issubclass(model, BaseModel)):
             return False
     field = model.model_fields.get(last)
-    return field is not None and _plain(field.annotation) == {str}
+    found = set() if field is None else _plain(field.annotation)
+    return bool(found) and found <= {str, Path}
 
 
 def _plain(annotation: Any) -> set[Any]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,154 +14,23 @@ from torch import Tensor, nn
 
 from vpt.backbones.adapters.open_clip import is_open_clip_vit
 from vpt.backbones.adapters.timm import is_timm_vit
-from vpt.backbones.backbone import Backbone, Pool
+from vpt.backbones.backbone import Backbone
 from vpt.backbones.fingerprint import fingerprint
-from vpt.backbones.liveness import Reads, plan
 from vpt.config import ClipPrompt, NoPrompt, PixelPrompt, load_config, use_plugin
-from vpt.data.normalization import Preprocess, denormalise
-from vpt.models.base import Prompted, Role, owned_parts
-from vpt.models.classifier import plan_for
+from vpt.data.normalization import Preprocess
+from vpt.models.base import owned_parts
 from vpt.models.header import PromptHeader, parse_header
-from vpt.prompts.base import PromptModule, Shape, TokenPrompts
+from vpt.models.wrapped import Wrapped
+from vpt.prompts.base import Shape, TokenPrompts
 from vpt.prompts.init.initialize import start
 from vpt.prompts.pixel.prompt import PixelPrompts
 from vpt.prompts.registry import build_tokens
 from vpt.utils.errors import FileError, UserError
-from vpt.utils.tensor_io import open_tensors, write_tensors
+from vpt.utils.tensor_io import open_tensors
 from vpt.utils.tensor_state import misfits, shown
-from vpt.utils.version import own_version
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # what torchvision's networks expect
 Method = str | Callable[[Shape], TokenPrompts]
-HOOKS = {
-    "with_extra_losses": "loss = model.with_extra_losses(loss, images, labels) before loss.backward()",
-    "before_epoch": "model.before_epoch(epoch, epochs) before each epoch",
-}
-
-
-class Wrapped(Prompted):
-    """A network with a prompt. Its inputs and outputs are those of the network.
-
-    Created by `wrap`. Prompt and classifier belong to the task, and parameters of the network that require a gradient
-    when it is saved, because the user has unfrozen them.
-
-    Args:
-        backbone: the network.
-        prompt: its prompt.
-        settings: of the prompt, for the file.
-        classifier: names of the parameters of the network's classifier; empty if it is not trained.
-    """
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        prompt: TokenPrompts | PixelPrompts,
-        settings: dict[str, Any],
-        classifier: Collection[str] = (),
-    ) -> None:
-        super().__init__(backbone, prompt, nn.Identity())
-        self.settings = settings
-        self.classifier = frozenset(classifier)
-        self.missed = _hooks_of(prompt)
-        self.register_load_state_dict_post_hook(_identify)
-        self.pool: Pool = "native" if backbone.library == "open_clip" else "classifier"
-        self.steps = plan_for(backbone, prompt, self.pool)
-        pre = backbone.preprocess
-        self.pixel_mean: Tensor
-        self.pixel_std: Tensor
-        self.register_buffer("pixel_mean", torch.tensor(pre.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(pre.std).view(3, 1, 1), persistent=False)
-
-    @property
-    def net(self) -> Any:
-        """The original network."""
-        return self.backbone.net
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Output of the network for normalised images (B, 3, H, W): logits (B, classes), or features (B, C)."""
-        if isinstance(self.prompt, PixelPrompts):
-            mean, std = self.pixel_mean, self.pixel_std
-            return self.net(self.prompt(denormalise(images, mean, std), mean, std).to(images.dtype))
-        size = getattr(getattr(self.net, "patch_embed", None), "img_size", None)
-        if size is not None and not self.tokens.any_size and tuple(images.shape[2:]) != tuple(size):
-            raise UserError(f"this prompt needs images of {size[0]} x {size[1]} pixels, those of the network")
-        return self.backbone.features(images, self.steps, self.pool, self.layers(self.steps, images.shape[0]))
-
-    def grids(self, images: Tensor, layers: Sequence[int] = (-1,)) -> list[Tensor]:
-        """Normalised patch grids (B, C, h, w) of each of `layers`, for dense tasks such as segmentation and depth.
-
-        Images of another size than the network's own need a network created with `dynamic_img_size=True`.
-        """
-        tokens = self.tokens
-        depth = len(self.backbone.require_tower("token prompts").blocks)
-        if wrong := [layer for layer in layers if not -depth <= layer < depth]:
-            raise UserError(
-                f"there is no layer {wrong[0]}: count from 0 to {depth - 1}, or from the end, -1 to -{depth}"
-            )
-        steps = plan(depth, tokens.inserted, tokens.after, Reads(image="patches"))
-        taps = [layer % depth for layer in layers]
-        return self.backbone.grids(images, steps, taps, self.layers(steps, images.shape[0]))
-
-    @property
-    def tokens(self) -> TokenPrompts:
-        """The token prompt; UserError for a pixel prompt."""
-        if not isinstance(self.prompt, TokenPrompts):
-            raise UserError("pixel prompts have no tokens; wrap with prompt='deep' or another token prompt")
-        return self.prompt
-
-    def _role(self, name: str) -> Role:
-        return "head" if name.startswith("backbone.") else super()._role(name)
-
-    @property
-    def pretrained_cfg(self) -> Any:
-        """That of the network, for timm's `resolve_model_data_config`."""
-        return self.net.pretrained_cfg
-
-    @property
-    def num_classes(self) -> int:
-        """Number of the network's outputs, 0 without a classifier."""
-        return int(self.net.num_classes)
-
-    def owned_state(self) -> dict[str, Tensor]:
-        """All tensors of the task, those that are frozen at the moment too."""
-        mine = {name: value for name, value in self.named_parameters() if self._is_own(name)}
-        return {**{name: value.detach() for name, value in mine.items()}, **super().owned_state()}
-
-    def _is_own(self, name: str) -> bool:
-        return name.startswith("prompt.") or name.removeprefix("backbone.net.") in self.classifier
-
-    def before_epoch(self, epoch: int, epochs: int) -> None:
-        """See Prompted.before_epoch."""
-        self.missed -= {"before_epoch"}
-        super().before_epoch(epoch, epochs)
-
-    def with_extra_losses(self, loss: Tensor, images: Any, labels: Any) -> Tensor:
-        """See Prompted.with_extra_losses."""
-        self.missed -= {"with_extra_losses"}
-        return super().with_extra_losses(loss, images, labels)
-
-    def after_step(self) -> None:
-        """See Prompted.after_step. Warns, once, if the training loop leaves out what the prompt needs."""
-        if self.missed:
-            calls = [text for name, text in HOOKS.items() if name in self.missed]
-            warnings.warn(
-                f"this prompt is trained as its paper says only if the loop also calls {' and '.join(calls)}: see "
-                "docs/own-loop.md",
-                stacklevel=2,
-            )
-            self.missed = frozenset()
-        super().after_step()
-
-    def learning(self) -> Iterator[nn.Parameter]:
-        """Trainable parameters, for an optimiser."""
-        return (parameter for _, _, parameter in self.trainable())
-
-    def save(self, path: str | Path) -> Path:
-        """Save prompt, classifier and unfrozen parameters to a safetensors file, atomically; see `load_prompt`."""
-        kind = {"kind": PromptHeader.KIND, "format": PromptHeader.FORMAT, "vpt": own_version()}
-        header: dict[str, Any] = {**kind, **self.settings}
-        header["backbone"] = {"name": self.backbone.name, "fingerprint": self.backbone.fingerprint}
-        return write_tensors(path, self.stored_state(), header)
 
 
 def wrap(
@@ -209,7 +77,7 @@ def wrap(
                 if getattr(config, "pae", None):
                     how, other = "pae", ", or pae={'from_images': False}"
                 raise UserError(f"{how} is initialised from images: use wrap(..., images=BATCH){other}")
-            label_batches = [] if labels is None else [torch.as_tensor(labels)]
+            label_batches = [] if labels is None else [_as_labels(labels)]
             start(made, config, model.backbone, [images], torch.initial_seed() % 2**31, label_batches)
     return model
 
@@ -229,23 +97,11 @@ def _unchanged_on_error(net: nn.Module) -> Iterator[None]:
         raise
 
 
-def _hooks_of(prompt: nn.Module) -> frozenset[str]:
-    """What a prompt needs of a training loop besides `after_step`."""
-    found = set()
-    if isinstance(prompt, PromptModule):
-        found |= {"with_extra_losses"} if prompt.has_extra_losses else set()
-        found |= {"before_epoch"} if type(prompt).before_epoch is not PromptModule.before_epoch else set()
-    return frozenset(found)
-
-
-def _identify(model: nn.Module, _: Any) -> None:
-    """Take the fingerprint anew after `load_state_dict`, unless the user trains the network itself."""
-    assert isinstance(model, Wrapped)
-    backbone = model.backbone
-    names = {name.removeprefix("backbone.net.") for name, _, _ in model.trainable() if name.startswith("backbone.")}
-    if names <= model.classifier:
-        backbone.fingerprint = fingerprint(backbone.net, without=model.classifier)
-        backbone.fingerprints = {backbone.fingerprint}
+def _as_labels(labels: Any) -> Tensor:
+    try:
+        return torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError):
+        raise UserError("labels must be class indices, as in torch.tensor([0, 2, 1])") from None
 
 
 def _wrapped(
@@ -289,7 +145,9 @@ def load_prompt(net: nn.Module, path: str | Path, prompt: Method | None = None) 
     if isinstance(kind, str):
         _check_size(Path(path), net, _settings(kind, settings), header.image_size, tensors)
     with _unchanged_on_error(net):
-        model, _ = _wrapped(net, kind, header.head, header.image_size, settings)
+        # Up to 0.2.0 some classifiers were not recognised, and so neither trained nor saved.
+        head = header.head and any(name.startswith("backbone.") for name in tensors)
+        model, _ = _wrapped(net, kind, head, header.image_size, settings)
         if model.backbone.fingerprint != header.backbone.fingerprint:
             raise UserError(
                 f"{path} was trained in {header.backbone.name} with other weights, or another precision, activation, "
@@ -375,6 +233,8 @@ def _classifier(net: Any) -> dict[str, nn.Parameter]:
         heads = net.get_classifier()
         heads = heads if isinstance(heads, tuple | list) else (heads,)
     else:
+        if type(net).__module__.startswith("open_clip."):
+            return {}  # the head of an image tower is CLIP's projection
         # Names in torchvision, and in transformers.
         heads = tuple(getattr(net, name, None) for name in ("fc", "classifier", "heads", "head"))
     wanted = {id(parameter) for head in heads if isinstance(head, nn.Module) for parameter in head.parameters()}

@@ -82,7 +82,7 @@ class PromptModule(nn.Module):
     added_features = 0  # channels added to the input of the head
 
     def __getstate__(self) -> dict[str, Any]:
-        state = dict(self.__dict__)
+        state = dict(super().__getstate__())
         return state | {name: {} if isinstance(state[name], dict) else None for name in self.of_step}
 
     def set_classes(self, count: int) -> None:

@@ -119,7 +119,7 @@ def _literal(text: str) -> str:
     >>> print(_literal("a*b <c>"))
     a\*b \<c\>
     """
-    return re.sub(r"([\\`*_{}\[\]<>#|!~])", r"\\\1", text)
+    return re.sub(r"([\\`*_{}\[\]<>#|!~&])", r"\\\1", text)
 
 
 def card(header: Mapping[str, Any], name: str) -> str:

@@ -30,7 +30,7 @@ from benchmarks.accuracy.train_and_measure import trained
 from vpt.config.tasks import ranking
 from vpt.utils.atomic_io import make_folder
 from vpt.utils.console import Console
-from vpt.utils.errors import UserError
+from vpt.utils.errors import NotFinite, UserError
 
 RESULTS = Path(__file__).parent / "results"
 # The baselines, what came from 2023 on, and of the others what the README names.
@@ -172,7 +172,8 @@ def measured(run: Run, setting: Setting) -> dict[str, Any]:
     row = {**vars(run), "words": words}
     try:
         metrics = trained([*words, *place], folder, Console(quiet=True)).metrics
-    except UserError as error:  # such as a loss that is not finite
+    except NotFinite as error:
+        shutil.rmtree(folder, ignore_errors=True)
         return {**row, "val": 0.0, "loss": None, "test": None, "error": str(error)}
     key = ranking(metrics["val"])
     row |= {"val": metrics["val"][key], "loss": metrics["val"]["loss"], "test": metrics["test"][key]}
@@ -214,6 +215,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=math.inf, help="start no run after so many")
     parser.add_argument("--full", action="store_true", help="all tasks, at the full length of the default recipe")
     options = parser.parse_args()
+    if not options.weights.is_file():
+        parser.error(f"there is no file {options.weights}")
     tasks, factor = (tuple(TASKS), 20.0) if options.full else (MEASURED, 10.0)
     setting = Setting("vit_tiny_patch16_224", options.weights, 112, tasks, factor, options.runs)
     path = RESULTS / ("gpu" if options.full else "cpu") / "methods.jsonl"

@@ -51,7 +51,8 @@ def export(
         backbone: name of the backbone, as in `vpt.load`.
         precision: fp32, fp16, or int8, which is calibrated on training images of the run.
         data: labelled images to calibrate with and to measure on, instead of those of the run.
-        max_drop: how much lower than with `vpt predict` the metric of a file in reduced precision may be.
+        max_drop: how much lower than with `vpt predict` the metric of a file in reduced precision may be. Answers of a
+            file in fp16 must also agree in all but 5 % of the images, or two, unless it is 1.
 
     Raises:
         UserError: an artifact with test-time tuning or a detector that cannot be traced, missing packages, or a file
@@ -121,8 +122,8 @@ def _measured(
         )
     if almost_equal and found.images * (1 - found.agreement) > max(2, found.images / 20):
         raise UserError(
-            f"{path} was not written: only {found.agreement:.1%} of the {found.unit} of {found.images} "
-            f"{found.split} images are as predicted in full precision; please report this"
+            f"{path} was not written: on {found.images} {found.split} images only {found.agreement:.1%} of the answers "
+            f"({found.unit}) are those of full precision; please report this, or accept it with --max-drop 1"
         )
     taken = float(np.median(latencies(run, made.input(made.samples[0]))))
     return Exported(path, 0, math.nan, taken, accuracy=found)

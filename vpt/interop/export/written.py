@@ -14,6 +14,7 @@ from vpt.interop.export.program import Program, Run
 from vpt.interop.export.target import Target
 from vpt.utils.atomic_io import write_atomic, writing
 from vpt.utils.errors import UserError
+from vpt.utils.file_names import cut
 
 T = TypeVar("T")
 Check = Picture | Sequence[Picture] | None
@@ -111,7 +112,7 @@ def written(program: Program, target: Target, path: Path, tried: Callable[[Run |
 def _write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     if path.exists() and not (path / "vpt.json").is_file():
         raise UserError(f"{path} exists and is not an exported model; choose another --output")
-    with writing(path), tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as beside:
+    with writing(path), tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{cut(path.name)}-") as beside:
         made = Path(beside) / path.name
         made.mkdir()
         fill(made)

@@ -38,6 +38,7 @@ class AlignedPrompts(TokenPrompts):
     """
 
     any_size = False
+    of_step = ("_outputs",)
     near: Tensor  # (N, N)
 
     def __init__(self, config: Sa2vpPrompt, shape: Shape) -> None:
