@@ -43,7 +43,9 @@ def compared() -> str:
     found = read(RESULTS / "cpu/methods.jsonl")
     searched = {method: rates_of(method, found) for method in COMPARED}
     rates = {method: rate for method, (_, rate) in searched.items() if rate is not None}
-    others = {method: accuracies(found, method, rates[method]) for method in ("linear", "deep")}
+    bases = {"linear": ("linear", rates["linear"]), "deep": ("deep", rates["deep"])}
+    bases["default"] = ("deep", DEFAULT["deep"])
+    others = {name: accuracies(found, *base) for name, base in bases.items()}
     body = []
     for method, chosen in rates.items():
         for rate in dict.fromkeys([DEFAULT.get(method, chosen), chosen]):
@@ -53,7 +55,7 @@ def compared() -> str:
             cells = [words_of(METHODS[method][0]), str(seeds)]
             for group in ("natural", "structured"):
                 cells += [f"{mean(mine[task]):.1f}" for task in MEASURED if TASKS[task].group == group]
-                cells += ["" if mine == other else compared_with(mine, other, group) for other in others.values()]
+                cells += ["" if mine == base else compared_with(mine, base, group) for base in others.values()]
             tried = searched[method][0]
             note = " (default)" if rate != chosen else " †" if rate in (tried[0], tried[-1]) else ""
             runs = [found[Run(method, "digits-16", rate, seed)] for seed in range(seeds)]
@@ -62,5 +64,5 @@ def compared() -> str:
             body.append([*cells, f"`{METHODS[method][1]}={rate:g}`{note}", f"{number:,}", time])
     header = ["setting", "seeds"]
     for group in ("natural", "structured"):
-        header += [task for task in MEASURED if TASKS[task].group == group] + ["minus linear", "minus deep"]
+        header += [task for task in MEASURED if TASKS[task].group == group] + [f"minus {base}" for base in bases]
     return rows([*header, "learning rate", "trainable parameters, with head", "time"], body)

@@ -55,7 +55,7 @@ def test_twins_of_equal_weights_that_compute_otherwise(name: str, tmp_path: Path
     assert not torch.equal(one(images), other(images))
     assert fingerprint(one) != fingerprint(other)
     path = wrap(one, "deep", tokens=2).save(tmp_path / "prompt.safetensors")
-    with pytest.raises(UserError, match="another activation, pooling or image size"):
+    with pytest.raises(UserError, match="another precision, activation, pooling or image size"):
         load_prompt(other, path)
 
 

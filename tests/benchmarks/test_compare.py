@@ -144,8 +144,8 @@ def test_the_table_compares_seeds_that_both_have(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(compare_tables, "RESULTS", tmp_path)
     linear, deep = compare_tables.compared().splitlines()[2:]
     assert linear.startswith(
-        "| `prompt=none` `train.epochs=60` | 4 | 45.0 | 45.0 |  | -20.0 ± 0.0 | 45.0 | 45.0 |  | -8.3 ± "
+        "| `prompt=none` `train.epochs=60` | 4 | 45.0 | 45.0 |  | -20.0 ± 0.0 | -20.0 ± 0.0 | 45.0 | 45.0 |  | -8.3 ± "
     )
     assert linear.endswith("| `head=0.001` | 1,234 |  |")
-    assert deep.startswith("| `prompt=deep` | 3 | 60.0 | 60.0 | +20.0 ± 0.0 |  | 60.0 | 36.7 | +8.3 ± ")
+    assert deep.startswith("| `prompt=deep` | 3 | 60.0 | 60.0 | +20.0 ± 0.0 |  |  | 60.0 | 36.7 | +8.3 ± ")
     assert deep.endswith("| `prompt=0.005` | 1,234 | 1.0x |")
