@@ -299,8 +299,7 @@ class Bench:
         """The best rate on validation, with one seed."""
         tried = {rate: self.measured(rate, 0) for rate in self.rates}
         best = _best(tried)
-        while self.widen and len(tried) < 2 * len(self.rates) and best in (min(tried), max(tried)):
-            rate = float(f"{best * (3 if best == max(tried) else 1 / 3):.1g}")
+        while self.widen and len(tried) < 2 * len(self.rates) and (rate := beyond(best, tried)):
             tried[rate] = self.measured(rate, 0)
             best = _best(tried)
         found = tried[best]
@@ -341,6 +340,17 @@ class Bench:
             found = {"method": self.method, "words": own, **run([*self.words, *own], self.runs / name)}
             self.record.add_run(name, found)
         return found
+
+
+def beyond(best: float, tried: Collection[float]) -> float | None:
+    """The rate to try next if the best one is the lowest or highest so far: a third of it, or three times as large.
+
+    >>> beyond(0.01, [0.001, 0.003, 0.01]), beyond(0.001, [0.001, 0.003]), beyond(0.003, [0.001, 0.003, 0.01])
+    (0.03, 0.0003, None)
+    """
+    if best not in (min(tried), max(tried)):
+        return None
+    return float(f"{best * (3 if best == max(tried) else 1 / 3):.1g}")
 
 
 def _best(tried: dict[float, dict[str, Any]]) -> float:

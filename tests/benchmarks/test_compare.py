@@ -81,15 +81,15 @@ def test_a_run_belongs_to_one_process(tmp_path: Path):
     first, lock = compare.next_run(path, *arguments) or pytest.fail("no run is missing")
     second, other = compare.next_run(path, *arguments) or pytest.fail("no run is missing")
     assert first != second
-    lock.close()
+    lock.release()
     third, again = compare.next_run(path, *arguments) or pytest.fail("no run is missing")
     assert third == first  # its process ended without a result
     path.write_text(json.dumps({**vars(first), "val": 0.5, "loss": 1.0}) + "\n")
-    again.close()
+    again.release()
     fourth, last = compare.next_run(path, *arguments) or pytest.fail("no run is missing")
     assert fourth not in (first, second)
-    other.close()
-    last.close()
+    other.release()
+    last.release()
 
 
 @pytest.mark.parametrize("method", COMPARED)

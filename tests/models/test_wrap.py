@@ -23,8 +23,8 @@ from vpt.utils.tensor_io import write_tensors
 FAMILIES = ["vit", "vit-avg", "deit-distilled", "dinov3", "eva02", "siglip", "clip", "clip-over-timm"]
 
 
-def small(classes: int = 3, name: str = "vit_tiny_patch16_224", **more: Any) -> nn.Module:
-    torch.manual_seed(0)
+def small(classes: int = 3, name: str = "vit_tiny_patch16_224", seed: int = 0, **more: Any) -> nn.Module:
+    torch.manual_seed(seed)
     return timm.create_model(name, **{**SMALL, "num_classes": classes, **more})
 
 

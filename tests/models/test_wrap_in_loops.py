@@ -139,20 +139,12 @@ def test_copies_are_taken_between_forward_and_losses(kind: str):
 
 def test_a_resumed_wrap_is_known_by_the_weights_that_were_loaded(tmp_path: Path):
     model = loud(wrap(small(), "deep", tokens=3)).eval()
-    torch.manual_seed(5)
-    other = timm.create_model("vit_tiny_patch16_224", **(vars_of_small()))
-    resumed = wrap(other, "deep", tokens=3)
+    resumed = wrap(small(seed=5), "deep", tokens=3)
     resumed.load_state_dict(model.state_dict())
     again = load_prompt(small(), resumed.save(tmp_path / "a.safetensors"))
     close(again(photos()), model(photos()))
     with pytest.raises(UserError, match="other weights"):
-        load_prompt(timm.create_model("vit_tiny_patch16_224", **vars_of_small()), tmp_path / "a.safetensors")
-
-
-def vars_of_small() -> dict[str, Any]:
-    from tests.helpers.vit_families import SMALL
-
-    return {**SMALL, "num_classes": 3}
+        load_prompt(small(seed=6), tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -186,8 +178,7 @@ def test_an_empty_batch_has_no_scores():
 @pytest.mark.parametrize("step", ["wrap", "load"])
 def test_a_network_that_is_refused_is_as_it_was(step: str, tmp_path: Path):
     file = wrap(small(), "deep", tokens=3).save(tmp_path / "a.safetensors")
-    torch.manual_seed(7)
-    net = timm.create_model("vit_tiny_patch16_224", **vars_of_small()).train()
+    net = small(seed=7).train()
     net.pos_embed.requires_grad_(False)
     with pytest.raises(UserError):
         wrap(net, "deep", layers=[99]) if step == "wrap" else load_prompt(net, file)

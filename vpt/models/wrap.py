@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from vpt.config import ClipPrompt, NoPrompt, PixelPrompt, load_config, use_plugi
 from vpt.data.normalization import Preprocess
 from vpt.models.base import owned_parts
 from vpt.models.header import PromptHeader, parse_header
-from vpt.models.wrapped import Wrapped
+from vpt.models.wrapped import Wrapped, stated_size
 from vpt.prompts.base import Shape, TokenPrompts
 from vpt.prompts.init.initialize import start
 from vpt.prompts.pixel.prompt import PixelPrompts
@@ -207,10 +207,8 @@ def _settings(kind: str, settings: dict[str, Any]) -> Any:
 
 
 def _side(net: Any) -> int:
-    size = getattr(getattr(net, "patch_embed", None), "img_size", None) or getattr(net, "image_size", None)
-    if size is None:
-        size = (getattr(net, "pretrained_cfg", None) or {}).get("input_size", (224,))[-1:]
-    return int(size[0] if isinstance(size, Sequence) else size)
+    size = stated_size(net) or (getattr(net, "pretrained_cfg", None) or {}).get("input_size", (224,))[-1:]
+    return int(size[0])
 
 
 def _read(net: Any, side: int) -> _Found:

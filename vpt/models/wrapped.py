@@ -95,10 +95,8 @@ class Wrapped(Prompted):
         return self.backbone.grids(images, steps, taps, self.layers(steps, images.shape[0]))
 
     def _check_size(self, images: Tensor) -> None:
-        size = getattr(getattr(self.net, "patch_embed", None), "img_size", None) or getattr(
-            self.net, "image_size", None
-        )
-        if size is not None and not self.tokens.any_size and tuple(images.shape[2:]) != tuple(size):
+        size = stated_size(self.net)
+        if size is not None and not self.tokens.any_size and tuple(images.shape[2:]) != size:
             raise UserError(f"this prompt needs images of {size[0]} x {size[1]} pixels, those of the network")
 
     @property
@@ -162,6 +160,12 @@ class Wrapped(Prompted):
         return write_tensors(path, self.stored_state(), header)
 
 
+def stated_size(net: Any) -> tuple[int, ...] | None:
+    """Height and width of the images that a network says it takes, if it does."""
+    size = getattr(getattr(net, "patch_embed", None), "img_size", None) or getattr(net, "image_size", None)
+    return None if size is None else tuple(size) if isinstance(size, Sequence) else (size, size)
+
+
 def _hooks_of(prompt: nn.Module) -> frozenset[str]:
     """What a prompt needs of a training loop besides `after_step`."""
     found = set()
@@ -180,9 +184,10 @@ def _before_loading(model: nn.Module, *_: Any) -> None:
 def _after_loading(model: nn.Module, _: Any) -> None:
     """Take the fingerprint anew if the weights of the network have changed, unless the user trains some of them."""
     assert isinstance(model, Wrapped)
-    learned = {name.removeprefix("backbone.net.") for name in model.own if name.startswith("backbone.")}
-    learned |= {name.removeprefix("backbone.net.") for name, _, _ in model.trainable() if name.startswith("backbone.")}
+    learned = {name.removeprefix("backbone.net.") for name in model.owned_state() if name.startswith("backbone.")}
+    if not learned <= model.classifier:
+        return
     found = fingerprint(model.net, without=model.classifier)
-    if learned <= model.classifier and found != model._loading:
+    if found != model._loading:
         model.backbone.fingerprint = found
         model.backbone.fingerprints = {found}

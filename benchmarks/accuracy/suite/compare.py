@@ -10,7 +10,6 @@ of `results/cpu/methods.jsonl`, or with `--full` (all tasks and twice the steps,
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import math
 import shutil
@@ -19,12 +18,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from PIL import Image
 
-from benchmarks.accuracy.methods import METHODS
+from benchmarks.accuracy.methods import METHODS, beyond
 from benchmarks.accuracy.suite.tasks import TASKS
 from benchmarks.accuracy.train_and_measure import trained
 from vpt.config.tasks import ranking
@@ -100,9 +100,10 @@ def rates_of(method: str, rows: Rows) -> tuple[list[float], float | None]:
             return tried, None
         scores = {rate: _score([rows[run] for run in one]) for rate, one in runs.items()}
         best = max(scores, key=scores.__getitem__)
-        if len(tried) == MOST or best not in (tried[0], tried[-1]):
+        further = beyond(best, tried)
+        if len(tried) == MOST or further is None:
             return tried, best
-        tried = sorted([*tried, float(f"{best * (3 if best == tried[-1] else 1 / 3):.1g}")])
+        tried = sorted([*tried, further])
 
 
 def _score(rows: list[dict[str, Any]]) -> tuple[float, float]:
@@ -181,28 +182,20 @@ def measured(run: Run, setting: Setting) -> dict[str, Any]:
     return {**row, **{key: metrics[key] for key in ("parameters", "artifact_bytes", "seconds")}}
 
 
-def claimed(run: Run, folder: Path) -> TextIO | None:
-    """A lock of the run, held while the file is open; None if another process has it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = (folder / run.name).open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        return None
-    return lock
-
-
 def next_run(
     path: Path, methods: Iterable[str], tasks: Iterable[str], seeds: int, locks: Path
-) -> tuple[Run, TextIO] | None:
+) -> tuple[Run, FileLock] | None:
     """The first missing run that no other process has, with its lock; None if there is none now."""
+    locks.mkdir(parents=True, exist_ok=True)
     for run in wanted(read(path), methods, tasks, seeds):
-        lock = claimed(run, locks)
-        if lock and run not in read(path):  # it may have been finished since
+        lock = FileLock(locks / run.name)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            continue
+        if run not in read(path):  # it may have been finished since
             return run, lock
-        if lock:
-            lock.close()
+        lock.release()
     return None
 
 
@@ -229,10 +222,12 @@ def main() -> None:
             time.sleep(2)  # other processes are at the last ones, and a search may want more after them
             continue
         run, lock = found
-        with lock:
+        try:
             row = measured(run, setting)
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
+        finally:
+            lock.release()
         print(run.name, row["val"], row["test"], row.get("seconds"), flush=True)
 
 

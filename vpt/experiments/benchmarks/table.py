@@ -317,7 +317,8 @@ def _counts(numbers: Sequence[int]) -> str:
 
 
 def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    escaped = (cell.replace("|", r"\|") for cell in cells)
+    return f"| {' | '.join(escaped)} |"
 
 
 def _cell(cell: dict[str, Any] | None, mean: bool) -> str:
